@@ -1,2 +1,3 @@
+//! Keel's `abi` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `events` crate.
 #![no_std]
 #![forbid(unsafe_code)]

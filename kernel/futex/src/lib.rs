@@ -1,2 +1,3 @@
+//! Keel's `futex` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,1 +1,2 @@
+//! Keel's `hal` crate.
 #![no_std]

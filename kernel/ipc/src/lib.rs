@@ -1,2 +1,3 @@
+//! Keel's `ipc` crate.
 #![no_std]
 #![forbid(unsafe_code)]

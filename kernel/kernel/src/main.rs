@@ -1,1 +1,2 @@
+//! Keel, the kernel binary.
 fn main() {}

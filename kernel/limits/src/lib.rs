@@ -1,2 +1,3 @@
+//! Keel's `limits` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `mm` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `process` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `sched` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `security` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `syscall` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `tty` crate.
 #![no_std]
 #![forbid(unsafe_code)]

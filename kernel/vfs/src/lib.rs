@@ -1,2 +1,3 @@
+//! Keel's `vfs` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `serial` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `devpts` crate.
 #![no_std]
 #![forbid(unsafe_code)]

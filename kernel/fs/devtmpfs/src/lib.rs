@@ -1,2 +1,3 @@
+//! Keel's `devtmpfs` crate.
 #![no_std]
 #![forbid(unsafe_code)]

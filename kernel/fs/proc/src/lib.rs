@@ -1,2 +1,3 @@
+//! Keel's `proc` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `sys` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `tmpfs` crate.
 #![no_std]
 #![forbid(unsafe_code)]

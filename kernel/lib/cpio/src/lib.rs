@@ -1,2 +1,3 @@
+//! Keel's `cpio` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `elf` crate.
 #![no_std]
 #![forbid(unsafe_code)]

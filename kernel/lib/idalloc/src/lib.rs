@@ -1,2 +1,3 @@
+//! Keel's `idalloc` crate.
 #![no_std]
 #![forbid(unsafe_code)]

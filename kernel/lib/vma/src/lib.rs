@@ -1,2 +1,3 @@
+//! Keel's `vma` crate.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,2 +1,3 @@
+//! Keel's `core` crate.
 #![no_std]
 #![forbid(unsafe_code)]

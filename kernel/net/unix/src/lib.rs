@@ -1,2 +1,3 @@
+//! Keel's `unix` crate.
 #![no_std]
 #![forbid(unsafe_code)]
