@@ -172,11 +172,7 @@ impl Errno {
 impl Errno {
     /// Makes an error number from its value; `None` outside 1 to 4095.
     pub const fn new(value: i32) -> Option<Self> {
-        if value >= 1 && value <= 4095 {
-            Some(Self(value as u16))
-        } else {
-            None
-        }
+        if value >= 1 && value <= 4095 { Some(Self(value as u16)) } else { None }
     }
 
     /// The positive number, 1 to 4095.
@@ -196,10 +192,7 @@ impl Errno {
 
     /// The symbolic name, for example `ENOENT`.
     pub fn name(self) -> &'static str {
-        NAMES
-            .iter()
-            .find(|(value, _)| *value == self.0)
-            .map_or("E?", |(_, name)| name)
+        NAMES.iter().find(|(value, _)| *value == self.0).map_or("E?", |(_, name)| name)
     }
 }
 

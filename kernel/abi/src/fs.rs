@@ -240,8 +240,7 @@ pub const fn minor(dev: u64) -> u32 {
     ((dev & 0xff) | ((dev >> 12) & !0xff)) as u32
 }
 
-const _: () =
-    assert!(size_of::<Stat>() == 144 && size_of::<Statx>() == 256 && size_of::<Statfs>() == 120);
+const _: () = assert!(size_of::<Stat>() == 144 && size_of::<Statx>() == 256 && size_of::<Statfs>() == 120);
 
 #[cfg(test)]
 mod tests {
@@ -250,10 +249,7 @@ mod tests {
     #[test]
     fn device_numbers_survive_packing() {
         for (maj, min) in [(1, 3), (4, 64), (0xfff, 0xff), (0x1234, 0x56789)] {
-            assert_eq!(
-                (major(makedev(maj, min)), minor(makedev(maj, min))),
-                (maj, min)
-            );
+            assert_eq!((major(makedev(maj, min)), minor(makedev(maj, min))), (maj, min));
         }
         assert_eq!(makedev(8, 1), 0x801);
     }

@@ -93,9 +93,7 @@ pub struct Rusage {
 }
 
 /// `struct rlimit64` of prlimit(2).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Rlimit {
     /// Soft limit; [`RLIM_INFINITY`] for none.

@@ -23,9 +23,7 @@ signals! {
 }
 
 /// A set of signals: bit `n - 1` stands for signal `n`.
-#[derive(
-    Clone, Copy, Default, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct SigSet(pub u64);
 
@@ -37,11 +35,7 @@ impl SigSet {
 
     /// The set that holds just signal `sig`; empty when `sig` is not between 1 and 64.
     pub const fn of(sig: u32) -> Self {
-        if sig >= 1 && sig <= NSIG {
-            Self(1 << (sig - 1))
-        } else {
-            Self(0)
-        }
+        if sig >= 1 && sig <= NSIG { Self(1 << (sig - 1)) } else { Self(0) }
     }
 
     /// Whether `sig` is in the set.
@@ -71,11 +65,7 @@ impl SigSet {
 
     /// The lowest signal in the set.
     pub const fn first(self) -> Option<u32> {
-        if self.0 == 0 {
-            None
-        } else {
-            Some(self.0.trailing_zeros() + 1)
-        }
+        if self.0 == 0 { None } else { Some(self.0.trailing_zeros() + 1) }
     }
 }
 
@@ -155,13 +145,7 @@ pub struct SigInfo {
 impl SigInfo {
     /// A siginfo with number and cause, and nothing in the union.
     pub const fn new(signo: u32, code: i32) -> Self {
-        Self {
-            signo: signo as i32,
-            errno: 0,
-            code,
-            pad0: 0,
-            fields: [0; 14],
-        }
+        Self { signo: signo as i32, errno: 0, code, pad0: 0, fields: [0; 14] }
     }
 
     /// Sent by a process (`SI_USER`, `SI_TKILL`): sender's pid and real uid.
@@ -289,6 +273,5 @@ pub struct Ucontext {
     pub uc_sigmask: SigSet,
 }
 
-const _: () = assert!(
-    size_of::<SigInfo>() == 128 && size_of::<SigContext>() == 256 && size_of::<Ucontext>() == 304
-);
+const _: () =
+    assert!(size_of::<SigInfo>() == 128 && size_of::<SigContext>() == 256 && size_of::<Ucontext>() == 304);

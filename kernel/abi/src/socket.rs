@@ -49,9 +49,7 @@ pub struct Cmsghdr {
 }
 
 /// `struct ucred` (unix(7), `SCM_CREDENTIALS` and `SO_PEERCRED`).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Ucred {
     pub pid: i32,

@@ -9,18 +9,7 @@ pub const NSEC_PER_SEC: u64 = 1_000_000_000;
 
 /// `struct timespec` (timespec(3type)).
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Timespec {
@@ -33,10 +22,7 @@ pub struct Timespec {
 impl Timespec {
     /// Makes a time from nanoseconds since the clock's zero.
     pub const fn from_ns(ns: u64) -> Self {
-        Self {
-            tv_sec: (ns / NSEC_PER_SEC) as i64,
-            tv_nsec: (ns % NSEC_PER_SEC) as i64,
-        }
+        Self { tv_sec: (ns / NSEC_PER_SEC) as i64, tv_nsec: (ns % NSEC_PER_SEC) as i64 }
     }
 
     /// The time in nanoseconds, saturated at `u64::MAX`.
@@ -46,16 +32,12 @@ impl Timespec {
         if self.tv_sec < 0 || !(0..NSEC_PER_SEC as i64).contains(&self.tv_nsec) {
             return Err(Errno::EINVAL);
         }
-        Ok((self.tv_sec as u64)
-            .saturating_mul(NSEC_PER_SEC)
-            .saturating_add(self.tv_nsec as u64))
+        Ok((self.tv_sec as u64).saturating_mul(NSEC_PER_SEC).saturating_add(self.tv_nsec as u64))
     }
 }
 
 /// `struct timeval` (timeval(3type)).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Timeval {
     /// Seconds.
@@ -67,10 +49,7 @@ pub struct Timeval {
 impl Timeval {
     /// Makes a time from nanoseconds, cut to microseconds.
     pub const fn from_ns(ns: u64) -> Self {
-        Self {
-            tv_sec: (ns / NSEC_PER_SEC) as i64,
-            tv_usec: (ns % NSEC_PER_SEC / 1000) as i64,
-        }
+        Self { tv_sec: (ns / NSEC_PER_SEC) as i64, tv_usec: (ns % NSEC_PER_SEC / 1000) as i64 }
     }
 
     /// The time in nanoseconds, saturated at `u64::MAX`.
@@ -80,16 +59,12 @@ impl Timeval {
         if self.tv_sec < 0 || !(0..1_000_000).contains(&self.tv_usec) {
             return Err(Errno::EINVAL);
         }
-        Ok((self.tv_sec as u64)
-            .saturating_mul(NSEC_PER_SEC)
-            .saturating_add(self.tv_usec as u64 * 1000))
+        Ok((self.tv_sec as u64).saturating_mul(NSEC_PER_SEC).saturating_add(self.tv_usec as u64 * 1000))
     }
 }
 
 /// `struct itimerspec` (timer_settime(2), timerfd_settime(2)).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Itimerspec {
     /// Period; zero for a single expiry.
@@ -99,9 +74,7 @@ pub struct Itimerspec {
 }
 
 /// `struct itimerval` (setitimer(2)).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Itimerval {
     /// Period; zero for a single expiry.
@@ -111,9 +84,7 @@ pub struct Itimerval {
 }
 
 /// `struct statx_timestamp` (statx(2)).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct StatxTimestamp {
     /// Seconds since the Epoch.
@@ -126,11 +97,7 @@ pub struct StatxTimestamp {
 
 impl From<Timespec> for StatxTimestamp {
     fn from(t: Timespec) -> Self {
-        Self {
-            tv_sec: t.tv_sec,
-            tv_nsec: t.tv_nsec as u32,
-            reserved: 0,
-        }
+        Self { tv_sec: t.tv_sec, tv_nsec: t.tv_nsec as u32, reserved: 0 }
     }
 }
 
@@ -158,36 +125,9 @@ mod tests {
 
     #[test]
     fn timespec_refuses_what_linux_refuses() {
-        assert_eq!(
-            Timespec {
-                tv_sec: -1,
-                tv_nsec: 0
-            }
-            .to_ns(),
-            Err(Errno::EINVAL)
-        );
-        assert_eq!(
-            Timespec {
-                tv_sec: 0,
-                tv_nsec: 1_000_000_000
-            }
-            .to_ns(),
-            Err(Errno::EINVAL)
-        );
-        assert_eq!(
-            Timespec {
-                tv_sec: i64::MAX,
-                tv_nsec: 0
-            }
-            .to_ns(),
-            Ok(u64::MAX)
-        );
-        assert_eq!(
-            Timespec::from_ns(1_500_000_000),
-            Timespec {
-                tv_sec: 1,
-                tv_nsec: 500_000_000
-            }
-        );
+        assert_eq!(Timespec { tv_sec: -1, tv_nsec: 0 }.to_ns(), Err(Errno::EINVAL));
+        assert_eq!(Timespec { tv_sec: 0, tv_nsec: 1_000_000_000 }.to_ns(), Err(Errno::EINVAL));
+        assert_eq!(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }.to_ns(), Ok(u64::MAX));
+        assert_eq!(Timespec::from_ns(1_500_000_000), Timespec { tv_sec: 1, tv_nsec: 500_000_000 });
     }
 }
