@@ -1,0 +1,206 @@
+//! Edits of ranges: insert, remove, modify, with splits and merges.
+
+use core::ops::Range;
+
+use crate::count::{CountRule, fits};
+use crate::set::{Pos, Removed, VmaSet};
+use crate::{Attr, Refused, Vma};
+
+impl<A: Attr> VmaSet<A> {
+    /// Adds a VMA over the free `range`, merging it with its neighbours where attributes allow.
+    ///
+    /// The count limit is the caller's affair ([`CountRule::Map`]). `Memory`: nothing changed.
+    pub fn insert(&mut self, range: Range<u64>, attr: A) -> Result<(), Refused> {
+        debug_assert!(self.is_free(range.clone()), "insert over a VMA");
+        let pos = self.locate(range.start);
+        let prev = self.prev_pos(pos).filter(|&p| self.joins_below(p, range.start, &attr));
+        let next = self.joins_above(&range, &attr, pos);
+        match (prev, next) {
+            (Some(prev), true) => {
+                let end = self.get(pos).map_or(range.end, |v| v.end);
+                self.take_out(pos, self.next_pos(pos), drop);
+                self.set_end(prev, end);
+            }
+            (Some(prev), false) => self.set_end(prev, range.end),
+            (None, true) => {
+                self.set_start(pos, range.start);
+                *self.attr_mut(pos) = attr;
+            }
+            (None, false) => {
+                self.reserve(range.clone(), range.clone())?;
+                self.insert_before(pos, Vma { start: range.start, end: range.end, attr });
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks whether [`remove`](Self::remove) of `range` would pass the count limit, without changing anything.
+    pub fn check_remove(&self, range: Range<u64>, limit: usize) -> Result<(), Refused> {
+        let cuts = self.at(range.start).is_some_and(|v| v.start < range.start && v.end > range.end);
+        if cuts && !fits(CountRule::CutMiddle, self.len(), limit) { Err(Refused::Count) } else { Ok(()) }
+    }
+
+    /// Removes every byte of `range`; holes are skipped. Gives the VMAs that went away as a whole.
+    ///
+    /// ```text
+    /// cut    AAAAAA -> AA..AA      trim   AAAA.. -> AA....      whole  .AABB. -> ......
+    /// ```
+    pub fn remove(&mut self, range: Range<u64>, limit: usize) -> Result<Removed<A>, Refused> {
+        self.check_remove(range.clone(), limit)?;
+        let mut removed = Removed::new();
+        let mut pos = self.locate(range.start);
+        let Some(v) = self.get(pos).filter(|v| v.start < range.end) else { return Ok(removed) };
+        if v.start < range.start && v.end > range.end {
+            self.reserve(range.clone(), range.clone())?;
+            self.cut_middle(pos, &range);
+            return Ok(removed);
+        }
+        let whole = self.count_whole(pos, &range);
+        if whole > removed.inline_size() {
+            removed.try_reserve_exact(whole).map_err(|_| Refused::Memory)?;
+        }
+        // Nothing fails from here on.
+        if self.get(pos).is_some_and(|v| v.start < range.start) {
+            self.set_end(pos, range.start);
+            pos = self.next_pos(pos);
+        }
+        let mut to = pos;
+        while self.get(to).is_some_and(|v| v.end <= range.end) {
+            to = self.next_pos(to);
+        }
+        if to != pos {
+            pos = self.take_out(pos, to, |v| removed.push(v));
+        }
+        if let Some(start) = self.get(pos).map(|v| v.start).filter(|&s| s < range.end) {
+            self.attr_mut(pos).advance(range.end - start);
+            self.set_start(pos, range.end);
+        }
+        Ok(removed)
+    }
+
+    /// How many VMAs from `pos` on lie wholly inside `range`.
+    fn count_whole(&self, mut pos: Pos, range: &Range<u64>) -> usize {
+        let mut n = 0;
+        while let Some(v) = self.get(pos) {
+            if v.end > range.end {
+                break;
+            }
+            n += usize::from(v.start >= range.start);
+            pos = self.next_pos(pos);
+        }
+        n
+    }
+
+    /// Makes `AA..AA` of `AAAAAA`; memory was reserved.
+    fn cut_middle(&mut self, pos: Pos, hole: &Range<u64>) {
+        let Some(v) = self.get(pos) else { return };
+        let (start, end) = (v.start, v.end);
+        let mut attr = v.attr.clone();
+        attr.advance(hole.end - start);
+        self.set_end(pos, hole.start);
+        let next = self.next_pos(pos);
+        self.insert_before(next, Vma { start: hole.end, end, attr });
+    }
+
+    /// Gives the attributes `attr` to `part` of the VMA that holds it, with the fewest splits.
+    ///
+    /// `part` must lie inside one VMA, and `attr` be right for an area that starts at `part.start` and
+    /// differ from what is there (else V2 would break: the caller leaves out changes that change nothing).
+    /// Merges are tried first and need no room; each remaining split is refused when the count has
+    /// reached `limit` ([`CountRule::Split`]).
+    ///
+    /// ```text
+    /// AAAABB -> ABBBBB   the border moves        AAAA -> AABB   +1        AAAA -> ABBA   +2
+    /// ```
+    ///
+    /// LINUX: when the second of two splits is refused, Linux leaves the first in place; here nothing changed.
+    pub fn modify(&mut self, part: Range<u64>, attr: A, limit: usize) -> Result<(), Refused> {
+        let pos = self.locate(part.start);
+        let Some(v) = self.get(pos).filter(|v| v.start <= part.start && v.end >= part.end) else {
+            debug_assert!(false, "modify outside a VMA");
+            return Ok(());
+        };
+        let whole = v.start..v.end;
+        let (at_start, at_end) = (whole.start == part.start, whole.end == part.end);
+        let prev = self.prev_pos(pos).filter(|&p| at_start && self.joins_below(p, part.start, &attr));
+        let next_pos = self.next_pos(pos);
+        let next = at_end && self.joins_above(&part, &attr, next_pos);
+        let splits = usize::from(!at_start && !next) + usize::from(!at_end && prev.is_none());
+        for done in 0..splits {
+            if !fits(CountRule::Split, self.len() + done, limit) {
+                return Err(Refused::Count);
+            }
+        }
+        if splits > 0 {
+            self.reserve(part.clone(), part.clone())?;
+        }
+        self.apply(pos, prev, next, part, whole, attr);
+        Ok(())
+    }
+
+    /// The commit half of [`modify`](Self::modify).
+    fn apply(
+        &mut self,
+        pos: Pos,
+        prev: Option<Pos>,
+        next: bool,
+        part: Range<u64>,
+        whole: Range<u64>,
+        attr: A,
+    ) {
+        let next_pos = self.next_pos(pos);
+        match (whole.start == part.start, whole.end == part.end) {
+            (true, true) => match (prev, next) {
+                (Some(prev), true) => {
+                    let end = self.get(next_pos).map_or(part.end, |v| v.end);
+                    self.take_out(pos, self.next_pos(next_pos), drop);
+                    self.set_end(prev, end);
+                }
+                (Some(prev), false) => {
+                    self.take_out(pos, next_pos, drop);
+                    self.set_end(prev, part.end);
+                }
+                (None, true) => {
+                    let pos = self.take_out(pos, next_pos, drop);
+                    self.set_start(pos, part.start);
+                    *self.attr_mut(pos) = attr;
+                }
+                (None, false) => *self.attr_mut(pos) = attr,
+            },
+            (true, false) => {
+                self.attr_mut(pos).advance(part.end - whole.start);
+                self.set_start(pos, part.end);
+                match prev {
+                    Some(prev) => self.set_end(prev, part.end),
+                    None => {
+                        self.insert_before(pos, Vma { start: part.start, end: part.end, attr });
+                    }
+                }
+            }
+            (false, true) => {
+                self.set_end(pos, part.start);
+                if next {
+                    self.set_start(next_pos, part.start);
+                    *self.attr_mut(next_pos) = attr;
+                } else {
+                    self.insert_before(next_pos, Vma { start: part.start, end: part.end, attr });
+                }
+            }
+            (false, false) => {
+                self.cut_middle(pos, &part);
+                let pos = self.locate(part.start);
+                self.insert_before(pos, Vma { start: part.start, end: part.end, attr });
+            }
+        }
+    }
+
+    /// Whether the VMA at `pos` ends at `at` and merges with `attr` behind it.
+    fn joins_below(&self, pos: Pos, at: u64, attr: &A) -> bool {
+        self.get(pos).is_some_and(|v| v.end == at && v.attr.merges(v.len(), attr))
+    }
+
+    /// Whether the VMA at `pos` starts at the end of `range` and merges with `attr` in front of it.
+    fn joins_above(&self, range: &Range<u64>, attr: &A, pos: Pos) -> bool {
+        self.get(pos).is_some_and(|v| v.start == range.end && attr.merges(range.end - range.start, &v.attr))
+    }
+}
