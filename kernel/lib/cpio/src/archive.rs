@@ -111,16 +111,7 @@ pub struct Archive<I> {
 impl<I: PageInput> Archive<I> {
     /// A reader at the start of `raw`.
     pub fn new(raw: I) -> Self {
-        Self {
-            raw,
-            decoder: None,
-            offset: 0,
-            name: Vec::new(),
-            left: 0,
-            sum: 0,
-            check: None,
-            failed: None,
-        }
+        Self { raw, decoder: None, offset: 0, name: Vec::new(), left: 0, sum: 0, check: None, failed: None }
     }
 
     /// Moves to the next member, past data of the last one that was not read. `None` at the end of the input.
