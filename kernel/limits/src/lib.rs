@@ -1,3 +1,12 @@
-//! Keel's `limits` crate.
-#![no_std]
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod rlimit;
+mod user;
+
+pub use abi::process::{RLIM_INFINITY, Rlimit};
+pub use rlimit::{NR_OPEN, Resource, Rlimits};
+pub use user::{UserCounts, UserResource, Users};
