@@ -1,0 +1,168 @@
+//! What one CPU keeps for its entry code: [`CpuLocal`], at the base of the GS segment while in the kernel.
+//!
+//! Entry code addresses the first fields by fixed offsets (`offset_of!` hands them to the assembler); the rest of
+//! hal reaches the area through the functions below, each one instruction. The descriptor tables and the stacks
+//! for NMI, double fault and machine check lie in the same area, so that a CPU needs one allocation.
+//!
+//! # Invariants
+//!
+//! - P1: while a CPU runs kernel code outside the first and last instructions of entry code, its GS base is the
+//!   address of its own `CpuLocal`, which is never freed.
+//! - P2: only the owning CPU writes; others read `current` and `preempt_count` as a hint at most.
+//! - P3: `current` is null before [`super::thread`] adopts the boot context; afterwards it is a counted reference to
+//!   the thread that runs on this CPU.
+
+use core::arch::asm;
+use core::cell::UnsafeCell;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+
+use super::gdt::Descriptors;
+use super::thread::Thread;
+
+/// Bit of the preemption count that one interrupt handler adds.
+pub(crate) const HARDIRQ: u32 = 1 << 16;
+/// Bit of the preemption count that an NMI, double fault or machine check adds.
+pub(crate) const NMI: u32 = 1 << 20;
+
+/// The per-CPU area of entry code. See the module's head.
+#[repr(C, align(64))]
+pub(crate) struct CpuLocal {
+    /// The area's own address, so that one load gives a pointer.
+    this: AtomicPtr<CpuLocal>,
+    /// The running thread (P3).
+    pub(super) current: AtomicPtr<Thread>,
+    /// What SYSCALL entry loads into RSP: the top of the running thread's kernel stack.
+    pub(super) kernel_sp: AtomicU64,
+    /// Where SYSCALL entry keeps the user's RSP for two instructions.
+    pub(super) user_sp: AtomicU64,
+    /// Nesting of preemption guards in the low half; [`HARDIRQ`] and [`NMI`] above.
+    pub(super) preempt_count: AtomicU32,
+    /// This CPU's number.
+    pub(super) id: u32,
+    /// The thread whose vector registers this CPU holds, or null; see `fpu`. Compared, never followed.
+    pub(super) fpu_owner: AtomicPtr<Thread>,
+    /// The thread that was switched away from, on its way to the new thread's code (a counted reference).
+    pub(super) switched_from: AtomicPtr<Thread>,
+    /// What [`super::percpu`] finds its variables by.
+    pub(super) percpu_base: AtomicU64,
+    /// GDT, TSS and the interrupt stacks.
+    pub(super) descriptors: UnsafeCell<Descriptors>,
+}
+
+// SAFETY: all shared fields are atomics; `descriptors` is written only by `gdt::load` before the CPU uses it and by
+// the owning CPU afterwards (P2).
+unsafe impl Sync for CpuLocal {}
+
+pub(super) const OFFSET_CURRENT: usize = offset_of!(CpuLocal, current);
+pub(super) const OFFSET_KERNEL_SP: usize = offset_of!(CpuLocal, kernel_sp);
+pub(super) const OFFSET_USER_SP: usize = offset_of!(CpuLocal, user_sp);
+pub(super) const OFFSET_PREEMPT_COUNT: usize = offset_of!(CpuLocal, preempt_count);
+const OFFSET_ID: usize = offset_of!(CpuLocal, id);
+const OFFSET_PERCPU: usize = offset_of!(CpuLocal, percpu_base);
+
+impl CpuLocal {
+    /// An area for CPU `id`, with preemption off until the CPU's first thread turns it on.
+    pub(crate) const fn new(id: u32) -> CpuLocal {
+        CpuLocal {
+            this: AtomicPtr::new(core::ptr::null_mut()),
+            current: AtomicPtr::new(core::ptr::null_mut()),
+            kernel_sp: AtomicU64::new(0),
+            user_sp: AtomicU64::new(0),
+            preempt_count: AtomicU32::new(1),
+            id,
+            fpu_owner: AtomicPtr::new(core::ptr::null_mut()),
+            switched_from: AtomicPtr::new(core::ptr::null_mut()),
+            percpu_base: AtomicU64::new(0),
+            descriptors: UnsafeCell::new(Descriptors::new()),
+        }
+    }
+
+    /// Writes the self-pointer and gives the area's address for the GS base.
+    pub(super) fn address(&'static self) -> u64 {
+        let this = core::ptr::from_ref(self).cast_mut();
+        self.this.store(this, core::sync::atomic::Ordering::Relaxed);
+        this as u64
+    }
+}
+
+/// This CPU's area.
+///
+/// The caller may be moved to another CPU right after, unless preemption is off: then it holds another CPU's area,
+/// which is harmless for memory (P1) but not what was asked for.
+#[inline]
+pub(crate) fn this() -> &'static CpuLocal {
+    let this: *const CpuLocal;
+    // SAFETY: P1: GS holds this CPU's area, whose first word is its address. The load touches nothing else.
+    unsafe { asm!("mov {}, gs:[0]", out(reg) this, options(pure, readonly, nostack, preserves_flags)) };
+    // SAFETY: P1: the area is never freed, and all its shared fields are atomics.
+    unsafe { &*this }
+}
+
+/// This CPU's number.
+#[inline]
+pub(crate) fn cpu_id() -> u32 {
+    let id: u32;
+    // SAFETY: P1, as in `this`.
+    unsafe {
+        asm!("mov {:e}, gs:[{}]", out(reg) id, const OFFSET_ID, options(pure, readonly, nostack, preserves_flags));
+    }
+    id
+}
+
+/// The base that `percpu` set for this CPU.
+#[inline]
+pub(crate) fn percpu_base() -> u64 {
+    let base: u64;
+    // SAFETY: P1, as in `this`.
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) base, const OFFSET_PERCPU, options(pure, readonly, nostack, preserves_flags));
+    }
+    base
+}
+
+/// The running thread, null before the first one was adopted.
+#[inline]
+pub(crate) fn current() -> *const Thread {
+    let thread: *const Thread;
+    // SAFETY: P1, as in `this`. One instruction: the answer is right even if the thread migrates meanwhile, since
+    // `current` of whichever CPU runs this code is the thread that runs this code. It never changes for this code,
+    // hence `pure` and `nomem` are sound: a thread sees one value for all its life.
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) thread, const OFFSET_CURRENT,
+             options(pure, readonly, nostack, preserves_flags));
+    }
+    thread
+}
+
+/// Adds `n` to this CPU's preemption count.
+#[inline]
+pub(crate) fn preempt_add(n: u32) {
+    // SAFETY: P1. A single instruction: no interrupt can come between the load and the store. Not `nomem`: memory
+    // accesses must stay inside the section that it opens.
+    unsafe { asm!("add dword ptr gs:[{}], {:e}", const OFFSET_PREEMPT_COUNT, in(reg) n, options(nostack)) }
+}
+
+/// Takes `n` from this CPU's preemption count; true if it is 0 now.
+#[inline]
+pub(crate) fn preempt_sub(n: u32) -> bool {
+    let zero: u8;
+    // SAFETY: as `preempt_add`.
+    unsafe {
+        asm!("sub dword ptr gs:[{}], {:e}", "setz {}", const OFFSET_PREEMPT_COUNT, in(reg) n, out(reg_byte) zero,
+             options(nostack));
+    }
+    zero != 0
+}
+
+/// This CPU's preemption count.
+#[inline]
+pub(crate) fn preempt_count() -> u32 {
+    let count: u32;
+    // SAFETY: P1, as in `this`.
+    unsafe {
+        asm!("mov {:e}, gs:[{}]", out(reg) count, const OFFSET_PREEMPT_COUNT,
+             options(readonly, nostack, preserves_flags));
+    }
+    count
+}

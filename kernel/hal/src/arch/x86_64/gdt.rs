@@ -1,0 +1,172 @@
+//! Segments, the task-state segment and the stacks that entry code must find whatever happened.
+//!
+//! The selectors are Linux's, because user space sees them (signal frames, ptrace, `mov ax, cs`): user code 0x33,
+//! user data 0x2b. The slot of 32-bit user code stays empty: this kernel runs no 32-bit programs, and without the
+//! segment no far jump reaches 32-bit mode.
+//!
+//! Interrupt stacks: NMI, double fault and machine check may strike while RSP or GS is not the kernel's (the first
+//! instructions of SYSCALL entry, a kernel stack that ran into its guard page), so each has a stack of its own. The
+//! word at a stack's top holds the address of the [`CpuLocal`] it belongs to, which is how the entry code of these
+//! three finds it.
+//!
+//! Source: Intel SDM vol. 3, ch. 3.4.5 (descriptors), 8.2.3 (TSS), 7.14.5 (IST).
+
+use core::arch::asm;
+use core::mem::size_of;
+
+use super::cpulocal::CpuLocal;
+use super::instr::{self, IA32_GS_BASE, IA32_KERNEL_GS_BASE};
+
+/// Kernel code.
+pub(super) const KERNEL_CS: u16 = 0x10;
+/// Kernel data and stack.
+pub(super) const KERNEL_DS: u16 = 0x18;
+/// User data and stack, with RPL 3.
+pub(super) const USER_DS: u16 = 0x2b;
+/// User 64-bit code, with RPL 3.
+pub(super) const USER_CS: u16 = 0x33;
+/// What SYSRET adds to: +8 is user data, +16 is user code.
+pub(super) const SYSRET_BASE: u16 = 0x23;
+const TSS: u16 = 0x40;
+/// A data segment whose limit is this CPU's number: the vDSO's getcpu reads it with LSL.
+pub(super) const CPU_NUMBER: u16 = 0x7b;
+
+/// Entry of the TSS's stack table, counted from 1 as gates do.
+pub(super) const IST_NMI: u8 = 1;
+pub(super) const IST_DOUBLE_FAULT: u8 = 2;
+pub(super) const IST_MACHINE_CHECK: u8 = 3;
+
+const IST_BYTES: usize = 8192;
+
+#[repr(C, align(16))]
+struct IstStack {
+    room: [u8; IST_BYTES - 16],
+    cpu: *const CpuLocal,
+    pad: u64,
+}
+
+/// The 64-bit task-state segment; the words are not aligned to 8.
+#[repr(C, packed(4))]
+struct TaskState {
+    reserved0: u32,
+    rsp: [u64; 3],
+    reserved1: u64,
+    ist: [u64; 7],
+    reserved2: u64,
+    reserved3: u16,
+    io_map_base: u16,
+}
+
+/// The tables of one CPU.
+#[repr(C, align(16))]
+pub(super) struct Descriptors {
+    gdt: [u64; 16],
+    tss: TaskState,
+    stacks: [IstStack; 3],
+}
+
+#[repr(C, packed)]
+struct TablePointer {
+    limit: u16,
+    base: u64,
+}
+
+impl Descriptors {
+    pub(super) const fn new() -> Descriptors {
+        const EMPTY: IstStack = IstStack { room: [0; IST_BYTES - 16], cpu: core::ptr::null(), pad: 0 };
+        let mut gdt = [0; 16];
+        gdt[KERNEL_CS as usize / 8] = 0x00af_9b00_0000_ffff;
+        gdt[KERNEL_DS as usize / 8] = 0x00cf_9300_0000_ffff;
+        gdt[USER_DS as usize / 8] = 0x00cf_f300_0000_ffff;
+        gdt[USER_CS as usize / 8] = 0x00af_fb00_0000_ffff;
+        Descriptors {
+            gdt,
+            tss: TaskState {
+                reserved0: 0,
+                rsp: [0; 3],
+                reserved1: 0,
+                ist: [0; 7],
+                reserved2: 0,
+                reserved3: 0,
+                io_map_base: size_of::<TaskState>() as u16, // no I/O map: ports fault in user mode
+            },
+            stacks: [EMPTY; 3],
+        }
+    }
+}
+
+/// Loads this CPU's GDT, TSS and segment registers, and its GS base with `cpu`.
+///
+/// # Safety
+///
+/// 1. Called once per CPU, on that CPU, with interrupts off, before anything reads per-CPU data.
+/// 2. `cpu` belongs to this CPU alone.
+pub(super) unsafe fn load(cpu: &'static CpuLocal) {
+    let tables = cpu.descriptors.get();
+    // SAFETY: by 1 and 2 nobody else reads or writes the tables now.
+    let tables = unsafe { &mut *tables };
+    for (stack, slot) in tables.stacks.iter_mut().zip(0..) {
+        stack.cpu = cpu;
+        stack.pad = 0;
+        let top = core::ptr::from_ref(&stack.cpu) as u64;
+        debug_assert!(!stack.room.is_empty());
+        let mut ist = tables.tss.ist;
+        ist[slot] = top;
+        tables.tss.ist = ist;
+    }
+    let base = core::ptr::from_ref(&tables.tss) as u64;
+    let limit = size_of::<TaskState>() as u64 - 1;
+    tables.gdt[TSS as usize / 8] =
+        limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+    tables.gdt[TSS as usize / 8 + 1] = base >> 32;
+    // Limit in bytes, DPL 3, read-only data. Linux keeps the node number above bit 12; here it is always 0.
+    tables.gdt[CPU_NUMBER as usize / 8] = 0x0040_f100_0000_0000 | u64::from(cpu.id & 0xfff);
+
+    let pointer = TablePointer {
+        limit: size_of::<[u64; 16]>() as u16 - 1,
+        base: tables.gdt.as_ptr() as u64,
+    };
+    // SAFETY: the table lives as long as the kernel and holds the selectors loaded here. Reloading CS by a far
+    // return to the next instruction keeps control where it is. FS and GS get null: their bases come from MSRs.
+    unsafe {
+        asm!(
+            "lgdt [{pointer}]",
+            "push {cs}",
+            "lea {tmp}, [rip + 2f]",
+            "push {tmp}",
+            "retfq",
+            "2:",
+            "mov ds, {zero:e}",
+            "mov es, {zero:e}",
+            "mov fs, {zero:e}",
+            "mov gs, {zero:e}",
+            "mov ss, {ds:e}",
+            "ltr {tr:x}",
+            pointer = in(reg) &raw const pointer,
+            cs = const KERNEL_CS,
+            tmp = out(reg) _,
+            zero = in(reg) 0,
+            ds = in(reg) u32::from(KERNEL_DS),
+            tr = in(reg) TSS,
+        );
+    }
+    // SAFETY: every x86-64 CPU has both registers; nothing has read per-CPU data yet (1).
+    unsafe {
+        instr::wrmsr(IA32_GS_BASE, cpu.address());
+        instr::wrmsr(IA32_KERNEL_GS_BASE, 0);
+    }
+}
+
+/// Sets the stack that interrupts and exceptions from user mode start on.
+///
+/// # Safety
+///
+/// 1. Interrupts are off and `cpu` is this CPU's area.
+/// 2. `top` is the top of a kernel stack that stays allocated until another one is set.
+#[inline]
+pub(super) unsafe fn set_kernel_stack(cpu: &CpuLocal, top: u64) {
+    cpu.kernel_sp.store(top, core::sync::atomic::Ordering::Relaxed);
+    let tables = cpu.descriptors.get();
+    // SAFETY: by 1 only this CPU touches the table, and its hardware reads it only on entry from user mode.
+    unsafe { (&raw mut (*tables).tss.rsp).cast::<u64>().write_unaligned(top) };
+}
