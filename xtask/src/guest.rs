@@ -1,0 +1,216 @@
+//! What a guest is made of: the options that choose it, and the steps from them to a [`Machine`].
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::cpio::Writer;
+use crate::kernel::{self, Flavour};
+use crate::qemu::{Accel, Machine};
+use crate::{image, linux, paths, userland};
+
+/// The choice of a guest, the same for every verb that boots one.
+#[derive(Args, Clone, Debug)]
+pub struct GuestArgs {
+    /// The kernel: `keel`, `linux` (Debian's Linux 7.2), or a kernel file
+    #[arg(long, default_value = "keel", value_name = "keel|linux|PATH")]
+    pub kernel: String,
+    /// The root: `tiny` (busybox), `debian`, or a file ending in .cpio or .ext4
+    #[arg(long, default_value = "debian", value_name = "tiny|debian|FILE")]
+    pub root: String,
+    /// Number of CPUs
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub smp: u32,
+    /// Memory in MiB [default: 512, with the root debian 2048]
+    #[arg(long, value_name = "MiB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub mem: Option<u32>,
+    /// Let guest time count instructions: exactly repeatable, one CPU only
+    #[arg(long)]
+    pub icount: bool,
+    /// QEMU's CPU model, with features, e.g. `max,-erms`
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
+    /// A raw disk image; may be given several times
+    #[arg(long = "disk", value_name = "FILE")]
+    pub disks: Vec<PathBuf>,
+    /// Further kernel parameters
+    #[arg(long, default_value = "", value_name = "PARAMETERS", allow_hyphen_values = true)]
+    pub append: String,
+    /// Connect the guest to QEMU's user network
+    #[arg(long)]
+    pub net: bool,
+    /// Make a folder of this machine readable in the guest at /share
+    #[arg(long, value_name = "DIR")]
+    pub share: Option<PathBuf>,
+    /// Run Keel built with debug assertions and the lock-order checker
+    #[arg(long)]
+    pub debug: bool,
+    /// How guest code runs: /dev/kvm is touched only when asked for here
+    #[arg(long, value_enum, default_value = "tcg")]
+    pub accel: Accel,
+}
+
+impl Default for GuestArgs {
+    /// Keel on the tiny root with one CPU.
+    fn default() -> GuestArgs {
+        GuestArgs {
+            kernel: "keel".to_owned(),
+            root: "tiny".to_owned(),
+            smp: 1,
+            mem: None,
+            icount: false,
+            cpu: None,
+            disks: Vec::new(),
+            append: String::new(),
+            net: false,
+            share: None,
+            debug: false,
+            accel: Accel::Tcg,
+        }
+    }
+}
+
+/// What PID 1 is asked to do; see `user/init/src/job.rs`.
+pub enum Job {
+    /// Run a command by `sh -c`.
+    Exec(String),
+    /// A login shell on the console of `rows` × `columns` characters.
+    Shell {
+        /// Height of the host's terminal.
+        rows: u16,
+        /// Its width.
+        columns: u16,
+        /// Its type, the value of TERM.
+        term: String,
+    },
+}
+
+impl Job {
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Job::Exec(command) => format!("exec\0{command}").into_bytes(),
+            Job::Shell { rows, columns, term } => format!("shell\0ttyS0\0{rows}\0{columns}\0{term}").into_bytes(),
+        }
+    }
+}
+
+/// A guest ready to start. The initramfs is deleted on drop.
+pub struct Guest {
+    /// The machine to run.
+    pub machine: Machine,
+    initrd: PathBuf,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.initrd);
+    }
+}
+
+impl GuestArgs {
+    /// Builds, fetches and packs what the guest needs.
+    pub fn prepare(&self, job: &Job) -> Result<Guest> {
+        if self.icount && self.smp != 1 {
+            bail!("--icount counts the instructions of one CPU: leave --smp at 1");
+        }
+        for disk in &self.disks {
+            fs::metadata(disk).with_context(|| format!("the disk {} cannot be read", disk.display()))?;
+        }
+        let kernel = self.kernel_file()?;
+        let root = self.root_file()?;
+        let init = userland::init()?;
+        let initrd = scratch_file(&root)?;
+        // From here on the file is removed whatever happens.
+        let guest = Guest { machine: self.machine(kernel, initrd.clone()), initrd };
+        let mut out = File::create(&guest.initrd).with_context(|| format!("cannot write {}", guest.initrd.display()))?;
+        io::copy(&mut File::open(&root)?, &mut out).context("the initramfs could not be put together: is the disk full?")?;
+        pad_to_page(&mut out)?;
+        let mut writer = Writer::new(io::BufWriter::new(out));
+        add_overlay(&mut writer, &init, job, self.share.as_deref())?;
+        writer.finish()?.flush()?;
+        Ok(guest)
+    }
+
+    fn machine(&self, kernel: PathBuf, initrd: PathBuf) -> Machine {
+        let default_mem = if self.root == "debian" { 2048 } else { 512 };
+        // panic=-1 restarts at once, which ends QEMU; without it a panic would look like a hang.
+        let cmdline = format!("console=ttyS0 8250.nr_uarts=4 panic=-1 {}", self.append);
+        Machine {
+            kernel,
+            initrd,
+            cmdline: cmdline.trim_end().to_owned(),
+            smp: self.smp,
+            mem: self.mem.unwrap_or(default_mem),
+            cpu: self.cpu.clone(),
+            icount: self.icount,
+            disks: self.disks.clone(),
+            net: self.net,
+            accel: self.accel,
+            extra: Vec::new(),
+        }
+    }
+
+    fn kernel_file(&self) -> Result<PathBuf> {
+        match self.kernel.as_str() {
+            "keel" => Ok(kernel::build(if self.debug { Flavour::Debug } else { Flavour::Release })?.elf),
+            "linux" => linux::image(),
+            path => existing(path, "kernel"),
+        }
+    }
+
+    fn root_file(&self) -> Result<PathBuf> {
+        let name = self.root.as_str();
+        if name.ends_with(".ext4") {
+            bail!("a root on ext4 needs a block device driver, which Keel does not have yet: use a .cpio file");
+        }
+        if name.ends_with(".cpio") || name.contains('/') { existing(name, "root") } else { image::ensure(name) }
+    }
+}
+
+fn existing(path: &str, what: &str) -> Result<PathBuf> {
+    let file = PathBuf::from(path);
+    if !file.is_file() {
+        bail!("there is no {what} file {path}");
+    }
+    Ok(file)
+}
+
+/// The entries that every boot adds to its root.
+fn add_overlay(writer: &mut Writer<impl Write>, init: &Path, job: &Job, share: Option<&Path>) -> Result<()> {
+    writer.add_dir("dev", 0o755)?;
+    writer.add_char_device("dev/console", 0o600, (5, 1))?;
+    writer.add_char_device("dev/null", 0o666, (1, 3))?;
+    writer.add_tree("init", init)?;
+    writer.add_dir(".keel", 0o700)?;
+    writer.add_bytes(".keel/job", 0o600, &job.encode())?;
+    if let Some(share) = share {
+        if !share.is_dir() {
+            bail!("--share {}: there is no such folder", share.display());
+        }
+        writer.add_tree("share", share)?;
+    }
+    Ok(())
+}
+
+/// The second archive begins on a page, as its own alignment assumes.
+fn pad_to_page(out: &mut File) -> Result<()> {
+    let len = out.metadata()?.len();
+    let pad = len.next_multiple_of(4096) - len;
+    out.write_all(&vec![0; usize::try_from(pad)?])?;
+    Ok(())
+}
+
+/// A place for an initramfs a little larger than `root`: in memory when it has plenty of room.
+fn scratch_file(root: &Path) -> Result<PathBuf> {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let name = format!("keel-initrd-{}-{number}", std::process::id());
+    let need = root.metadata()?.len();
+    let shm = Path::new("/dev/shm");
+    let room = rustix::fs::statvfs(shm).map(|s| s.f_bavail * s.f_frsize).unwrap_or(0);
+    let dir = if room > 4 * need + (64 << 20) { shm.to_owned() } else { paths::logs()? };
+    Ok(dir.join(name))
+}
