@@ -1,0 +1,91 @@
+//! The kernel's half of every page table: built once at boot, then changed only inside the vmap area.
+//!
+//! [`Mapper`] fills tables; where a table's memory comes from and at which address it can be written is a parameter,
+//! because at boot neither the frame allocator nor the direct map exists yet.
+
+use super::pte::{self, ENTRIES, PRESENT, WRITABLE};
+
+/// Source of zeroed tables, and the way to reach them.
+pub(crate) trait Tables {
+    /// A new, zeroed table's physical address.
+    fn alloc(&mut self) -> Option<u64>;
+    /// Where the table at `paddr` can be accessed. The result is valid for reads and writes of 4 KiB.
+    fn access(&self, paddr: u64) -> *mut [u64; ENTRIES];
+}
+
+/// Fills the tables under one top-level table.
+pub(crate) struct Mapper<'a, T: Tables> {
+    root: u64,
+    tables: &'a mut T,
+    gib_pages: bool,
+}
+
+impl<'a, T: Tables> Mapper<'a, T> {
+    /// A mapper below the top-level table at `root`.
+    ///
+    /// # Safety
+    ///
+    /// 1. `root` is a table that `tables` can access, and so is every table it leads to.
+    /// 2. Nobody else writes the parts of those tables that this mapper is used on.
+    /// 3. `gib_pages` only if the CPU has them.
+    pub(crate) unsafe fn new(root: u64, tables: &'a mut T, gib_pages: bool) -> Self {
+        Self { root, tables, gib_pages }
+    }
+
+    fn read(&self, table: u64, idx: usize) -> u64 {
+        // SAFETY: `table` came from `root` downwards, which `new`'s conditions 1 and 2 cover; `idx` is below ENTRIES.
+        // Volatile, because the CPU reads and writes it as well.
+        unsafe { (&raw const (*self.tables.access(table))[idx]).read_volatile() }
+    }
+
+    fn write(&mut self, table: u64, idx: usize, value: u64) {
+        // SAFETY: as `read`.
+        unsafe { (&raw mut (*self.tables.access(table))[idx]).write_volatile(value) }
+    }
+
+    /// The table that `table[idx]` leads to, made when it is missing. `None`: no memory, or a large page is there.
+    fn descend(&mut self, table: u64, idx: usize) -> Option<u64> {
+        let entry = self.read(table, idx);
+        if entry & PRESENT != 0 {
+            return (entry & pte::LARGE == 0).then_some(entry & pte::ADDR);
+        }
+        let next = self.tables.alloc()?;
+        self.write(table, idx, next | PRESENT | WRITABLE);
+        Some(next)
+    }
+
+    /// Maps `len` bytes from `vaddr` to `paddr` with `flags`, by the largest pages that fit.
+    ///
+    /// All three are multiples of 4 KiB. `None` when a table cannot be had; what was mapped before stays.
+    pub(crate) fn map(&mut self, vaddr: u64, paddr: u64, len: u64, flags: u64) -> Option<()> {
+        let mut done = 0;
+        while done < len {
+            let (virt, phys, left) = (vaddr + done, paddr + done, len - done);
+            let level = self.leaf_level(virt | phys, left);
+            let mut table = self.root;
+            for upper in (level + 1..=4).rev() {
+                table = self.descend(table, pte::index(virt, upper))?;
+            }
+            let large = if level > 1 { pte::LARGE } else { 0 };
+            self.write(table, pte::index(virt, level), phys | flags | large | PRESENT);
+            done += pte::span(level);
+        }
+        Some(())
+    }
+
+    fn leaf_level(&self, aligned: u64, left: u64) -> u32 {
+        let fits = |level| aligned.is_multiple_of(pte::span(level)) && left >= pte::span(level);
+        if self.gib_pages && fits(3) {
+            3
+        } else if fits(2) {
+            2
+        } else {
+            1
+        }
+    }
+
+    /// Makes the table below the top-level entry of `vaddr`, so that the entry never changes later.
+    pub(crate) fn fill_top(&mut self, vaddr: u64) -> Option<()> {
+        self.descend(self.root, pte::index(vaddr, 4)).map(drop)
+    }
+}

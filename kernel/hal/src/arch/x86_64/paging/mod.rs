@@ -1,0 +1,4 @@
+//! Page tables.
+
+pub(crate) mod kernel;
+pub(crate) mod pte;
