@@ -1,2 +1,49 @@
-//! Keel's `hal` crate.
+//! The machine, and every `unsafe` block of the kernel.
+//!
+//! Everything above this crate is safe Rust. The front (the files in this folder) is the same for all
+//! machines; what differs lives in `arch/`, behind the functions and types that `arch/README.md` lists:
+//! `x86_64` is the real machine, `hosted` an ordinary process, in which the crates above run their tests.
 #![no_std]
+
+extern crate alloc;
+#[cfg(not(target_os = "none"))]
+extern crate std;
+
+#[cfg(not(target_os = "none"))]
+#[path = "arch/hosted/mod.rs"]
+mod arch;
+#[cfg(target_os = "none")]
+#[path = "arch/x86_64/mod.rs"]
+mod arch;
+
+pub mod addr;
+pub mod boot;
+pub mod cpu;
+mod error;
+pub mod frame;
+pub mod heap;
+pub mod io;
+pub mod ipi;
+pub mod irq;
+pub mod klog;
+pub mod paging;
+pub mod percpu;
+pub mod power;
+pub mod preempt;
+pub mod rcu;
+pub mod rng;
+pub mod smp;
+pub mod sync;
+pub mod thread;
+pub mod time;
+pub mod trap;
+pub mod uio;
+pub mod user;
+pub mod vdso;
+
+/// Controls of the hosted machine for unit tests: its test clock and simulated CPUs.
+#[cfg(not(target_os = "none"))]
+pub use arch::control as hosted;
+
+pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageRange, PhysAddr, USER_END, UserAddr};
+pub use error::{CStrError, Fault, NoMemory};

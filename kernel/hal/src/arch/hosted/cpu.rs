@@ -1,0 +1,238 @@
+//! CPU tokens and the state of the host thread that holds one.
+
+use core::cell::Cell;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::time::Duration;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread_local;
+
+use crate::cpu::{CpuInfo, CpuMask, MAX_CPUS};
+use crate::preempt::NO_RESCHED;
+use crate::thread::Thread;
+
+/// Event: the reschedule IPI.
+pub(super) const EVENT_RESCHED: u32 = 1;
+/// Event: the function-call IPI.
+pub(super) const EVENT_CALL: u32 = 2;
+
+/// One simulated CPU.
+pub(super) struct HostCpu {
+    taken: AtomicBool,
+    events: AtomicU32,
+    /// The one-shot timer; `u64::MAX` is off.
+    pub(super) timer_ns: AtomicU64,
+    sleep: Mutex<()>,
+    wake: Condvar,
+}
+
+impl HostCpu {
+    const fn new() -> HostCpu {
+        HostCpu {
+            taken: AtomicBool::new(false),
+            events: AtomicU32::new(0),
+            timer_ns: AtomicU64::new(u64::MAX),
+            sleep: Mutex::new(()),
+            wake: Condvar::new(),
+        }
+    }
+
+    /// Makes `event` pending and wakes the CPU from idle.
+    pub(super) fn post(&self, event: u32) {
+        let _sleep = self.sleep.lock().unwrap_or_else(PoisonError::into_inner);
+        self.events.fetch_or(event, Ordering::SeqCst);
+        self.wake.notify_all();
+    }
+}
+
+pub(super) static CPUS: [HostCpu; MAX_CPUS] = [const { HostCpu::new() }; MAX_CPUS];
+/// Tokens that are held.
+static ONLINE: AtomicU64 = AtomicU64::new(0);
+
+const NO_CPU: u32 = u32::MAX;
+
+/// What a real CPU keeps in registers and per-CPU memory; it moves with the host thread that runs.
+pub(super) struct Local {
+    pub(super) cpu: Cell<u32>,
+    pub(super) preempt: Cell<u32>,
+    pub(super) irqs_on: Cell<bool>,
+    pub(super) in_interrupt: Cell<bool>,
+    pub(super) current: Cell<*const Thread>,
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        if self.cpu.get() != NO_CPU {
+            release(self.cpu.get());
+        }
+    }
+}
+
+thread_local! {
+    pub(super) static LOCAL: Local = const {
+        Local {
+            cpu: Cell::new(NO_CPU),
+            preempt: Cell::new(NO_RESCHED),
+            irqs_on: Cell::new(true),
+            in_interrupt: Cell::new(false),
+            current: Cell::new(ptr::null()),
+        }
+    };
+}
+
+/// Calls `f` with this host thread's state; a thread without a CPU gets one.
+pub(super) fn local<R>(f: impl FnOnce(&Local) -> R) -> R {
+    // A destructor of another thread-local value may come after ours: it finds a fresh state.
+    LOCAL.try_with(|local| {
+        if local.cpu.get() == NO_CPU {
+            local.cpu.set(acquire());
+        }
+        f(local)
+    })
+    .unwrap_or_else(|_| panic!("kernel code in a thread that has ended"))
+}
+
+fn acquire() -> u32 {
+    loop {
+        for (i, cpu) in CPUS.iter().enumerate() {
+            if !cpu.taken.swap(true, Ordering::AcqRel) {
+                cpu.events.store(0, Ordering::SeqCst);
+                cpu.timer_ns.store(u64::MAX, Ordering::SeqCst);
+                ONLINE.fetch_or(1 << i, Ordering::SeqCst);
+                return i as u32;
+            }
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Gives a token back.
+pub(super) fn release(cpu: u32) {
+    ONLINE.fetch_and(!(1 << cpu), Ordering::SeqCst);
+    CPUS[cpu as usize].taken.store(false, Ordering::Release);
+}
+
+/// Forgets the token without giving it back: it was handed to another host thread.
+pub(super) fn hand_over() {
+    LOCAL.with(|local| local.cpu.set(NO_CPU));
+}
+
+pub fn current_id() -> u32 {
+    local(|l| l.cpu.get())
+}
+
+pub fn nr_online() -> usize {
+    ONLINE.load(Ordering::SeqCst).count_ones().max(1) as usize
+}
+
+pub fn online_mask() -> CpuMask {
+    CpuMask(ONLINE.load(Ordering::SeqCst))
+}
+
+pub fn relax() {
+    deliver();
+    std::thread::yield_now();
+}
+
+/// Runs the handlers of pending events if interrupts are on.
+pub(super) fn deliver() {
+    let cpu = local(|l| (l.irqs_on.get() && !l.in_interrupt.get()).then(|| l.cpu.get()));
+    let Some(cpu) = cpu else { return };
+    let cpu = &CPUS[cpu as usize];
+    let events = match cpu.events.load(Ordering::Relaxed) {
+        0 => 0,
+        _ => cpu.events.swap(0, Ordering::SeqCst),
+    };
+    let timer = cpu.timer_ns.load(Ordering::Relaxed);
+    let fired = timer != u64::MAX && super::time::now_ns() >= timer;
+    if events == 0 && !fired {
+        return;
+    }
+    local(|l| {
+        l.in_interrupt.set(true);
+        l.irqs_on.set(false);
+    });
+    if events & EVENT_CALL != 0 {
+        crate::ipi::handle_call();
+    }
+    if let Some(up) = crate::trap::upcalls() {
+        if fired {
+            cpu.timer_ns.store(u64::MAX, Ordering::SeqCst);
+            up.timer_interrupt();
+        }
+        if events & EVENT_RESCHED != 0 {
+            up.reschedule_ipi();
+        }
+    }
+    local(|l| {
+        l.irqs_on.set(true);
+        l.in_interrupt.set(false);
+    });
+}
+
+pub fn idle_wait() {
+    let cpu = &CPUS[current_id() as usize];
+    {
+        let mut sleep = cpu.sleep.lock().unwrap_or_else(PoisonError::into_inner);
+        while cpu.events.load(Ordering::SeqCst) == 0 {
+            let timer = cpu.timer_ns.load(Ordering::SeqCst);
+            let now = super::time::now_ns();
+            if timer <= now {
+                break;
+            }
+            // The test clock may jump: look again now and then.
+            let nap = Duration::from_nanos((timer - now).min(20_000_000));
+            sleep = cpu.wake.wait_timeout(sleep, nap).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+    super::irq::enable();
+}
+
+pub fn info(cpu: u32) -> CpuInfo {
+    CpuInfo {
+        vendor: "KeelHosted".into(),
+        model_name: "hosted machine".into(),
+        khz: 1_000_000,
+        apic_id: cpu,
+        address_bits: (40, 48),
+        ..CpuInfo::default()
+    }
+}
+
+pub fn current_thread() -> *const Thread {
+    let current = local(|l| l.current.get());
+    if !current.is_null() {
+        return current;
+    }
+    let adopted = crate::thread::adopt();
+    local(|l| l.current.set(adopted));
+    adopted
+}
+
+pub fn preempt_inc() {
+    local(|l| l.preempt.set(l.preempt.get() + 1));
+}
+
+pub fn preempt_dec() -> bool {
+    let now = local(|l| {
+        let now = l.preempt.get() - 1;
+        l.preempt.set(now);
+        now
+    });
+    if now & !NO_RESCHED == 0 {
+        deliver();
+        return preempt_load() == 0;
+    }
+    false
+}
+
+pub fn preempt_load() -> u32 {
+    local(|l| l.preempt.get())
+}
+
+pub fn preempt_fold_resched(wanted: bool) {
+    local(|l| {
+        let word = l.preempt.get();
+        l.preempt.set(if wanted { word & !NO_RESCHED } else { word | NO_RESCHED });
+    });
+}

@@ -1,0 +1,48 @@
+//! Physical memory: a zeroed allocation of the host, whose pages the host provides at their first use.
+
+use core::alloc::Layout;
+use std::sync::OnceLock;
+
+use crate::addr::PAGE_SIZE;
+use crate::frame::FrameMeta;
+
+/// 256 MiB.
+const NR_FRAMES: usize = 64 * 1024;
+
+struct Arena {
+    pages: *mut u8,
+    metas: *const FrameMeta,
+}
+
+// SAFETY: plain memory; accesses are the frame module's business.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+fn arena() -> &'static Arena {
+    static ARENA: OnceLock<Arena> = OnceLock::new();
+    ARENA.get_or_init(|| {
+        let layout = |size| Layout::from_size_align(size, PAGE_SIZE).expect("constant layout");
+        // SAFETY: neither size is 0.
+        let pages = unsafe { std::alloc::alloc_zeroed(layout(NR_FRAMES * PAGE_SIZE)) };
+        // SAFETY: as above.
+        let metas = unsafe { std::alloc::alloc_zeroed(layout(NR_FRAMES * size_of::<FrameMeta>())) };
+        assert!(!pages.is_null() && !metas.is_null(), "no memory for the hosted machine");
+        Arena { pages, metas: metas.cast() }
+    })
+}
+
+pub fn nr_frames() -> usize {
+    NR_FRAMES
+}
+
+pub fn frame_ptr(pfn: u64) -> *mut u8 {
+    assert!(pfn < NR_FRAMES as u64);
+    arena().pages.wrapping_add(pfn as usize * PAGE_SIZE)
+}
+
+pub fn meta(pfn: u64) -> &'static FrameMeta {
+    assert!(pfn < NR_FRAMES as u64);
+    // SAFETY: inside the array, which is never freed; all-zero bytes are a valid `FrameMeta`.
+    unsafe { &*arena().metas.add(pfn as usize) }
+}

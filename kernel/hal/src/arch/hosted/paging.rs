@@ -1,0 +1,191 @@
+//! Page tables as ordered maps.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::addr::PageRange;
+use crate::error::NoMemory;
+use crate::frame::Frame;
+use crate::paging::{Entry, ForkMode, PteFlags};
+use crate::sync::{SpinLock, SpinLockGuard};
+
+type Map = BTreeMap<u64, Entry>;
+
+/// The page table of one user address space.
+#[derive(Debug)]
+pub struct PageTable {
+    entries: SpinLock<Map>,
+}
+
+impl PageTable {
+    /// An empty table; `None` when memory ran out.
+    pub fn new() -> Option<PageTable> {
+        Some(PageTable { entries: SpinLock::new("hal.page_table", Map::new()) })
+    }
+
+    /// Locks the entries of `range` for edits. Atomic context until the cursor is dropped.
+    pub fn cursor(&self, range: PageRange) -> Cursor<'_> {
+        Cursor { map: self.entries.lock(), range, removed: Vec::new() }
+    }
+
+    /// Number of present entries.
+    pub fn resident(&self) -> usize {
+        self.entries.lock().values().filter(|entry| matches!(entry, Entry::Present { .. })).count()
+    }
+
+    /// Copies the entries of `range` to `child`, as fork does.
+    pub fn fork_range(&self, child: &PageTable, range: PageRange, mode: ForkMode) -> Result<(), NoMemory> {
+        let mut map = self.entries.lock();
+        let copies: Vec<(u64, Entry)> = map
+            .range_mut(range.start()..range.end())
+            .map(|(&addr, entry)| {
+                if let (ForkMode::Cow, Entry::Present { flags, .. }) = (mode, &mut *entry)
+                    && flags.contains(PteFlags::WRITE)
+                {
+                    flags.remove(PteFlags::WRITE);
+                    flags.insert(PteFlags::COW);
+                }
+                (addr, entry.clone())
+            })
+            .collect();
+        drop(map);
+        child.entries.lock().extend(copies);
+        Ok(())
+    }
+
+    /// The frame at `addr` if the access is allowed; sets the accessed and dirty flags as hardware does.
+    pub(super) fn access(&self, addr: u64, write: bool) -> Option<Frame> {
+        let mut map = self.entries.lock();
+        match map.get_mut(&(addr & !0xfff)) {
+            Some(Entry::Present { frame, flags }) => {
+                if flags.contains(PteFlags::NONE) || write && !flags.contains(PteFlags::WRITE) {
+                    return None;
+                }
+                flags.insert(PteFlags::ACCESSED);
+                flags.set(PteFlags::DIRTY, write || flags.contains(PteFlags::DIRTY));
+                Some(frame.clone())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The right to edit a range of a page table.
+pub struct Cursor<'a> {
+    map: SpinLockGuard<'a, Map>,
+    range: PageRange,
+    /// Kept until the flush.
+    removed: Vec<Frame>,
+}
+
+impl Cursor<'_> {
+    #[track_caller]
+    fn check(&self, addr: u64) {
+        assert!(self.range.contains(addr) && addr & 0xfff == 0, "address outside of the cursor");
+    }
+
+    fn put(&mut self, addr: u64, entry: Entry) {
+        self.check(addr);
+        let old = match entry {
+            Entry::None => self.map.remove(&addr),
+            entry => self.map.insert(addr, entry),
+        };
+        if let Some(Entry::Present { frame, .. }) = old {
+            self.removed.push(frame);
+        }
+    }
+
+    /// The range it may edit.
+    pub fn range(&self) -> PageRange {
+        self.range
+    }
+
+    /// The entry at `addr`.
+    pub fn query(&mut self, addr: u64) -> Entry {
+        self.check(addr);
+        self.map.get(&addr).cloned().unwrap_or(Entry::None)
+    }
+
+    /// Maps `frame` at `addr`, instead of what was there.
+    pub fn map(&mut self, addr: u64, frame: Frame, flags: PteFlags) -> Result<(), NoMemory> {
+        self.put(addr, Entry::Present { frame, flags });
+        Ok(())
+    }
+
+    /// Takes the entry at `addr` out; `None` when there is none.
+    pub fn unmap(&mut self, addr: u64) -> Option<Entry> {
+        let old = self.query(addr);
+        self.put(addr, Entry::None);
+        (!matches!(old, Entry::None)).then_some(old)
+    }
+
+    /// Takes all entries of `range` out and shows each to `each` first.
+    pub fn unmap_range(&mut self, range: PageRange, each: &mut dyn FnMut(u64, &Entry)) {
+        let addrs: Vec<u64> = self.map.range(range.start()..range.end()).map(|(&addr, _)| addr).collect();
+        for addr in addrs {
+            let entry = self.query(addr);
+            each(addr, &entry);
+            self.put(addr, Entry::None);
+        }
+    }
+
+    /// Changes the flags of a present entry (accessed and dirty are kept); `false` when there is none.
+    pub fn protect(&mut self, addr: u64, new: PteFlags) -> bool {
+        self.check(addr);
+        match self.map.get_mut(&addr) {
+            Some(Entry::Present { flags, .. }) => {
+                let hardware = PteFlags::ACCESSED | PteFlags::DIRTY;
+                *flags = (new - hardware) | (*flags & hardware) | (new & hardware);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Stores a number (not 0) instead of a frame.
+    pub fn set_special(&mut self, addr: u64, value: u64) -> Result<(), NoMemory> {
+        self.put(addr, Entry::Special(value));
+        Ok(())
+    }
+
+    /// The first entry at or after `from` within the range.
+    pub fn next_mapped(&mut self, from: u64) -> Option<(u64, Entry)> {
+        let from = from.max(self.range.start());
+        if from >= self.range.end() {
+            return None;
+        }
+        self.map.range(from..self.range.end()).next().map(|(&addr, entry)| (addr, entry.clone()))
+    }
+
+    /// Clears a flag of a present entry and tells whether it was set.
+    fn take(&mut self, addr: u64, flag: PteFlags) -> bool {
+        self.check(addr);
+        match self.map.get_mut(&addr) {
+            Some(Entry::Present { flags, .. }) => {
+                let was = flags.contains(flag);
+                flags.remove(flag);
+                was
+            }
+            _ => false,
+        }
+    }
+
+    /// Clears the accessed flag; was it set?
+    pub fn take_accessed(&mut self, addr: u64) -> bool {
+        self.take(addr, PteFlags::ACCESSED)
+    }
+
+    /// Clears the dirty flag; was it set?
+    pub fn take_dirty(&mut self, addr: u64) -> bool {
+        self.take(addr, PteFlags::DIRTY)
+    }
+
+    /// Makes all CPUs forget old translations, then drops the frames that were taken out.
+    pub fn flush(&mut self) {
+        self.removed.clear();
+    }
+}
+
+/// Nothing to load: user copies ask the current thread for its table.
+pub fn activate(_table: Option<&Arc<PageTable>>) {}

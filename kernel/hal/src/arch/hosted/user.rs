@@ -1,0 +1,73 @@
+//! User copies: a walk through the current thread's page table, page by page.
+
+use crate::addr::{PAGE_SIZE, UserAddr};
+use crate::error::Fault;
+use crate::frame::Frame;
+use crate::trap::{self, Access};
+use crate::{preempt, thread};
+
+/// The frame at `addr`, faulted in when necessary and allowed.
+fn frame_at(addr: u64, write: bool) -> Option<Frame> {
+    let table = thread::current().page_table()?;
+    loop {
+        if let Some(frame) = table.access(addr, write) {
+            return Some(frame);
+        }
+        if preempt::is_atomic() {
+            return None;
+        }
+        let access = Access { write, exec: false, user_mode: false };
+        trap::upcalls()?.page_fault(UserAddr(addr), access, None).ok()?;
+    }
+}
+
+/// Walks `len` bytes page by page with `part(frame, offset in it, bytes done, bytes now)`.
+fn walk(addr: u64, len: usize, write: bool, mut part: impl FnMut(&Frame, usize, usize, usize)) -> usize {
+    let mut done = 0;
+    while done < len {
+        let at = addr + done as u64;
+        let offset = UserAddr(at).page_offset();
+        let now = (PAGE_SIZE - offset).min(len - done);
+        let Some(frame) = frame_at(at, write) else { break };
+        part(&frame, offset, done, now);
+        done += now;
+    }
+    done
+}
+
+pub fn copy_in(addr: u64, buf: &mut [u8]) -> usize {
+    walk(addr, buf.len(), false, |frame, offset, done, now| frame.read(offset, &mut buf[done..done + now]))
+}
+
+pub fn copy_out(addr: u64, buf: &[u8]) -> usize {
+    walk(addr, buf.len(), true, |frame, offset, done, now| frame.write(offset, &buf[done..done + now]))
+}
+
+pub fn zero(addr: u64, len: usize) -> usize {
+    walk(addr, len, true, |frame, offset, _, now| frame.zero(offset..offset + now))
+}
+
+/// Serialises the atomic accesses.
+static ATOMIC: crate::sync::SpinLock<()> = crate::sync::SpinLock::new("hal.hosted.atomic", ());
+
+fn word(frame: &Frame, addr: u64) -> u32 {
+    let mut bytes = [0; 4];
+    frame.read(UserAddr(addr).page_offset(), &mut bytes);
+    u32::from_le_bytes(bytes)
+}
+
+pub fn load_u32(addr: u64) -> Result<u32, Fault> {
+    let frame = frame_at(addr, false).ok_or(Fault)?;
+    let _atomic = ATOMIC.lock();
+    Ok(word(&frame, addr))
+}
+
+pub fn cmpxchg_u32(addr: u64, old: u32, new: u32) -> Result<u32, Fault> {
+    let frame = frame_at(addr, true).ok_or(Fault)?;
+    let _atomic = ATOMIC.lock();
+    let seen = word(&frame, addr);
+    if seen == old {
+        frame.write(UserAddr(addr).page_offset(), &new.to_le_bytes());
+    }
+    Ok(seen)
+}

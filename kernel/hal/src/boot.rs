@@ -1,0 +1,88 @@
+//! What the boot loader and the firmware told.
+
+use alloc::vec::Vec;
+
+use crate::addr::PhysAddr;
+use crate::arch;
+
+/// What a range of physical memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// Ordinary memory.
+    Ram,
+    /// Not to be touched.
+    Reserved,
+    /// Tables of ACPI, usable once read.
+    AcpiReclaimable,
+    /// Firmware storage.
+    AcpiNvs,
+}
+
+/// A range of the memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryRange {
+    /// First address.
+    pub start: PhysAddr,
+    /// Length in bytes.
+    pub len: u64,
+    /// What it is.
+    pub kind: MemoryKind,
+}
+
+/// The kernel command line as given; not necessarily UTF-8.
+pub fn cmdline() -> &'static [u8] {
+    arch::boot::cmdline()
+}
+
+/// The firmware's memory map.
+pub fn memory_map() -> Vec<MemoryRange> {
+    arch::boot::memory_map()
+}
+
+/// Length of the initial RAM disk in bytes, 0 when there is none (or it was released).
+pub fn initrd_len() -> usize {
+    arch::boot::initrd_len()
+}
+
+/// Copies bytes of the initial RAM disk from offset `pos`; returns how many there were.
+pub fn initrd_read(pos: usize, buf: &mut [u8]) -> usize {
+    arch::boot::initrd_read(pos, buf)
+}
+
+/// Gives the pages of the initial RAM disk that lie wholly below `end` to the frame allocator.
+/// They read as absent afterwards.
+pub fn initrd_release(end: usize) {
+    arch::boot::initrd_release(end);
+}
+
+/// The name of and the offset in the kernel function at `addr`, for backtraces and /proc/kallsyms.
+pub fn symbolize(addr: usize) -> Option<(&'static str, usize)> {
+    arch::boot::symbolize(addr)
+}
+
+/// Makes `$main` (a `fn() -> !`) the kernel's entry: hal calls it on the boot CPU once memory, per-CPU data,
+/// traps, clocks and the heap work. Interrupts are off.
+#[cfg(target_os = "none")]
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        /// The symbol that hal's boot code calls.
+        #[expect(unsafe_code, reason = "the one symbol that hal looks for by name")]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn keel_main() -> ! {
+            let main: fn() -> ! = $main;
+            main()
+        }
+    };
+}
+
+/// On the hosted machine the kernel does not boot; the binary only says so.
+#[cfg(not(target_os = "none"))]
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        fn main() {
+            let _entry: fn() -> ! = $main;
+        }
+    };
+}

@@ -1,0 +1,138 @@
+//! Interrupts: switching them off, and handlers for device lines.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::marker::PhantomData;
+
+use crate::arch;
+use crate::preempt;
+use crate::sync::IrqLock;
+
+/// Proof that interrupts are off on this CPU; dropping it restores what was before.
+#[must_use]
+pub struct IrqGuard {
+    were_enabled: bool,
+    not_send: PhantomData<*mut ()>,
+}
+
+/// Switches interrupts off until the guard is dropped. Nests.
+#[inline]
+pub fn disable() -> IrqGuard {
+    IrqGuard { were_enabled: arch::irq::save_and_disable(), not_send: PhantomData }
+}
+
+impl Drop for IrqGuard {
+    #[inline]
+    fn drop(&mut self) {
+        if self.were_enabled {
+            arch::irq::enable();
+            preempt::check_resched();
+        }
+    }
+}
+
+/// Are interrupts on?
+#[inline]
+pub fn enabled() -> bool {
+    arch::irq::enabled()
+}
+
+/// Switches interrupts on without a guard; for the first code of a thread or an idle CPU.
+#[inline]
+pub fn enable() {
+    arch::irq::enable();
+}
+
+/// Runs `f` with interrupts off.
+#[inline]
+pub fn without<R>(f: impl FnOnce() -> R) -> R {
+    let _off = disable();
+    f()
+}
+
+/// A device interrupt line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IrqLine {
+    /// A line of the ISA bus (0 to 15), routed as ACPI's MADT says.
+    Isa(u8),
+    /// A global system interrupt (ACPI).
+    Gsi(u32),
+}
+
+/// Why a line could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestError {
+    /// The machine has no such line.
+    NoSuchLine,
+    /// Vectors or memory ran out.
+    NoSpace,
+}
+
+/// One line of /proc/interrupts.
+#[derive(Clone, Debug)]
+pub struct IrqInfo {
+    /// Its first column.
+    pub label: String,
+    /// The handler's name.
+    pub name: String,
+    /// How often it fired, per CPU.
+    pub counts: Vec<u64>,
+}
+
+struct Handler {
+    line: IrqLine,
+    name: &'static str,
+    run: Box<dyn Fn() + Send + Sync>,
+    count: core::sync::atomic::AtomicU64,
+}
+
+static HANDLERS: IrqLock<Vec<alloc::sync::Arc<Handler>>> = IrqLock::new("hal.irq.handlers", Vec::new());
+
+/// Calls `handler` whenever `line` fires, with interrupts off, on any CPU.
+///
+/// Several handlers may share a line. There is no way back: lines of this kernel's devices stay in use.
+pub fn request(
+    line: IrqLine,
+    name: &'static str,
+    handler: Box<dyn Fn() + Send + Sync>,
+) -> Result<(), RequestError> {
+    let entry = Handler { line, name, run: handler, count: Default::default() };
+    let entry = alloc::sync::Arc::new(entry);
+    let first = {
+        let mut handlers = HANDLERS.lock();
+        let first = !handlers.iter().any(|h| h.line == line);
+        handlers.push(entry);
+        first
+    };
+    if first { arch::irq::route(line) } else { Ok(()) }
+}
+
+/// Runs the handlers of `line`; the machine's interrupt entry calls it, with interrupts off.
+pub(crate) fn dispatch(line: IrqLine) {
+    let mut at = 0;
+    loop {
+        // The lock is not held over the handler: it may request or wake as it likes.
+        let next = HANDLERS.lock().iter().skip(at).position(|h| h.line == line).map(|i| at + i);
+        let Some(i) = next else { return };
+        let handler = HANDLERS.lock()[i].clone();
+        handler.count.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        (handler.run)();
+        at = i + 1;
+    }
+}
+
+/// What /proc/interrupts shows.
+pub fn collect_counts() -> Vec<IrqInfo> {
+    let mut infos: Vec<IrqInfo> = Vec::new();
+    for handler in HANDLERS.lock().iter() {
+        let label = match handler.line {
+            IrqLine::Isa(n) => alloc::format!("{n}"),
+            IrqLine::Gsi(n) => alloc::format!("{n}"),
+        };
+        let count = handler.count.load(core::sync::atomic::Ordering::Relaxed);
+        infos.push(IrqInfo { label, name: String::from(handler.name), counts: alloc::vec![count] });
+    }
+    infos.extend(arch::irq::collect_counts());
+    infos
+}

@@ -1,0 +1,18 @@
+//! The ends of a machine.
+
+use crate::arch;
+
+/// Switches the machine off; halts when it cannot.
+pub fn power_off() -> ! {
+    arch::power::power_off()
+}
+
+/// Restarts the machine; halts when it cannot.
+pub fn reboot() -> ! {
+    arch::power::reboot()
+}
+
+/// Stops this and all other CPUs for ever.
+pub fn halt() -> ! {
+    arch::power::halt()
+}

@@ -1,0 +1,153 @@
+//! Read-copy-update: readers without locks, writers that wait until no reader can see the old version.
+//!
+//! A reader is a section with preemption off. A CPU that switches threads, returns to user mode or idles is
+//! in no such section: it tells so by [`quiescent`]. A grace period is over once every CPU that was not idle
+//! at its start has passed one such point.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::arch;
+use crate::cpu;
+use crate::preempt::{self, PreemptGuard};
+use crate::sync::IrqLock;
+
+/// Proof of being a reader: what was found through RCU pointers stays valid.
+#[must_use]
+pub struct ReadGuard {
+    _pinned: PreemptGuard,
+}
+
+/// Begins a read-side section. Costs an increment; must not sleep inside.
+#[inline]
+pub fn read_lock() -> ReadGuard {
+    ReadGuard { _pinned: preempt::disable() }
+}
+
+enum Callback {
+    Call(Box<dyn FnOnce() + Send>),
+    DropBox(#[expect(dead_code, reason = "only dropped")] Box<dyn Send>),
+    DropArc(#[expect(dead_code, reason = "only dropped")] Arc<dyn Send + Sync>),
+}
+
+struct Queues {
+    /// Came after the current grace period began.
+    next: Vec<Callback>,
+    /// Wait for the current grace period.
+    waiting: Vec<Callback>,
+    /// Their grace period is over.
+    done: Vec<Callback>,
+    /// Is a grace period going on?
+    active: bool,
+}
+
+static QUEUES: IrqLock<Queues> = IrqLock::new(
+    "hal.rcu",
+    Queues { next: Vec::new(), waiting: Vec::new(), done: Vec::new(), active: false },
+);
+/// CPUs that the current grace period still waits for.
+static HOLDOUTS: AtomicU64 = AtomicU64::new(0);
+/// CPUs that idle.
+static IDLE: AtomicU64 = AtomicU64::new(0);
+
+fn enqueue(callback: Callback) {
+    let mut queues = QUEUES.lock();
+    queues.next.push(callback);
+    if !queues.active {
+        start(&mut queues);
+    }
+}
+
+/// Starts a grace period for everything in `next`.
+fn start(queues: &mut Queues) {
+    if queues.next.is_empty() {
+        queues.active = false;
+        return;
+    }
+    let next = core::mem::take(&mut queues.next);
+    queues.waiting.extend(next);
+    queues.active = true;
+    // SeqCst pairs with the exchanges in `idle_enter` and `idle_exit`: a CPU seen idle here starts its next
+    // read section after the pointers that these callbacks free were replaced.
+    let holdouts = cpu::online().0 & !IDLE.load(Ordering::SeqCst);
+    HOLDOUTS.store(holdouts, Ordering::SeqCst);
+    if holdouts == 0 {
+        finish(queues);
+    }
+}
+
+fn finish(queues: &mut Queues) {
+    let waiting = core::mem::take(&mut queues.waiting);
+    queues.done.extend(waiting);
+    start(queues);
+}
+
+/// Tells that this CPU is in no read section. Cheap when no grace period waits for it. Preemption must be off
+/// by at most the caller's own guard.
+#[inline]
+pub fn quiescent() {
+    let bit = 1u64 << arch::cpu::current_id();
+    if HOLDOUTS.load(Ordering::Relaxed) & bit != 0 {
+        report(bit);
+    }
+}
+
+#[cold]
+fn report(bit: u64) {
+    if HOLDOUTS.fetch_and(!bit, Ordering::SeqCst) == bit {
+        let mut queues = QUEUES.lock();
+        if queues.active && HOLDOUTS.load(Ordering::SeqCst) == 0 {
+            finish(&mut queues);
+        }
+    }
+}
+
+/// This CPU goes idle: grace periods do not wait for it until [`idle_exit`].
+pub fn idle_enter() {
+    let bit = 1u64 << arch::cpu::current_id();
+    IDLE.fetch_or(bit, Ordering::SeqCst);
+    quiescent();
+}
+
+/// This CPU leaves idle.
+pub fn idle_exit() {
+    let bit = 1u64 << arch::cpu::current_id();
+    IDLE.fetch_and(!bit, Ordering::SeqCst);
+}
+
+/// CPUs that the current grace period still waits for; the scheduler may kick them.
+pub fn holdouts() -> cpu::CpuMask {
+    cpu::CpuMask(HOLDOUTS.load(Ordering::Relaxed))
+}
+
+/// Are there callbacks ready for [`process`]?
+pub fn has_work() -> bool {
+    !QUEUES.lock().done.is_empty()
+}
+
+/// Runs the callbacks whose grace period is over. Call it from thread context.
+pub fn process() {
+    let done = core::mem::take(&mut QUEUES.lock().done);
+    for callback in done {
+        if let Callback::Call(f) = callback {
+            f();
+        }
+    }
+}
+
+/// Calls `f` in thread context after a grace period. Usable in atomic context.
+pub fn call(f: Box<dyn FnOnce() + Send>) {
+    enqueue(Callback::Call(f));
+}
+
+/// Drops `value` after a grace period, without another allocation.
+pub fn defer_drop<T: Send + 'static>(value: Box<T>) {
+    enqueue(Callback::DropBox(value));
+}
+
+/// Drops a reference after a grace period.
+pub fn defer_drop_arc<T: Send + Sync + 'static>(value: Arc<T>) {
+    enqueue(Callback::DropArc(value));
+}

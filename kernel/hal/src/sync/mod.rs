@@ -1,0 +1,22 @@
+//! Locks that never sleep, one-time initialisation, and sequence locks.
+//!
+//! | lock | off while held | for |
+//! |---|---|---|
+//! | [`SpinLock`] | preemption | data that interrupts never touch |
+//! | [`IrqLock`] | interrupts | data that interrupt handlers touch too |
+//! | [`SeqLock`] | preemption (writers) | small `Copy` data with many readers |
+//!
+//! Sleeping locks live in `sched`. In debug builds each lock has a class (its name), and [`lockdep`] checks
+//! the order in which classes are taken and that nothing sleeps in atomic context.
+
+pub mod lockdep;
+mod once;
+mod rcucell;
+mod seqlock;
+mod spin;
+
+pub use lockdep::might_sleep;
+pub use once::{LazyLock, Once};
+pub use rcucell::{ArcCell, RcuCell};
+pub use seqlock::SeqLock;
+pub use spin::{IrqLock, IrqLockGuard, SpinLock, SpinLockGuard};

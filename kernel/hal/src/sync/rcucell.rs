@@ -1,0 +1,122 @@
+//! Pointers that readers follow without a lock.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::marker::PhantomData;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::rcu::{self, ReadGuard};
+
+/// An owned value that is replaced as a whole; readers see the old or the new one.
+pub struct RcuCell<T: Send + Sync + 'static> {
+    /// Null or from `Box::into_raw`.
+    value: AtomicPtr<T>,
+    owns: PhantomData<T>,
+}
+
+impl<T: Send + Sync + 'static> RcuCell<T> {
+    /// A cell without a value.
+    pub const fn empty() -> Self {
+        RcuCell { value: AtomicPtr::new(ptr::null_mut()), owns: PhantomData }
+    }
+
+    /// A cell that holds `value`.
+    pub fn new(value: Box<T>) -> Self {
+        RcuCell { value: AtomicPtr::new(Box::into_raw(value)), owns: PhantomData }
+    }
+
+    /// The value, valid until the guard is dropped.
+    #[inline]
+    pub fn get<'a>(&'a self, _guard: &'a ReadGuard) -> Option<&'a T> {
+        // Acquire pairs with the exchange in `set`.
+        let value = self.value.load(Ordering::Acquire);
+        // SAFETY: null or a boxed value; `set` frees it only after a grace period, which the guard holds up.
+        unsafe { value.as_ref() }
+    }
+
+    /// Replaces the value; the old one is dropped after a grace period. Writers serialise themselves.
+    pub fn set(&self, value: Option<Box<T>>) {
+        let new = value.map_or(ptr::null_mut(), Box::into_raw);
+        let old = self.value.swap(new, Ordering::AcqRel);
+        if !old.is_null() {
+            // SAFETY: it came from `Box::into_raw` and the swap made us its only owner.
+            rcu::defer_drop(unsafe { Box::from_raw(old) });
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for RcuCell<T> {
+    fn drop(&mut self) {
+        let value = *self.value.get_mut();
+        if !value.is_null() {
+            // SAFETY: ours, and `&mut self` outlives every guard's borrow.
+            drop(unsafe { Box::from_raw(value) });
+        }
+    }
+}
+
+/// A counted reference that can be loaded without a lock and replaced.
+pub struct ArcCell<T: Send + Sync + 'static> {
+    /// Null or from `Arc::into_raw`; the cell owns one count.
+    value: AtomicPtr<T>,
+    owns: PhantomData<Arc<T>>,
+}
+
+impl<T: Send + Sync + 'static> ArcCell<T> {
+    /// A cell without a value.
+    pub const fn empty() -> Self {
+        ArcCell { value: AtomicPtr::new(ptr::null_mut()), owns: PhantomData }
+    }
+
+    /// A cell that holds `value`.
+    pub fn new(value: Arc<T>) -> Self {
+        ArcCell { value: AtomicPtr::new(Arc::into_raw(value).cast_mut()), owns: PhantomData }
+    }
+
+    /// The value, valid until the guard is dropped.
+    #[inline]
+    pub fn get<'a>(&'a self, _guard: &'a ReadGuard) -> Option<&'a T> {
+        let value = self.value.load(Ordering::Acquire);
+        // SAFETY: as in `RcuCell::get`.
+        unsafe { value.as_ref() }
+    }
+
+    /// A counted reference to the value.
+    pub fn load(&self) -> Option<Arc<T>> {
+        let _guard = rcu::read_lock();
+        let value = self.value.load(Ordering::Acquire);
+        if value.is_null() {
+            return None;
+        }
+        // SAFETY: from `Arc::into_raw`; the cell's count is given back only after a grace period, so the
+        // count is above 0 while the guard lives.
+        unsafe {
+            Arc::increment_strong_count(value);
+            Some(Arc::from_raw(value))
+        }
+    }
+
+    /// Replaces the value and returns the old one. The cell's own count is given back after a grace period.
+    pub fn swap(&self, value: Option<Arc<T>>) -> Option<Arc<T>> {
+        let new = value.map_or(ptr::null_mut(), |value| Arc::into_raw(value).cast_mut());
+        let old = self.value.swap(new, Ordering::AcqRel);
+        if old.is_null() {
+            return None;
+        }
+        // SAFETY: the swap made the cell's count ours.
+        let old = unsafe { Arc::from_raw(old) };
+        rcu::defer_drop_arc(old.clone());
+        Some(old)
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for ArcCell<T> {
+    fn drop(&mut self) {
+        let value = *self.value.get_mut();
+        if !value.is_null() {
+            // SAFETY: the cell's own count.
+            drop(unsafe { Arc::from_raw(value) });
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Clocks and the one-shot timer of each CPU.
+
+use crate::arch;
+
+/// Nanoseconds since boot; never goes back, the same on all CPUs (CLOCK_MONOTONIC).
+#[inline]
+pub fn now_ns() -> u64 {
+    arch::time::now_ns()
+}
+
+/// Wall-clock time at `now_ns() == 0`, in nanoseconds since 1970 (UTC), as the hardware clock told at boot.
+pub fn wall_base_ns() -> i64 {
+    arch::time::wall_base_ns()
+}
+
+/// Programs the timer of this CPU to fire at `deadline_ns` (or at once if past); `u64::MAX` switches it off.
+/// Interrupts or preemption must be off. A later call replaces an earlier one.
+pub fn set_timer(deadline_ns: u64) {
+    arch::time::set_timer(deadline_ns);
+}
+
+/// Busy-waits.
+pub fn delay_ns(ns: u64) {
+    let end = now_ns().saturating_add(ns);
+    while now_ns() < end {
+        crate::cpu::relax();
+    }
+}
+
+/// How a counter that user space can read becomes nanoseconds: `ns = (counter - base) * mult >> shift`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockParams {
+    /// The TSC may be read by user space for the time; else the vDSO makes system calls.
+    pub user_readable: bool,
+    /// The counter at `now_ns() == 0`.
+    pub base: u64,
+    /// Multiplier.
+    pub mult: u32,
+    /// Right shift of the product.
+    pub shift: u32,
+}
+
+/// The parameters of [`now_ns`].
+pub fn clock_params() -> ClockParams {
+    arch::time::clock_params()
+}

@@ -1,0 +1,172 @@
+//! Access to the memory of the current user address space.
+//!
+//! Nothing is assumed about a [`UserAddr`]: each access is checked and can fail. Except for the `_nofault`
+//! variants all may sleep, since a missing page is faulted in through
+//! [`crate::trap::Upcalls::page_fault`].
+
+use alloc::vec::Vec;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::addr::{PAGE_SIZE, UserAddr};
+use crate::arch;
+use crate::error::{CStrError, Fault};
+use crate::preempt;
+
+/// Copies `buf.len()` bytes from user memory, as far as it is accessible; returns how many were copied.
+pub fn read_partial(from: UserAddr, buf: &mut [u8]) -> usize {
+    if !from.range_ok(buf.len()) {
+        return 0;
+    }
+    crate::sync::might_sleep();
+    arch::user::copy_in(from.0, buf)
+}
+
+/// Copies `buf` to user memory, as far as it is accessible; returns how many bytes were copied.
+pub fn write_partial(to: UserAddr, buf: &[u8]) -> usize {
+    if !to.range_ok(buf.len()) {
+        return 0;
+    }
+    crate::sync::might_sleep();
+    arch::user::copy_out(to.0, buf)
+}
+
+/// Copies bytes from user memory. On `Err` a part of `buf` may have been written.
+pub fn read_bytes(from: UserAddr, buf: &mut [u8]) -> Result<(), Fault> {
+    if read_partial(from, buf) == buf.len() { Ok(()) } else { Err(Fault) }
+}
+
+/// Copies bytes to user memory. On `Err` a part may have been written.
+pub fn write_bytes(to: UserAddr, buf: &[u8]) -> Result<(), Fault> {
+    if write_partial(to, buf) == buf.len() { Ok(()) } else { Err(Fault) }
+}
+
+/// As [`read_bytes`], but a missing page is a fault; for atomic context.
+pub fn read_bytes_nofault(from: UserAddr, buf: &mut [u8]) -> Result<(), Fault> {
+    let _atomic = preempt::disable();
+    if from.range_ok(buf.len()) && arch::user::copy_in(from.0, buf) == buf.len() { Ok(()) } else { Err(Fault) }
+}
+
+/// As [`write_bytes`], but a missing page is a fault; for atomic context.
+pub fn write_bytes_nofault(to: UserAddr, buf: &[u8]) -> Result<(), Fault> {
+    let _atomic = preempt::disable();
+    if to.range_ok(buf.len()) && arch::user::copy_out(to.0, buf) == buf.len() { Ok(()) } else { Err(Fault) }
+}
+
+/// Fills `len` bytes with 0 as far as accessible; returns how many were.
+pub fn zero_partial(to: UserAddr, len: usize) -> usize {
+    if !to.range_ok(len) {
+        return 0;
+    }
+    crate::sync::might_sleep();
+    arch::user::zero(to.0, len)
+}
+
+/// Fills `len` bytes with 0.
+pub fn zero(to: UserAddr, len: usize) -> Result<(), Fault> {
+    if zero_partial(to, len) == len { Ok(()) } else { Err(Fault) }
+}
+
+/// Reads a value.
+#[inline]
+pub fn read<T: FromBytes + IntoBytes>(from: UserAddr) -> Result<T, Fault> {
+    let mut value = T::new_zeroed();
+    read_bytes(from, value.as_mut_bytes())?;
+    Ok(value)
+}
+
+/// Writes a value.
+#[inline]
+pub fn write<T: IntoBytes + Immutable + ?Sized>(to: UserAddr, value: &T) -> Result<(), Fault> {
+    write_bytes(to, value.as_bytes())
+}
+
+/// Reads `count` values into a vector. `Err(CStrError::NoMemory)` when it cannot be allocated.
+pub fn read_vec<T: FromBytes + IntoBytes>(from: UserAddr, count: usize) -> Result<Vec<T>, CStrError> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| CStrError::NoMemory)?;
+    values.resize_with(count, T::new_zeroed);
+    read_bytes(from, values.as_mut_slice().as_mut_bytes())?;
+    Ok(values)
+}
+
+
+/// Reads a NUL-terminated string (without its NUL) of at most `max` bytes, the NUL included.
+pub fn read_cstr(from: UserAddr, max: usize) -> Result<Vec<u8>, CStrError> {
+    let mut text = Vec::new();
+    let mut chunk = [0u8; 256];
+    while text.len() < max {
+        let at = from.0.checked_add(text.len() as u64).ok_or(CStrError::Fault)?;
+        // Not beyond the page: the string may end just before an inaccessible one.
+        let to_page_end = PAGE_SIZE - UserAddr(at).page_offset();
+        let len = chunk.len().min(to_page_end).min(max - text.len());
+        let got = read_partial(UserAddr(at), &mut chunk[..len]);
+        let nul = chunk[..got].iter().position(|&b| b == 0);
+        let part = &chunk[..nul.unwrap_or(got)];
+        text.try_reserve(part.len()).map_err(|_| CStrError::NoMemory)?;
+        text.extend_from_slice(part);
+        if nul.is_some() {
+            return Ok(text);
+        }
+        if got < len {
+            return Err(CStrError::Fault);
+        }
+    }
+    Err(CStrError::TooLong)
+}
+
+fn check_u32(addr: UserAddr) -> Result<(), Fault> {
+    if addr.0 % 4 == 0 && addr.range_ok(4) { Ok(()) } else { Err(Fault) }
+}
+
+/// Loads an aligned word atomically.
+pub fn load_u32(addr: UserAddr) -> Result<u32, Fault> {
+    check_u32(addr)?;
+    crate::sync::might_sleep();
+    arch::user::load_u32(addr.0)
+}
+
+/// As [`load_u32`], but a missing page is a fault; for atomic context.
+pub fn load_u32_nofault(addr: UserAddr) -> Result<u32, Fault> {
+    check_u32(addr)?;
+    let _atomic = preempt::disable();
+    arch::user::load_u32(addr.0)
+}
+
+/// Stores `new` if the aligned word holds `old`; returns what it held.
+pub fn cmpxchg_u32(addr: UserAddr, old: u32, new: u32) -> Result<u32, Fault> {
+    check_u32(addr)?;
+    crate::sync::might_sleep();
+    arch::user::cmpxchg_u32(addr.0, old, new)
+}
+
+/// As [`cmpxchg_u32`], but a missing page is a fault; for atomic context.
+pub fn cmpxchg_u32_nofault(addr: UserAddr, old: u32, new: u32) -> Result<u32, Fault> {
+    check_u32(addr)?;
+    let _atomic = preempt::disable();
+    arch::user::cmpxchg_u32(addr.0, old, new)
+}
+
+/// Replaces the aligned word by `f(word)` atomically; returns the old word.
+pub fn fetch_op_u32(addr: UserAddr, f: impl Fn(u32) -> u32) -> Result<u32, Fault> {
+    let mut old = load_u32(addr)?;
+    loop {
+        let seen = cmpxchg_u32(addr, old, f(old))?;
+        if seen == old {
+            return Ok(old);
+        }
+        old = seen;
+    }
+}
+
+/// As [`fetch_op_u32`], but a missing page is a fault; for atomic context.
+pub fn fetch_op_u32_nofault(addr: UserAddr, f: impl Fn(u32) -> u32) -> Result<u32, Fault> {
+    let mut old = load_u32_nofault(addr)?;
+    loop {
+        let seen = cmpxchg_u32_nofault(addr, old, f(old))?;
+        if seen == old {
+            return Ok(old);
+        }
+        old = seen;
+    }
+}
