@@ -2,14 +2,29 @@
 //!
 //! Contents are only touched by copying: no reference into a frame ever exists, so sharing it with user
 //! space is sound.
+//!
+//! ```text
+//! Frame::alloc ── per-CPU list ── (empty: BATCH at once) ── buddy ── machine's memory
+//! last drop    ── per-CPU list ── (full:  BATCH at once) ──┘
+//! ```
+//!
+//! Usable in interrupt context; nothing here sleeps. Lock order: `hal.frame.local`, then `hal.frame.buddy`.
 
+mod buddy;
+
+use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, UserAddr};
 use crate::arch;
+use crate::cpu::MAX_CPUS;
 use crate::sync::IrqLock;
 
-/// The metadata of one frame, at most 32 bytes. `flags`, `index` and `owner` are mm's to use.
+use buddy::{Buddy, MetaMap};
+
+pub(crate) use buddy::MAX_ORDER;
+
+/// The metadata of one frame, 32 bytes. `flags`, `index` and `owner` are mm's to use while it holds a reference.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct FrameMeta {
@@ -17,17 +32,24 @@ pub struct FrameMeta {
     maps: AtomicU32,
     /// mm's flags.
     pub flags: AtomicU32,
-    order: AtomicU32,
-    /// mm's position of the page in its owner.
+    /// The allocators': B1 of `buddy`, or what the heap keeps about a frame of its own.
+    state: AtomicU32,
+    /// mm's position of the page in its owner; list links while the frame is free.
     pub index: AtomicU64,
     /// mm's identification of the owner.
     pub owner: AtomicU64,
 }
 
+const _: () = assert!(size_of::<FrameMeta>() == 32);
+
 /// One owned reference to a physical page; `clone` takes another, the last drop frees the page.
-#[derive(Debug)]
+///
+/// # Invariants
+///
+/// - F1: the frame is managed by the allocator, is in no free list, and its `refs` counts this value.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Frame {
-    pfn: u64,
+    pfn: NonZeroU32,
 }
 
 /// Numbers about physical memory, in pages.
@@ -39,36 +61,144 @@ pub struct FrameStats {
     pub free: usize,
 }
 
-static FREE: IrqLock<alloc::vec::Vec<u64>> = IrqLock::new("hal.frame.free", alloc::vec::Vec::new());
-static NEXT: AtomicU64 = AtomicU64::new(0);
-static NR_FREE: AtomicUsize = AtomicUsize::new(0);
+/// The metadata of this machine.
+struct Machine;
+
+impl MetaMap for Machine {
+    #[inline]
+    fn meta(&self, pfn: u32) -> &FrameMeta {
+        arch::mem::meta(u64::from(pfn))
+    }
+}
+
+/// Frames that move between a per-CPU list and the buddy at once.
+const BATCH: usize = 32;
+/// Frames that a per-CPU list holds at most.
+const LOCAL_MAX: usize = 2 * BATCH;
+
+/// Free frames of one CPU: a stack, so that the frame freed last, whose lines are still cached, goes out first.
+struct Local {
+    frames: [u32; LOCAL_MAX],
+    count: usize,
+}
+
+impl Local {
+    const fn new() -> Local {
+        Local { frames: [0; LOCAL_MAX], count: 0 }
+    }
+}
+
+static BUDDY: IrqLock<Buddy> = IrqLock::new("hal.frame.buddy", Buddy::new());
+static LOCALS: [IrqLock<Local>; MAX_CPUS] =
+    [const { IrqLock::new("hal.frame.local", Local::new()) }; MAX_CPUS];
+static TOTAL: AtomicUsize = AtomicUsize::new(0);
+/// Free frames in the buddy; kept beside it so that readers need no lock.
+static BUDDY_FREE: AtomicUsize = AtomicUsize::new(0);
+/// Free frames in the per-CPU lists, counted when batches move and corrected by readers.
+static LOCAL_FREE: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CPUS];
+
+/// Gives the frames `start..end` to the allocator.
+///
+/// # Safety
+///
+/// 1. They are memory that nobody else uses, now or later, and `arch::mem` finds their contents.
+/// 2. `arch::mem` finds zeroed metadata for each frame of every block of order [`MAX_ORDER`] they touch.
+pub(crate) unsafe fn add_range(start: u64, end: u64) {
+    let (start, end) = (start.max(1), end.min(u64::from(u32::MAX)));
+    if start < end {
+        let mut buddy = BUDDY.lock();
+        buddy.add_range(&Machine, start as u32, end as u32);
+        BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
+        TOTAL.fetch_add((end - start) as usize, Ordering::Relaxed);
+    }
+}
+
+/// A run of `2^order` frames with arbitrary contents and no references, aligned to its size.
+pub(crate) fn alloc_run(order: u32) -> Option<u32> {
+    if order == 0 {
+        return alloc_one();
+    }
+    if order > MAX_ORDER {
+        return None;
+    }
+    arch::mem::ensure_ready();
+    let mut buddy = BUDDY.lock();
+    let pfn = buddy.alloc(&Machine, order);
+    BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
+    pfn
+}
+
+/// Takes back a run.
+///
+/// # Safety
+///
+/// 1. The run came from [`alloc_run`] with the same order (or is a part of such a run), and nobody uses it.
+pub(crate) unsafe fn free_run(pfn: u32, order: u32) {
+    if order == 0 {
+        return free_one(pfn);
+    }
+    let mut buddy = BUDDY.lock();
+    buddy.free(&Machine, pfn, order);
+    BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
+}
+
+fn alloc_one() -> Option<u32> {
+    arch::mem::ensure_ready();
+    let cpu = arch::cpu::current_id() as usize;
+    let mut local = LOCALS[cpu].lock();
+    if local.count == 0 {
+        let mut buddy = BUDDY.lock();
+        while local.count < BATCH
+            && let Some(pfn) = buddy.alloc(&Machine, 0)
+        {
+            let at = local.count;
+            local.frames[at] = pfn;
+            local.count += 1;
+        }
+        BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
+    }
+    let at = local.count.checked_sub(1)?;
+    local.count = at;
+    LOCAL_FREE[cpu].store(at, Ordering::Relaxed);
+    Some(local.frames[at])
+}
+
+fn free_one(pfn: u32) {
+    let cpu = arch::cpu::current_id() as usize;
+    let mut local = LOCALS[cpu].lock();
+    if local.count == LOCAL_MAX {
+        // The oldest half goes back: it is the coldest.
+        let mut buddy = BUDDY.lock();
+        for at in 0..BATCH {
+            buddy.free(&Machine, local.frames[at], 0);
+        }
+        local.frames.copy_within(BATCH.., 0);
+        local.count = LOCAL_MAX - BATCH;
+        BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
+    }
+    let at = local.count;
+    local.frames[at] = pfn;
+    local.count = at + 1;
+    LOCAL_FREE[cpu].store(at + 1, Ordering::Relaxed);
+}
 
 impl Frame {
     /// A frame with arbitrary contents; `None` when there is none.
     pub fn alloc() -> Option<Frame> {
-        let recycled = FREE.lock().pop();
-        let pfn = match recycled {
-            Some(pfn) => {
-                NR_FREE.fetch_sub(1, Ordering::Relaxed);
-                pfn
-            }
-            None => {
-                let pfn = NEXT.fetch_add(1, Ordering::Relaxed);
-                if pfn as usize >= arch::mem::nr_frames() {
-                    NEXT.fetch_sub(1, Ordering::Relaxed);
-                    return None;
-                }
-                pfn
-            }
-        };
+        let pfn = NonZeroU32::new(alloc_one()?)?;
+        Some(Frame::adopt(pfn))
+    }
+
+    /// The first reference to a frame fresh from the allocator.
+    fn adopt(pfn: NonZeroU32) -> Frame {
         let frame = Frame { pfn };
         let meta = frame.meta();
-        meta.refs.store(1, Ordering::Relaxed);
         meta.maps.store(0, Ordering::Relaxed);
         meta.flags.store(0, Ordering::Relaxed);
         meta.index.store(0, Ordering::Relaxed);
         meta.owner.store(0, Ordering::Relaxed);
-        Some(frame)
+        meta.refs.store(1, Ordering::Relaxed);
+        frame
     }
 
     /// A frame full of zeroes.
@@ -78,14 +208,36 @@ impl Frame {
         Some(frame)
     }
 
+    /// Gives the reference up for its number, to be kept in a page table.
+    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "hosted page tables hold `Frame`s themselves"))]
+    pub(crate) fn into_pfn(self) -> u64 {
+        let pfn = self.pfn();
+        core::mem::forget(self);
+        pfn
+    }
+
+    /// Takes a reference back.
+    ///
+    /// # Safety
+    ///
+    /// 1. `pfn` came from [`Frame::into_pfn`], and this is the only value made from that reference.
+    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "hosted page tables hold `Frame`s themselves"))]
+    pub(crate) unsafe fn from_pfn(pfn: u64) -> Frame {
+        debug_assert!(pfn != 0 && pfn <= u64::from(u32::MAX));
+        // SAFETY: 1: numbers of frames are not 0.
+        Frame { pfn: unsafe { NonZeroU32::new_unchecked(pfn as u32) } }
+    }
+
     /// Its physical address.
+    #[inline]
     pub fn paddr(&self) -> PhysAddr {
-        PhysAddr(self.pfn << PAGE_SHIFT)
+        PhysAddr(self.pfn() << PAGE_SHIFT)
     }
 
     /// Its number.
+    #[inline]
     pub fn pfn(&self) -> u64 {
-        self.pfn
+        u64::from(self.pfn.get())
     }
 
     /// How many references there are.
@@ -109,19 +261,20 @@ impl Frame {
     }
 
     /// Its metadata.
+    #[inline]
     pub fn meta(&self) -> &FrameMeta {
-        arch::mem::meta(self.pfn)
+        arch::mem::meta(self.pfn())
     }
 
     fn ptr(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(offset <= PAGE_SIZE && len <= PAGE_SIZE - offset, "access outside of the frame");
-        arch::mem::frame_ptr(self.pfn).wrapping_add(offset)
+        arch::mem::frame_ptr(self.pfn()).wrapping_add(offset)
     }
 
     /// Copies bytes from `offset` on out of the frame.
     pub fn read(&self, offset: usize, buf: &mut [u8]) {
         let from = self.ptr(offset, buf.len());
-        // SAFETY: inside the frame, which we hold a reference to; `buf` is no frame.
+        // SAFETY: inside the frame, which we hold a reference to (F1); `buf` is no frame.
         unsafe { core::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) }
     }
 
@@ -180,17 +333,21 @@ impl Frame {
 }
 
 impl Clone for Frame {
+    #[inline]
     fn clone(&self) -> Frame {
-        self.meta().refs.fetch_add(1, Ordering::Relaxed);
+        // A count that reached 2^31 can only come from a leak; going on would end in a use after free.
+        let old = self.meta().refs.fetch_add(1, Ordering::Relaxed);
+        assert!(old < 1 << 31, "too many references to a frame");
         Frame { pfn: self.pfn }
     }
 }
 
 impl Drop for Frame {
+    #[inline]
     fn drop(&mut self) {
+        // AcqRel: what other holders did with the frame comes before its next owner.
         if self.meta().refs.fetch_sub(1, Ordering::AcqRel) == 1 {
-            NR_FREE.fetch_add(1, Ordering::Relaxed);
-            FREE.lock().push(self.pfn);
+            free_one(self.pfn.get());
         }
     }
 }
@@ -204,7 +361,11 @@ pub struct FrameRun {
 impl FrameRun {
     /// `2^order` adjacent frames with arbitrary contents, aligned to their size.
     pub fn alloc(order: u32) -> Option<FrameRun> {
-        (order == 0).then(Frame::alloc).flatten().map(|frame| FrameRun { frames: alloc::vec![frame] })
+        let mut frames = alloc::vec::Vec::new();
+        frames.try_reserve_exact(1usize.checked_shl(order)?).ok()?;
+        let first = alloc_run(order)?;
+        frames.extend((first..first + (1 << order)).filter_map(NonZeroU32::new).map(Frame::adopt));
+        Some(FrameRun { frames })
     }
 
     /// Its frames.
@@ -220,7 +381,35 @@ impl FrameRun {
 
 /// Numbers about physical memory.
 pub fn stats() -> FrameStats {
-    let total = arch::mem::nr_frames();
-    let fresh = total.saturating_sub(NEXT.load(Ordering::Relaxed) as usize);
-    FrameStats { total, free: fresh + NR_FREE.load(Ordering::Relaxed) }
+    arch::mem::ensure_ready();
+    let local: usize = LOCAL_FREE.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+    FrameStats { total: TOTAL.load(Ordering::Relaxed), free: BUDDY_FREE.load(Ordering::Relaxed) + local }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_reference_frees_the_page() {
+        let frame = Frame::alloc_zeroed().unwrap();
+        let again = frame.clone();
+        assert_eq!(frame.ref_count(), 2);
+        drop(frame);
+        again.write(4090, b"abcdef");
+        let mut bytes = [0; 6];
+        again.read(4090, &mut bytes);
+        assert_eq!(&bytes, b"abcdef");
+        assert_eq!(again.ref_count(), 1);
+    }
+
+    #[test]
+    fn a_run_is_contiguous_and_aligned() {
+        let run = FrameRun::alloc(3).unwrap();
+        assert_eq!(run.frames().len(), 8);
+        assert!(run.paddr().pfn().is_multiple_of(8));
+        for (frame, at) in run.frames().iter().zip(0..) {
+            assert_eq!(frame.pfn(), run.paddr().pfn() + at);
+        }
+    }
 }

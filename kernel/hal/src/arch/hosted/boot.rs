@@ -11,7 +11,7 @@ pub fn cmdline() -> &'static [u8] {
 }
 
 pub fn memory_map() -> Vec<MemoryRange> {
-    let len = (super::mem::nr_frames() * PAGE_SIZE) as u64;
+    let len = (super::mem::NR_FRAMES * PAGE_SIZE) as u64;
     alloc::vec![MemoryRange { start: PhysAddr(0), len, kind: MemoryKind::Ram }]
 }
 

@@ -7,7 +7,7 @@ use crate::addr::PAGE_SIZE;
 use crate::frame::FrameMeta;
 
 /// 256 MiB.
-const NR_FRAMES: usize = 64 * 1024;
+pub(super) const NR_FRAMES: usize = 64 * 1024;
 
 struct Arena {
     pages: *mut u8,
@@ -32,9 +32,6 @@ fn arena() -> &'static Arena {
     })
 }
 
-pub fn nr_frames() -> usize {
-    NR_FRAMES
-}
 
 pub fn frame_ptr(pfn: u64) -> *mut u8 {
     assert!(pfn < NR_FRAMES as u64);
@@ -45,4 +42,16 @@ pub fn meta(pfn: u64) -> &'static FrameMeta {
     assert!(pfn < NR_FRAMES as u64);
     // SAFETY: inside the array, which is never freed; all-zero bytes are a valid `FrameMeta`.
     unsafe { &*arena().metas.add(pfn as usize) }
+}
+
+/// The number of the frame that holds `ptr`, which came from [`frame_ptr`].
+pub fn pfn_of(ptr: *const u8) -> u64 {
+    ((ptr.addr() - arena().pages.addr()) / PAGE_SIZE) as u64
+}
+
+/// Gives the arena to the frame allocator at the first call.
+pub fn ensure_ready() {
+    static READY: std::sync::Once = std::sync::Once::new();
+    // SAFETY: the arena is used for frames only, its metadata is zeroed, and it is given away once.
+    READY.call_once(|| unsafe { crate::frame::add_range(1, NR_FRAMES as u64) });
 }
