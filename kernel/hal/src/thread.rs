@@ -104,7 +104,7 @@ pub enum Fpu {
 /// A thread of execution in the kernel, and of a user program if it is one's.
 #[repr(C)]
 pub struct Thread {
-    work: AtomicU32,
+    pub(crate) work: AtomicU32,
     on_cpu: AtomicBool,
     pub(crate) arch: arch::thread::ArchThread,
     page_table: UnsafeCell<Option<Arc<PageTable>>>,
@@ -196,7 +196,13 @@ impl Thread {
     /// The work flags.
     #[inline]
     pub fn work(&self) -> Work {
-        Work::from_bits_retain(self.work.load(Ordering::SeqCst))
+        Work::from_bits_truncate(self.work.load(Ordering::SeqCst))
+    }
+
+    /// The word of the work flags, in which the machine has bits of its own.
+    #[cfg(target_os = "none")]
+    pub(crate) fn work_word(&self) -> &AtomicU32 {
+        &self.work
     }
 
     /// Is it running, or is its context still being saved?
@@ -425,7 +431,9 @@ pub(crate) unsafe fn begin(prev: *const Thread) -> ! {
         }
         Start::User(regs, first) => {
             if arch::thread::catch(first).is_ok() {
-                enter_user(&regs)
+                let on_stack = *regs;
+                drop(regs);
+                enter_user(&on_stack)
             }
         }
         Start::Taken => {}

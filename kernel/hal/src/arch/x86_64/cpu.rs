@@ -6,6 +6,10 @@
 
 use super::instr::{self, IA32_EFER, cpuid};
 
+pub(crate) use super::cpulocal::{
+    current_id, current_thread, preempt_dec, preempt_fold_resched, preempt_inc, preempt_load,
+};
+
 const EFER_SCE: u64 = 1 << 0;
 const EFER_NXE: u64 = 1 << 11;
 

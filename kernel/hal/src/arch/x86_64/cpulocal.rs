@@ -9,7 +9,7 @@
 //! - P1: while a CPU runs kernel code outside the first and last instructions of entry code, its GS base is the
 //!   address of its own `CpuLocal`, which is never freed.
 //! - P2: only the owning CPU writes; others read `current` and `preempt_count` as a hint at most.
-//! - P3: `current` is null before [`super::thread`] adopts the boot context; afterwards it is a counted reference to
+//! - P3: `current` is null before [`crate::thread`] adopts the boot context; afterwards it is a counted reference to
 //!   the thread that runs on this CPU.
 
 use core::arch::asm;
@@ -18,12 +18,13 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
 use super::gdt::Descriptors;
-use super::thread::Thread;
+use crate::preempt::NO_RESCHED;
+use crate::thread::Thread;
 
 /// Bit of the preemption count that one interrupt handler adds.
-pub(crate) const HARDIRQ: u32 = 1 << 16;
+pub(super) const HARDIRQ: i32 = 1 << 16;
 /// Bit of the preemption count that an NMI, double fault or machine check adds.
-pub(crate) const NMI: u32 = 1 << 20;
+pub(super) const NMI: i32 = 1 << 20;
 
 /// The per-CPU area of entry code. See the module's head.
 #[repr(C, align(64))]
@@ -36,16 +37,12 @@ pub(crate) struct CpuLocal {
     pub(super) kernel_sp: AtomicU64,
     /// Where SYSCALL entry keeps the user's RSP for two instructions.
     pub(super) user_sp: AtomicU64,
-    /// Nesting of preemption guards in the low half; [`HARDIRQ`] and [`NMI`] above.
+    /// Nesting of preemption guards in the low half; [`HARDIRQ`], [`NMI`] and [`NO_RESCHED`] above.
     pub(super) preempt_count: AtomicU32,
     /// This CPU's number.
     pub(super) id: u32,
     /// The thread whose vector registers this CPU holds, or null; see `fpu`. Compared, never followed.
     pub(super) fpu_owner: AtomicPtr<Thread>,
-    /// The thread that was switched away from, on its way to the new thread's code (a counted reference).
-    pub(super) switched_from: AtomicPtr<Thread>,
-    /// What [`super::percpu`] finds its variables by.
-    pub(super) percpu_base: AtomicU64,
     /// GDT, TSS and the interrupt stacks.
     pub(super) descriptors: UnsafeCell<Descriptors>,
 }
@@ -59,7 +56,6 @@ pub(super) const OFFSET_KERNEL_SP: usize = offset_of!(CpuLocal, kernel_sp);
 pub(super) const OFFSET_USER_SP: usize = offset_of!(CpuLocal, user_sp);
 pub(super) const OFFSET_PREEMPT_COUNT: usize = offset_of!(CpuLocal, preempt_count);
 const OFFSET_ID: usize = offset_of!(CpuLocal, id);
-const OFFSET_PERCPU: usize = offset_of!(CpuLocal, percpu_base);
 
 impl CpuLocal {
     /// An area for CPU `id`, with preemption off until the CPU's first thread turns it on.
@@ -69,11 +65,9 @@ impl CpuLocal {
             current: AtomicPtr::new(core::ptr::null_mut()),
             kernel_sp: AtomicU64::new(0),
             user_sp: AtomicU64::new(0),
-            preempt_count: AtomicU32::new(1),
+            preempt_count: AtomicU32::new(1 | NO_RESCHED),
             id,
             fpu_owner: AtomicPtr::new(core::ptr::null_mut()),
-            switched_from: AtomicPtr::new(core::ptr::null_mut()),
-            percpu_base: AtomicU64::new(0),
             descriptors: UnsafeCell::new(Descriptors::new()),
         }
     }
@@ -101,33 +95,22 @@ pub(crate) fn this() -> &'static CpuLocal {
 
 /// This CPU's number.
 #[inline]
-pub(crate) fn cpu_id() -> u32 {
+pub(crate) fn current_id() -> u32 {
     let id: u32;
     // SAFETY: P1, as in `this`.
     unsafe {
-        asm!("mov {:e}, gs:[{}]", out(reg) id, const OFFSET_ID, options(pure, readonly, nostack, preserves_flags));
+        asm!("mov {:e}, gs:[{}]", out(reg) id, const OFFSET_ID, options(readonly, nostack, preserves_flags));
     }
     id
 }
 
-/// The base that `percpu` set for this CPU.
-#[inline]
-pub(crate) fn percpu_base() -> u64 {
-    let base: u64;
-    // SAFETY: P1, as in `this`.
-    unsafe {
-        asm!("mov {}, gs:[{}]", out(reg) base, const OFFSET_PERCPU, options(pure, readonly, nostack, preserves_flags));
-    }
-    base
-}
-
 /// The running thread, null before the first one was adopted.
 #[inline]
-pub(crate) fn current() -> *const Thread {
+pub(crate) fn current_thread() -> *const Thread {
     let thread: *const Thread;
     // SAFETY: P1, as in `this`. One instruction: the answer is right even if the thread migrates meanwhile, since
-    // `current` of whichever CPU runs this code is the thread that runs this code. It never changes for this code,
-    // hence `pure` and `nomem` are sound: a thread sees one value for all its life.
+    // `current` of whichever CPU runs this code is the thread that runs this code. It is the same all over the life
+    // of that thread, hence `pure`.
     unsafe {
         asm!("mov {}, gs:[{}]", out(reg) thread, const OFFSET_CURRENT,
              options(pure, readonly, nostack, preserves_flags));
@@ -135,34 +118,57 @@ pub(crate) fn current() -> *const Thread {
     thread
 }
 
-/// Adds `n` to this CPU's preemption count.
+/// Forbids preemption once more.
 #[inline]
-pub(crate) fn preempt_add(n: u32) {
+pub(crate) fn preempt_inc() {
     // SAFETY: P1. A single instruction: no interrupt can come between the load and the store. Not `nomem`: memory
     // accesses must stay inside the section that it opens.
-    unsafe { asm!("add dword ptr gs:[{}], {:e}", const OFFSET_PREEMPT_COUNT, in(reg) n, options(nostack)) }
+    unsafe { asm!("inc dword ptr gs:[{}]", const OFFSET_PREEMPT_COUNT, options(nostack)) }
 }
 
-/// Takes `n` from this CPU's preemption count; true if it is 0 now.
+/// Takes one level back; true if the word is 0 now: preemption is possible and wanted.
 #[inline]
-pub(crate) fn preempt_sub(n: u32) -> bool {
+pub(crate) fn preempt_dec() -> bool {
     let zero: u8;
-    // SAFETY: as `preempt_add`.
+    // SAFETY: as `preempt_inc`.
     unsafe {
-        asm!("sub dword ptr gs:[{}], {:e}", "setz {}", const OFFSET_PREEMPT_COUNT, in(reg) n, out(reg_byte) zero,
-             options(nostack));
+        asm!("dec dword ptr gs:[{}]", "setz {}", const OFFSET_PREEMPT_COUNT, out(reg_byte) zero, options(nostack));
     }
     zero != 0
 }
 
-/// This CPU's preemption count.
+/// Adds `n`, one of [`HARDIRQ`] and [`NMI`], to the word, or takes it back when negative.
 #[inline]
-pub(crate) fn preempt_count() -> u32 {
-    let count: u32;
+pub(super) fn preempt_add(n: i32) {
+    // SAFETY: as `preempt_inc`.
+    unsafe { asm!("add dword ptr gs:[{}], {:e}", const OFFSET_PREEMPT_COUNT, in(reg) n, options(nostack)) }
+}
+
+/// This CPU's preemption word.
+#[inline]
+pub(crate) fn preempt_load() -> u32 {
+    let word: u32;
     // SAFETY: P1, as in `this`.
     unsafe {
-        asm!("mov {:e}, gs:[{}]", out(reg) count, const OFFSET_PREEMPT_COUNT,
+        asm!("mov {:e}, gs:[{}]", out(reg) word, const OFFSET_PREEMPT_COUNT,
              options(readonly, nostack, preserves_flags));
     }
-    count
+    word
+}
+
+/// Notes in the word whether this CPU should reschedule.
+#[inline]
+pub(crate) fn preempt_fold_resched(wanted: bool) {
+    if wanted {
+        // SAFETY: as `preempt_inc`.
+        unsafe { asm!("and dword ptr gs:[{}], {}", const OFFSET_PREEMPT_COUNT, const !(NO_RESCHED as i32), options(nostack)) }
+    } else {
+        // SAFETY: as `preempt_inc`.
+        unsafe { asm!("or dword ptr gs:[{}], {}", const OFFSET_PREEMPT_COUNT, const NO_RESCHED as i32, options(nostack)) }
+    }
+}
+
+/// Is this an interrupt, NMI, double-fault or machine-check handler?
+pub(super) fn in_interrupt() -> bool {
+    preempt_load() & !NO_RESCHED >= HARDIRQ as u32
 }

@@ -162,10 +162,11 @@ pub(super) unsafe fn load(cpu: &'static CpuLocal) {
 /// # Safety
 ///
 /// 1. Interrupts are off and `cpu` is this CPU's area.
-/// 2. `top` is the top of a kernel stack that stays allocated until another one is set.
+/// 2. `top`, a multiple of 16, is the top of a kernel stack that stays allocated until another one is set.
 #[inline]
 pub(super) unsafe fn set_kernel_stack(cpu: &CpuLocal, top: u64) {
-    cpu.kernel_sp.store(top, core::sync::atomic::Ordering::Relaxed);
+    // Eight bytes down, so that the stack is aligned to 16 after SYSCALL entry's 21 pushes.
+    cpu.kernel_sp.store(top.wrapping_sub(8), core::sync::atomic::Ordering::Relaxed);
     let tables = cpu.descriptors.get();
     // SAFETY: by 1 only this CPU touches the table, and its hardware reads it only on entry from user mode.
     unsafe { (&raw mut (*tables).tss.rsp).cast::<u64>().write_unaligned(top) };

@@ -1,0 +1,59 @@
+//! What `crate::user` asks of the machine: the functions of [`super::usercopy`] with checked arguments.
+//!
+//! Every range is checked again here, so that these functions are safe whatever the caller did.
+
+use super::usercopy;
+use crate::addr::USER_END;
+use crate::error::Fault;
+
+fn below_user_end(addr: u64, len: usize) -> bool {
+    addr.checked_add(len as u64).is_some_and(|end| end <= USER_END)
+}
+
+/// Copies from user memory; returns how many bytes arrived.
+#[inline]
+pub(crate) fn copy_in(from: u64, buf: &mut [u8]) -> usize {
+    if !below_user_end(from, buf.len()) {
+        return 0;
+    }
+    // SAFETY: 1. checked. 2. `buf` is writable for its length.
+    unsafe { usercopy::copy_from(buf.as_mut_ptr(), from, buf.len()) }
+}
+
+/// Copies to user memory; returns how many bytes arrived.
+#[inline]
+pub(crate) fn copy_out(to: u64, buf: &[u8]) -> usize {
+    if !below_user_end(to, buf.len()) {
+        return 0;
+    }
+    // SAFETY: 1. checked. 2. `buf` is readable for its length.
+    unsafe { usercopy::copy_to(to, buf.as_ptr(), buf.len()) }
+}
+
+/// Zeroes user memory; returns how many bytes.
+#[inline]
+pub(crate) fn zero(to: u64, len: usize) -> usize {
+    if !below_user_end(to, len) {
+        return 0;
+    }
+    // SAFETY: 1. checked.
+    unsafe { usercopy::zero(to, len) }
+}
+
+/// Loads a word.
+pub(crate) fn load_u32(addr: u64) -> Result<u32, Fault> {
+    if !below_user_end(addr, 4) {
+        return Err(Fault);
+    }
+    // SAFETY: 1. checked.
+    unsafe { usercopy::load_u32(addr) }.ok_or(Fault)
+}
+
+/// Puts `new` where `old` is; the word that was there.
+pub(crate) fn cmpxchg_u32(addr: u64, old: u32, new: u32) -> Result<u32, Fault> {
+    if !below_user_end(addr, 4) {
+        return Err(Fault);
+    }
+    // SAFETY: 1. checked.
+    unsafe { usercopy::cmpxchg_u32(addr, old, new) }.ok_or(Fault)
+}
