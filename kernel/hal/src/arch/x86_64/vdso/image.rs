@@ -271,10 +271,7 @@ vdso_clock_getres:                          # (clockid_t, struct timespec *)
     ret
 vdso_clock_getres_end:
 vdso_file_end:
-    .if     . - keel_vdso_start > 4096
-    .error  "the vDSO has outgrown its page"
-    .endif
-    .fill   4096 - (. - keel_vdso_start), 1, 0xcc
+    .org    keel_vdso_start + 4096, 0xcc    # an error when the code has outgrown its page
     .globl  keel_vdso_end
 keel_vdso_end:
     .text
