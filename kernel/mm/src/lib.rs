@@ -1,3 +1,35 @@
-//! Keel's `mm` crate.
-#![no_std]
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod advise;
+pub mod commit;
+pub mod counters;
+pub mod fault;
+mod fork;
+pub mod layout;
+mod map;
+pub mod mapping;
+pub mod oom;
+mod protect;
+pub mod registry;
+mod remap;
+mod remote;
+mod show;
+mod space;
+mod sync;
+pub mod sysctl;
+mod vma;
+
+pub use fault::{FaultError, FaultKind};
+pub use layout::{Layout, Randomness};
+pub use map::MapRequest;
+pub use mapping::{Mapping, PageSource, Shmem, ShmemObject};
+pub use protect::OnFault;
+pub use remap::RemapRequest;
+pub use remote::Rights;
+pub use show::{PageStats, VmaInfo};
+pub use space::{Counters, Limits, Mm};
+pub use vma::{Backing, FileId, Mappable, MappedFile, STACK_GUARD_GAP, VmFlags, Vma, VmaAttr};

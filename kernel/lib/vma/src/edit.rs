@@ -6,6 +6,15 @@ use crate::count::{CountRule, fits};
 use crate::set::{Pos, Removed, VmaSet};
 use crate::{Attr, Refused, Vma};
 
+/// A removal that has been checked and cannot fail any more.
+#[derive(Debug)]
+#[must_use = "nothing is removed before the plan is committed"]
+pub struct RemovePlan<A> {
+    range: Range<u64>,
+    /// With room for what goes away.
+    removed: Removed<A>,
+}
+
 impl<A: Attr> VmaSet<A> {
     /// Adds a VMA over the free `range`, merging it with its neighbours where attributes allow.
     ///
@@ -40,27 +49,38 @@ impl<A: Attr> VmaSet<A> {
         if cuts && !fits(CountRule::CutMiddle, self.len(), limit) { Err(Refused::Count) } else { Ok(()) }
     }
 
-    /// Removes every byte of `range`; holes are skipped. Gives the VMAs that went away as a whole.
+    /// Checks the limit and takes the memory for [`commit_remove`](Self::commit_remove) of `range`.
+    pub fn plan_remove(&mut self, range: Range<u64>, limit: usize) -> Result<RemovePlan<A>, Refused> {
+        self.check_remove(range.clone(), limit)?;
+        let mut removed = Removed::new();
+        let pos = self.locate(range.start);
+        if self.get(pos).is_some_and(|v| v.start < range.start && v.end > range.end) {
+            self.reserve(range.clone(), range.clone())?;
+        } else {
+            let whole = self.count_whole(pos, &range);
+            if whole > removed.inline_size() {
+                removed.try_reserve_exact(whole).map_err(|_| Refused::Memory)?;
+            }
+        }
+        Ok(RemovePlan { range, removed })
+    }
+
+    /// Removes every byte of the planned range; holes are skipped. Gives the VMAs that went away as a whole.
+    ///
+    /// The set must not have changed since the plan was made.
     ///
     /// ```text
     /// cut    AAAAAA -> AA..AA      trim   AAAA.. -> AA....      whole  .AABB. -> ......
     /// ```
-    pub fn remove(&mut self, range: Range<u64>, limit: usize) -> Result<Removed<A>, Refused> {
-        self.check_remove(range.clone(), limit)?;
-        let mut removed = Removed::new();
+    pub fn commit_remove(&mut self, plan: RemovePlan<A>) -> Removed<A> {
+        let RemovePlan { range, mut removed } = plan;
         let mut pos = self.locate(range.start);
-        let Some(v) = self.get(pos).filter(|v| v.start < range.end) else { return Ok(removed) };
+        let Some(v) = self.get(pos).filter(|v| v.start < range.end) else { return removed };
         if v.start < range.start && v.end > range.end {
-            self.reserve(range.clone(), range.clone())?;
             self.cut_middle(pos, &range);
-            return Ok(removed);
+            return removed;
         }
-        let whole = self.count_whole(pos, &range);
-        if whole > removed.inline_size() {
-            removed.try_reserve_exact(whole).map_err(|_| Refused::Memory)?;
-        }
-        // Nothing fails from here on.
-        if self.get(pos).is_some_and(|v| v.start < range.start) {
+        if v.start < range.start {
             self.set_end(pos, range.start);
             pos = self.next_pos(pos);
         }
@@ -75,7 +95,13 @@ impl<A: Attr> VmaSet<A> {
             self.attr_mut(pos).advance(range.end - start);
             self.set_start(pos, range.end);
         }
-        Ok(removed)
+        removed
+    }
+
+    /// [`plan_remove`](Self::plan_remove) and [`commit_remove`](Self::commit_remove) in one step.
+    pub fn remove(&mut self, range: Range<u64>, limit: usize) -> Result<Removed<A>, Refused> {
+        let plan = self.plan_remove(range, limit)?;
+        Ok(self.commit_remove(plan))
     }
 
     /// How many VMAs from `pos` on lie wholly inside `range`.

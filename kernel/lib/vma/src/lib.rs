@@ -48,6 +48,7 @@ mod set;
 mod tests;
 
 pub use count::{CountRule, fits as count_fits};
+pub use edit::RemovePlan;
 pub use gap::Align;
 pub use set::{CHUNK, Iter, Removed, VmaSet};
 

@@ -1,0 +1,37 @@
+//! Commit accounting: how much memory has been promised (vm/overcommit-accounting).
+
+use abi::{Errno, Result};
+use core::sync::atomic::Ordering;
+
+use crate::counters::COMMITTED;
+use crate::sysctl;
+
+/// The commit limit in pages (`CommitLimit`), which binds in mode 2 only.
+pub fn limit() -> u64 {
+    let kbytes = sysctl::OVERCOMMIT_KBYTES.load(Ordering::Relaxed);
+    if kbytes != 0 {
+        return kbytes >> 2;
+    }
+    let ratio = sysctl::OVERCOMMIT_RATIO.load(Ordering::Relaxed);
+    (hal::frame::stats().total as u64).saturating_mul(ratio) / 100
+}
+
+/// Promises `pages`. `ENOMEM`: refused by the mode in force.
+pub(crate) fn charge(pages: u64) -> Result<()> {
+    let fits = match sysctl::OVERCOMMIT_MEMORY.load(Ordering::Relaxed) {
+        1 => true,
+        // Only what could never be had at all is refused.
+        0 => pages <= hal::frame::stats().total as u64,
+        _ => COMMITTED.get().saturating_add(pages) <= limit(),
+    };
+    if !fits {
+        return Err(Errno::ENOMEM);
+    }
+    COMMITTED.add(pages as i64);
+    Ok(())
+}
+
+/// Takes back a promise.
+pub(crate) fn uncharge(pages: u64) {
+    COMMITTED.add(-(pages as i64));
+}

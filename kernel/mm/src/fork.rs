@@ -1,0 +1,189 @@
+//! fork(2): a second address space with the same contents.
+//!
+//! Only what a fault could not make again is copied: private anonymous pages, and of private file mappings
+//! the pages that were written. File pages are found in the page cache when the child touches them.
+
+use alloc::sync::Arc;
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+
+use abi::{Errno, Result};
+use arrayvec::ArrayVec;
+use hal::frame::Frame;
+use hal::paging::{Entry, ForkMode, PteFlags};
+use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange};
+
+use crate::commit;
+use crate::mapping::page_flags;
+use crate::oom;
+use crate::space::{Mm, Space};
+use crate::vma::{Backing, VmFlags, Vma};
+
+/// Entries of private file mappings copied at once.
+const BATCH: usize = 32;
+
+/// What fork does with the pages of a VMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pages {
+    /// The child finds them again by faulting.
+    Refault,
+    /// All are private: share them until one side writes.
+    CopyAll,
+    /// Only the anonymous ones.
+    CopyAnonymous,
+}
+
+impl Pages {
+    fn of(vma: &Vma) -> Self {
+        let flags = vma.attr.flags;
+        if flags.intersects(VmFlags::MAYSHARE | VmFlags::WIPEONFORK) {
+            return Self::Refault;
+        }
+        match vma.attr.backing {
+            Backing::Anonymous => Self::CopyAll,
+            Backing::File(_) if flags.contains(VmFlags::COWED) => Self::CopyAnonymous,
+            Backing::File(_) => Self::Refault,
+        }
+    }
+}
+
+impl Mm {
+    /// Makes a copy of the address space for a new process. May sleep.
+    ///
+    /// `ENOMEM`: no memory, or the commit limit; the half-made copy is taken apart again.
+    pub fn fork(&self) -> Result<Arc<Self>> {
+        // For writing: no page may be made writable while its neighbours become copy-on-write.
+        let mut parent = self.space.write();
+        let child = Self::with(parent.layout, parent.limits)?;
+        {
+            let mut space = child.space.write();
+            self.copy_vmas(&mut parent, &mut space)?;
+            space.hiwater_vm = space.set.bytes();
+        }
+        self.copy_pages(&parent, &child)?;
+        drop(parent);
+        child.set_auxv(self.auxv());
+        Ok(child)
+    }
+
+    /// Copies the VMAs; charges what is copied.
+    fn copy_vmas(&self, parent: &mut Space, child: &mut Space) -> Result<()> {
+        for vma in parent.set.iter() {
+            let flags = vma.attr.flags;
+            if flags.contains(VmFlags::DONTCOPY) {
+                continue;
+            }
+            let charged = if flags.contains(VmFlags::ACCOUNT) { vma.len() >> PAGE_SHIFT } else { 0 };
+            if charged > 0 {
+                commit::charge(charged)?;
+            }
+            let mut copy = vma.clone();
+            copy.attr.flags -= VmFlags::LOCK_MASK;
+            child.set.push(copy).map_err(|_| {
+                commit::uncharge(charged);
+                Errno::ENOMEM
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Copies page-table entries. On error the child's page table is freed with the child.
+    fn copy_pages(&self, parent: &Space, child: &Self) -> Result<()> {
+        // Touching VMAs of one kind are copied together.
+        let mut run: Option<Range<u64>> = None;
+        let mut left_out = 0;
+        for vma in parent.set.iter() {
+            let gone = vma.attr.flags.contains(VmFlags::DONTCOPY);
+            let pages = if gone { Pages::Refault } else { Pages::of(vma) };
+            if pages != Pages::CopyAll {
+                if matches!(vma.attr.backing, Backing::Anonymous) {
+                    left_out += self.count_anonymous(vma.start..vma.end);
+                }
+                if pages == Pages::CopyAnonymous {
+                    self.copy_anonymous(vma, child)?;
+                }
+                continue;
+            }
+            match &mut run {
+                Some(run) if run.end == vma.start => run.end = vma.end,
+                _ => {
+                    if let Some(done) = run.replace(vma.start..vma.end) {
+                        self.copy_all(done, child)?;
+                    }
+                }
+            }
+        }
+        if let Some(done) = run {
+            self.copy_all(done, child)?;
+        }
+        // Every anonymous page of the parent lies in a copied VMA or was counted above; those of private
+        // file mappings were added to the child one by one, and are part of the parent's sum.
+        let all = self.rss.anon.load(Ordering::Relaxed);
+        child.rss.anon.store(all - left_out - self.left_in_files(parent), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Anonymous pages of private file mappings that the child does not get (`MADV_DONTFORK`).
+    fn left_in_files(&self, parent: &Space) -> i64 {
+        parent
+            .set
+            .iter()
+            .filter(|v| v.attr.flags.contains(VmFlags::DONTCOPY | VmFlags::COWED))
+            .filter(|v| matches!(v.attr.backing, Backing::File(_)))
+            .map(|v| self.count_anonymous(v.start..v.end))
+            .sum()
+    }
+
+    fn copy_all(&self, range: Range<u64>, child: &Self) -> Result<()> {
+        let Some(range) = PageRange::new(range.start, range.end) else { return Ok(()) };
+        self.page_table().fork_range(child.page_table(), range, ForkMode::Cow).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// Copies the anonymous pages of a private file mapping.
+    fn copy_anonymous(&self, vma: &Vma, child: &Self) -> Result<()> {
+        let Some(range) = PageRange::new(vma.start, vma.end) else { return Ok(()) };
+        let mut at = range.start();
+        loop {
+            let mut batch = ArrayVec::<(u64, Frame, PteFlags), BATCH>::new();
+            let mut cursor = self.page_table().cursor(range);
+            while let Some((addr, entry)) = cursor.next_mapped(at).filter(|_| !batch.is_full()) {
+                at = addr + PAGE_SIZE as u64;
+                let Entry::Present { frame, flags } = entry else { continue };
+                if frame.meta().flags.load(Ordering::Relaxed) & page_flags::ANON == 0 {
+                    continue;
+                }
+                let flags = (flags - PteFlags::WRITE) | PteFlags::COW;
+                cursor.protect(addr, flags);
+                batch.push((addr, frame, flags));
+            }
+            drop(cursor);
+            let full = batch.is_full();
+            for (addr, frame, flags) in batch {
+                while child.page_table().cursor(range).map(addr, frame.clone(), flags).is_err() {
+                    oom::relieve()?;
+                }
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Anonymous pages in `range`.
+    fn count_anonymous(&self, range: Range<u64>) -> i64 {
+        let mut n = 0;
+        if let Some(range) = PageRange::new(range.start, range.end) {
+            let mut cursor = self.page_table().cursor(range);
+            let mut at = range.start();
+            while let Some((addr, entry)) = cursor.next_mapped(at) {
+                at = addr + PAGE_SIZE as u64;
+                if let Entry::Present { frame, .. } = entry
+                    && frame.meta().flags.load(Ordering::Relaxed) & page_flags::ANON != 0
+                {
+                    n += 1;
+                }
+            }
+        }
+        n
+    }
+}

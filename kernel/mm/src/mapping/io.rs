@@ -1,0 +1,170 @@
+//! read(2) and write(2) on the page cache: bytes go straight between frames and the caller's buffers.
+
+use abi::{Errno, Result};
+use hal::frame::Frame;
+use hal::uio::{Dest, Src};
+use hal::{PAGE_SHIFT, PAGE_SIZE};
+
+use super::{Mapping, Source, page_flags};
+use crate::counters;
+use crate::oom;
+use core::sync::atomic::Ordering;
+
+/// The offset of `pos` in its page.
+fn in_page(pos: u64) -> usize {
+    (pos % PAGE_SIZE as u64) as usize
+}
+
+impl Mapping {
+    /// Copies bytes from `pos` on, up to the end of the file or of `dest`. Returns how many.
+    ///
+    /// May sleep. `EFAULT`: the first byte could not be stored. Others: the source's, at the first byte.
+    pub fn read(&self, pos: u64, dest: &mut Dest<'_>) -> Result<usize> {
+        let size = self.size();
+        let mut at = pos;
+        let mut done = 0usize;
+        while at < size && dest.remaining() > 0 {
+            let want = usize::try_from(size - at).unwrap_or(usize::MAX).min(dest.remaining());
+            let first = at >> PAGE_SHIFT;
+            let end = (at + want as u64).div_ceil(PAGE_SIZE as u64);
+            let mut left = want;
+            for page in self.get_batch(first, end) {
+                let offset = in_page(at);
+                let len = left.min(PAGE_SIZE - offset);
+                let copied = match self.read_page(at >> PAGE_SHIFT, page, offset, len, dest) {
+                    Ok(n) => n,
+                    Err(e) if done == 0 => return Err(e),
+                    Err(_) => return Ok(done),
+                };
+                done += copied;
+                if copied < len {
+                    return Ok(done);
+                }
+                at += len as u64;
+                left -= len;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Copies `len` bytes at `offset` of page `idx`, which is `page` when it was found cached.
+    fn read_page(
+        &self,
+        idx: u64,
+        page: Option<Frame>,
+        offset: usize,
+        len: usize,
+        dest: &mut Dest<'_>,
+    ) -> Result<usize> {
+        let copied = match (page, &self.source) {
+            (Some(frame), _) => dest.put_frame(&frame, offset, len),
+            (None, Source::Shmem(_)) => dest.put_zero(len),
+            (None, Source::Pages(_)) => {
+                let frame = self.get_or_fill(idx)?;
+                dest.put_frame(&frame, offset, len)
+            }
+        };
+        copied.map_err(|_| Errno::EFAULT)
+    }
+
+    /// Copies all of `src` into the file at `pos`, which grows when needed. Returns how many bytes.
+    ///
+    /// The caller holds the inode's lock, and has checked limits on the file's size. May sleep.
+    /// `EFAULT`: the first byte could not be read. `ENOSPC`, `ENOMEM`, `EIO`: nothing could be written.
+    pub fn write(&self, pos: u64, src: &mut Src<'_>) -> Result<usize> {
+        let mut at = pos;
+        let mut done = 0;
+        while src.remaining() > 0 {
+            let offset = in_page(at);
+            let len = src.remaining().min(PAGE_SIZE - offset);
+            match self.write_page(at >> PAGE_SHIFT, offset, len, src) {
+                Ok(n) => {
+                    done += n;
+                    at += n as u64;
+                    self.size.fetch_max(at, Ordering::AcqRel);
+                    if n < len {
+                        break;
+                    }
+                }
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Copies `len` bytes of `src` into page `idx` at `offset`. Returns how many came, at least one.
+    fn write_page(&self, idx: u64, offset: usize, len: usize, src: &mut Src<'_>) -> Result<usize> {
+        let cached = self.get(idx);
+        if cached.is_none() && self.is_shmem() {
+            return self.write_new(idx, offset, len, src);
+        }
+        let frame = match cached {
+            Some(frame) => frame,
+            None => self.get_or_fill(idx)?,
+        };
+        self.mark_dirty(idx, &frame)?;
+        let n = src.take_into_frame(&frame, offset, len).map_err(|_| Errno::EFAULT)?;
+        if n == 0 { Err(Errno::EFAULT) } else { Ok(n) }
+    }
+
+    /// As `write_page` for a page that is a hole: fill it first, show it afterwards, zero only the rest.
+    fn write_new(&self, idx: u64, offset: usize, len: usize, src: &mut Src<'_>) -> Result<usize> {
+        let frame = oom::alloc()?;
+        let n = src.take_into_frame(&frame, offset, len).map_err(|_| Errno::EFAULT)?;
+        if n == 0 {
+            return Err(Errno::EFAULT);
+        }
+        frame.zero(0..offset);
+        frame.zero(offset + n..PAGE_SIZE);
+        let inserted = self.insert(idx, frame.clone()).inspect_err(|_| src.revert(n))?;
+        if inserted.pfn() != frame.pfn() {
+            // A page fault was faster: its page is the one that counts.
+            let mut part = [0; 256];
+            let mut from = offset;
+            while from < offset + n {
+                let step = part.len().min(offset + n - from);
+                let part = part.get_mut(..step).unwrap_or_default();
+                frame.read(from, part);
+                inserted.write(from, part);
+                from += step;
+            }
+        }
+        Ok(n)
+    }
+
+    /// Makes all pages of `range` (bytes) present, as fallocate(2) does. The size does not change.
+    pub fn allocate(&self, range: core::ops::Range<u64>) -> Result<()> {
+        let end = range.end.div_ceil(PAGE_SIZE as u64);
+        for idx in range.start >> PAGE_SHIFT..end {
+            self.get_or_fill(idx)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the dirty pages of `range` (bytes) back to the file system. May sleep.
+    pub fn write_back(&self, range: core::ops::Range<u64>) -> Result<()> {
+        let Source::Pages(pages) = &self.source else { return Ok(()) };
+        let end = range.end.div_ceil(PAGE_SIZE as u64);
+        let mut next = range.start >> PAGE_SHIFT;
+        let mut result = Ok(());
+        loop {
+            let mut found = None;
+            self.pages.lock().for_each(next..end, |idx, frame| {
+                let dirty = frame.meta().flags.load(Ordering::Acquire) & page_flags::DIRTY != 0;
+                if dirty {
+                    found = Some((idx, frame.clone()));
+                }
+                !dirty
+            });
+            let Some((idx, frame)) = found else { return result };
+            frame.meta().flags.fetch_and(!page_flags::DIRTY, Ordering::AcqRel);
+            pages.nr_dirty.fetch_sub(1, Ordering::Relaxed);
+            counters::DIRTY.add(-1);
+            if let Err(e) = pages.source.write_page(idx, &frame) {
+                result = Err(e);
+            }
+            next = idx + 1;
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The page cache of one file.
+//!
+//! A [`Mapping`] holds the cached pages of a file by page index, the file's size, and how many VMAs show
+//! it. A [`Source`] says where missing pages come from: tmpfs-like memory that is its own home ([`Shmem`]), or
+//! a file system ([`PageSource`]).
+//!
+//! # Invariants
+//!
+//! - M1: no page at or beyond the end of the file stays cached after a truncation; bytes of the last page
+//!   beyond the end read as zero when the file grows.
+//! - M2: a page that was taken out of `pages` is unmapped everywhere before the operation that took it
+//!   out returns: page faults map only what they find in `pages` while they hold the page-table lock, and
+//!   the taking operation clears the page tables afterwards.
+//!
+//! ```text
+//! truncate                                 page fault
+//!   size = new                               cursor lock
+//!   (A) take pages out                       (C) find page in `pages`
+//!   (B) cursor lock, clear entry, unlock     (D) set entry; unlock
+//! ```
+//! If C sees the page, C is before A, and B waits for the cursor and clears what D has set.
+//!
+//! # Locks
+//!
+//! `filling` (sleeps, around I/O) > page-table cursor > `pages`. None is held while user memory is copied.
+
+mod io;
+pub mod radix;
+mod shmem;
+pub(crate) mod truncate;
+
+pub use shmem::{Shmem, ShmemObject};
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+use abi::{Errno, Result};
+use arrayvec::ArrayVec;
+use hal::PAGE_SHIFT;
+use hal::frame::Frame;
+use hal::sync::SpinLock;
+
+use crate::counters;
+use crate::oom;
+use crate::sync::Mutex;
+use radix::Radix;
+
+/// Pages that are looked up at once.
+pub const BATCH: usize = 16;
+
+/// Flags of a frame, kept in its metadata ([`hal::frame::FrameMeta`]).
+pub mod page_flags {
+    /// Private memory of address spaces.
+    pub const ANON: u32 = 1;
+    /// Cached from a file system.
+    pub const FILE: u32 = 2;
+    /// Memory of a [`super::Shmem`] source.
+    pub const SHMEM: u32 = 4;
+    /// Differs from what the file system holds.
+    pub const DIRTY: u32 = 8;
+    /// The one page of zeroes.
+    pub const ZERO: u32 = 16;
+}
+
+/// A file system's side of the page cache.
+pub trait PageSource: Send + Sync {
+    /// Fills `frame` (whose contents are arbitrary) with page `idx` of the file. May sleep.
+    fn read_page(&self, idx: u64, frame: &Frame) -> Result<()>;
+
+    /// Writes page `idx` back. May sleep.
+    fn write_page(&self, idx: u64, frame: &Frame) -> Result<()>;
+
+    /// Called before page `idx` is first written through a mapping or write(2): reserve space for it.
+    fn prepare_write(&self, idx: u64) -> Result<()> {
+        let _ = idx;
+        Ok(())
+    }
+}
+
+/// Where missing pages come from.
+pub enum Source {
+    /// Memory that lives in the cache only: holes read as zeroes, pages are charged.
+    Shmem(Arc<Shmem>),
+    /// A file system.
+    Pages(Box<Pages>),
+}
+
+/// State of a mapping with a file system behind.
+pub struct Pages {
+    source: Arc<dyn PageSource>,
+    /// One reader at a time fills a missing page.
+    filling: Mutex<()>,
+    nr_dirty: AtomicU64,
+}
+
+/// The page cache of one file; see the module's front page.
+pub struct Mapping {
+    pages: SpinLock<Radix<Frame>>,
+    /// Length of the file in bytes.
+    size: AtomicU64,
+    source: Source,
+    /// VMAs that show the file.
+    nr_vmas: AtomicU32,
+    /// Shared VMAs that may be written; negative while such are denied (memfd seals).
+    nr_writable: AtomicI32,
+}
+
+impl Mapping {
+    /// The cache of an empty file whose pages live in memory, charged to `shmem`.
+    pub fn new_shmem(shmem: Arc<Shmem>) -> Self {
+        Self::new(Source::Shmem(shmem), 0)
+    }
+
+    /// The cache of a file of `size` bytes in a file system.
+    pub fn new_source(source: Arc<dyn PageSource>, size: u64) -> Self {
+        let pages =
+            Pages { source, filling: Mutex::new("mm.mapping.filling", ()), nr_dirty: AtomicU64::new(0) };
+        Self::new(Source::Pages(Box::new(pages)), size)
+    }
+
+    fn new(source: Source, size: u64) -> Self {
+        Self {
+            pages: SpinLock::new("mm.mapping.pages", Radix::new()),
+            size: AtomicU64::new(size),
+            source,
+            nr_vmas: AtomicU32::new(0),
+            nr_writable: AtomicI32::new(0),
+        }
+    }
+
+    /// Length of the file in bytes.
+    #[inline]
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// Number of cached pages.
+    pub fn nr_pages(&self) -> u64 {
+        self.pages.lock().len() as u64
+    }
+
+    /// Whether the pages have no other home than memory.
+    pub fn is_shmem(&self) -> bool {
+        matches!(self.source, Source::Shmem(_))
+    }
+
+    /// Number of VMAs that show the file.
+    pub fn nr_vmas(&self) -> u32 {
+        self.nr_vmas.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn vma_opened(&self) {
+        self.nr_vmas.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn vma_closed(&self) {
+        self.nr_vmas.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Counts a shared mapping that may be written. `EPERM`: such mappings are denied.
+    pub(crate) fn allow_writable(&self) -> Result<()> {
+        self.nr_writable
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n >= 0).then(|| n.saturating_add(1)))
+            .map(drop)
+            .map_err(|_| Errno::EPERM)
+    }
+
+    pub(crate) fn dup_writable(&self) {
+        self.nr_writable.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn drop_writable(&self) {
+        self.nr_writable.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Denies writable shared mappings from now on (`F_SEAL_WRITE`). `EBUSY`: there is one.
+    pub fn deny_writable(&self) -> Result<()> {
+        self.nr_writable
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n <= 0).then(|| n.saturating_sub(1)))
+            .map(drop)
+            .map_err(|_| Errno::EBUSY)
+    }
+
+    /// The cached page `idx`.
+    #[inline]
+    pub fn get(&self, idx: u64) -> Option<Frame> {
+        self.pages.lock().get(idx).cloned()
+    }
+
+    /// Calls `visit` for the cached pages from `first` up to `end` within one leaf of the tree, under the lock.
+    ///
+    /// For fault-around: `visit` sets page-table entries and must not sleep.
+    pub(crate) fn visit_run(&self, first: u64, end: u64, mut visit: impl FnMut(u64, &Frame)) {
+        let pages = self.pages.lock();
+        let mut idx = first;
+        while idx < end {
+            let leaf_end = (idx | (radix::FANOUT as u64 - 1)).saturating_add(1).min(end);
+            for (i, slot) in (idx..leaf_end).zip(pages.run_from(idx)) {
+                if let Some(frame) = slot {
+                    visit(i, frame);
+                }
+            }
+            idx = leaf_end;
+        }
+    }
+
+    /// The pages `first..end` that are cached without a gap, at most [`BATCH`].
+    fn get_batch(&self, first: u64, end: u64) -> ArrayVec<Option<Frame>, BATCH> {
+        let mut batch = ArrayVec::new();
+        let pages = self.pages.lock();
+        let run = pages.run_from(first);
+        let wanted = usize::try_from(end - first).unwrap_or(BATCH).min(BATCH);
+        batch.extend(run.iter().take(wanted).cloned());
+        if batch.is_empty() {
+            batch.push(None);
+        }
+        batch
+    }
+
+    /// Page `idx`, made or read when it is missing. May sleep.
+    ///
+    /// `ENOMEM`: no memory. `ENOSPC`: the source has no room. `EIO` and others: the file system's.
+    pub fn get_or_fill(&self, idx: u64) -> Result<Frame> {
+        if let Some(frame) = self.get(idx) {
+            return Ok(frame);
+        }
+        match &self.source {
+            Source::Shmem(_) => {
+                let frame = oom::alloc_zeroed()?;
+                self.insert(idx, frame)
+            }
+            Source::Pages(pages) => {
+                let _filling = pages.filling.lock();
+                if let Some(frame) = self.get(idx) {
+                    return Ok(frame);
+                }
+                let frame = oom::alloc()?;
+                pages.source.read_page(idx, &frame)?;
+                self.insert(idx, frame)
+            }
+        }
+    }
+
+    /// Puts `frame` in as page `idx` unless there is one, and gives the page that is there then.
+    ///
+    /// Charges a shmem source. `ENOSPC`: its limit is reached.
+    pub fn insert(&self, idx: u64, frame: Frame) -> Result<Frame> {
+        let kind = match &self.source {
+            Source::Shmem(shmem) => {
+                shmem.charge(1)?;
+                page_flags::SHMEM
+            }
+            Source::Pages(_) => page_flags::FILE,
+        };
+        let meta = frame.meta();
+        meta.flags.store(kind, Ordering::Relaxed);
+        meta.index.store(idx, Ordering::Relaxed);
+        let kept = frame.clone();
+        let inserted = self.pages.lock().insert(idx, kept);
+        match inserted {
+            Ok(None) => {
+                self.count_cached(1);
+                Ok(frame)
+            }
+            refused => {
+                meta.flags.store(0, Ordering::Relaxed);
+                self.uncharge(1);
+                match refused {
+                    Ok(_) => self.get(idx).ok_or(Errno::EAGAIN),
+                    Err(_) => Err(Errno::ENOMEM),
+                }
+            }
+        }
+    }
+
+    fn uncharge(&self, nr: u64) {
+        if let Source::Shmem(shmem) = &self.source {
+            shmem.uncharge(nr);
+        }
+    }
+
+    /// Adds to the machine-wide number of cached pages.
+    fn count_cached(&self, nr: i64) {
+        counters::CACHED.add(nr);
+        if self.is_shmem() {
+            counters::SHMEM.add(nr);
+        }
+    }
+
+    /// Notes that page `idx` will differ from what the file system holds. May sleep.
+    pub(crate) fn mark_dirty(&self, idx: u64, frame: &Frame) -> Result<()> {
+        if let Source::Pages(pages) = &self.source
+            && frame.meta().flags.load(Ordering::Acquire) & page_flags::DIRTY == 0
+        {
+            pages.source.prepare_write(idx)?;
+            let old = frame.meta().flags.fetch_or(page_flags::DIRTY, Ordering::AcqRel);
+            if old & page_flags::DIRTY == 0 {
+                pages.nr_dirty.fetch_add(1, Ordering::Relaxed);
+                counters::DIRTY.add(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a page must ask before it becomes writable in a shared mapping.
+    #[inline]
+    pub(crate) fn wants_write_notify(&self) -> bool {
+        !self.is_shmem()
+    }
+
+    /// Whether page `idx` begins before the end of the file.
+    #[inline]
+    pub(crate) fn has_page(&self, idx: u64) -> bool {
+        idx.checked_shl(PAGE_SHIFT).is_some_and(|at| at < self.size())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let nr = self.pages.get_mut().len() as u64;
+        self.uncharge(nr);
+        self.count_cached(-(nr as i64));
+        if let Source::Pages(pages) = &self.source {
+            counters::DIRTY.add(-(pages.nr_dirty.load(Ordering::Relaxed) as i64));
+        }
+    }
+}
+
+impl core::fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Mapping {{ size: {}, pages: {} }}", self.size(), self.nr_pages())
+    }
+}

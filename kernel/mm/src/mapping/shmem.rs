@@ -1,0 +1,90 @@
+//! Memory that is its own home: tmpfs files, memfds, shared anonymous mappings.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use abi::{Errno, Result};
+
+use super::Mapping;
+use crate::vma::{FileId, Mappable};
+
+/// The account that pages of such files are charged to: one for each tmpfs instance, one for the kernel's own.
+#[derive(Debug)]
+pub struct Shmem {
+    used: AtomicU64,
+    max: AtomicU64,
+}
+
+impl Shmem {
+    /// An account with room for `max` pages; `u64::MAX` for no limit.
+    pub const fn new(max: u64) -> Self {
+        Self { used: AtomicU64::new(0), max: AtomicU64::new(max) }
+    }
+
+    /// Pages in use.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The limit in pages, `u64::MAX` for none.
+    pub fn max(&self) -> u64 {
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit (remount). `EINVAL`: more is in use.
+    pub fn set_max(&self, max: u64) -> Result<()> {
+        if self.used() > max {
+            return Err(Errno::EINVAL);
+        }
+        self.max.store(max, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Charges `nr` pages. `ENOSPC`: over the limit.
+    pub fn charge(&self, nr: u64) -> Result<()> {
+        let old = self.used.fetch_add(nr, Ordering::Relaxed);
+        if old.saturating_add(nr) > self.max() {
+            self.uncharge(nr);
+            return Err(Errno::ENOSPC);
+        }
+        Ok(())
+    }
+
+    /// Gives back `nr` pages.
+    pub fn uncharge(&self, nr: u64) {
+        self.used.fetch_sub(nr, Ordering::Relaxed);
+    }
+}
+
+/// A shared anonymous mapping: memory that forked processes have in common.
+pub struct ShmemObject {
+    mapping: Arc<Mapping>,
+    ino: u64,
+}
+
+/// Numbers of shared anonymous objects, for /proc/PID/maps.
+static NEXT_INO: AtomicU64 = AtomicU64::new(1);
+
+impl ShmemObject {
+    /// A new object of `size` bytes.
+    pub fn new(size: u64) -> Self {
+        let mapping = Mapping::new_shmem(Arc::new(Shmem::new(u64::MAX)));
+        mapping.set_size(size);
+        Self { mapping: Arc::new(mapping), ino: NEXT_INO.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Mappable for ShmemObject {
+    fn mapping(&self) -> Option<&Arc<Mapping>> {
+        Some(&self.mapping)
+    }
+
+    fn name(&self) -> Vec<u8> {
+        b"/dev/zero (deleted)".to_vec()
+    }
+
+    fn id(&self) -> FileId {
+        FileId { major: 0, minor: 1, ino: self.ino }
+    }
+}

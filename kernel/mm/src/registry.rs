@@ -1,0 +1,95 @@
+//! All address spaces of the machine, for the rare walks over every one of them.
+//!
+//! A page cache does not keep a list of its VMAs: that would cost every mmap, munmap, fork and exit. It
+//! counts them, and a truncation that meets a mapped file walks the address spaces here instead.
+//!
+//! Locks: `MMS` is a leaf; nothing is taken below it.
+
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use abi::{Errno, Result};
+use hal::sync::SpinLock;
+
+use crate::mapping::Mapping;
+use crate::mapping::truncate::Private;
+use crate::space::Mm;
+
+struct Slots {
+    slots: Vec<Option<Weak<Mm>>>,
+    free: Vec<usize>,
+}
+
+static MMS: SpinLock<Slots> = SpinLock::new("mm.registry", Slots { slots: Vec::new(), free: Vec::new() });
+
+/// Takes a slot for a new address space.
+pub(crate) fn reserve() -> Result<usize> {
+    let mut mms = MMS.lock();
+    if let Some(slot) = mms.free.pop() {
+        return Ok(slot);
+    }
+    let slot = mms.slots.len();
+    mms.slots.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    // So that giving the slot back never needs memory.
+    let room = mms.slots.capacity();
+    let have = mms.free.len();
+    mms.free.try_reserve(room - have).map_err(|_| Errno::ENOMEM)?;
+    mms.slots.push(None);
+    Ok(slot)
+}
+
+/// Shows the address space to walks.
+pub(crate) fn publish(slot: usize, mm: &Arc<Mm>) {
+    if let Some(place) = MMS.lock().slots.get_mut(slot) {
+        *place = Some(Arc::downgrade(mm));
+    }
+}
+
+/// Gives a slot back.
+pub(crate) fn release(slot: usize) {
+    let mut mms = MMS.lock();
+    let old = mms.slots.get_mut(slot).and_then(Option::take);
+    mms.free.push(slot);
+    drop(mms);
+    drop(old);
+}
+
+/// Calls `visit` for each address space that lives.
+pub fn for_each(mut visit: impl FnMut(&Arc<Mm>)) {
+    let mut slot = 0;
+    loop {
+        let mm = match MMS.lock().slots.get(slot) {
+            None => return,
+            Some(place) => place.as_ref().and_then(Weak::upgrade),
+        };
+        if let Some(mm) = mm {
+            visit(&mm);
+        }
+        slot += 1;
+    }
+}
+
+/// Sums over all address spaces, in pages.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    pub anon: u64,
+    pub mapped: u64,
+    pub locked: u64,
+}
+
+pub(crate) fn sum() -> Sums {
+    let mut sums = Sums::default();
+    for_each(|mm| {
+        let c = mm.counters();
+        sums.anon += c.rss_anon;
+        sums.mapped += c.rss_file + c.rss_shmem;
+        sums.locked += c.locked;
+    });
+    sums
+}
+
+/// Clears the page-table entries of pages `range` of `mapping` in all address spaces. May sleep.
+pub(crate) fn unmap_everywhere(mapping: &Mapping, range: Range<u64>, private: Private) {
+    for_each(|mm| mm.unmap_mapping(mapping, range.clone(), private));
+}

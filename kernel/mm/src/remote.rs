@@ -1,0 +1,137 @@
+//! Pages on request: populate, and access from outside (ptrace(2), /proc/PID/mem, process_vm_readv(2), exec).
+
+use core::ops::Range;
+
+use abi::{Errno, Result};
+use hal::frame::Frame;
+use hal::paging::Entry;
+use hal::{PAGE_SIZE, PageRange, UserAddr};
+
+use crate::fault::{FaultError, Need};
+use crate::map::refused;
+use crate::space::Mm;
+use crate::sysctl;
+use crate::vma::VmFlags;
+
+/// Whether an access obeys the rights of the mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// As the process itself.
+    Obey,
+    /// As a debugger: read what could be made readable, write private copies of what cannot be written.
+    Force,
+}
+
+impl Mm {
+    /// Faults in the pages of `range`: for writing where the VMA is private and writable, or as `write` says.
+    ///
+    /// `ENOMEM` at a hole or without memory, `EFAULT` beyond the end of a file.
+    pub(crate) fn populate_with(&self, range: Range<u64>, write: Option<bool>) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let space = self.space.read();
+            let Some(vma) = space.set.find(at).filter(|v| v.start < range.end) else { break };
+            if write.is_some() && vma.start > at {
+                return Err(Errno::ENOMEM);
+            }
+            at = at.max(vma.start);
+            let end = vma.end.min(range.end);
+            let flags = vma.attr.flags;
+            let skip = flags.intersects(VmFlags::PFNMAP | VmFlags::IO)
+                || !flags.intersects(VmFlags::ACCESS)
+                || (write.is_none() && flags.contains(VmFlags::LOCKONFAULT));
+            if skip {
+                if write.is_some() {
+                    return Err(if flags.intersects(VmFlags::PFNMAP | VmFlags::IO) {
+                        Errno::EINVAL
+                    } else {
+                        Errno::EFAULT
+                    });
+                }
+                at = end;
+                continue;
+            }
+            let write = write.unwrap_or(flags.is_private_writable());
+            let need = Need { write, ..Need::READ };
+            // One hold of the lock for some pages: long enough to be cheap, short enough for writers.
+            let stop = end.min(at.saturating_add(64 * PAGE_SIZE as u64));
+            while at < stop {
+                self.fault_vma(vma, at, need)?;
+                at += PAGE_SIZE as u64;
+            }
+        }
+        if write.is_some() && at < range.end { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+
+    /// The frame behind `addr`, faulted in for `need`. May sleep.
+    fn frame_at(&self, addr: u64, need: Need) -> Result<Frame, FaultError> {
+        let page = PageRange::page_of(UserAddr(addr)).ok_or(FaultError::SegvMaperr)?;
+        loop {
+            self.fault_in(addr, need)?;
+            // Taken back already by another thread? Then fault once more.
+            if let Entry::Present { frame, .. } = self.page_table().cursor(page).query(page.start()) {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// A reference to the frame behind `addr`, for futex keys and the like. May sleep.
+    ///
+    /// `EFAULT`: the access is not allowed. `ENOMEM`: no memory.
+    pub fn pin_page(&self, addr: UserAddr, write: bool) -> Result<Frame> {
+        Ok(self.frame_at(addr.as_u64(), Need { write, ..Need::READ })?)
+    }
+
+    /// Reads memory at `addr`; returns how many bytes could be. May sleep.
+    pub fn read_remote(&self, addr: u64, buf: &mut [u8], rights: Rights) -> usize {
+        let need = Need { force: rights == Rights::Force, ..Need::READ };
+        let mut done = 0;
+        while done < buf.len() {
+            let Some((at, offset, len)) = piece(addr, done, buf.len()) else { break };
+            let Ok(frame) = self.frame_at(at, need) else { break };
+            let Some(part) = buf.get_mut(done..done + len) else { break };
+            frame.read(offset, part);
+            done += len;
+        }
+        done
+    }
+
+    /// Writes memory at `addr`; returns how many bytes could be. May sleep.
+    pub fn write_remote(&self, addr: u64, buf: &[u8], rights: Rights) -> usize {
+        let need = Need { force: rights == Rights::Force, ..Need::WRITE };
+        let mut done = 0;
+        while done < buf.len() {
+            let Some((at, offset, len)) = piece(addr, done, buf.len()) else { break };
+            if need.force && self.expect_copies(at).is_err() {
+                break;
+            }
+            let Ok(frame) = self.frame_at(at, need) else { break };
+            let Some(part) = buf.get(done..done + len) else { break };
+            frame.write(offset, part);
+            done += len;
+        }
+        done
+    }
+
+    /// Marks the VMA at `addr` as one that may hold private copies, before a debugger makes one in it.
+    fn expect_copies(&self, addr: u64) -> Result<()> {
+        let marked = |flags: VmFlags| flags.intersects(VmFlags::COWED | VmFlags::MAYSHARE);
+        if self.space.read().set.at(addr).is_none_or(|v| marked(v.attr.flags)) {
+            return Ok(());
+        }
+        let mut space = self.space.write();
+        if let Some(vma) = space.set.at(addr).filter(|v| !marked(v.attr.flags)) {
+            let (range, mut attr) = (vma.start..vma.end, vma.attr.clone());
+            attr.flags |= VmFlags::COWED;
+            space.set.modify(range, attr, sysctl::max_map_count()).map_err(refused)?;
+        }
+        Ok(())
+    }
+}
+
+/// The next piece of an access within one page: address, offset in the page, length.
+fn piece(addr: u64, done: usize, len: usize) -> Option<(u64, usize, usize)> {
+    let at = addr.checked_add(done as u64)?;
+    let offset = UserAddr(at).page_offset();
+    Some((at, offset, (PAGE_SIZE - offset).min(len - done)))
+}

@@ -1,0 +1,299 @@
+//! The address space of a process.
+//!
+//! [`Mm`] joins the VMA set (what should be there), the page table (what is there) and the counters.
+//!
+//! # Locks, outermost first
+//!
+//! ```text
+//! inode lock (vfs)
+//!   Mm::space             RwSem: faults and walks read, edits write; may be held while reading a page from disk
+//!     Mapping::filling    sleeps
+//!       page-table cursor spin; nothing that sleeps below
+//!         Mapping::pages  spin
+//! ```
+//!
+//! What an edit takes out of the set (and with it the last reference to a file) is dropped after `space`
+//! was unlocked, since closing a file may take an inode lock.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use abi::{Errno, Result};
+use hal::PAGE_SHIFT;
+use hal::paging::PageTable;
+use hal::sync::SpinLock;
+use vma_set::VmaSet;
+
+use crate::commit;
+use crate::layout::Layout;
+use crate::mapping::page_flags;
+use crate::registry;
+use crate::sync::RwSem;
+use crate::vma::{VmFlags, VmaAttr};
+
+/// Resource limits of the process that an address space obeys, in bytes; `u64::MAX` for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `RLIMIT_AS`.
+    pub address_space: u64,
+    /// `RLIMIT_DATA`.
+    pub data: u64,
+    /// `RLIMIT_STACK`.
+    pub stack: u64,
+    /// `RLIMIT_MEMLOCK`; `u64::MAX` for a process with `CAP_IPC_LOCK`.
+    pub memlock: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { address_space: u64::MAX, data: u64::MAX, stack: 8 << 20, memlock: 8 << 20 }
+    }
+}
+
+/// What `Mm::space` guards.
+#[derive(Debug)]
+pub(crate) struct Space {
+    pub set: VmaSet<VmaAttr>,
+    pub layout: Layout,
+    pub limits: Limits,
+    /// Flags of each new VMA (mlockall with `MCL_FUTURE`).
+    pub def_flags: VmFlags,
+    /// Largest `set.bytes()` so far.
+    pub hiwater_vm: u64,
+}
+
+/// Resident pages by kind.
+#[derive(Debug, Default)]
+pub(crate) struct Rss {
+    pub anon: AtomicI64,
+    pub file: AtomicI64,
+    pub shmem: AtomicI64,
+    hiwater: AtomicI64,
+}
+
+/// Changes of [`Rss`] that an operation collects.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RssDelta {
+    pub anon: i64,
+    pub file: i64,
+    pub shmem: i64,
+}
+
+impl RssDelta {
+    /// Counts `n` pages with the frame flags `flags`.
+    #[inline]
+    pub fn count(&mut self, flags: u32, n: i64) {
+        if flags & page_flags::ANON != 0 {
+            self.anon += n;
+        } else if flags & page_flags::SHMEM != 0 {
+            self.shmem += n;
+        } else if flags & page_flags::FILE != 0 {
+            self.file += n;
+        }
+    }
+}
+
+impl Rss {
+    pub fn apply(&self, delta: RssDelta) {
+        for (counter, n) in [(&self.anon, delta.anon), (&self.file, delta.file), (&self.shmem, delta.shmem)] {
+            if n != 0 {
+                counter.fetch_add(n, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn sum(&self) -> i64 {
+        self.anon.load(Ordering::Relaxed)
+            + self.file.load(Ordering::Relaxed)
+            + self.shmem.load(Ordering::Relaxed)
+    }
+
+    /// Notes the peak; called before pages go.
+    pub fn note_peak(&self) -> i64 {
+        let now = self.sum();
+        if now > self.hiwater.load(Ordering::Relaxed) {
+            self.hiwater.fetch_max(now, Ordering::Relaxed);
+        }
+        self.hiwater.load(Ordering::Relaxed)
+    }
+}
+
+/// Sizes of an address space in pages, for /proc/PID/{stat,statm,status} and getrusage(2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named as in proc_pid_status(5)")]
+pub struct Counters {
+    pub total_vm: u64,
+    pub hiwater_vm: u64,
+    pub data: u64,
+    pub stack: u64,
+    pub exec: u64,
+    pub locked: u64,
+    pub rss_anon: u64,
+    pub rss_file: u64,
+    pub rss_shmem: u64,
+    pub hiwater_rss: u64,
+    pub map_count: u64,
+}
+
+impl Counters {
+    /// All resident pages.
+    pub fn rss(&self) -> u64 {
+        self.rss_anon + self.rss_file + self.rss_shmem
+    }
+}
+
+/// The address space of a process; see the module's front page.
+pub struct Mm {
+    page_table: Arc<PageTable>,
+    pub(crate) space: RwSem<Space>,
+    pub(crate) rss: Rss,
+    /// Names this address space for as long as it lives (futex keys).
+    id: u64,
+    slot: usize,
+    auxv: SpinLock<Vec<u64>>,
+    /// Whether guard markers were ever set (madvise).
+    pub(crate) has_guards: AtomicBool,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Mm {
+    /// An empty address space. `ENOMEM`: no memory.
+    pub fn new() -> Result<Arc<Self>> {
+        Self::with(Layout { mmap_base: hal::USER_END, ..Layout::default() }, Limits::default())
+    }
+
+    pub(crate) fn with(layout: Layout, limits: Limits) -> Result<Arc<Self>> {
+        let page_table = Arc::new(PageTable::new().ok_or(Errno::ENOMEM)?);
+        let slot = registry::reserve()?;
+        let space = Space { set: VmaSet::new(), layout, limits, def_flags: VmFlags::empty(), hiwater_vm: 0 };
+        let mm = Arc::new(Self {
+            page_table,
+            space: RwSem::new("mm.space", space),
+            rss: Rss::default(),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            slot,
+            auxv: SpinLock::new("mm.auxv", Vec::new()),
+            has_guards: AtomicBool::new(false),
+        });
+        registry::publish(slot, &mm);
+        Ok(mm)
+    }
+
+    /// The page table, for `hal::thread`.
+    #[inline]
+    pub fn page_table(&self) -> &Arc<PageTable> {
+        &self.page_table
+    }
+
+    /// A number that no other address space had or will have.
+    #[inline]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The addresses exec noted. Takes `space` for reading; may sleep.
+    pub fn layout(&self) -> Layout {
+        self.space.read().layout
+    }
+
+    /// Changes the noted addresses (exec, prctl). Takes `space` for writing; may sleep.
+    pub fn update_layout(&self, change: impl FnOnce(&mut Layout)) {
+        change(&mut self.space.write().layout);
+    }
+
+    /// Sets the limits to obey from now on. Takes `space` for writing; may sleep.
+    pub fn set_limits(&self, limits: Limits) {
+        self.space.write().limits = limits;
+    }
+
+    /// Stores the auxiliary vector for /proc/PID/auxv.
+    pub fn set_auxv(&self, auxv: Vec<u64>) {
+        let old = core::mem::replace(&mut *self.auxv.lock(), auxv);
+        drop(old);
+    }
+
+    /// A copy of the auxiliary vector, empty when there is none or no memory for it.
+    pub fn auxv(&self) -> Vec<u64> {
+        let mut copy = Vec::new();
+        // Reserve outside of the lock; an auxiliary vector has at most 32 pairs.
+        if copy.try_reserve_exact(64).is_ok() {
+            copy.extend(self.auxv.lock().iter().take(64));
+        }
+        copy
+    }
+
+    /// Collects the sizes. Takes `space` for reading; may sleep. Cost: a walk over the VMAs.
+    pub fn counters(&self) -> Counters {
+        let space = self.space.read();
+        let pages = |n: &AtomicI64| u64::try_from(n.load(Ordering::Relaxed)).unwrap_or(0);
+        let mut c = Counters {
+            total_vm: space.set.bytes() >> PAGE_SHIFT,
+            hiwater_vm: space.hiwater_vm.max(space.set.bytes()) >> PAGE_SHIFT,
+            rss_anon: pages(&self.rss.anon),
+            rss_file: pages(&self.rss.file),
+            rss_shmem: pages(&self.rss.shmem),
+            hiwater_rss: u64::try_from(self.rss.note_peak()).unwrap_or(0),
+            map_count: space.set.len() as u64,
+            ..Counters::default()
+        };
+        for vma in space.set.iter() {
+            let (flags, n) = (vma.attr.flags, vma.len() >> PAGE_SHIFT);
+            if flags.contains(VmFlags::GROWSDOWN) {
+                c.stack += n;
+            } else if flags.is_data() {
+                c.data += n;
+            } else if flags & (VmFlags::EXEC | VmFlags::WRITE) == VmFlags::EXEC {
+                c.exec += n;
+            }
+            if flags.contains(VmFlags::LOCKED) {
+                c.locked += n;
+            }
+        }
+        c
+    }
+
+    /// Checks that the set is in order and that the page table shows nothing outside of it (tests, debugging).
+    ///
+    /// # Panics
+    ///
+    /// When an invariant does not hold.
+    pub fn check_invariants(&self) {
+        let space = self.space.read();
+        space.set.check_invariants();
+        let mut cursor = self.page_table.cursor(hal::PageRange::all());
+        let mut found = RssDelta::default();
+        let mut at = 0;
+        while let Some((addr, entry)) = cursor.next_mapped(at) {
+            assert!(space.set.at(addr).is_some(), "page at {addr:#x} outside of every VMA");
+            if let hal::paging::Entry::Present { frame, .. } = entry {
+                found.count(frame.meta().flags.load(Ordering::Relaxed), 1);
+            }
+            at = addr + hal::PAGE_SIZE as u64;
+        }
+        assert_eq!(found.anon, self.rss.anon.load(Ordering::Relaxed), "anonymous RSS");
+        assert_eq!(found.file, self.rss.file.load(Ordering::Relaxed), "file RSS");
+        assert_eq!(found.shmem, self.rss.shmem.load(Ordering::Relaxed), "shared-memory RSS");
+    }
+}
+
+impl Drop for Mm {
+    fn drop(&mut self) {
+        registry::release(self.slot);
+        let mut charged = 0;
+        for vma in self.space.get_mut().set.iter() {
+            if vma.attr.flags.contains(VmFlags::ACCOUNT) {
+                charged += vma.len() >> PAGE_SHIFT;
+            }
+        }
+        commit::uncharge(charged);
+        // The page table frees its frames when the last thread has left it, the set its files.
+    }
+}
+
+impl core::fmt::Debug for Mm {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Mm {{ id: {} }}", self.id)
+    }
+}

@@ -1,0 +1,322 @@
+//! What a VMA is to this crate: flags, backing, and the trait of things that can be mapped.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bitflags::bitflags;
+use hal::frame::Frame;
+use vma_set::Attr;
+
+use abi::mman::{MapFlags, Prot};
+
+use crate::fault::FaultError;
+use crate::mapping::Mapping;
+
+/// Bytes kept free below a growing stack (Linux: `stack_guard_gap`, 256 pages).
+pub const STACK_GUARD_GAP: u64 = 256 << hal::PAGE_SHIFT;
+
+bitflags! {
+    /// State of a VMA. The low ones have the values of Linux's `VM_*`, which /proc/PID/smaps names.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct VmFlags: u32 {
+        /// Readable.
+        const READ = 0x1;
+        /// Writable.
+        const WRITE = 0x2;
+        /// Executable.
+        const EXEC = 0x4;
+        /// Writes reach the backing object and its other mappers.
+        const SHARED = 0x8;
+        /// mprotect(2) may make it readable.
+        const MAYREAD = 0x10;
+        /// mprotect(2) may make it writable.
+        const MAYWRITE = 0x20;
+        /// mprotect(2) may make it executable.
+        const MAYEXEC = 0x40;
+        /// Mapped with `MAP_SHARED` (`SHARED` is missing when the file is not open for writing).
+        const MAYSHARE = 0x80;
+        /// Grows towards lower addresses on faults below it.
+        const GROWSDOWN = 0x100;
+        /// Its frames belong to a device or to the kernel: never counted, copied or dumped.
+        const PFNMAP = 0x400;
+        /// Pages stay in memory.
+        const LOCKED = 0x2000;
+        /// Device memory.
+        const IO = 0x4000;
+        /// madvise(2) announced sequential access.
+        const SEQ_READ = 0x8000;
+        /// madvise(2) announced random access: no fault-around.
+        const RAND_READ = 0x1_0000;
+        /// Not copied by fork.
+        const DONTCOPY = 0x2_0000;
+        /// Cannot be grown by mremap(2).
+        const DONTEXPAND = 0x4_0000;
+        /// Pages are locked as they are touched (`MLOCK_ONFAULT`).
+        const LOCKONFAULT = 0x8_0000;
+        /// Charged to the commit limit.
+        const ACCOUNT = 0x10_0000;
+        /// `MAP_NORESERVE`: not charged.
+        const NORESERVE = 0x20_0000;
+        /// Was once privately writable, so it may hold pages of its own that a fork must copy.
+        const COWED = 0x40_0000;
+        /// A child of fork sees zeroes.
+        const WIPEONFORK = 0x200_0000;
+        /// Left out of core dumps.
+        const DONTDUMP = 0x400_0000;
+        /// Pages may vanish under memory pressure (`MAP_DROPPABLE`).
+        const DROPPABLE = 0x800_0000;
+        /// Huge pages wanted.
+        const HUGEPAGE = 0x2000_0000;
+        /// No huge pages wanted.
+        const NOHUGEPAGE = 0x4000_0000;
+        /// Protected by mseal(2).
+        const SEALED = 0x8000_0000;
+        /// Any access.
+        const ACCESS = Self::READ.bits() | Self::WRITE.bits() | Self::EXEC.bits();
+        /// Everything mlock(2) sets.
+        const LOCK_MASK = Self::LOCKED.bits() | Self::LOCKONFAULT.bits();
+    }
+}
+
+impl VmFlags {
+    /// The access bits of `prot`.
+    pub fn from_prot(prot: Prot) -> Self {
+        Self::from_bits_truncate(prot.bits() & 7)
+    }
+
+    /// Whether this is a private mapping that may be written.
+    pub fn is_private_writable(self) -> bool {
+        self & (Self::WRITE | Self::SHARED) == Self::WRITE
+    }
+
+    /// Whether the mapping counts as stack, as data or as code for /proc/PID/status.
+    pub fn is_data(self) -> bool {
+        self & (Self::WRITE | Self::SHARED | Self::GROWSDOWN) == Self::WRITE
+    }
+
+    /// With the marks of private writable memory: charged (unless `NORESERVE`) and to be copied by fork.
+    pub(crate) fn charged_if_writable(mut self) -> Self {
+        if self.is_private_writable() {
+            self |= Self::COWED;
+            self.set(Self::ACCOUNT, !self.contains(Self::NORESERVE));
+        }
+        self
+    }
+
+    /// The flags mmap(2) gives that outlive the call.
+    pub(crate) fn from_map_flags(flags: MapFlags) -> Self {
+        let mut vm = Self::empty();
+        vm.set(Self::GROWSDOWN, flags.contains(MapFlags::GROWSDOWN));
+        vm.set(Self::LOCKED, flags.contains(MapFlags::LOCKED));
+        vm.set(Self::NORESERVE, flags.contains(MapFlags::NORESERVE));
+        vm.set(Self::NOHUGEPAGE, flags.contains(MapFlags::STACK));
+        vm
+    }
+}
+
+/// Which file a mapping shows, for /proc/PID/maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileId {
+    /// Major number of the device.
+    pub major: u32,
+    /// Minor number of the device.
+    pub minor: u32,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// Something that can be mapped: an open file, a device, the vDSO.
+pub trait Mappable: Send + Sync {
+    /// The page cache that backs the mapping; `None` when [`fault`](Self::fault) gives the frames.
+    fn mapping(&self) -> Option<&Arc<Mapping>>;
+
+    /// The last column of /proc/PID/maps: a path, or a name such as `[vdso]`. Empty for none.
+    fn name(&self) -> Vec<u8>;
+
+    /// Device and inode number; zero for what is not a file.
+    fn id(&self) -> FileId {
+        FileId::default()
+    }
+
+    /// The frame at `offset` of a mapping without a page cache. `write`: the access that needs it.
+    ///
+    /// The frame is mapped with the rights of the VMA and is not counted in RSS. May sleep.
+    fn fault(&self, offset: u64, write: bool) -> Result<Frame, FaultError> {
+        let _ = (offset, write);
+        Err(FaultError::Bus)
+    }
+
+    /// Called for each VMA of this object that comes to be, a split or a fork included.
+    fn vma_opened(&self) {}
+
+    /// Called for each VMA of this object that goes away.
+    fn vma_closed(&self) {}
+
+    /// This object as `Any`, for floors that look for their own type behind a VMA.
+    fn as_any(&self) -> Option<&dyn core::any::Any> {
+        None
+    }
+}
+
+/// What the pages of a VMA are made of.
+#[derive(Clone)]
+pub enum Backing {
+    /// Zeroes on first touch, private to the address space.
+    Anonymous,
+    /// A file, a device or another object.
+    File(MappedFile),
+}
+
+impl Backing {
+    /// A mapping of `object`.
+    pub fn file(object: Arc<dyn Mappable>) -> Self {
+        Self::File(MappedFile::new(object))
+    }
+
+    /// The mapped object, if any.
+    pub fn object(&self) -> Option<&Arc<dyn Mappable>> {
+        match self {
+            Self::Anonymous => None,
+            Self::File(file) => Some(&file.0),
+        }
+    }
+
+    /// The page cache behind, if any.
+    #[inline]
+    pub(crate) fn mapping(&self) -> Option<&Arc<Mapping>> {
+        match self {
+            Self::Anonymous => None,
+            Self::File(file) => file.0.mapping(),
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Anonymous, Self::Anonymous) => true,
+            (Self::File(a), Self::File(b)) => Arc::ptr_eq(&a.0, &b.0),
+            _ => false,
+        }
+    }
+}
+
+impl core::fmt::Debug for Backing {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Anonymous => f.write_str("Anonymous"),
+            Self::File(file) => write!(f, "File({:?})", file.0.id()),
+        }
+    }
+}
+
+/// A reference from a VMA to its object. Its life tells the object and the page cache how many VMAs there are.
+pub struct MappedFile(Arc<dyn Mappable>);
+
+impl MappedFile {
+    fn new(object: Arc<dyn Mappable>) -> Self {
+        object.vma_opened();
+        if let Some(mapping) = object.mapping() {
+            mapping.vma_opened();
+        }
+        Self(object)
+    }
+}
+
+impl Clone for MappedFile {
+    fn clone(&self) -> Self {
+        Self::new(self.0.clone())
+    }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        if let Some(mapping) = self.0.mapping() {
+            mapping.vma_closed();
+        }
+        self.0.vma_closed();
+    }
+}
+
+/// Counts one shared VMA that may be written in its page cache, so that memfd seals can deny such.
+#[derive(Debug)]
+struct Writable(Option<Arc<Mapping>>);
+
+impl Clone for Writable {
+    fn clone(&self) -> Self {
+        if let Some(mapping) = &self.0 {
+            mapping.dup_writable();
+        }
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for Writable {
+    fn drop(&mut self) {
+        if let Some(mapping) = &self.0 {
+            mapping.drop_writable();
+        }
+    }
+}
+
+/// The attributes of a VMA.
+#[derive(Clone, Debug)]
+pub struct VmaAttr {
+    /// Rights and state.
+    pub flags: VmFlags,
+    /// Protection key.
+    pub pkey: u8,
+    /// Where in the backing object the VMA begins, in bytes. 0 for anonymous memory.
+    pub offset: u64,
+    /// What it shows.
+    pub backing: Backing,
+    /// Held for its count.
+    _writable: Writable,
+}
+
+impl Attr for VmaAttr {
+    fn advance(&mut self, bytes: u64) {
+        if matches!(self.backing, Backing::File(_)) {
+            self.offset = self.offset.wrapping_add(bytes);
+        }
+    }
+
+    #[inline]
+    fn merges(&self, len: u64, next: &Self) -> bool {
+        if self.flags != next.flags || self.pkey != next.pkey || !self.backing.is_same(&next.backing) {
+            return false;
+        }
+        match self.backing {
+            Backing::Anonymous => true,
+            // LINUX: device mappings (VM_SPECIAL) never merge.
+            Backing::File(_) => {
+                !self.flags.intersects(VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND)
+                    && self.offset.wrapping_add(len) == next.offset
+            }
+        }
+    }
+
+    fn guard(&self) -> u64 {
+        if self.flags.contains(VmFlags::GROWSDOWN) { STACK_GUARD_GAP } else { 0 }
+    }
+}
+
+impl VmaAttr {
+    /// Attributes with protection key 0. `counted`: the caller has counted a writable shared VMA.
+    pub(crate) fn new(flags: VmFlags, offset: u64, backing: Backing, counted: bool) -> Self {
+        let writable = Writable(backing.mapping().filter(|_| counted).cloned());
+        Self { flags, pkey: 0, offset, backing, _writable: writable }
+    }
+
+    /// Whether writes go to pages of the address space's own.
+    #[inline]
+    pub fn is_private(&self) -> bool {
+        !self.flags.contains(VmFlags::MAYSHARE)
+    }
+
+    /// The offset in the backing object of `addr` in a VMA that starts at `start`.
+    #[inline]
+    pub fn offset_at(&self, start: u64, addr: u64) -> u64 {
+        self.offset.wrapping_add(addr.wrapping_sub(start))
+    }
+}
+
+/// A VMA of an address space.
+pub type Vma = vma_set::Vma<VmaAttr>;
