@@ -31,7 +31,11 @@ impl<'a> Param<'a> {
     /// Whether the name is `name`, with `-` and `_` the same.
     pub fn is(&self, name: &str) -> bool {
         self.name.len() == name.len()
-            && self.name.bytes().zip(name.bytes()).all(|(a, b)| a == b || (a == b'-' || a == b'_') && (b == b'-' || b == b'_'))
+            && self
+                .name
+                .bytes()
+                .zip(name.bytes())
+                .all(|(a, b)| a == b || (a == b'-' || a == b'_') && (b == b'-' || b == b'_'))
     }
 }
 
