@@ -58,14 +58,14 @@ pub(super) const OFFSET_PREEMPT_COUNT: usize = offset_of!(CpuLocal, preempt_coun
 const OFFSET_ID: usize = offset_of!(CpuLocal, id);
 
 impl CpuLocal {
-    /// An area for CPU `id`, with preemption off until the CPU's first thread turns it on.
+    /// An area for CPU `id`. Nothing preempts before the scheduler asks for it.
     pub(crate) const fn new(id: u32) -> CpuLocal {
         CpuLocal {
             this: AtomicPtr::new(core::ptr::null_mut()),
             current: AtomicPtr::new(core::ptr::null_mut()),
             kernel_sp: AtomicU64::new(0),
             user_sp: AtomicU64::new(0),
-            preempt_count: AtomicU32::new(1 | NO_RESCHED),
+            preempt_count: AtomicU32::new(NO_RESCHED),
             id,
             fpu_owner: AtomicPtr::new(core::ptr::null_mut()),
             descriptors: UnsafeCell::new(Descriptors::new()),

@@ -242,7 +242,7 @@ keel_syscall_entry:
     .globl  keel_syscall32_entry
 keel_syscall32_entry:
     mov     eax, -38
-    sysretd
+    .byte   0x0f, 0x07                      # SYSRET to 32-bit mode
 
     # Where the personality sends a panic that nobody caught: rax = the exception, rsp = the entry's frame.
     .type   keel_unwound, @function

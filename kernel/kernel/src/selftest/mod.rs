@@ -1,0 +1,243 @@
+//! Tests of hal that need the real machine: `--features selftest` makes a kernel that runs them and powers off.
+//!
+//! There is no scheduler here: threads take turns through one queue on the boot CPU. The report is KTAP.
+
+mod program;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use hal::addr::{PageRange, UserAddr};
+use hal::frame::Frame;
+use hal::klog::{self, Level};
+use hal::paging::{PageTable, PteFlags};
+use hal::sync::IrqLock;
+use hal::thread::{self, Fpu, Thread};
+use hal::trap::{self, Access, Exception, Oops, Upcalls, UserRegs};
+use hal::{irq, preempt, user};
+
+static QUEUE: IrqLock<VecDeque<Arc<Thread>>> = IrqLock::new("selftest.queue", VecDeque::new());
+static LOG: IrqLock<Vec<u32>> = IrqLock::new("selftest.log", Vec::new());
+/// Threads that have not ended yet.
+static LIVE: AtomicU32 = AtomicU32::new(0);
+static DROPPED: AtomicU32 = AtomicU32::new(0);
+static OOPSES: AtomicU32 = AtomicU32::new(0);
+/// Vectors of user exceptions, a bit each.
+static VECTORS: AtomicU64 = AtomicU64::new(0);
+static STEPS: AtomicU32 = AtomicU32::new(0);
+/// What each program passed to its last call.
+static RESULTS: [AtomicU64; 3] = [const { AtomicU64::new(u64::MAX) }; 3];
+static FAILED: AtomicBool = AtomicBool::new(false);
+static TEST_NO: AtomicU32 = AtomicU32::new(0);
+
+fn check(name: &str, passed: bool) {
+    let number = TEST_NO.fetch_add(1, Ordering::Relaxed) + 1;
+    if !passed {
+        FAILED.store(true, Ordering::Relaxed);
+    }
+    klog::print(Level::Info, format_args!("{}ok {number} {name}", if passed { "" } else { "not " }));
+}
+
+/// Lets the next thread of the queue run; `false` if there is none.
+fn yield_now() -> bool {
+    let _stay = preempt::disable();
+    let _off = irq::disable();
+    let Some(next) = QUEUE.lock().pop_front() else { return false };
+    QUEUE.lock().push_back(thread::current().arc());
+    drop(thread::switch_to(next));
+    true
+}
+
+fn spawn(entry: impl FnOnce() + Send + 'static) {
+    let thread = Thread::new(Box::new(entry)).expect("memory for a thread");
+    LIVE.fetch_add(1, Ordering::Relaxed);
+    QUEUE.lock().push_back(thread);
+}
+
+fn run_all() {
+    while LIVE.load(Ordering::Relaxed) != 0 && yield_now() {}
+}
+
+/// Sets a counter when it is dropped: shows that unwinding ran destructors.
+struct CountsDrop;
+
+impl Drop for CountsDrop {
+    fn drop(&mut self) {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+struct TestCalls;
+
+impl TestCalls {
+    fn call(&self, regs: &mut UserRegs) -> u64 {
+        match regs.orig_rax {
+            program::ECHO => regs.rsi + 1,
+            program::YIELD => {
+                yield_now();
+                0
+            }
+            program::BAD_RETURN => {
+                regs.r15 = regs.rip;
+                regs.rip = 0x1234_5678_9abc_def0;
+                0
+            }
+            program::COPY => {
+                let mut buf = [0; 64];
+                let len = buf.len().min(regs.rsi as usize);
+                user::read_partial(UserAddr(regs.rdi), &mut buf[..len]) as u64
+            }
+            program::PANIC => {
+                let _counted = CountsDrop;
+                let nothing: Option<u32> = core::hint::black_box(None);
+                u64::from(nothing.expect("a panic on purpose"))
+            }
+            program::DONE => {
+                RESULTS[(regs.rbx as usize).min(2)].store(regs.rdi, Ordering::Relaxed);
+                thread::exit()
+            }
+            _ => u64::MAX - 37,
+        }
+    }
+}
+
+impl Upcalls for TestCalls {
+    fn syscall(&self, regs: &mut UserRegs) {
+        regs.rax = self.call(regs);
+    }
+
+    fn page_fault(&self, addr: UserAddr, _access: Access, regs: Option<&mut UserRegs>) -> Result<(), ()> {
+        if addr.page().0 != program::DATA {
+            if let Some(regs) = regs {
+                RESULTS[(regs.rbx as usize).min(2)].store(addr.0, Ordering::Relaxed);
+                thread::exit()
+            }
+            return Err(());
+        }
+        let table = thread::current().page_table().ok_or(())?;
+        map(&table, program::DATA, &[], PteFlags::WRITE);
+        Ok(())
+    }
+
+    fn user_exception(&self, exception: Exception, regs: &mut UserRegs) {
+        VECTORS.fetch_or(1 << exception.vector, Ordering::Relaxed);
+        match exception.vector {
+            1 => {
+                STEPS.fetch_add(1, Ordering::Relaxed);
+            }
+            13 if regs.rip == 0x1234_5678_9abc_def0 => regs.rip = regs.r15,
+            _ => regs.rip += 2, // each of the tested instructions has two bytes
+        }
+    }
+
+    fn exit_to_user(&self, _regs: &mut UserRegs) {
+        thread::current().clear_work(thread::Work::all());
+    }
+
+    fn timer_interrupt(&self) {}
+
+    fn reschedule_ipi(&self) {}
+
+    fn thread_started(&self, prev: Arc<Thread>) {
+        drop(prev);
+    }
+
+    fn thread_exit(&self) -> ! {
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+        core::mem::forget(preempt::disable());
+        core::mem::forget(irq::disable());
+        loop {
+            let next = QUEUE.lock().pop_front();
+            if let Some(next) = next {
+                drop(thread::switch_to(next));
+            }
+        }
+    }
+
+    fn oops(&self, _oops: &Oops<'_>) {
+        OOPSES.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn map(table: &PageTable, addr: u64, contents: &[u8], flags: PteFlags) {
+    let frame = Frame::alloc_zeroed().expect("a frame");
+    frame.write(0, contents);
+    let range = PageRange::page_of(UserAddr(addr)).expect("a user page");
+    table.cursor(range).map(addr, frame, flags).expect("memory for page tables");
+}
+
+/// Makes a thread that runs the test program from `entry` with `id` in RDI.
+fn spawn_program(id: u64, entry: u64) {
+    let table = Arc::new(PageTable::new().expect("a page table"));
+    map(&table, program::CODE, &program::BYTES, PteFlags::EXEC);
+    map(&table, program::STACK, &[], PteFlags::WRITE);
+    let regs = UserRegs {
+        rip: program::CODE + entry,
+        rsp: program::STACK + 0xff0,
+        rdi: id,
+        rbx: id,
+        ..UserRegs::default()
+    };
+    let thread = Thread::new_user(regs, Fpu::Fresh, Box::new(|| ())).expect("memory for a thread");
+    Thread::set_first_page_table(&thread, Some(table));
+    LIVE.fetch_add(1, Ordering::Relaxed);
+    QUEUE.lock().push_back(thread);
+}
+
+fn threads_take_turns() {
+    for id in 0..3 {
+        spawn(move || {
+            for round in 0..3 {
+                LOG.lock().push(round * 10 + id);
+                yield_now();
+            }
+        });
+    }
+    run_all();
+    check("threads take turns", *LOG.lock() == [0, 1, 2, 10, 11, 12, 20, 21, 22]);
+}
+
+fn programs_run() {
+    spawn_program(1, 0);
+    spawn_program(2, 0);
+    run_all();
+    let results: Vec<u64> = RESULTS[1..].iter().map(|result| result.load(Ordering::Relaxed)).collect();
+    klog::print(Level::Info, format_args!("# results {results:x?} vectors {:x}", VECTORS.load(Ordering::Relaxed)));
+    check("two user programs keep their registers", results == [0, 0]);
+    check("#DB, #UD and #GP reach the floors above", VECTORS.load(Ordering::Relaxed) == 1 << 1 | 1 << 6 | 1 << 13);
+    check("TF steps", STEPS.load(Ordering::Relaxed) > 2);
+}
+
+fn panics_cost_one_thread() {
+    spawn(|| {
+        let _counted = CountsDrop;
+        let _lock = LOG.lock();
+        let empty: Option<u32> = core::hint::black_box(None);
+        empty.expect("a panic on purpose");
+    });
+    run_all();
+    check("a panic in a kernel thread unwinds it", DROPPED.load(Ordering::Relaxed) == 1);
+    check("unwinding releases locks", LOG.try_lock().is_some());
+    check("preemption and interrupts are as before", preempt::count() == 0 && irq::enabled());
+    spawn_program(1, program::PANIC_ENTRY);
+    run_all();
+    check("a panic in a system call unwinds it", DROPPED.load(Ordering::Relaxed) == 2);
+    check("both were told", OOPSES.load(Ordering::Relaxed) == 2);
+}
+
+/// Runs all tests and switches the machine off.
+pub fn main() -> ! {
+    trap::register(&TestCalls);
+    irq::enable();
+    // Boot code leaves preemption off: it is no thread that could be preempted.
+    klog::print(Level::Info, format_args!("KTAP version 1"));
+    threads_take_turns();
+    programs_run();
+    panics_cost_one_thread();
+    let outcome = if FAILED.load(Ordering::Relaxed) { "FAILED" } else { "passed" };
+    klog::print(Level::Info, format_args!("1..{}\n# {outcome}", TEST_NO.load(Ordering::Relaxed)));
+    hal::power::power_off()
+}
