@@ -59,7 +59,7 @@ impl Mm {
     /// `EINVAL`: unknown advice, not aligned, or advice that the mapping cannot take. `ENOMEM`: a hole (the
     /// rest was advised). `EAGAIN`: no room for a split. `EACCES`, `EFAULT`, `EPERM`: as in madvise(2).
     pub fn advise(&self, addr: u64, len: u64, advice: Advice) -> Result<()> {
-        if !is_known(advice) || addr % PAGE_SIZE as u64 != 0 {
+        if !is_known(advice) || !addr.is_multiple_of(PAGE_SIZE as u64) {
             return Err(Errno::EINVAL);
         }
         let bytes = page_align(len);
@@ -208,7 +208,7 @@ impl Mm {
     pub fn sync(&self, addr: u64, len: u64, flags: MsyncFlags) -> Result<()> {
         let known = MsyncFlags::ASYNC | MsyncFlags::INVALIDATE | MsyncFlags::SYNC;
         let both = MsyncFlags::ASYNC | MsyncFlags::SYNC;
-        if !known.contains(flags) || addr % PAGE_SIZE as u64 != 0 || flags.contains(both) {
+        if !known.contains(flags) || !addr.is_multiple_of(PAGE_SIZE as u64) || flags.contains(both) {
             return Err(Errno::EINVAL);
         }
         let bytes = page_align(len);

@@ -21,6 +21,8 @@ mod show;
 mod space;
 mod sync;
 pub mod sysctl;
+#[cfg(test)]
+mod tests;
 mod vma;
 
 pub use fault::{FaultError, FaultKind};

@@ -349,7 +349,7 @@ impl Space {
             if request.addr > USER_END - len {
                 return Err(Errno::ENOMEM);
             }
-            if request.addr % PAGE_SIZE as u64 != 0 {
+            if !request.addr.is_multiple_of(PAGE_SIZE as u64) {
                 return Err(Errno::EINVAL);
             }
             return if request.addr < min { Err(Errno::EPERM) } else { Ok(request.addr) };

@@ -25,7 +25,7 @@ impl Mm {
     pub fn protect(&self, addr: u64, len: u64, prot: Prot, pkey: Option<u8>) -> Result<()> {
         let grows = prot & (Prot::GROWSDOWN | Prot::GROWSUP);
         let unknown = prot.bits() & !(Prot::READ | Prot::WRITE | Prot::EXEC | Prot::SEM | grows).bits() != 0;
-        if grows == Prot::GROWSDOWN | Prot::GROWSUP || addr % PAGE_SIZE as u64 != 0 || unknown {
+        if grows == Prot::GROWSDOWN | Prot::GROWSUP || !addr.is_multiple_of(PAGE_SIZE as u64) || unknown {
             return Err(Errno::EINVAL);
         }
         if len == 0 {

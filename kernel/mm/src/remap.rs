@@ -60,7 +60,7 @@ impl RemapRequest {
         let all = MremapFlags::MAYMOVE | MremapFlags::FIXED | MremapFlags::DONTUNMAP;
         let implies_addr = self.flags.intersects(MremapFlags::FIXED | MremapFlags::DONTUNMAP);
         let page = PAGE_SIZE as u64;
-        if !all.contains(self.flags) || self.addr % page != 0 {
+        if !all.contains(self.flags) || !self.addr.is_multiple_of(page) {
             return Err(Errno::EINVAL);
         }
         let (old, new) = (page_align(self.old_len), page_align(self.new_len));
@@ -71,7 +71,7 @@ impl RemapRequest {
         if !implies_addr {
             return Ok(());
         }
-        if self.new_addr % page != 0
+        if !self.new_addr.is_multiple_of(page)
             || self.new_addr > USER_END - new
             || !self.flags.contains(MremapFlags::MAYMOVE)
             || (self.flags.contains(MremapFlags::DONTUNMAP) && old != new)

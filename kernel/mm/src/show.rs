@@ -135,7 +135,7 @@ impl Mm {
     /// `EINVAL`: not aligned. `ENOMEM`: outside of user space or a hole. `out` must not touch user memory:
     /// it is called with `space` held; use short ranges and a buffer.
     pub fn mincore(&self, addr: u64, len: u64, mut out: impl FnMut(bool)) -> Result<()> {
-        if addr % PAGE_SIZE as u64 != 0 {
+        if !addr.is_multiple_of(PAGE_SIZE as u64) {
             return Err(Errno::EINVAL);
         }
         if len == 0 {
