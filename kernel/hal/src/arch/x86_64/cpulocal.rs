@@ -12,9 +12,11 @@
 //! - P3: `current` is null before [`crate::thread`] adopts the boot context; afterwards it is a counted reference to
 //!   the thread that runs on this CPU.
 
+use core::alloc::Layout;
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
 use super::gdt::Descriptors;
@@ -58,17 +60,29 @@ pub(super) const OFFSET_PREEMPT_COUNT: usize = offset_of!(CpuLocal, preempt_coun
 const OFFSET_ID: usize = offset_of!(CpuLocal, id);
 
 impl CpuLocal {
-    /// An area for CPU `id`. Nothing preempts before the scheduler asks for it.
+    /// An area for CPU `id`, with preemption off until the CPU's start code ends with [`preempt_dec`].
     pub(crate) const fn new(id: u32) -> CpuLocal {
         CpuLocal {
             this: AtomicPtr::new(core::ptr::null_mut()),
             current: AtomicPtr::new(core::ptr::null_mut()),
             kernel_sp: AtomicU64::new(0),
             user_sp: AtomicU64::new(0),
-            preempt_count: AtomicU32::new(NO_RESCHED),
+            preempt_count: AtomicU32::new(1 | NO_RESCHED),
             id,
             fpu_owner: AtomicPtr::new(core::ptr::null_mut()),
             descriptors: UnsafeCell::new(Descriptors::new()),
+        }
+    }
+
+    /// An area for CPU `id` from the heap, for good. `None`: memory ran out.
+    pub(crate) fn allocate(id: u32) -> Option<&'static CpuLocal> {
+        let layout = Layout::new::<CpuLocal>();
+        // SAFETY: the size is not 0.
+        let area = NonNull::new(unsafe { alloc::alloc::alloc(layout) })?.cast::<CpuLocal>();
+        // SAFETY: fresh memory of the right size and alignment, never freed.
+        unsafe {
+            area.write(CpuLocal::new(id));
+            Some(area.as_ref())
         }
     }
 
