@@ -202,7 +202,7 @@ fn add_tar(writer: &mut Writer<impl Write>, tar: &Path, drop: &[String]) -> Resu
             tar::EntryType::Fifo => mode::FIFO,
             _ => mode::FILE,
         };
-        meta.rdev = (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
+        meta.rdev = (header.device_major().ok().flatten().unwrap_or(0), header.device_minor().ok().flatten().unwrap_or(0));
         let file = if kind == tar::EntryType::Link { plain_name(target.as_deref().unwrap_or_default()) } else { name.clone() };
         if let Some(&nlink) = links.get(&file) {
             meta.nlink = nlink;

@@ -9,7 +9,7 @@ use crate::{paths, qemu, ui};
 
 /// Boots to a shell on this terminal and waits for its end.
 pub fn run(args: &GuestArgs, verbose: bool) -> Result<ExitCode> {
-    let guest = prepare(args, verbose)?;
+    let guest = prepare(args, if verbose { Messages::All } else { Messages::Quiet })?;
     ui::say("booting; leave with `exit`, or end QEMU at once with Ctrl-A X");
     let status = guest.machine.command().args(console()).status().context("cannot start QEMU")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -17,7 +17,7 @@ pub fn run(args: &GuestArgs, verbose: bool) -> Result<ExitCode> {
 
 /// Boots stopped at the first instruction, and attaches gdb, which ends the guest when it quits.
 pub fn gdb(args: &GuestArgs) -> Result<ExitCode> {
-    let guest = prepare(args, true)?;
+    let guest = prepare(args, Messages::All)?;
     let socket = paths::logs()?.join(format!("gdb-{}.sock", std::process::id()));
     let log = paths::logs()?.join("gdb-console.log");
     let mut qemu = guest.machine.command();
@@ -41,14 +41,24 @@ pub fn gdb(args: &GuestArgs) -> Result<ExitCode> {
 }
 
 /// QEMU's arguments that put the guest's first serial port on this terminal.
-fn console() -> [&'static str; 6] {
+pub fn console() -> [&'static str; 6] {
     ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console", "-mon", "chardev=console"]
 }
 
-fn prepare(args: &GuestArgs, verbose: bool) -> Result<Guest> {
+/// Whether the kernel's messages appear on the terminal.
+#[derive(PartialEq)]
+pub enum Messages {
+    /// Those that matter.
+    Quiet,
+    /// Every one.
+    All,
+}
+
+/// Makes a guest ready that runs a shell on its first serial port.
+pub fn prepare(args: &GuestArgs, messages: Messages) -> Result<Guest> {
     qemu::check_installed()?;
     let mut args = args.clone();
-    if !verbose {
+    if messages == Messages::Quiet {
         args.append = format!("quiet {}", args.append);
     }
     let size = rustix::termios::tcgetwinsize(rustix::stdio::stdin()).ok();

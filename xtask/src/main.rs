@@ -14,6 +14,7 @@ mod kernel;
 mod linux;
 mod paths;
 mod qemu;
+mod test;
 mod toolchain;
 mod ui;
 mod userland;
@@ -60,6 +61,8 @@ enum Verb {
     Exec(ExecArgs),
     /// Boot to a shell on this terminal (Ctrl-A X ends QEMU at once)
     Run(RunArgs),
+    /// Run the tests, or those whose name contains FILTER
+    Test(test::TestArgs),
     /// Boot stopped, waiting for gdb, and attach it
     Gdb(RunArgs),
 }
@@ -111,6 +114,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Exec(args) => return exec(&args),
         Verb::Run(args) => return interactive::run(&args.guest, args.verbose),
+        Verb::Test(args) => return test::run(&args),
         Verb::Gdb(args) => return interactive::gdb(&args.guest),
     }
     Ok(ExitCode::SUCCESS)

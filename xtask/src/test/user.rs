@@ -1,0 +1,77 @@
+//! `user/tests` in a guest: one static program with many tests, which prints KTAP.
+//!
+//! Sources: Linux Documentation/dev-tools/ktap.rst.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::batch::{self, Batch, Event};
+use super::{Platform, Tally, Verdict};
+use crate::{paths, ui, userland};
+
+/// Time for a whole run of the program.
+const TIMEOUT: Duration = Duration::from_secs(900);
+
+/// Runs the program's tests on `platform`.
+pub fn run(tally: &mut Tally, platform: &Platform) -> Result<()> {
+    let program = userland::program("user-tests")?;
+    let list = ui::capture(Command::new(&program).arg("list")).context("user-tests cannot list its tests")?;
+    let names: Vec<String> = list.lines().map(str::to_owned).collect();
+    let share = paths::logs()?.join(format!("share-{}", std::process::id()));
+    paths::make_dir(&share)?;
+    fs::copy(&program, share.join("user-tests"))?;
+    let mut guest = platform.guest("tiny", Some(1024));
+    guest.share = Some(share.clone());
+    let result = batch::run(tally, &format!("user/{platform}"), &guest, names, TIMEOUT, &mut Ktap::default());
+    let _ = fs::remove_dir_all(share);
+    result
+}
+
+/// Reads KTAP; lines before a result that begin with `#` are its diagnostics.
+#[derive(Default)]
+struct Ktap {
+    notes: Vec<String>,
+}
+
+impl Batch for Ktap {
+    fn command(&self, names: &[&str]) -> String {
+        // Names are prefixes to the program; every name is given, for there may be crashed ones between.
+        format!("exec /share/user-tests --ktap {}", names.join(" "))
+    }
+
+    fn read(&mut self, line: &str) -> Event {
+        let (word, rest) = match (line.strip_prefix("not ok "), line.strip_prefix("ok ")) {
+            (Some(rest), _) => ("not ok", rest),
+            (_, Some(rest)) => ("ok", rest),
+            _ => {
+                self.notes.push(line.trim_start_matches('#').trim().to_owned());
+                return Event::Nothing;
+            }
+        };
+        let notes = std::mem::take(&mut self.notes);
+        let Some(name) = rest.split_whitespace().nth(1) else { return Event::Nothing };
+        let verdict = match word {
+            "not ok" => Verdict::Failed(notes.join("\n")),
+            _ if rest.contains("# SKIP") => Verdict::Skipped,
+            _ => Verdict::Passed,
+        };
+        Event::Ended(name.to_owned(), verdict)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_carry_the_notes_before_them() {
+        let mut ktap = Ktap::default();
+        assert!(matches!(ktap.read("ok 1 fork::a"), Event::Ended(n, Verdict::Passed) if n == "fork::a"));
+        assert!(matches!(ktap.read("# left != right"), Event::Nothing));
+        assert!(matches!(ktap.read("not ok 2 fork::b"), Event::Ended(_, Verdict::Failed(w)) if w == "left != right"));
+        assert!(matches!(ktap.read("ok 3 fork::c # SKIP"), Event::Ended(_, Verdict::Skipped)));
+    }
+}
