@@ -58,7 +58,9 @@ pub enum Verdict {
 }
 
 /// The guests that tests run in.
-const PLATFORMS: [(&str, u32); 4] = [("linux", 2), ("keel", 1), ("keel", 2), ("keel", 4)];
+///
+/// Linux has one CPU here: with several, QEMU's translation loses races against its self-modifying code.
+const PLATFORMS: [(&str, u32); 4] = [("linux", 1), ("keel", 1), ("keel", 2), ("keel", 4)];
 
 /// One kernel with a number of CPUs.
 #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! root = "debian"
+//! prompt = '# $'                                # awaited once after each boot
 //!
 //! [[session]]
 //! name = "Ctrl-C ends a program"
@@ -12,7 +13,7 @@
 //!     { expect = '# $', seconds = 10 },
 //! ]
 //! ```
-//! QEMU's standard input and output are a pseudo-terminal, whose other end is held here. All sessions of a
+//! Escape sequences of the guest are left out of what is matched. QEMU's standard input and output are a pseudo-terminal, whose other end is held here. All sessions of a
 //! file are one boot, in order. A failed step fails its session, and the rest of the file gets a new boot.
 
 use std::fs::{self, File as OsFile};
@@ -33,14 +34,17 @@ use super::{Platform, Tally, Verdict};
 use crate::guest::Guest;
 use crate::{interactive, paths};
 
-/// Time for a step unless it says otherwise; the first of a boot includes the boot.
-const STEP_LIMIT: Duration = Duration::from_secs(90);
+/// Time for a step unless it says otherwise.
+const STEP_LIMIT: Duration = Duration::from_secs(30);
+/// Time from the start of QEMU to the prompt.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 /// One file of dialogues.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     root: String,
+    prompt: String,
     session: Vec<Session>,
 }
 
@@ -87,7 +91,12 @@ pub fn run(tally: &mut Tally, platform: &Platform) -> Result<()> {
                 continue;
             }
             if terminal.is_none() {
-                terminal = Some(Terminal::boot(platform, &file.root)?);
+                let mut fresh = Terminal::boot(platform, &file.root)?;
+                if let Err(error) = fresh.expect(&file.prompt, BOOT_LIMIT) {
+                    tally.note(&name, Verdict::Failed(format!("{error:#}")));
+                    continue;
+                }
+                terminal = Some(fresh);
             }
             let verdict = match terminal.as_mut().map(|t| t.play(session)) {
                 Some(Err(error)) => {
@@ -108,6 +117,8 @@ struct Terminal {
     master: OsFile,
     /// What the guest wrote since the last match.
     pending: String,
+    /// What terminals act on instead of showing it.
+    escapes: Regex,
     _guest: Guest,
 }
 
@@ -126,11 +137,15 @@ impl Terminal {
         unlockpt(&master)?;
         let name = ptsname(&master, Vec::new())?;
         let slave = OsFile::from(rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?);
+        // QEMU makes it raw but for this: newlines of the guest would get a second carriage return.
+        let mut settings = rustix::termios::tcgetattr(&slave)?;
+        settings.output_modes.remove(rustix::termios::OutputModes::ONLCR);
+        rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &settings)?;
         let mut qemu = guest.machine.command();
         qemu.args(interactive::console());
         qemu.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(Stdio::from(slave));
         let child = qemu.spawn().context("cannot start QEMU")?;
-        Ok(Terminal { child, master: OsFile::from(master), pending: String::new(), _guest: guest })
+        Ok(Terminal { child, master: OsFile::from(master), pending: String::new(), escapes: Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]\r?")?, _guest: guest })
     }
 
     fn play(&mut self, session: &Session) -> Result<()> {
@@ -159,7 +174,7 @@ impl Terminal {
             let got = self.read(Duration::from_millis(100))?;
             if got == 0 && (ended || Instant::now() >= deadline) {
                 let what = if ended { "the guest ended" } else { "nothing came" };
-                anyhow::bail!("{what} that matches {pattern}; the terminal showed:\n{}", self.pending);
+                anyhow::bail!("{what} that matches {pattern}; the terminal showed:\n{:?}", self.pending);
             }
         }
     }
@@ -175,6 +190,7 @@ impl Terminal {
         // EIO: QEMU has closed its end.
         let len = self.master.read(&mut buffer).unwrap_or(0);
         self.pending.push_str(&String::from_utf8_lossy(&buffer[..len]));
+        self.pending = self.escapes.replace_all(&self.pending, "").into_owned();
         Ok(len)
     }
 }
