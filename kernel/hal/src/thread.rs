@@ -18,7 +18,7 @@ use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use crate::addr::UserAddr;
 use crate::arch;
@@ -83,6 +83,12 @@ impl SlotPlace {
         SlotPlace { value: AtomicPtr::new(ptr::null_mut()), drop: AtomicPtr::new(ptr::null_mut()) };
 }
 
+/// Never switched to yet.
+const NEW: u8 = 0;
+const STARTED: u8 = 1;
+/// Never to be switched to (again).
+const DEAD: u8 = 2;
+
 type Entry = Box<dyn FnOnce() + Send>;
 
 /// What a new thread does first.
@@ -106,6 +112,8 @@ pub enum Fpu {
 pub struct Thread {
     pub(crate) work: AtomicU32,
     on_cpu: AtomicBool,
+    /// [`NEW`], [`STARTED`] or [`DEAD`].
+    life: AtomicU8,
     pub(crate) arch: arch::thread::ArchThread,
     page_table: UnsafeCell<Option<Arc<PageTable>>>,
     start: UnsafeCell<Start>,
@@ -123,6 +131,7 @@ impl Thread {
         Thread {
             work: AtomicU32::new(0),
             on_cpu: AtomicBool::new(on_cpu),
+            life: AtomicU8::new(if on_cpu { STARTED } else { NEW }),
             arch,
             page_table: UnsafeCell::new(None),
             start: UnsafeCell::new(start),
@@ -153,17 +162,6 @@ impl Thread {
         Arc::new(Thread::with(arch::thread::ArchThread::boot(), Start::Taken, true))
     }
 
-    /// The value in `slot`, if it was set.
-    #[inline]
-    pub fn slot<T: Send + Sync>(&self, slot: &'static Slot<T>) -> Option<&T> {
-        let place = self.slots.get(slot.index.load(Ordering::Relaxed))?;
-        // Acquire pairs with the release in `set_slot`.
-        let value = place.value.load(Ordering::Acquire).cast::<T>();
-        // SAFETY: null or a `Box<T>`: an index belongs to one `Slot`, hence one type. It lives as long as
-        // the thread.
-        unsafe { value.as_ref() }
-    }
-
     /// Fills `slot`; returns the value back if it was filled before.
     pub fn set_slot<T: Send + Sync>(&self, slot: &'static Slot<T>, value: T) -> Result<(), T> {
         fn drop_box<T>(value: *mut ()) {
@@ -180,6 +178,29 @@ impl Thread {
             }
             // SAFETY: `new` was made above and not published.
             Err(_) => Err(*unsafe { Box::from_raw(new) }),
+        }
+    }
+
+    /// Did its last switch happen, so that [`reap`] may be called?
+    pub fn is_dead(&self) -> bool {
+        self.life.load(Ordering::Acquire) == DEAD && !self.is_on_cpu()
+    }
+
+    /// Makes sure that a thread that has never run never will; then it can be reaped. `false`: it has run.
+    pub fn discard(&self) -> bool {
+        self.life.compare_exchange(NEW, DEAD, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Drops the values in its slots.
+    fn empty_slots(&self) {
+        for place in &self.slots {
+            let drop = place.drop.swap(ptr::null_mut(), Ordering::AcqRel);
+            let value = place.value.swap(ptr::null_mut(), Ordering::AcqRel);
+            if !value.is_null() && !drop.is_null() {
+                // SAFETY: `drop` was stored by `set_slot` from exactly this function type.
+                let drop: fn(*mut ()) = unsafe { core::mem::transmute(drop) };
+                drop(value);
+            }
         }
     }
 
@@ -218,15 +239,7 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        for place in &mut self.slots {
-            let value = *place.value.get_mut();
-            let drop = *place.drop.get_mut();
-            if !value.is_null() && !drop.is_null() {
-                // SAFETY: `drop` was stored by `set_slot` from exactly this function type.
-                let drop: fn(*mut ()) = unsafe { core::mem::transmute(drop) };
-                drop(value);
-            }
-        }
+        self.empty_slots();
     }
 }
 
@@ -254,6 +267,18 @@ impl Deref for Current {
 }
 
 impl Current {
+    /// The value in `slot`, if it was set. Only the thread itself can look: so [`reap`] may empty the slots
+    /// of a dead thread that others still refer to.
+    #[inline]
+    pub fn slot<T: Send + Sync>(&self, slot: &'static Slot<T>) -> Option<&T> {
+        let place = self.slots.get(slot.index.load(Ordering::Relaxed))?;
+        // Acquire pairs with the release in `set_slot`.
+        let value = place.value.load(Ordering::Acquire).cast::<T>();
+        // SAFETY: null or a `Box<T>`: an index belongs to one `Slot`, hence one type. It lives as long as
+        // the thread.
+        unsafe { value.as_ref() }
+    }
+
     /// A reference that may be kept and sent.
     pub fn arc(&self) -> Arc<Thread> {
         // SAFETY: the pointer came from `Arc::into_raw` (in `switch_to` or `adopt`) and the CPU's own
@@ -371,16 +396,16 @@ impl Thread {
 #[inline]
 pub fn switch_to(next: Arc<Thread>) -> Arc<Thread> {
     debug_assert!(!crate::irq::enabled() && crate::preempt::count() == 1);
-    let mut waited = false;
     while next.on_cpu.load(Ordering::Acquire) {
         // Acquire pairs with the release in `finish_switch`: the saved context is complete.
         assert!(!ptr::eq(&*next, arch::cpu::current_thread()), "switch to oneself");
-        if !waited {
-            waited = true;
-        }
         crate::cpu::relax();
     }
     next.on_cpu.store(true, Ordering::Relaxed);
+    if next.life.load(Ordering::Relaxed) != STARTED {
+        let fresh = next.life.compare_exchange(NEW, STARTED, Ordering::AcqRel, Ordering::Relaxed);
+        assert!(fresh.is_ok(), "switch to a dead thread");
+    }
     // SAFETY: T3: `next` is not running and cannot start: we own its turn.
     arch::paging::activate(unsafe { (*next.page_table.get()).as_ref() });
     let prev = arch::cpu::current_thread();
@@ -390,6 +415,24 @@ pub fn switch_to(next: Arc<Thread>) -> Arc<Thread> {
     let prev = unsafe { arch::thread::switch(prev, next) };
     // SAFETY: whoever switched here passed its own current thread, whose CPU reference becomes ours.
     unsafe { finish_switch(prev) }
+}
+
+/// Runs `next` on this CPU and never comes back: the current thread is dead. The thread that runs next finds
+/// it as its predecessor and hands it to [`reap`].
+pub fn switch_to_last(next: Arc<Thread>) -> ! {
+    current().life.store(DEAD, Ordering::Release);
+    drop(switch_to(next));
+    unreachable!("a dead thread runs")
+}
+
+/// Takes a dead thread apart: drops the values in its slots, so that they may refer back to it.
+///
+/// # Panics
+///
+/// When the thread is not dead.
+pub fn reap(thread: Arc<Thread>) {
+    assert!(thread.is_dead(), "only dead threads can be reaped");
+    thread.empty_slots();
 }
 
 /// Marks `prev` as saved and takes over the CPU's reference to it.
