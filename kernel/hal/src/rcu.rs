@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::arch;
 use crate::cpu;
@@ -49,6 +49,8 @@ static QUEUES: IrqLock<Queues> = IrqLock::new(
 );
 /// CPUs that the current grace period still waits for.
 static HOLDOUTS: AtomicU64 = AtomicU64::new(0);
+/// Is `done` not empty? Written under the lock.
+static HAS_WORK: AtomicBool = AtomicBool::new(false);
 /// CPUs that idle.
 static IDLE: AtomicU64 = AtomicU64::new(0);
 
@@ -81,6 +83,7 @@ fn start(queues: &mut Queues) {
 fn finish(queues: &mut Queues) {
     let waiting = core::mem::take(&mut queues.waiting);
     queues.done.extend(waiting);
+    HAS_WORK.store(true, Ordering::Relaxed);
     start(queues);
 }
 
@@ -122,14 +125,19 @@ pub fn holdouts() -> cpu::CpuMask {
     cpu::CpuMask(HOLDOUTS.load(Ordering::Relaxed))
 }
 
-/// Are there callbacks ready for [`process`]?
+/// Are there callbacks ready for [`process`]? One load.
+#[inline]
 pub fn has_work() -> bool {
-    !QUEUES.lock().done.is_empty()
+    HAS_WORK.load(Ordering::Relaxed)
 }
 
 /// Runs the callbacks whose grace period is over. Call it from thread context.
 pub fn process() {
-    let done = core::mem::take(&mut QUEUES.lock().done);
+    let done = {
+        let mut queues = QUEUES.lock();
+        HAS_WORK.store(false, Ordering::Relaxed);
+        core::mem::take(&mut queues.done)
+    };
     for callback in done {
         if let Callback::Call(f) = callback {
             f();

@@ -123,3 +123,8 @@ pub fn register(upcalls: &'static dyn Upcalls) {
 pub fn upcalls() -> Option<&'static dyn Upcalls> {
     UPCALLS.get().copied()
 }
+
+/// Did the interrupt that is being handled on this CPU come in user mode? Only meaningful in a handler.
+pub fn interrupted_user_mode() -> bool {
+    crate::arch::irq::interrupted_user_mode()
+}

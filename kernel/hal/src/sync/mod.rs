@@ -9,6 +9,7 @@
 //! Sleeping locks live in `sched`. In debug builds each lock has a class (its name), and [`lockdep`] checks
 //! the order in which classes are taken and that nothing sleeps in atomic context.
 
+pub mod cells;
 pub mod lockdep;
 mod once;
 mod rcucell;

@@ -27,3 +27,8 @@ pub fn raise_irq(line: crate::irq::IrqLine) {
     let _off = crate::irq::disable();
     crate::irq::dispatch(line);
 }
+
+/// Registers what to do when a host thread ends while it holds a CPU. Once only.
+pub fn set_exit_hook(hook: fn(crate::cpu::CpuId)) {
+    super::cpu::EXIT_HOOK.call_once(|| hook);
+}

@@ -7,7 +7,7 @@ use core::time::Duration;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread_local;
 
-use crate::cpu::{CpuInfo, CpuMask, MAX_CPUS};
+use crate::cpu::{CpuId, CpuInfo, CpuMask, MAX_CPUS};
 use crate::preempt::NO_RESCHED;
 use crate::thread::Thread;
 
@@ -60,13 +60,27 @@ pub(super) struct Local {
     pub(super) current: Cell<*const Thread>,
 }
 
-impl Drop for Local {
+/// Gives the CPU back when its host thread ends. `Local` itself needs no destructor, so that kernel code can
+/// still run in this one.
+struct ExitGuard;
+
+impl Drop for ExitGuard {
     fn drop(&mut self) {
-        if self.cpu.get() != NO_CPU {
-            release(self.cpu.get());
+        if LOCAL.with(|l| l.cpu.get()) == NO_CPU {
+            return;
+        }
+        if let Some(hook) = EXIT_HOOK.get() {
+            hook(CpuId(current_id()));
+        }
+        let cpu = LOCAL.with(|l| l.cpu.replace(NO_CPU));
+        if cpu != NO_CPU {
+            release(cpu);
         }
     }
 }
+
+/// See [`super::control::set_exit_hook`].
+pub(super) static EXIT_HOOK: crate::sync::Once<fn(CpuId)> = crate::sync::Once::new();
 
 thread_local! {
     pub(super) static LOCAL: Local = const {
@@ -78,18 +92,19 @@ thread_local! {
             current: Cell::new(ptr::null()),
         }
     };
+    static EXIT: ExitGuard = const { ExitGuard };
 }
 
 /// Calls `f` with this host thread's state; a thread without a CPU gets one.
 pub(super) fn local<R>(f: impl FnOnce(&Local) -> R) -> R {
-    // A destructor of another thread-local value may come after ours: it finds a fresh state.
-    LOCAL.try_with(|local| {
+    LOCAL.with(|local| {
         if local.cpu.get() == NO_CPU {
             local.cpu.set(acquire());
+            // Registers the destructor. A thread that is ending already keeps its CPU.
+            let _ending = EXIT.try_with(|_| ());
         }
         f(local)
     })
-    .unwrap_or_else(|_| panic!("kernel code in a thread that has ended"))
 }
 
 fn acquire() -> u32 {

@@ -25,3 +25,7 @@ pub fn route(_line: IrqLine) -> Result<(), RequestError> {
 pub fn collect_counts() -> Vec<IrqInfo> {
     Vec::new()
 }
+
+pub fn interrupted_user_mode() -> bool {
+    false
+}

@@ -1,0 +1,262 @@
+//! The fair queue of one CPU: earliest eligible virtual deadline first.
+//!
+//! Each thread has a virtual runtime that advances at `1024 / weight` of real time while it runs. The
+//! weighted average `V` of all is where an ideal machine would have each of them; `V - v` is a thread's lag,
+//! the service it is owed. A thread with lag >= 0 is *eligible*. Among the eligible, the one whose virtual
+//! deadline (`v` at the start of its slice plus the slice's virtual length) is earliest runs.
+//!
+//! ```text
+//!        A owed service      B had too much
+//!   ─────vA───────V──────────vB───────▶ virtual time       A and C may run; C has the earlier deadline
+//!          vC──┤dC      ├dA
+//! ```
+//!
+//! A pure type: it knows no CPU, lock or clock, so it is tested on the host.
+//!
+//! # Invariants (`check_invariants`)
+//!
+//! - E1: `sum_w` and `sum_wv` are the sums of `w` and `w * (v - base)` over all entities, the current one too.
+//! - E2: some entity is eligible whenever there is one (the one with the smallest `v` is).
+//!
+//! Sources: Stoica and Abdel-Wahab, "Earliest Eligible Virtual Deadline First" (1995); sched-eevdf.rst of
+//! the kernel documentation for the handling of lag across sleeps.
+
+use alloc::vec::Vec;
+
+use crate::policy::NICE_0_WEIGHT;
+
+/// A thread's part in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entity {
+    vruntime: u64,
+    deadline: u64,
+    /// Virtual length of a slice.
+    slice: u64,
+    weight: u32,
+}
+
+impl Entity {
+    /// Its share of the CPU relative to others.
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+}
+
+/// The most virtual time that a sleeper keeps as credit or debt, in slices.
+const LAG_LIMIT_SLICES: u64 = 2;
+
+/// `real` nanoseconds as virtual time of a thread with `weight`.
+fn virtual_ns(real: u64, weight: u32) -> u64 {
+    if weight == NICE_0_WEIGHT {
+        return real;
+    }
+    (u128::from(real) * u128::from(NICE_0_WEIGHT) / u128::from(weight.max(1))) as u64
+}
+
+/// The runnable fair threads of one CPU; `T` identifies one.
+#[derive(Debug)]
+pub struct Queue<T> {
+    waiting: Vec<(Entity, T)>,
+    current: Option<Entity>,
+    /// Sums are relative to this point of virtual time, so that they stay small.
+    base: u64,
+    sum_w: i64,
+    sum_wv: i128,
+}
+
+impl<T> Queue<T> {
+    /// An empty queue.
+    pub const fn new() -> Queue<T> {
+        Queue { waiting: Vec::new(), current: None, base: 0, sum_w: 0, sum_wv: 0 }
+    }
+
+    /// Number of entities, the current one included.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + usize::from(self.current.is_some())
+    }
+
+    /// Is nothing runnable?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The waiting ones, in no order.
+    pub fn waiting(&self) -> impl Iterator<Item = &T> {
+        self.waiting.iter().map(|(_, id)| id)
+    }
+
+    fn key(&self, vruntime: u64) -> i64 {
+        vruntime.wrapping_sub(self.base) as i64
+    }
+
+    fn add(&mut self, entity: &Entity) {
+        self.sum_w += i64::from(entity.weight);
+        self.sum_wv += i128::from(self.key(entity.vruntime)) * i128::from(entity.weight);
+    }
+
+    fn sub(&mut self, entity: &Entity) {
+        self.sum_w -= i64::from(entity.weight);
+        self.sum_wv -= i128::from(self.key(entity.vruntime)) * i128::from(entity.weight);
+    }
+
+    /// The average `V`; moves `base` there.
+    fn average(&mut self) -> u64 {
+        if self.sum_w > 0 && self.sum_wv != 0 {
+            let w = self.sum_w;
+            let delta = match i64::try_from(self.sum_wv) {
+                Ok(small) => small.div_euclid(w),
+                Err(_) => self.sum_wv.div_euclid(i128::from(w)) as i64,
+            };
+            self.base = self.base.wrapping_add(delta as u64);
+            self.sum_wv -= i128::from(delta) * i128::from(w);
+        }
+        self.base
+    }
+
+    fn is_eligible(&self, entity: &Entity) -> bool {
+        i128::from(self.key(entity.vruntime)) * i128::from(self.sum_w) <= self.sum_wv
+    }
+
+    /// The entity of a thread that becomes runnable with `lag` (virtual time owed to it) left from before.
+    ///
+    /// Its arrival moves the average towards it, which would shrink the lag; so it is placed further away.
+    pub fn place(&mut self, lag: i64, weight: u32, slice_ns: u64) -> Entity {
+        let average = self.average();
+        let slice = virtual_ns(slice_ns, weight).max(1);
+        let limit = (slice * LAG_LIMIT_SLICES) as i64;
+        let mut lag = lag.clamp(-limit, limit);
+        if lag != 0 && self.sum_w > 0 {
+            let others = i128::from(self.sum_w);
+            lag = (i128::from(lag) * (others + i128::from(weight)) / others) as i64;
+        }
+        let vruntime = average.wrapping_sub(lag as u64);
+        Entity { vruntime, deadline: vruntime.wrapping_add(slice), slice, weight }
+    }
+
+    /// Halves the first deadline of a new thread, so that it starts soon without gaining time.
+    pub fn place_new(&mut self, weight: u32, slice_ns: u64) -> Entity {
+        let mut entity = self.place(0, weight, slice_ns);
+        entity.deadline = entity.vruntime.wrapping_add(entity.slice / 2);
+        entity
+    }
+
+    /// Adds a waiting thread.
+    pub fn enqueue(&mut self, entity: Entity, id: T) {
+        self.add(&entity);
+        self.waiting.push((entity, id));
+    }
+
+    /// Makes `entity` the current one, which runs already. There must be no current one.
+    pub fn enqueue_current(&mut self, entity: Entity) {
+        debug_assert!(self.current.is_none());
+        self.add(&entity);
+        self.current = Some(entity);
+    }
+
+    /// Charges the current thread for `real_ns`. Returns `true` when its slice is over: others should run.
+    pub fn account(&mut self, real_ns: u64) -> bool {
+        let Some(mut entity) = self.current else { return false };
+        let delta = virtual_ns(real_ns, entity.weight);
+        entity.vruntime = entity.vruntime.wrapping_add(delta);
+        self.sum_wv += i128::from(delta) * i128::from(entity.weight);
+        let over = entity.vruntime.wrapping_sub(entity.deadline) as i64 >= 0;
+        if over {
+            entity.deadline = entity.vruntime.wrapping_add(entity.slice);
+        }
+        self.current = Some(entity);
+        over && !self.waiting.is_empty()
+    }
+
+    /// Makes the best waiting thread the current one. There must be no current one.
+    pub fn pick(&mut self) -> Option<T> {
+        debug_assert!(self.current.is_none());
+        let best = match self.waiting.len() {
+            0 => return None,
+            1 => 0,
+            _ => self.best()?,
+        };
+        let (entity, id) = self.waiting.swap_remove(best);
+        self.current = Some(entity);
+        Some(id)
+    }
+
+    fn best(&self) -> Option<usize> {
+        let mut best: Option<(usize, u64)> = None;
+        for (i, (entity, _)) in self.waiting.iter().enumerate() {
+            let earlier = best.is_none_or(|(_, deadline)| (entity.deadline.wrapping_sub(deadline) as i64) < 0);
+            if earlier && self.is_eligible(entity) {
+                best = Some((i, entity.deadline));
+            }
+        }
+        best.map(|(i, _)| i)
+    }
+
+    /// Puts the current thread back among the waiting.
+    pub fn put_current(&mut self, id: T) {
+        if let Some(entity) = self.current.take() {
+            self.waiting.push((entity, id));
+        }
+    }
+
+    /// Takes the current thread out; returns its lag, to be kept until it comes back.
+    pub fn remove_current(&mut self) -> i64 {
+        let Some(entity) = self.current.take() else { return 0 };
+        self.leave(&entity)
+    }
+
+    /// Takes a waiting thread out; returns its lag with it.
+    pub fn remove(&mut self, is_it: impl Fn(&T) -> bool) -> Option<(i64, T)> {
+        let at = self.waiting.iter().position(|(_, id)| is_it(id))?;
+        let (entity, id) = self.waiting.swap_remove(at);
+        Some((self.leave(&entity), id))
+    }
+
+    fn leave(&mut self, entity: &Entity) -> i64 {
+        let average = self.average();
+        let limit = (entity.slice * LAG_LIMIT_SLICES) as i64;
+        self.sub(entity);
+        if self.sum_w == 0 {
+            // The next one to come starts where this one stopped: virtual time never goes back.
+            self.base = entity.vruntime;
+            self.sum_wv = 0;
+            return 0;
+        }
+        (average.wrapping_sub(entity.vruntime) as i64).clamp(-limit, limit)
+    }
+
+    /// Gives the current thread a new deadline behind all others that are eligible now (sched_yield(2)).
+    pub fn yield_current(&mut self) {
+        if let Some(entity) = &mut self.current {
+            entity.deadline = entity.deadline.wrapping_add(entity.slice);
+        }
+    }
+
+    /// Should the newcomer `entity` run instead of the current thread?
+    pub fn preempts(&self, entity: &Entity) -> bool {
+        match &self.current {
+            None => true,
+            Some(current) => {
+                (entity.deadline.wrapping_sub(current.deadline) as i64) < 0 && self.is_eligible(entity)
+            }
+        }
+    }
+
+    /// Checks E1 and E2.
+    ///
+    /// # Panics
+    ///
+    /// When one is broken.
+    pub fn check_invariants(&self) {
+        let all = || self.waiting.iter().map(|(e, _)| e).chain(&self.current);
+        assert_eq!(self.sum_w, all().map(|e| i64::from(e.weight)).sum::<i64>(), "E1");
+        let sum: i128 = all().map(|e| i128::from(self.key(e.vruntime)) * i128::from(e.weight)).sum();
+        assert_eq!(self.sum_wv, sum, "E1");
+        assert!(self.is_empty() || all().any(|e| self.is_eligible(e)), "E2");
+    }
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Queue::new()
+    }
+}

@@ -1,0 +1,445 @@
+//! Locks whose waiters sleep. The holder may sleep too; never take one in atomic context.
+//!
+//! Uncontended, each costs one atomic operation to take and one to release. Contended, a waiter spins for a
+//! moment when there are other CPUs (the holder is probably about to finish), then sleeps.
+
+use core::ops::{Deref, DerefMut};
+
+use hal::sync::cells::{TryCell, TryGuard, TryReadGuard, TryRwCell, TryWriteGuard, Waiters};
+use hal::sync::lockdep::{self, Class};
+use hal::sync::{SpinLock, might_sleep};
+
+use crate::core_sched::nr_active;
+use crate::thread::{Interrupted, Interruptible};
+use crate::wait::{WaitError, WaitQueue};
+
+/// Rounds of spinning before a waiter sleeps.
+const SPINS: u32 = 100;
+
+/// Tries `take` for a moment, if another CPU could make it succeed.
+fn spin<G>(take: impl Fn() -> Option<G>) -> Option<G> {
+    if nr_active() < 2 {
+        return None;
+    }
+    for _ in 0..SPINS {
+        if let Some(guard) = take() {
+            return Some(guard);
+        }
+        hal::cpu::relax();
+    }
+    None
+}
+
+/// Mutual exclusion.
+pub struct Mutex<T: ?Sized> {
+    queue: WaitQueue,
+    class: Class,
+    cell: TryCell<T>,
+}
+
+/// The right to use a [`Mutex`]'s value.
+#[must_use]
+pub struct MutexGuard<'a, T: ?Sized> {
+    mutex: &'a Mutex<T>,
+    /// `Some` until dropped.
+    inner: Option<TryGuard<'a, T>>,
+}
+
+impl<T> Mutex<T> {
+    /// A mutex of the class `name` around `value`.
+    pub const fn new(name: &'static str, value: T) -> Self {
+        Mutex { queue: WaitQueue::new(), class: Class::new(name), cell: TryCell::new(value) }
+    }
+
+    /// The value, when nobody can hold the mutex.
+    pub fn into_inner(self) -> T {
+        self.cell.into_inner()
+    }
+}
+
+impl<T: ?Sized> Mutex<T> {
+    fn guard<'a>(&'a self, inner: TryGuard<'a, T>) -> MutexGuard<'a, T> {
+        MutexGuard { mutex: self, inner: Some(inner) }
+    }
+
+    /// Takes the mutex; sleeps while another thread has it.
+    #[inline]
+    #[track_caller]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        might_sleep();
+        lockdep::acquire(&self.class);
+        if let Some(inner) = self.cell.try_lock() {
+            return self.guard(inner);
+        }
+        match self.lock_slow(Interruptible::No) {
+            Ok(guard) => guard,
+            Err(_) => unreachable!("an uninterruptible wait"),
+        }
+    }
+
+    /// As [`Mutex::lock`], but a signal as `kind` says ends the wait.
+    pub fn lock_interruptible(&self, kind: Interruptible) -> Result<MutexGuard<'_, T>, Interrupted> {
+        might_sleep();
+        lockdep::acquire(&self.class);
+        match self.cell.try_lock() {
+            Some(inner) => Ok(self.guard(inner)),
+            None => self.lock_slow(kind).inspect_err(|_| lockdep::release(&self.class)),
+        }
+    }
+
+    #[cold]
+    fn lock_slow(&self, kind: Interruptible) -> Result<MutexGuard<'_, T>, Interrupted> {
+        if let Some(inner) = spin(|| self.cell.try_lock()) {
+            return Ok(self.guard(inner));
+        }
+        let inner = self.queue.wait_exclusive(|| self.cell.try_lock_or_want(), None, kind);
+        inner.map(|inner| self.guard(inner)).map_err(|_| Interrupted)
+    }
+
+    /// Takes the mutex if it is free.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let inner = self.cell.try_lock()?;
+        lockdep::acquire_try(&self.class);
+        Some(self.guard(inner))
+    }
+
+    /// Does someone hold it?
+    pub fn is_locked(&self) -> bool {
+        self.cell.is_locked()
+    }
+
+    /// The value, when nobody can hold the mutex.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.cell.get_mut()
+    }
+}
+
+impl<T: ?Sized> Drop for MutexGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        lockdep::release(&self.mutex.class);
+        if self.inner.take().is_some_and(TryGuard::release) {
+            self.mutex.queue.wake_one();
+        }
+    }
+}
+
+impl<T: ?Sized> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        match &self.inner {
+            Some(inner) => inner,
+            None => unreachable!("taken only by drop"),
+        }
+    }
+}
+
+impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        match &mut self.inner {
+            Some(inner) => inner,
+            None => unreachable!("taken only by drop"),
+        }
+    }
+}
+
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Mutex::new(core::any::type_name::<T>(), T::default())
+    }
+}
+
+impl<T: ?Sized> core::fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Mutex({}, locked: {})", self.class.name(), self.is_locked())
+    }
+}
+
+/// One writer or many readers (Linux: `rw_semaphore`). Readers wait behind a waiting writer, so a thread
+/// must not read-lock twice.
+pub struct RwSem<T: ?Sized> {
+    queue: WaitQueue,
+    class: Class,
+    cell: TryRwCell<T>,
+}
+
+/// The right to read a [`RwSem`]'s value.
+#[must_use]
+pub struct RwSemReadGuard<'a, T: ?Sized> {
+    sem: &'a RwSem<T>,
+    inner: Option<TryReadGuard<'a, T>>,
+}
+
+/// The right to change a [`RwSem`]'s value.
+#[must_use]
+pub struct RwSemWriteGuard<'a, T: ?Sized> {
+    sem: &'a RwSem<T>,
+    inner: Option<TryWriteGuard<'a, T>>,
+}
+
+impl<T> RwSem<T> {
+    /// A semaphore of the class `name` around `value`.
+    pub const fn new(name: &'static str, value: T) -> Self {
+        RwSem { queue: WaitQueue::new(), class: Class::new(name), cell: TryRwCell::new(value) }
+    }
+
+    /// The value, when nobody can be inside.
+    pub fn into_inner(self) -> T {
+        self.cell.into_inner()
+    }
+}
+
+impl<T: ?Sized> RwSem<T> {
+    /// Enters as a reader; sleeps while a writer is inside or waits.
+    #[inline]
+    #[track_caller]
+    pub fn read(&self) -> RwSemReadGuard<'_, T> {
+        match self.read_interruptible(Interruptible::No) {
+            Ok(guard) => guard,
+            Err(_) => unreachable!("an uninterruptible wait"),
+        }
+    }
+
+    /// Enters as the writer; sleeps while anyone is inside.
+    #[inline]
+    #[track_caller]
+    pub fn write(&self) -> RwSemWriteGuard<'_, T> {
+        match self.write_interruptible(Interruptible::No) {
+            Ok(guard) => guard,
+            Err(_) => unreachable!("an uninterruptible wait"),
+        }
+    }
+
+    /// As [`RwSem::read`], but a signal as `kind` says ends the wait.
+    #[inline]
+    pub fn read_interruptible(&self, kind: Interruptible) -> Result<RwSemReadGuard<'_, T>, Interrupted> {
+        might_sleep();
+        lockdep::acquire(&self.class);
+        let inner = match self.cell.try_read(Waiters::Respect) {
+            Some(inner) => inner,
+            None => self.read_slow(kind)?,
+        };
+        Ok(RwSemReadGuard { sem: self, inner: Some(inner) })
+    }
+
+    /// As [`RwSem::write`], but a signal as `kind` says ends the wait.
+    #[inline]
+    pub fn write_interruptible(&self, kind: Interruptible) -> Result<RwSemWriteGuard<'_, T>, Interrupted> {
+        might_sleep();
+        lockdep::acquire(&self.class);
+        let inner = match self.cell.try_write() {
+            Some(inner) => inner,
+            None => self.write_slow(kind)?,
+        };
+        Ok(RwSemWriteGuard { sem: self, inner: Some(inner) })
+    }
+
+    #[cold]
+    fn read_slow(&self, kind: Interruptible) -> Result<TryReadGuard<'_, T>, Interrupted> {
+        if let Some(inner) = spin(|| self.cell.try_read(Waiters::Respect)) {
+            return Ok(inner);
+        }
+        let inner = self.queue.wait_deadline(|| self.cell.try_read_or_want(), None, kind);
+        inner.map_err(|error| self.gave_up(error))
+    }
+
+    #[cold]
+    fn write_slow(&self, kind: Interruptible) -> Result<TryWriteGuard<'_, T>, Interrupted> {
+        if let Some(inner) = spin(|| self.cell.try_write()) {
+            return Ok(inner);
+        }
+        let inner = self.queue.wait_exclusive(|| self.cell.try_write_or_want(), None, kind);
+        inner.map_err(|error| self.gave_up(error))
+    }
+
+    /// A waiter that leaves may have been what others wait behind.
+    fn gave_up(&self, _error: WaitError) -> Interrupted {
+        lockdep::release(&self.class);
+        self.queue.wake_one();
+        Interrupted
+    }
+
+    /// Enters as a reader if that needs no waiting.
+    pub fn try_read(&self) -> Option<RwSemReadGuard<'_, T>> {
+        let inner = self.cell.try_read(Waiters::Respect)?;
+        lockdep::acquire_try(&self.class);
+        Some(RwSemReadGuard { sem: self, inner: Some(inner) })
+    }
+
+    /// Enters as the writer if that needs no waiting.
+    pub fn try_write(&self) -> Option<RwSemWriteGuard<'_, T>> {
+        let inner = self.cell.try_write()?;
+        lockdep::acquire_try(&self.class);
+        Some(RwSemWriteGuard { sem: self, inner: Some(inner) })
+    }
+
+    /// Is anyone inside?
+    pub fn is_locked(&self) -> bool {
+        self.cell.is_locked()
+    }
+
+    /// The value, when nobody can be inside.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.cell.get_mut()
+    }
+}
+
+impl<'a, T: ?Sized> RwSemWriteGuard<'a, T> {
+    /// Becomes a reader without letting another writer in between.
+    pub fn downgrade(mut self) -> RwSemReadGuard<'a, T> {
+        let sem = self.sem;
+        let Some(inner) = self.inner.take() else { unreachable!("taken only by drop") };
+        let (inner, wake) = inner.downgrade();
+        if wake {
+            sem.queue.wake_n(0);
+        }
+        lockdep::acquire_try(&sem.class); // `self` is released below
+        RwSemReadGuard { sem, inner: Some(inner) }
+    }
+}
+
+impl<T: ?Sized> Drop for RwSemReadGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        lockdep::release(&self.sem.class);
+        if self.inner.take().is_some_and(TryReadGuard::release) {
+            self.sem.queue.wake_one();
+        }
+    }
+}
+
+impl<T: ?Sized> Drop for RwSemWriteGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        lockdep::release(&self.sem.class);
+        if self.inner.take().is_some_and(TryWriteGuard::release) {
+            self.sem.queue.wake_one();
+        }
+    }
+}
+
+impl<T: ?Sized> Deref for RwSemReadGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        match &self.inner {
+            Some(inner) => inner,
+            None => unreachable!("taken only by drop"),
+        }
+    }
+}
+
+impl<T: ?Sized> Deref for RwSemWriteGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        match &self.inner {
+            Some(inner) => inner,
+            None => unreachable!("taken only by drop"),
+        }
+    }
+}
+
+impl<T: ?Sized> DerefMut for RwSemWriteGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        match &mut self.inner {
+            Some(inner) => inner,
+            None => unreachable!("taken only by drop"),
+        }
+    }
+}
+
+impl<T: Default> Default for RwSem<T> {
+    fn default() -> Self {
+        RwSem::new(core::any::type_name::<T>(), T::default())
+    }
+}
+
+impl<T: ?Sized> core::fmt::Debug for RwSem<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "RwSem({}, locked: {})", self.class.name(), self.is_locked())
+    }
+}
+
+/// Something that happens once and can be waited for.
+pub struct Completion {
+    done: SpinLock<bool>,
+    queue: WaitQueue,
+}
+
+impl Completion {
+    /// Not done yet.
+    pub const fn new() -> Completion {
+        Completion { done: SpinLock::new("sched.completion", false), queue: WaitQueue::new() }
+    }
+
+    /// It happened: all waiters go on, now and later.
+    pub fn complete(&self) {
+        *self.done.lock() = true;
+        self.queue.wake_all();
+    }
+
+    /// Did it happen?
+    pub fn is_done(&self) -> bool {
+        *self.done.lock()
+    }
+
+    /// Waits until it happened.
+    pub fn wait(&self) {
+        self.queue.wait(|| self.is_done().then_some(()));
+    }
+
+    /// Waits until it happened, or a signal or a deadline comes first.
+    pub fn wait_deadline(&self, deadline_ns: Option<u64>, kind: Interruptible) -> Result<(), WaitError> {
+        self.queue.wait_deadline(|| self.is_done().then_some(()), deadline_ns, kind)
+    }
+}
+
+impl Default for Completion {
+    fn default() -> Self {
+        Completion::new()
+    }
+}
+
+/// A counter of permits.
+pub struct Semaphore {
+    permits: SpinLock<usize>,
+    queue: WaitQueue,
+}
+
+impl Semaphore {
+    /// A semaphore with `permits` permits.
+    pub const fn new(permits: usize) -> Semaphore {
+        Semaphore { permits: SpinLock::new("sched.semaphore", permits), queue: WaitQueue::new() }
+    }
+
+    /// Takes a permit if there is one.
+    pub fn try_acquire(&self) -> bool {
+        let mut permits = self.permits.lock();
+        match permits.checked_sub(1) {
+            Some(left) => {
+                *permits = left;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes a permit; sleeps until there is one.
+    pub fn acquire(&self, kind: Interruptible) -> Result<(), Interrupted> {
+        let result = self.queue.wait_exclusive(|| self.try_acquire().then_some(()), None, kind);
+        result.map_err(|_| Interrupted)
+    }
+
+    /// Gives a permit (back).
+    pub fn release(&self) {
+        *self.permits.lock() += 1;
+        self.queue.wake_one();
+    }
+}

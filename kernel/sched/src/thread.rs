@@ -1,0 +1,420 @@
+//! Threads as the scheduler sees them.
+//!
+//! ```text
+//!             start               picked                 sleep state set, schedule()
+//!   New ───────────────▶ RUNNING ◀──────▶ (on a CPU) ───────────────────────────▶ state | OFF_RQ
+//!                           ▲                                                        │ wake: one CAS
+//!                           └──────────────── enqueued ◀───────── WAKING ◀───────────┘
+//!   exit: DEAD | OFF_RQ, never woken
+//! ```
+//!
+//! # Invariants
+//!
+//! - S1: a thread is in at most one run queue, or current on at most one CPU. `OFF_RQ` is set by the CPU that
+//!   takes it out, under the run queue's lock; the one waker whose compare-exchange turns that state into
+//!   `WAKING` puts it in again.
+//! - S2: `wait_depth` and the setting of bits in `wait_bits` belong to the thread itself.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::ops::Deref;
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+use hal::NoMemory;
+use hal::cpu::{CpuId, CpuMask};
+use hal::sync::IrqLock;
+use hal::thread::{Fpu, Slot, Work};
+use hal::trap::UserRegs;
+
+use crate::core_sched;
+use crate::policy::{Attributes, Policy};
+
+/// Runnable.
+pub(crate) const RUNNING: u32 = 0;
+/// Sleeps until woken or signalled.
+pub(crate) const INTERRUPTIBLE: u32 = 1;
+/// Sleeps until woken.
+pub(crate) const UNINTERRUPTIBLE: u32 = 2;
+/// Sleeps until woken or killed.
+pub(crate) const KILLABLE: u32 = 4;
+/// Any sleep.
+pub(crate) const ASLEEP: u32 = INTERRUPTIBLE | UNINTERRUPTIBLE | KILLABLE;
+/// Taken out of its run queue.
+pub(crate) const OFF_RQ: u32 = 0x100;
+/// A waker is about to enqueue it.
+pub(crate) const WAKING: u32 = 0x200;
+/// Not started yet.
+pub(crate) const NEW: u32 = 0x400;
+/// Ended.
+pub(crate) const DEAD: u32 = 0x800;
+
+/// What may end a sleep early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruptible {
+    /// Nothing.
+    No,
+    /// Any signal.
+    Yes,
+    /// A fatal signal.
+    Killable,
+}
+
+impl Interruptible {
+    pub(crate) const fn state(self) -> u32 {
+        match self {
+            Interruptible::No => UNINTERRUPTIBLE,
+            Interruptible::Yes => INTERRUPTIBLE,
+            Interruptible::Killable => KILLABLE,
+        }
+    }
+}
+
+/// A sleep ended early because of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupted;
+
+impl From<Interrupted> for abi::Errno {
+    /// `ERESTARTSYS`: signal delivery turns it into a restart or `EINTR`.
+    fn from(_: Interrupted) -> Self {
+        abi::Errno::ERESTARTSYS
+    }
+}
+
+/// What a thread is doing, for /proc.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Runs or waits for a CPU (R).
+    Running,
+    /// Sleeps interruptibly (S).
+    Sleeping,
+    /// Sleeps uninterruptibly (D).
+    DiskSleep,
+    /// Has ended.
+    Dead,
+}
+
+const SIGNAL_PENDING: u8 = 1;
+const KILL_PENDING: u8 = 2;
+
+/// CPU time of a thread, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuTimes {
+    /// In user mode (sampled; the sum of both is exact).
+    pub user_ns: u64,
+    /// In the kernel.
+    pub system_ns: u64,
+}
+
+impl CpuTimes {
+    /// Both together.
+    pub fn total_ns(&self) -> u64 {
+        self.user_ns + self.system_ns
+    }
+}
+
+/// A thread of execution.
+pub struct Thread {
+    id: u64,
+    name: IrqLock<String>,
+    hal: Arc<hal::thread::Thread>,
+    pub(crate) is_idle: AtomicBool,
+    pub(crate) state: AtomicU32,
+    /// Bit d is set while the wait at depth d has not been woken.
+    pub(crate) wait_bits: AtomicU64,
+    pub(crate) wait_depth: AtomicU32,
+    interrupts: AtomicU8,
+    /// The CPU it runs on, waits on, or ran on last.
+    pub(crate) cpu: AtomicU32,
+    attributes: AtomicU32,
+    /// CPUs it may run on.
+    affinity: AtomicU64,
+    /// Virtual time owed to it when it last left the fair queue.
+    pub(crate) lag: AtomicI64,
+    /// Time that it ran.
+    pub(crate) exec_ns: AtomicU64,
+    pub(crate) user_ticks: AtomicU64,
+    pub(crate) system_ticks: AtomicU64,
+    pub(crate) voluntary_switches: AtomicU64,
+    pub(crate) involuntary_switches: AtomicU64,
+    /// Real time left of its round-robin turn.
+    pub(crate) turn_left_ns: AtomicU64,
+    start_ns: u64,
+}
+
+/// Where hal keeps the scheduler's part of a thread.
+pub(crate) static SELF: Slot<Arc<Thread>> = Slot::new();
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+fn encode(attributes: Attributes) -> u32 {
+    u32::from_le_bytes([attributes.policy as u8, attributes.nice as u8, attributes.priority, 0])
+}
+
+fn decode(word: u32) -> Attributes {
+    let [policy, nice, priority, _] = word.to_le_bytes();
+    let policy = Policy::from_number(u32::from(policy)).unwrap_or_default();
+    Attributes { policy, nice: nice as i8, priority }
+}
+
+impl Thread {
+    pub(crate) fn wrap(hal: Arc<hal::thread::Thread>, name: &str, state: u32) -> Arc<Thread> {
+        let thread = Arc::new(Thread {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            name: IrqLock::new("sched.name", String::from(name)),
+            hal,
+            is_idle: AtomicBool::new(false),
+            state: AtomicU32::new(state),
+            wait_bits: AtomicU64::new(0),
+            wait_depth: AtomicU32::new(0),
+            interrupts: AtomicU8::new(0),
+            cpu: AtomicU32::new(hal::cpu::raw_current_id().0),
+            attributes: AtomicU32::new(encode(Attributes::NORMAL)),
+            affinity: AtomicU64::new(CpuMask::ALL.0),
+            lag: AtomicI64::new(0),
+            exec_ns: AtomicU64::new(0),
+            user_ticks: AtomicU64::new(0),
+            system_ticks: AtomicU64::new(0),
+            voluntary_switches: AtomicU64::new(0),
+            involuntary_switches: AtomicU64::new(0),
+            turn_left_ns: AtomicU64::new(0),
+            start_ns: hal::time::now_ns(),
+        });
+        // A fresh hal thread has an empty slot.
+        let _filled = thread.hal.set_slot(&SELF, thread.clone());
+        thread
+    }
+
+    /// A number that no other thread had or will have (not a pid).
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> String {
+        self.name.lock().clone()
+    }
+
+    /// Changes its name.
+    pub fn set_name(&self, name: &str) {
+        let mut new = String::from(name);
+        core::mem::swap(&mut *self.name.lock(), &mut new);
+    }
+
+    /// The machine's part, for slots and work flags.
+    pub fn hal(&self) -> &Arc<hal::thread::Thread> {
+        &self.hal
+    }
+
+    /// Policy, nice value and priority.
+    pub fn attributes(&self) -> Attributes {
+        decode(self.attributes.load(Ordering::Relaxed))
+    }
+
+    /// Changes policy, nice value and priority.
+    pub fn set_attributes(self: &Arc<Self>, attributes: Attributes) {
+        core_sched::change(self, || self.attributes.store(encode(attributes), Ordering::Relaxed));
+    }
+
+    /// The CPUs it may run on.
+    pub fn affinity(&self) -> CpuMask {
+        CpuMask(self.affinity.load(Ordering::Relaxed))
+    }
+
+    /// Restricts it to `mask`; it moves if it has to. `Err`: no CPU of the mask is online.
+    pub fn set_affinity(self: &Arc<Self>, mask: CpuMask) -> Result<(), abi::Errno> {
+        if mask.and(hal::cpu::online()).is_empty() {
+            return Err(abi::Errno::EINVAL);
+        }
+        self.affinity.store(mask.0, Ordering::Relaxed);
+        core_sched::leave_forbidden_cpu(self);
+        Ok(())
+    }
+
+    /// The CPU it runs on or ran on last.
+    pub fn cpu(&self) -> CpuId {
+        CpuId(self.cpu.load(Ordering::Relaxed))
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> State {
+        match self.state.load(Ordering::Relaxed) {
+            s if s & DEAD != 0 => State::Dead,
+            s if s & OFF_RQ == 0 => State::Running,
+            s if s & INTERRUPTIBLE != 0 => State::Sleeping,
+            s if s & NEW != 0 => State::Sleeping,
+            _ => State::DiskSleep,
+        }
+    }
+
+    /// CPU time that it used. The running slice of a thread on another CPU counts once it is accounted.
+    pub fn cpu_times(&self) -> CpuTimes {
+        let total = self.exec_ns.load(Ordering::Relaxed);
+        let user = self.user_ticks.load(Ordering::Relaxed);
+        let system = self.system_ticks.load(Ordering::Relaxed);
+        let user_ns = match user + system {
+            0 => 0,
+            ticks => (u128::from(total) * u128::from(user) / u128::from(ticks)) as u64,
+        };
+        CpuTimes { user_ns, system_ns: total - user_ns }
+    }
+
+    /// When it was made, in nanoseconds since boot.
+    pub fn start_ns(&self) -> u64 {
+        self.start_ns
+    }
+
+    /// How often it gave the CPU up, and how often it was taken away.
+    pub fn switches(&self) -> (u64, u64) {
+        (self.voluntary_switches.load(Ordering::Relaxed), self.involuntary_switches.load(Ordering::Relaxed))
+    }
+
+    /// Tells it that a signal is pending (a fatal one with `kill`): interruptible sleeps end, and it takes the
+    /// slow way out to user mode.
+    pub fn notify_signal(self: &Arc<Self>, kill: Kill) {
+        let (bits, wakes) = match kill {
+            Kill::No => (SIGNAL_PENDING, INTERRUPTIBLE),
+            Kill::Yes => (SIGNAL_PENDING | KILL_PENDING, INTERRUPTIBLE | KILLABLE),
+        };
+        self.interrupts.fetch_or(bits, Ordering::SeqCst);
+        self.hal.set_work(Work::SIGNAL);
+        fence(Ordering::SeqCst);
+        if !core_sched::wake_states(self, wakes) {
+            core_sched::kick_if_running(self);
+        }
+    }
+
+    /// No signal is pending any more. Called by the thread itself once it has looked at its signals.
+    pub fn clear_signal(&self) {
+        self.interrupts.store(0, Ordering::SeqCst);
+        self.hal.clear_work(Work::SIGNAL);
+    }
+
+    /// Would a sleep of this kind end at once?
+    pub fn is_interrupted(&self, kind: Interruptible) -> bool {
+        let bits = self.interrupts.load(Ordering::SeqCst);
+        match kind {
+            Interruptible::No => false,
+            Interruptible::Yes => bits != 0,
+            Interruptible::Killable => bits & KILL_PENDING != 0,
+        }
+    }
+
+    /// Ends its sleep, whatever it sleeps for: waits check their condition again. `true` if it slept.
+    pub fn wake(self: &Arc<Self>) -> bool {
+        core_sched::wake_states(self, ASLEEP)
+    }
+
+    /// Gives up a thread that was never started.
+    pub fn discard(self: Arc<Self>) {
+        if self.hal.discard() {
+            hal::thread::reap(self.hal.clone());
+        }
+    }
+}
+
+impl core::fmt::Debug for Thread {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Thread({} {:?}, state {:#x})", self.id, self.name(), self.state.load(Ordering::Relaxed))
+    }
+}
+
+/// Is a notified signal fatal?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kill {
+    /// Not necessarily.
+    No,
+    /// The thread will die of it.
+    Yes,
+}
+
+/// The current thread; cannot be sent to another.
+pub struct Current {
+    hal: hal::thread::Current,
+}
+
+/// The current thread.
+#[inline]
+pub fn current() -> Current {
+    let hal = hal::thread::current();
+    if hal.slot(&SELF).is_none() {
+        core_sched::adopt(&hal);
+    }
+    Current { hal }
+}
+
+impl Current {
+    /// A reference that may be kept and sent.
+    pub fn arc(&self) -> Arc<Thread> {
+        self.shared().clone()
+    }
+
+    /// The shared reference that the thread itself holds.
+    #[inline]
+    pub fn shared(&self) -> &Arc<Thread> {
+        match self.hal.slot(&SELF) {
+            Some(thread) => thread,
+            None => unreachable!("`current` fills the slot"),
+        }
+    }
+
+    /// The machine's part.
+    pub fn machine(&self) -> &hal::thread::Current {
+        &self.hal
+    }
+}
+
+impl Deref for Current {
+    type Target = Thread;
+
+    #[inline]
+    fn deref(&self) -> &Thread {
+        self.shared()
+    }
+}
+
+/// Makes a kernel thread that does not run yet; see [`start`].
+pub fn new_kernel_thread(name: &str, f: impl FnOnce() + Send + 'static) -> Result<Arc<Thread>, NoMemory> {
+    let hal = hal::thread::Thread::new(Box::new(f))?;
+    Ok(Thread::wrap(hal, name, NEW | OFF_RQ))
+}
+
+/// Makes and starts a kernel thread.
+pub fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> Result<Arc<Thread>, NoMemory> {
+    let thread = new_kernel_thread(name, f)?;
+    start(&thread, Placement::Fork);
+    Ok(thread)
+}
+
+/// Makes a thread that runs `first` and then enters user mode with `regs`; see [`start`]. It inherits
+/// attributes and affinity from the current thread. Give it its page table with
+/// [`hal::thread::Thread::set_first_page_table`].
+pub fn new_user_thread(
+    name: &str,
+    regs: UserRegs,
+    fpu: Fpu,
+    first: impl FnOnce() + Send + 'static,
+) -> Result<Arc<Thread>, NoMemory> {
+    let hal = hal::thread::Thread::new_user(regs, fpu, Box::new(first))?;
+    let thread = Thread::wrap(hal, name, NEW | OFF_RQ);
+    let parent = current();
+    thread.attributes.store(parent.attributes.load(Ordering::Relaxed), Ordering::Relaxed);
+    thread.affinity.store(parent.affinity.load(Ordering::Relaxed), Ordering::Relaxed);
+    Ok(thread)
+}
+
+/// Which CPU a new thread should start on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// An idle one if there is any, else this one.
+    Fork,
+    /// This one, if allowed: the parent is about to wait for it (vfork).
+    Here,
+}
+
+/// Makes a new thread runnable. Only the first call counts.
+pub fn start(thread: &Arc<Thread>, placement: Placement) {
+    let new = NEW | OFF_RQ;
+    if thread.state.compare_exchange(new, WAKING, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        core_sched::start(thread, placement);
+    }
+}

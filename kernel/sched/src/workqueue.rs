@@ -1,0 +1,79 @@
+//! Work to be done later in thread context, by a few kernel threads.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use hal::sync::IrqLock;
+
+use crate::thread;
+use crate::wait::WaitQueue;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Most worker threads. More than one, since work may sleep.
+const MAX_WORKERS: usize = 8;
+
+static QUEUE: IrqLock<VecDeque<Work>> = IrqLock::new("sched.workqueue", VecDeque::new());
+static ARRIVED: WaitQueue = WaitQueue::new();
+static WORKERS: AtomicUsize = AtomicUsize::new(0);
+static IDLE_WORKERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Runs `work` soon on a worker thread. Usable in atomic context once a worker exists (see [`init`]).
+pub fn queue(work: Box<dyn FnOnce() + Send>) {
+    QUEUE.lock().push_back(work);
+    ARRIVED.wake(u32::MAX, 1);
+    if WORKERS.load(Ordering::Relaxed) == 0 && !hal::preempt::is_atomic() {
+        init();
+    }
+}
+
+/// Starts the first worker, unless there is one.
+pub fn init() {
+    if WORKERS.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        add_worker();
+    }
+}
+
+/// Starts a worker that is counted already.
+fn add_worker() {
+    if thread::spawn("kworker", worker).is_err() {
+        // Without memory for another one, those there do the work.
+        WORKERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn worker() {
+    loop {
+        IDLE_WORKERS.fetch_add(1, Ordering::SeqCst);
+        let (work, more) = match ARRIVED.wait_exclusive(take, None, thread::Interruptible::Yes) {
+            Ok(taken) => taken,
+            // Nobody signals a worker.
+            Err(_) => {
+                thread::current().clear_signal();
+                IDLE_WORKERS.fetch_sub(1, Ordering::SeqCst);
+                continue;
+            }
+        };
+        let idle = IDLE_WORKERS.fetch_sub(1, Ordering::SeqCst) - 1;
+        if more && idle == 0 && WORKERS.load(Ordering::Relaxed) < MAX_WORKERS {
+            WORKERS.fetch_add(1, Ordering::Relaxed);
+            add_worker();
+        }
+        work();
+    }
+}
+
+fn take() -> Option<(Work, bool)> {
+    let mut queue = QUEUE.lock();
+    let work = queue.pop_front()?;
+    Some((work, !queue.is_empty()))
+}
+
+/// Waits until all readers of before have finished (Linux: `synchronize_rcu`). Sleeps.
+pub fn synchronize_rcu() {
+    let done = alloc::sync::Arc::new(crate::locks::Completion::new());
+    let signal = done.clone();
+    hal::rcu::call(Box::new(move || signal.complete()));
+    done.wait();
+}
