@@ -131,6 +131,7 @@ keel_boot_gdt:
     .globl keel_slide_and_call
 keel_slide_and_call:
     add     rsp, rsi
+    and     rsp, -16                        # as the ABI wants it before a call
     xor     ebp, ebp
     mov     rax, rdi
     mov     rdi, rdx
