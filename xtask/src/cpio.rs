@@ -117,7 +117,12 @@ impl<W: Write> Writer<W> {
 
     /// Adds a folder.
     pub fn add_dir(&mut self, name: &str, permissions: u32) -> Result<()> {
-        self.add(name.as_bytes(), Meta { nlink: 2, ..Meta::new(mode::DIR | permissions) }, &mut io::empty(), 0)
+        self.add(
+            name.as_bytes(),
+            Meta { nlink: 2, ..Meta::new(mode::DIR | permissions) },
+            &mut io::empty(),
+            0,
+        )
     }
 
     /// Adds a symbolic link.

@@ -21,7 +21,9 @@ impl Mirrors {
     pub fn find() -> Result<Mirrors> {
         let mut apt = Command::new("apt-get");
         apt.args(["indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]);
-        let list = ui::capture(&mut apt).context("the machine's apt sources cannot be read; Keel's images are made from Debian packages")?;
+        let list = ui::capture(&mut apt).context(
+            "the machine's apt sources cannot be read; Keel's images are made from Debian packages",
+        )?;
         Self::parse(&list).context(
             "apt's sources on this machine name no Debian archive (a line with the component main). \
              Add one to /etc/apt/sources.list, e.g. `deb http://deb.debian.org/debian bookworm main`, and run `apt-get update`",
@@ -33,7 +35,10 @@ impl Mirrors {
         let mut security = None;
         for line in list.lines() {
             let mut fields = line.split_whitespace();
-            let (Some(uri), Some(release), Some("main")) = (fields.next(), fields.next(), fields.next()) else { continue };
+            let (Some(uri), Some(release), Some("main")) = (fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
             let uri = uri.trim_end_matches('/');
             if release.ends_with("-security") {
                 security.get_or_insert_with(|| uri.to_owned());
@@ -46,7 +51,10 @@ impl Mirrors {
 
     /// Lines of a sources.list for the stable release `suite`, with its updates.
     pub fn sources(&self, suite: &str) -> Vec<String> {
-        let mut lines = vec![format!("deb {} {suite} main", self.main), format!("deb {} {suite}-updates main", self.main)];
+        let mut lines = vec![
+            format!("deb {} {suite} main", self.main),
+            format!("deb {} {suite}-updates main", self.main),
+        ];
         if let Some(security) = &self.security {
             lines.push(format!("deb {security} {suite}-security main"));
         }
@@ -68,7 +76,10 @@ impl Apt {
         }
         let mirrors = Mirrors::find()?;
         let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
-        fs::write(dir.join("sources.list"), format!("deb [signed-by={keyring}] {} {suite} main\n", mirrors.main))?;
+        fs::write(
+            dir.join("sources.list"),
+            format!("deb [signed-by={keyring}] {} {suite} main\n", mirrors.main),
+        )?;
         fs::write(dir.join("state/status"), "")?;
         let at = dir.display();
         let config = format!(
@@ -100,12 +111,15 @@ impl Apt {
     /// Fetches `package` and unpacks it into `to`; returns its file name, which tells the version.
     pub fn unpack(&self, step: &ui::Step, package: &str, to: &Path) -> Result<String> {
         let dir = self.dir.join("cache");
-        let old = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&format!("{package}_"));
+        let old =
+            |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&format!("{package}_"));
         for entry in fs::read_dir(&dir)?.flatten().filter(old) {
             fs::remove_file(entry.path())?;
         }
         ui::run(step, self.command("apt-get").args(["-q", "download", package]))?;
-        let Some(file) = fs::read_dir(&dir)?.flatten().find(old) else { bail!("apt-get download {package} left no file") };
+        let Some(file) = fs::read_dir(&dir)?.flatten().find(old) else {
+            bail!("apt-get download {package} left no file")
+        };
         ui::run(step, Command::new("dpkg-deb").arg("-x").arg(file.path()).arg(to))?;
         let name = file.file_name().to_string_lossy().into_owned();
         fs::remove_file(file.path())?;

@@ -74,7 +74,12 @@ pub struct Report {
 }
 
 /// Boots the guest, runs `command` in it, hands its output to `sink`, and waits for the end.
-pub fn run(args: &GuestArgs, command: &str, timeout: Duration, sink: &mut dyn FnMut(Port, &[u8])) -> Result<Report> {
+pub fn run(
+    args: &GuestArgs,
+    command: &str,
+    timeout: Duration,
+    sink: &mut dyn FnMut(Port, &[u8]),
+) -> Result<Report> {
     qemu::check_installed()?;
     let guest = args.prepare(&Job::Exec(command.to_owned()))?;
     let ports = Ports::open()?;
@@ -86,7 +91,16 @@ pub fn run(args: &GuestArgs, command: &str, timeout: Duration, sink: &mut dyn Fn
     qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone()?);
     let start = Instant::now();
     let child = qemu.spawn().context("cannot start QEMU")?;
-    let mut session = Session { ports, child, log, start, deadline: start + timeout, state: State::Booting, control: String::new(), tail: Tail::default() };
+    let mut session = Session {
+        ports,
+        child,
+        log,
+        start,
+        deadline: start + timeout,
+        state: State::Booting,
+        control: String::new(),
+        tail: Tail::default(),
+    };
     let ended = session.pump(sink);
     session.stop();
     let outcome = match ended? {
@@ -112,9 +126,16 @@ impl Ports {
         let mut ports = Ports { dir, readers: Default::default() };
         for idx in 0..PORTS.len() {
             let path = ports.path(idx);
-            rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
-                .with_context(|| format!("cannot make the FIFO {}", path.display()))?;
-            let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::FileType::Fifo,
+                Mode::RUSR | Mode::WUSR,
+                0,
+            )
+            .with_context(|| format!("cannot make the FIFO {}", path.display()))?;
+            let fd =
+                rustix::fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
             let _ = rustix::pipe::fcntl_setpipe_size(&fd, FIFO_SIZE); // smaller is slower, not wrong
             ports.readers[idx] = Some(File::from(fd));
         }
@@ -127,7 +148,11 @@ impl Ports {
 
     fn arguments(&self) -> Vec<String> {
         let chardev = |idx| format!("file,id=port{idx},path={}", qemu::escape(&self.path(idx)));
-        (0..PORTS.len()).flat_map(|idx| ["-chardev".to_owned(), chardev(idx), "-serial".to_owned(), format!("chardev:port{idx}")]).collect()
+        (0..PORTS.len())
+            .flat_map(|idx| {
+                ["-chardev".to_owned(), chardev(idx), "-serial".to_owned(), format!("chardev:port{idx}")]
+            })
+            .collect()
     }
 
     fn are_closed(&self) -> bool {
@@ -204,8 +229,13 @@ impl Session {
             State::Panicked => broken("the kernel panicked".to_owned()),
             State::Booting if ended => broken("the guest ended before /init started".to_owned()),
             State::Running if ended => broken("the guest ended before the command did".to_owned()),
-            State::Booting => broken(format!("the guest hung: /init did not start within {:.0} s", self.start.elapsed().as_secs_f64())),
-            State::Running => broken(format!("the command ran out of time: {:.0} s", self.start.elapsed().as_secs_f64())),
+            State::Booting => broken(format!(
+                "the guest hung: /init did not start within {:.0} s",
+                self.start.elapsed().as_secs_f64()
+            )),
+            State::Running => {
+                broken(format!("the command ran out of time: {:.0} s", self.start.elapsed().as_secs_f64()))
+            }
         }
     }
 
@@ -216,14 +246,20 @@ impl Session {
             std::thread::sleep(nap.min(Duration::from_millis(5)));
             return Ok(());
         }
-        let mut fds: Vec<PollFd<'_>> =
-            self.ports.readers.iter().flatten().map(|f| PollFd::from_borrowed_fd(f.as_fd(), PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> = self
+            .ports
+            .readers
+            .iter()
+            .flatten()
+            .map(|f| PollFd::from_borrowed_fd(f.as_fd(), PollFlags::IN))
+            .collect();
         let nap = Timespec { tv_sec: 0, tv_nsec: nap.subsec_nanos().into() };
         match poll(&mut fds, Some(&nap)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("poll"),
         }
-        let mut hung_up = fds.iter().map(|fd| fd.revents().contains(PollFlags::HUP)).collect::<Vec<_>>().into_iter();
+        let mut hung_up =
+            fds.iter().map(|fd| fd.revents().contains(PollFlags::HUP)).collect::<Vec<_>>().into_iter();
         for (idx, port) in PORTS.into_iter().enumerate() {
             if self.ports.readers[idx].is_some() {
                 self.read_port(idx, port, hung_up.next().unwrap_or(false), sink)?;
@@ -232,7 +268,13 @@ impl Session {
         Ok(())
     }
 
-    fn read_port(&mut self, idx: usize, port: Port, hung_up: bool, sink: &mut dyn FnMut(Port, &[u8])) -> Result<()> {
+    fn read_port(
+        &mut self,
+        idx: usize,
+        port: Port,
+        hung_up: bool,
+        sink: &mut dyn FnMut(Port, &[u8]),
+    ) -> Result<()> {
         let mut buffer = [0; 65536];
         while let Some(file) = &mut self.ports.readers[idx] {
             match file.read(&mut buffer) {

@@ -92,7 +92,9 @@ impl Job {
     fn encode(&self) -> Vec<u8> {
         match self {
             Job::Exec(command) => format!("exec\0{command}").into_bytes(),
-            Job::Shell { rows, columns, term } => format!("shell\0ttyS0\0{rows}\0{columns}\0{term}").into_bytes(),
+            Job::Shell { rows, columns, term } => {
+                format!("shell\0ttyS0\0{rows}\0{columns}\0{term}").into_bytes()
+            }
         }
     }
 }
@@ -125,8 +127,10 @@ impl GuestArgs {
         let initrd = scratch_file(&root)?;
         // From here on the file is removed whatever happens.
         let guest = Guest { machine: self.machine(kernel, initrd.clone()), initrd };
-        let mut out = File::create(&guest.initrd).with_context(|| format!("cannot write {}", guest.initrd.display()))?;
-        io::copy(&mut File::open(&root)?, &mut out).context("the initramfs could not be put together: is the disk full?")?;
+        let mut out = File::create(&guest.initrd)
+            .with_context(|| format!("cannot write {}", guest.initrd.display()))?;
+        io::copy(&mut File::open(&root)?, &mut out)
+            .context("the initramfs could not be put together: is the disk full?")?;
         pad_to_page(&mut out)?;
         let mut writer = Writer::new(io::BufWriter::new(out));
         add_overlay(&mut writer, &init, job, self.share.as_deref())?;
@@ -164,9 +168,15 @@ impl GuestArgs {
     fn root_file(&self) -> Result<PathBuf> {
         let name = self.root.as_str();
         if name.ends_with(".ext4") {
-            bail!("a root on ext4 needs a block device driver, which Keel does not have yet: use a .cpio file");
+            bail!(
+                "a root on ext4 needs a block device driver, which Keel does not have yet: use a .cpio file"
+            );
         }
-        if name.ends_with(".cpio") || name.contains('/') { existing(name, "root") } else { image::ensure(name) }
+        if name.ends_with(".cpio") || name.contains('/') {
+            existing(name, "root")
+        } else {
+            image::ensure(name)
+        }
     }
 }
 

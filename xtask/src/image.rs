@@ -68,9 +68,11 @@ pub fn names() -> Result<Vec<String>> {
 /// The image made by the recipe `name`, made now when the cache has none.
 pub fn ensure(name: &str) -> Result<PathBuf> {
     let recipe_path = paths::repo().join("images").join(format!("{name}.toml"));
-    let text = fs::read_to_string(&recipe_path)
-        .with_context(|| format!("there is no root called {name}; images/ has {}", names().unwrap_or_default().join(", ")))?;
-    let recipe: Recipe = toml::from_str(&text).with_context(|| format!("{} is not a valid recipe", recipe_path.display()))?;
+    let text = fs::read_to_string(&recipe_path).with_context(|| {
+        format!("there is no root called {name}; images/ has {}", names().unwrap_or_default().join(", "))
+    })?;
+    let recipe: Recipe =
+        toml::from_str(&text).with_context(|| format!("{} is not a valid recipe", recipe_path.display()))?;
     let path = paths::cache()?.join(format!("root-{name}-{}.cpio", hash(&text)));
     if path.exists() {
         return Ok(path);
@@ -168,7 +170,13 @@ fn add_debian(writer: &mut Writer<impl Write>, recipe: &Recipe, step: &ui::Step,
 /// How this machine's apt reaches its mirror: what is set beyond the sources themselves.
 fn host_apt_options() -> Result<Vec<String>> {
     let mut apt_config = Command::new("apt-config");
-    apt_config.args(["dump", "Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::http::Proxy", "Acquire::https::Proxy"]);
+    apt_config.args([
+        "dump",
+        "Acquire::Check-Valid-Until",
+        "Acquire::Check-Date",
+        "Acquire::http::Proxy",
+        "Acquire::https::Proxy",
+    ]);
     let dump = ui::capture(&mut apt_config)?;
     Ok(dump.lines().filter(|l| !l.contains("\"\"")).map(str::to_owned).collect())
 }
@@ -202,8 +210,15 @@ fn add_tar(writer: &mut Writer<impl Write>, tar: &Path, drop: &[String]) -> Resu
             tar::EntryType::Fifo => mode::FIFO,
             _ => mode::FILE,
         };
-        meta.rdev = (header.device_major().ok().flatten().unwrap_or(0), header.device_minor().ok().flatten().unwrap_or(0));
-        let file = if kind == tar::EntryType::Link { plain_name(target.as_deref().unwrap_or_default()) } else { name.clone() };
+        meta.rdev = (
+            header.device_major().ok().flatten().unwrap_or(0),
+            header.device_minor().ok().flatten().unwrap_or(0),
+        );
+        let file = if kind == tar::EntryType::Link {
+            plain_name(target.as_deref().unwrap_or_default())
+        } else {
+            name.clone()
+        };
         if let Some(&nlink) = links.get(&file) {
             meta.nlink = nlink;
             meta.ino = *inodes.entry(file).or_insert_with(|| writer.fresh_ino());
@@ -212,7 +227,9 @@ fn add_tar(writer: &mut Writer<impl Write>, tar: &Path, drop: &[String]) -> Resu
             continue;
         }
         match target {
-            Some(target) if kind == tar::EntryType::Symlink => writer.add(&name, meta, &mut &target[..], target.len() as u64)?,
+            Some(target) if kind == tar::EntryType::Symlink => {
+                writer.add(&name, meta, &mut &target[..], target.len() as u64)?
+            }
             _ => {
                 let len = if kind == tar::EntryType::Link { 0 } else { entry.size() };
                 writer.add(&name, meta, &mut entry as &mut dyn Read, len)?;

@@ -21,7 +21,13 @@ pub fn gdb(args: &GuestArgs) -> Result<ExitCode> {
     let socket = paths::logs()?.join(format!("gdb-{}.sock", std::process::id()));
     let log = paths::logs()?.join("gdb-console.log");
     let mut qemu = guest.machine.command();
-    qemu.args(["-S", "-chardev", &format!("socket,id=gdb,path={},server=on,wait=off", qemu::escape(&socket)), "-gdb", "chardev:gdb"]);
+    qemu.args([
+        "-S",
+        "-chardev",
+        &format!("socket,id=gdb,path={},server=on,wait=off", qemu::escape(&socket)),
+        "-gdb",
+        "chardev:gdb",
+    ]);
     qemu.args(["-serial", &format!("file:{}", log.display())]).stdin(Stdio::null());
     let mut child = qemu.spawn().context("cannot start QEMU")?;
     ui::say(&format!("the guest's console is written to {}", log.display()));
@@ -42,7 +48,14 @@ pub fn gdb(args: &GuestArgs) -> Result<ExitCode> {
 
 /// QEMU's arguments that put the guest's first serial port on this terminal.
 pub fn console() -> [&'static str; 6] {
-    ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console", "-mon", "chardev=console"]
+    [
+        "-chardev",
+        "stdio,id=console,mux=on,signal=off",
+        "-serial",
+        "chardev:console",
+        "-mon",
+        "chardev=console",
+    ]
 }
 
 /// Whether the kernel's messages appear on the terminal.

@@ -44,7 +44,10 @@ pub fn build(flavour: Flavour) -> Result<Built> {
     ui::run(&step, &mut cargo).context("the kernel does not build")?;
     step.clear();
     let profile = if flavour == Flavour::Release { "release" } else { "debug" };
-    Ok(Built { elf: target_dir.join(TARGET).join(profile).join("keel"), seconds: start.elapsed().as_secs_f64() })
+    Ok(Built {
+        elf: target_dir.join(TARGET).join(profile).join("keel"),
+        seconds: start.elapsed().as_secs_f64(),
+    })
 }
 
 /// Builds the kernel and tells where it is; the verb `build`.

@@ -40,7 +40,10 @@ fn fetch(step: &ui::Step, dir: &PathBuf) -> Result<String> {
     let unpacked = dir.with_extension("unpacked");
     let _ = fs::remove_dir_all(&unpacked);
     let version = apt.unpack(step, &package, &unpacked)?;
-    let found = walkdir::WalkDir::new(&unpacked).into_iter().flatten().find(|e| e.file_name().to_string_lossy().starts_with("vmlinuz"));
+    let found = walkdir::WalkDir::new(&unpacked)
+        .into_iter()
+        .flatten()
+        .find(|e| e.file_name().to_string_lossy().starts_with("vmlinuz"));
     let Some(found) = found else { bail!("the package {package} holds no vmlinuz") };
     paths::make_dir(dir)?;
     fs::write(dir.join("version"), &version)?;

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod cpio;
 mod debian;
 mod exec;
@@ -14,6 +15,7 @@ mod kernel;
 mod linux;
 mod paths;
 mod qemu;
+mod setup;
 mod test;
 mod toolchain;
 mod ui;
@@ -23,7 +25,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::exec::{Outcome, Port};
@@ -44,6 +46,8 @@ struct Cli {
 /// The verbs.
 #[derive(Subcommand)]
 enum Verb {
+    /// Install missing packages and choose a toolchain
+    Setup,
     /// Build the kernel
     Build {
         /// With debug assertions and the lock-order checker
@@ -63,6 +67,16 @@ enum Verb {
     Run(RunArgs),
     /// Run the tests, or those whose name contains FILTER
     Test(test::TestArgs),
+    /// Check format, lints, documentation, layers and the unsafe rule
+    Check,
+    /// Build the documentation
+    Doc,
+    /// Remove what was built
+    Clean {
+        /// Also the cache of roots and packages
+        #[arg(long)]
+        all: bool,
+    },
     /// Boot stopped, waiting for gdb, and attach it
     Gdb(RunArgs),
 }
@@ -105,7 +119,9 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Build { debug } => kernel::build_and_tell(if debug { Flavour::Debug } else { Flavour::Release })?,
+        Verb::Build { debug } => {
+            kernel::build_and_tell(if debug { Flavour::Debug } else { Flavour::Release })?
+        }
         Verb::Image { names } => {
             let names = if names.is_empty() { image::names()? } else { names };
             for name in names {
@@ -115,6 +131,10 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Exec(args) => return exec(&args),
         Verb::Run(args) => return interactive::run(&args.guest, args.verbose),
         Verb::Test(args) => return test::run(&args),
+        Verb::Setup => setup::run()?,
+        Verb::Check => return check::run(),
+        Verb::Doc => check::doc()?,
+        Verb::Clean { all } => clean(all)?,
         Verb::Gdb(args) => return interactive::gdb(&args.guest),
     }
     Ok(ExitCode::SUCCESS)
@@ -141,4 +161,17 @@ fn exec(args: &ExecArgs) -> Result<ExitCode> {
             ExitCode::from(GUEST_FAILED)
         }
     })
+}
+
+/// Removes the build folder, and on demand the cache.
+fn clean(all: bool) -> Result<()> {
+    let mut folders = vec![paths::target()];
+    if all {
+        folders.push(paths::cache()?);
+    }
+    for folder in folders.iter().filter(|f| f.exists()) {
+        std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        ui::say(&format!("removed {}", folder.display()));
+    }
+    Ok(())
 }

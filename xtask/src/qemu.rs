@@ -109,7 +109,17 @@ fn kvm_works() -> bool {
         return false;
     }
     let mut qemu = Command::new("setpriv");
-    qemu.args(["--pdeathsig", "KILL", PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-accel", "kvm"]);
+    qemu.args([
+        "--pdeathsig",
+        "KILL",
+        PROGRAM,
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-accel",
+        "kvm",
+    ]);
     qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-m", "16M", "-bios"]).arg(&firmware);
     let works = ends_with(qemu, 33, Duration::from_secs(3));
     let _ = fs::remove_file(firmware);
@@ -117,7 +127,10 @@ fn kvm_works() -> bool {
 }
 
 fn ends_with(mut command: Command, status: i32, limit: Duration) -> bool {
-    let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else { return false };
+    let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+    else {
+        return false;
+    };
     let deadline = Instant::now() + limit;
     while Instant::now() < deadline {
         if let Ok(Some(ended)) = child.try_wait() {

@@ -55,7 +55,10 @@ impl Toolchain {
             Toolchain::Debian(_) => {
                 let mut command = Command::new("/usr/bin/cargo");
                 let path = env::var("PATH").unwrap_or_default();
-                command.env("RUSTC", "/usr/bin/rustc").env("RUSTDOC", "/usr/bin/rustdoc").env("RUSTC_BOOTSTRAP", "1");
+                command
+                    .env("RUSTC", "/usr/bin/rustc")
+                    .env("RUSTDOC", "/usr/bin/rustdoc")
+                    .env("RUSTC_BOOTSTRAP", "1");
                 command.env("PATH", format!("/usr/bin:{path}"));
                 command
             }
@@ -66,7 +69,14 @@ impl Toolchain {
                 command
             }
         };
-        for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
+        for name in [
+            "CARGO",
+            "RUSTUP_TOOLCHAIN",
+            "RUSTC_WRAPPER",
+            "RUSTFLAGS",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_BUILD_TARGET",
+        ] {
             command.env_remove(name);
         }
         command

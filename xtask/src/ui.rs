@@ -56,7 +56,9 @@ pub fn run(step: &Step, command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let (mut reader, writer) = std::io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    let mut child = command.spawn().with_context(|| format!("cannot run {name}: is it installed? `cargo xtask setup` installs what is missing"))?;
+    let mut child = command.spawn().with_context(|| {
+        format!("cannot run {name}: is it installed? `cargo xtask setup` installs what is missing")
+    })?;
     // `command` still holds the writing ends: without this the pipe would never end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut output = Vec::new();
@@ -83,7 +85,9 @@ pub fn run(step: &Step, command: &mut Command) -> Result<String> {
 /// Runs `command` and returns its standard output.
 pub fn capture(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("cannot run {name}: is it installed? `cargo xtask setup` installs what is missing"))?;
+    let output = command.output().with_context(|| {
+        format!("cannot run {name}: is it installed? `cargo xtask setup` installs what is missing")
+    })?;
     if !output.status.success() {
         bail!("{name} failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
     }

@@ -19,9 +19,20 @@ pub fn program(package: &str) -> Result<PathBuf> {
     let step = ui::Step::new(format!("building {package}"));
     let target_dir = paths::target().join("user");
     let mut cargo = toolchain::host_cargo();
-    cargo.current_dir(paths::repo()).args(["build", "--package", package, "--profile", "user", "--target", TARGET]);
+    cargo.current_dir(paths::repo()).args([
+        "build",
+        "--package",
+        package,
+        "--profile",
+        "user",
+        "--target",
+        TARGET,
+    ]);
     cargo.arg("--target-dir").arg(&target_dir);
-    cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static -Crelocation-model=static");
+    cargo.env(
+        "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+        "-Ctarget-feature=+crt-static -Crelocation-model=static",
+    );
     ui::run(&step, &mut cargo).with_context(|| format!("the user program {package} does not build"))?;
     step.clear();
     Ok(target_dir.join(TARGET).join("user").join(package))

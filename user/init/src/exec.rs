@@ -74,7 +74,8 @@ impl Port {
 /// Runs `command` by `sh -c` and reports its status.
 pub fn run(command: &OsStr) {
     let mut control = Port::open("ttyS3");
-    let mut streams = [Stream { pipe: None, port: Port::open("ttyS1") }, Stream { pipe: None, port: Port::open("ttyS2") }];
+    let mut streams =
+        [Stream { pipe: None, port: Port::open("ttyS1") }, Stream { pipe: None, port: Port::open("ttyS2") }];
     control.send(b"start\n");
     let status = match spawn(command, &mut streams) {
         Ok(pid) => carry(pid, &mut streams),
@@ -132,7 +133,8 @@ fn spawn(command: &OsStr, streams: &mut [Stream; 2]) -> io::Result<Pid> {
 /// Does not wait for the end of the pipes: a daemon that the command left behind may hold them open.
 fn carry(pid: Pid, streams: &mut [Stream; 2]) -> i32 {
     loop {
-        let ended = reap(pid, if streams.iter().all(|s| s.pipe.is_none()) { Wait::Block } else { Wait::Poll });
+        let ended =
+            reap(pid, if streams.iter().all(|s| s.pipe.is_none()) { Wait::Block } else { Wait::Poll });
         for stream in streams.iter_mut() {
             copy(stream);
         }
@@ -189,8 +191,11 @@ fn copy(stream: &mut Stream) {
 }
 
 fn wait_for_input(streams: &[Stream; 2]) {
-    let mut fds: Vec<PollFd<'_>> =
-        streams.iter().filter_map(|s| s.pipe.as_ref()).map(|p| PollFd::new(p.as_fd(), PollFlags::POLLIN)).collect();
+    let mut fds: Vec<PollFd<'_>> = streams
+        .iter()
+        .filter_map(|s| s.pipe.as_ref())
+        .map(|p| PollFd::new(p.as_fd(), PollFlags::POLLIN))
+        .collect();
     if fds.is_empty() {
         return;
     }

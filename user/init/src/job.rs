@@ -70,7 +70,9 @@ mod tests {
 
     #[test]
     fn a_shell_needs_all_four_fields() {
-        assert!(matches!(Job::parse(b"shell\0ttyS0\x0024\x0080\0xterm"), Some(Job::Shell(t)) if t.rows == 24 && t.term == "xterm"));
+        assert!(
+            matches!(Job::parse(b"shell\0ttyS0\x0024\x0080\0xterm"), Some(Job::Shell(t)) if t.rows == 24 && t.term == "xterm")
+        );
         assert!(Job::parse(b"shell\0ttyS0\x0024").is_none());
         assert!(Job::parse(b"").is_none());
     }

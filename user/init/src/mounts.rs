@@ -25,13 +25,19 @@ const MOUNTS: [(&str, &str, &str); 7] = [
 pub fn mount_all() {
     for (kind, target, options) in MOUNTS {
         let _ = fs::create_dir(target);
-        let flags = if kind == "devpts" { MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID } else { MsFlags::MS_NOSUID };
+        let flags =
+            if kind == "devpts" { MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID } else { MsFlags::MS_NOSUID };
         match mount(Some(kind), target, Some(kind), flags, Some(options)) {
             Ok(()) | Err(Errno::EBUSY) => {}
             Err(error) => complain(format_args!("mount {kind} on {target}: {error}")),
         }
     }
-    for (link, target) in [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "fd/0"), ("/dev/stdout", "fd/1"), ("/dev/stderr", "fd/2")] {
+    for (link, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "fd/0"),
+        ("/dev/stdout", "fd/1"),
+        ("/dev/stderr", "fd/2"),
+    ] {
         let _ = std::os::unix::fs::symlink(target, link);
     }
 }

@@ -1,6 +1,6 @@
 //! Many tests in one boot: a boot takes seconds, most tests far less.
 //!
-//! The guest prints a line for each test as it begins or ends, the [`Reader`] understands them. When the
+//! The guest prints a line for each test as it begins or ends, [`Batch::read`] understands them. When the
 //! guest dies, the test that was running has failed with the end of the kernel's log, and the tests after it
 //! get a fresh guest, so one crash costs one test.
 
@@ -33,8 +33,16 @@ pub trait Batch {
 }
 
 /// Runs the tests `names` in guests, noting each under `group`/name.
-pub fn run(tally: &mut Tally, group: &str, guest: &GuestArgs, names: Vec<String>, timeout: Duration, batch: &mut dyn Batch) -> Result<()> {
-    let mut rest: VecDeque<String> = names.into_iter().filter(|n| tally.wants(&format!("{group}/{n}"))).collect();
+pub fn run(
+    tally: &mut Tally,
+    group: &str,
+    guest: &GuestArgs,
+    names: Vec<String>,
+    timeout: Duration,
+    batch: &mut dyn Batch,
+) -> Result<()> {
+    let mut rest: VecDeque<String> =
+        names.into_iter().filter(|n| tally.wants(&format!("{group}/{n}"))).collect();
     let mut crashes = 0;
     while !rest.is_empty() {
         let names: Vec<&str> = rest.iter().map(String::as_str).collect();
@@ -66,7 +74,10 @@ pub fn run(tally: &mut Tally, group: &str, guest: &GuestArgs, names: Vec<String>
         crashes += 1;
         if crashes == MOST_CRASHES {
             for name in rest.drain(..) {
-                tally.note(&format!("{group}/{name}"), Verdict::Failed("not run: too many guests died before it".to_owned()));
+                tally.note(
+                    &format!("{group}/{name}"),
+                    Verdict::Failed("not run: too many guests died before it".to_owned()),
+                );
             }
         }
     }

@@ -35,7 +35,10 @@ pub fn run(tally: &mut Tally) -> Result<()> {
     // Test failures have been noted one by one; what is left is code that does not compile, or a crash.
     if !status.success() && !output.failed {
         let text = output.lines.join("\n");
-        tally.note("host/cargo test", Verdict::Failed(format!("cargo test failed without a failing test\n{text}")));
+        tally.note(
+            "host/cargo test",
+            Verdict::Failed(format!("cargo test failed without a failing test\n{text}")),
+        );
     }
     Ok(())
 }
@@ -102,8 +105,13 @@ mod tests {
     #[test]
     fn a_result_is_named_after_its_program() {
         let mut output = Output::default();
-        assert!(output.take("     Running unittests src/lib.rs (target/debug/deps/vma_set-0123abc)").is_none());
-        assert_eq!(output.take("test set::splits ... ok"), Some(("host/vma_set/set::splits".to_owned(), Verdict::Passed)));
+        assert!(
+            output.take("     Running unittests src/lib.rs (target/debug/deps/vma_set-0123abc)").is_none()
+        );
+        assert_eq!(
+            output.take("test set::splits ... ok"),
+            Some(("host/vma_set/set::splits".to_owned(), Verdict::Passed))
+        );
         assert!(matches!(output.take("test set::merges ... FAILED"), Some((_, Verdict::Failed(_)))));
         assert!(output.failed);
     }

@@ -106,7 +106,10 @@ impl Tally {
 
     /// Whether some test whose name begins with `group` may be wanted.
     fn may_want(&self, group: &str) -> bool {
-        self.filter.is_empty() || group.contains(&self.filter) || !names_a_group(&self.filter) || self.filter.starts_with(group)
+        self.filter.is_empty()
+            || group.contains(&self.filter)
+            || !names_a_group(&self.filter)
+            || self.filter.starts_with(group)
     }
 
     /// Notes how `name` ended.
@@ -149,8 +152,12 @@ fn names_a_group(filter: &str) -> bool {
 /// Runs the chosen tests.
 pub fn run(args: &TestArgs) -> Result<ExitCode> {
     let start = Instant::now();
-    let mut tally =
-        Tally { filter: args.filter.clone().unwrap_or_default(), passed: 0, skipped: 0, failures: Vec::new() };
+    let mut tally = Tally {
+        filter: args.filter.clone().unwrap_or_default(),
+        passed: 0,
+        skipped: 0,
+        failures: Vec::new(),
+    };
     if !args.guest && tally.may_want("host/") {
         guard(&mut tally, "host/cargo test", host::run);
     }

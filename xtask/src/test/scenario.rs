@@ -72,7 +72,8 @@ fn default_linux() -> bool {
 /// Runs every file's scenarios on `platform`.
 pub fn run(tally: &mut Tally, platform: &Platform) -> Result<()> {
     for (stem, file) in super::session::read_folder::<File>("user/scenarios")? {
-        let scenarios: Vec<Scenario> = file.scenario.into_iter().filter(|s| s.linux || platform.kernel != "linux").collect();
+        let scenarios: Vec<Scenario> =
+            file.scenario.into_iter().filter(|s| s.linux || platform.kernel != "linux").collect();
         let names: Vec<String> = scenarios.iter().map(|s| s.name.clone()).collect();
         let group = format!("scenario/{platform}/{stem}");
         if !names.iter().any(|name| tally.wants(&format!("{group}/{name}"))) {
@@ -95,7 +96,8 @@ fn write_scripts(share: &Path, scenarios: &[Scenario]) -> Result<()> {
     let _ = fs::remove_dir_all(share);
     paths::make_dir(share)?;
     for (idx, scenario) in scenarios.iter().enumerate() {
-        fs::write(share.join(format!("{idx}.sh")), &scenario.run).context("cannot write a scenario's script")?;
+        fs::write(share.join(format!("{idx}.sh")), &scenario.run)
+            .context("cannot write a scenario's script")?;
     }
     Ok(())
 }
@@ -114,7 +116,8 @@ impl Runner {
 
 impl Batch for Runner {
     fn command(&self, names: &[&str]) -> String {
-        let by_name: BTreeMap<&str, usize> = self.scenarios.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
+        let by_name: BTreeMap<&str, usize> =
+            self.scenarios.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
         let mut script = String::new();
         for idx in names.iter().filter_map(|name| by_name.get(name)) {
             let seconds = self.scenarios[*idx].seconds;

@@ -74,7 +74,10 @@ pub fn read_folder<T: DeserializeOwned>(folder: &str) -> Result<Vec<(String, T)>
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(stem) = name.strip_suffix(".toml") else { continue };
         let text = fs::read_to_string(entry.path())?;
-        files.push((stem.to_owned(), toml::from_str(&text).with_context(|| format!("{folder}/{name} is not valid"))?));
+        files.push((
+            stem.to_owned(),
+            toml::from_str(&text).with_context(|| format!("{folder}/{name} is not valid"))?,
+        ));
     }
     files.sort_by(|a: &(String, T), b| a.0.cmp(&b.0));
     Ok(files)
@@ -132,11 +135,16 @@ impl Drop for Terminal {
 impl Terminal {
     fn boot(platform: &Platform, root: &str) -> Result<Terminal> {
         let guest = interactive::prepare(&platform.guest(root, None), interactive::Messages::Quiet)?;
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).context("cannot make a pseudo-terminal")?;
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+            .context("cannot make a pseudo-terminal")?;
         grantpt(&master)?;
         unlockpt(&master)?;
         let name = ptsname(&master, Vec::new())?;
-        let slave = OsFile::from(rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?);
+        let slave = OsFile::from(rustix::fs::open(
+            name.as_c_str(),
+            OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?);
         // QEMU makes it raw but for this: newlines of the guest would get a second carriage return.
         let mut settings = rustix::termios::tcgetattr(&slave)?;
         settings.output_modes.remove(rustix::termios::OutputModes::ONLCR);
@@ -145,7 +153,13 @@ impl Terminal {
         qemu.args(interactive::console());
         qemu.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(Stdio::from(slave));
         let child = qemu.spawn().context("cannot start QEMU")?;
-        Ok(Terminal { child, master: OsFile::from(master), pending: String::new(), escapes: Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]\r?")?, _guest: guest })
+        Ok(Terminal {
+            child,
+            master: OsFile::from(master),
+            pending: String::new(),
+            escapes: Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]\r?")?,
+            _guest: guest,
+        })
     }
 
     fn play(&mut self, session: &Session) -> Result<()> {

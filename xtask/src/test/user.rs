@@ -71,7 +71,9 @@ mod tests {
         let mut ktap = Ktap::default();
         assert!(matches!(ktap.read("ok 1 fork::a"), Event::Ended(n, Verdict::Passed) if n == "fork::a"));
         assert!(matches!(ktap.read("# left != right"), Event::Nothing));
-        assert!(matches!(ktap.read("not ok 2 fork::b"), Event::Ended(_, Verdict::Failed(w)) if w == "left != right"));
+        assert!(
+            matches!(ktap.read("not ok 2 fork::b"), Event::Ended(_, Verdict::Failed(w)) if w == "left != right")
+        );
         assert!(matches!(ktap.read("ok 3 fork::c # SKIP"), Event::Ended(_, Verdict::Skipped)));
     }
 }

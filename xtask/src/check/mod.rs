@@ -1,0 +1,71 @@
+//! The verb `check`: what must hold of the source itself.
+//!
+//! ```text
+//!   format   rustfmt --check              layers  edges between crates are those of ARCHITECTURE.md
+//!   lints    clippy, warnings denied      unsafe  forbidden outside of hal; hal's size is shown
+//!   docs     rustdoc, warnings denied
+//! ```
+//! Every check runs, whatever the one before found.
+
+mod layers;
+mod safety;
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::{paths, toolchain, ui};
+
+/// Runs all checks; the result is a failure when one failed.
+pub fn run() -> Result<ExitCode> {
+    let checks: [(&str, fn() -> Result<String>); 5] = [
+        ("format", format),
+        ("lints", lints),
+        ("docs", docs),
+        ("layers", layers::run),
+        ("unsafe", safety::run),
+    ];
+    let mut failed = 0;
+    for (name, check) in checks {
+        match check() {
+            Ok(note) => println!("ok    {name}{}{note}", if note.is_empty() { "" } else { ": " }),
+            Err(error) => {
+                failed += 1;
+                println!("FAIL  {name}: {error:#}");
+            }
+        }
+    }
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn cargo(name: &str, args: &[&str]) -> Result<String> {
+    let step = ui::Step::new(name);
+    let mut cargo: Command = toolchain::host_cargo();
+    cargo.current_dir(paths::repo()).args(args).env("RUSTDOCFLAGS", "-Dwarnings");
+    ui::run(&step, &mut cargo)?;
+    step.clear();
+    Ok(String::new())
+}
+
+fn format() -> Result<String> {
+    let files = cargo("checking the format", &["fmt", "--all", "--", "--check", "--files-with-diff"]);
+    files.context("run `cargo fmt` on these files")
+}
+
+fn lints() -> Result<String> {
+    cargo("linting", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-Dwarnings"])
+}
+
+fn docs() -> Result<String> {
+    cargo(
+        "building the documentation",
+        &["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"],
+    )
+}
+
+/// The verb `doc`: builds the documentation and says where it is.
+pub fn doc() -> Result<()> {
+    docs()?;
+    println!("{}", paths::target().join("doc/keel/index.html").display());
+    Ok(())
+}

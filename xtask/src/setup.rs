@@ -1,0 +1,96 @@
+//! The verb `setup`: installs what is missing, says which toolchain builds the kernel.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::toolchain::Toolchain;
+use crate::ui;
+
+/// A Debian package and what proves that its work can be done without it.
+struct Need {
+    package: &'static str,
+    /// Programs on PATH or absolute paths, each of which must be there.
+    proofs: &'static [&'static str],
+}
+
+/// What every verb together needs, beside a toolchain for the kernel.
+const NEEDS: [Need; 9] = [
+    Need { package: "qemu-system-x86", proofs: &["qemu-system-x86_64"] },
+    Need { package: "mmdebstrap", proofs: &["mmdebstrap"] },
+    Need { package: "busybox-static", proofs: &["/bin/busybox"] },
+    Need { package: "debian-archive-keyring", proofs: &["/usr/share/keyrings/debian-archive-keyring.gpg"] },
+    Need { package: "ca-certificates", proofs: &["/etc/ssl/certs/ca-certificates.crt"] },
+    Need { package: "lld", proofs: &["ld.lld"] },
+    Need { package: "gcc", proofs: &["cc"] },
+    Need { package: "libc6-dev", proofs: &["/usr/lib/x86_64-linux-gnu/libc.a"] },
+    Need { package: "gdb", proofs: &["gdb"] },
+];
+
+/// Debian's toolchain for the kernel.
+const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// Installs missing packages when it may, otherwise ends with the line to type.
+pub fn run() -> Result<()> {
+    let mut missing: Vec<&str> =
+        NEEDS.iter().filter(|n| !n.proofs.iter().all(|p| is_there(p))).map(|n| n.package).collect();
+    if Toolchain::find().is_err() {
+        missing.extend(DEBIAN_RUST);
+    }
+    // Format and lints are part of `check`; rustup's toolchains bring them along.
+    if !is_there("cargo-fmt") {
+        missing.push("rustfmt-web");
+    }
+    if !is_there("cargo-clippy") {
+        missing.push("rust-web-clippy");
+    }
+    if !rustix::process::geteuid().is_root() && !is_there("newuidmap") {
+        missing.push("uidmap"); // mmdebstrap without root needs it
+    }
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    let toolchain = Toolchain::find()?;
+    ui::say(&format!("everything is there; the kernel is built by {toolchain}"));
+    Ok(())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if !is_there("apt-get") {
+        bail!(
+            "missing: {list} (names of Debian packages). This machine has no apt: install what they hold by other means"
+        );
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("missing packages. Type:\n  sudo apt-get install --no-install-recommends {list}");
+    }
+    let step = ui::Step::new("installing packages");
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-y"]);
+        apt
+    };
+    let mut install = apt();
+    install.args(["install", "--no-install-recommends"]).args(packages);
+    // Package lists may be absent or old: one more try with fresh ones.
+    if ui::run(&step, &mut install).is_err() {
+        ui::run(&step, apt().arg("update")).context("apt-get update failed: is there a network?")?;
+        let mut again = apt();
+        again.args(["install", "--no-install-recommends"]).args(packages);
+        ui::run(&step, &mut again)
+            .with_context(|| format!("these packages could not be installed: {list}"))?;
+    }
+    step.done(&list);
+    Ok(())
+}
+
+/// Whether a program is on PATH, or an absolute path exists.
+fn is_there(name: &str) -> bool {
+    if name.starts_with('/') {
+        return Path::new(name).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
+}
