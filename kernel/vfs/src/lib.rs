@@ -1,3 +1,44 @@
-//! Keel's `vfs` crate.
-#![no_std]
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod anon;
+pub mod attr;
+mod dcache;
+pub mod dentry;
+pub mod dev;
+pub mod fcntl;
+pub mod fdtable;
+pub mod file;
+pub mod fs_context;
+pub mod inode;
+pub mod lock;
+pub mod mount;
+pub mod mount_ops;
+pub mod mountinfo;
+pub mod namespace;
+pub mod notify;
+pub mod open;
+pub mod path;
+pub mod perm;
+pub mod pipe;
+pub mod readdir;
+pub mod rw;
+pub mod splice;
+pub mod superblock;
+pub mod time;
+pub mod walk;
+pub mod xattr;
+
+pub use dcache::{limit as dentry_limit, nr_dentries, shrink as shrink_dentries};
+pub use dentry::Dentry;
+pub use fdtable::{FdFlags, FdTable};
+pub use file::{DirEmit, File, FileMode, FileOps, SyncMode, Whence};
+pub use fs_context::{FsContext, WalkContext};
+pub use inode::{Inode, InodeFlags, InodeInit, InodeOps, Link, NewInode, OpenRequest, SetAttr};
+pub use mount::{Mount, MountFlags, MountNs};
+pub use path::Path;
+pub use superblock::{FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps, register_fs};
+pub use walk::{At, WalkFlags, walk};

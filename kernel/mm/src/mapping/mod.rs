@@ -188,6 +188,16 @@ impl Mapping {
         self.pages.lock().get(idx).cloned()
     }
 
+    /// The first cached page at or after `from` (`SEEK_DATA` of files that live in memory).
+    pub fn next_page(&self, from: u64) -> Option<u64> {
+        let mut found = None;
+        self.pages.lock().for_each(from..u64::MAX, |idx, _| {
+            found = Some(idx);
+            false
+        });
+        found
+    }
+
     /// Calls `visit` for the cached pages from `first` up to `end` within one leaf of the tree, under the lock.
     ///
     /// For fault-around: `visit` sets page-table entries and must not sleep.

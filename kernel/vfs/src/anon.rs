@@ -1,0 +1,144 @@
+//! Files without a name: pipes, sockets, eventfds and the like live on internal file systems.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use abi::fs::OpenFlags;
+use abi::{Errno, Result};
+use hal::sync::LazyLock;
+use security::Cred;
+
+use crate::dentry::Dentry;
+use crate::file::{File, FileOps};
+use crate::inode::{Inode, InodeFlags, InodeInit, InodeOps};
+use crate::mount::Mount;
+use crate::path::Path;
+use crate::superblock::{
+    FileSystemType, MAX_FILE_SIZE, MountRequest, SbFlags, SuperBlock, SuperInit, SuperOps,
+};
+
+struct InternalType(&'static str);
+
+impl FileSystemType for InternalType {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn mount(&self, _request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
+        Err(Errno::EINVAL)
+    }
+}
+
+struct InternalSuper;
+impl SuperOps for InternalSuper {}
+
+struct AnonInode;
+impl InodeOps for AnonInode {}
+
+/// One of the kernel's internal file systems.
+pub struct Kind {
+    fs_type: InternalType,
+    magic: u64,
+    instance: LazyLock<Instance>,
+}
+
+struct Instance {
+    sb: Arc<SuperBlock>,
+    mount: Arc<Mount>,
+    /// The inode that all eventfds and the like share, as on Linux.
+    shared: Arc<Inode>,
+}
+
+/// Pipes: "pipe:[inode]".
+pub static PIPE: &Kind = &PIPE_KIND;
+/// Sockets: "socket:[inode]".
+pub static SOCKET: &Kind = &SOCKET_KIND;
+/// All else: "anon_inode:name".
+pub static ANON: &Kind = &ANON_KIND;
+
+static PIPE_KIND: Kind = Kind {
+    fs_type: InternalType("pipefs"),
+    magic: 0x5049_5045,
+    instance: LazyLock::new(|| Instance::new(&PIPE_KIND)),
+};
+static SOCKET_KIND: Kind = Kind {
+    fs_type: InternalType("sockfs"),
+    magic: 0x534f_434b,
+    instance: LazyLock::new(|| Instance::new(&SOCKET_KIND)),
+};
+static ANON_KIND: Kind = Kind {
+    fs_type: InternalType("anon_inodefs"),
+    magic: 0x0904_1934,
+    instance: LazyLock::new(|| Instance::new(&ANON_KIND)),
+};
+
+static NEXT_INO: AtomicU64 = AtomicU64::new(1);
+
+impl Instance {
+    fn new(kind: &'static Kind) -> Self {
+        let init = SuperInit {
+            fs_type: &kind.fs_type,
+            dev: 0,
+            magic: kind.magic,
+            block_size: 4096,
+            max_bytes: MAX_FILE_SIZE,
+            flags: SbFlags::empty(),
+        };
+        let sb = SuperBlock::new(init, Box::new(InternalSuper));
+        let shared = new_inode_in(&sb, 0o600, 0, 0);
+        let root = Dentry::new_root(new_inode_in(&sb, abi::fs::S_IFDIR | 0o555, 0, 0));
+        Self { mount: Mount::new_internal(&root), sb, shared }
+    }
+}
+
+fn new_inode_in(sb: &Arc<SuperBlock>, mode: u32, uid: u32, gid: u32) -> Arc<Inode> {
+    let ino = NEXT_INO.fetch_add(1, Relaxed);
+    let init = InodeInit { uid, gid, nlink: 1, flags: InodeFlags::ANONYMOUS, ..InodeInit::new(ino, mode) };
+    Inode::new(sb, init, Box::new(AnonInode), None)
+}
+
+/// A new inode of `kind` with `mode`, owned by `cred`.
+pub fn new_inode(kind: &'static Kind, mode: u32, cred: &Cred) -> Arc<Inode> {
+    new_inode_in(&kind.instance.sb, mode, cred.fsuid, cred.fsgid)
+}
+
+fn kind_of(inode: &Inode) -> &'static Kind {
+    [PIPE, SOCKET].into_iter().find(|kind| kind.magic == inode.sb().magic()).unwrap_or(ANON)
+}
+
+/// Opens an inode made by [`new_inode`]; its name shows the file system and the inode number.
+pub fn open(
+    inode: &Arc<Inode>,
+    ops: Arc<dyn FileOps>,
+    flags: OpenFlags,
+    cred: &Arc<Cred>,
+) -> Result<Arc<File>> {
+    let kind = kind_of(inode);
+    let word = kind.fs_type.0.strip_suffix("fs").unwrap_or("anon_inode");
+    let word = if word == "sock" { "socket" } else { word };
+    let name = format!("{word}:[{}]", inode.ino());
+    let dentry = Dentry::new_detached(name.as_bytes(), inode.clone());
+    File::new(Path { mount: kind.instance.mount.clone(), dentry }, ops, flags, cred)
+}
+
+/// A file with nothing but operations, as eventfd(2) makes them; it shows as "anon_inode:`name`".
+pub fn file(name: &str, ops: Arc<dyn FileOps>, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<File>> {
+    let instance = &*ANON.instance;
+    let name = format!("anon_inode:{name}");
+    let dentry = Dentry::new_detached(name.as_bytes(), instance.shared.clone());
+    File::new(Path { mount: instance.mount.clone(), dentry }, ops, flags, cred)
+}
+
+/// A file on an inode of a file system without mounts of its own (memfd): `name` is what it shows as.
+pub fn file_on(
+    inode: &Arc<Inode>,
+    name: &[u8],
+    ops: Arc<dyn FileOps>,
+    flags: OpenFlags,
+    cred: &Arc<Cred>,
+) -> Result<Arc<File>> {
+    let dentry = Dentry::new_detached(name, inode.clone());
+    File::new(Path { mount: ANON.instance.mount.clone(), dentry }, ops, flags, cred)
+}

@@ -1,0 +1,421 @@
+//! File descriptors of a process.
+//!
+//! # Lookup without a lock
+//!
+//! A slot holds its file twice: a strong reference that only the lock's holder touches, and a weak one that readers
+//! follow by RCU. A reader upgrades the weak one, which fails once the last strong one is gone. So close(2) drops
+//! the file at once (a pipe's reader sees the end, a lock is freed), and only the weak reference waits for a grace
+//! period.
+//!
+//! ```text
+//!   lookup                                   close
+//!   RCU: weak = slots[fd]                    lock; strong.take(), slots[fd] = none; unlock
+//!   weak.upgrade() -> file or EBADF          drop(strong): perhaps the last
+//!                                            later, after a grace period: drop(weak)
+//! ```
+//!
+//! # Invariants
+//!
+//! - F1: bit `fd` of `open` is set if and only if the descriptor is open or reserved by an installation in progress.
+//! - F2: no bit below `next` is clear in `open`.
+//!
+//! # Locks
+//!
+//! `state` is a spinlock; nothing sleeps and no file is dropped under it.
+
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering::*};
+
+use abi::{Errno, Result};
+use bitflags::bitflags;
+use hal::rcu;
+use hal::sync::{RcuCell, SpinLock};
+
+use crate::file::{File, FileMode};
+use crate::lock;
+
+bitflags! {
+    /// Flags of a descriptor (fcntl(2) `F_GETFD`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct FdFlags: u32 {
+        /// `FD_CLOEXEC`.
+        const CLOEXEC = 1;
+    }
+}
+
+/// No table grows beyond this (/proc/sys/fs/nr_open).
+pub static NR_OPEN: AtomicUsize = AtomicUsize::new(1 << 20);
+
+/// Descriptors that a new table has room for.
+const INITIAL: usize = 64;
+
+type Slots = Box<[RcuCell<Weak<File>>]>;
+
+struct State {
+    files: Vec<Option<Arc<File>>>,
+    open: Vec<u64>,
+    cloexec: Vec<u64>,
+    next: usize,
+}
+
+/// A table of file descriptors, shared by the tasks that were cloned with `CLONE_FILES`.
+pub struct FdTable {
+    slots: RcuCell<Arc<Slots>>,
+    state: SpinLock<State>,
+    id: u64,
+}
+
+fn bit(map: &[u64], at: usize) -> bool {
+    map.get(at / 64).is_some_and(|word| word & (1 << (at % 64)) != 0)
+}
+
+fn set_bit(map: &mut [u64], at: usize, value: bool) {
+    if let Some(word) = map.get_mut(at / 64) {
+        let mask = 1 << (at % 64);
+        *word = if value { *word | mask } else { *word & !mask };
+    }
+}
+
+fn new_slots(len: usize) -> Result<Slots> {
+    let mut slots = Vec::new();
+    slots.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+    slots.resize_with(len, RcuCell::empty);
+    Ok(slots.into_boxed_slice())
+}
+
+impl State {
+    fn with_room(len: usize) -> Result<Self> {
+        let mut files = Vec::new();
+        files.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+        files.resize_with(len, || None);
+        let mut open = Vec::new();
+        open.try_reserve_exact(len / 64).map_err(|_| Errno::ENOMEM)?;
+        open.resize(len / 64, 0);
+        let mut cloexec = Vec::new();
+        cloexec.try_reserve_exact(len / 64).map_err(|_| Errno::ENOMEM)?;
+        cloexec.resize(len / 64, 0);
+        Ok(Self { files, open, cloexec, next: 0 })
+    }
+
+    /// The lowest free descriptor from `min` on; may be just beyond the room.
+    fn lowest_free(&self, min: usize) -> usize {
+        let start = min.max(self.next);
+        let mut at = start / 64;
+        let mut skip = (1u64 << (start % 64)) - 1;
+        while let Some(&word) = self.open.get(at) {
+            let taken = word | skip;
+            if taken != u64::MAX {
+                return at * 64 + taken.trailing_ones() as usize;
+            }
+            skip = 0;
+            at += 1;
+        }
+        start.max(self.open.len() * 64)
+    }
+
+    fn take_bit(&mut self, fd: usize, flags: FdFlags) {
+        set_bit(&mut self.open, fd, true);
+        set_bit(&mut self.cloexec, fd, flags.contains(FdFlags::CLOEXEC));
+        if fd == self.next {
+            self.next += 1;
+        }
+    }
+
+    fn clear_bit(&mut self, fd: usize) {
+        set_bit(&mut self.open, fd, false);
+        set_bit(&mut self.cloexec, fd, false);
+        self.next = self.next.min(fd);
+    }
+}
+
+impl FdTable {
+    /// An empty table.
+    pub fn new() -> Result<Arc<Self>> {
+        Self::from_parts(new_slots(INITIAL)?, State::with_room(INITIAL)?)
+    }
+
+    fn from_parts(slots: Slots, state: State) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            slots: RcuCell::new(Box::new(Arc::new(slots))),
+            state: SpinLock::new("vfs.fdtable", state),
+            id: lock::new_owner_id(),
+        }))
+    }
+
+    /// The owner of the POSIX locks that are taken through this table.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The file behind `fd`, whatever it can do. `EBADF`.
+    #[inline]
+    pub fn get_any(&self, fd: i32) -> Result<Arc<File>> {
+        let guard = rcu::read_lock();
+        // A negative number becomes a huge index.
+        let slot = self.slots.get(&guard).and_then(|slots| slots.get(fd as u32 as usize));
+        slot.and_then(|slot| slot.get(&guard)).and_then(Weak::upgrade).ok_or(Errno::EBADF)
+    }
+
+    /// The file behind `fd`. `EBADF`: there is none, or it only names a file (`O_PATH`).
+    #[inline]
+    pub fn get(&self, fd: i32) -> Result<Arc<File>> {
+        let file = self.get_any(fd)?;
+        if file.mode().contains(FileMode::PATH) { Err(Errno::EBADF) } else { Ok(file) }
+    }
+
+    fn slots(&self) -> Result<Arc<Slots>> {
+        let guard = rcu::read_lock();
+        self.slots.get(&guard).cloned().ok_or(Errno::EBADF)
+    }
+
+    /// Makes room for `fd`. `EMFILE`: beyond the system's limit.
+    fn grow(&self, fd: usize) -> Result<()> {
+        if fd >= NR_OPEN.load(Relaxed) {
+            return Err(Errno::EMFILE);
+        }
+        let len = (fd + 1).next_power_of_two().max(INITIAL);
+        let slots = new_slots(len)?;
+        let mut new = State::with_room(len)?;
+        let mut state = self.state.lock();
+        if state.files.len() >= len {
+            return Ok(());
+        }
+        for (at, file) in state.files.iter().enumerate() {
+            slots[at].set(file.as_ref().map(|file| Box::new(Arc::downgrade(file))));
+        }
+        new.open[..state.open.len()].copy_from_slice(&state.open);
+        new.cloexec[..state.cloexec.len()].copy_from_slice(&state.cloexec);
+        new.next = state.next;
+        core::mem::swap(&mut *state, &mut new);
+        for (to, from) in state.files.iter_mut().zip(new.files.iter_mut()) {
+            *to = from.take();
+        }
+        self.slots.set(Some(Box::new(Arc::new(slots))));
+        drop(state);
+        Ok(())
+    }
+
+    /// Takes the lowest free descriptor from `min` on, below `limit` (`RLIMIT_NOFILE`), for a file to come.
+    ///
+    /// `EMFILE`: there is none. `ENOMEM`.
+    pub fn reserve(self: &Arc<Self>, min: usize, limit: usize, flags: FdFlags) -> Result<Reserved> {
+        let fd = self.reserve_number(min, limit, flags)?;
+        Ok(Reserved { table: self.clone(), fd, is_used: false })
+    }
+
+    fn reserve_number(&self, min: usize, limit: usize, flags: FdFlags) -> Result<usize> {
+        loop {
+            let mut state = self.state.lock();
+            let fd = state.lowest_free(min);
+            if fd >= limit {
+                return Err(Errno::EMFILE);
+            }
+            if fd < state.files.len() {
+                state.take_bit(fd, flags);
+                return Ok(fd);
+            }
+            drop(state);
+            self.grow(fd)?;
+        }
+    }
+
+    /// Puts `file` at a descriptor that was taken; gives what was there.
+    fn install(&self, fd: usize, file: Arc<File>) -> Option<Arc<File>> {
+        let weak = Box::new(Arc::downgrade(&file));
+        let mut state = self.state.lock();
+        let slots = self.slots().ok()?;
+        let old = state.files.get_mut(fd).and_then(|slot| slot.replace(file));
+        if let Some(slot) = slots.get(fd) {
+            slot.set(Some(weak));
+        }
+        old
+    }
+
+    /// Installs `file` at the lowest free descriptor from `min` on and below `limit`. `EMFILE`, `ENOMEM`.
+    pub fn insert(&self, file: Arc<File>, min: usize, limit: usize, flags: FdFlags) -> Result<i32> {
+        let fd = self.reserve_number(min, limit, flags)?;
+        self.install(fd, file);
+        Ok(fd as i32)
+    }
+
+    /// Takes the file out of `fd`.
+    fn remove(&self, fd: usize) -> Option<Arc<File>> {
+        let mut state = self.state.lock();
+        let file = state.files.get_mut(fd)?.take()?;
+        state.clear_bit(fd);
+        if let Ok(slots) = self.slots()
+            && let Some(slot) = slots.get(fd)
+        {
+            slot.set(None);
+        }
+        Some(file)
+    }
+
+    /// close(2). `EBADF`; other errors come from [`crate::file::FileOps::flush`], and the descriptor is gone anyway.
+    pub fn close(&self, fd: i32) -> Result<()> {
+        let file = usize::try_from(fd).ok().and_then(|fd| self.remove(fd)).ok_or(Errno::EBADF)?;
+        self.closed(&file)
+    }
+
+    /// What every close of a descriptor does.
+    fn closed(&self, file: &Arc<File>) -> Result<()> {
+        if file.mode().contains(FileMode::PATH) {
+            return Ok(());
+        }
+        if let Some(locks) = file.inode().locks_if_any() {
+            locks.table_closed(self.id);
+        }
+        file.ops().flush(file)
+    }
+
+    /// dup2(2) and dup3(2) to another number: `to` becomes `file`; what was there is closed.
+    ///
+    /// `EBADF`: `to` is not below `limit`. `EBUSY`: another thread is just opening something there.
+    pub fn replace(&self, to: i32, file: Arc<File>, limit: usize, flags: FdFlags) -> Result<()> {
+        let fd = usize::try_from(to).ok().filter(|&fd| fd < limit).ok_or(Errno::EBADF)?;
+        self.grow(fd).map_err(|errno| if errno == Errno::EMFILE { Errno::EBADF } else { errno })?;
+        {
+            let mut state = self.state.lock();
+            let is_reserved = bit(&state.open, fd) && state.files.get(fd).is_some_and(Option::is_none);
+            if is_reserved {
+                return Err(Errno::EBUSY);
+            }
+            state.take_bit(fd, flags);
+        }
+        if let Some(old) = self.install(fd, file) {
+            // As on Linux, an error of the implied close is lost.
+            let _ = self.closed(&old);
+        }
+        Ok(())
+    }
+
+    /// The flags of a descriptor. `EBADF`.
+    pub fn fd_flags(&self, fd: i32) -> Result<FdFlags> {
+        let state = self.state.lock();
+        let fd = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        state.files.get(fd).and_then(Option::as_ref).ok_or(Errno::EBADF)?;
+        Ok(if bit(&state.cloexec, fd) { FdFlags::CLOEXEC } else { FdFlags::empty() })
+    }
+
+    /// Sets the flags of a descriptor. `EBADF`.
+    pub fn set_fd_flags(&self, fd: i32, flags: FdFlags) -> Result<()> {
+        let mut state = self.state.lock();
+        let fd = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        state.files.get(fd).and_then(Option::as_ref).ok_or(Errno::EBADF)?;
+        set_bit(&mut state.cloexec, fd, flags.contains(FdFlags::CLOEXEC));
+        Ok(())
+    }
+
+    /// Closes all descriptors in `first..=last` (close_range(2)).
+    pub fn close_range(&self, first: u32, last: u32) {
+        for fd in self.open_fds(first, last) {
+            let _ = self.close(fd as i32);
+        }
+    }
+
+    /// Sets close-on-exec for all descriptors in `first..=last`.
+    pub fn cloexec_range(&self, first: u32, last: u32) {
+        for fd in self.open_fds(first, last) {
+            let _ = self.set_fd_flags(fd as i32, FdFlags::CLOEXEC);
+        }
+    }
+
+    fn open_fds(&self, first: u32, last: u32) -> Vec<usize> {
+        let state = self.state.lock();
+        let end = (last as usize).saturating_add(1).min(state.files.len());
+        (first as usize..end).filter(|&fd| state.files[fd].is_some()).collect()
+    }
+
+    /// All open descriptors, ascending: for /proc/PID/fd.
+    pub fn fds(&self) -> Vec<i32> {
+        self.open_fds(0, u32::MAX).into_iter().map(|fd| fd as i32).collect()
+    }
+
+    /// Room of the table in descriptors (`FDSize` of /proc/PID/status).
+    pub fn capacity(&self) -> usize {
+        self.state.lock().files.len()
+    }
+
+    /// A copy with the same files, for fork(2) and `unshare(CLONE_FILES)`.
+    pub fn fork(&self) -> Result<Arc<Self>> {
+        self.fork_below(usize::MAX)
+    }
+
+    /// A copy of the descriptors below `end` (`CLOSE_RANGE_UNSHARE`).
+    pub fn fork_below(&self, end: usize) -> Result<Arc<Self>> {
+        loop {
+            let needed = self.capacity();
+            let slots = new_slots(needed)?;
+            let mut new = State::with_room(needed)?;
+            let state = self.state.lock();
+            if state.files.len() != needed {
+                continue;
+            }
+            for (at, file) in state.files.iter().enumerate().take(end) {
+                if let Some(file) = file {
+                    new.files[at] = Some(file.clone());
+                    slots[at].set(Some(Box::new(Arc::downgrade(file))));
+                    set_bit(&mut new.open, at, true);
+                    set_bit(&mut new.cloexec, at, bit(&state.cloexec, at));
+                }
+            }
+            drop(state);
+            return Self::from_parts(slots, new);
+        }
+    }
+
+    /// Closes what is marked close-on-exec: at execve(2).
+    pub fn close_on_exec(&self) {
+        let marked: Vec<usize> = {
+            let state = self.state.lock();
+            (0..state.files.len())
+                .filter(|&fd| bit(&state.cloexec, fd) && state.files[fd].is_some())
+                .collect()
+        };
+        for fd in marked {
+            let _ = self.close(fd as i32);
+        }
+    }
+
+    /// Closes everything: at exit.
+    pub fn close_all(&self) {
+        self.close_range(0, u32::MAX);
+    }
+}
+
+impl Drop for FdTable {
+    fn drop(&mut self) {
+        self.close_all();
+    }
+}
+
+/// A descriptor that was taken and waits for its file; given back when dropped.
+pub struct Reserved {
+    table: Arc<FdTable>,
+    fd: usize,
+    is_used: bool,
+}
+
+impl Reserved {
+    /// Its number.
+    pub fn fd(&self) -> i32 {
+        self.fd as i32
+    }
+
+    /// Installs the file. Cannot fail.
+    pub fn install(mut self, file: Arc<File>) -> i32 {
+        self.is_used = true;
+        self.table.install(self.fd, file);
+        self.fd as i32
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.is_used {
+            self.table.state.lock().clear_bit(self.fd);
+        }
+    }
+}

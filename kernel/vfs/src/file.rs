@@ -1,0 +1,449 @@
+//! Open file descriptions.
+//!
+//! A [`File`] is what open(2) makes: position, status flags, credentials, and the operations ([`FileOps`]) of what
+//! was opened. Descriptors, mappings and messages in flight hold it; with the last of them it is released.
+//!
+//! # Locks
+//!
+//! `pos_lock` is held over operations that use and move the position, outermost of all VFS locks (POSIX.1-2024,
+//! 2.9.7). Flags and position are atomics.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+
+use abi::fs::OpenFlags;
+use abi::poll::PollEvents;
+use abi::{Errno, Result};
+use bitflags::bitflags;
+use hal::sync::SpinLock;
+use hal::uio::{Dest, Src};
+use mm::{Backing, FileId, Mappable, Mapping};
+use sched::{Mutex, MutexGuard, PollTable};
+use security::Cred;
+
+use crate::dentry::Name;
+use crate::inode::{Inode, InodeFlags};
+use crate::lock;
+use crate::mount::WriteAccess;
+use crate::notify::{self, Event};
+use crate::path::Path;
+
+bitflags! {
+    /// What a description can do, fixed when it is opened.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct FileMode: u32 {
+        /// Open for reading.
+        const READ = 1;
+        /// Open for writing.
+        const WRITE = 2;
+        /// Has a position, and read and write at given ones work.
+        const SEEK = 4;
+        /// Bytes in sequence: no position to lock, move or give.
+        const STREAM = 8;
+        /// Only names the file (`O_PATH`).
+        const PATH = 16;
+        /// Reads and writes at given positions work, but the position cannot be moved freely.
+        const PREAD = 32;
+    }
+}
+
+/// How lseek(2) counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whence {
+    /// From the start.
+    Set,
+    /// From the position.
+    Cur,
+    /// From the end.
+    End,
+    /// The next data at or after.
+    Data,
+    /// The next hole at or after.
+    Hole,
+}
+
+impl Whence {
+    /// The `whence` argument of lseek(2). `EINVAL`.
+    pub fn from_raw(raw: u32) -> Result<Self> {
+        [Self::Set, Self::Cur, Self::End, Self::Data, Self::Hole]
+            .get(raw as usize)
+            .copied()
+            .ok_or(Errno::EINVAL)
+    }
+}
+
+/// How much of a file fsync(2) and fdatasync(2) write out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncMode {
+    /// Data and all metadata.
+    Full,
+    /// Data and what is needed to read it.
+    Data,
+}
+
+/// Receives directory entries.
+pub trait DirEmit {
+    /// Takes an entry; `next` is the position behind it. `false`: it did not fit, stop.
+    fn emit(&mut self, name: &[u8], ino: u64, d_type: u8, next: u64) -> bool;
+}
+
+/// What an open file does. Defaults are what Linux answers for an operation that an object does not have.
+///
+/// The VFS has checked the access mode and the arguments' ranges.
+pub trait FileOps: Any + Send + Sync {
+    /// What to add to the access mode; [`FileMode::SEEK`] for things with positions.
+    fn mode(&self) -> FileMode {
+        FileMode::SEEK
+    }
+
+    /// Reads at `pos` (which streams ignore); gives the number of bytes, 0 at the end.
+    fn read(&self, file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
+        let _ = (file, dst, pos);
+        Err(Errno::EINVAL)
+    }
+
+    /// Writes at `pos`; gives the number of bytes. `O_APPEND` was resolved unless [`FileOps::appends`].
+    fn write(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<usize> {
+        let _ = (file, src, pos);
+        Err(Errno::EINVAL)
+    }
+
+    /// Registers with the wait queues of the object and tells what is ready.
+    fn poll(&self, file: &File, table: &mut PollTable) -> PollEvents {
+        let _ = (file, table);
+        PollEvents::IN | PollEvents::OUT | PollEvents::RDNORM | PollEvents::WRNORM
+    }
+
+    /// A request of ioctl(2) that the VFS does not know.
+    fn ioctl(&self, file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
+        let _ = (file, cmd, arg);
+        Err(Errno::ENOTTY)
+    }
+
+    /// What mmap(2) is to map. The default maps the page cache.
+    fn mmap(&self, file: &Arc<File>) -> Result<Backing> {
+        if file.inode().mapping().is_some() { Ok(Backing::file(file.clone())) } else { Err(Errno::ENODEV) }
+    }
+
+    /// Emits entries from `*pos` on and moves it behind the last one taken. The inode's `sem` is held for reading.
+    fn readdir(&self, file: &File, pos: &mut u64, emit: &mut dyn DirEmit) -> Result<()> {
+        let _ = (file, pos, emit);
+        Err(Errno::ENOTDIR)
+    }
+
+    /// Moves the position; the default knows sizes from the inode and data and holes from the page cache.
+    fn seek(&self, file: &File, offset: i64, whence: Whence) -> Result<u64> {
+        crate::rw::generic_seek(file, offset, whence)
+    }
+
+    /// Writes out what is dirty.
+    fn fsync(&self, file: &File, mode: SyncMode) -> Result<()> {
+        let _ = (file, mode);
+        Err(Errno::EINVAL)
+    }
+
+    /// fallocate(2) with mode flags `mode`.
+    fn fallocate(&self, file: &File, mode: u32, offset: u64, len: u64) -> Result<()> {
+        let _ = (file, mode, offset, len);
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Called at every close(2) of a descriptor; its error is close's.
+    fn flush(&self, file: &File) -> Result<()> {
+        let _ = file;
+        Ok(())
+    }
+
+    /// Called when the description ends.
+    fn release(&self, file: &File) {
+        let _ = file;
+    }
+
+    /// Bytes that can be read at once (`FIONREAD`).
+    fn readable_bytes(&self, file: &File) -> Result<usize> {
+        let _ = file;
+        Err(Errno::ENOTTY)
+    }
+
+    /// Whether a write that fails with `EPIPE` sends `SIGPIPE`.
+    fn raises_sigpipe(&self) -> bool {
+        false
+    }
+
+    /// Whether the operations themselves place `O_APPEND` writes.
+    fn appends(&self) -> bool {
+        false
+    }
+
+    /// Checks new status flags (`F_SETFL`). The default refuses `O_DIRECT`.
+    fn check_flags(&self, file: &File, flags: OpenFlags) -> Result<()> {
+        let _ = file;
+        if flags.contains(OpenFlags::DIRECT) { Err(Errno::EINVAL) } else { Ok(()) }
+    }
+
+    /// Seals (`F_ADD_SEALS` with `Some`, `F_GET_SEALS` with `None`).
+    fn seals(&self, file: &File, add: Option<u32>) -> Result<u32> {
+        let _ = (file, add);
+        Err(Errno::EINVAL)
+    }
+
+    /// Appends lines for /proc/PID/fdinfo.
+    fn show_fdinfo(&self, file: &File, out: &mut Vec<u8>) {
+        let _ = (file, out);
+    }
+}
+
+/// Operations of `O_PATH` descriptions: none.
+pub(crate) struct NoOps;
+
+impl FileOps for NoOps {
+    fn mode(&self) -> FileMode {
+        FileMode::PATH
+    }
+}
+
+/// Who gets SIGIO (fcntl(2) `F_SETOWN_EX`, `F_SETSIG`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// `F_OWNER_TID` 0, `F_OWNER_PID` 1, `F_OWNER_PGRP` 2.
+    pub kind: i32,
+    /// Id of that kind; 0 for nobody.
+    pub pid: i32,
+    /// The signal instead of SIGIO, or 0.
+    pub signal: i32,
+}
+
+/// An open file description.
+pub struct File {
+    id: u64,
+    path: Path,
+    inode: Arc<Inode>,
+    mode: FileMode,
+    flags: AtomicU32,
+    pos: AtomicU64,
+    pos_lock: Mutex<()>,
+    cred: Arc<Cred>,
+    ops: Arc<dyn FileOps>,
+    owner: SpinLock<Owner>,
+    /// Set for descriptions that may write: keeps the mount from becoming read-only.
+    write_access: Option<WriteAccess>,
+}
+
+/// Flags of open(2) that are no status flags of the description.
+const CREATION_FLAGS: OpenFlags = OpenFlags::CREAT
+    .union(OpenFlags::EXCL)
+    .union(OpenFlags::NOCTTY)
+    .union(OpenFlags::TRUNC)
+    .union(OpenFlags::CLOEXEC);
+
+/// Flags that fcntl(2) `F_SETFL` can change.
+pub const SETFL_FLAGS: OpenFlags = OpenFlags::APPEND
+    .union(OpenFlags::NONBLOCK)
+    .union(OpenFlags::ASYNC)
+    .union(OpenFlags::DIRECT)
+    .union(OpenFlags::NOATIME);
+
+impl File {
+    /// Opens `path`, which is positive, with operations `ops`. Permissions were checked.
+    ///
+    /// `ETXTBSY`, `EROFS`: a write access that cannot be had now.
+    pub fn new(path: Path, ops: Arc<dyn FileOps>, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<Self>> {
+        let inode = path.inode().ok_or(Errno::ENOENT)?.clone();
+        let mut mode = ops.mode();
+        let mut write_access = None;
+        if !flags.contains(OpenFlags::PATH) {
+            mode.set(FileMode::READ, flags.can_read());
+            mode.set(FileMode::WRITE, flags.can_write());
+            let is_anonymous = inode.flags().contains(InodeFlags::ANONYMOUS);
+            if flags.can_write() && !is_anonymous && inode.is_regular() {
+                let access = path.mount.want_write()?;
+                inode.get_write_access()?;
+                write_access = Some(access);
+            }
+        }
+        Ok(Arc::new(Self {
+            id: lock::new_owner_id(),
+            path,
+            inode,
+            mode,
+            flags: AtomicU32::new((flags - CREATION_FLAGS).bits()),
+            pos: AtomicU64::new(0),
+            pos_lock: Mutex::new("vfs.file.pos", ()),
+            cred: cred.clone(),
+            ops,
+            owner: SpinLock::new("vfs.file.owner", Owner::default()),
+            write_access,
+        }))
+    }
+
+    /// A number that no other description ever has; the owner of its locks.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The name by which it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The inode.
+    pub fn inode(&self) -> &Arc<Inode> {
+        &self.inode
+    }
+
+    /// What it can do.
+    pub fn mode(&self) -> FileMode {
+        self.mode
+    }
+
+    /// Access mode and status flags (`F_GETFL`).
+    pub fn flags(&self) -> OpenFlags {
+        OpenFlags::from_bits_retain(self.flags.load(Relaxed))
+    }
+
+    /// Whether operations must not wait.
+    pub fn is_nonblocking(&self) -> bool {
+        self.flags().contains(OpenFlags::NONBLOCK)
+    }
+
+    /// Replaces the status flags that can change by those of `flags` (`F_SETFL`).
+    ///
+    /// `EPERM`: clearing `O_APPEND` of an append-only file, or `O_NOATIME` without owning it. `EINVAL`: `O_DIRECT`
+    /// where that cannot be.
+    pub fn set_flags(&self, flags: OpenFlags, cred: &Cred) -> Result<()> {
+        let old = self.flags();
+        let is_append_only = self.inode.flags().contains(InodeFlags::APPEND);
+        if is_append_only && old.contains(OpenFlags::APPEND) && !flags.contains(OpenFlags::APPEND) {
+            return Err(Errno::EPERM);
+        }
+        let wants_noatime = flags.contains(OpenFlags::NOATIME) && !old.contains(OpenFlags::NOATIME);
+        if wants_noatime && !security::owner_or_capable(cred, self.inode.uid()) {
+            return Err(Errno::EPERM);
+        }
+        self.ops.check_flags(self, flags)?;
+        self.update_flags(SETFL_FLAGS, flags);
+        Ok(())
+    }
+
+    /// Replaces the flags in `mask` by those of `flags`.
+    pub fn update_flags(&self, mask: OpenFlags, flags: OpenFlags) {
+        let new = |old: u32| Some(old & !mask.bits() | (flags & mask).bits());
+        let _ = self.flags.fetch_update(Relaxed, Relaxed, new);
+    }
+
+    /// The position.
+    pub fn pos(&self) -> u64 {
+        self.pos.load(Relaxed)
+    }
+
+    /// Sets the position.
+    pub fn set_pos(&self, pos: u64) {
+        self.pos.store(pos, Relaxed);
+    }
+
+    /// Locks the position; streams have none.
+    pub(crate) fn lock_pos(&self) -> Option<MutexGuard<'_, ()>> {
+        (!self.mode.contains(FileMode::STREAM)).then(|| self.pos_lock.lock())
+    }
+
+    /// Who opened it.
+    pub fn cred(&self) -> &Arc<Cred> {
+        &self.cred
+    }
+
+    /// The operations.
+    pub fn ops(&self) -> &Arc<dyn FileOps> {
+        &self.ops
+    }
+
+    /// The operations as the type that they are, if they are that.
+    pub fn ops_as<T: FileOps>(&self) -> Option<&T> {
+        (&*self.ops as &dyn Any).downcast_ref()
+    }
+
+    /// Who gets SIGIO.
+    pub fn owner(&self) -> Owner {
+        *self.owner.lock()
+    }
+
+    /// Changes who gets SIGIO.
+    pub fn update_owner(&self, f: impl FnOnce(&mut Owner)) {
+        f(&mut self.owner.lock());
+    }
+
+    /// What is ready; registers with `table`.
+    pub fn poll(&self, table: &mut PollTable) -> PollEvents {
+        self.ops.poll(self, table)
+    }
+
+    /// Fails with `EBADF` unless open for all of `needed` (and no `O_PATH`).
+    #[inline]
+    pub fn require(&self, needed: FileMode) -> Result<()> {
+        if self.mode.contains(needed) && !self.mode.contains(FileMode::PATH) {
+            Ok(())
+        } else {
+            Err(Errno::EBADF)
+        }
+    }
+
+    /// Whether it keeps a mount from becoming read-only.
+    pub fn has_write_access(&self) -> bool {
+        self.write_access.is_some()
+    }
+
+    /// The name in /proc/PID/fd.
+    pub fn display_name(&self) -> Vec<u8> {
+        self.path.display(None)
+    }
+
+    /// The last component of the name.
+    pub fn name(&self) -> Name {
+        self.path.dentry.name()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        if self.mode.contains(FileMode::PATH) {
+            return;
+        }
+        if !self.inode.flags().contains(InodeFlags::ANONYMOUS) {
+            let wrote = self.mode.contains(FileMode::WRITE);
+            notify::path_event(&self.path, if wrote { Event::CLOSE_WRITE } else { Event::CLOSE_NOWRITE });
+        }
+        self.ops.release(self);
+        if let Some(locks) = self.inode.locks_if_any() {
+            locks.file_released(self.id);
+        }
+        if self.write_access.is_some() {
+            self.inode.put_write_access();
+        }
+    }
+}
+
+impl core::fmt::Debug for File {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "File({:?} {:?})", self.path.dentry, self.mode)
+    }
+}
+
+impl Mappable for File {
+    fn mapping(&self) -> Option<&Arc<Mapping>> {
+        self.inode.mapping()
+    }
+
+    fn name(&self) -> Vec<u8> {
+        self.display_name()
+    }
+
+    fn id(&self) -> FileId {
+        let dev = self.inode.sb().dev();
+        FileId { major: abi::fs::major(dev), minor: abi::fs::minor(dev), ino: self.inode.ino() }
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+}

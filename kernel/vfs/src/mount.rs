@@ -1,0 +1,441 @@
+//! Mounts: file systems joined into one tree, and the namespaces that hold such trees.
+//!
+//! ```text
+//!   MountNs.root -> Mount "/" --children--> (dentry "proc", Mount) (dentry "dev", Mount) ...
+//!                     ^                                                  |
+//!                     +------------- place: (parent, mountpoint) --------+
+//! ```
+//!
+//! # Invariants
+//!
+//! - M1: `child.place` names (parent, dentry) if and only if `parent.children` holds (dentry, child).
+//! - M2: a dentry's mount count is the number of places on it, in all namespaces.
+//! - M3: mounts stack: a mount upon a mount point is attached to the root of the topmost mount there.
+//!
+//! # Locks
+//!
+//! [`LOCK`] is held over every change of the tree. Walks take no lock: they follow RCU pointers and compare
+//! `dcache::Sequence`, which every change moves on.
+
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+
+use abi::{Errno, Result};
+use bitflags::bitflags;
+use hal::rcu::{self, ReadGuard};
+use hal::sync::{ArcCell, RcuCell, SpinLock};
+use sched::Mutex;
+
+use crate::dcache;
+use crate::dentry::Dentry;
+use crate::path::Path;
+use crate::superblock::SuperBlock;
+
+/// Serialises changes of mount trees.
+pub(crate) static LOCK: Mutex<()> = Mutex::new("vfs.mounts", ());
+
+bitflags! {
+    /// Flags of a mount, with the numbers of mount(2).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct MountFlags: u32 {
+        /// Nothing may be written through it.
+        const RDONLY = 1;
+        /// Set-user-ID bits have no effect.
+        const NOSUID = 2;
+        /// Device nodes cannot be opened.
+        const NODEV = 4;
+        /// Nothing may be executed.
+        const NOEXEC = 8;
+        /// Symbolic links are not followed.
+        const NOSYMFOLLOW = 256;
+        /// Access times are not kept.
+        const NOATIME = 1024;
+        /// Access times of directories are not kept.
+        const NODIRATIME = 2048;
+        /// Access times are kept when they are older than the data or than a day.
+        const RELATIME = 1 << 21;
+        /// Access times are kept exactly.
+        const STRICTATIME = 1 << 24;
+    }
+}
+
+/// How mounts below a mount propagate (mount_namespaces(7)). Kept and shown; not yet acted upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Propagation {
+    /// `MS_PRIVATE`.
+    Private,
+    /// `MS_SHARED`.
+    Shared,
+    /// `MS_SLAVE`.
+    Slave,
+    /// `MS_UNBINDABLE`.
+    Unbindable,
+}
+
+/// Where a mount is attached.
+pub(crate) struct MountPlace {
+    pub(crate) parent: Arc<Mount>,
+    pub(crate) dentry: Arc<Dentry>,
+}
+
+type Children = Vec<(Arc<Dentry>, Arc<Mount>)>;
+
+/// A file system, or a part of one, in the tree.
+pub struct Mount {
+    id: u32,
+    unique_id: u64,
+    root: Arc<Dentry>,
+    sb: Arc<SuperBlock>,
+    source: Vec<u8>,
+    flags: AtomicU32,
+    propagation: AtomicU32,
+    /// Id of the peer group of a shared mount, as mountinfo shows it.
+    group: AtomicU32,
+    is_internal: bool,
+    place: ArcCell<MountPlace>,
+    children: RcuCell<Children>,
+    /// Open descriptions and operations in progress that may write through it.
+    writers: AtomicU32,
+    ns: SpinLock<Weak<MountNs>>,
+}
+
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+static NEXT_GROUP: AtomicU32 = AtomicU32::new(1);
+
+/// Unique mount ids begin here, so that they are not mistaken for the old ones (statx(2) `STATX_MNT_ID_UNIQUE`).
+const UNIQUE_ID_BASE: u64 = 1 << 31;
+
+impl Mount {
+    /// A mount of `root` that is attached nowhere. `source` is what /proc/mounts shows first.
+    pub fn new(root: &Arc<Dentry>, source: &[u8], flags: MountFlags) -> Arc<Self> {
+        Self::alloc(root, source, flags, false)
+    }
+
+    /// The mount of a file system that no path leads to.
+    pub(crate) fn new_internal(root: &Arc<Dentry>) -> Arc<Self> {
+        Self::alloc(root, b"none", MountFlags::empty(), true)
+    }
+
+    fn alloc(root: &Arc<Dentry>, source: &[u8], flags: MountFlags, is_internal: bool) -> Arc<Self> {
+        let id = NEXT_ID.fetch_add(1, Relaxed);
+        root.sb().mount_added();
+        Arc::new(Self {
+            id,
+            unique_id: UNIQUE_ID_BASE + u64::from(id),
+            root: root.clone(),
+            sb: root.sb().clone(),
+            source: source.to_vec(),
+            flags: AtomicU32::new(flags.bits()),
+            propagation: AtomicU32::new(Propagation::Private as u32),
+            group: AtomicU32::new(0),
+            is_internal,
+            place: ArcCell::empty(),
+            children: RcuCell::empty(),
+            writers: AtomicU32::new(0),
+            ns: SpinLock::new("vfs.mount.ns", Weak::new()),
+        })
+    }
+
+    /// A mount of `root` (in this mount's file system) with the same properties, attached nowhere.
+    pub(crate) fn copy(&self, root: &Arc<Dentry>) -> Arc<Self> {
+        let new = Self::alloc(root, &self.source, self.flags(), false);
+        new.propagation.store(self.propagation.load(Relaxed), Relaxed);
+        new.group.store(self.group.load(Relaxed), Relaxed);
+        new
+    }
+
+    /// The id of mountinfo.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The id that is never used again.
+    pub fn unique_id(&self) -> u64 {
+        self.unique_id
+    }
+
+    /// Its root, not necessarily that of the file system.
+    pub fn root(&self) -> &Arc<Dentry> {
+        &self.root
+    }
+
+    /// The file system.
+    pub fn sb(&self) -> &Arc<SuperBlock> {
+        &self.sb
+    }
+
+    /// What was mounted, as /proc/mounts shows it.
+    pub fn source(&self) -> &[u8] {
+        &self.source
+    }
+
+    /// Flags.
+    pub fn flags(&self) -> MountFlags {
+        MountFlags::from_bits_retain(self.flags.load(Relaxed))
+    }
+
+    /// Whether no path leads here: pipes, sockets, anonymous inodes.
+    pub fn is_internal(&self) -> bool {
+        self.is_internal
+    }
+
+    /// How mounts below it propagate.
+    pub fn propagation(&self) -> Propagation {
+        match self.propagation.load(Relaxed) {
+            1 => Propagation::Shared,
+            2 => Propagation::Slave,
+            3 => Propagation::Unbindable,
+            _ => Propagation::Private,
+        }
+    }
+
+    /// The peer group id of a shared mount.
+    pub fn group(&self) -> u32 {
+        self.group.load(Relaxed)
+    }
+
+    pub(crate) fn set_propagation(&self, propagation: Propagation) {
+        self.propagation.store(propagation as u32, Relaxed);
+        if propagation == Propagation::Shared && self.group() == 0 {
+            self.group.store(NEXT_GROUP.fetch_add(1, Relaxed), Relaxed);
+        }
+    }
+
+    /// Whether nothing may be written through it.
+    #[inline]
+    pub fn is_readonly(&self) -> bool {
+        self.flags().contains(MountFlags::RDONLY) || self.sb.is_readonly()
+    }
+
+    /// Begins a write through this mount. `EROFS`.
+    pub(crate) fn want_write(self: &Arc<Self>) -> Result<WriteAccess> {
+        self.writers.fetch_add(1, SeqCst);
+        // Pairs with `set_flags`: either this sees the flag or the remount sees the count.
+        let access = WriteAccess(self.clone());
+        if self.is_readonly() { Err(Errno::EROFS) } else { Ok(access) }
+    }
+
+    /// Replaces the flags. `EBUSY`: it would become read-only while something is open for writing.
+    pub(crate) fn set_flags(&self, flags: MountFlags) -> Result<()> {
+        let old = self.flags.swap(flags.bits(), SeqCst);
+        let becomes_readonly = flags.contains(MountFlags::RDONLY) && old & MountFlags::RDONLY.bits() == 0;
+        if becomes_readonly && self.writers.load(SeqCst) > 0 {
+            self.flags.store(old, SeqCst);
+            return Err(Errno::EBUSY);
+        }
+        Ok(())
+    }
+
+    /// Whether something is open for writing through it.
+    pub(crate) fn has_writers(&self) -> bool {
+        self.writers.load(SeqCst) > 0
+    }
+
+    /// The path that it covers; `None` for the root of a tree.
+    pub fn mountpoint(&self) -> Option<Path> {
+        let guard = rcu::read_lock();
+        let place = self.place.get(&guard)?;
+        Some(Path::new(&place.parent, &place.dentry))
+    }
+
+    /// As [`Mount::mountpoint`], for walks.
+    #[inline]
+    pub(crate) fn place<'g>(&'g self, guard: &'g ReadGuard) -> Option<&'g MountPlace> {
+        self.place.get(guard)
+    }
+
+    /// What is mounted on `dentry` in this mount.
+    #[inline]
+    pub(crate) fn child<'g>(&'g self, guard: &'g ReadGuard, dentry: &Arc<Dentry>) -> Option<&'g Arc<Mount>> {
+        let children = self.children.get(guard)?;
+        children.iter().find(|(at, _)| Arc::ptr_eq(at, dentry)).map(|(_, mount)| mount)
+    }
+
+    /// The mounts on this one, in order of their making.
+    pub fn children(&self) -> Vec<Arc<Mount>> {
+        let guard = rcu::read_lock();
+        self.children
+            .get(&guard)
+            .map_or(Vec::new(), |list| list.iter().map(|(_, mount)| mount.clone()).collect())
+    }
+
+    fn copy_children(&self) -> Children {
+        let guard = rcu::read_lock();
+        self.children.get(&guard).cloned().unwrap_or_default()
+    }
+
+    /// The namespace whose tree it is in.
+    pub fn ns(&self) -> Option<Arc<MountNs>> {
+        self.ns.lock().upgrade()
+    }
+
+    /// This mount and all mounts below it, parents first. With `LOCK` held.
+    pub fn subtree(self: &Arc<Self>) -> Vec<Arc<Mount>> {
+        let mut found = alloc::vec![self.clone()];
+        let mut next = 0;
+        while let Some(mount) = found.get(next) {
+            let children = mount.children();
+            next += 1;
+            // Depth first keeps the order of /proc/mounts close to that of mounting.
+            found.splice(next..next, children);
+        }
+        found
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.sb.mount_removed();
+    }
+}
+
+impl core::fmt::Debug for Mount {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Mount({} {})", self.id, self.sb.fs_type().name())
+    }
+}
+
+/// A write through a mount in progress, or a description open for writing.
+pub(crate) struct WriteAccess(Arc<Mount>);
+
+impl Drop for WriteAccess {
+    fn drop(&mut self) {
+        self.0.writers.fetch_sub(1, Release);
+    }
+}
+
+/// Attaches `mount` at `at`, in `ns`. `LOCK` is held, and `at` is the topmost mount there.
+pub(crate) fn attach(mount: &Arc<Mount>, at: &Path, ns: &Arc<MountNs>) {
+    let mut children = at.mount.copy_children();
+    children.push((at.dentry.clone(), mount.clone()));
+    let place = Arc::new(MountPlace { parent: at.mount.clone(), dentry: at.dentry.clone() });
+    let children = Box::new(children);
+    at.dentry.add_mount();
+    dcache::change(|| {
+        mount.place.swap(Some(place));
+        at.mount.children.set(Some(children));
+    });
+    for member in mount.subtree() {
+        *member.ns.lock() = Arc::downgrade(ns);
+    }
+    ns.changed();
+}
+
+/// Takes `mount` out of the tree; what is mounted on it stays on it. `LOCK` is held.
+pub(crate) fn detach(mount: &Arc<Mount>) {
+    let Some(at) = mount.mountpoint() else { return };
+    let mut children = at.mount.copy_children();
+    children.retain(|(_, child)| !Arc::ptr_eq(child, mount));
+    let children = (!children.is_empty()).then(|| Box::new(children));
+    dcache::change(|| {
+        mount.place.swap(None);
+        at.mount.children.set(children);
+    });
+    at.dentry.remove_mount();
+    let ns = core::mem::take(&mut *mount.ns.lock()).upgrade();
+    if let Some(ns) = ns {
+        ns.changed();
+    }
+}
+
+/// A tree of mounts that processes see (mount_namespaces(7)).
+pub struct MountNs {
+    id: u64,
+    root: ArcCell<Mount>,
+    /// Counts changes: poll(2) on /proc/mounts tells of them.
+    event: AtomicU64,
+}
+
+static NEXT_NS: AtomicU64 = AtomicU64::new(0xf000_0000);
+
+impl MountNs {
+    /// A namespace whose root is `root`.
+    pub fn new(root: &Arc<Mount>) -> Arc<Self> {
+        let id = NEXT_NS.fetch_add(1, Relaxed);
+        let ns = Arc::new(Self { id, root: ArcCell::new(root.clone()), event: AtomicU64::new(0) });
+        for mount in root.subtree() {
+            *mount.ns.lock() = Arc::downgrade(&ns);
+        }
+        ns
+    }
+
+    /// Its inode number in /proc/PID/ns.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The mount at the bottom of its root.
+    pub fn root(&self) -> Option<Arc<Mount>> {
+        self.root.load()
+    }
+
+    /// How often it has changed.
+    pub fn event(&self) -> u64 {
+        self.event.load(Acquire)
+    }
+
+    fn changed(&self) {
+        self.event.fetch_add(1, Release);
+    }
+
+    /// All mounts, parents first.
+    pub fn mounts(&self) -> Vec<Arc<Mount>> {
+        let _locked = LOCK.lock();
+        self.root().map_or(Vec::new(), |root| root.subtree())
+    }
+
+    /// A copy of the tree (`CLONE_NEWNS`); also gives for each old mount its copy, to move root and cwd.
+    pub fn copy(&self) -> Option<(Arc<Self>, Vec<(Arc<Mount>, Arc<Mount>)>)> {
+        let _locked = LOCK.lock();
+        let root = self.root()?;
+        let pairs = copy_tree(&root, root.root());
+        let (_, new_root) = pairs.first()?;
+        let ns = Self::new(new_root);
+        Some((ns, pairs))
+    }
+}
+
+/// Copies the mounts below (`top`, `root`), unattached, as (old, new) pairs with the top first. `LOCK` is held.
+pub(crate) fn copy_tree(top: &Arc<Mount>, root: &Arc<Dentry>) -> Vec<(Arc<Mount>, Arc<Mount>)> {
+    let mut pairs = alloc::vec![(top.clone(), top.copy(root))];
+    for old in top.subtree().into_iter().skip(1) {
+        let Some(at) = old.mountpoint() else { continue };
+        if !at.dentry.is_below(at.mount.root()) || (Arc::ptr_eq(&at.mount, top) && !at.dentry.is_below(root))
+        {
+            continue;
+        }
+        let Some(parent) = pairs.iter().find(|(o, _)| Arc::ptr_eq(o, &at.mount)).map(|(_, n)| n.clone())
+        else {
+            continue;
+        };
+        let new = old.copy(old.root());
+        let mut children = parent.copy_children();
+        children.push((at.dentry.clone(), new.clone()));
+        at.dentry.add_mount();
+        new.place.swap(Some(Arc::new(MountPlace { parent: parent.clone(), dentry: at.dentry })));
+        parent.children.set(Some(Box::new(children)));
+        pairs.push((old, new));
+    }
+    pairs
+}
+
+/// Takes apart a tree that no namespace holds any more, so that nothing in it holds each other. `LOCK` is held.
+pub(crate) fn dissolve(top: &Arc<Mount>) {
+    let mut members = top.subtree();
+    members.reverse();
+    for mount in members {
+        detach(&mount);
+    }
+}
+
+impl Drop for MountNs {
+    fn drop(&mut self) {
+        if let Some(root) = self.root.swap(None) {
+            let _locked = LOCK.lock();
+            dissolve(&root);
+        }
+    }
+}

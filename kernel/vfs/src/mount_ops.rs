@@ -1,0 +1,347 @@
+//! mount(2), umount2(2), pivot_root(2).
+//!
+//! Sources: mount(2), umount(2), pivot_root(2), mount_namespaces(7).
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering::*};
+
+use abi::{Errno, Result};
+use hal::rcu;
+use sched::{Mutex, WaitQueue};
+use security::Cap;
+
+use crate::fs_context::WalkContext;
+use crate::mount::{self, Mount, MountFlags, MountNs, Propagation};
+use crate::path::Path;
+use crate::superblock::{self, MountRequest, SbFlags};
+use crate::walk::{self, At, WalkFlags};
+
+const MS_REMOUNT: u64 = 32;
+const MS_BIND: u64 = 4096;
+const MS_MOVE: u64 = 8192;
+const MS_REC: u64 = 16384;
+const MS_UNBINDABLE: u64 = 1 << 17;
+const MS_PRIVATE: u64 = 1 << 18;
+const MS_SLAVE: u64 = 1 << 19;
+const MS_SHARED: u64 = 1 << 20;
+const MS_RELATIME: u64 = 1 << 21;
+const MS_STRICTATIME: u64 = 1 << 24;
+const MS_NOATIME: u64 = 1024;
+const MS_MAGIC: u64 = 0xc0ed_0000;
+const MS_MAGIC_MASK: u64 = 0xffff_0000;
+
+const MNT_FORCE: u32 = 1;
+const MNT_DETACH: u32 = 2;
+const MNT_EXPIRE: u32 = 4;
+const UMOUNT_NOFOLLOW: u32 = 8;
+
+/// The mount flags in the flags of mount(2).
+fn mount_flags(flags: u64) -> MountFlags {
+    let mut mount = MountFlags::from_bits_truncate(flags as u32);
+    mount.remove(MountFlags::RELATIME | MountFlags::STRICTATIME);
+    // relatime unless told otherwise, since Linux 2.6.30.
+    if flags & MS_STRICTATIME != 0 {
+        mount |= MountFlags::STRICTATIME;
+    } else if flags & MS_NOATIME == 0 || flags & MS_RELATIME != 0 {
+        mount |= MountFlags::RELATIME;
+    }
+    mount
+}
+
+fn sb_flags(flags: u64) -> SbFlags {
+    SbFlags::from_bits_truncate(flags as u32)
+}
+
+/// mount(2).
+///
+/// `EPERM` without `CAP_SYS_ADMIN`; `ENODEV`: no such file system; others as mount(2) tells.
+pub fn mount(
+    ctx: &WalkContext<'_>,
+    source: &[u8],
+    target: &[u8],
+    fs_type: &[u8],
+    mut flags: u64,
+    data: &[u8],
+) -> Result<()> {
+    if flags & MS_MAGIC_MASK == MS_MAGIC {
+        flags &= !MS_MAGIC_MASK;
+    }
+    let target = walk::walk(ctx, At::Cwd, target, WalkFlags::FOLLOW)?;
+    require_admin(ctx)?;
+    let propagations = flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE);
+    if flags & (MS_REMOUNT | MS_BIND) == MS_REMOUNT | MS_BIND {
+        return remount_bind(&target, flags);
+    }
+    if flags & MS_REMOUNT != 0 {
+        return remount(&target, flags, data);
+    }
+    if flags & MS_BIND != 0 {
+        let source = walk::walk(ctx, At::Cwd, source, WalkFlags::FOLLOW)?;
+        return bind(ctx, &source, &target, if flags & MS_REC != 0 { Depth::Tree } else { Depth::One });
+    }
+    if propagations != 0 {
+        return change_propagation(&target, flags);
+    }
+    if flags & MS_MOVE != 0 {
+        let source = walk::walk(ctx, At::Cwd, source, WalkFlags::FOLLOW)?;
+        return move_mount(ctx, &source, &target);
+    }
+    let request = MountRequest { source, data, flags: sb_flags(flags), cred: ctx.cred };
+    let root = superblock::fs_type(fs_type)?.mount(&request)?;
+    let source = if source.is_empty() { b"none" } else { source };
+    let new = Mount::new(&root, source, mount_flags(flags));
+    attach_at(ctx, &new, &target)
+}
+
+fn require_admin(ctx: &WalkContext<'_>) -> Result<()> {
+    if ctx.cred.capable(Cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+fn ns_of(ctx: &WalkContext<'_>) -> Result<Arc<MountNs>> {
+    ctx.fs.ns().ok_or(Errno::EINVAL)
+}
+
+/// Whether `mount` is in the caller's tree.
+fn is_ours(ns: &Arc<MountNs>, mount: &Arc<Mount>) -> bool {
+    mount.ns().is_some_and(|own| Arc::ptr_eq(&own, ns))
+}
+
+/// Mounts `new` on `target`, on top of what is mounted there.
+pub fn attach_at(ctx: &WalkContext<'_>, new: &Arc<Mount>, target: &Path) -> Result<()> {
+    let ns = ns_of(ctx)?;
+    let _locked = mount::LOCK.lock();
+    attach_locked(&ns, new, target)
+}
+
+fn attach_locked(ns: &Arc<MountNs>, new: &Arc<Mount>, target: &Path) -> Result<()> {
+    let mut at = target.clone();
+    walk::cross_mounts(&mut at);
+    if !is_ours(ns, &at.mount) {
+        return Err(Errno::EINVAL);
+    }
+    if at.dentry.is_deleted() {
+        return Err(Errno::ENOENT);
+    }
+    let is_dir = |inode: Option<&Arc<crate::inode::Inode>>| inode.is_some_and(|inode| inode.is_dir());
+    if is_dir(new.root().inode()) != is_dir(at.inode()) {
+        return Err(Errno::ENOTDIR);
+    }
+    // The same file system directly upon itself.
+    if at.is_mount_root() && Arc::ptr_eq(at.dentry.sb(), new.sb()) && Arc::ptr_eq(&at.dentry, new.root()) {
+        return Err(Errno::EBUSY);
+    }
+    mount::attach(new, &at, ns);
+    Ok(())
+}
+
+/// How much of a tree is bound.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    One,
+    Tree,
+}
+
+fn bind(ctx: &WalkContext<'_>, source: &Path, target: &Path, depth: Depth) -> Result<()> {
+    let ns = ns_of(ctx)?;
+    let _locked = mount::LOCK.lock();
+    if source.mount.propagation() == Propagation::Unbindable || !is_ours(&ns, &source.mount) {
+        return Err(Errno::EINVAL);
+    }
+    if depth == Depth::One {
+        return attach_locked(&ns, &source.mount.copy(&source.dentry), target);
+    }
+    let pairs = mount::copy_tree(&source.mount, &source.dentry);
+    let (_, top) = pairs.first().ok_or(Errno::EINVAL)?;
+    let result = attach_locked(&ns, top, target);
+    if result.is_err() {
+        mount::dissolve(top);
+    }
+    result
+}
+
+fn move_mount(ctx: &WalkContext<'_>, source: &Path, target: &Path) -> Result<()> {
+    let ns = ns_of(ctx)?;
+    let _locked = mount::LOCK.lock();
+    let mut at = target.clone();
+    walk::cross_mounts(&mut at);
+    let mount = &source.mount;
+    if !source.is_mount_root()
+        || mount.mountpoint().is_none()
+        || !is_ours(&ns, mount)
+        || !is_ours(&ns, &at.mount)
+    {
+        return Err(Errno::EINVAL);
+    }
+    if source.inode().is_some_and(|inode| inode.is_dir()) != at.inode().is_some_and(|inode| inode.is_dir()) {
+        return Err(Errno::ENOTDIR);
+    }
+    // Not into itself.
+    let mut above = Some(at.mount.clone());
+    while let Some(here) = above {
+        if Arc::ptr_eq(&here, mount) {
+            return Err(Errno::ELOOP);
+        }
+        above = here.mountpoint().map(|up| up.mount);
+    }
+    mount::detach(mount);
+    mount::attach(mount, &at, &ns);
+    Ok(())
+}
+
+/// The mount whose root `path` is. `EINVAL`: it is no root of a mount.
+fn mount_at(path: &Path) -> Result<&Arc<Mount>> {
+    if path.is_mount_root() { Ok(&path.mount) } else { Err(Errno::EINVAL) }
+}
+
+fn remount_bind(target: &Path, flags: u64) -> Result<()> {
+    let _locked = mount::LOCK.lock();
+    mount_at(target)?.set_flags(mount_flags(flags))
+}
+
+fn remount(target: &Path, flags: u64, data: &[u8]) -> Result<()> {
+    let _locked = mount::LOCK.lock();
+    let mount = mount_at(target)?;
+    let sb = mount.sb();
+    let becomes_readonly = sb_flags(flags).contains(SbFlags::RDONLY) && !sb.is_readonly();
+    if becomes_readonly && mount.has_writers() {
+        return Err(Errno::EBUSY);
+    }
+    sb.ops().remount(sb, data)?;
+    mount.set_flags(mount_flags(flags))?;
+    sb.set_flags(sb_flags(flags));
+    Ok(())
+}
+
+fn change_propagation(target: &Path, flags: u64) -> Result<()> {
+    let kind = match flags & !MS_REC & !0x8000 {
+        MS_SHARED => Propagation::Shared,
+        MS_PRIVATE => Propagation::Private,
+        MS_SLAVE => Propagation::Slave,
+        MS_UNBINDABLE => Propagation::Unbindable,
+        _ => return Err(Errno::EINVAL),
+    };
+    let _locked = mount::LOCK.lock();
+    let mount = mount_at(target)?;
+    if flags & MS_REC == 0 {
+        mount.set_propagation(kind);
+    } else {
+        mount.subtree().iter().for_each(|member| member.set_propagation(kind));
+    }
+    Ok(())
+}
+
+/// umount2(2).
+///
+/// `EINVAL`: not a mount point, or the root. `EBUSY`: in use. `EAGAIN`: `MNT_EXPIRE`, which is not kept.
+pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
+    if flags & !(MNT_FORCE | MNT_DETACH | MNT_EXPIRE | UMOUNT_NOFOLLOW) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if flags & MNT_EXPIRE != 0 && flags & (MNT_FORCE | MNT_DETACH) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut walk_flags = WalkFlags::FOLLOW;
+    walk_flags.set(WalkFlags::FOLLOW, flags & UMOUNT_NOFOLLOW == 0);
+    let path = walk::walk(ctx, At::Cwd, name, walk_flags)?;
+    require_admin(ctx)?;
+    let ns = ns_of(ctx)?;
+    let mount = mount_at(&path)?.clone();
+    drop(path);
+    if !is_ours(&ns, &mount) || mount.mountpoint().is_none() {
+        return Err(Errno::EINVAL);
+    }
+    if flags & MNT_DETACH != 0 {
+        let _locked = mount::LOCK.lock();
+        mount::dissolve(&mount);
+        return Ok(());
+    }
+    if flags & MNT_EXPIRE != 0 {
+        return Err(Errno::EAGAIN);
+    }
+    // References that wait for a grace period are no users.
+    for attempt in 0..2 {
+        {
+            let _locked = mount::LOCK.lock();
+            if !is_busy(&mount) {
+                mount::detach(&mount);
+                break;
+            }
+            if attempt == 1 || !mount.children().is_empty() {
+                return Err(Errno::EBUSY);
+            }
+        }
+        wait_for_readers();
+    }
+    let _ = mount.sb().ops().sync(mount.sb());
+    Ok(())
+}
+
+/// Whether somebody but the tree and the caller holds `mount`.
+fn is_busy(mount: &Arc<Mount>) -> bool {
+    const OURS: usize = 2;
+    !mount.children().is_empty() || Arc::strong_count(mount) > OURS
+}
+
+/// Waits until what RCU defers has been done.
+fn wait_for_readers() {
+    let done = Arc::new((AtomicBool::new(false), WaitQueue::new()));
+    let signal = done.clone();
+    rcu::call(alloc::boxed::Box::new(move || {
+        signal.0.store(true, Release);
+        signal.1.wake_all();
+    }));
+    done.1.wait(|| done.0.load(Acquire).then_some(()));
+}
+
+/// Contexts that pivot_root(2) has to move: all tasks'. The floor above registers how to visit them.
+static VISIT_CONTEXTS: Mutex<Option<VisitContexts>> = Mutex::new("vfs.pivot", None);
+
+/// Calls its argument for the file-system context of every task.
+pub type VisitContexts = fn(&mut dyn FnMut(&crate::fs_context::FsContext));
+
+/// Tells how to visit the contexts of all tasks.
+pub fn set_visit_contexts(visit: VisitContexts) {
+    *VISIT_CONTEXTS.lock() = Some(visit);
+}
+
+/// pivot_root(2).
+///
+/// `EPERM`; `ENOTDIR`; `EBUSY`: one of them is the current root's mount; `EINVAL`: not mounts, or not below.
+pub fn pivot_root(ctx: &WalkContext<'_>, new_root: &[u8], put_old: &[u8]) -> Result<()> {
+    require_admin(ctx)?;
+    let flags = WalkFlags::FOLLOW | WalkFlags::DIRECTORY;
+    let new = walk::walk(ctx, At::Cwd, new_root, flags)?;
+    let old = walk::walk(ctx, At::Cwd, put_old, flags)?;
+    let root = ctx.fs.root();
+    let ns = ns_of(ctx)?;
+    {
+        let _locked = mount::LOCK.lock();
+        if Arc::ptr_eq(&new.mount, &root.mount) || Arc::ptr_eq(&old.mount, &root.mount) {
+            return Err(Errno::EBUSY);
+        }
+        let are_mounts = new.is_mount_root() && root.is_mount_root();
+        let top = root.mount.mountpoint();
+        if !are_mounts || new.mount.mountpoint().is_none() || top.is_none() {
+            return Err(Errno::EINVAL);
+        }
+        if !is_ours(&ns, &new.mount) || !is_ours(&ns, &old.mount) || !is_reachable(&old, &new) {
+            return Err(Errno::EINVAL);
+        }
+        let top = top.ok_or(Errno::EINVAL)?;
+        mount::detach(&new.mount);
+        mount::detach(&root.mount);
+        mount::attach(&root.mount, &old, &ns);
+        mount::attach(&new.mount, &top, &ns);
+    }
+    let visit = *VISIT_CONTEXTS.lock();
+    match visit {
+        Some(visit) => visit(&mut |fs| fs.replace(&root, &new)),
+        None => ctx.fs.replace(&root, &new),
+    }
+    Ok(())
+}
+
+/// Whether `path` is at or below `root`.
+fn is_reachable(path: &Path, root: &Path) -> bool {
+    path.spell(Some(root)).is_reachable
+}

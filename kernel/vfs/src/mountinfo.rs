@@ -1,0 +1,118 @@
+//! The text of /proc/PID/mounts and /proc/PID/mountinfo (proc_pid_mountinfo(5)).
+
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::fs::{major, minor};
+
+use crate::fs_context::FsContext;
+use crate::mount::{Mount, MountFlags, Propagation};
+use crate::path::Path;
+use crate::superblock::SbFlags;
+
+/// Which of the two files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// /proc/PID/mounts, as fstab(5).
+    Mounts,
+    /// /proc/PID/mountinfo.
+    MountInfo,
+}
+
+/// Appends `text` with space, tab, newline and backslash as octal numbers.
+fn push_escaped(out: &mut Vec<u8>, text: &[u8]) {
+    for &byte in text {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' => out.extend(format!("\\{byte:03o}").bytes()),
+            _ => out.push(byte),
+        }
+    }
+}
+
+fn push_mount_options(out: &mut Vec<u8>, mount: &Mount) {
+    let flags = mount.flags();
+    out.extend_from_slice(if flags.contains(MountFlags::RDONLY) { b"ro" } else { b"rw" });
+    for (flag, name) in [
+        (MountFlags::NOSUID, ",nosuid"),
+        (MountFlags::NODEV, ",nodev"),
+        (MountFlags::NOEXEC, ",noexec"),
+        (MountFlags::NOATIME, ",noatime"),
+        (MountFlags::NODIRATIME, ",nodiratime"),
+        (MountFlags::RELATIME, ",relatime"),
+        (MountFlags::NOSYMFOLLOW, ",nosymfollow"),
+    ] {
+        if flags.contains(flag) {
+            out.extend_from_slice(name.as_bytes());
+        }
+    }
+}
+
+fn push_super_options(out: &mut Vec<u8>, mount: &Mount) {
+    let flags = mount.sb().flags();
+    for (flag, name) in [(SbFlags::SYNCHRONOUS, ",sync"), (SbFlags::LAZYTIME, ",lazytime")] {
+        if flags.contains(flag) {
+            out.extend_from_slice(name.as_bytes());
+        }
+    }
+    mount.sb().ops().show_options(mount.sb(), out);
+}
+
+/// The lines for all mounts that `fs` can reach.
+pub fn show(fs: &FsContext, format: Format) -> Vec<u8> {
+    let mut out = Vec::new();
+    let root = fs.root();
+    let mounts = fs.ns().map_or(Vec::new(), |ns| ns.mounts());
+    for mount in &mounts {
+        let spelled = Path::root_of(mount).spell(Some(&root));
+        if !spelled.is_reachable {
+            continue;
+        }
+        match format {
+            Format::Mounts => push_mounts_line(&mut out, mount, &spelled.text),
+            Format::MountInfo => push_mountinfo_line(&mut out, mount, &spelled.text),
+        }
+    }
+    out
+}
+
+fn push_mounts_line(out: &mut Vec<u8>, mount: &Mount, at: &[u8]) {
+    push_escaped(out, mount.source());
+    out.push(b' ');
+    push_escaped(out, at);
+    out.push(b' ');
+    out.extend_from_slice(mount.sb().fs_type().name().as_bytes());
+    out.push(b' ');
+    if mount.sb().is_readonly() && !mount.flags().contains(MountFlags::RDONLY) {
+        let mut options = Vec::new();
+        push_mount_options(&mut options, mount);
+        out.extend_from_slice(b"ro");
+        out.extend_from_slice(options.get(2..).unwrap_or(&[]));
+    } else {
+        push_mount_options(out, mount);
+    }
+    push_super_options(out, mount);
+    out.extend_from_slice(b" 0 0\n");
+}
+
+fn push_mountinfo_line(out: &mut Vec<u8>, mount: &Arc<Mount>, at: &[u8]) {
+    let parent = mount.mountpoint().map_or(mount.id(), |up| up.mount.id());
+    let dev = mount.sb().dev();
+    out.extend(format!("{} {} {}:{} ", mount.id(), parent, major(dev), minor(dev)).bytes());
+    push_escaped(out, &mount.root().path_in_fs());
+    out.push(b' ');
+    push_escaped(out, at);
+    out.push(b' ');
+    push_mount_options(out, mount);
+    match mount.propagation() {
+        Propagation::Shared => out.extend(format!(" shared:{}", mount.group()).bytes()),
+        Propagation::Slave if mount.group() != 0 => out.extend(format!(" master:{}", mount.group()).bytes()),
+        Propagation::Unbindable => out.extend_from_slice(b" unbindable"),
+        _ => {}
+    }
+    out.extend(format!(" - {} ", mount.sb().fs_type().name()).bytes());
+    push_escaped(out, mount.source());
+    out.extend_from_slice(if mount.sb().is_readonly() { b" ro" } else { b" rw" });
+    push_super_options(out, mount);
+    out.push(b'\n');
+}

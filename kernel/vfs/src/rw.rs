@@ -1,0 +1,240 @@
+//! Reading, writing and seeking: what every read(2) and write(2) goes through.
+//!
+//! The VFS checks modes and ranges, locks the position, resolves `O_APPEND` and enforces size limits; the operations
+//! move bytes. For inodes with a page cache it also holds `sem` for writing over [`FileOps::write`].
+//!
+//! Errors that come with a signal: `EPIPE` when [`sigpipe_due`] says so (SIGPIPE), `EFBIG` at a limit given by the
+//! caller (SIGXFSZ). The caller sends it.
+//!
+//! Sources: read(2), write(2), lseek(2), POSIX.1-2024.
+//!
+//! [`FileOps::write`]: crate::file::FileOps::write
+
+use abi::fs::{OpenFlags, S_ISGID, S_ISUID};
+use abi::{Errno, Result};
+use hal::PAGE_SIZE;
+use hal::uio::{Dest, Src};
+use security::Cap;
+
+use crate::file::{File, FileMode, Whence};
+use crate::inode::{FileKind, Inode, InodeFlags, SetAttr};
+use crate::mount::MountFlags;
+use crate::notify::{self, Event};
+use crate::path::Path;
+use crate::time;
+
+/// The most that one call moves (Linux: `MAX_RW_COUNT`).
+pub const MAX_COUNT: usize = 0x7fff_f000;
+
+/// Seconds after which relatime updates an access time anyhow (mount(8)).
+const RELATIME_SECONDS: i64 = 24 * 60 * 60;
+
+/// read(2) and readv(2).
+pub fn read(file: &File, dst: &mut Dest<'_>) -> Result<usize> {
+    file.require(FileMode::READ)?;
+    let locked = file.lock_pos();
+    let pos = file.pos();
+    let done = read_at(file, dst, pos)?;
+    if locked.is_some() {
+        file.set_pos(pos + done as u64);
+    }
+    Ok(done)
+}
+
+/// pread64(2) and preadv(2). `ESPIPE`: a stream. `EINVAL`: `pos` is negative.
+pub fn pread(file: &File, dst: &mut Dest<'_>, pos: i64) -> Result<usize> {
+    let pos = u64::try_from(pos).map_err(|_| Errno::EINVAL)?;
+    file.require(FileMode::READ)?;
+    require_positions(file)?;
+    read_at(file, dst, pos)
+}
+
+fn require_positions(file: &File) -> Result<()> {
+    if file.mode().intersects(FileMode::SEEK | FileMode::PREAD) { Ok(()) } else { Err(Errno::ESPIPE) }
+}
+
+fn read_at(file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
+    if file.inode().is_dir() {
+        return Err(Errno::EISDIR);
+    }
+    limit_count(dst.remaining(), |max| dst.truncate(max));
+    let done = file.ops().read(file, dst, pos)?;
+    if !file.inode().flags().contains(InodeFlags::ANONYMOUS) {
+        if !file.flags().contains(OpenFlags::NOATIME) {
+            touch_atime(file.path());
+        }
+        if done > 0 {
+            notify::path_event(file.path(), Event::ACCESS);
+        }
+    }
+    Ok(done)
+}
+
+fn limit_count(remaining: usize, truncate: impl FnOnce(usize)) {
+    if remaining > MAX_COUNT {
+        truncate(MAX_COUNT);
+    }
+}
+
+/// write(2) and writev(2). `fsize`: the caller's `RLIMIT_FSIZE`. `EFBIG`: at the limit.
+pub fn write(file: &File, src: &mut Src<'_>, fsize: u64) -> Result<usize> {
+    file.require(FileMode::WRITE)?;
+    let locked = file.lock_pos();
+    let mut pos = file.pos();
+    let done = write_at(file, src, &mut pos, fsize)?;
+    if locked.is_some() {
+        file.set_pos(pos);
+    }
+    Ok(done)
+}
+
+/// pwrite64(2) and pwritev(2). `O_APPEND` files are appended to all the same, as on Linux.
+pub fn pwrite(file: &File, src: &mut Src<'_>, pos: i64, fsize: u64) -> Result<usize> {
+    let mut pos = u64::try_from(pos).map_err(|_| Errno::EINVAL)?;
+    file.require(FileMode::WRITE)?;
+    require_positions(file)?;
+    write_at(file, src, &mut pos, fsize)
+}
+
+/// Writes at `*pos`, or at the end, and moves `*pos` behind what was written.
+fn write_at(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64) -> Result<usize> {
+    limit_count(src.remaining(), |max| src.truncate(max));
+    let inode = file.inode();
+    let done = if inode.mapping().is_some() {
+        let _exclusive = inode.sem.write();
+        write_cached(file, src, pos, fsize)?
+    } else {
+        file.ops().write(file, src, *pos)?
+    };
+    *pos = pos.saturating_add(done as u64);
+    if done > 0 && !inode.flags().contains(InodeFlags::ANONYMOUS) {
+        notify::path_event(file.path(), Event::MODIFY);
+    }
+    Ok(done)
+}
+
+/// The checks of a write to a file with a page cache; its `sem` is held.
+fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64) -> Result<usize> {
+    if src.remaining() == 0 {
+        return Ok(0);
+    }
+    let inode = file.inode();
+    if file.flags().contains(OpenFlags::APPEND) {
+        *pos = inode.size();
+    }
+    let limit = fsize.min(inode.sb().max_bytes());
+    if *pos >= limit {
+        return Err(Errno::EFBIG);
+    }
+    src.truncate(usize::try_from(limit - *pos).unwrap_or(usize::MAX));
+    remove_privileges(inode, file.cred())?;
+    let done = file.ops().write(file, src, *pos)?;
+    if done > 0 {
+        inode.touch_mtime();
+    }
+    Ok(done)
+}
+
+/// Clears the set-ID bits of a file that someone writes to (inode(7)). Its `sem` is held.
+pub(crate) fn remove_privileges(inode: &alloc::sync::Arc<Inode>, cred: &security::Cred) -> Result<()> {
+    let mode = inode.mode();
+    if mode & (S_ISUID | S_ISGID) == 0 || !inode.is_regular() || cred.capable(Cap::FSETID) {
+        return Ok(());
+    }
+    let mut new = mode & !S_ISUID;
+    if mode & (S_ISGID | 0o010) == S_ISGID | 0o010 {
+        new &= !S_ISGID;
+    }
+    if new == mode {
+        return Ok(());
+    }
+    inode.ops().set_attr(inode, &SetAttr { mode: Some(new), ctime: time::now(), ..SetAttr::default() })
+}
+
+/// Whether the caller of a write that gave `result` is to be sent SIGPIPE.
+pub fn sigpipe_due(file: &File, result: &Result<usize>) -> bool {
+    matches!(result, Err(Errno::EPIPE)) && file.ops().raises_sigpipe()
+}
+
+/// lseek(2). `ESPIPE`: no position. `EINVAL`: out of range. `ENXIO`: no data or hole from there on.
+pub fn lseek(file: &File, offset: i64, whence: Whence) -> Result<u64> {
+    file.require(FileMode::empty())?;
+    if !file.mode().contains(FileMode::SEEK) {
+        return Err(Errno::ESPIPE);
+    }
+    let _locked = file.lock_pos();
+    let pos = file.ops().seek(file, offset, whence)?;
+    file.set_pos(pos);
+    Ok(pos)
+}
+
+/// The seek of files whose size the inode knows.
+pub fn generic_seek(file: &File, offset: i64, whence: Whence) -> Result<u64> {
+    let size = file.inode().size();
+    let base = match whence {
+        Whence::Set => 0,
+        Whence::Cur => file.pos() as i64,
+        Whence::End => size as i64,
+        Whence::Data | Whence::Hole => return seek_sparse(file.inode(), offset, whence),
+    };
+    let pos = base.checked_add(offset).ok_or(Errno::EOVERFLOW)?;
+    let pos = u64::try_from(pos).map_err(|_| Errno::EINVAL)?;
+    if pos > file.inode().sb().max_bytes() { Err(Errno::EINVAL) } else { Ok(pos) }
+}
+
+/// The seek of things that have positions but no size, such as devices: only set and move.
+pub fn seek_unsized(file: &File, offset: i64, whence: Whence) -> Result<u64> {
+    let base = match whence {
+        Whence::Set => 0,
+        Whence::Cur => file.pos() as i64,
+        _ => return Err(Errno::EINVAL),
+    };
+    base.checked_add(offset).and_then(|pos| u64::try_from(pos).ok()).ok_or(Errno::EINVAL)
+}
+
+/// `SEEK_DATA` and `SEEK_HOLE`: cached pages are data, others holes, in files that live in memory.
+fn seek_sparse(inode: &Inode, offset: i64, whence: Whence) -> Result<u64> {
+    let size = inode.size();
+    let pos = u64::try_from(offset).ok().filter(|&pos| pos < size).ok_or(Errno::ENXIO)?;
+    let mapping = inode.mapping().filter(|mapping| mapping.is_shmem());
+    let Some(mapping) = mapping else {
+        return Ok(if whence == Whence::Data { pos } else { size });
+    };
+    let page = PAGE_SIZE as u64;
+    let mut idx = pos / page;
+    if whence == Whence::Data {
+        let found = mapping.next_page(idx).ok_or(Errno::ENXIO)?;
+        let start = (found * page).max(pos);
+        return if start < size { Ok(start) } else { Err(Errno::ENXIO) };
+    }
+    while idx * page < size && mapping.get(idx).is_some() {
+        idx += 1;
+    }
+    Ok((idx * page).clamp(pos, size))
+}
+
+/// Notes an access to the object at `path`, as the mount wants it (mount(8) relatime, noatime).
+pub(crate) fn touch_atime(path: &Path) {
+    let Some(inode) = path.inode() else { return };
+    let flags = path.mount.flags();
+    let is_dir = inode.is_dir();
+    if flags.contains(MountFlags::NOATIME)
+        || (is_dir && flags.contains(MountFlags::NODIRATIME))
+        || inode.flags().intersects(InodeFlags::NOATIME | InodeFlags::ANONYMOUS)
+    {
+        return;
+    }
+    if !matches!(inode.kind(), FileKind::Regular | FileKind::Directory | FileKind::Symlink | FileKind::Fifo) {
+        return;
+    }
+    let times = inode.times();
+    let is_fresh = times.atime > times.mtime && times.atime > times.ctime;
+    let now = time::now();
+    let is_recent = now.tv_sec - times.atime.tv_sec < RELATIME_SECONDS;
+    if is_fresh && is_recent && !flags.contains(MountFlags::STRICTATIME) {
+        return;
+    }
+    if !path.mount.is_readonly() {
+        inode.update_times(|times| times.atime = now);
+    }
+}

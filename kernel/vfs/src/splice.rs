@@ -1,0 +1,238 @@
+//! Moving data between files without a user buffer: sendfile(2), copy_file_range(2), splice(2), tee(2).
+//!
+//! All go through one kernel buffer. Pipes here hold bytes, not pages, so there is nothing to pass by reference.
+//!
+//! Sources: sendfile(2), copy_file_range(2), splice(2), tee(2).
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::fs::OpenFlags;
+use abi::{Errno, Result};
+use hal::uio::{Dest, Src};
+
+use crate::file::{File, FileMode};
+use crate::pipe::{Blocking, Pipe, PipeEnd};
+use crate::rw;
+
+/// The buffer's size.
+const CHUNK: usize = 64 * 1024;
+
+/// A file and where in it: at an offset that the caller keeps, or at the file's own position.
+pub struct End<'a> {
+    /// The file.
+    pub file: &'a Arc<File>,
+    /// The offset, moved behind what was done; `None` uses the position.
+    pub offset: Option<&'a mut i64>,
+}
+
+impl End<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let mut dst = Dest::kernel(buf);
+        match &mut self.offset {
+            None => rw::read(self.file, &mut dst),
+            Some(offset) => {
+                let done = rw::pread(self.file, &mut dst, **offset)?;
+                **offset += done as i64;
+                Ok(done)
+            }
+        }
+    }
+
+    fn write(&mut self, buf: &[u8], fsize: u64) -> Result<usize> {
+        let mut src = Src::kernel(buf);
+        match &mut self.offset {
+            None => rw::write(self.file, &mut src, fsize),
+            Some(offset) => {
+                let done = rw::pwrite(self.file, &mut src, **offset, fsize)?;
+                **offset += done as i64;
+                Ok(done)
+            }
+        }
+    }
+
+    /// Goes back over `count` bytes that were read and found no taker.
+    fn unread(&mut self, count: usize) {
+        match &mut self.offset {
+            Some(offset) => **offset -= count as i64,
+            None => self.file.set_pos(self.file.pos().saturating_sub(count as u64)),
+        }
+    }
+
+    fn pipe(&self) -> Option<&Arc<Pipe>> {
+        self.file.ops_as::<PipeEnd>().map(|end| end.pipe())
+    }
+}
+
+fn buffer(len: usize) -> Result<Vec<u8>> {
+    let mut buf = Vec::new();
+    buf.try_reserve_exact(len.min(CHUNK)).map_err(|_| Errno::ENOMEM)?;
+    buf.resize(len.min(CHUNK), 0);
+    Ok(buf)
+}
+
+/// Copies up to `count` bytes from `from`, which has positions, to `to`.
+fn copy(from: &mut End<'_>, to: &mut End<'_>, count: usize, fsize: u64) -> Result<usize> {
+    let mut buf = buffer(count)?;
+    let mut total = 0;
+    while total < count {
+        let want = buf.len().min(count - total);
+        let got = match from.read(&mut buf[..want]) {
+            Ok(0) => break,
+            Ok(got) => got,
+            Err(_) if total > 0 => break,
+            Err(errno) => return Err(errno),
+        };
+        let result = to.write(&buf[..got], fsize);
+        let done = *result.as_ref().unwrap_or(&0);
+        if done < got {
+            from.unread(got - done);
+        }
+        total += done;
+        match result {
+            Ok(done) if done < got => break,
+            Err(errno) if total == 0 => return Err(errno),
+            Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    Ok(total)
+}
+
+/// sendfile(2). `EINVAL`: `from` cannot be read at positions, or `to` is opened with `O_APPEND`.
+pub fn sendfile(to: &Arc<File>, from: &mut End<'_>, count: usize, fsize: u64) -> Result<usize> {
+    from.file.require(FileMode::READ)?;
+    to.require(FileMode::WRITE)?;
+    if from.file.inode().is_dir() {
+        return Err(Errno::EINVAL);
+    }
+    if from.offset.is_some() && !from.file.mode().contains(FileMode::SEEK) {
+        return Err(Errno::ESPIPE);
+    }
+    if from.offset.as_ref().is_some_and(|offset| **offset < 0) || to.flags().contains(OpenFlags::APPEND) {
+        return Err(Errno::EINVAL);
+    }
+    if !from.file.mode().contains(FileMode::SEEK) {
+        return Err(Errno::EINVAL);
+    }
+    copy(from, &mut End { file: to, offset: None }, count.min(rw::MAX_COUNT), fsize)
+}
+
+/// copy_file_range(2).
+///
+/// `EINVAL`: not regular files, or overlapping ranges of one. `EISDIR`. `EBADF`: `O_APPEND`. `EXDEV`: different types
+/// of file system.
+pub fn copy_file_range(
+    from: &mut End<'_>,
+    to: &mut End<'_>,
+    count: usize,
+    flags: u32,
+    fsize: u64,
+) -> Result<usize> {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    from.file.require(FileMode::READ)?;
+    to.file.require(FileMode::WRITE)?;
+    if to.file.flags().contains(OpenFlags::APPEND) {
+        return Err(Errno::EBADF);
+    }
+    let (a, b) = (from.file.inode(), to.file.inode());
+    if a.is_dir() || b.is_dir() {
+        return Err(Errno::EISDIR);
+    }
+    if !a.is_regular() || !b.is_regular() {
+        return Err(Errno::EINVAL);
+    }
+    if a.sb().fs_type().name() != b.sb().fs_type().name() {
+        return Err(Errno::EXDEV);
+    }
+    let start = |end: &End<'_>| end.offset.as_ref().map_or(end.file.pos() as i64, |offset| **offset);
+    let (x, y) = (start(from), start(to));
+    if x < 0 || y < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let count = count.min(rw::MAX_COUNT);
+    let len = count as i64;
+    let (x_end, y_end) =
+        (x.checked_add(len).ok_or(Errno::EOVERFLOW)?, y.checked_add(len).ok_or(Errno::EOVERFLOW)?);
+    if Arc::ptr_eq(a, b) && x < y_end && y < x_end {
+        return Err(Errno::EINVAL);
+    }
+    copy(from, to, count, fsize)
+}
+
+const SPLICE_F_MOVE: u32 = 1;
+const SPLICE_F_NONBLOCK: u32 = 2;
+const SPLICE_F_ALL: u32 = SPLICE_F_MOVE | SPLICE_F_NONBLOCK | 4 | 8;
+
+fn blocking(file: &File, flags: u32) -> Blocking {
+    if flags & SPLICE_F_NONBLOCK != 0 { Blocking::No } else { Blocking::from_flags(file.flags()) }
+}
+
+/// splice(2). `EINVAL`: neither end is a pipe, or both are the same. `ESPIPE`: an offset for a pipe.
+pub fn splice(from: &mut End<'_>, to: &mut End<'_>, count: usize, flags: u32, fsize: u64) -> Result<usize> {
+    if flags & !SPLICE_F_ALL != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if count == 0 {
+        return Ok(0);
+    }
+    from.file.require(FileMode::READ)?;
+    to.file.require(FileMode::WRITE)?;
+    let (source, sink) = (from.pipe().cloned(), to.pipe().cloned());
+    if (source.is_some() && from.offset.is_some()) || (sink.is_some() && to.offset.is_some()) {
+        return Err(Errno::ESPIPE);
+    }
+    match (source, sink) {
+        (Some(a), Some(b)) if Arc::ptr_eq(&a, &b) => Err(Errno::EINVAL),
+        (Some(source), _) => {
+            if to.file.flags().contains(OpenFlags::APPEND) && to.file.inode().is_regular() {
+                return Err(Errno::EINVAL);
+            }
+            if !source.wait_for_bytes(blocking(from.file, flags))? {
+                return Ok(0);
+            }
+            let mut buf = buffer(count)?;
+            let got = source.peek(&mut buf);
+            let done = to.write(&buf[..got], fsize)?;
+            source.discard(done);
+            Ok(done)
+        }
+        (None, Some(sink)) => {
+            let room = sink.wait_for_room(blocking(to.file, flags))?;
+            let mut buf = buffer(count.min(room))?;
+            let got = from.read(&mut buf)?;
+            let done = to.write(&buf[..got], fsize)?;
+            if done < got && from.file.mode().contains(FileMode::SEEK) {
+                from.unread(got - done);
+            }
+            Ok(done)
+        }
+        (None, None) => Err(Errno::EINVAL),
+    }
+}
+
+/// tee(2): copies what is in a pipe to another without taking it. `EINVAL`: not two pipes.
+pub fn tee(from: &Arc<File>, to: &Arc<File>, count: usize, flags: u32) -> Result<usize> {
+    if flags & !SPLICE_F_ALL != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if count == 0 {
+        return Ok(0);
+    }
+    from.require(FileMode::READ)?;
+    to.require(FileMode::WRITE)?;
+    let source = from.ops_as::<PipeEnd>().ok_or(Errno::EINVAL)?.pipe();
+    let sink = to.ops_as::<PipeEnd>().ok_or(Errno::EINVAL)?.pipe();
+    if Arc::ptr_eq(source, sink) {
+        return Err(Errno::EINVAL);
+    }
+    if !source.wait_for_bytes(blocking(from, flags))? {
+        return Ok(0);
+    }
+    let room = sink.wait_for_room(blocking(to, flags))?;
+    let mut buf = buffer(count.min(room))?;
+    let got = source.peek(&mut buf);
+    sink.write(&mut Src::kernel(&buf[..got]), blocking(to, flags), false)
+}

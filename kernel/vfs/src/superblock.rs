@@ -1,0 +1,234 @@
+//! File systems: their types, and the mounted instances (superblocks).
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicU32, Ordering::*};
+
+use abi::fs::Statfs;
+use abi::{Errno, Result};
+use bitflags::bitflags;
+use sched::Mutex;
+use security::Cred;
+
+use crate::dcache;
+use crate::dentry::Dentry;
+
+bitflags! {
+    /// Flags of a superblock, with the numbers of mount(2).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct SbFlags: u32 {
+        /// Nothing may be written.
+        const RDONLY = 1;
+        /// Every write goes through to the medium.
+        const SYNCHRONOUS = 16;
+        /// Times are kept in memory for long.
+        const LAZYTIME = 1 << 25;
+    }
+}
+
+/// What a file system is asked to mount.
+pub struct MountRequest<'a> {
+    /// The first argument of mount(2): a device, or just a word.
+    pub source: &'a [u8],
+    /// Options of the file system, separated by commas.
+    pub data: &'a [u8],
+    /// Flags of the superblock.
+    pub flags: SbFlags,
+    /// Who mounts.
+    pub cred: &'a Arc<Cred>,
+}
+
+/// A kind of file system.
+pub trait FileSystemType: Send + Sync {
+    /// Its name in mount(2) and /proc/filesystems.
+    fn name(&self) -> &'static str;
+
+    /// Whether it lives on a block device.
+    fn needs_device(&self) -> bool {
+        false
+    }
+
+    /// Mounts; gives the root. File systems with one instance give the same root each time.
+    fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>>;
+}
+
+/// A file system's part of a superblock.
+pub trait SuperOps: Any + Send + Sync {
+    /// statfs(2); type, block size, name length and flags are filled in by the VFS if they are 0.
+    fn statfs(&self, sb: &SuperBlock) -> Result<Statfs> {
+        let _ = sb;
+        Ok(Statfs::default())
+    }
+
+    /// Appends options as /proc/mounts shows them, each with a leading comma.
+    fn show_options(&self, sb: &SuperBlock, out: &mut Vec<u8>) {
+        let _ = (sb, out);
+    }
+
+    /// Changes options (`MS_REMOUNT`). `EINVAL`: an unknown or impossible option.
+    fn remount(&self, sb: &SuperBlock, data: &[u8]) -> Result<()> {
+        let _ = (sb, data);
+        Ok(())
+    }
+
+    /// Writes out everything that is dirty.
+    fn sync(&self, sb: &SuperBlock) -> Result<()> {
+        let _ = sb;
+        Ok(())
+    }
+}
+
+/// A mounted file system.
+pub struct SuperBlock {
+    fs_type: &'static dyn FileSystemType,
+    dev: u64,
+    magic: u64,
+    block_size: u32,
+    max_bytes: u64,
+    flags: AtomicU32,
+    ops: Box<dyn SuperOps>,
+    /// Held over renames between directories, so that the tree does not change while ancestors are compared.
+    pub(crate) rename: Mutex<()>,
+    /// How many mounts show it.
+    mounts: AtomicU32,
+}
+
+/// What [`SuperBlock::new`] needs to know.
+pub struct SuperInit {
+    /// The file system's type.
+    pub fs_type: &'static dyn FileSystemType,
+    /// Device number; 0 takes a free anonymous one.
+    pub dev: u64,
+    /// Magic number of statfs(2).
+    pub magic: u64,
+    /// Preferred size of I/O.
+    pub block_size: u32,
+    /// The largest size of a file.
+    pub max_bytes: u64,
+    /// Flags.
+    pub flags: SbFlags,
+}
+
+/// The largest file that an offset can name.
+pub const MAX_FILE_SIZE: u64 = i64::MAX as u64;
+
+static NEXT_ANON_DEV: AtomicU32 = AtomicU32::new(1);
+
+/// A device number (0:n) that no other file system has.
+pub fn new_anon_dev() -> u64 {
+    abi::fs::makedev(0, NEXT_ANON_DEV.fetch_add(1, Relaxed))
+}
+
+impl SuperBlock {
+    /// Makes a superblock.
+    pub fn new(init: SuperInit, ops: Box<dyn SuperOps>) -> Arc<Self> {
+        Arc::new(Self {
+            fs_type: init.fs_type,
+            dev: if init.dev == 0 { new_anon_dev() } else { init.dev },
+            magic: init.magic,
+            block_size: init.block_size,
+            max_bytes: init.max_bytes,
+            flags: AtomicU32::new(init.flags.bits()),
+            ops,
+            rename: Mutex::new("vfs.sb.rename", ()),
+            mounts: AtomicU32::new(0),
+        })
+    }
+
+    /// The file system's type.
+    pub fn fs_type(&self) -> &'static dyn FileSystemType {
+        self.fs_type
+    }
+
+    /// Device number, as `st_dev` shows it.
+    pub fn dev(&self) -> u64 {
+        self.dev
+    }
+
+    /// Magic number.
+    pub fn magic(&self) -> u64 {
+        self.magic
+    }
+
+    /// Preferred size of I/O (`st_blksize`).
+    pub fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
+    /// The largest size of a file.
+    pub fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
+    /// Flags.
+    pub fn flags(&self) -> SbFlags {
+        SbFlags::from_bits_retain(self.flags.load(Relaxed))
+    }
+
+    /// Replaces the flags.
+    pub fn set_flags(&self, flags: SbFlags) {
+        self.flags.store(flags.bits(), Relaxed);
+    }
+
+    /// Whether nothing may be written.
+    pub fn is_readonly(&self) -> bool {
+        self.flags().contains(SbFlags::RDONLY)
+    }
+
+    /// The file system's part.
+    pub fn ops(&self) -> &dyn SuperOps {
+        &*self.ops
+    }
+
+    /// The file system's part as the type that it is, if it is that.
+    pub fn ops_as<T: SuperOps>(&self) -> Option<&T> {
+        (&*self.ops as &dyn Any).downcast_ref()
+    }
+
+    /// statfs(2), complete.
+    pub fn statfs(&self) -> Result<Statfs> {
+        let mut stat = self.ops.statfs(self)?;
+        let fill = |value: &mut i64, default: i64| *value = if *value == 0 { default } else { *value };
+        fill(&mut stat.f_type, self.magic as i64);
+        fill(&mut stat.f_bsize, i64::from(self.block_size));
+        let bsize = stat.f_bsize;
+        fill(&mut stat.f_frsize, bsize);
+        fill(&mut stat.f_namelen, abi::fs::NAME_MAX as i64);
+        stat.f_fsid = [self.dev as i32, (self.dev >> 32) as i32];
+        Ok(stat)
+    }
+
+    pub(crate) fn mount_added(&self) {
+        self.mounts.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn mount_removed(self: &Arc<Self>) {
+        if self.mounts.fetch_sub(1, AcqRel) == 1 {
+            dcache::shrink_sb(self);
+        }
+    }
+}
+
+static TYPES: Mutex<Vec<&'static dyn FileSystemType>> = Mutex::new("vfs.fs_types", Vec::new());
+
+/// Makes a file system type known to mount(2). `EBUSY`: the name is taken.
+pub fn register_fs(fs_type: &'static dyn FileSystemType) -> Result<()> {
+    let mut types = TYPES.lock();
+    if types.iter().any(|known| known.name() == fs_type.name()) {
+        return Err(Errno::EBUSY);
+    }
+    types.push(fs_type);
+    Ok(())
+}
+
+/// The file system type called `name`. `ENODEV`: there is none.
+pub fn fs_type(name: &[u8]) -> Result<&'static dyn FileSystemType> {
+    TYPES.lock().iter().copied().find(|known| known.name().as_bytes() == name).ok_or(Errno::ENODEV)
+}
+
+/// All file system types, for /proc/filesystems.
+pub fn fs_types() -> Vec<&'static dyn FileSystemType> {
+    TYPES.lock().clone()
+}

@@ -1,0 +1,105 @@
+//! Extended attributes: the rules of the namespaces (xattr(7)).
+
+use alloc::vec::Vec;
+
+use abi::{Errno, Result};
+use security::{Access, Cap, Cred};
+
+use crate::inode::{FileKind, Inode, XattrMode};
+use crate::notify::{self, Event};
+use crate::path::Path;
+use crate::perm;
+
+/// The longest name (xattr(7)).
+pub const NAME_MAX: usize = 255;
+/// The longest value (xattr(7)).
+pub const SIZE_MAX: usize = 65536;
+/// The longest list of names.
+pub const LIST_MAX: usize = 65536;
+
+/// What is done with an attribute.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Read,
+    Write,
+}
+
+/// Checks the name. `ERANGE`: empty or too long.
+pub fn check_name(name: &[u8]) -> Result<()> {
+    if name.is_empty() || name.len() > NAME_MAX { Err(Errno::ERANGE) } else { Ok(()) }
+}
+
+/// The rules of the name's namespace. `EOPNOTSUPP`: there is no such namespace.
+fn check(inode: &Inode, name: &[u8], cred: &Cred, how: Use) -> Result<()> {
+    use crate::inode::InodeFlags;
+    let refused = if how == Use::Write { Errno::EPERM } else { Errno::ENODATA };
+    if how == Use::Write && inode.flags().intersects(InodeFlags::IMMUTABLE | InodeFlags::APPEND) {
+        return Err(Errno::EPERM);
+    }
+    if name.starts_with(b"security.") {
+        let needed = if name == b"security.capability" { Cap::SETFCAP } else { Cap::SYS_ADMIN };
+        return if how == Use::Read || cred.capable(needed) { Ok(()) } else { Err(Errno::EPERM) };
+    }
+    if name.starts_with(b"trusted.") {
+        return if cred.capable(Cap::SYS_ADMIN) { Ok(()) } else { Err(refused) };
+    }
+    if !name.starts_with(b"user.") {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if name.len() == b"user.".len() {
+        return Err(Errno::EINVAL);
+    }
+    if !matches!(inode.kind(), FileKind::Regular | FileKind::Directory) {
+        return Err(refused);
+    }
+    let is_sticky = inode.is_dir() && inode.mode() & abi::fs::S_ISVTX != 0;
+    if is_sticky && how == Use::Write && !security::owner_or_capable(cred, inode.uid()) {
+        return Err(Errno::EPERM);
+    }
+    perm::permission(inode, cred, if how == Use::Write { Access::WRITE } else { Access::READ })
+}
+
+/// getxattr(2): the whole value. `ENODATA`: there is none.
+pub fn get(path: &Path, name: &[u8], cred: &Cred) -> Result<Vec<u8>> {
+    let inode = path.inode().ok_or(Errno::ENOENT)?;
+    check(inode, name, cred, Use::Read)?;
+    inode.ops().get_xattr(inode, name)
+}
+
+/// setxattr(2). `E2BIG`: the value is too long.
+pub fn set(path: &Path, name: &[u8], value: &[u8], mode: XattrMode, cred: &Cred) -> Result<()> {
+    if value.len() > SIZE_MAX {
+        return Err(Errno::E2BIG);
+    }
+    let _write = path.mount.want_write()?;
+    let inode = path.inode().ok_or(Errno::ENOENT)?;
+    check(inode, name, cred, Use::Write)?;
+    let _exclusive = inode.sem.write();
+    inode.ops().set_xattr(inode, name, value, mode)?;
+    inode.touch_ctime();
+    notify::path_event(path, Event::ATTRIB);
+    Ok(())
+}
+
+/// removexattr(2). `ENODATA`: there is none.
+pub fn remove(path: &Path, name: &[u8], cred: &Cred) -> Result<()> {
+    let _write = path.mount.want_write()?;
+    let inode = path.inode().ok_or(Errno::ENOENT)?;
+    check(inode, name, cred, Use::Write)?;
+    let _exclusive = inode.sem.write();
+    inode.ops().remove_xattr(inode, name)?;
+    inode.touch_ctime();
+    notify::path_event(path, Event::ATTRIB);
+    Ok(())
+}
+
+/// listxattr(2): all names that `cred` may see, each with a final NUL.
+pub fn list(path: &Path, cred: &Cred) -> Result<Vec<u8>> {
+    let inode = path.inode().ok_or(Errno::ENOENT)?;
+    let all = inode.ops().list_xattr(inode)?;
+    if cred.capable(Cap::SYS_ADMIN) {
+        return Ok(all);
+    }
+    let visible = all.split_inclusive(|&byte| byte == 0).filter(|name| !name.starts_with(b"trusted."));
+    Ok(visible.flatten().copied().collect())
+}
