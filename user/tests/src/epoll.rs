@@ -73,7 +73,7 @@ fn ctl_errors() {
     let (r, _w) = pipe();
     add(ep, r, EPOLLIN);
     assert_eq!(ctl(ep, EPOLL_CTL_ADD, r, EPOLLIN), Err(EEXIST));
-    assert_eq!(ctl(ep, EPOLL_CTL_DEL, 1, 0), Err(ENOENT));
+    assert_eq!(ctl(ep, EPOLL_CTL_DEL, _w, 0), Err(ENOENT));
     assert_eq!(ctl(ep, EPOLL_CTL_MOD, _w, EPOLLIN), Err(ENOENT));
     assert_eq!(ctl(ep, EPOLL_CTL_ADD, ep, EPOLLIN), Err(EINVAL));
     assert_eq!(ctl(ep, EPOLL_CTL_ADD, 999, EPOLLIN), Err(EBADF));

@@ -67,7 +67,6 @@ extern "C" fn on_alarm(_: i32, _: &sys::SigInfo, _: usize) {
 fn enter(test: Test) -> ! {
     let _ = crate::sys!(SYS_setpgid, 0, 0);
     let _ = sys::set_action(SIGALRM, SIG_DFL);
-    let _ = sys::set_action(SIGPIPE, SIG_DFL); // Rust's start ignores it
     let _ = crate::sys!(SYS_alarm, LIMIT.load(SeqCst));
     let _ = crate::sys!(SYS_umask, 0o022);
     std::panic::set_hook(Box::new(|info| {
@@ -78,6 +77,15 @@ fn enter(test: Test) -> ! {
     }));
     (test.run)();
     sys::exit(0)
+}
+
+/// Makes the runner's signals those of a fresh process, whatever its parent left blocked or ignored
+/// and Rust's start changed (SIGPIPE, SIGSEGV): tests inherit them.
+pub fn reset_signals() {
+    let _ = crate::sys!(SYS_rt_sigprocmask, SIG_SETMASK, &0u64, 0, 8);
+    for sig in (1..=64).filter(|s| ![SIGKILL, SIGSTOP, 32, 33].contains(s)) {
+        let _ = sys::set_action(sig, SIG_DFL);
+    }
 }
 
 /// How a test ended.

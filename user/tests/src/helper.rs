@@ -79,7 +79,7 @@ fn auxv() -> i32 {
         random != 0 && sys::bytes_at(random, 16) != [0; 16],
         sys::auxv(AT_EXECFN) != 0,
         sys::bytes_at(sys::auxv(AT_PLATFORM) as usize, 7) == b"x86_64\0",
-        sys::auxv(AT_SYSINFO_EHDR) % 4096 == 0 && sys::auxv(AT_SYSINFO_EHDR) != 0,
+        sys::auxv(AT_SYSINFO_EHDR).trailing_zeros() >= 12 && sys::auxv(AT_SYSINFO_EHDR) != 0,
         sys::bytes_at(sys::auxv(AT_PHDR) as usize, 4).len() == 4,
     ];
     checks.iter().position(|ok| !ok).map_or(0, |i| i as i32 + 1)

@@ -34,6 +34,7 @@ fn main() {
         harness::set_limit(seconds);
         args.drain(i..(i + 2).min(args.len()));
     }
+    harness::reset_signals();
     let tests: Vec<harness::Test> = AREAS.iter().flat_map(|a| a.iter().copied()).collect();
     match args.get(1).map(String::as_str) {
         Some("list") => {

@@ -60,7 +60,7 @@ fn states_of_a_child() {
     c.kill(SIGKILL);
     wait_state(c.0, "Z");
     assert_eq!(slurp(&format!("/proc/{}/cmdline", c.0)), "");
-    assert_eq!(std::fs::read_link(format!("/proc/{}/exe", c.0)).is_err(), true);
+    assert!(std::fs::read_link(format!("/proc/{}/exe", c.0)).is_err());
     c.wait();
     assert_eq!(stat_path(&cstr(format!("/proc/{}", c.0))).err(), Some(ENOENT));
 }

@@ -21,7 +21,7 @@ fn uname() {
 }
 
 fn hostname() {
-    assert_eq!(sys!(SYS_unshare, CLONE_NEWUTS).or(Err(EPERM)).is_ok(), true, "root may have its own names");
+    assert!(sys!(SYS_unshare, CLONE_NEWUTS).or(Err(EPERM)).is_ok(), "root may have its own names");
     assert_eq!(sys!(SYS_sethostname, c"test-host", 9), Ok(0));
     assert_eq!(slurp("/proc/sys/kernel/hostname"), "test-host\n");
     assert_eq!(sys!(SYS_sethostname, c"x", 65), Err(EINVAL));
@@ -61,7 +61,7 @@ fn getcpu_and_affinity() {
     assert!(cpu < 4096 && node < 64);
     let mut set = [0u64; 128];
     let n = sys!(SYS_sched_getaffinity, 0, 1024, &mut set).unwrap();
-    assert!(n % 8 == 0 && set[0] != 0);
+    assert!(n.is_multiple_of(8) && set[0] != 0);
     let first = set.iter().flat_map(|w| (0..64).map(move |b| w >> b & 1)).position(|b| b == 1).unwrap();
     let mut one = [0u64; 128];
     one[first / 64] = 1 << (first % 64);
@@ -246,7 +246,7 @@ fn personality_and_misc() {
     assert_eq!(sys!(SYS_personality, 0xffff_ffffu32), Ok(0));
     assert_eq!(sys!(SYS_umask, 0o777_7077), Ok(0o022));
     assert_eq!(sys!(SYS_umask, 0o022), Ok(0o077));
-    assert_eq!(sys!(SYS_membarrier, 0, 0, 0).is_ok(), true);
+    assert!(sys!(SYS_membarrier, 0, 0, 0).is_ok());
     assert_eq!(sys!(SYS_membarrier, 0x8000, 0, 0), Err(EINVAL));
     aside(|| {
         drop_root();
