@@ -4,11 +4,20 @@
 //!
 //! Sources: Intel SDM vol. 2 (CPUID), vol. 3 ch. 2.5 (control registers), AMD APM vol. 3 app. E.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use super::instr::{self, IA32_EFER, cpuid};
+use super::{apic, time};
+use crate::cpu::{CpuInfo, CpuMask};
 
 pub(crate) use super::cpulocal::{
     current_id, current_thread, preempt_dec, preempt_fold_resched, preempt_inc, preempt_load,
 };
+
+/// The CPUs that run; the boot CPU from the start.
+static ONLINE: AtomicU64 = AtomicU64::new(1);
 
 const EFER_SCE: u64 = 1 << 0;
 const EFER_NXE: u64 = 1 << 11;
@@ -44,14 +53,11 @@ impl Feature {
     pub(crate) const PGE: Feature = Feature(1, 0, 3, 13);
     pub(crate) const FSGSBASE: Feature = Feature(7, 0, 1, 0);
     pub(crate) const SMEP: Feature = Feature(7, 0, 1, 7);
-    pub(crate) const ERMS: Feature = Feature(7, 0, 1, 9);
     pub(crate) const RDSEED: Feature = Feature(7, 0, 1, 18);
     pub(crate) const SMAP: Feature = Feature(7, 0, 1, 20);
     pub(crate) const UMIP: Feature = Feature(7, 0, 2, 2);
-    pub(crate) const FSRM: Feature = Feature(7, 0, 3, 4);
     pub(crate) const NX: Feature = Feature(0x8000_0001, 0, 3, 20);
     pub(crate) const GIB_PAGES: Feature = Feature(0x8000_0001, 0, 3, 26);
-    pub(crate) const INVARIANT_TSC: Feature = Feature(0x8000_0007, 0, 3, 8);
 
     /// Whether this CPU has the feature. CPUID is slow under a hypervisor: keep the answer where it is asked often.
     pub(crate) fn present(self) -> bool {
@@ -102,4 +108,113 @@ pub(crate) fn enable_features() {
     // SAFETY: 1. each optional bit was asked for; OSFXSR and OSXMMEXCPT come with SSE, which x86-64 includes.
     // 2. the kernel's tables are the same for every setting: user pages are used only by the user-copy functions.
     unsafe { instr::write_cr4(cr4) };
+}
+
+/// Counts `cpu` among those that run.
+pub(super) fn set_online(cpu: u32) {
+    // Release pairs with the acquire of the CPU that waits for us: we are set up.
+    ONLINE.fetch_or(1 << cpu, Ordering::Release);
+}
+
+/// The CPUs that run.
+pub(crate) fn online_mask() -> CpuMask {
+    CpuMask(ONLINE.load(Ordering::Acquire))
+}
+
+/// How many CPUs run.
+pub(crate) fn nr_online() -> usize {
+    online_mask().count() as usize
+}
+
+/// A hint for spin loops.
+#[inline]
+pub(crate) fn relax() {
+    instr::pause();
+}
+
+/// Sleeps until an interrupt; called with interrupts off, returns with them on.
+#[inline]
+pub(crate) fn idle_wait() {
+    // SAFETY: the idle loop runs with everything set up, and holds no guard.
+    unsafe { instr::sti_hlt() };
+}
+
+/// CPUID's feature flags by the names that Linux gives them: leaf, register, names from bit 0 on (empty: no name).
+const FLAG_NAMES: [(u32, u8, &str); 5] = [
+    (
+        1,
+        3,
+        "fpu vme de pse tsc msr pae mce cx8 apic - sep mtrr pge mca cmov pat pse36 pn clflush - dts acpi mmx fxsr sse \
+         sse2 ss ht tm ia64 pbe",
+    ),
+    (
+        0x8000_0001,
+        3,
+        "- - - - - - - - - - - syscall - - - - - - - mp nx - mmxext - - fxsr_opt pdpe1gb rdtscp - lm 3dnowext 3dnow",
+    ),
+    (
+        1,
+        2,
+        "pni pclmulqdq dtes64 monitor ds_cpl vmx smx est tm2 ssse3 cid sdbg fma cx16 xtpr pdcm - pcid dca sse4_1 \
+         sse4_2 x2apic movbe popcnt tsc_deadline_timer aes xsave - avx f16c rdrand hypervisor",
+    ),
+    (
+        0x8000_0001,
+        2,
+        "lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs xop skinit wdt - lwp \
+         fma4 tce - nodeid_msr - tbm topoext",
+    ),
+    (
+        7,
+        1,
+        "fsgsbase tsc_adjust sgx bmi1 hle avx2 - smep bmi2 erms invpcid rtm cqm - mpx rdt_a avx512f avx512dq rdseed \
+         adx smap avx512ifma - clflushopt clwb intel_pt avx512pf avx512er avx512cd sha_ni avx512bw avx512vl",
+    ),
+];
+
+fn flags() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    for (leaf, register, names) in FLAG_NAMES {
+        for (name, bit) in names.split_ascii_whitespace().zip(0..) {
+            if name != "-" && Feature(leaf, 0, register, bit).present() {
+                found.push(name);
+            }
+        }
+    }
+    found
+}
+
+/// Text from CPUID registers: up to the first NUL, without spaces around it.
+fn text(registers: &[u32]) -> String {
+    let bytes: Vec<u8> = registers.iter().flat_map(|register| register.to_le_bytes()).collect();
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from(String::from_utf8_lossy(&bytes[..end]).trim())
+}
+
+/// What is known about `cpu`. All CPUs are taken to be of the kind of the one that runs this.
+pub(crate) fn info(cpu: u32) -> CpuInfo {
+    let vendor = cpuid(0, 0);
+    let version = cpuid(1, 0).eax;
+    let (base_family, base_model) = (version >> 8 & 0xf, version >> 4 & 0xf);
+    let family = base_family + if base_family == 0xf { version >> 20 & 0xff } else { 0 };
+    let model = base_model + if matches!(base_family, 6 | 0xf) { version >> 12 & 0xf0 } else { 0 };
+    let max_extended = cpuid(0x8000_0000, 0).eax;
+    let mut model_name = String::new();
+    if max_extended >= 0x8000_0004 {
+        let parts = [0x8000_0002, 0x8000_0003, 0x8000_0004].map(|leaf| cpuid(leaf, 0));
+        model_name = text(&parts.map(|part| [part.eax, part.ebx, part.ecx, part.edx]).concat());
+    }
+    let sizes = if max_extended >= 0x8000_0008 { cpuid(0x8000_0008, 0).eax } else { 48 << 8 | 36 };
+    let cache = if max_extended >= 0x8000_0006 { cpuid(0x8000_0006, 0) } else { cpuid(0, 0) };
+    let (l2_kib, l3_kib) = (cache.ecx >> 16, (cache.edx >> 18) * 512);
+    CpuInfo {
+        vendor: text(&[vendor.ebx, vendor.edx, vendor.ecx]),
+        model_name,
+        family_model_stepping: (family, model, version & 0xf),
+        khz: time::tsc_khz(),
+        apic_id: apic::id_of(cpu),
+        flags: flags(),
+        address_bits: (sizes as u8, (sizes >> 8) as u8),
+        cache_kib: if max_extended < 0x8000_0006 { 0 } else if l3_kib != 0 { l3_kib } else { l2_kib },
+    }
 }

@@ -15,16 +15,12 @@ use crate::addr::PhysAddr;
 
 /// Start of the direct map.
 pub(crate) const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
-/// Bytes that the direct map may cover.
-pub(crate) const DIRECT_MAP_BYTES: u64 = 64 << 40;
 /// Start of the vmap area.
 pub(crate) const VMAP: u64 = 0xffff_c900_0000_0000;
 /// End of the vmap area.
 pub(crate) const VMAP_END: u64 = VMAP + (512 << 30);
 /// Start of the frame metadata.
 pub(crate) const FRAME_META: u64 = 0xffff_ea00_0000_0000;
-/// The image's link address less its physical load address.
-pub(crate) const KERNEL_OFFSET: u64 = 0xffff_ffff_8000_0000;
 /// Where the loader puts the image (`KERNEL_PHYS` of the linker script).
 pub(crate) const KERNEL_PHYS: u64 = 0x20_0000;
 

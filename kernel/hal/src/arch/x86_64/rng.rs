@@ -22,3 +22,8 @@ pub(crate) fn boot_entropy() -> u64 {
     let clock = instr::rdtsc().wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (hardware_seed().unwrap_or(0) ^ clock.rotate_left(32)).wrapping_mul(0xff51_afd7_ed55_8ccd) >> 16
 }
+
+/// The time-stamp counter.
+pub(crate) fn timing_sample() -> u64 {
+    instr::rdtsc()
+}

@@ -5,7 +5,6 @@ use super::{fpu, gdt, idt, thread, usercopy};
 use core::sync::atomic::Ordering;
 
 pub(crate) use super::symbols::lookup as symbolize;
-pub(crate) use super::unwind::stop_machine;
 
 /// Gives this CPU its per-CPU area, segments and exception handlers. The boot CPU calls it as early as it can, so
 /// that faults are reported; it needs no memory.

@@ -21,6 +21,8 @@ const SLIDE_STEP: u64 = 2 << 20;
 const SLIDE_AREA: u64 = 1 << 30;
 /// Physical page of the code that starts the other CPUs; SIPI wants it below 1 MiB.
 pub(crate) const TRAMPOLINE: u64 = 0x8000;
+/// That page and three for its tables.
+pub(crate) const TRAMPOLINE_BYTES: u64 = 4 * PAGE_SIZE as u64;
 
 macro_rules! linker_symbols {
     ($($name:ident = $symbol:ident;)*) => {
@@ -132,7 +134,7 @@ extern "C" fn relocated(_kind: u64, info: u64) -> ! {
     let mut memory = BootMemory::new(&start.map, super::memory_limit(&start.cmdline[..start.cmdline_len]));
     // Page 0 stays free of use: physical 0 means "none". The image, the initramfs and the trampoline have owners.
     memory.reserve(0, PAGE_SIZE as u64);
-    memory.reserve(TRAMPOLINE, TRAMPOLINE + PAGE_SIZE as u64);
+    memory.reserve(TRAMPOLINE, TRAMPOLINE + TRAMPOLINE_BYTES);
     memory.reserve(layout::KERNEL_PHYS, layout::KERNEL_PHYS + (image_end() - image_start()));
     if let Some((paddr, len)) = start.initrd {
         memory.reserve(paddr.0, paddr.0.saturating_add(len));

@@ -20,15 +20,13 @@
 use core::arch::global_asm;
 
 /// Bytes of the stack that the boot CPU uses until the first thread exists.
-pub(crate) const BOOT_STACK_BYTES: usize = 32 * 1024;
+pub(crate) const BOOT_STACK_BYTES: usize = 64 * 1024;
 
 global_asm!(
     r#"
-    # \reg = physical address of \symbol. AT&T syntax has this form of address, Intel syntax does not.
-    .macro phys reg, symbol
-    .att_syntax
-    leal (\symbol - keel_pvh_start)(%ebp), %\reg
-    .intel_syntax noprefix
+    # \reg = physical address of \symbol, by its distance to the first byte of the image.
+    .macro  PHYS symbol, reg
+    leal    (\symbol - keel_pvh_start)(%ebp), %\reg
     .endm
 
     .section .text.boot, "ax", @progbits
@@ -37,72 +35,82 @@ global_asm!(
 keel_pvh_start:
     cld
     cli
-    mov     esi, ebx                        # kept through the clearing below
-    mov     ebp, {phys}                     # where keel_pvh_start, the first byte of the image, was loaded
+    movl    %ebx, %esi                      # kept through the clearing below
+    movl    ${phys}, %ebp                   # where keel_pvh_start, the first byte of the image, was loaded
 
-    phys    edi, __bss_start
-    phys    ecx, __bss_end
-    sub     ecx, edi
-    shr     ecx, 2
-    xor     eax, eax
-    rep     stosd
-    phys    esp, keel_boot_stack_end
+    PHYS    __bss_start, edi
+    PHYS    __bss_end, ecx
+    subl    %edi, %ecx
+    shrl    $2, %ecx
+    xorl    %eax, %eax
+    rep stosl
+    PHYS    keel_boot_stack_end, esp
 
-    # PML4[0] and PML4[511]
-    phys    edi, keel_boot_pml4
-    phys    eax, keel_boot_pdpt_low
-    or      eax, 3
-    mov     [edi], eax
-    phys    eax, keel_boot_pdpt_high
-    or      eax, 3
-    mov     [edi + 511 * 8], eax
-    mov     cr3, edi
+    # PML4[0] and PML4[511]; 3 is present, writable
+    PHYS    keel_boot_pml4, edi
+    PHYS    keel_boot_pdpt_low, eax
+    orl     $3, %eax
+    movl    %eax, (%edi)
+    PHYS    keel_boot_pdpt_high, eax
+    orl     $3, %eax
+    movl    %eax, 511 * 8(%edi)
+    movl    %edi, %cr3
     # PDPT_LOW[0] and PDPT_HIGH[510] (-2 GiB)
-    phys    edi, keel_boot_pdpt_low
-    phys    eax, keel_boot_pd_low
-    or      eax, 3
-    mov     [edi], eax
-    phys    edi, keel_boot_pdpt_high
-    phys    eax, keel_boot_pd_high
-    or      eax, 3
-    mov     [edi + 510 * 8], eax
+    PHYS    keel_boot_pdpt_low, edi
+    PHYS    keel_boot_pd_low, eax
+    orl     $3, %eax
+    movl    %eax, (%edi)
+    PHYS    keel_boot_pdpt_high, edi
+    PHYS    keel_boot_pd_high, eax
+    orl     $3, %eax
+    movl    %eax, 510 * 8(%edi)
     # Both page directories: 512 * 2 MiB, present, writable, large
-    phys    edi, keel_boot_pd_low
-    phys    edx, keel_boot_pd_high
-    mov     eax, 0x83
-    xor     ecx, ecx
-2:  mov     [edi + ecx * 8], eax
-    mov     [edx + ecx * 8], eax
-    add     eax, 0x200000
-    inc     ecx
-    cmp     ecx, 512
+    PHYS    keel_boot_pd_low, edi
+    PHYS    keel_boot_pd_high, edx
+    movl    $0x83, %eax
+    xorl    %ecx, %ecx
+2:  movl    %eax, (%edi, %ecx, 8)
+    movl    %eax, (%edx, %ecx, 8)
+    addl    $0x200000, %eax
+    incl    %ecx
+    cmpl    $512, %ecx
     jne     2b
 
-    mov     eax, cr4
-    or      eax, 0x20                       # PAE
-    mov     cr4, eax
-    mov     ecx, 0xc0000080                 # IA32_EFER
+    movl    %cr4, %eax
+    orl     $0x20, %eax                     # PAE
+    movl    %eax, %cr4
+    movl    $0xc0000080, %ecx               # IA32_EFER
     rdmsr
-    or      eax, 0x100                      # LME
+    orl     $0x100, %eax                    # LME
     wrmsr
-    mov     eax, cr0
-    or      eax, 0x80000001                 # PG, PE
-    mov     cr0, eax
+    movl    %cr0, %eax
+    orl     $0x80000001, %eax               # PG, PE
+    movl    %eax, %cr0
 
     # A far return to 64-bit code through our own GDT.
-    phys    eax, keel_boot_gdt
-    sub     esp, 16
-    mov     word ptr [esp], 23
-    mov     [esp + 2], eax
-    lgdt    [esp]
-    add     esp, 16
-    push    0x08
-    phys    eax, 3f
-    push    eax
-    retf
-
+    PHYS    keel_boot_gdt, eax
+    subl    $16, %esp
+    movw    $23, (%esp)
+    movl    %eax, 2(%esp)
+    lgdt    (%esp)
+    addl    $16, %esp
+    pushl   $0x08
+    PHYS    keel_pvh_start64, eax
+    pushl   %eax
+    lretl
     .code64
-3:  mov     edi, 0                          # BootKind::Pvh
+    .text
+    "#,
+    phys = const super::KERNEL_PHYS,
+    options(att_syntax),
+);
+
+global_asm!(
+    r#"
+    .section .text.boot, "ax", @progbits
+    .code64
+keel_pvh_start64:
+    mov     edi, 0                          # BootKind::Pvh
     mov     esi, esi                        # the upper half is undefined after the mode switch
     .globl keel_start64
 keel_start64:
@@ -154,6 +162,5 @@ keel_boot_stack_end:
     .text
     "#,
     start = sym super::early::start,
-    phys = const super::KERNEL_PHYS,
     stack_bytes = const BOOT_STACK_BYTES,
 );

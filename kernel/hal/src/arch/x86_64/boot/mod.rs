@@ -14,10 +14,16 @@ pub(crate) mod pvh;
 
 pub(crate) use super::layout::KERNEL_PHYS;
 
-use self::memory::BootMemory;
+use alloc::vec::Vec;
+
+use self::memory::{BootMemory, Kind, MemoryMap};
 use self::pvh::StartInfo;
-use crate::addr::PhysAddr;
-use crate::arch::console::Console;
+use super::console::{self, Console};
+use super::cpulocal::CpuLocal;
+use super::{acpi, apic, cpu, ioapic, layout, time};
+use crate::addr::{PAGE_SIZE, PhysAddr};
+use crate::boot::{MemoryKind, MemoryRange};
+use crate::sync::{Once, SpinLock};
 
 /// The `mem=` parameter in bytes, or no limit.
 pub(crate) fn memory_limit(cmdline: &[u8]) -> u64 {
@@ -40,13 +46,143 @@ fn parse_bytes(text: &[u8]) -> Option<u64> {
     number.checked_mul(1 << shift)
 }
 
-/// Goes on with the final page tables.
-fn on_tables(start: StartInfo, memory: BootMemory, root: PhysAddr) -> ! {
-    use core::fmt::Write;
-    let _ = writeln!(Console, "keel: booting, image at {:#x}, root {root:?}", early::image_start());
-    let _ = writeln!(Console, "cmdline: {}", core::str::from_utf8(&start.cmdline[..start.cmdline_len]).unwrap_or("?"));
-    for span in memory.spans() {
-        let _ = writeln!(Console, "free: {:#x}..{:#x}", span.0, span.1);
+/// What the loader told, for the life of the kernel.
+struct Info {
+    cmdline: Vec<u8>,
+    map: MemoryMap,
+    /// First byte and length of the initramfs.
+    initrd: (u64, usize),
+}
+
+static INFO: Once<Info> = Once::new();
+/// Bytes at the start of the initramfs whose pages were given away.
+static INITRD_RELEASED: SpinLock<usize> = SpinLock::new("hal.boot.initrd", 0);
+/// The area of the boot CPU.
+static BOOT_CPU: CpuLocal = CpuLocal::new(0);
+
+/// The kernel command line.
+pub(crate) fn cmdline() -> &'static [u8] {
+    INFO.get().map_or(&[], |info| &info.cmdline)
+}
+
+/// The firmware's memory map, as the front shows it.
+pub(crate) fn memory_map() -> Vec<MemoryRange> {
+    let convert = |region: &memory::Region| MemoryRange {
+        start: PhysAddr(region.start),
+        len: region.end - region.start,
+        kind: match region.kind {
+            Kind::Usable => MemoryKind::Ram,
+            Kind::Reserved => MemoryKind::Reserved,
+            Kind::AcpiTables => MemoryKind::AcpiReclaimable,
+            Kind::AcpiNvs => MemoryKind::AcpiNvs,
+        },
+    };
+    firmware_map().iter().map(convert).collect()
+}
+
+/// The firmware's memory map.
+pub(crate) fn firmware_map() -> &'static MemoryMap {
+    static EMPTY: MemoryMap = MemoryMap::new();
+    INFO.get().map_or(&EMPTY, |info| &info.map)
+}
+
+/// Length of the initramfs, 0 once it was given away.
+pub(crate) fn initrd_len() -> usize {
+    let len = INFO.get().map_or(0, |info| info.initrd.1);
+    if *INITRD_RELEASED.lock() >= len { 0 } else { len }
+}
+
+/// Copies bytes of the initramfs from `pos` on; how many.
+pub(crate) fn initrd_read(pos: usize, buf: &mut [u8]) -> usize {
+    let Some(info) = INFO.get() else { return 0 };
+    let released = INITRD_RELEASED.lock();
+    let (start, len) = info.initrd;
+    if pos >= len || pos < *released {
+        return 0;
     }
-    super::power::halt_forever()
+    let count = buf.len().min(len - pos);
+    let from = (layout::DIRECT_MAP + start) as usize + pos;
+    // SAFETY: `on_tables` made sure that the range is memory, which the direct map covers; it is reserved until
+    // `initrd_release`, which the lock keeps away.
+    unsafe { core::ptr::copy_nonoverlapping(from as *const u8, buf.as_mut_ptr(), count) };
+    count
+}
+
+/// Gives away the whole pages of the initramfs below offset `end`; with `end` at its end, all of them.
+pub(crate) fn initrd_release(end: usize) {
+    let Some(info) = INFO.get() else { return };
+    let (start, len) = info.initrd;
+    let mut released = INITRD_RELEASED.lock();
+    let page = PAGE_SIZE as u64;
+    let first = if *released == 0 { start & !(page - 1) } else { (start + *released as u64) & !(page - 1) };
+    let last = if end >= len { (start + len as u64).next_multiple_of(page) } else { (start + end as u64) & !(page - 1) };
+    if *released >= len || first >= last {
+        return;
+    }
+    // SAFETY: `on_tables` reserved these pages for the initramfs; nobody reads below `released` any more.
+    unsafe { super::mem::release(first, last) };
+    *released = if end >= len { len } else { (last - start) as usize };
+}
+
+/// The name of and offset in the function at `addr`.
+pub(crate) fn symbolize(addr: usize) -> Option<(&'static str, usize)> {
+    super::traps::symbolize(addr)
+}
+
+/// Shows a log record before any console is registered.
+pub(crate) fn early_console(time_ns: u64, text: &[u8]) {
+    use core::fmt::Write;
+    let _ok = write!(Console, "[{:5}.{:06}] ", time_ns / 1_000_000_000, time_ns / 1000 % 1_000_000);
+    console::write_bytes(text);
+    console::write_bytes(b"\n");
+}
+
+/// Goes on with the final page tables: brings up what the front promises, then the binary's `main`.
+fn on_tables(start: StartInfo, memory: BootMemory, root: PhysAddr) -> ! {
+    // SAFETY: 1. the boot CPU, once, interrupts off. 2. the static is its own.
+    unsafe { super::traps::init_cpu(&BOOT_CPU) };
+    cpu::enable_features();
+    let mut ram = [(0, 0); 64];
+    let mut count = 0;
+    let limit = memory_limit(&start.cmdline[..start.cmdline_len]);
+    for region in start.map.iter().filter(|region| region.kind == Kind::Usable && region.start < limit) {
+        ram[count] = (region.start, region.end.min(limit));
+        count += 1;
+    }
+    // SAFETY: 1. once, with these tables just loaded. 2. what is in `memory` is usable and in the direct map.
+    if unsafe { super::mem::init(memory, root.0, cpu::has_gib_pages(), &ram[..count]) }.is_none() {
+        console::write_bytes(b"keel: not enough memory\n");
+        super::power::halt_forever()
+    }
+    keep_info(&start);
+    crate::klog::init();
+    super::traps::init_thread();
+    acpi::init(start.rsdp.map(|paddr| paddr.0));
+    if apic::init(acpi::platform().local_apic).is_none() {
+        console::write_bytes(b"keel: no memory to map the local APIC\n");
+        super::power::halt_forever()
+    }
+    apic::init_cpu(0);
+    ioapic::init();
+    time::init();
+    cpu::preempt_dec();
+    // SAFETY: `hal::boot::entry!` defines the symbol as this function.
+    unsafe { keel_main() }
+}
+
+unsafe extern "C" {
+    fn keel_main() -> !;
+}
+
+/// Copies what is needed later out of the loader's information.
+fn keep_info(start: &StartInfo) {
+    let is_memory = |from: u64, to: u64| {
+        start.map.iter().any(|region| region.kind == Kind::Usable && region.start <= from && to <= region.end)
+    };
+    let initrd = start.initrd.and_then(|(paddr, len)| {
+        let end = paddr.0.checked_add(len)?.checked_next_multiple_of(PAGE_SIZE as u64)?;
+        is_memory(paddr.0, end).then_some((paddr.0, usize::try_from(len).ok()?))
+    });
+    let cmdline = start.cmdline[..start.cmdline_len].to_vec();
+    INFO.call_once(|| Info { cmdline, map: start.map, initrd: initrd.unwrap_or((0, 0)) });
 }

@@ -4,6 +4,11 @@
 //! because at boot neither the frame allocator nor the direct map exists yet.
 
 use super::pte::{self, ENTRIES, PRESENT, WRITABLE};
+use crate::addr::PAGE_SHIFT;
+use crate::arch::{layout, mem};
+use crate::error::NoMemory;
+use crate::frame::Frame;
+use crate::sync::IrqLock;
 
 /// Source of zeroed tables, and the way to reach them.
 pub(crate) trait Tables {
@@ -88,4 +93,71 @@ impl<'a, T: Tables> Mapper<'a, T> {
     pub(crate) fn fill_top(&mut self, vaddr: u64) -> Option<()> {
         self.descend(self.root, pte::index(vaddr, 4)).map(drop)
     }
+}
+
+/// Tables in frames of the allocator, reached through the direct map.
+pub(crate) struct DirectTables;
+
+impl Tables for DirectTables {
+    fn alloc(&mut self) -> Option<u64> {
+        Some(Frame::alloc_zeroed()?.into_pfn() << PAGE_SHIFT)
+    }
+
+    fn access(&self, paddr: u64) -> *mut [u64; ENTRIES] {
+        mem::frame_ptr(paddr >> PAGE_SHIFT).cast()
+    }
+}
+
+/// Guards the tables of the vmap area: they only grow, and single pages come and go.
+static VMAP_LOCK: IrqLock<u64> = IrqLock::new("hal.vmap", layout::VMAP);
+
+/// Takes `len` bytes (whole pages) of addresses. There is no way back: who needs addresses for a while keeps them for
+/// reuse. Who wants a guard asks for a page more and leaves it unmapped.
+pub(crate) fn reserve(len: u64, align: u64) -> Option<u64> {
+    let mut next = VMAP_LOCK.lock();
+    let start = next.next_multiple_of(align);
+    let end = start.checked_add(len)?;
+    if end > layout::VMAP_END {
+        return None;
+    }
+    *next = end;
+    Some(start)
+}
+
+/// Maps `len` bytes of physical memory at `vaddr` in the vmap area.
+///
+/// # Safety
+///
+/// 1. `vaddr..vaddr + len` came from [`reserve`], is not mapped, and is the caller's.
+/// 2. Accesses through the new mapping with `flags` are sound: the memory is a device's, or the caller's own.
+pub(crate) unsafe fn map(vaddr: u64, paddr: u64, len: u64, flags: u64) -> Result<(), NoMemory> {
+    let _lock = VMAP_LOCK.lock();
+    let mut tables = DirectTables;
+    // SAFETY: 1. the kernel's tables are all in frames or early memory, which the direct map covers. 2. the lock.
+    // 3. no 1 GiB pages asked for.
+    let mut mapper = unsafe { Mapper::new(mem::kernel_root(), &mut tables, false) };
+    mapper.map(vaddr, paddr, len, flags).ok_or(NoMemory)
+}
+
+/// Takes the 4 KiB page at `vaddr` out of the vmap area; the physical address it had. TLBs may still hold it.
+///
+/// # Safety
+///
+/// 1. The page is the caller's, and nobody accesses it any more.
+pub(crate) unsafe fn unmap_page(vaddr: u64) -> Option<u64> {
+    let _lock = VMAP_LOCK.lock();
+    let mut tables = DirectTables;
+    // SAFETY: as in `map`.
+    let mut mapper = unsafe { Mapper::new(mem::kernel_root(), &mut tables, false) };
+    let mut table = mapper.root;
+    for level in (2..=4).rev() {
+        let entry = mapper.read(table, pte::index(vaddr, level));
+        if entry & PRESENT == 0 || entry & pte::LARGE != 0 {
+            return None;
+        }
+        table = entry & pte::ADDR;
+    }
+    let entry = mapper.read(table, pte::index(vaddr, 1));
+    mapper.write(table, pte::index(vaddr, 1), 0);
+    (entry & PRESENT != 0).then_some(entry & pte::ADDR)
 }

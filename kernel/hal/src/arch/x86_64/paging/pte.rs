@@ -23,8 +23,6 @@ pub(crate) const LARGE: u64 = 1 << 7;
 pub(crate) const GLOBAL: u64 = 1 << 8;
 /// Software: copied on write.
 pub(crate) const SOFT_COW: u64 = 1 << 9;
-/// Software: present for the kernel, but no access was granted (`PROT_NONE`).
-pub(crate) const SOFT_NONE: u64 = 1 << 10;
 /// No instruction fetch.
 pub(crate) const NO_EXEC: u64 = 1 << 63;
 /// The physical address in an entry.

@@ -1,0 +1,103 @@
+//! Device registers for drivers: ports, and windows of memory.
+
+use super::boot::memory::Kind;
+use super::instr;
+use super::paging::kernel;
+use super::paging::pte::{GLOBAL, NO_CACHE, NO_EXEC, WRITABLE, WRITE_THROUGH};
+use super::{acpi, boot};
+use crate::addr::{PAGE_SIZE, PhysAddr};
+use crate::io::ClaimError;
+
+/// Ports that could reach memory or belong to hal: first, last.
+const FORBIDDEN: [(u16, u16); 8] = [
+    (0x00, 0x0f),   // ISA DMA controller 1
+    (0x20, 0x21),   // 8259
+    (0x40, 0x43),   // PIT
+    (0x70, 0x71),   // CMOS clock
+    (0x80, 0x8f),   // DMA page registers
+    (0xa0, 0xa1),   // 8259
+    (0xc0, 0xdf),   // ISA DMA controller 2
+    (0xcf8, 0xcff), // PCI configuration
+];
+
+/// May a driver have these ports?
+pub(crate) fn ports_allowed(base: u16, len: u16) -> bool {
+    let end = u32::from(base) + u32::from(len);
+    len != 0 && !FORBIDDEN.iter().any(|&(first, last)| u32::from(base) <= u32::from(last) && u32::from(first) < end)
+}
+
+/// Reads a byte from a port that `ports_allowed` allowed.
+pub(crate) fn in_u8(port: u16) -> u8 {
+    // SAFETY: the front hands the port to the driver that claimed it; it reaches no memory (`FORBIDDEN`).
+    unsafe { instr::inb(port) }
+}
+
+/// Writes a byte likewise.
+pub(crate) fn out_u8(port: u16, value: u8) {
+    // SAFETY: as `in_u8`.
+    unsafe { instr::outb(port, value) }
+}
+
+/// Reads 16 bits likewise.
+pub(crate) fn in_u16(port: u16) -> u16 {
+    // SAFETY: as `in_u8`.
+    unsafe { instr::inw(port) }
+}
+
+/// Writes 16 bits likewise.
+pub(crate) fn out_u16(port: u16, value: u16) {
+    // SAFETY: as `in_u8`.
+    unsafe { instr::outw(port, value) }
+}
+
+/// Reads 32 bits likewise.
+pub(crate) fn in_u32(port: u16) -> u32 {
+    // SAFETY: as `in_u8`.
+    unsafe { instr::inl(port) }
+}
+
+/// Writes 32 bits likewise.
+pub(crate) fn out_u32(port: u16, value: u32) {
+    // SAFETY: as `in_u8`.
+    unsafe { instr::outl(port, value) }
+}
+
+/// A mapped window of device memory. Its addresses are not reused.
+#[derive(Debug)]
+pub(crate) struct Window {
+    base: u64,
+}
+
+impl Window {
+    /// Reads the register at `offset`, which the front checked.
+    pub(crate) fn read_u32(&self, offset: usize) -> u32 {
+        // SAFETY: inside the window, which is mapped for good.
+        unsafe { ((self.base as usize + offset) as *const u32).read_volatile() }
+    }
+
+    /// Writes the register at `offset`, which the front checked.
+    pub(crate) fn write_u32(&self, offset: usize, value: u32) {
+        // SAFETY: as `read_u32`; the memory is a device's, not the kernel's (`map_device`).
+        unsafe { ((self.base as usize + offset) as *mut u32).write_volatile(value) }
+    }
+}
+
+/// Maps device memory, uncached.
+pub(crate) fn map_device(phys: PhysAddr, len: usize) -> Result<Window, ClaimError> {
+    let page = PAGE_SIZE as u64;
+    let end = phys.0.checked_add(len as u64).filter(|end| *end < 1 << 52).ok_or(ClaimError::Forbidden)?;
+    let (start, end) = (phys.0 & !(page - 1), end.next_multiple_of(page));
+    let is_memory = boot::firmware_map().iter().any(|region| {
+        region.kind != Kind::Reserved && start < region.end && region.start < end
+    });
+    let platform = acpi::platform();
+    let ours = platform.io_apics.iter().map(|io_apic| io_apic.address).chain([platform.local_apic]);
+    if len == 0 || is_memory || ours.chain(platform.hpet).any(|address| (start..end).contains(&address)) {
+        return Err(ClaimError::Forbidden);
+    }
+    let vaddr = kernel::reserve(end - start + page, page).ok_or(ClaimError::NoMemory)?;
+    let flags = WRITABLE | NO_EXEC | GLOBAL | NO_CACHE | WRITE_THROUGH;
+    // SAFETY: 1. just reserved. 2. no memory and no controller of hal's, as checked above.
+    unsafe { kernel::map(vaddr, start, end - start, flags) }.map_err(|_| ClaimError::NoMemory)?;
+    Ok(Window { base: vaddr + (phys.0 - start) })
+}

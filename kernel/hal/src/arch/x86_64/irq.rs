@@ -1,0 +1,155 @@
+//! Interrupts: the CPU's mask, vectors, and what arrives at them.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use super::{apic, cpu, instr, power, time};
+use crate::cpu::MAX_CPUS;
+use crate::irq::{IrqInfo, IrqLine, RequestError};
+
+/// The interrupt flag in RFLAGS.
+const IF: u64 = 1 << 9;
+/// Vectors for device lines; those below are exceptions and, by tradition, the 8259's.
+const FIRST_DEVICE: u8 = 0x30;
+const NR_DEVICE: usize = (apic::VECTOR_TIMER - FIRST_DEVICE) as usize;
+
+/// The line of each device vector: 0 is none, else 1 + number, with [`GSI`] for a global interrupt.
+static LINES: [AtomicU32; NR_DEVICE] = [const { AtomicU32::new(0) }; NR_DEVICE];
+const GSI: u32 = 1 << 31;
+/// CPUs are told to stop: an NMI means that.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Kinds of interrupts that are counted here; devices' are counted by the front.
+#[derive(Clone, Copy)]
+#[repr(usize)]
+enum Kind {
+    Timer,
+    Reschedule,
+    Call,
+    Spurious,
+    Nmi,
+}
+
+const KINDS: [(Kind, &str, &str); 5] = [
+    (Kind::Timer, "LOC", "Local timer interrupts"),
+    (Kind::Reschedule, "RES", "Rescheduling interrupts"),
+    (Kind::Call, "CAL", "Function call interrupts"),
+    (Kind::Spurious, "SPU", "Spurious interrupts"),
+    (Kind::Nmi, "NMI", "Non-maskable interrupts"),
+];
+
+#[repr(align(64))]
+struct Counts([AtomicU64; KINDS.len()]);
+static COUNTS: [Counts; MAX_CPUS] = [const { Counts([const { AtomicU64::new(0) }; KINDS.len()]) }; MAX_CPUS];
+
+#[inline]
+fn count(kind: Kind) {
+    // Only this CPU writes, with interrupts off: no locked instruction is needed. An NMI may lose a count.
+    let count = &COUNTS[cpu::current_id() as usize].0[kind as usize];
+    count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+/// Masks interrupts; whether they were on.
+#[inline]
+pub(crate) fn save_and_disable() -> bool {
+    let were_on = enabled();
+    instr::cli();
+    were_on
+}
+
+/// Lets interrupts in. The front calls it when no guard forbids it.
+#[inline]
+pub(crate) fn enable() {
+    // SAFETY: interrupts were on before some guard, so the IDT and the per-CPU area are loaded; guards nest by
+    // remembering that they were off.
+    unsafe { instr::sti() };
+}
+
+/// Are interrupts on?
+#[inline]
+pub(crate) fn enabled() -> bool {
+    instr::read_rflags() & IF != 0
+}
+
+/// Starts to deliver `line`.
+pub(crate) fn route(line: IrqLine) -> Result<(), RequestError> {
+    super::ioapic::route(line)
+}
+
+/// A free vector for `line`.
+pub(crate) fn assign_vector(line: IrqLine) -> Option<u8> {
+    let code = match line {
+        IrqLine::Isa(number) => 1 + u32::from(number),
+        IrqLine::Gsi(number) => GSI | (1 + number),
+    };
+    let free = |slot: &AtomicU32| slot.compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    let at = LINES.iter().position(free)?;
+    Some(FIRST_DEVICE + at as u8)
+}
+
+/// Runs what belongs to `vector`; exception entry calls it with interrupts off.
+pub(crate) fn interrupt(vector: u8) {
+    match vector {
+        apic::VECTOR_TIMER => {
+            count(Kind::Timer);
+            apic::end_of_interrupt();
+            time::timer_interrupt();
+        }
+        apic::VECTOR_RESCHEDULE => {
+            count(Kind::Reschedule);
+            apic::end_of_interrupt();
+            if let Some(upcalls) = crate::trap::upcalls() {
+                upcalls.reschedule_ipi();
+            }
+        }
+        apic::VECTOR_CALL => {
+            count(Kind::Call);
+            apic::end_of_interrupt();
+            crate::ipi::handle_call();
+        }
+        _ => {
+            let line = usize::from(vector).checked_sub(FIRST_DEVICE.into()).and_then(|at| LINES.get(at));
+            match line.map_or(0, |line| line.load(Ordering::Acquire)) {
+                // A spurious interrupt must not be acknowledged.
+                0 => count(Kind::Spurious),
+                code => {
+                    let number = (code & !GSI) - 1;
+                    crate::irq::dispatch(if code & GSI == 0 { IrqLine::Isa(number as u8) } else { IrqLine::Gsi(number) });
+                    // After the handler: a level-triggered line is quiet by now.
+                    apic::end_of_interrupt();
+                }
+            }
+        }
+    }
+}
+
+/// A non-maskable interrupt arrived.
+pub(crate) fn nmi() {
+    count(Kind::Nmi);
+    if STOPPING.load(Ordering::Acquire) {
+        power::halt_forever();
+    }
+}
+
+/// Stops all other CPUs, wherever they are.
+pub(crate) fn stop_others() {
+    if STOPPING.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let me = cpu::current_id();
+    for other in cpu::online_mask().iter().filter(|other| other.0 != me) {
+        apic::send_nmi(other.0);
+    }
+}
+
+/// The counts of timer and inter-processor interrupts.
+pub(crate) fn collect_counts() -> Vec<IrqInfo> {
+    let cpus = cpu::nr_online();
+    let info = |&(kind, label, name): &(Kind, &str, &str)| IrqInfo {
+        label: String::from(label),
+        name: String::from(name),
+        counts: COUNTS[..cpus].iter().map(|counts| counts.0[kind as usize].load(Ordering::Relaxed)).collect(),
+    };
+    KINDS.iter().map(info).collect()
+}

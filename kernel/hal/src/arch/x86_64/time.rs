@@ -1,0 +1,356 @@
+//! Clocks: the time-stamp counter as the clock of everything, one timer a CPU, the battery-backed clock at boot.
+//!
+//! The TSC's rate comes from CPUID where it says so, else it is measured against a clock of known rate: HPET, ACPI
+//! PM timer, or the old PIT. The local APIC's timer is measured in the same window, unless TSC-deadline mode makes
+//! that superfluous.
+//!
+//! ```text
+//! now = (TSC - base) * mult >> shift        128-bit product, so it never overflows
+//! ```
+//!
+//! Sources: Intel SDM vol. 2 (CPUID 15H), vol. 3 ch. 18.17 (TSC), 11.5.4 (APIC timer); IA-PC HPET 1.0a; ACPI 6.5
+//! ch. 4.8.3.3 (PM timer); Intel 8254; Motorola MC146818 data sheet. CPUID 4000_0010H: VMware and KVM timing leaf.
+
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+use super::cpu::{self, Feature};
+use super::instr::{self, cpuid, inb, inl, outb};
+use super::paging::kernel;
+use super::paging::pte::{GLOBAL, NO_CACHE, NO_EXEC, WRITE_THROUGH};
+use super::{acpi, apic};
+use crate::addr::PAGE_SIZE;
+use crate::cpu::MAX_CPUS;
+use crate::time::ClockParams;
+
+const NS_PER_S: u64 = 1_000_000_000;
+/// How long the TSC is measured: the boot's largest single wait.
+const MEASURE_NS: u64 = 4_000_000;
+/// Rate of the PM timer, 3.579545 MHz.
+const PM_TIMER_HZ: u64 = 3_579_545;
+/// Rate of the PIT.
+const PIT_HZ: u64 = 1_193_182;
+/// A deadline this close counts as reached: programming the timer would take longer.
+const SLACK_NS: u64 = 200;
+
+static BASE: AtomicU64 = AtomicU64::new(0);
+static MULT: AtomicU32 = AtomicU32::new(0);
+static SHIFT: AtomicU32 = AtomicU32::new(0);
+static TSC_HZ: AtomicU64 = AtomicU64::new(0);
+static WALL_BASE: AtomicI64 = AtomicI64::new(0);
+
+/// APIC timer ticks per nanosecond, as a fraction of 2^32; 0 in TSC-deadline mode.
+static APIC_MULT: AtomicU64 = AtomicU64::new(0);
+static TSC_DEADLINE: AtomicBool = AtomicBool::new(false);
+/// What each CPU's timer is set for; `u64::MAX` is off. Its own CPU only.
+static DEADLINES: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(u64::MAX) }; MAX_CPUS];
+
+/// Nanoseconds since boot; 0 before [`init`].
+#[inline]
+pub(crate) fn now_ns() -> u64 {
+    let delta = instr::rdtsc().wrapping_sub(BASE.load(Ordering::Relaxed));
+    let product = u128::from(delta) * u128::from(MULT.load(Ordering::Relaxed));
+    (product >> SHIFT.load(Ordering::Relaxed)) as u64
+}
+
+/// The TSC's value at `ns`.
+fn tsc_at(ns: u64) -> u64 {
+    let mult = u128::from(MULT.load(Ordering::Relaxed).max(1));
+    let ticks = (u128::from(ns) << SHIFT.load(Ordering::Relaxed)).div_ceil(mult);
+    BASE.load(Ordering::Relaxed).saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX))
+}
+
+/// Wall-clock time when [`now_ns`] was 0.
+pub(crate) fn wall_base_ns() -> i64 {
+    WALL_BASE.load(Ordering::Relaxed)
+}
+
+/// The TSC's rate in kHz.
+pub(crate) fn tsc_khz() -> u64 {
+    TSC_HZ.load(Ordering::Relaxed) / 1000
+}
+
+/// What the vDSO needs to compute [`now_ns`].
+pub(crate) fn clock_params() -> ClockParams {
+    ClockParams {
+        user_readable: true,
+        base: BASE.load(Ordering::Relaxed),
+        mult: MULT.load(Ordering::Relaxed),
+        shift: SHIFT.load(Ordering::Relaxed),
+    }
+}
+
+/// Lets this CPU's timer fire at `deadline_ns`; `u64::MAX` stops it.
+pub(crate) fn set_timer(deadline_ns: u64) {
+    let slot = &DEADLINES[cpu::current_id() as usize];
+    slot.store(deadline_ns, Ordering::Relaxed);
+    program(deadline_ns);
+}
+
+fn program(deadline_ns: u64) {
+    if TSC_DEADLINE.load(Ordering::Relaxed) {
+        let tsc = if deadline_ns == u64::MAX { 0 } else { tsc_at(deadline_ns).max(1) };
+        // SAFETY: `init` found the mode.
+        unsafe { apic::set_deadline(tsc) };
+        return;
+    }
+    if deadline_ns == u64::MAX {
+        apic::set_count(0);
+        return;
+    }
+    let delta = deadline_ns.saturating_sub(now_ns());
+    let ticks = u128::from(delta) * u128::from(APIC_MULT.load(Ordering::Relaxed)) >> 32;
+    // A deadline beyond the counter's range fires early, and `timer_interrupt` sets it again.
+    apic::set_count(u32::try_from(ticks).unwrap_or(u32::MAX).max(1));
+}
+
+/// This CPU's timer fired.
+pub(crate) fn timer_interrupt() {
+    let slot = &DEADLINES[cpu::current_id() as usize];
+    let deadline = slot.load(Ordering::Relaxed);
+    if deadline == u64::MAX {
+        return;
+    }
+    if now_ns().saturating_add(SLACK_NS) < deadline {
+        program(deadline);
+        return;
+    }
+    slot.store(u64::MAX, Ordering::Relaxed);
+    if let Some(upcalls) = crate::trap::upcalls() {
+        upcalls.timer_interrupt();
+    }
+}
+
+/// Prepares this CPU's timer.
+pub(crate) fn init_cpu() {
+    apic::init_timer(TSC_DEADLINE.load(Ordering::Relaxed));
+}
+
+/// Starts the clocks: the boot CPU, once, with its APIC on and ACPI read.
+pub(crate) fn init() {
+    let deadline = Feature::TSC_DEADLINE.present();
+    let known = tsc_hz_from_cpuid();
+    let hz = match known {
+        Some(hz) if deadline => hz,
+        _ => {
+            let (measured, apic_hz) = measure();
+            APIC_MULT.store(((u128::from(apic_hz) << 32) / u128::from(NS_PER_S)) as u64, Ordering::Relaxed);
+            known.unwrap_or(measured)
+        }
+    };
+    set_rate(hz);
+    TSC_DEADLINE.store(deadline, Ordering::Relaxed);
+    let wall = read_rtc().unwrap_or(0) * NS_PER_S as i64;
+    WALL_BASE.store(wall - now_ns() as i64, Ordering::Relaxed);
+    init_cpu();
+}
+
+/// Makes [`now_ns`] count from now on at `hz` ticks a second.
+fn set_rate(hz: u64) {
+    let hz = hz.max(1_000_000);
+    let mut shift = 32;
+    // The most precise multiplier that has 32 bits.
+    while shift > 0 && (u128::from(NS_PER_S) << shift) / u128::from(hz) > u128::from(u32::MAX) {
+        shift -= 1;
+    }
+    let mult = (u128::from(NS_PER_S) << shift) / u128::from(hz);
+    TSC_HZ.store(hz, Ordering::Relaxed);
+    BASE.store(instr::rdtsc(), Ordering::Relaxed);
+    MULT.store(mult as u32, Ordering::Relaxed);
+    SHIFT.store(shift, Ordering::Relaxed);
+}
+
+/// The TSC's rate as the CPU or the hypervisor states it.
+fn tsc_hz_from_cpuid() -> Option<u64> {
+    const TIMING: u32 = 0x4000_0010;
+    const TSC_CRYSTAL: u32 = 0x15;
+    if Feature::HYPERVISOR.present() {
+        let max = cpuid(0x4000_0000, 0).eax;
+        if (TIMING..TIMING + 0x100).contains(&max) {
+            let khz = u64::from(cpuid(TIMING, 0).eax);
+            return (khz != 0).then_some(khz * 1000);
+        }
+    }
+    if cpuid(0, 0).eax < TSC_CRYSTAL {
+        return None;
+    }
+    let leaf = cpuid(TSC_CRYSTAL, 0);
+    let hz = u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax.max(1));
+    (hz != 0 && leaf.eax != 0).then_some(hz)
+}
+
+/// A clock of known rate.
+enum Reference {
+    /// Address of the counter, femtoseconds a tick.
+    Hpet(u64, u64),
+    /// Port of the counter (24 bits are enough for a measurement).
+    PmTimer(u16),
+    /// Channel 2, counting down once from 65535.
+    Pit,
+}
+
+impl Reference {
+    fn find() -> Reference {
+        if let Some(hpet) = acpi::platform().hpet.and_then(map_hpet) {
+            return hpet;
+        }
+        if let Some(port) = acpi::platform().pm_timer {
+            return Reference::PmTimer(port);
+        }
+        start_pit();
+        Reference::Pit
+    }
+
+    fn read(&self) -> u64 {
+        match self {
+            // SAFETY: `map_hpet` mapped the counter's page for good; a 32-bit read is always whole.
+            Reference::Hpet(counter, _) => u64::from(unsafe { (*counter as *const u32).read_volatile() }),
+            // SAFETY: reading the PM timer has no side effect.
+            Reference::PmTimer(port) => u64::from(unsafe { inl(*port) }) & 0xff_ffff,
+            // SAFETY: latching and reading channel 2 disturbs nobody: nothing else uses it.
+            Reference::Pit => unsafe {
+                outb(0x43, 0x80);
+                let low = inb(0x42);
+                0xffff - u64::from(u16::from_le_bytes([low, inb(0x42)]))
+            },
+        }
+    }
+
+    /// Nanoseconds from one reading to a later one.
+    fn elapsed_ns(&self, from: u64, to: u64) -> u64 {
+        match self {
+            Reference::Hpet(_, femtoseconds) => (to.wrapping_sub(from) & 0xffff_ffff) * femtoseconds / 1_000_000,
+            Reference::PmTimer(_) => (to.wrapping_sub(from) & 0xff_ffff) * NS_PER_S / PM_TIMER_HZ,
+            Reference::Pit => to.saturating_sub(from) * NS_PER_S / PIT_HZ,
+        }
+    }
+
+    /// A reading and the TSC at the same moment: the try with the least time around it counts.
+    fn read_with_tsc(&self) -> (u64, u64) {
+        let mut best = (u64::MAX, 0, 0);
+        for _ in 0..5 {
+            let before = instr::rdtsc_ordered();
+            let reading = self.read();
+            let after = instr::rdtsc_ordered();
+            let around = after.saturating_sub(before);
+            if around < best.0 {
+                best = (around, reading, before + around / 2);
+            }
+        }
+        (best.1, best.2)
+    }
+}
+
+fn map_hpet(address: u64) -> Option<Reference> {
+    const COUNTER: u64 = 0xf0;
+    const CONFIG: u64 = 0x10;
+    const ENABLE: u32 = 1;
+    /// 100 ns, the slowest that the specification allows.
+    const MAX_PERIOD: u64 = 100_000_000;
+    let vaddr = kernel::reserve(PAGE_SIZE as u64, PAGE_SIZE as u64)?;
+    let flags = super::paging::pte::WRITABLE | NO_EXEC | GLOBAL | NO_CACHE | WRITE_THROUGH;
+    // SAFETY: 1. just reserved. 2. the HPET's registers, used by this module only.
+    unsafe { kernel::map(vaddr, address & !(PAGE_SIZE as u64 - 1), PAGE_SIZE as u64, flags) }.ok()?;
+    let base = vaddr + (address & (PAGE_SIZE as u64 - 1));
+    // SAFETY: mapped above; the counter runs once the enable bit is set, which interrupts nobody.
+    let period = unsafe {
+        let config = (base + CONFIG) as *mut u32;
+        config.write_volatile(config.read_volatile() | ENABLE);
+        u64::from(((base + 4) as *const u32).read_volatile())
+    };
+    (1..=MAX_PERIOD).contains(&period).then_some(Reference::Hpet(base + COUNTER, period))
+}
+
+fn start_pit() {
+    // SAFETY: channel 2 drives the speaker only; its gate is opened, the speaker kept silent.
+    unsafe {
+        outb(0x61, inb(0x61) & !2 | 1);
+        outb(0x43, 0xb0);
+        outb(0x42, 0xff);
+        outb(0x42, 0xff);
+    }
+}
+
+/// Rates of the TSC and of the APIC timer, in Hz.
+fn measure() -> (u64, u64) {
+    let reference = Reference::find();
+    apic::start_counting();
+    let (first, tsc_first) = reference.read_with_tsc();
+    let apic_first = apic::counted();
+    let mut polls = 0u64;
+    loop {
+        let elapsed = reference.elapsed_ns(first, reference.read());
+        polls += 1;
+        // A reference that stands still must not stop the boot.
+        if elapsed >= MEASURE_NS || (elapsed == 0 && polls > 1_000_000) {
+            break;
+        }
+        for _ in 0..100 {
+            instr::pause();
+        }
+    }
+    let (last, tsc_last) = reference.read_with_tsc();
+    let apic_last = apic::counted();
+    let elapsed = reference.elapsed_ns(first, last).max(1);
+    let rate = |ticks: u64| (u128::from(ticks) * u128::from(NS_PER_S) / u128::from(elapsed)) as u64;
+    (rate(tsc_last - tsc_first), rate(u64::from(apic_last.wrapping_sub(apic_first))))
+}
+
+/// Seconds since 1970 by the battery-backed clock.
+fn read_rtc() -> Option<i64> {
+    let mut previous = None;
+    for _ in 0..100 {
+        let now = read_rtc_once();
+        if now.is_some() && now == previous {
+            return seconds(now?);
+        }
+        previous = now;
+    }
+    None
+}
+
+/// One reading (second, minute, hour, day, month, year), unless the clock is about to change.
+fn read_rtc_once() -> Option<[u8; 6]> {
+    const STATUS_A: u8 = 0x0a;
+    const STATUS_B: u8 = 0x0b;
+    const UPDATING: u8 = 0x80;
+    const BINARY: u8 = 4;
+    const HOURS_24: u8 = 2;
+    const PM: u8 = 0x80;
+    if cmos(STATUS_A) & UPDATING != 0 {
+        return None;
+    }
+    let mut fields = [0x00, 0x02, 0x04, 0x07, 0x08, 0x09].map(cmos);
+    let mode = cmos(STATUS_B);
+    let afternoon = mode & HOURS_24 == 0 && fields[2] & PM != 0;
+    fields[2] &= if mode & HOURS_24 == 0 { !PM } else { 0xff };
+    if mode & BINARY == 0 {
+        fields = fields.map(|bcd| (bcd & 0xf) + (bcd >> 4) * 10);
+    }
+    if mode & HOURS_24 == 0 {
+        fields[2] = fields[2] % 12 + if afternoon { 12 } else { 0 };
+    }
+    Some(fields)
+}
+
+fn cmos(register: u8) -> u8 {
+    // SAFETY: selecting and reading a clock register; the top bit (NMI mask) stays clear.
+    unsafe {
+        outb(0x70, register);
+        inb(0x71)
+    }
+}
+
+/// Days from 1970-01-01 by the civil calendar, counted from March so that the leap day comes last.
+fn seconds([second, minute, hour, day, month, year]: [u8; 6]) -> Option<i64> {
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let mut year = 2000 + i64::from(year);
+    let mut month = i64::from(month) - 3;
+    if month < 0 {
+        month += 12;
+        year -= 1;
+    }
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + i64::from(day) - 1 - 719_468;
+    Some(((days * 24 + i64::from(hour)) * 60 + i64::from(minute)) * 60 + i64::from(second))
+}
