@@ -65,7 +65,7 @@ pub(super) extern "C-unwind" fn trap(regs: &mut UserRegs) {
 
 fn interrupt(vector: u8, regs: &UserRegs) {
     cpulocal::preempt_add(HARDIRQ);
-    super::irq::interrupt(vector);
+    super::irq::interrupt(vector, from_user(regs));
     cpulocal::preempt_add(-HARDIRQ);
     if !from_user(regs) && regs.rflags & RFLAGS_IF != 0 && cpulocal::preempt_load() == 0 {
         // SAFETY: the interrupted code ran with interrupts on, outside any handler.

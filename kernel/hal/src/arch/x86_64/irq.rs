@@ -39,14 +39,22 @@ const KINDS: [(Kind, &str, &str); 5] = [
     (Kind::Nmi, "NMI", "Non-maskable interrupts"),
 ];
 
+/// What one CPU knows about its interrupts. Only that CPU writes.
 #[repr(align(64))]
-struct Counts([AtomicU64; KINDS.len()]);
-static COUNTS: [Counts; MAX_CPUS] = [const { Counts([const { AtomicU64::new(0) }; KINDS.len()]) }; MAX_CPUS];
+struct State {
+    counts: [AtomicU64; KINDS.len()],
+    /// The interrupt being handled came in user mode.
+    from_user: AtomicBool,
+}
+
+static STATES: [State; MAX_CPUS] = [const {
+    State { counts: [const { AtomicU64::new(0) }; KINDS.len()], from_user: AtomicBool::new(false) }
+}; MAX_CPUS];
 
 #[inline]
 fn count(kind: Kind) {
     // Only this CPU writes, with interrupts off: no locked instruction is needed. An NMI may lose a count.
-    let count = &COUNTS[cpu::current_id() as usize].0[kind as usize];
+    let count = &STATES[cpu::current_id() as usize].counts[kind as usize];
     count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
 
@@ -88,8 +96,14 @@ pub(crate) fn assign_vector(line: IrqLine) -> Option<u8> {
     Some(FIRST_DEVICE + at as u8)
 }
 
-/// Runs what belongs to `vector`; exception entry calls it with interrupts off.
-pub(crate) fn interrupt(vector: u8) {
+/// Did the interrupt that this CPU handles come in user mode?
+pub(crate) fn interrupted_user_mode() -> bool {
+    STATES[cpu::current_id() as usize].from_user.load(Ordering::Relaxed)
+}
+
+/// Runs what belongs to `vector`; exception entry calls it with interrupts off. Handlers do not nest.
+pub(crate) fn interrupt(vector: u8, from_user: bool) {
+    STATES[cpu::current_id() as usize].from_user.store(from_user, Ordering::Relaxed);
     match vector {
         apic::VECTOR_TIMER => {
             count(Kind::Timer);
@@ -149,7 +163,7 @@ pub(crate) fn collect_counts() -> Vec<IrqInfo> {
     let info = |&(kind, label, name): &(Kind, &str, &str)| IrqInfo {
         label: String::from(label),
         name: String::from(name),
-        counts: COUNTS[..cpus].iter().map(|counts| counts.0[kind as usize].load(Ordering::Relaxed)).collect(),
+        counts: STATES[..cpus].iter().map(|state| state.counts[kind as usize].load(Ordering::Relaxed)).collect(),
     };
     KINDS.iter().map(info).collect()
 }
