@@ -173,6 +173,8 @@ fn interrupt_flushes_typed_text() {
         assert_eq!(read_vec(s, 100).unwrap(), b"new\n");
     });
     wait_for_text(m, "ready");
+    wait_state(c.0, "S"); // in its read, or the signal would come too early to interrupt it
+    settle();
     write(m, b"old text\x03").unwrap();
     wait_for_text(m, "again");
     write(m, b"new\n").unwrap();
