@@ -1,7 +1,7 @@
 //! The reference kernel: Debian's Linux 7.2 for virtual machines, fetched from sid into the cache.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -33,7 +33,7 @@ pub fn image() -> Result<PathBuf> {
     Ok(image)
 }
 
-fn fetch(step: &ui::Step, dir: &PathBuf) -> Result<String> {
+fn fetch(step: &ui::Step, dir: &Path) -> Result<String> {
     let apt = Apt::open("sid")?;
     apt.update(step)?;
     let package = binary_package(&apt)?;

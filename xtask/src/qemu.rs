@@ -13,6 +13,10 @@ use crate::paths;
 /// The program that is run.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
+/// The CPU without hardware virtualisation: all that QEMU emulates but five-level page tables, which cost
+/// each page walk a step and change the limits of user addresses; few real machines have them on.
+const EMULATED_CPU: &str = "max,la57=off";
+
 /// How guest code is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Accel {
@@ -58,7 +62,7 @@ impl Machine {
         qemu.args(["--pdeathsig", "KILL", PROGRAM]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         let kvm = !self.icount && resolve(self.accel) == Accel::Kvm;
-        let cpu = self.cpu.as_deref().unwrap_or(if kvm { "host" } else { "max" });
+        let cpu = self.cpu.as_deref().unwrap_or(if kvm { "host" } else { EMULATED_CPU });
         qemu.args(["-machine", "q35", "-cpu", cpu]);
         let threads = if self.smp > 1 { "multi" } else { "single" };
         let accel = if kvm { "kvm".to_owned() } else { format!("tcg,thread={threads}") };

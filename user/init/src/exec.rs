@@ -91,6 +91,14 @@ pub fn run(command: &OsStr) {
     control.drain();
 }
 
+/// Makes a fresh child leader of its own session, with no signal blocked.
+///
+/// Without the second, SIGCHLD would stay blocked in all that it runs: a mask is inherited through execve(2).
+pub fn begin_session() -> nix::Result<()> {
+    setsid()?;
+    SigSet::empty().thread_set_mask()
+}
+
 /// The environment of a login as root.
 pub fn environment(term: &str) -> [(&'static str, OsString); 7] {
     [
@@ -122,8 +130,8 @@ fn spawn(command: &OsStr, streams: &mut [Stream; 2]) -> io::Result<Pid> {
     let mut sh = Command::new("/bin/sh");
     sh.arg("-c").arg(command).env_clear().envs(environment("dumb")).current_dir(home());
     sh.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-    // SAFETY: setsid(2) is async-signal-safe and touches no memory.
-    unsafe { sh.pre_exec(|| setsid().map(drop).map_err(io::Error::from)) };
+    // SAFETY: setsid(2) and sigprocmask(2) are async-signal-safe and touch no shared memory.
+    unsafe { sh.pre_exec(|| begin_session().map_err(io::Error::from)) };
     let child = sh.spawn()?;
     Ok(Pid::from_raw(child.id().cast_signed()))
 }

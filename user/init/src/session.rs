@@ -13,9 +13,9 @@ use nix::errno::Errno;
 use nix::pty::Winsize;
 use nix::sys::signal::SigSet;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, setsid};
+use nix::unistd::Pid;
 
-use crate::exec::{environment, home};
+use crate::exec::{begin_session, environment, home};
 use crate::job::Terminal;
 use crate::{complain, mounts, power};
 
@@ -38,10 +38,10 @@ fn spawn(terminal: &Terminal) -> io::Result<Pid> {
     shell.arg0(format!("-{}", program.trim_start_matches("/bin/")));
     shell.env_clear().envs(environment(&terminal.term)).env("SHELL", program).current_dir(home());
     shell.stdin(Stdio::from(tty.try_clone()?)).stdout(Stdio::from(tty.try_clone()?)).stderr(Stdio::from(tty));
-    // SAFETY: setsid(2) and ioctl(2) are async-signal-safe; TIOCSCTTY takes an integer, not a pointer.
+    // SAFETY: setsid(2), sigprocmask(2) and ioctl(2) are async-signal-safe; TIOCSCTTY takes an integer, not a pointer.
     unsafe {
         shell.pre_exec(|| {
-            setsid()?;
+            begin_session()?;
             set_controlling_tty(io::stdin().as_raw_fd(), 0)?;
             Ok(())
         });

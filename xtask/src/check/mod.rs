@@ -16,9 +16,12 @@ use anyhow::{Context, Result};
 
 use crate::{paths, toolchain, ui};
 
+/// One check: a note on success.
+type Check = fn() -> Result<String>;
+
 /// Runs all checks; the result is a failure when one failed.
 pub fn run() -> Result<ExitCode> {
-    let checks: [(&str, fn() -> Result<String>); 5] = [
+    let checks: [(&str, Check); 5] = [
         ("format", format),
         ("lints", lints),
         ("docs", docs),

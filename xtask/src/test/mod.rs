@@ -173,8 +173,11 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
     Ok(tally.finish())
 }
 
+/// Runs one kind of test on a platform.
+type Kind = fn(&mut Tally, &Platform) -> Result<()>;
+
 fn run_guests(tally: &mut Tally, platform: &Platform) {
-    let kinds: [(&str, fn(&mut Tally, &Platform) -> Result<()>); 3] =
+    let kinds: [(&str, Kind); 3] =
         [("user", user::run), ("scenario", scenario::run), ("session", session::run)];
     for (kind, run) in kinds {
         let group = format!("{kind}/{platform}/");
