@@ -198,6 +198,16 @@ impl Mm {
         self.space.read().layout
     }
 
+    /// Resident pages now, without a walk.
+    pub fn rss_pages(&self) -> u64 {
+        u64::try_from(self.rss.sum()).unwrap_or(0)
+    }
+
+    /// The most pages that were ever resident, for `ru_maxrss`.
+    pub fn hiwater_rss(&self) -> u64 {
+        u64::try_from(self.rss.note_peak()).unwrap_or(0)
+    }
+
     /// Changes the noted addresses (exec, prctl). Takes `space` for writing; may sleep.
     pub fn update_layout(&self, change: impl FnOnce(&mut Layout)) {
         change(&mut self.space.write().layout);

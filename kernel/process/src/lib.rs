@@ -1,3 +1,28 @@
-//! Keel's `process` crate.
-#![no_std]
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod clone;
+pub mod cred;
+pub mod exec;
+pub mod exit;
+pub mod family;
+mod group;
+pub mod hooks;
+pub mod oom;
+pub mod pgrp;
+pub mod pid;
+pub mod prctl;
+pub mod rseq;
+pub mod signal;
+mod task;
+pub mod timer;
+pub mod usage;
+pub mod wait;
+
+pub use clone::{CloneRequest, clone, max_threads, spawn_init};
+pub use family::ExitState;
+pub use group::ThreadGroup;
+pub use task::{CurrentTask, Restart, Task, TaskFlags, current, try_current};

@@ -1,0 +1,434 @@
+//! Making tasks: fork(2), vfork(2), clone(2), clone3(2), and the first process.
+//!
+//! A new task is built completely while nobody can see it; what can fail happens before. It then becomes visible in one
+//! step under the family lock (a process) or the signal lock of its process (a thread), where a signal or an exit that
+//! came meanwhile still stops it.
+//!
+//! Sources: clone(2) with its list of errors, vfork(2).
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use abi::process::CloneFlags;
+use abi::signal::{NSIG, SIGCHLD, SigSet};
+use abi::{Errno, Result};
+use hal::thread::{Fpu, Thread as HalThread};
+use hal::trap::UserRegs;
+use hal::{UserAddr, user};
+use limits::{Resource, Rlimits, UserCounts, UserResource};
+use mm::Mm;
+use sched::{Interruptible, Placement, WaitQueue};
+use security::{Cap, Cred};
+use vfs::{FdFlags, FdTable, FsContext};
+
+use crate::family::{self, Family, adopt, lock_tree};
+use crate::group::GroupInit;
+use crate::pid::{self, PidRef};
+use crate::signal::{AltStack, Clear, SigHand};
+use crate::task::{self, CurrentTask, TaskFlags, TaskInit};
+use crate::{Task, ThreadGroup, cred, exit, hooks, pgrp};
+
+/// Namespaces that do not exist yet; Linux without them says `EINVAL` too.
+const MISSING_NAMESPACES: CloneFlags = CloneFlags::NEWCGROUP
+    .union(CloneFlags::NEWUTS)
+    .union(CloneFlags::NEWIPC)
+    .union(CloneFlags::NEWUSER)
+    .union(CloneFlags::NEWPID)
+    .union(CloneFlags::NEWNET)
+    .union(CloneFlags::NEWTIME)
+    .union(CloneFlags::INTO_CGROUP);
+
+/// What clone3(2) is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct CloneRequest {
+    /// `CLONE_*`, without the signal in the low byte of clone(2).
+    pub flags: CloneFlags,
+    /// Signal to the parent at the end; 0 for none.
+    pub exit_signal: u32,
+    /// The child's stack pointer; 0 to keep the parent's.
+    pub stack: u64,
+    /// `CLONE_SETTLS`: its FS base.
+    pub tls: u64,
+    /// `CLONE_PIDFD`: where the descriptor goes.
+    pub pidfd: UserAddr,
+    /// `CLONE_PARENT_SETTID`: where the parent finds the tid.
+    pub parent_tid: UserAddr,
+    /// `CLONE_CHILD_SETTID`, `CLONE_CHILD_CLEARTID`: where the child finds its tid.
+    pub child_tid: UserAddr,
+    /// The wanted tid (clone3(2) `set_tid`), if one is wanted.
+    pub set_tid: Option<u32>,
+}
+
+/// Tells a vfork parent that its child has left the shared address space.
+pub(crate) struct VforkDone {
+    is_done: AtomicBool,
+    queue: WaitQueue,
+}
+
+impl VforkDone {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { is_done: AtomicBool::new(false), queue: WaitQueue::new() })
+    }
+
+    /// The child has executed a program or ended.
+    pub(crate) fn complete(&self) {
+        // Release pairs with the acquire below: the parent sees what the child wrote.
+        self.is_done.store(true, Release);
+        self.queue.wake_all();
+    }
+
+    /// Waits for the child; a kill ends the wait.
+    fn wait(&self) {
+        let is_done = || self.is_done.load(Acquire).then_some(());
+        // Interrupted means that the parent dies: nothing to do for it.
+        let _ = self.queue.wait_deadline(is_done, None, Interruptible::Killable);
+    }
+}
+
+/// Makes a task as `request` says; `regs` are those of the caller's system call. Gives its tid.
+///
+/// The errors are those of clone(2); `ERESTARTNOINTR` when a signal has to be handled first.
+pub fn clone(request: &CloneRequest, regs: &UserRegs) -> Result<u32> {
+    let me = task::current();
+    let flags = request.flags;
+    check(&me, request)?;
+    if me.signal_pending() {
+        return Err(Errno::ERESTARTNOINTR);
+    }
+    let charge = ProcessCharge::new(&me)?;
+    let child = build(&me, request)?;
+    let thread = make_thread(&me, &child, request, regs)?;
+    let pidfd = reserve_pidfd(&me, &child, request).inspect_err(|_| thread.clone().discard())?;
+    let vfork = flags.contains(CloneFlags::VFORK).then(VforkDone::new);
+    *child.vfork_done.lock() = vfork.clone();
+    publish(&me, &child, request).inspect_err(|_| thread.clone().discard())?;
+    charge.keep();
+    if let Some((reserved, file)) = pidfd {
+        reserved.install(file);
+    }
+    let tid = child.tid();
+    if flags.contains(CloneFlags::PARENT_SETTID) {
+        // The child exists already, so a bad address is no error any more (as on Linux).
+        let _ = user::write(request.parent_tid, &tid);
+    }
+    let placement = if vfork.is_some() { Placement::Here } else { Placement::Fork };
+    drop(child);
+    sched::start(&thread, placement);
+    drop(thread);
+    if let Some(vfork) = vfork {
+        vfork.wait();
+    }
+    Ok(tid)
+}
+
+/// Refuses what cannot be combined (clone(2), "ERRORS").
+fn check(me: &CurrentTask, request: &CloneRequest) -> Result<()> {
+    use CloneFlags as F;
+    let flags = request.flags;
+    let has = |wanted: F| flags.contains(wanted);
+    let bad = has(F::NEWNS | F::FS)
+        || (has(F::THREAD) && !has(F::SIGHAND))
+        || (has(F::SIGHAND) && !has(F::VM))
+        || has(F::SIGHAND | F::CLEAR_SIGHAND)
+        || (has(F::PARENT) && me.group().is_unkillable.load(Relaxed))
+        || (has(F::PIDFD) && flags.intersects(F::DETACHED | F::THREAD))
+        || flags.intersects(MISSING_NAMESPACES)
+        || request.exit_signal > NSIG;
+    if bad {
+        return Err(Errno::EINVAL);
+    }
+    if (has(F::NEWNS) || request.set_tid.is_some()) && !me.with_cred(|cred| cred.capable(Cap::SYS_ADMIN)) {
+        return Err(Errno::EPERM);
+    }
+    Ok(())
+}
+
+/// One process charged to a user, given back unless kept.
+struct ProcessCharge(Option<Arc<UserCounts>>);
+
+impl ProcessCharge {
+    /// `EAGAIN`: the user or the machine has too many.
+    fn new(me: &CurrentTask) -> Result<Self> {
+        if exit::nr_threads() >= max_threads() {
+            return Err(Errno::EAGAIN);
+        }
+        let user = me.user().ok_or(Errno::EAGAIN)?;
+        let limit = me.group().rlimits().cur(Resource::Nproc);
+        let is_exempt = || {
+            me.with_cred(|cred| {
+                cred.uid == 0 || cred.capable(Cap::SYS_RESOURCE) || cred.capable(Cap::SYS_ADMIN)
+            })
+        };
+        if !user.try_charge(UserResource::Processes, 1, limit) {
+            if !is_exempt() {
+                return Err(Errno::EAGAIN);
+            }
+            user.charge(UserResource::Processes, 1);
+        }
+        Ok(Self(Some(user)))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for ProcessCharge {
+    fn drop(&mut self) {
+        if let Some(user) = &self.0 {
+            user.uncharge(UserResource::Processes, 1);
+        }
+    }
+}
+
+/// How many threads the memory allows: one eighth of it for their stacks and structures (Linux: fork_init).
+pub fn max_threads() -> u32 {
+    const BYTES_PER_THREAD: u64 = 8 * 16384;
+    let total = hal::frame::stats().total as u64 * hal::PAGE_SIZE as u64;
+    u32::try_from(total / BYTES_PER_THREAD).unwrap_or(u32::MAX).max(20)
+}
+
+/// Makes the child's task, and its process unless it is a thread. Nothing is visible yet.
+fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
+    let flags = request.flags;
+    let pid_ref = match request.set_tid {
+        Some(tid) => PidRef::take(tid)?,
+        None => PidRef::alloc()?,
+    };
+    let files = me.files().ok_or(Errno::ESRCH)?;
+    let files = if flags.contains(CloneFlags::FILES) { files } else { files.fork()? };
+    let fs = me.fs().ok_or(Errno::ESRCH)?;
+    let fs = if flags.contains(CloneFlags::FS) { fs } else { fs.fork() };
+    if flags.contains(CloneFlags::NEWNS) {
+        fs.unshare_ns()?;
+    }
+    let mm = me.mm().ok_or(Errno::ESRCH)?;
+    let mm = if flags.contains(CloneFlags::VM) { mm } else { mm.fork()? };
+    let group = if flags.contains(CloneFlags::THREAD) {
+        me.group().clone()
+    } else {
+        Arc::new(build_group(me, request, pid_ref.number()))
+    };
+    let child = Task::new(TaskInit {
+        pid_ref,
+        group,
+        cred: me.cred(),
+        user: me.user().ok_or(Errno::EAGAIN)?,
+        mm: Some(mm),
+        files,
+        fs,
+        blocked: me.blocked(),
+        comm: me.comm(),
+    });
+    inherit(me, &child, request);
+    Ok(Arc::new(child))
+}
+
+/// Makes the child's process.
+fn build_group(me: &CurrentTask, request: &CloneRequest, pid: u32) -> ThreadGroup {
+    let parent = me.group();
+    let hand = match request.flags {
+        flags if flags.contains(CloneFlags::SIGHAND) => parent.hand(),
+        flags if flags.contains(CloneFlags::CLEAR_SIGHAND) => {
+            Arc::new(parent.with_hand(|h| h.fork(Clear::Handlers)))
+        }
+        _ => Arc::new(parent.with_hand(|h| h.fork(Clear::Nothing))),
+    };
+    let exit_signal = if request.flags.contains(CloneFlags::PARENT) {
+        parent.exit_signal.load(Relaxed)
+    } else {
+        request.exit_signal
+    };
+    let group = ThreadGroup::new(GroupInit {
+        pid,
+        hand,
+        family: Family { parent: None, children: Vec::new() },
+        ppid: parent.pid(),
+        exit_signal,
+        rlimits: parent.rlimits().fork(),
+        has_subreaper: parent.has_subreaper.load(Relaxed) || parent.is_subreaper.load(Relaxed),
+        dumpable: parent.dumpable(),
+        oom_score_adj: parent.oom_score_adj(),
+    });
+    *group.exe.lock() = parent.exe.lock().clone();
+    group
+}
+
+/// Copies what a thread hands to its child.
+fn inherit(me: &CurrentTask, child: &Task, request: &CloneRequest) {
+    let flags = request.flags;
+    child.timer_slack.store(me.timer_slack.load(Relaxed), Relaxed);
+    child.personality.store(me.personality.load(Relaxed), Relaxed);
+    let shares_vm = flags.contains(CloneFlags::VM);
+    if !shares_vm || flags.contains(CloneFlags::VFORK) {
+        *child.alt_stack.lock() = *me.alt_stack.lock();
+    } else {
+        *child.alt_stack.lock() = AltStack::NONE;
+    }
+    if flags.contains(CloneFlags::CHILD_CLEARTID) {
+        child.registered.clear_child_tid.store(request.child_tid.0, Relaxed);
+    }
+    if !shares_vm {
+        let (from, to) = (&me.registered, &child.registered);
+        to.rseq.store(from.rseq.load(Relaxed), Relaxed);
+        to.rseq_len.store(from.rseq_len.load(Relaxed), Relaxed);
+        to.rseq_sig.store(from.rseq_sig.load(Relaxed), Relaxed);
+    }
+}
+
+/// Makes the kernel thread that will run `child`.
+fn make_thread(
+    me: &CurrentTask,
+    child: &Arc<Task>,
+    request: &CloneRequest,
+    regs: &UserRegs,
+) -> Result<Arc<sched::Thread>> {
+    let mut regs = *regs;
+    regs.rax = 0;
+    if request.stack != 0 {
+        regs.rsp = request.stack;
+    }
+    let set_tid = request.flags.contains(CloneFlags::CHILD_SETTID).then_some(request.child_tid);
+    let first = move || {
+        if let Some(addr) = set_tid {
+            // In the child's address space; a bad address is the program's loss (as on Linux).
+            let _ = user::write(addr, &task::current().tid());
+        }
+    };
+    let thread = sched::new_user_thread(&name_of(me), regs, Fpu::CopyCurrent, first)?;
+    let setup = || -> Result<()> {
+        if let Some(mm) = child.mm() {
+            HalThread::set_first_page_table(thread.hal(), Some(mm.page_table().clone()));
+        }
+        if request.flags.contains(CloneFlags::SETTLS) {
+            HalThread::set_first_fs_base(thread.hal(), UserAddr(request.tls)).map_err(|_| Errno::EPERM)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = setup() {
+        thread.discard();
+        return Err(error);
+    }
+    task::bind(thread.hal(), child.clone());
+    drop(child.thread.swap(Some(thread.clone())));
+    Ok(thread)
+}
+
+/// The task's name for the scheduler.
+pub(crate) fn name_of(task: &Task) -> String {
+    let comm = task.comm();
+    let len = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(comm.get(..len).unwrap_or_default()).into_owned()
+}
+
+/// The descriptor for `CLONE_PIDFD`, taken and told to the caller, to be installed later.
+type PendingPidfd = Option<(vfs::fdtable::Reserved, Arc<vfs::File>)>;
+
+/// Makes the pidfd and writes its number.
+fn reserve_pidfd(me: &CurrentTask, child: &Arc<Task>, request: &CloneRequest) -> Result<PendingPidfd> {
+    if !request.flags.contains(CloneFlags::PIDFD) {
+        return Ok(None);
+    }
+    let limit = usize::try_from(me.group().rlimits().cur(Resource::Nofile)).unwrap_or(usize::MAX);
+    let files = me.files().ok_or(Errno::ESRCH)?;
+    let reserved = files.reserve(0, limit, FdFlags::CLOEXEC)?;
+    let file = hooks::make_pidfd(child.group())?;
+    user::write(request.pidfd, &reserved.fd())?;
+    Ok(Some((reserved, file)))
+}
+
+/// Makes the child visible, unless something came that must be handled first.
+fn publish(me: &CurrentTask, child: &Arc<Task>, request: &CloneRequest) -> Result<()> {
+    let group = child.group();
+    if request.flags.contains(CloneFlags::THREAD) {
+        let mut state = group.sig.lock();
+        refuse_if_interrupted(me)?;
+        state.threads.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        group.nr_live.fetch_add(1, Relaxed);
+        pid::set_task(child.tid(), Some(child.clone()));
+        state.threads.push(child.clone());
+        exit::count_thread();
+        return Ok(());
+    }
+    let parent = if request.flags.contains(CloneFlags::PARENT) { me.group().parent() } else { None };
+    let parent = parent.unwrap_or_else(|| me.group().clone());
+    let tree = lock_tree();
+    refuse_if_interrupted(me)?;
+    let home = me.group().pgrp().ok_or(Errno::ERESTARTNOINTR)?;
+    group.nr_live.store(1, Relaxed);
+    group.sig.lock().threads.push(child.clone());
+    adopt(&parent, group, &tree);
+    pgrp::join(group, &home, &tree);
+    pid::set_task(child.tid(), Some(child.clone()));
+    exit::count_thread();
+    Ok(())
+}
+
+/// A signal or an exit that came while the child was built goes first, so that the child is not missed by it.
+fn refuse_if_interrupted(me: &CurrentTask) -> Result<()> {
+    if me.signal_pending() { Err(Errno::ERESTARTNOINTR) } else { Ok(()) }
+}
+
+/// Makes the first process: `start` runs in it, in the kernel, and then the program that it executes.
+///
+/// `start` gives the registers of a program (by [`crate::exec::exec_first`]); if it fails the machine stops, as on Linux.
+pub fn spawn_init(
+    fs: Arc<FsContext>,
+    files: Arc<FdTable>,
+    start: impl FnOnce() -> Result<UserRegs> + Send + 'static,
+) -> Result<Arc<ThreadGroup>> {
+    let pid_ref = PidRef::alloc()?;
+    let leader_ref = pid_ref.clone();
+    let cred = Arc::new(Cred::root());
+    let group = Arc::new(ThreadGroup::new(GroupInit {
+        pid: pid_ref.number(),
+        hand: Arc::new(SigHand::new()),
+        family: Family { parent: None, children: Vec::new() },
+        ppid: 0,
+        exit_signal: SIGCHLD,
+        rlimits: Rlimits::for_init(u64::from(max_threads())),
+        has_subreaper: false,
+        dumpable: 1,
+        oom_score_adj: 0,
+    }));
+    group.is_unkillable.store(true, Relaxed);
+    let user = cred::user_of(0);
+    user.charge(UserResource::Processes, 1);
+    let init = TaskInit {
+        pid_ref,
+        group: group.clone(),
+        cred,
+        user,
+        mm: Some(Mm::new()?),
+        files,
+        fs,
+        blocked: SigSet::EMPTY,
+        comm: *b"init\0\0\0\0\0\0\0\0\0\0\0\0",
+    };
+    let task = Arc::new(Task::new(init));
+    let first = move || match start() {
+        // The base of the stack is left for good, so nothing may be alive here but the registers.
+        Ok(regs) => hal::thread::enter_user(&regs),
+        Err(error) => panic!("No working init found ({error:?}). Try passing init= option to kernel."),
+    };
+    let thread = sched::new_user_thread("init", UserRegs::default(), Fpu::Fresh, first)?;
+    if let Some(mm) = task.mm() {
+        HalThread::set_first_page_table(thread.hal(), Some(mm.page_table().clone()));
+    }
+    task::bind(thread.hal(), task.clone());
+    drop(task.thread.swap(Some(thread.clone())));
+    let tree = lock_tree();
+    group.nr_live.store(1, Relaxed);
+    group.sig.lock().threads.push(task.clone());
+    pgrp::found_first(&group, leader_ref, &tree);
+    pid::set_task(task.tid(), Some(task.clone()));
+    family::set_init(&group);
+    exit::count_thread();
+    drop(tree);
+    task.clear_flags(TaskFlags::FORKNOEXEC);
+    sched::start(&thread, Placement::Fork);
+    Ok(group)
+}

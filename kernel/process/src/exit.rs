@@ -1,0 +1,337 @@
+//! The end of threads and processes.
+//!
+//! A thread ends at the base of its kernel stack ([`exit_thread`], called on the way to user mode), so nothing on the
+//! stack is left undropped. The order is Linux's: memory, IPC, files, terminal, then the family is told.
+//!
+//! ```text
+//! Alive ──last thread ends──▶ Zombie ──parent waits──▶ Dead
+//!   └─────────last thread ends, parent ignores SIGCHLD──▶┘
+//! ```
+//!
+//! Sources: exit_group(2), wait(2) "Notes", sigaction(2) `SA_NOCLDWAIT`, POSIX "Consequences of Process Termination".
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+
+use abi::signal::{CLD_DUMPED, CLD_EXITED, CLD_KILLED, SIG_IGN, SIGCHLD, SaFlags, SigInfo, SigSet};
+use hal::thread::Work;
+use hal::{UserAddr, user};
+use limits::{Resource, UserResource};
+
+use crate::family::{ExitState, TreeGuard, disown, lock_tree, pass_on_children};
+use crate::signal::{self, CORE_DUMPED, Target};
+use crate::task::{self, CurrentTask, TaskFlags};
+use crate::{Task, ThreadGroup, hooks, pgrp, pid, timer};
+
+/// Threads that exist, the dead leaders that were not waited for included.
+static NR_THREADS: AtomicU32 = AtomicU32::new(0);
+
+/// How many threads exist.
+pub fn nr_threads() -> u32 {
+    NR_THREADS.load(Relaxed)
+}
+
+/// Counts a new thread.
+pub(crate) fn count_thread() {
+    NR_THREADS.fetch_add(1, Relaxed);
+}
+
+/// The wait status of exit(`code`).
+fn exit_status(code: i32) -> i32 {
+    (code & 0xff) << 8
+}
+
+/// exit(2): the calling thread ends when the system call returns.
+pub fn request_exit(code: i32) {
+    request(exit_status(code));
+}
+
+/// exit_group(2): all threads of the caller end.
+pub fn request_group_exit(code: i32) {
+    let status = begin_group_exit(&task::current(), exit_status(code));
+    request(status);
+}
+
+/// Makes the way to user mode end the thread.
+fn request(status: i32) {
+    let task = task::current();
+    task.exit_code.store(status, Relaxed);
+    task.set_flags(TaskFlags::EXIT_REQUESTED);
+    task.hal().set_work(Work::SIGNAL);
+}
+
+/// Makes all other threads of `task`, the caller, end. Gives the status with which the process ends: that of whoever
+/// began it first.
+pub(crate) fn begin_group_exit(task: &CurrentTask, status: i32) -> i32 {
+    let mut state = task.group().sig.lock();
+    if let Some(earlier) = state.exit {
+        return earlier;
+    }
+    state.exit = Some(status);
+    signal::kill_all_threads(&mut state, Some(&**task));
+    status
+}
+
+/// Whether a core-dumping signal counts as having dumped core: the limit allows one, and the process is dumpable.
+pub(crate) fn would_dump_core(task: &Task) -> bool {
+    task.group().rlimits().cur(Resource::Core) > 0 && task.group().dumpable() == 1
+}
+
+/// Ends the calling thread with wait status `status`.
+///
+/// Call it at the base of the kernel stack only: nothing above is dropped.
+pub(crate) fn exit_thread(status: i32) -> ! {
+    end_current(status);
+    sched::exit_thread()
+}
+
+/// The end of a thread whose kernel code panicked: what it shared is given up as at any other end.
+///
+/// `hal::trap::Upcalls::thread_exit` ends here, for threads of the kernel too.
+pub fn thread_exit() -> ! {
+    if let Some(task) = task::try_current()
+        && !task.has(TaskFlags::EXITING)
+    {
+        let status = begin_group_exit(&task, abi::signal::SIGKILL as i32);
+        end_current(status);
+    }
+    sched::exit_thread()
+}
+
+/// Everything but the last switch.
+fn end_current(status: i32) {
+    let task = task::current();
+    leave_signals(&task);
+    task.exit_code.store(status, Relaxed);
+    let is_last = task.group().nr_live.fetch_sub(1, AcqRel) == 1;
+    if is_last {
+        if task.group().is_init() {
+            let status = task.group().sig.lock().exit.unwrap_or(status);
+            panic!("Attempted to kill init! exitcode={status:#010x}");
+        }
+        timer::cancel_all(task.group());
+    }
+    release_mm(&task);
+    hooks::task_exit(&task);
+    drop(task.replace_files(None));
+    drop(task.replace_fs(None));
+    if is_last {
+        pgrp::session_leader_exit(&task);
+    }
+    finish(task.arc());
+}
+
+/// Takes no signals from now on, and passes on what others could take.
+fn leave_signals(task: &CurrentTask) {
+    let is_stopped_now = {
+        let mut state = task.group().sig.lock();
+        task.set_flags(TaskFlags::EXITING);
+        let had_to_stop = task.has(TaskFlags::STOP_PENDING);
+        task.clear_flags(TaskFlags::STOP_PENDING);
+        had_to_stop && signal::leave_stop_count(&mut state)
+    };
+    signal::retarget(task, SigSet(u64::MAX));
+    if is_stopped_now {
+        signal::notify_parent_stopped(task.group(), abi::signal::CLD_STOPPED);
+    }
+}
+
+/// Leaves the address space: the end of a thread, or its move to a new program.
+///
+/// Tells user space what it asked to be told (robust futexes, `clear_child_tid`) and lets a vfork parent go on.
+pub(crate) fn leave_mm(task: &CurrentTask) {
+    let robust = task.registered.robust_list.swap(0, Relaxed);
+    if robust != 0
+        && let Some(futex) = hooks::futex()
+    {
+        futex.exit_robust_list(task, UserAddr(robust));
+    }
+    let clear = task.registered.clear_child_tid.swap(0, Relaxed);
+    // Only other threads or a vfork parent could look at it.
+    if clear != 0 && task.mm().is_some_and(|mm| Arc::strong_count(&mm) > 2) {
+        let addr = UserAddr(clear);
+        // A bad address was the program's choice; nobody is left to tell.
+        if user::write(addr, &0_u32).is_ok()
+            && let Some(futex) = hooks::futex()
+        {
+            futex.wake(addr);
+        }
+    }
+    task.registered.rseq.store(0, Relaxed);
+    if let Some(done) = task.vfork_done.lock().take() {
+        done.complete();
+    }
+}
+
+/// Gives up the address space at the end of a thread.
+fn release_mm(task: &CurrentTask) {
+    leave_mm(task);
+    let Some(mm) = task.replace_mm(None) else { return };
+    if task.group().nr_threads() == 0 {
+        let peak = mm.hiwater_rss();
+        let mut usage = task.group().usage.lock();
+        usage.dead.max_rss = usage.dead.max_rss.max(peak);
+    }
+    task.hal().set_page_table(None);
+    drop(mm);
+}
+
+/// Marks the thread as dead, and the process when it was the last one.
+fn finish(task: &Arc<Task>) {
+    let group = task.group().clone();
+    group.note_dead(task);
+    let tree = lock_tree();
+    let is_final = {
+        let mut state = group.sig.lock();
+        task.set_flags(TaskFlags::DEAD);
+        if !task.is_leader() {
+            state.threads.retain(|other| !Arc::ptr_eq(other, task));
+        }
+        state.threads.iter().all(|other| other.has(TaskFlags::DEAD))
+    };
+    drop(task.thread.swap(None));
+    let mut garbage = Garbage::default();
+    if !task.is_leader() {
+        release_task(task, &mut garbage);
+    }
+    if is_final {
+        end_group(&group, &tree, &mut garbage);
+    }
+    drop(tree);
+    group.exit_wait.wake_all();
+    drop(garbage);
+}
+
+/// References that must be dropped without locks.
+#[derive(Default)]
+pub(crate) struct Garbage(Vec<Arc<ThreadGroup>>, Vec<Arc<Task>>);
+
+/// Takes a dead task out of the tables.
+fn release_task(task: &Arc<Task>, garbage: &mut Garbage) {
+    pid::set_task(task.tid(), None);
+    drop(task.release_tid());
+    if let Some(user) = task.user() {
+        user.uncharge(UserResource::Processes, 1);
+    }
+    NR_THREADS.fetch_sub(1, Relaxed);
+    garbage.1.push(task.clone());
+}
+
+/// A leader whose place another thread has taken is gone without a trace.
+pub(crate) fn forget_leader(leader: &Task) {
+    if let Some(user) = leader.user() {
+        user.uncharge(UserResource::Processes, 1);
+    }
+    NR_THREADS.fetch_sub(1, Relaxed);
+}
+
+/// The process has no threads left: its children get a new parent, its own parent is told.
+fn end_group(group: &Arc<ThreadGroup>, tree: &TreeGuard, garbage: &mut Garbage) {
+    if let Some((reaper, children)) = pass_on_children(group, tree) {
+        for child in &children {
+            send_parent_death(child);
+            if child.exit_state() == ExitState::Zombie && notify_parent(child, &reaper) == Reap::Now {
+                garbage.merge(reap(child, tree));
+            }
+            pgrp::signal_if_orphaned(child, group, None, tree);
+        }
+        garbage.0.extend(children);
+    }
+    let Some(parent) = group.parent() else { return };
+    pgrp::signal_if_orphaned(group, &parent, Some(group), tree);
+    group.set_exit_state(ExitState::Zombie, tree);
+    if notify_parent(group, &parent) == Reap::Now {
+        parent.note_reaped(group);
+        garbage.merge(reap(group, tree));
+    }
+    garbage.0.push(parent);
+}
+
+impl Garbage {
+    fn merge(&mut self, other: Self) {
+        self.0.extend(other.0);
+        self.1.extend(other.1);
+    }
+}
+
+/// Sends the signals that `child`'s threads want when their parent dies (`PR_SET_PDEATHSIG`).
+fn send_parent_death(child: &Arc<ThreadGroup>) {
+    for task in child.threads() {
+        let sig = task.pdeath_signal.load(Relaxed);
+        if sig != 0 {
+            signal::send_kernel(Target::Group(child), SigInfo::new(sig, abi::signal::SI_USER));
+        }
+    }
+}
+
+/// What is to be done with a zombie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reap {
+    /// The parent ignores its children's ends.
+    Now,
+    /// It waits for the parent.
+    Later,
+}
+
+/// Tells `parent` of the end of `group`.
+fn notify_parent(group: &Arc<ThreadGroup>, parent: &Arc<ThreadGroup>) -> Reap {
+    let exit_signal = group.exit_signal.load(Relaxed);
+    let action = parent.with_hand(|hand| hand.get(SIGCHLD));
+    let mut reap = Reap::Later;
+    let mut wants_signal = exit_signal != 0;
+    if exit_signal == SIGCHLD {
+        let ignores = action.handler == SIG_IGN;
+        if ignores || action.flags & SaFlags::NOCLDWAIT.bits() != 0 {
+            reap = Reap::Now;
+            wants_signal = !ignores;
+        }
+    }
+    if wants_signal {
+        let mut info = end_info(group);
+        info.signo = exit_signal as i32;
+        signal::send_kernel(Target::Group(parent), info);
+    }
+    parent.child_wait.wake_all();
+    reap
+}
+
+/// The `siginfo` of a process's end.
+fn end_info(group: &ThreadGroup) -> SigInfo {
+    let status = group.exit_status();
+    let (code, si_status) = match status & 0x7f {
+        0 => (CLD_EXITED, status >> 8 & 0xff),
+        sig if status & CORE_DUMPED != 0 => (CLD_DUMPED, sig),
+        sig => (CLD_KILLED, sig),
+    };
+    let uid = group.leader().map_or(0, |task| task.with_cred(|cred| cred.uid));
+    let used = group.usage.lock().dead;
+    let (utime, stime) = (crate::usage::ticks(used.utime_ns), crate::usage::ticks(used.stime_ns));
+    SigInfo::child(code, group.pid() as i32, uid, si_status, utime, stime)
+}
+
+impl ThreadGroup {
+    /// The wait status with which the process ended.
+    pub fn exit_status(&self) -> i32 {
+        let state = self.sig.lock();
+        state.exit.unwrap_or_else(|| {
+            let leader = state.threads.iter().find(|task| task.tid() == self.pid());
+            leader.map_or(0, |leader| leader.exit_code.load(Relaxed))
+        })
+    }
+}
+
+/// Takes the zombie `group` out of all tables. The result must be dropped without locks.
+#[must_use]
+pub(crate) fn reap(group: &Arc<ThreadGroup>, tree: &TreeGuard) -> Garbage {
+    let mut garbage = Garbage::default();
+    group.set_exit_state(ExitState::Dead, tree);
+    pgrp::leave(group, tree);
+    let threads = core::mem::take(&mut group.sig.lock().threads);
+    for task in threads {
+        release_task(&task, &mut garbage);
+    }
+    garbage.0.extend(disown(group, tree));
+    garbage
+}

@@ -1,0 +1,186 @@
+//! Masks, actions and waiting for signals: what the system calls of this family do.
+//!
+//! Sources: sigaction(2), sigprocmask(2), sigpending(2), sigsuspend(2), sigwaitinfo(2), sigaltstack(2), signalfd(2).
+
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use abi::signal::{NSIG, SIG_DFL, SIG_IGN, SigAction, SigInfo, SigSet, StackT};
+use abi::{Errno, Result};
+use sched::{Interruptible, WaitError};
+
+use super::action::{Default, default_action};
+use super::{deliver, frame, send};
+use crate::task::{self, CurrentTask, TaskFlags};
+
+/// How rt_sigprocmask(2) changes the mask.
+const SIG_BLOCK: i32 = 0;
+const SIG_UNBLOCK: i32 = 1;
+const SIG_SETMASK: i32 = 2;
+
+/// rt_sigprocmask(2): changes the mask by `how` and gives the old one. `EINVAL`: an unknown `how`.
+pub fn sigmask(how: i32, set: Option<SigSet>) -> Result<SigSet> {
+    let task = task::current();
+    let old = task.blocked();
+    let Some(set) = set else { return Ok(old) };
+    let new = match how {
+        SIG_BLOCK => old.union(set),
+        SIG_UNBLOCK => old.minus(set),
+        SIG_SETMASK => set,
+        _ => return Err(Errno::EINVAL),
+    };
+    let new = new.minus(SigSet::UNBLOCKABLE);
+    if new != old {
+        frame::set_blocked(&task, new);
+    }
+    Ok(old)
+}
+
+/// rt_sigaction(2): sets the action of `sig` and gives the old one. `EINVAL`: no such signal, or not to be caught.
+pub fn sigaction(sig: i32, new: Option<SigAction>) -> Result<SigAction> {
+    let sig = u32::try_from(sig).ok().filter(|sig| (1..=NSIG).contains(sig)).ok_or(Errno::EINVAL)?;
+    let task = task::current();
+    let group = task.group();
+    let Some(new) = new else { return Ok(group.with_hand(|hand| hand.get(sig))) };
+    if SigSet::UNBLOCKABLE.has(sig) {
+        return Err(Errno::EINVAL);
+    }
+    let ignores =
+        new.handler == SIG_IGN || (new.handler == SIG_DFL && default_action(sig) == Default::Ignore);
+    let mut state = group.sig.lock();
+    let old = group.with_hand(|hand| hand.set(sig, new));
+    if ignores {
+        // POSIX: what is pending is dropped, blocked or not.
+        let which = SigSet::of(sig);
+        state.shared.flush(which);
+        group.shared_set.store(state.shared.set().0, SeqCst);
+        for task in &state.threads {
+            let mut pending = task.pending.lock();
+            pending.flush(which);
+            task.pending_set.store(pending.set().0, SeqCst);
+        }
+    }
+    Ok(old)
+}
+
+/// rt_sigpending(2): the signals that are pending and blocked.
+pub fn sigpending() -> SigSet {
+    let task = task::current();
+    task.pending_set().union(task.group().shared_set()).intersection(task.blocked())
+}
+
+/// Replaces the mask until the present system call has been interrupted: ppoll(2), pselect(2), epoll_pwait(2),
+/// sigsuspend(2).
+///
+/// The old mask comes back when a signal was handled, or by [`CallMask::restore`] when the call ends otherwise.
+pub fn set_mask_for_call(mask: SigSet) -> CallMask {
+    let task = task::current();
+    task.saved_mask.store(task.blocked().0, Relaxed);
+    task.set_flags(TaskFlags::RESTORE_MASK);
+    frame::set_blocked(&task, mask);
+    CallMask(())
+}
+
+/// A mask that holds for one system call.
+#[must_use]
+pub struct CallMask(());
+
+impl CallMask {
+    /// Ends the call with `result`: an interrupted one leaves the mask to the signal's delivery, any other gets the old
+    /// mask back now.
+    pub fn finish<T>(self, result: Result<T>) -> Result<T> {
+        let is_interrupted = matches!(
+            result,
+            Err(Errno::EINTR | Errno::ERESTARTSYS | Errno::ERESTARTNOHAND | Errno::ERESTART_RESTARTBLOCK)
+        );
+        if !is_interrupted {
+            self.restore();
+        }
+        result
+    }
+
+    /// Puts the old mask back now.
+    pub fn restore(self) {
+        let task = task::current();
+        task.clear_flags(TaskFlags::RESTORE_MASK);
+        frame::set_blocked(&task, SigSet(task.saved_mask.load(Relaxed)));
+    }
+}
+
+/// rt_sigsuspend(2): sleeps with `mask` until a signal was handled; always an error, as it never succeeds.
+pub fn sigsuspend(mask: SigSet) -> Errno {
+    // Not restored here: the handler's frame or the way out does that.
+    let CallMask(()) = set_mask_for_call(mask);
+    pause_until_signal();
+    Errno::ERESTARTNOHAND
+}
+
+/// Sleeps until a signal is pending.
+fn pause_until_signal() {
+    while !task::current().signal_pending() {
+        // Being interrupted is what this waits for.
+        let _ = sched::sleep_until(u64::MAX, Interruptible::Yes);
+    }
+}
+
+/// pause(2): sleeps until a signal was handled.
+pub fn pause() -> Errno {
+    pause_until_signal();
+    Errno::ERESTARTNOHAND
+}
+
+/// Takes a pending signal of `wanted`, for signalfd(2) and sigtimedwait(2).
+pub fn dequeue(wanted: SigSet) -> Option<SigInfo> {
+    let task = task::current();
+    let blocked = SigSet(!wanted.minus(SigSet::UNBLOCKABLE).0);
+    let info = take(&task, blocked)?;
+    send::recalc(&task);
+    Some(info)
+}
+
+/// Takes a signal not in `blocked`.
+fn take(task: &CurrentTask, blocked: SigSet) -> Option<SigInfo> {
+    let info = deliver::take_locked(task, &mut task.group().sig.lock(), blocked)?;
+    Some(deliver::rearm_timer(task, info))
+}
+
+/// Whether a signal of `wanted` is pending for the caller (signalfd's poll).
+pub fn signals_pending(wanted: SigSet) -> bool {
+    let task = task::current();
+    !task.pending_set().union(task.group().shared_set()).intersection(wanted).is_empty()
+}
+
+/// rt_sigtimedwait(2): takes a signal of `wanted`, waiting until `deadline_ns` (since boot), for ever without one.
+///
+/// `EAGAIN`: the time is over. `EINTR`: another signal has to be handled.
+pub fn sigtimedwait(wanted: SigSet, deadline_ns: Option<u64>) -> Result<SigInfo> {
+    let task = task::current();
+    let wanted = wanted.minus(SigSet::UNBLOCKABLE);
+    let blocked = SigSet(!wanted.0);
+    if let Some(info) = take(&task, blocked) {
+        return Ok(info);
+    }
+    // Unblocked while asleep, so that senders choose and wake this thread; but not dropped as ignored, and not fatal.
+    let mask = task.blocked();
+    task.waited_for.store(wanted.0, SeqCst);
+    task.store_blocked(mask.minus(wanted));
+    send::recalc(&task);
+    let slept = task.group().signal_wait.wait_deadline(
+        || signals_pending(wanted).then_some(()),
+        deadline_ns,
+        Interruptible::Yes,
+    );
+    task.store_blocked(mask);
+    task.waited_for.store(0, SeqCst);
+    let taken = take(&task, blocked);
+    send::recalc(&task);
+    match (taken, slept) {
+        (Some(info), _) => Ok(info),
+        (None, Err(WaitError::TimedOut)) => Err(Errno::EAGAIN),
+        (None, _) => Err(Errno::EINTR),
+    }
+}
+
+/// sigaltstack(2). `sp` is the caller's stack pointer.
+pub fn sigaltstack(sp: u64, new: Option<&StackT>) -> Result<StackT> {
+    frame::change_alt_stack(sp, new)
+}

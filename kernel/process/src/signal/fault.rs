@@ -1,0 +1,122 @@
+//! Exceptions of user code as signals.
+//!
+//! A signal that the thread itself caused must not wait: if it is blocked or ignored, the action becomes the default and
+//! the process ends.
+//!
+//! Sources: sigaction(2) "The si_code field"; vectors from Intel SDM vol. 3, table 6-1.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use abi::signal::{
+    BUS_ADRALN, BUS_ADRERR, FPE_FLTDIV, FPE_FLTINV, FPE_FLTOVF, FPE_FLTRES, FPE_FLTUND, FPE_INTDIV,
+    ILL_ILLOPN, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL, SIG_DFL, SIG_IGN, SIGBUS, SIGFPE, SIGILL, SIGKILL,
+    SIGSEGV, SIGTRAP, SigInfo, SigSet, TRAP_TRACE,
+};
+use hal::UserAddr;
+use hal::trap::{Access, Exception, UserRegs};
+use mm::FaultError;
+
+use super::send;
+use crate::task::{self, CurrentTask, FaultInfo};
+
+/// Sends `info` to the caller so that it cannot be blocked or ignored.
+pub fn force(info: SigInfo) {
+    force_with(info, Handler::IfCaught);
+}
+
+/// Ends the caller by `sig`, whatever its handler.
+pub fn force_fatal(sig: u32) {
+    force_with(SigInfo::kernel(sig), Handler::Never);
+}
+
+/// Whether a forced signal may run a handler.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Handler {
+    /// If there is one and the signal is not blocked.
+    IfCaught,
+    /// The process ends.
+    Never,
+}
+
+fn force_with(info: SigInfo, handler: Handler) {
+    let task = task::current();
+    let group = task.group();
+    let sig = info.signo as u32;
+    let state = group.sig.lock();
+    let is_blocked = task.blocked().has(sig);
+    group.with_hand(|hand| {
+        let action = hand.get(sig);
+        if is_blocked || action.handler == SIG_IGN || handler == Handler::Never {
+            hand.set_default(sig);
+            task.store_blocked(task.blocked().minus(SigSet::of(sig)));
+        }
+        if hand.get(sig).handler == SIG_DFL {
+            group.is_unkillable.store(false, Relaxed);
+        }
+    });
+    // No wake-up: the caller runs, and other threads end when it takes a fatal signal.
+    let mut own = task.pending.lock();
+    if !own.is_duplicate(sig) && !own.push(info, None) {
+        own.raise(sig);
+    }
+    task.pending_set.store(own.set().0, SeqCst);
+    drop(own);
+    drop(state);
+    send::recalc(&task);
+}
+
+/// Records what a signal frame tells about a fault.
+fn note(task: &CurrentTask, trap_nr: u8, error_code: u64, cr2: u64) {
+    *task.fault.lock() = FaultInfo { trap_nr: trap_nr.into(), error_code, cr2 };
+}
+
+/// A page fault of user code that mm could not handle: sends the signal.
+pub fn user_page_fault(addr: UserAddr, access: Access, error: FaultError) {
+    let task = task::current();
+    // Bits of the CPU's error code (Intel SDM vol. 3, 4.7): present, write, user, fetch.
+    let present = u64::from(error == FaultError::SegvAccerr);
+    let error_code = present | u64::from(access.write) << 1 | 1 << 2 | u64::from(access.exec) << 4;
+    note(&task, 14, error_code, addr.0);
+    let info = match error {
+        FaultError::SegvMaperr => SigInfo::fault(SIGSEGV, SEGV_MAPERR, addr.0),
+        FaultError::SegvAccerr => SigInfo::fault(SIGSEGV, SEGV_ACCERR, addr.0),
+        FaultError::Bus => SigInfo::fault(SIGBUS, BUS_ADRERR, addr.0),
+        FaultError::Oom => SigInfo::kernel(SIGKILL),
+    };
+    if error == FaultError::Oom {
+        send::send_kernel(send::Target::Group(&Arc::clone(task.group())), info);
+    } else {
+        force(info);
+    }
+}
+
+/// Another exception of user code: sends the signal.
+pub fn user_exception(exception: Exception, regs: &mut UserRegs) {
+    let task = task::current();
+    note(&task, exception.vector, exception.error_code, exception.cr2);
+    let at = regs.rip;
+    force(match exception.vector {
+        0 => SigInfo::fault(SIGFPE, FPE_INTDIV, at),
+        1 => SigInfo::fault(SIGTRAP, TRAP_TRACE, at),
+        3 => SigInfo::kernel(SIGTRAP),
+        4 | 5 => SigInfo::kernel(SIGSEGV),
+        6 => SigInfo::fault(SIGILL, ILL_ILLOPN, at),
+        16 | 19 => SigInfo::fault(SIGFPE, float_code(exception.error_code), at),
+        17 => SigInfo::fault(SIGBUS, BUS_ADRALN, 0),
+        10 | 11 | 12 => SigInfo::fault(SIGBUS, SI_KERNEL, 0),
+        _ => SigInfo::kernel(SIGSEGV),
+    });
+}
+
+/// The `si_code` of a floating-point exception; `status` has the unmasked exception bits of the x87 status word or MXCSR.
+fn float_code(status: u64) -> i32 {
+    match () {
+        () if status & 1 != 0 => FPE_FLTINV,
+        () if status & 4 != 0 => FPE_FLTDIV,
+        () if status & 8 != 0 => FPE_FLTOVF,
+        () if status & 0x12 != 0 => FPE_FLTUND,
+        () if status & 0x20 != 0 => FPE_FLTRES,
+        () => 0,
+    }
+}

@@ -1,0 +1,426 @@
+//! A task: one thread of a process, with everything that is the thread's own.
+//!
+//! # Locking
+//!
+//! | field | who writes | who reads |
+//! |---|---|---|
+//! | `cred`, `user`, `thread` | the task itself (`thread` also its creator) | anyone, through RCU |
+//! | `mm`, `files`, `fs` | the task itself, under the field's lock | anyone, under the lock |
+//! | `pending` | anyone, under [`ThreadGroup::sig`] and its own lock | the same |
+//! | `pending_set` | as `pending`; a copy of its set | the task itself, without a lock |
+//! | `flags` | under [`ThreadGroup::sig`], except `EXITING` and `FORKNOEXEC`, which the task sets itself | anyone |
+//! | the other atomics | the task itself | anyone, as a hint for /proc |
+//!
+//! Order: `ThreadGroup::sig` before `Task::pending`; the other locks here are leaves.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::ops::Deref;
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+use abi::Result;
+use abi::signal::SigSet;
+use bitflags::bitflags;
+use hal::sync::{ArcCell, IrqLock, SeqLock, SpinLock};
+use hal::thread::{self, Slot, Work};
+use limits::UserCounts;
+use mm::Mm;
+use sched::Kill;
+use security::Cred;
+use vfs::{FdTable, FsContext};
+
+use crate::ThreadGroup;
+use crate::clone::VforkDone;
+use crate::pid::PidRef;
+use crate::signal::{AltStack, Pending};
+
+/// Where each hal thread keeps its task.
+static TASK: Slot<Arc<Task>> = Slot::new();
+
+bitflags! {
+    /// State of a task that others look at.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct TaskFlags: u32 {
+        /// It must end: the process ends, or another thread executes a program.
+        const KILLED = 1;
+        /// It shall stop with its process.
+        const STOP_PENDING = 2;
+        /// It is stopped.
+        const STOPPED = 4;
+        /// It is on its way out and takes no signals.
+        const EXITING = 8;
+        /// It has ended; only its id and results remain.
+        const DEAD = 16;
+        /// It has not executed a program since it was made (for accounting and setpgid(2)).
+        const FORKNOEXEC = 32;
+        /// The end of the system call puts `saved_mask` back.
+        const RESTORE_MASK = 64;
+        /// exit(2) was called: the way to user mode ends the thread with `exit_code`.
+        const EXIT_REQUESTED = 128;
+        /// A robust list, a rseq area or the like is registered: exit has something to do.
+        const PR_SET = 256;
+    }
+}
+
+/// A system call that was interrupted and goes on by restart_syscall(2).
+pub type Restart = Box<dyn FnOnce() -> Result<usize> + Send>;
+
+/// What a thread did last to get a fault signal; shown in signal frames.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FaultInfo {
+    pub(crate) trap_nr: u64,
+    pub(crate) error_code: u64,
+    pub(crate) cr2: u64,
+}
+
+/// Numbers that a thread registered with the kernel for its own use.
+#[derive(Debug, Default)]
+pub(crate) struct UserRegistered {
+    /// set_tid_address(2), `CLONE_CHILD_CLEARTID`.
+    pub(crate) clear_child_tid: AtomicU64,
+    /// set_robust_list(2).
+    pub(crate) robust_list: AtomicU64,
+    /// rseq(2): address, length and signature; address 0 when not registered.
+    pub(crate) rseq: AtomicU64,
+    pub(crate) rseq_len: AtomicU32,
+    pub(crate) rseq_sig: AtomicU32,
+}
+
+/// One thread of a process.
+pub struct Task {
+    tid: AtomicU32,
+    group: Arc<ThreadGroup>,
+    /// Keeps the tid taken.
+    pid_ref: SpinLock<Option<PidRef>>,
+    pub(crate) thread: ArcCell<sched::Thread>,
+
+    cred: ArcCell<Cred>,
+    mm: SpinLock<Option<Arc<Mm>>>,
+    files: SpinLock<Option<Arc<FdTable>>>,
+    fs: SpinLock<Option<Arc<FsContext>>>,
+    user: ArcCell<UserCounts>,
+
+    pub(crate) pending: IrqLock<Pending>,
+    pub(crate) pending_set: AtomicU64,
+    blocked: AtomicU64,
+    pub(crate) saved_mask: AtomicU64,
+    /// Signals that sigtimedwait(2) waits for: blocked, but not to be dropped as ignored.
+    pub(crate) waited_for: AtomicU64,
+    flags: AtomicU32,
+    pub(crate) alt_stack: SpinLock<AltStack>,
+    pub(crate) restart: SpinLock<Option<Restart>>,
+    pub(crate) fault: SpinLock<FaultInfo>,
+
+    pub(crate) registered: UserRegistered,
+    pub(crate) vfork_done: SpinLock<Option<Arc<VforkDone>>>,
+    pub(crate) exit_code: AtomicI32,
+    comm: SeqLock<[u8; 16]>,
+    /// `PR_SET_PDEATHSIG`.
+    pub(crate) pdeath_signal: AtomicU32,
+    /// `PR_SET_TIMERSLACK` in nanoseconds, and what 0 resets it to.
+    pub(crate) timer_slack: AtomicU64,
+    pub(crate) personality: AtomicU32,
+    pub(crate) min_flt: AtomicU64,
+    pub(crate) maj_flt: AtomicU64,
+}
+
+/// What a new task gets.
+pub(crate) struct TaskInit {
+    pub(crate) pid_ref: PidRef,
+    pub(crate) group: Arc<ThreadGroup>,
+    pub(crate) cred: Arc<Cred>,
+    pub(crate) user: Arc<UserCounts>,
+    pub(crate) mm: Option<Arc<Mm>>,
+    pub(crate) files: Arc<FdTable>,
+    pub(crate) fs: Arc<FsContext>,
+    pub(crate) blocked: SigSet,
+    pub(crate) comm: [u8; 16],
+}
+
+/// The timer slack of a normal thread (50 µs, prctl(2)).
+pub(crate) const DEFAULT_TIMER_SLACK_NS: u64 = 50_000;
+
+impl Task {
+    /// Makes a task; it is not yet in any table.
+    pub(crate) fn new(init: TaskInit) -> Self {
+        Self {
+            tid: AtomicU32::new(init.pid_ref.number()),
+            group: init.group,
+            pid_ref: SpinLock::new("process.pid_ref", Some(init.pid_ref)),
+            thread: ArcCell::empty(),
+            cred: ArcCell::new(init.cred),
+            mm: SpinLock::new("process.mm", init.mm),
+            files: SpinLock::new("process.files", Some(init.files)),
+            fs: SpinLock::new("process.fs", Some(init.fs)),
+            user: ArcCell::new(init.user),
+            pending: IrqLock::new("process.pending", Pending::new()),
+            pending_set: AtomicU64::new(0),
+            blocked: AtomicU64::new(init.blocked.0),
+            saved_mask: AtomicU64::new(0),
+            waited_for: AtomicU64::new(0),
+            flags: AtomicU32::new(TaskFlags::FORKNOEXEC.bits()),
+            alt_stack: SpinLock::new("process.alt_stack", AltStack::NONE),
+            restart: SpinLock::new("process.restart", None),
+            fault: SpinLock::new("process.fault", FaultInfo::default()),
+            registered: UserRegistered::default(),
+            vfork_done: SpinLock::new("process.vfork_done", None),
+            exit_code: AtomicI32::new(0),
+            comm: SeqLock::new("process.comm", init.comm),
+            pdeath_signal: AtomicU32::new(0),
+            timer_slack: AtomicU64::new(DEFAULT_TIMER_SLACK_NS),
+            personality: AtomicU32::new(0),
+            min_flt: AtomicU64::new(0),
+            maj_flt: AtomicU64::new(0),
+        }
+    }
+
+    /// Thread id.
+    #[inline]
+    pub fn tid(&self) -> u32 {
+        self.tid.load(Relaxed)
+    }
+
+    /// Process id.
+    #[inline]
+    pub fn pid(&self) -> u32 {
+        self.group.pid()
+    }
+
+    /// The process it belongs to.
+    #[inline]
+    pub fn group(&self) -> &Arc<ThreadGroup> {
+        &self.group
+    }
+
+    /// Whether its tid is the process id.
+    pub fn is_leader(&self) -> bool {
+        self.tid() == self.pid()
+    }
+
+    /// Its schedulable thread; `None` once it has ended.
+    pub fn thread(&self) -> Option<Arc<sched::Thread>> {
+        self.thread.load()
+    }
+
+    /// Its credentials.
+    pub fn cred(&self) -> Arc<Cred> {
+        match self.cred.load() {
+            Some(cred) => cred,
+            // The cell is filled by `new` and never emptied; nobody has fewer rights than this.
+            None => Arc::new(nobody()),
+        }
+    }
+
+    /// Calls `f` with its credentials, without counting a reference; `f` must not sleep.
+    pub fn with_cred<R>(&self, f: impl FnOnce(&Cred) -> R) -> R {
+        let guard = hal::rcu::read_lock();
+        match self.cred.get(&guard) {
+            Some(cred) => f(cred),
+            None => f(&nobody()),
+        }
+    }
+
+    /// Publishes new credentials; only the task itself calls this.
+    pub(crate) fn replace_cred(&self, cred: Arc<Cred>) {
+        drop(self.cred.swap(Some(cred)));
+    }
+
+    /// The account of its real user id.
+    pub(crate) fn user(&self) -> Option<Arc<UserCounts>> {
+        self.user.load()
+    }
+
+    /// Moves it to another account.
+    pub(crate) fn replace_user(&self, user: Arc<UserCounts>) {
+        drop(self.user.swap(Some(user)));
+    }
+
+    /// Its address space; `None` once it exits.
+    pub fn mm(&self) -> Option<Arc<Mm>> {
+        self.mm.lock().clone()
+    }
+
+    /// Replaces its address space and gives the old one, to be dropped without locks.
+    pub(crate) fn replace_mm(&self, mm: Option<Arc<Mm>>) -> Option<Arc<Mm>> {
+        core::mem::replace(&mut *self.mm.lock(), mm)
+    }
+
+    /// Its descriptors; `None` once it exits.
+    pub fn files(&self) -> Option<Arc<FdTable>> {
+        self.files.lock().clone()
+    }
+
+    /// Replaces its descriptors and gives the old table, to be dropped without locks.
+    pub fn replace_files(&self, files: Option<Arc<FdTable>>) -> Option<Arc<FdTable>> {
+        core::mem::replace(&mut *self.files.lock(), files)
+    }
+
+    /// Its root, working directory and umask; `None` once it exits.
+    pub fn fs(&self) -> Option<Arc<FsContext>> {
+        self.fs.lock().clone()
+    }
+
+    /// Replaces root, working directory and umask (unshare(2), exit).
+    pub fn replace_fs(&self, fs: Option<Arc<FsContext>>) -> Option<Arc<FsContext>> {
+        core::mem::replace(&mut *self.fs.lock(), fs)
+    }
+
+    /// The blocked signals.
+    #[inline]
+    pub fn blocked(&self) -> SigSet {
+        SigSet(self.blocked.load(SeqCst))
+    }
+
+    /// Stores the mask; the caller looks for newly deliverable signals.
+    pub(crate) fn store_blocked(&self, mask: SigSet) {
+        // SeqCst pairs with the senders' read: either the sender sees the new mask, or we see its signal.
+        self.blocked.store(mask.minus(SigSet::UNBLOCKABLE).0, SeqCst);
+    }
+
+    /// The signals pending for this thread alone.
+    pub fn pending_set(&self) -> SigSet {
+        SigSet(self.pending_set.load(SeqCst))
+    }
+
+    /// Its flags.
+    pub fn flags(&self) -> TaskFlags {
+        TaskFlags::from_bits_retain(self.flags.load(SeqCst))
+    }
+
+    /// Whether it has all of `flags`.
+    pub fn has(&self, flags: TaskFlags) -> bool {
+        self.flags().contains(flags)
+    }
+
+    pub(crate) fn set_flags(&self, flags: TaskFlags) {
+        self.flags.fetch_or(flags.bits(), SeqCst);
+    }
+
+    pub(crate) fn clear_flags(&self, flags: TaskFlags) {
+        self.flags.fetch_and(!flags.bits(), SeqCst);
+    }
+
+    /// Its name (comm), up to the first NUL at most 15 bytes.
+    pub fn comm(&self) -> [u8; 16] {
+        self.comm.read()
+    }
+
+    /// Sets its name; cut to 15 bytes.
+    pub fn set_comm(&self, name: &[u8]) {
+        let mut comm = [0; 16];
+        for (to, from) in comm.iter_mut().take(15).zip(name.iter().take_while(|byte| **byte != 0)) {
+            *to = *from;
+        }
+        self.comm.write(|old| *old = comm);
+    }
+
+    /// Sets work flags of its thread, and makes it see them soon if it runs user code elsewhere.
+    pub(crate) fn notify(&self, kind: Notify) {
+        if let Some(thread) = self.thread.load() {
+            thread.notify_signal(match kind {
+                Notify::Signal => Kill::No,
+                Notify::Kill => Kill::Yes,
+            });
+        }
+    }
+
+    /// Takes over `tid` from the leader (execve(2) by another thread) and gives the own one back.
+    pub(crate) fn take_tid(&self, pid_ref: PidRef) {
+        self.tid.store(pid_ref.number(), Relaxed);
+        drop(self.pid_ref.lock().replace(pid_ref));
+    }
+
+    /// Gives up the right to its tid.
+    pub(crate) fn release_tid(&self) -> Option<PidRef> {
+        self.pid_ref.lock().take()
+    }
+
+    /// Another use of its tid, for a process group or session of that number.
+    pub(crate) fn share_tid(&self) -> Option<PidRef> {
+        self.pid_ref.lock().clone()
+    }
+}
+
+/// How a task is told of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notify {
+    /// It wakes if it sleeps interruptibly.
+    Signal,
+    /// It wakes from anything that a kill may end.
+    Kill,
+}
+
+/// Credentials without any right.
+fn nobody() -> Cred {
+    const NOBODY: u32 = 65534;
+    let root = Cred::root();
+    root.setgid(NOBODY).and_then(|cred| cred.setuid(NOBODY)).unwrap_or(root)
+}
+
+/// The task that runs this code.
+pub struct CurrentTask(thread::Current);
+
+impl Deref for CurrentTask {
+    type Target = Task;
+
+    #[inline]
+    fn deref(&self) -> &Task {
+        self.arc()
+    }
+}
+
+impl CurrentTask {
+    /// Its counted reference, for those who keep it.
+    #[inline]
+    #[expect(
+        clippy::expect_used,
+        reason = "only `current` and `try_current` make one, after they saw the slot"
+    )]
+    pub fn arc(&self) -> &Arc<Task> {
+        self.0.slot(&TASK).expect("the current thread has a task")
+    }
+
+    /// The hal side of the thread: floating-point state, segment bases, page table.
+    pub fn hal(&self) -> &thread::Current {
+        &self.0
+    }
+
+    /// Whether a signal (or the task's end) waits to be handled: long work in the kernel should stop.
+    #[inline]
+    pub fn signal_pending(&self) -> bool {
+        self.0.work().contains(Work::SIGNAL)
+    }
+
+    /// Whether the task must end.
+    #[inline]
+    pub fn fatal_signal_pending(&self) -> bool {
+        self.has(TaskFlags::KILLED)
+    }
+}
+
+/// The current task.
+///
+/// # Panics
+///
+/// In a kernel thread, which has none. System calls and what they call always have one.
+#[inline]
+#[track_caller]
+pub fn current() -> CurrentTask {
+    let current = CurrentTask(thread::current());
+    debug_assert!(current.0.slot(&TASK).is_some(), "a kernel thread has no task");
+    current
+}
+
+/// The current task, or `None` in a kernel thread.
+#[inline]
+pub fn try_current() -> Option<CurrentTask> {
+    let current = thread::current();
+    current.slot(&TASK)?;
+    Some(CurrentTask(current))
+}
+
+/// Ties `task` to the hal thread that will run it.
+pub(crate) fn bind(thread: &thread::Thread, task: Arc<Task>) {
+    // A fresh thread's slot is empty, so this cannot fail.
+    drop(thread.set_slot(&TASK, task));
+}

@@ -1,0 +1,195 @@
+//! Waiting for children: wait4(2) and waitid(2).
+//!
+//! One scan looks at all children under the family lock and either takes an event, finds that none can ever come
+//! (`ECHILD`), or tells to sleep. The same scan is the sleep's condition, so an event between two looks is not lost.
+//!
+//! Sources: wait(2), wait4(2); eligibility of clone children as in "Linux notes" there.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
+
+use abi::process::{Rusage, WaitOptions};
+use abi::signal::{CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, SIGCHLD, SIGCONT};
+use abi::{Errno, Result};
+
+use crate::ThreadGroup;
+use crate::exit;
+use crate::family::{ExitState, lock_tree};
+use crate::signal::CORE_DUMPED;
+use crate::task;
+
+/// Which children are meant.
+#[derive(Clone)]
+pub enum Who {
+    /// All.
+    Any,
+    /// One process.
+    Pid(u32),
+    /// The members of a process group.
+    Pgid(u32),
+    /// The process of a pidfd.
+    Process(Arc<ThreadGroup>),
+}
+
+/// What happened to a child.
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// Its process id.
+    pub pid: u32,
+    /// Its real user id.
+    pub uid: u32,
+    /// `CLD_*`.
+    pub code: i32,
+    /// The wait status of wait4(2).
+    pub status: i32,
+    /// What it used; for an event other than its end, so far.
+    pub rusage: Rusage,
+}
+
+impl Event {
+    /// `si_status` of waitid(2): the exit code or the signal.
+    pub fn si_status(&self) -> i32 {
+        match self.code {
+            CLD_EXITED => self.status >> 8 & 0xff,
+            CLD_STOPPED => self.status >> 8 & 0xff,
+            CLD_CONTINUED => SIGCONT as i32,
+            _ => self.status & 0x7f,
+        }
+    }
+}
+
+/// The wait status of a continued child (wait(2), `WIFCONTINUED`).
+const CONTINUED_STATUS: i32 = 0xffff;
+
+/// Waits for an event of a child. `None`: nothing yet, and `WNOHANG` was given.
+///
+/// `ECHILD`: no such child. `ERESTARTSYS`: a signal came first.
+pub fn wait(who: &Who, options: WaitOptions) -> Result<Option<Event>> {
+    let task = task::current();
+    let me = task.group();
+    let look = || match scan(me, who, options) {
+        Scan::Event(event) => Some(Ok(Some(event))),
+        Scan::NoChild => Some(Err(Errno::ECHILD)),
+        Scan::NothingYet if options.contains(WaitOptions::NOHANG) => Some(Ok(None)),
+        Scan::NothingYet => None,
+    };
+    match look() {
+        Some(found) => found,
+        None => me.child_wait.wait_interruptible(look).map_err(|_| Errno::ERESTARTSYS)?,
+    }
+}
+
+/// What a look at all children gives.
+enum Scan {
+    Event(Event),
+    NoChild,
+    NothingYet,
+}
+
+/// Looks at all children of `me` once.
+fn scan(me: &Arc<ThreadGroup>, who: &Who, options: WaitOptions) -> Scan {
+    let tree = lock_tree();
+    let mut has_candidate = false;
+    let mut found = None;
+    {
+        let family = me.family.lock();
+        for child in family.children.iter().filter(|child| is_eligible(child, who, options)) {
+            has_candidate = true;
+            if child.exit_state() == ExitState::Zombie {
+                if options.contains(WaitOptions::EXITED) {
+                    found = Some((child.clone(), None));
+                    break;
+                }
+                continue;
+            }
+            if let Some(event) = job_event(child, options) {
+                found = Some((child.clone(), Some(event)));
+                break;
+            }
+        }
+    }
+    match found {
+        Some((child, Some((code, status)))) => {
+            drop(tree);
+            let rusage = child.usage().to_rusage();
+            Scan::Event(Event { pid: child.pid(), uid: uid_of(&child), code, status, rusage })
+        }
+        Some((child, None)) => {
+            let event = end_event(&child);
+            if !options.contains(WaitOptions::NOWAIT) {
+                me.note_reaped(&child);
+                let garbage = exit::reap(&child, &tree);
+                drop(tree);
+                drop(garbage);
+            }
+            Scan::Event(event)
+        }
+        None if has_candidate => Scan::NothingYet,
+        None => Scan::NoChild,
+    }
+}
+
+/// Whether the call is about `child`.
+fn is_eligible(child: &Arc<ThreadGroup>, who: &Who, options: WaitOptions) -> bool {
+    let is_meant = match who {
+        Who::Any => true,
+        Who::Pid(pid) => child.pid() == *pid,
+        Who::Pgid(pgid) => child.pgid() == *pgid,
+        Who::Process(group) => Arc::ptr_eq(group, child),
+    };
+    let is_clone = child.exit_signal.load(Relaxed) != SIGCHLD;
+    is_meant && (options.contains(WaitOptions::ALL) || is_clone == options.contains(WaitOptions::CLONE))
+}
+
+/// The real user id of the child, dead or alive.
+fn uid_of(child: &ThreadGroup) -> u32 {
+    child.live_task().map_or(0, |task| task.with_cred(|cred| cred.uid))
+}
+
+/// The event of a zombie.
+fn end_event(child: &Arc<ThreadGroup>) -> Event {
+    let status = child.exit_status();
+    let code = match status & 0x7f {
+        0 => CLD_EXITED,
+        _ if status & CORE_DUMPED != 0 => CLD_DUMPED,
+        _ => CLD_KILLED,
+    };
+    let used = *child.usage.lock();
+    let mut sum = used.dead;
+    sum.add(&used.children);
+    Event { pid: child.pid(), uid: uid_of(child), code, status, rusage: sum.to_rusage() }
+}
+
+/// A stop or continuation that was not reported yet: code and wait status. Consumes it unless `WNOWAIT`.
+fn job_event(child: &ThreadGroup, options: WaitOptions) -> Option<(i32, i32)> {
+    if !options.intersects(WaitOptions::STOPPED | WaitOptions::CONTINUED) {
+        return None;
+    }
+    let keep = options.contains(WaitOptions::NOWAIT);
+    let mut sig = child.sig.lock();
+    if options.contains(WaitOptions::STOPPED) && sig.is_stopped && sig.stop_signal != 0 {
+        let status = (sig.stop_signal as i32) << 8 | 0x7f;
+        if !keep {
+            sig.stop_signal = 0;
+        }
+        return Some((CLD_STOPPED, status));
+    }
+    if options.contains(WaitOptions::CONTINUED) && sig.is_continued {
+        if !keep {
+            sig.is_continued = false;
+        }
+        return Some((CLD_CONTINUED, CONTINUED_STATUS));
+    }
+    None
+}
+
+/// Who wait4(2) means by `pid`. `ESRCH`: a group that cannot be.
+pub fn who_of_wait4(pid: i32) -> Result<Who> {
+    Ok(match pid {
+        -1 => Who::Any,
+        0 => Who::Pgid(task::current().group().pgid()),
+        1.. => Who::Pid(pid as u32),
+        i32::MIN => return Err(Errno::ESRCH),
+        _ => Who::Pgid(pid.unsigned_abs()),
+    })
+}
