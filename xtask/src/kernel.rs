@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::toolchain::Toolchain;
-use crate::{paths, ui};
+use crate::{ksyms, paths, ui};
 
 /// The target that the kernel is built for.
 const TARGET: &str = "x86_64-unknown-none";
@@ -44,10 +44,9 @@ pub fn build(flavour: Flavour) -> Result<Built> {
     ui::run(&step, &mut cargo).context("the kernel does not build")?;
     step.clear();
     let profile = if flavour == Flavour::Release { "release" } else { "debug" };
-    Ok(Built {
-        elf: target_dir.join(TARGET).join(profile).join("keel"),
-        seconds: start.elapsed().as_secs_f64(),
-    })
+    let elf = target_dir.join(TARGET).join(profile).join("keel");
+    ksyms::fill(&elf).context("the kernel cannot be given its symbols")?;
+    Ok(Built { elf, seconds: start.elapsed().as_secs_f64() })
 }
 
 /// Builds the kernel and tells where it is; the verb `build`.

@@ -12,6 +12,7 @@ mod guest;
 mod image;
 mod interactive;
 mod kernel;
+mod ksyms;
 mod linux;
 mod paths;
 mod qemu;
