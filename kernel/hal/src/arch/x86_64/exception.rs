@@ -21,7 +21,7 @@ use super::gdt::{USER_CS, USER_DS};
 use super::{instr, unwind, usercopy};
 use crate::addr::{USER_END, UserAddr};
 use crate::preempt;
-use crate::thread::Thread;
+use crate::thread::{Thread, Work};
 use crate::trap::{self, Access, Exception, UserRegs};
 
 /// Vector numbers.
@@ -141,20 +141,24 @@ pub(super) extern "C-unwind" fn system_call(regs: &mut UserRegs) {
 }
 
 /// Does what the current thread's work word asks for before user mode. Interrupts are off at entry and at the end.
+///
+/// The flag of tracing stays set for as long as the thread is traced: by itself it asks for one call, not for a loop.
 pub(super) extern "C-unwind" fn exit_work(regs: &mut UserRegs) {
     // SAFETY: a thread that is about to enter user mode is the current one, and alive.
     let thread: &Thread = unsafe { &*cpulocal::current_thread() };
+    let mut done = 0;
     loop {
-        let work = thread.work_word().load(Ordering::Relaxed);
+        let work = thread.work_word().load(Ordering::Relaxed) & !done;
         if work == 0 {
             return;
         }
         if work & !NEED_LOAD != 0 {
+            done = Work::TRACE.bits();
             // SAFETY: this is a thread's own context on its way to user mode, where interrupts are on.
             unsafe { instr::sti() };
             match trap::upcalls() {
                 Some(upcalls) => upcalls.exit_to_user(regs),
-                None => thread.clear_work(crate::thread::Work::all()),
+                None => thread.clear_work(Work::all()),
             }
             instr::cli();
         } else if let Some(buffer) = thread.arch.fpu() {

@@ -28,6 +28,7 @@ static TABLE: Table = Table([0; RESERVED]);
 
 unsafe extern "C" {
     static __image_start: u8;
+    static __etext: u8;
 }
 
 /// How far `addr` is into the image.
@@ -45,6 +46,9 @@ pub(crate) fn lookup(addr: usize) -> Option<(&'static str, usize)> {
     // The compiler sees zeros; what counts is what the build tool put there.
     let table: &'static [u8] = core::hint::black_box(&TABLE.0);
     if table[..8] != MAGIC {
+        return None;
+    }
+    if addr >= (&raw const __etext) as usize {
         return None;
     }
     let count = word(table, 8)? as usize;

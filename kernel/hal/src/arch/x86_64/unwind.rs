@@ -323,6 +323,7 @@ pub(crate) fn stop_machine(message: &str) -> ! {
         super::power::halt_forever()
     }
     if first.is_ok() {
+        super::irq::stop_others();
         if let Some(upcalls) = trap::upcalls() {
             upcalls.oops(&Oops { message, in_thread: false });
         }
