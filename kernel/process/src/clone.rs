@@ -381,7 +381,6 @@ pub fn spawn_init(
     start: impl FnOnce() -> Result<UserRegs> + Send + 'static,
 ) -> Result<Arc<ThreadGroup>> {
     let pid_ref = PidRef::alloc()?;
-    let leader_ref = pid_ref.clone();
     let cred = Arc::new(Cred::root());
     let group = Arc::new(ThreadGroup::new(GroupInit {
         pid: pid_ref.number(),
@@ -423,7 +422,7 @@ pub fn spawn_init(
     let tree = lock_tree();
     group.nr_live.store(1, Relaxed);
     group.sig.lock().threads.push(task.clone());
-    pgrp::found_first(&group, leader_ref, &tree);
+    pgrp::found_first(&group, &tree);
     pid::set_task(task.tid(), Some(task.clone()));
     family::set_init(&group);
     exit::count_thread();

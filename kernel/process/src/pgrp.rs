@@ -165,9 +165,9 @@ pub(crate) fn leave(group: &Arc<ThreadGroup>, _tree: &TreeGuard) {
     }
 }
 
-/// Founds the session and process group of the first process.
-pub(crate) fn found_first(group: &Arc<ThreadGroup>, id: PidRef, tree: &TreeGuard) {
-    found(group, id.clone(), id, tree);
+/// Founds the session and process group of the first process: number 0, as on Linux, so that setsid(2) works for it.
+pub(crate) fn found_first(group: &Arc<ThreadGroup>, tree: &TreeGuard) {
+    found(group, PidRef::zero(), PidRef::zero(), tree);
 }
 
 /// Makes `group` the leader of a new session and process group.

@@ -102,6 +102,11 @@ impl PidRef {
         Self::begin(number)
     }
 
+    /// Number 0, which nobody can have: the session and process group of the first process, until it makes its own.
+    pub(crate) fn zero() -> Self {
+        Self(0)
+    }
+
     /// Takes exactly `number` (`set_tid` of clone3(2)). `EEXIST`: it is in use. `EINVAL`: out of range.
     pub(crate) fn take(number: u32) -> Result<Self> {
         if number == 0 || number >= pid_max() {

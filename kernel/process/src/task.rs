@@ -372,12 +372,11 @@ impl Deref for CurrentTask {
 impl CurrentTask {
     /// Its counted reference, for those who keep it.
     #[inline]
-    #[expect(
-        clippy::expect_used,
-        reason = "only `current` and `try_current` make one, after they saw the slot"
-    )]
     pub fn arc(&self) -> &Arc<Task> {
-        self.0.slot(&TASK).expect("the current thread has a task")
+        match self.0.slot(&TASK) {
+            Some(task) => task,
+            None => unreachable!("a kernel thread has no task"),
+        }
     }
 
     /// The hal side of the thread: floating-point state, segment bases, page table.

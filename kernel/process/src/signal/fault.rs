@@ -15,7 +15,7 @@ use abi::signal::{
 };
 use hal::UserAddr;
 use hal::trap::{Access, Exception, UserRegs};
-use mm::FaultError;
+use mm::{FaultError, FaultKind};
 
 use super::send;
 use crate::task::{self, CurrentTask, FaultInfo};
@@ -71,13 +71,39 @@ fn note(task: &CurrentTask, trap_nr: u8, error_code: u64, cr2: u64) {
     *task.fault.lock() = FaultInfo { trap_nr: trap_nr.into(), error_code, cr2 };
 }
 
-/// A page fault of user code that mm could not handle: sends the signal.
-pub fn user_page_fault(addr: UserAddr, access: Access, error: FaultError) {
-    let task = task::current();
+/// A page fault on a user address, in user code or in a user copy of the kernel: `hal::trap::Upcalls::page_fault`.
+///
+/// `Err`: the access cannot be made good; user code gets the signal for it.
+#[expect(
+    clippy::result_unit_err,
+    reason = "the upcall's signature: a copy that cannot go on has one outcome"
+)]
+pub fn page_fault(addr: UserAddr, access: Access, regs: Option<&mut UserRegs>) -> Result<(), ()> {
+    let task = task::try_current().ok_or(())?;
+    let mm = task.mm().ok_or(())?;
+    let error = match mm.handle_fault(addr, access) {
+        Ok(FaultKind::Minor) => {
+            task.min_flt.store(task.min_flt.load(Relaxed) + 1, Relaxed);
+            return Ok(());
+        }
+        Ok(FaultKind::Major) => {
+            task.maj_flt.store(task.maj_flt.load(Relaxed) + 1, Relaxed);
+            return Ok(());
+        }
+        Err(error) => error,
+    };
+    if regs.is_some() {
+        signal_bad_access(&task, addr, access, error);
+    }
+    Err(())
+}
+
+/// Sends the signal for a page fault of user code that mm could not handle.
+fn signal_bad_access(task: &CurrentTask, addr: UserAddr, access: Access, error: FaultError) {
     // Bits of the CPU's error code (Intel SDM vol. 3, 4.7): present, write, user, fetch.
     let present = u64::from(error == FaultError::SegvAccerr);
     let error_code = present | u64::from(access.write) << 1 | 1 << 2 | u64::from(access.exec) << 4;
-    note(&task, 14, error_code, addr.0);
+    note(task, 14, error_code, addr.0);
     let info = match error {
         FaultError::SegvMaperr => SigInfo::fault(SIGSEGV, SEGV_MAPERR, addr.0),
         FaultError::SegvAccerr => SigInfo::fault(SIGSEGV, SEGV_ACCERR, addr.0),

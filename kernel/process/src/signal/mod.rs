@@ -37,7 +37,7 @@ pub use calls::{
 };
 pub(crate) use deliver::CORE_DUMPED;
 pub use deliver::exit_to_user;
-pub use fault::{force, force_fatal, user_exception, user_page_fault};
+pub use fault::{force, force_fatal, page_fault, user_exception};
 pub use frame::{AltStack, min_stack_size, sigreturn};
 pub(crate) use pending::Pending;
 pub(crate) use send::{SentTimer, flush_timer, kill_all_threads, retarget, send_timer};
