@@ -541,6 +541,10 @@ fn join(thread: &Arc<Thread>, me: CpuId) {
     this.nr_running.store(rq.nr_running(), Ordering::Relaxed);
     drop(rq);
     ACTIVE.fetch_or(1 << me.0, Ordering::SeqCst);
+    // On the hosted machine the CPU may have had an earlier life.
+    this.timers.forget_programmed();
+    this.tick_ns.store(time::now_ns() + TICK_NS, Ordering::Relaxed);
+    program(this);
 }
 
 fn join_if_needed(pinned: &PreemptGuard) {

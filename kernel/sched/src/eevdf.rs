@@ -224,10 +224,15 @@ impl<T> Queue<T> {
         (average.wrapping_sub(entity.vruntime) as i64).clamp(-limit, limit)
     }
 
-    /// Gives the current thread a new deadline behind all others that are eligible now (sched_yield(2)).
+    /// Lets the current thread forfeit the rest of its slice (sched_yield(2)), so that others become eligible.
     pub fn yield_current(&mut self) {
-        if let Some(entity) = &mut self.current {
+        let Some(mut entity) = self.current else { return };
+        if !self.waiting.is_empty() && self.is_eligible(&entity) {
+            let forfeit = entity.deadline.wrapping_sub(entity.vruntime);
+            entity.vruntime = entity.deadline;
             entity.deadline = entity.deadline.wrapping_add(entity.slice);
+            self.sum_wv += i128::from(forfeit) * i128::from(entity.weight);
+            self.current = Some(entity);
         }
     }
 
@@ -258,5 +263,138 @@ impl<T> Queue<T> {
 impl<T> Default for Queue<T> {
     fn default() -> Self {
         Queue::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SLICE: u64 = 3_000_000;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wake { weight: u32, lag: i64 },
+        Run(u64),
+        Sleep,
+        Preempt,
+        Yield,
+        Leave(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (3u32..90_000, -20_000_000i64..20_000_000).prop_map(|(weight, lag)| Step::Wake { weight, lag }),
+            (0u64..10_000_000).prop_map(Step::Run),
+            Just(Step::Sleep),
+            Just(Step::Preempt),
+            Just(Step::Yield),
+            (0usize..20).prop_map(Step::Leave),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_history_keeps_the_invariants(steps in proptest::collection::vec(step(), 1..200)) {
+            let mut queue = Queue::new();
+            let mut current = None;
+            for (id, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Wake { weight, lag } => {
+                        let entity = queue.place(lag, weight, SLICE);
+                        queue.enqueue(entity, id);
+                    }
+                    Step::Run(ns) => {
+                        queue.account(ns);
+                    }
+                    Step::Sleep => {
+                        queue.remove_current();
+                        current = None;
+                    }
+                    Step::Preempt => {
+                        if let Some(id) = current.take() {
+                            queue.put_current(id);
+                        }
+                    }
+                    Step::Yield => queue.yield_current(),
+                    Step::Leave(nth) => {
+                        let victim = queue.waiting().nth(nth).copied();
+                        if let Some(victim) = victim {
+                            prop_assert!(queue.remove(|&id| id == victim).is_some());
+                        }
+                    }
+                }
+                queue.check_invariants();
+                if current.is_none() {
+                    let waited = !queue.is_empty();
+                    current = queue.pick();
+                    prop_assert_eq!(current.is_some(), waited);
+                }
+                queue.check_invariants();
+            }
+        }
+    }
+
+    /// Runs threads of the given weights that never sleep; returns what each got of `total` ticks.
+    fn share_out(weights: &[u32], ticks: u64) -> Vec<u64> {
+        let mut queue = Queue::new();
+        let mut got = vec![0; weights.len()];
+        for (id, &weight) in weights.iter().enumerate() {
+            let entity = queue.place_new(weight, SLICE);
+            queue.enqueue(entity, id);
+        }
+        let mut current = queue.pick();
+        for _ in 0..ticks {
+            let Some(id) = current else { break };
+            got[id] += 1;
+            if queue.account(1_000_000) {
+                queue.put_current(id);
+                current = queue.pick();
+            }
+        }
+        got
+    }
+
+    #[test]
+    fn equal_threads_share_equally() {
+        let got = share_out(&[1024; 4], 4000);
+        assert!(got.iter().all(|ticks| ticks.abs_diff(1000) <= 6), "{got:?}");
+    }
+
+    #[test]
+    fn time_follows_weight() {
+        let got = share_out(&[1024, 2048, 1024], 8000);
+        assert!(got[1].abs_diff(4000) < 50 && got[0].abs_diff(2000) < 50, "{got:?}");
+    }
+
+    #[test]
+    fn who_yields_goes_last() {
+        let mut queue = Queue::new();
+        for id in 0..3 {
+            let entity = queue.place(0, 1024, SLICE);
+            queue.enqueue(entity, id);
+        }
+        let mut order = Vec::new();
+        for _ in 0..6 {
+            let Some(id) = queue.pick() else { break };
+            order.push(id);
+            queue.yield_current();
+            queue.put_current(id);
+        }
+        let mut first: Vec<_> = order[..3].to_vec();
+        first.sort_unstable();
+        assert_eq!(first, [0, 1, 2], "{order:?}");
+    }
+
+    #[test]
+    fn a_sleeper_does_not_hoard_credit() {
+        let mut queue = Queue::new();
+        let hog = queue.place(0, 1024, SLICE);
+        queue.enqueue(hog, 'h');
+        assert_eq!(queue.pick(), Some('h'));
+        queue.account(1_000_000_000);
+        let back = queue.place(i64::MAX, 1024, SLICE);
+        assert!(queue.base.wrapping_sub(back.vruntime) <= 4 * LAG_LIMIT_SLICES * SLICE);
     }
 }

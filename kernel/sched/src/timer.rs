@@ -56,6 +56,11 @@ impl Timers {
         }
     }
 
+    /// The CPU's timer is off, whatever was set before.
+    pub(crate) fn forget_programmed(&self) {
+        self.programmed_ns.store(u64::MAX, Ordering::Relaxed);
+    }
+
     fn insert(&self, key: Key, action: Action) {
         let mut queue = self.queue.lock();
         queue.insert(key, action);

@@ -46,14 +46,14 @@ impl<T: ?Sized> TryCell<T> {
     pub fn try_lock(&self) -> Option<TryGuard<'_, T>> {
         // Acquire pairs with the release in `TryGuard::drop`.
         let taken = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed);
-        taken.is_ok().then_some(TryGuard { cell: self })
+        taken.is_ok().then(|| TryGuard { cell: self })
     }
 
     /// Takes the cell if it is free, else marks it as wanted. A cell taken so counts as wanted: others may
     /// wait too.
     pub fn try_lock_or_want(&self) -> Option<TryGuard<'_, T>> {
         // SeqCst: the mark comes before the waiter's sleep for the holder that releases.
-        (self.state.swap(WANTED, Ordering::SeqCst) == FREE).then_some(TryGuard { cell: self })
+        (self.state.swap(WANTED, Ordering::SeqCst) == FREE).then(|| TryGuard { cell: self })
     }
 
     /// Does someone hold it?
