@@ -1,6 +1,6 @@
 //! Tests of hal that need the real machine: `--features selftest` makes a kernel that runs them and powers off.
 //!
-//! There is no scheduler here: threads take turns through one queue on the boot CPU. The report is KTAP.
+//! There is no scheduler here: threads take turns through one queue, and all CPUs take from it. The report is KTAP.
 
 mod program;
 
@@ -30,6 +30,9 @@ static VECTORS: AtomicU64 = AtomicU64::new(0);
 static STEPS: AtomicU32 = AtomicU32::new(0);
 /// What each program passed to its last call.
 static RESULTS: [AtomicU64; 3] = [const { AtomicU64::new(u64::MAX) }; 3];
+/// Timer interrupts.
+static TICKS: AtomicU32 = AtomicU32::new(0);
+const TICK_NS: u64 = 200_000;
 static FAILED: AtomicBool = AtomicBool::new(false);
 static TEST_NO: AtomicU32 = AtomicU32::new(0);
 
@@ -58,7 +61,21 @@ fn spawn(entry: impl FnOnce() + Send + 'static) {
 }
 
 fn run_all() {
-    while LIVE.load(Ordering::Relaxed) != 0 && yield_now() {}
+    while LIVE.load(Ordering::Relaxed) != 0 {
+        yield_now();
+        hal::cpu::relax();
+    }
+}
+
+/// What the timer does to code in the kernel.
+fn preempted() {
+    preempt::clear_need_resched();
+    yield_now();
+}
+
+/// Switches the timer of this CPU on; interrupts come from now on.
+fn start_ticking() {
+    irq::without(|| hal::time::set_timer(hal::time::now_ns() + TICK_NS));
 }
 
 /// Sets a counter when it is dropped: shows that unwinding ran destructors.
@@ -90,6 +107,8 @@ impl TestCalls {
                 let len = buf.len().min(regs.rsi as usize);
                 user::read_partial(UserAddr(regs.rdi), &mut buf[..len]) as u64
             }
+            program::SAVE => u64::from(thread::current().save_fpu(UserAddr(regs.rdi)).is_err()),
+            program::RESTORE => u64::from(thread::current().restore_fpu(UserAddr(regs.rdi)).is_err()),
             program::PANIC => {
                 let _counted = CountsDrop;
                 let nothing: Option<u32> = core::hint::black_box(None);
@@ -135,9 +154,16 @@ impl Upcalls for TestCalls {
 
     fn exit_to_user(&self, _regs: &mut UserRegs) {
         thread::current().clear_work(thread::Work::all());
+        preempt::clear_need_resched();
+        yield_now();
     }
 
-    fn timer_interrupt(&self) {}
+    fn timer_interrupt(&self) {
+        TICKS.fetch_add(1, Ordering::Relaxed);
+        preempt::set_need_resched();
+        thread::current().set_work(thread::Work::RESCHED);
+        hal::time::set_timer(hal::time::now_ns() + TICK_NS);
+    }
 
     fn reschedule_ipi(&self) {}
 
@@ -211,6 +237,61 @@ fn programs_run() {
     check("TF steps", STEPS.load(Ordering::Relaxed) > 2);
 }
 
+fn signal_frames_keep_vector_registers() {
+    RESULTS[1].store(u64::MAX, Ordering::Relaxed);
+    spawn_program(1, program::FRAME_ENTRY);
+    run_all();
+    let result = RESULTS[1].load(Ordering::Relaxed);
+    klog::print(Level::Info, format_args!("# result {result:x}"));
+    check("a signal frame keeps the vector registers, a bad one does no harm", result == 0);
+}
+
+fn the_timer_preempts() {
+    static GO: AtomicBool = AtomicBool::new(false);
+    start_ticking();
+    spawn(|| {
+        while !GO.load(Ordering::Relaxed) {
+            hal::cpu::relax(); // only the timer takes the CPU away
+        }
+    });
+    spawn(|| GO.store(true, Ordering::Relaxed));
+    run_all();
+    check("the timer preempts kernel code", true);
+    spin("the timer preempts user code");
+}
+
+/// Runs programs that check their registers while the timer moves them about.
+fn spin(name: &str) {
+    for result in &RESULTS {
+        result.store(0, Ordering::Relaxed);
+    }
+    let before = TICKS.load(Ordering::Relaxed);
+    for id in 0..6 {
+        spawn_program(id % 3, program::SPIN_ENTRY);
+    }
+    run_all();
+    let ticks = TICKS.load(Ordering::Relaxed) - before;
+    let results: Vec<u64> = RESULTS.iter().map(|result| result.load(Ordering::Relaxed)).collect();
+    klog::print(Level::Info, format_args!("# results {results:x?}, {ticks} ticks"));
+    check(name, results == [0, 0, 0] && ticks > 10);
+}
+
+/// What the other CPUs do.
+fn other_cpu() -> ! {
+    irq::enable();
+    start_ticking();
+    loop {
+        yield_now();
+        hal::cpu::relax();
+    }
+}
+
+fn threads_move_between_cpus() {
+    let started = hal::smp::start_all(hal::cpu::MAX_CPUS, other_cpu);
+    klog::print(Level::Info, format_args!("# {started} CPUs"));
+    spin("programs keep their registers on many CPUs");
+}
+
 fn panics_cost_one_thread() {
     spawn(|| {
         let _counted = CountsDrop;
@@ -232,11 +313,14 @@ fn panics_cost_one_thread() {
 pub fn main() -> ! {
     trap::register(&TestCalls);
     irq::enable();
-    // Boot code leaves preemption off: it is no thread that could be preempted.
     klog::print(Level::Info, format_args!("KTAP version 1"));
     threads_take_turns();
     programs_run();
+    signal_frames_keep_vector_registers();
     panics_cost_one_thread();
+    preempt::set_resched_hook(preempted);
+    the_timer_preempts();
+    threads_move_between_cpus();
     let outcome = if FAILED.load(Ordering::Relaxed) { "FAILED" } else { "passed" };
     klog::print(Level::Info, format_args!("1..{}\n# {outcome}", TEST_NO.load(Ordering::Relaxed)));
     hal::power::power_off()
