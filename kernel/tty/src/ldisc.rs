@@ -54,8 +54,10 @@ pub enum Action {
 /// How a read ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// So many bytes were taken (0 only for an end-of-file mark).
+    /// So many bytes were taken, and more may follow at once.
     Taken(usize),
+    /// So many bytes were taken up to the end of a line (0 for a lone end-of-file mark).
+    Line(usize),
     /// Nothing can be read yet.
     Empty,
 }
@@ -77,11 +79,12 @@ pub struct Ldisc {
 }
 
 impl Ldisc {
-    /// Makes a line discipline with the given settings and no input.
-    pub const fn new(termios: Termios) -> Self {
+    /// Makes a line discipline with the given settings and no input. Allocates the whole buffer now, so that
+    /// [`Ldisc::receive`] never does.
+    pub fn new(termios: Termios) -> Self {
         Self {
             termios,
-            buffer: VecDeque::new(),
+            buffer: VecDeque::with_capacity(CAPACITY),
             line_start: 0,
             literal_next: false,
             column: 0,
@@ -146,6 +149,21 @@ impl Ldisc {
     /// Free room for input. In canonical mode one place is kept for the end of the line.
     pub fn room(&self) -> usize {
         CAPACITY.saturating_sub(self.buffer.len() + 1)
+    }
+
+    /// Whether signal characters discard input and output.
+    pub fn flushes_on_signal(&self) -> bool {
+        !self.lflag().contains(Lflag::NOFLSH)
+    }
+
+    /// Whether a background process may not write (TOSTOP).
+    pub fn stops_background_writers(&self) -> bool {
+        self.lflag().contains(Lflag::TOSTOP)
+    }
+
+    /// `VMIN` and `VTIME`: fewest bytes, and tenths of a second, of a raw read.
+    pub fn min_and_time(&self) -> (u8, u8) {
+        (self.termios.c_cc[cc::VMIN], self.termios.c_cc[cc::VTIME])
     }
 
     /// Drops all input.
@@ -274,7 +292,7 @@ impl Ldisc {
             self.echo_byte(byte, echo);
         }
         let doubled = byte == 0xff && self.iflag().contains(Iflag::PARMRK);
-        for _ in 0..=usize::from(doubled) {
+        for _ in 0..(1 + usize::from(doubled)).min(self.room()) {
             self.buffer.push_back(Entry { byte, is_end: false, is_eof: false });
         }
         Action::None
@@ -446,7 +464,7 @@ impl Ldisc {
         while self.line_start > 0 {
             let Some(&entry) = self.buffer.front() else { break };
             if count == to.len() && !entry.is_eof {
-                break;
+                return Read::Taken(count);
             }
             self.buffer.pop_front();
             self.line_start -= 1;
@@ -459,7 +477,7 @@ impl Ldisc {
                 break;
             }
         }
-        Read::Taken(count)
+        Read::Line(count)
     }
 
     /// Processes one byte of output (OPOST) into `to`.
@@ -545,7 +563,7 @@ mod tests {
         let mut to = vec![0; max];
         match ldisc.read(&mut to) {
             Read::Empty => None,
-            Read::Taken(count) => Some(to[..count].to_vec()),
+            Read::Taken(count) | Read::Line(count) => Some(to[..count].to_vec()),
         }
     }
 
