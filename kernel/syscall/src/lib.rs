@@ -1,3 +1,51 @@
-//! Keel's `syscall` crate.
-#![no_std]
+//! System calls: decoding of arguments and the table; no logic of its own.
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod arg;
+mod caller;
+mod fd;
+mod file;
+mod mem;
+mod path;
+mod system;
+pub mod table;
+mod xattr;
+
+use abi::Errno;
+pub use abi::Result;
+use hal::trap::UserRegs;
+
+/// The context of one system call: the registers it came in with.
+pub struct Cx<'a> {
+    /// The caller's registers; only calls that replace them (clone, execve, rt_sigreturn) look.
+    pub regs: &'a mut UserRegs,
+}
+
+/// Runs the system call that `regs` asks for and leaves its result in the result register.
+#[inline]
+pub fn dispatch(regs: &mut UserRegs) {
+    let nr = regs.orig_rax;
+    let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+    let result = match table::TABLE.get(nr as usize).and_then(|row| row.call) {
+        Some(call) => call(&mut Cx { regs }, &args),
+        None => missing(nr),
+    };
+    regs.rax = match result {
+        Ok(value) => value as u64,
+        Err(errno) => errno.to_return() as u64,
+    };
+}
+
+/// Answers a call that does not exist.
+#[cold]
+fn missing(_nr: u64) -> Result<usize> {
+    Err(Errno::ENOSYS)
+}
+
+/// Fails with `EPERM` unless the caller has `cap`.
+pub(crate) fn require(cap: security::Cap) -> Result<()> {
+    if process::current().with_cred(|cred| security::capable(cred, cap)) { Ok(()) } else { Err(Errno::EPERM) }
+}

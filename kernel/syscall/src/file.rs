@@ -1,0 +1,276 @@
+//! Reading and writing through descriptors (read(2), write(2), lseek(2), sendfile(2), splice(2), ...).
+
+use abi::signal::{SIGPIPE, SIGXFSZ, SigInfo};
+use abi::{Errno, Result};
+use hal::uio::{Dest, Src};
+use hal::{UserAddr, user};
+use limits::Resource;
+use process::signal::{Target, send_kernel};
+use vfs::{File, SyncMode, Whence, rw, splice};
+
+use crate::Cx;
+use crate::caller::{self, file, rlimit};
+
+/// read(2).
+pub(crate) fn sys_read(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: usize) -> Result<usize> {
+    rw::read(&*file(fd)?, &mut Dest::user(buf, count))
+}
+
+/// Sends the signal that a failed write brings: SIGPIPE or SIGXFSZ.
+fn after_write(file: &File, result: Result<usize>) -> Result<usize> {
+    if let Err(errno) = result {
+        let task = process::current();
+        if rw::sigpipe_due(file, &result) {
+            send_kernel(Target::Thread(task.arc()), SigInfo::user(SIGPIPE, 0, task.pid() as i32, 0));
+        } else if errno == Errno::EFBIG && rlimit(Resource::Fsize) != u64::MAX {
+            send_kernel(Target::Thread(task.arc()), SigInfo::kernel(SIGXFSZ));
+        }
+    }
+    result
+}
+
+/// write(2).
+pub(crate) fn sys_write(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: usize) -> Result<usize> {
+    let file = file(fd)?;
+    let result = rw::write(&file, &mut Src::user(buf, count), rlimit(Resource::Fsize));
+    after_write(&file, result)
+}
+
+/// readv(2).
+pub(crate) fn sys_readv(_cx: &mut Cx<'_>, fd: i32, iov: UserAddr, count: usize) -> Result<usize> {
+    let file = file(fd)?;
+    rw::read(&file, &mut Dest::user_vec(caller::iovec(iov, count)?))
+}
+
+/// writev(2).
+pub(crate) fn sys_writev(_cx: &mut Cx<'_>, fd: i32, iov: UserAddr, count: usize) -> Result<usize> {
+    let file = file(fd)?;
+    let mut src = Src::user_vec(caller::iovec(iov, count)?);
+    let result = rw::write(&file, &mut src, rlimit(Resource::Fsize));
+    after_write(&file, result)
+}
+
+/// pread64(2).
+pub(crate) fn sys_pread64(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: usize, pos: i64) -> Result<usize> {
+    if pos < 0 {
+        return Err(Errno::EINVAL);
+    }
+    rw::pread(&*file(fd)?, &mut Dest::user(buf, count), pos)
+}
+
+/// pwrite64(2).
+pub(crate) fn sys_pwrite64(
+    _cx: &mut Cx<'_>,
+    fd: i32,
+    buf: UserAddr,
+    count: usize,
+    pos: i64,
+) -> Result<usize> {
+    if pos < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let file = file(fd)?;
+    let result = rw::pwrite(&file, &mut Src::user(buf, count), pos, rlimit(Resource::Fsize));
+    after_write(&file, result)
+}
+
+/// preadv(2): the position comes in two registers, of which the first holds all of it.
+pub(crate) fn sys_preadv(_cx: &mut Cx<'_>, fd: i32, iov: UserAddr, count: usize, pos: i64) -> Result<usize> {
+    let file = file(fd)?;
+    rw::pread(&file, &mut Dest::user_vec(caller::iovec(iov, count)?), pos)
+}
+
+/// pwritev(2).
+pub(crate) fn sys_pwritev(_cx: &mut Cx<'_>, fd: i32, iov: UserAddr, count: usize, pos: i64) -> Result<usize> {
+    let file = file(fd)?;
+    let mut src = Src::user_vec(caller::iovec(iov, count)?);
+    let result = rw::pwrite(&file, &mut src, pos, rlimit(Resource::Fsize));
+    after_write(&file, result)
+}
+
+/// preadv2(2). `EOPNOTSUPP`: flags.
+pub(crate) fn sys_preadv2(
+    cx: &mut Cx<'_>,
+    fd: i32,
+    iov: UserAddr,
+    count: usize,
+    pos: i64,
+    _pos_high: u64,
+    flags: u32,
+) -> Result<usize> {
+    if flags != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if pos == -1 { sys_readv(cx, fd, iov, count) } else { sys_preadv(cx, fd, iov, count, pos) }
+}
+
+/// pwritev2(2). `EOPNOTSUPP`: flags.
+pub(crate) fn sys_pwritev2(
+    cx: &mut Cx<'_>,
+    fd: i32,
+    iov: UserAddr,
+    count: usize,
+    pos: i64,
+    _pos_high: u64,
+    flags: u32,
+) -> Result<usize> {
+    if flags != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if pos == -1 { sys_writev(cx, fd, iov, count) } else { sys_pwritev(cx, fd, iov, count, pos) }
+}
+
+/// lseek(2).
+pub(crate) fn sys_lseek(_cx: &mut Cx<'_>, fd: i32, offset: i64, whence: u32) -> Result<usize> {
+    let file = file(fd)?;
+    rw::lseek(&file, offset, Whence::from_raw(whence)?).map(|pos| pos as usize)
+}
+
+/// An offset argument: a place in user memory that holds it, or null.
+fn read_offset(addr: UserAddr) -> Result<Option<i64>> {
+    if addr.0 == 0 { Ok(None) } else { Ok(Some(user::read(addr)?)) }
+}
+
+fn write_offset(addr: UserAddr, offset: Option<i64>) -> Result<()> {
+    match offset {
+        Some(offset) => Ok(user::write(addr, &offset)?),
+        None => Ok(()),
+    }
+}
+
+/// sendfile(2).
+pub(crate) fn sys_sendfile(
+    _cx: &mut Cx<'_>,
+    out_fd: i32,
+    in_fd: i32,
+    offset: UserAddr,
+    count: usize,
+) -> Result<usize> {
+    let mut pos = read_offset(offset)?;
+    let (input, output) = (file(in_fd)?, file(out_fd)?);
+    let mut from = splice::End { file: &input, offset: pos.as_mut() };
+    let result = splice::sendfile(&output, &mut from, count, rlimit(Resource::Fsize));
+    write_offset(offset, pos)?;
+    after_write(&output, result)
+}
+
+/// copy_file_range(2).
+pub(crate) fn sys_copy_file_range(
+    _cx: &mut Cx<'_>,
+    in_fd: i32,
+    in_offset: UserAddr,
+    out_fd: i32,
+    out_offset: UserAddr,
+    count: usize,
+    flags: u32,
+) -> Result<usize> {
+    let (mut in_pos, mut out_pos) = (read_offset(in_offset)?, read_offset(out_offset)?);
+    let (input, output) = (file(in_fd)?, file(out_fd)?);
+    let mut from = splice::End { file: &input, offset: in_pos.as_mut() };
+    let mut to = splice::End { file: &output, offset: out_pos.as_mut() };
+    let done = splice::copy_file_range(&mut from, &mut to, count, flags, rlimit(Resource::Fsize))?;
+    write_offset(in_offset, in_pos)?;
+    write_offset(out_offset, out_pos)?;
+    Ok(done)
+}
+
+/// splice(2).
+pub(crate) fn sys_splice(
+    _cx: &mut Cx<'_>,
+    in_fd: i32,
+    in_offset: UserAddr,
+    out_fd: i32,
+    out_offset: UserAddr,
+    count: usize,
+    flags: u32,
+) -> Result<usize> {
+    if count == 0 {
+        return Ok(0);
+    }
+    let (mut in_pos, mut out_pos) = (read_offset(in_offset)?, read_offset(out_offset)?);
+    let (input, output) = (file(in_fd)?, file(out_fd)?);
+    let mut from = splice::End { file: &input, offset: in_pos.as_mut() };
+    let mut to = splice::End { file: &output, offset: out_pos.as_mut() };
+    let result = splice::splice(&mut from, &mut to, count, flags, rlimit(Resource::Fsize));
+    let done = after_write(&output, result)?;
+    write_offset(in_offset, in_pos)?;
+    write_offset(out_offset, out_pos)?;
+    Ok(done)
+}
+
+/// tee(2).
+pub(crate) fn sys_tee(_cx: &mut Cx<'_>, in_fd: i32, out_fd: i32, count: usize, flags: u32) -> Result<usize> {
+    let (input, output) = (file(in_fd)?, file(out_fd)?);
+    let result = splice::tee(&input, &output, count, flags);
+    after_write(&output, result)
+}
+
+/// fsync(2).
+pub(crate) fn sys_fsync(_cx: &mut Cx<'_>, fd: i32) -> Result<usize> {
+    vfs::fcntl::fsync(&*file(fd)?, SyncMode::Full).map(|()| 0)
+}
+
+/// fdatasync(2).
+pub(crate) fn sys_fdatasync(_cx: &mut Cx<'_>, fd: i32) -> Result<usize> {
+    vfs::fcntl::fsync(&*file(fd)?, SyncMode::Data).map(|()| 0)
+}
+
+/// Flags of sync_file_range(2): wait before, write, wait after.
+const SYNC_FILE_RANGE_ALL: u32 = 7;
+
+/// sync_file_range(2).
+pub(crate) fn sys_sync_file_range(
+    _cx: &mut Cx<'_>,
+    fd: i32,
+    offset: i64,
+    len: i64,
+    flags: u32,
+) -> Result<usize> {
+    let file = file(fd)?;
+    if flags & !SYNC_FILE_RANGE_ALL != 0 || offset < 0 || len < 0 || offset.checked_add(len).is_none() {
+        return Err(Errno::EINVAL);
+    }
+    let Some(mapping) = file.inode().mapping() else { return Err(Errno::ESPIPE) };
+    let end = if len == 0 { u64::MAX } else { (offset + len) as u64 };
+    mapping.write_back(offset as u64..end).map(|()| 0)
+}
+
+/// fallocate(2).
+pub(crate) fn sys_fallocate(_cx: &mut Cx<'_>, fd: i32, mode: u32, offset: i64, len: i64) -> Result<usize> {
+    let file = file(fd)?;
+    vfs::attr::fallocate(&file, mode, offset, len, rlimit(Resource::Fsize)).map(|()| 0)
+}
+
+/// ftruncate(2).
+pub(crate) fn sys_ftruncate(_cx: &mut Cx<'_>, fd: i32, size: i64) -> Result<usize> {
+    let file = file(fd)?;
+    vfs::attr::ftruncate(&file, size, rlimit(Resource::Fsize)).map(|()| 0)
+}
+
+/// getdents64(2).
+pub(crate) fn sys_getdents64(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: u32) -> Result<usize> {
+    let file = file(fd)?;
+    vfs::readdir::getdents64(&file, &mut Dest::user(buf, count as usize))
+}
+
+/// Advice numbers of posix_fadvise(2).
+const POSIX_FADV_NOREUSE: i32 = 5;
+
+/// fadvise64(2): the page cache of memory-backed files has nothing to be advised about.
+pub(crate) fn sys_fadvise64(_cx: &mut Cx<'_>, fd: i32, _offset: i64, len: i64, advice: i32) -> Result<usize> {
+    let file = file(fd)?;
+    if file.ops_as::<vfs::pipe::PipeEnd>().is_some() {
+        return Err(Errno::ESPIPE);
+    }
+    if len < 0 || !(0..=POSIX_FADV_NOREUSE).contains(&advice) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(0)
+}
+
+/// readahead(2).
+pub(crate) fn sys_readahead(_cx: &mut Cx<'_>, fd: i32, _offset: i64, _count: usize) -> Result<usize> {
+    let file = file(fd)?;
+    file.require(vfs::FileMode::READ)?;
+    if file.inode().mapping().is_none() { Err(Errno::EINVAL) } else { Ok(0) }
+}

@@ -1,0 +1,130 @@
+//! The system as a whole: names, random numbers, the CPU one runs on.
+
+use abi::{Errno, Result};
+use hal::{UserAddr, user};
+use ns::uts;
+use security::Cap;
+
+use crate::Cx;
+
+/// uname(2). `EFAULT`.
+pub(crate) fn sys_uname(_cx: &mut Cx<'_>, buf: UserAddr) -> Result<usize> {
+    user::write(buf, &uts::utsname())?;
+    Ok(0)
+}
+
+fn set_name(which: uts::Name, name: UserAddr, len: i32) -> Result<usize> {
+    crate::require(Cap::SYS_ADMIN)?;
+    let len = usize::try_from(len).ok().filter(|&len| len <= uts::NAME_LEN).ok_or(Errno::EINVAL)?;
+    let mut bytes = [0; uts::NAME_LEN];
+    user::read_bytes(name, &mut bytes[..len])?;
+    uts::set_name(which, &bytes[..len])?;
+    Ok(0)
+}
+
+/// sethostname(2). `EPERM`: no `CAP_SYS_ADMIN`. `EINVAL`: too long. `EFAULT`.
+pub(crate) fn sys_sethostname(_cx: &mut Cx<'_>, name: UserAddr, len: i32) -> Result<usize> {
+    set_name(uts::Name::Host, name, len)
+}
+
+/// setdomainname(2), with the errors of sethostname(2).
+pub(crate) fn sys_setdomainname(_cx: &mut Cx<'_>, name: UserAddr, len: i32) -> Result<usize> {
+    set_name(uts::Name::Domain, name, len)
+}
+
+/// Flags of getrandom(2).
+mod grnd {
+    pub const NONBLOCK: u32 = 1;
+    pub const RANDOM: u32 = 2;
+    pub const INSECURE: u32 = 4;
+}
+
+/// getrandom(2). `EAGAIN`: not seeded yet and `GRND_NONBLOCK`. `EINVAL`: unknown or clashing flags. `EFAULT`.
+pub(crate) fn sys_getrandom(_cx: &mut Cx<'_>, buf: UserAddr, len: usize, flags: u32) -> Result<usize> {
+    if flags & !(grnd::NONBLOCK | grnd::RANDOM | grnd::INSECURE) != 0
+        || flags & (grnd::RANDOM | grnd::INSECURE) == grnd::RANDOM | grnd::INSECURE
+    {
+        return Err(Errno::EINVAL);
+    }
+    if flags & grnd::INSECURE == 0 && !random::is_seeded() {
+        if flags & grnd::NONBLOCK != 0 {
+            return Err(Errno::EAGAIN);
+        }
+        // The jitter of a tick is what is missing: wait for some.
+        while !random::is_seeded() {
+            let second = hal::time::now_ns() + 1_000_000_000;
+            sched::sleep_until(second, sched::Interruptible::Yes)?;
+            random::stir(&hal::rng::timing_sample().to_le_bytes());
+            random::mark_seeded();
+        }
+    }
+    let len = len.min(i32::MAX as usize);
+    let mut done = 0;
+    let mut chunk = [0; 256];
+    while done < len {
+        let now = (len - done).min(chunk.len());
+        random::fill(&mut chunk[..now]);
+        let copied = user::write_partial(UserAddr(buf.0.wrapping_add(done as u64)), &chunk[..now]);
+        done += copied;
+        if copied < now {
+            return if done > 0 { Ok(done) } else { Err(Errno::EFAULT) };
+        }
+        if process::current().signal_pending() && done > 256 {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// getcpu(2). `EFAULT`.
+pub(crate) fn sys_getcpu(_cx: &mut Cx<'_>, cpu: UserAddr, node: UserAddr, _cache: u64) -> Result<usize> {
+    if cpu.0 != 0 {
+        user::write(cpu, &hal::cpu::raw_current_id().0)?;
+    }
+    if node.0 != 0 {
+        user::write(node, &0u32)?;
+    }
+    Ok(0)
+}
+
+/// Magic numbers and commands of reboot(2).
+mod reboot {
+    pub const MAGIC1: u32 = 0xfee1_dead;
+    pub const MAGIC2: [u32; 4] = [672_274_793, 85_072_278, 369_367_448, 537_993_216];
+    pub const CAD_OFF: u32 = 0;
+    pub const CAD_ON: u32 = 0x89ab_cdef;
+    pub const HALT: u32 = 0xcdef_0123;
+    pub const POWER_OFF: u32 = 0x4321_fedc;
+    pub const RESTART: u32 = 0x0123_4567;
+    pub const RESTART2: u32 = 0xa1b2_c3d4;
+}
+
+/// reboot(2). `EPERM`: no `CAP_SYS_BOOT`. `EINVAL`: bad magic numbers or command.
+pub(crate) fn sys_reboot(
+    _cx: &mut Cx<'_>,
+    magic1: u32,
+    magic2: u32,
+    command: u32,
+    _arg: u64,
+) -> Result<usize> {
+    crate::require(Cap::SYS_BOOT)?;
+    if magic1 != reboot::MAGIC1 || !reboot::MAGIC2.contains(&magic2) {
+        return Err(Errno::EINVAL);
+    }
+    match command {
+        reboot::CAD_OFF | reboot::CAD_ON => Ok(0),
+        reboot::HALT => {
+            log::info!("reboot: System halted");
+            hal::power::halt()
+        }
+        reboot::POWER_OFF => {
+            log::info!("reboot: Power down");
+            hal::power::power_off()
+        }
+        reboot::RESTART | reboot::RESTART2 => {
+            log::info!("reboot: Restarting system");
+            hal::power::reboot()
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
