@@ -262,6 +262,15 @@ impl<T: ?Sized> RwSem<T> {
         Interrupted
     }
 
+    /// Lets waiters try. The mark that there are some stays while there are, so that who gets in wakes the
+    /// next; it goes when nobody was found.
+    #[cold]
+    fn wake_waiters(&self) {
+        if self.queue.wake(u32::MAX, 1) == 0 && self.cell.forget_waiters() {
+            self.queue.wake_one();
+        }
+    }
+
     /// Enters as a reader if that needs no waiting.
     pub fn try_read(&self) -> Option<RwSemReadGuard<'_, T>> {
         let inner = self.cell.try_read(Waiters::Respect)?;
@@ -306,7 +315,7 @@ impl<T: ?Sized> Drop for RwSemReadGuard<'_, T> {
     fn drop(&mut self) {
         lockdep::release(&self.sem.class);
         if self.inner.take().is_some_and(TryReadGuard::release) {
-            self.sem.queue.wake_one();
+            self.sem.wake_waiters();
         }
     }
 }
@@ -316,7 +325,7 @@ impl<T: ?Sized> Drop for RwSemWriteGuard<'_, T> {
     fn drop(&mut self) {
         lockdep::release(&self.sem.class);
         if self.inner.take().is_some_and(TryWriteGuard::release) {
-            self.sem.queue.wake_one();
+            self.sem.wake_waiters();
         }
     }
 }

@@ -233,11 +233,12 @@ impl<T: ?Sized> TryRwCell<T> {
 
     fn leave(&self, own: u32) -> bool {
         // SeqCst pairs with `want`: either it sees the cell free, or we see the mark.
-        let left = self.state.fetch_sub(own, Ordering::SeqCst) - own;
-        if left != WAITING {
-            return false;
-        }
-        // The last one out clears the mark; who still waits sets it again.
+        self.state.fetch_sub(own, Ordering::SeqCst) - own == WAITING
+    }
+
+    /// Removes the mark of waiters that turned out not to be there; `true` if it was set on a free cell. Look
+    /// for waiters once more then: one may have come just before.
+    pub fn forget_waiters(&self) -> bool {
         self.state.compare_exchange(WAITING, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 }
