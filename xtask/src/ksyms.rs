@@ -101,7 +101,9 @@ fn encode(mut functions: Vec<Function>, room: usize) -> Result<Vec<u8>> {
     let mut table = Vec::with_capacity(total);
     table.extend_from_slice(MAGIC);
     table.extend_from_slice(&u32::try_from(functions.len())?.to_le_bytes());
-    table.extend_from_slice(&u32::try_from(functions.iter().map(|f| f.name.len() + 1).sum::<usize>())?.to_le_bytes());
+    table.extend_from_slice(
+        &u32::try_from(functions.iter().map(|f| f.name.len() + 1).sum::<usize>())?.to_le_bytes(),
+    );
     for function in &functions {
         table.extend_from_slice(&function.offset.to_le_bytes());
         table.extend_from_slice(&u32::try_from(names.len())?.to_le_bytes());

@@ -66,7 +66,8 @@ impl Mapped {
             .find(|header| self.word::<u32>(*header) == 2)
             .expect("PT_DYNAMIC");
         let start = self.word::<u64>(dynamic + 16);
-        let mut entries = (0..).map(|i| (self.word::<u64>(start + i * 16), self.word::<u64>(start + i * 16 + 8)));
+        let mut entries =
+            (0..).map(|i| (self.word::<u64>(start + i * 16), self.word::<u64>(start + i * 16 + 8)));
         entries.find(|entry| entry.0 == tag || entry.0 == 0).filter(|entry| entry.0 == tag).expect("tag").1
     }
 
@@ -191,7 +192,10 @@ fn getcpu_and_getres_answer_like_the_kernel() {
         extern "C" fn(*mut u32, *mut u32, usize) -> i64,
         extern "C" fn(u32, *mut i64) -> i64,
     ) = unsafe {
-        (std::mem::transmute(vdso.find("__vdso_getcpu")), std::mem::transmute(vdso.find("__vdso_clock_getres")))
+        (
+            std::mem::transmute(vdso.find("__vdso_getcpu")),
+            std::mem::transmute(vdso.find("__vdso_clock_getres")),
+        )
     };
     let (mut cpu, mut node, mut resolution) = (u32::MAX, u32::MAX, [-1i64; 2]);
     assert_eq!(getcpu(&mut cpu, &mut node, 0), 0);

@@ -231,9 +231,15 @@ fn programs_run() {
     spawn_program(2, 0);
     run_all();
     let results: Vec<u64> = RESULTS[1..].iter().map(|result| result.load(Ordering::Relaxed)).collect();
-    klog::print(Level::Info, format_args!("# results {results:x?} vectors {:x}", VECTORS.load(Ordering::Relaxed)));
+    klog::print(
+        Level::Info,
+        format_args!("# results {results:x?} vectors {:x}", VECTORS.load(Ordering::Relaxed)),
+    );
     check("two user programs keep their registers", results == [0, 0]);
-    check("#DB, #UD and #GP reach the floors above", VECTORS.load(Ordering::Relaxed) == 1 << 1 | 1 << 6 | 1 << 13);
+    check(
+        "#DB, #UD and #GP reach the floors above",
+        VECTORS.load(Ordering::Relaxed) == 1 << 1 | 1 << 6 | 1 << 13,
+    );
     check("TF steps", STEPS.load(Ordering::Relaxed) > 2);
 }
 

@@ -175,10 +175,14 @@ pub(crate) fn preempt_load() -> u32 {
 pub(crate) fn preempt_fold_resched(wanted: bool) {
     if wanted {
         // SAFETY: as `preempt_inc`.
-        unsafe { asm!("and dword ptr gs:[{}], {}", const OFFSET_PREEMPT_COUNT, const !(NO_RESCHED as i32), options(nostack)) }
+        unsafe {
+            asm!("and dword ptr gs:[{}], {}", const OFFSET_PREEMPT_COUNT, const !(NO_RESCHED as i32), options(nostack))
+        }
     } else {
         // SAFETY: as `preempt_inc`.
-        unsafe { asm!("or dword ptr gs:[{}], {}", const OFFSET_PREEMPT_COUNT, const NO_RESCHED as i32, options(nostack)) }
+        unsafe {
+            asm!("or dword ptr gs:[{}], {}", const OFFSET_PREEMPT_COUNT, const NO_RESCHED as i32, options(nostack))
+        }
     }
 }
 

@@ -89,7 +89,9 @@ pub(super) fn init_cpu() {
         let leaf = cpuid(0xd, 0);
         let features = SUPPORTED & (u64::from(leaf.edx) << 32 | u64::from(leaf.eax));
         // SAFETY: XSAVE is there and CR4.OSXSAVE is set; CPUID says that XCR0 accepts these bits, x87 among them.
-        unsafe { asm!("xsetbv", in("ecx") 0, in("eax") features as u32, in("edx") (features >> 32) as u32, options(nomem, nostack)) };
+        unsafe {
+            asm!("xsetbv", in("ecx") 0, in("eax") features as u32, in("edx") (features >> 32) as u32, options(nomem, nostack))
+        };
         if !HAS_XSAVE.load(Ordering::Relaxed) {
             FEATURES.store(features, Ordering::Relaxed);
             SIZE.store(cpuid(0xd, 0).ebx as usize, Ordering::Relaxed);
@@ -365,7 +367,8 @@ fn inspect_frame(from: u64) -> Result<(usize, u64), Fault> {
     }
     let mut software = [0u8; 20];
     crate::user::read_bytes(UserAddr(from + SOFTWARE as u64), &mut software)?;
-    let word = |at: usize| u32::from_le_bytes([software[at], software[at + 1], software[at + 2], software[at + 3]]);
+    let word =
+        |at: usize| u32::from_le_bytes([software[at], software[at + 1], software[at + 2], software[at + 3]]);
     let (magic1, extended, frame) = (word(0), word(4) as usize, word(16) as usize);
     let wanted = u64::from(word(8)) | u64::from(word(12)) << 32;
     let plausible = magic1 == MAGIC1

@@ -116,16 +116,12 @@ pub(super) unsafe fn load(cpu: &'static CpuLocal) {
     }
     let base = core::ptr::from_ref(&tables.tss) as u64;
     let limit = size_of::<TaskState>() as u64 - 1;
-    tables.gdt[TSS as usize / 8] =
-        limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+    tables.gdt[TSS as usize / 8] = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
     tables.gdt[TSS as usize / 8 + 1] = base >> 32;
     // Limit in bytes, DPL 3, read-only data. Linux keeps the node number above bit 12; here it is always 0.
     tables.gdt[CPU_NUMBER as usize / 8] = 0x0040_f100_0000_0000 | u64::from(cpu.id & 0xfff);
 
-    let pointer = TablePointer {
-        limit: size_of::<[u64; 16]>() as u16 - 1,
-        base: tables.gdt.as_ptr() as u64,
-    };
+    let pointer = TablePointer { limit: size_of::<[u64; 16]>() as u16 - 1, base: tables.gdt.as_ptr() as u64 };
     // SAFETY: the table lives as long as the kernel and holds the selectors loaded here. Reloading CS by a far
     // return to the next instruction keeps control where it is. FS and GS get null: their bases come from MSRs.
     unsafe {

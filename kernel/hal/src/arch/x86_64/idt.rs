@@ -9,8 +9,8 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 
 use super::entry::{
-    keel_double_fault_entry, keel_machine_check_entry, keel_nmi_entry, keel_syscall_entry, keel_syscall32_entry,
-    keel_vector_stubs,
+    keel_double_fault_entry, keel_machine_check_entry, keel_nmi_entry, keel_syscall_entry,
+    keel_syscall32_entry, keel_vector_stubs,
 };
 use super::gdt::{IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, KERNEL_CS, SYSRET_BASE};
 use super::instr::{self, IA32_EFER};

@@ -148,12 +148,26 @@ fn first_frame(stack: &KernelStack) -> u64 {
 /// 1. `*save` is the saved stack pointer's place in the running thread.
 /// 2. `next_sp` was saved by this function or made by [`first_frame`], and is used once.
 #[unsafe(naked)]
-unsafe extern "C-unwind" fn exchange_stacks(save: *mut u64, next_sp: u64, prev: *const Thread) -> *const Thread {
+unsafe extern "C-unwind" fn exchange_stacks(
+    save: *mut u64,
+    next_sp: u64,
+    prev: *const Thread,
+) -> *const Thread {
     naked_asm!(
-        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
         "mov [rdi], rsp",
         "mov rsp, rsi",
-        "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
         "mov rax, rdx",
         "ret",
     )

@@ -183,7 +183,8 @@ pub(super) unsafe extern "C" fn entry_personality(
 }
 
 /// Whether a CPU is between a panic and the end of its unwinding: the next panic there is one too many.
-static PANICKING_ON: [AtomicBool; crate::cpu::MAX_CPUS] = [const { AtomicBool::new(false) }; crate::cpu::MAX_CPUS];
+static PANICKING_ON: [AtomicBool; crate::cpu::MAX_CPUS] =
+    [const { AtomicBool::new(false) }; crate::cpu::MAX_CPUS];
 /// The CPU that stops the machine, plus one; the others keep quiet.
 static FATAL_ON: AtomicU32 = AtomicU32::new(0);
 
@@ -228,8 +229,11 @@ pub(super) fn die(vector: u8, error_code: u64, cr2: u64, regs: &UserRegs) -> ! {
     let no_thread = cpulocal::current_thread().is_null() || trap::upcalls().is_none();
     let atomic = cpulocal::preempt_load() & !NO_RESCHED != 0;
     let fatal = nested || no_thread || atomic || cmdline_has(b"oops=panic");
-    let message =
-        Message::new(format_args!("{} (error {error_code:#x}, cr2 {cr2:#x}) at {:#x}", name(vector), regs.rip));
+    let message = Message::new(format_args!(
+        "{} (error {error_code:#x}, cr2 {cr2:#x}) at {:#x}",
+        name(vector),
+        regs.rip
+    ));
     report(fatal, format_args!("kernel oops on CPU {}: {}", cpulocal::current_id(), message.as_str()));
     report_regs(fatal, regs);
     if !nested {
@@ -271,11 +275,26 @@ fn name(vector: u8) -> &'static str {
 }
 
 fn report_regs(fatal: bool, r: &UserRegs) {
-    report(fatal, format_args!(" rip {:016x} rsp {:016x} rflags {:08x} cs {:x}", r.rip, r.rsp, r.rflags, r.cs));
-    report(fatal, format_args!(" rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx));
-    report(fatal, format_args!(" rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8));
-    report(fatal, format_args!(" r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12));
-    report(fatal, format_args!(" r13 {:016x} r14 {:016x} r15 {:016x} cr3 {:x}", r.r13, r.r14, r.r15, instr::read_cr3()));
+    report(
+        fatal,
+        format_args!(" rip {:016x} rsp {:016x} rflags {:08x} cs {:x}", r.rip, r.rsp, r.rflags, r.cs),
+    );
+    report(
+        fatal,
+        format_args!(" rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx),
+    );
+    report(
+        fatal,
+        format_args!(" rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8),
+    );
+    report(
+        fatal,
+        format_args!(" r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12),
+    );
+    report(
+        fatal,
+        format_args!(" r13 {:016x} r14 {:016x} r15 {:016x} cr3 {:x}", r.r13, r.r14, r.r15, instr::read_cr3()),
+    );
 }
 
 /// Prints the call stack, innermost first.
@@ -310,7 +329,10 @@ fn cmdline_has(word: &[u8]) -> bool {
 
 /// Seconds until a reboot after a fatal report: 0 waits for ever, negative reboots at once.
 fn panic_timeout() -> i64 {
-    let given = crate::boot::cmdline().split(|byte| *byte == b' ').filter_map(|word| word.strip_prefix(b"panic=")).last();
+    let given = crate::boot::cmdline()
+        .split(|byte| *byte == b' ')
+        .filter_map(|word| word.strip_prefix(b"panic="))
+        .last();
     given.and_then(|digits| core::str::from_utf8(digits).ok()?.parse().ok()).unwrap_or(0)
 }
 

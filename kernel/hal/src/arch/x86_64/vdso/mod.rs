@@ -25,8 +25,10 @@ struct Pages {
 
 static PAGES: Once<Option<Pages>> = Once::new();
 /// The data last published. Its lock makes writers take turns.
-static CLOCK: IrqLock<ClockData> =
-    IrqLock::new("hal.vdso.clock", ClockData { realtime_offset_ns: 0, boottime_offset_ns: 0, tai_offset_s: 0 });
+static CLOCK: IrqLock<ClockData> = IrqLock::new(
+    "hal.vdso.clock",
+    ClockData { realtime_offset_ns: 0, boottime_offset_ns: 0, tai_offset_s: 0 },
+);
 
 fn build() -> Option<Pages> {
     let data = Frame::alloc_zeroed()?;
