@@ -49,7 +49,6 @@ impl UserAddr {
     }
 
     /// The address `n` bytes further; wraps, since the access will check.
-    #[expect(clippy::should_implement_trait, reason = "wraps, unlike `+`")]
     pub const fn add(self, n: u64) -> UserAddr {
         UserAddr(self.0.wrapping_add(n))
     }

@@ -79,6 +79,7 @@ struct SlotPlace {
 }
 
 impl SlotPlace {
+    #[expect(clippy::declare_interior_mutable_const, reason = "only copied, to fill arrays")]
     const EMPTY: SlotPlace =
         SlotPlace { value: AtomicPtr::new(ptr::null_mut()), drop: AtomicPtr::new(ptr::null_mut()) };
 }
@@ -140,7 +141,6 @@ impl Thread {
     }
 
     /// Makes a kernel thread that runs `entry` once it is switched to.
-    #[expect(clippy::new_ret_no_self, reason = "threads are always shared")]
     pub fn new(entry: Box<dyn FnOnce() + Send>) -> Result<Arc<Thread>, NoMemory> {
         Ok(Arc::new(Thread::with(arch::thread::ArchThread::new()?, Start::Kernel(entry), false)))
     }

@@ -116,7 +116,7 @@ pub fn read_cstr(from: UserAddr, max: usize) -> Result<Vec<u8>, CStrError> {
 }
 
 fn check_u32(addr: UserAddr) -> Result<(), Fault> {
-    if addr.0 % 4 == 0 && addr.range_ok(4) { Ok(()) } else { Err(Fault) }
+    if addr.0.is_multiple_of(4) && addr.range_ok(4) { Ok(()) } else { Err(Fault) }
 }
 
 /// Loads an aligned word atomically.

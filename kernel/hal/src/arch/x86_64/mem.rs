@@ -78,7 +78,7 @@ pub(super) unsafe fn init(mut memory: BootMemory, root: u64, gib_pages: bool, ra
     sorted.sort_unstable();
     for &(start, end) in sorted.iter() {
         // Whole 4 MiB blocks, whose metadata is 32 KiB: whole pages again. What an earlier range mapped is skipped.
-        let from = (start / BLOCK * BLOCK >> PAGE_SHIFT) * META_BYTES;
+        let from = ((start / BLOCK * BLOCK) >> PAGE_SHIFT) * META_BYTES;
         let to = (end.next_multiple_of(BLOCK) >> PAGE_SHIFT) * META_BYTES;
         let mut at = from.max(mapped_to);
         while at < to {

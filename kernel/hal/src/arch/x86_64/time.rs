@@ -98,7 +98,7 @@ fn program(deadline_ns: u64) {
         return;
     }
     let delta = deadline_ns.saturating_sub(now_ns());
-    let ticks = u128::from(delta) * u128::from(APIC_MULT.load(Ordering::Relaxed)) >> 32;
+    let ticks = (u128::from(delta) * u128::from(APIC_MULT.load(Ordering::Relaxed))) >> 32;
     // A deadline beyond the counter's range fires early, and `timer_interrupt` sets it again.
     apic::set_count(u32::try_from(ticks).unwrap_or(u32::MAX).max(1));
 }

@@ -332,7 +332,7 @@ fn panic_timeout() -> i64 {
     let given = crate::boot::cmdline()
         .split(|byte| *byte == b' ')
         .filter_map(|word| word.strip_prefix(b"panic="))
-        .last();
+        .next_back();
     given.and_then(|digits| core::str::from_utf8(digits).ok()?.parse().ok()).unwrap_or(0)
 }
 

@@ -28,7 +28,7 @@ use crate::sync::{Once, SpinLock};
 /// The `mem=` parameter in bytes, or no limit.
 pub(crate) fn memory_limit(cmdline: &[u8]) -> u64 {
     let words = cmdline.split(|byte| *byte == b' ');
-    words.filter_map(|word| parse_bytes(word.strip_prefix(b"mem=")?)).last().unwrap_or(u64::MAX)
+    words.filter_map(|word| parse_bytes(word.strip_prefix(b"mem=")?)).next_back().unwrap_or(u64::MAX)
 }
 
 /// Reads a decimal number with an optional K, M, G or T (Linux: memparse()).
