@@ -62,6 +62,8 @@ pub(crate) struct ArchThread {
     fpu: UnsafeCell<Option<Buffer>>,
     /// The CPU whose registers may hold this thread's; see invariant F2 of `fpu`.
     pub(super) fpu_cpu: AtomicU32,
+    /// It panicked, and its stack is being unwound.
+    pub(super) panicking: AtomicBool,
 }
 
 impl ArchThread {
@@ -74,6 +76,7 @@ impl ArchThread {
             selectors: UnsafeCell::new([0; 4]),
             fpu: UnsafeCell::new(fpu),
             fpu_cpu: AtomicU32::new(fpu::NO_CPU),
+            panicking: AtomicBool::new(false),
         }
     }
 
@@ -280,11 +283,35 @@ fn write_user_gs_base(base: u64) {
     unsafe { instr::wrmsr(IA32_KERNEL_GS_BASE, base) }
 }
 
+/// As [`read_user_gs_base`], faster, for code that runs with interrupts off.
+#[inline]
+fn leave_user_gs_base() -> u64 {
+    if !HAS_FSGSBASE.load(Ordering::Relaxed) {
+        return read_user_gs_base();
+    }
+    let base;
+    // SAFETY: FSGSBASE is there. Interrupts are off, and nothing between the two SWAPGS uses GS: an NMI brings its own
+    // base.
+    unsafe { asm!("swapgs", "rdgsbase {}", "swapgs", out(reg) base, options(nostack, preserves_flags)) };
+    base
+}
+
+/// As [`write_user_gs_base`], faster, for code that runs with interrupts off.
+#[inline]
+fn enter_user_gs_base(base: u64) {
+    if HAS_FSGSBASE.load(Ordering::Relaxed) {
+        // SAFETY: as in `leave_user_gs_base`; the base is canonical as in `write_fs_base`.
+        unsafe { asm!("swapgs", "wrgsbase {}", "swapgs", in(reg) base, options(nostack, preserves_flags)) };
+    } else if base != read_user_gs_base() {
+        write_user_gs_base(base);
+    }
+}
+
 /// Saves the segment state of a thread that leaves this CPU (A2).
 #[inline]
 fn leave_user_segments(from: &ArchThread) {
     from.fs_base.store(read_fs_base(), Ordering::Relaxed);
-    from.gs_base.store(read_user_gs_base(), Ordering::Relaxed);
+    from.gs_base.store(leave_user_gs_base(), Ordering::Relaxed);
     // SAFETY: A1: the thread is being switched away from, here.
     unsafe { *from.selectors.get() = read_selectors() };
 }
@@ -298,10 +325,7 @@ fn enter_user_segments(to: &ArchThread) {
         write_selectors(selectors);
     }
     write_fs_base(to.fs_base.load(Ordering::Relaxed));
-    let gs_base = to.gs_base.load(Ordering::Relaxed);
-    if gs_base != read_user_gs_base() {
-        write_user_gs_base(gs_base);
-    }
+    enter_user_gs_base(to.gs_base.load(Ordering::Relaxed));
 }
 
 /// The FS base of the current thread.

@@ -137,7 +137,7 @@ pub(super) fn catch(f: impl FnOnce()) -> Result<(), ()> {
 /// The thread's stack is unwound: tell the floors above.
 fn after_unwinding(panic: KernelPanic) {
     let message = panic.finish();
-    PANICKING_ON[cpulocal::current_id() as usize % PANICKING_ON.len()].store(false, Ordering::Relaxed);
+    panicking().store(false, Ordering::Relaxed);
     if !crate::irq::enabled() {
         crate::irq::enable();
     }
@@ -182,14 +182,18 @@ pub(super) unsafe extern "C" fn entry_personality(
     UnwindReasonCode::INSTALL_CONTEXT
 }
 
-/// Whether a CPU is between a panic and the end of its unwinding: the next panic there is one too many.
-static PANICKING_ON: [AtomicBool; crate::cpu::MAX_CPUS] =
-    [const { AtomicBool::new(false) }; crate::cpu::MAX_CPUS];
+/// As `ArchThread::panicking`, for code that is no thread yet.
+static PANICKING_EARLY: AtomicBool = AtomicBool::new(false);
 /// The CPU that stops the machine, plus one; the others keep quiet.
 static FATAL_ON: AtomicU32 = AtomicU32::new(0);
 
-fn cpu_index() -> usize {
-    cpulocal::current_id() as usize % PANICKING_ON.len()
+/// Whether the running thread is between a panic and the end of its unwinding: the next panic is one too many.
+fn panicking() -> &'static AtomicBool {
+    // SAFETY: the current thread is alive, and callers use the flag only while they are that thread.
+    match unsafe { cpulocal::current_thread().as_ref() } {
+        Some(thread) => &thread.arch.panicking,
+        None => &PANICKING_EARLY,
+    }
 }
 
 /// Writes a line of a report: to the log where that is safe, straight to the serial port otherwise.
@@ -204,7 +208,7 @@ fn report(fatal: bool, args: fmt::Arguments<'_>) {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    let double = PANICKING_ON[cpu_index()].swap(true, Ordering::Relaxed);
+    let double = panicking().swap(true, Ordering::Relaxed);
     let alone = cpulocal::current_thread().is_null() || cpulocal::in_interrupt();
     let fatal = double || alone || cmdline_has(b"oops=panic");
     let message = match info.location() {
@@ -225,7 +229,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 
 /// An exception in kernel code that nothing expected.
 pub(super) fn die(vector: u8, error_code: u64, cr2: u64, regs: &UserRegs) -> ! {
-    let nested = PANICKING_ON[cpu_index()].swap(true, Ordering::Relaxed);
+    let nested = panicking().swap(true, Ordering::Relaxed);
     let no_thread = cpulocal::current_thread().is_null() || trap::upcalls().is_none();
     let atomic = cpulocal::preempt_load() & !NO_RESCHED != 0;
     let fatal = nested || no_thread || atomic || cmdline_has(b"oops=panic");
@@ -242,7 +246,7 @@ pub(super) fn die(vector: u8, error_code: u64, cr2: u64, regs: &UserRegs) -> ! {
     if fatal {
         stop_machine(message.as_str())
     }
-    PANICKING_ON[cpu_index()].store(false, Ordering::Relaxed);
+    panicking().store(false, Ordering::Relaxed);
     if regs.rflags & 1 << 9 == 0 {
         report(false, format_args!("interrupts were off"));
     }
