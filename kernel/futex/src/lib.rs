@@ -1,3 +1,18 @@
-//! Keel's `futex` crate.
-#![no_std]
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod bucket;
+mod key;
+mod requeue;
+mod robust;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+pub use key::Scope;
+pub use requeue::{Two, cmp_requeue, requeue, wake_op};
+pub use robust::exit_robust_list;
+pub use wait::{MATCH_ANY, WaitError, wait, wake};

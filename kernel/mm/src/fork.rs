@@ -17,7 +17,8 @@ use crate::commit;
 use crate::mapping::page_flags;
 use crate::oom;
 use crate::space::{Mm, Space};
-use crate::vma::{Backing, VmFlags, Vma};
+use crate::vma::{Backing, VmFlags, Vma, VmaAttr};
+use vma_set::VmaSet;
 
 /// Entries of private file mappings copied at once.
 const BATCH: usize = 32;
@@ -47,44 +48,62 @@ impl Pages {
     }
 }
 
+/// The VMAs of a child and what they were charged, given back if they find no address space.
+pub(crate) struct Copies {
+    set: VmaSet<VmaAttr>,
+    charged: u64,
+}
+
+impl Copies {
+    /// No VMA at all.
+    pub const NONE: Copies = Copies { set: VmaSet::new(), charged: 0 };
+
+    /// The set; whoever takes it answers for the charge.
+    pub fn into_set(mut self) -> VmaSet<VmaAttr> {
+        self.charged = 0;
+        core::mem::take(&mut self.set)
+    }
+
+    /// Copies the VMAs that a child gets. `ENOMEM`: no memory, or the commit limit.
+    fn copy_from(&mut self, parent: &VmaSet<VmaAttr>) -> Result<()> {
+        for vma in parent.iter() {
+            let flags = vma.attr.flags;
+            if flags.contains(VmFlags::DONTCOPY) {
+                continue;
+            }
+            if flags.contains(VmFlags::ACCOUNT) {
+                let pages = vma.len() >> PAGE_SHIFT;
+                commit::charge(pages)?;
+                self.charged += pages;
+            }
+            let mut copy = vma.clone();
+            copy.attr.flags -= VmFlags::LOCK_MASK;
+            self.set.push(copy).map_err(|_| Errno::ENOMEM)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        commit::uncharge(self.charged);
+    }
+}
+
 impl Mm {
     /// Makes a copy of the address space for a new process. May sleep.
     ///
     /// `ENOMEM`: no memory, or the commit limit; the half-made copy is taken apart again.
     pub fn fork(&self) -> Result<Arc<Self>> {
         // For writing: no page may be made writable while its neighbours become copy-on-write.
-        let mut parent = self.space.write();
-        let child = Self::with(parent.layout, parent.limits)?;
-        {
-            let mut space = child.space.write();
-            self.copy_vmas(&mut parent, &mut space)?;
-            space.hiwater_vm = space.set.bytes();
-        }
+        let parent = self.space.write();
+        let mut copies = Copies::NONE;
+        copies.copy_from(&parent.set)?;
+        let child = Self::with(parent.layout, parent.limits, copies)?;
         self.copy_pages(&parent, &child)?;
         drop(parent);
         child.set_auxv(self.auxv());
         Ok(child)
-    }
-
-    /// Copies the VMAs; charges what is copied.
-    fn copy_vmas(&self, parent: &mut Space, child: &mut Space) -> Result<()> {
-        for vma in parent.set.iter() {
-            let flags = vma.attr.flags;
-            if flags.contains(VmFlags::DONTCOPY) {
-                continue;
-            }
-            let charged = if flags.contains(VmFlags::ACCOUNT) { vma.len() >> PAGE_SHIFT } else { 0 };
-            if charged > 0 {
-                commit::charge(charged)?;
-            }
-            let mut copy = vma.clone();
-            copy.attr.flags -= VmFlags::LOCK_MASK;
-            child.set.push(copy).map_err(|_| {
-                commit::uncharge(charged);
-                Errno::ENOMEM
-            })?;
-        }
-        Ok(())
     }
 
     /// Copies page-table entries. On error the child's page table is freed with the child.

@@ -19,6 +19,7 @@ mod remap;
 mod remote;
 mod show;
 mod space;
+mod special;
 mod sync;
 pub mod sysctl;
 #[cfg(test)]
@@ -34,4 +35,5 @@ pub use remap::RemapRequest;
 pub use remote::Rights;
 pub use show::{PageStats, VmaInfo};
 pub use space::{Counters, Limits, Mm};
+pub use special::SpecialMapping;
 pub use vma::{Backing, FileId, Mappable, MappedFile, STACK_GUARD_GAP, VmFlags, Vma, VmaAttr};

@@ -1,5 +1,6 @@
 //! Pages on request: populate, and access from outside (ptrace(2), /proc/PID/mem, process_vm_readv(2), exec).
 
+use alloc::sync::Arc;
 use core::ops::Range;
 
 use abi::{Errno, Result};
@@ -9,6 +10,7 @@ use hal::{PAGE_SIZE, PageRange, UserAddr};
 
 use crate::fault::{FaultError, Need};
 use crate::map::refused;
+use crate::mapping::Mapping;
 use crate::space::Mm;
 use crate::sysctl;
 use crate::vma::VmFlags;
@@ -80,6 +82,18 @@ impl Mm {
     /// `EFAULT`: the access is not allowed. `ENOMEM`: no memory.
     pub fn pin_page(&self, addr: UserAddr, write: bool) -> Result<Frame> {
         Ok(self.frame_at(addr.as_u64(), Need { write, ..Need::READ })?)
+    }
+
+    /// The page cache and offset in it behind `addr`, when the mapping there is shared; `None` for private memory.
+    ///
+    /// `EFAULT`: nothing is mapped there. Takes `space` for reading; may sleep.
+    pub fn shared_location(&self, addr: u64) -> Result<Option<(Arc<Mapping>, u64)>> {
+        let space = self.space.read();
+        let vma = space.set.at(addr).ok_or(Errno::EFAULT)?;
+        if vma.attr.is_private() {
+            return Ok(None);
+        }
+        Ok(vma.attr.backing.mapping().map(|m| (m.clone(), vma.attr.offset_at(vma.start, addr))))
     }
 
     /// Reads memory at `addr`; returns how many bytes could be. May sleep.

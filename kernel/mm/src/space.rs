@@ -26,6 +26,7 @@ use hal::sync::SpinLock;
 use vma_set::VmaSet;
 
 use crate::commit;
+use crate::fork::Copies;
 use crate::layout::Layout;
 use crate::mapping::page_flags;
 use crate::registry;
@@ -161,13 +162,16 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 impl Mm {
     /// An empty address space. `ENOMEM`: no memory.
     pub fn new() -> Result<Arc<Self>> {
-        Self::with(Layout { mmap_base: hal::USER_END, ..Layout::default() }, Limits::default())
+        let layout = Layout { mmap_base: hal::USER_END, ..Layout::default() };
+        Self::with(layout, Limits::default(), Copies::NONE)
     }
 
-    pub(crate) fn with(layout: Layout, limits: Limits) -> Result<Arc<Self>> {
+    pub(crate) fn with(layout: Layout, limits: Limits, copies: Copies) -> Result<Arc<Self>> {
         let page_table = Arc::new(PageTable::new().ok_or(Errno::ENOMEM)?);
         let slot = registry::reserve()?;
-        let space = Space { set: VmaSet::new(), layout, limits, def_flags: VmFlags::empty(), hiwater_vm: 0 };
+        let set = copies.into_set();
+        let hiwater_vm = set.bytes();
+        let space = Space { set, layout, limits, def_flags: VmFlags::empty(), hiwater_vm };
         let mm = Arc::new(Self {
             page_table,
             space: RwSem::new("mm.space", space),

@@ -1,0 +1,112 @@
+//! `FUTEX_WAIT`, `FUTEX_WAKE` and their bitset variants.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use abi::{Errno, Result};
+use hal::{UserAddr, user};
+use mm::Mm;
+use sched::{Interruptible, WaitQueue};
+
+use crate::bucket::{self, Entry, Waiter};
+use crate::key::{Key, Scope};
+
+/// The bitset of plain waits and wakes (`FUTEX_BITSET_MATCH_ANY`).
+pub const MATCH_ANY: u32 = u32::MAX;
+
+/// Why a wait ended without a wake-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitError {
+    /// A signal is pending. The caller decides how the call restarts.
+    Interrupted,
+    /// `EAGAIN`: the word had another value. `ETIMEDOUT`, `EFAULT`, `EINVAL`, `ENOMEM`.
+    Errno(Errno),
+}
+
+impl From<Errno> for WaitError {
+    fn from(e: Errno) -> Self {
+        Self::Errno(e)
+    }
+}
+
+impl From<sched::WaitError> for WaitError {
+    fn from(e: sched::WaitError) -> Self {
+        match e {
+            sched::WaitError::Interrupted => Self::Interrupted,
+            sched::WaitError::TimedOut => Self::Errno(Errno::ETIMEDOUT),
+        }
+    }
+}
+
+/// Sleeps until a wake-up that meets `bitset`, if the word at `addr` of the current address space `mm` is `value`.
+///
+/// `deadline_ns` is a time of the monotonic clock.
+pub fn wait(
+    mm: &Mm,
+    addr: UserAddr,
+    scope: Scope,
+    value: u32,
+    bitset: u32,
+    deadline_ns: Option<u64>,
+) -> Result<(), WaitError> {
+    if bitset == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let key = Key::new(mm, addr, scope)?;
+    let index = bucket::index(&key);
+    let waiter = Arc::new(Waiter {
+        queue: WaitQueue::new(),
+        woken: AtomicBool::new(false),
+        bucket: AtomicUsize::new(index),
+    });
+    let mut entry = Some(Entry { key, bitset, waiter: waiter.clone() });
+    while let Some(waiting) = entry.take() {
+        entry = enqueue(addr, value, index, waiting)?;
+        if entry.is_some() {
+            // The page is not there: fetch it, then try again.
+            user::load_u32(addr).map_err(|_| Errno::EFAULT)?;
+        }
+    }
+    let woken = || waiter.woken.load(Ordering::SeqCst).then_some(());
+    match waiter.queue.wait_deadline(woken, deadline_ns, Interruptible::Yes) {
+        Ok(()) => Ok(()),
+        // A waker that took the waiter out counts it as woken, so it must be.
+        Err(_) if !bucket::unqueue(&waiter) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Lists `entry` if the word still is `value`; gives it back when the word could not be read.
+fn enqueue(addr: UserAddr, value: u32, index: usize, entry: Entry) -> Result<Option<Entry>> {
+    let bucket = bucket::at(index);
+    bucket.enter();
+    let mut list = bucket.lock();
+    let result = match user::load_u32_nofault(addr) {
+        Err(_) => Ok(Some(entry)),
+        Ok(now) if now != value => Err(Errno::EAGAIN),
+        Ok(_) if list.try_reserve(1).is_err() => Err(Errno::ENOMEM),
+        Ok(_) => {
+            list.push(entry);
+            return Ok(None);
+        }
+    };
+    drop(list);
+    bucket.leave(1);
+    result
+}
+
+/// Wakes at most `max` waiters of the word at `addr` whose bitset meets `bitset`; returns how many.
+///
+/// Takes no lock when nobody waits on any word with the same hash. `EINVAL`, `EFAULT`: a bad address or bitset.
+pub fn wake(mm: &Mm, addr: UserAddr, scope: Scope, max: usize, bitset: u32) -> Result<usize> {
+    if bitset == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let key = Key::new(mm, addr, scope)?;
+    let bucket = bucket::at(bucket::index(&key));
+    if bucket.is_empty() {
+        return Ok(0);
+    }
+    let mut list = bucket.lock();
+    Ok(bucket.wake_matching(&mut list, &key, bitset, max))
+}
