@@ -2,6 +2,7 @@
 //!
 //! There is no scheduler here: threads take turns through one queue, and all CPUs take from it. The report is KTAP.
 
+mod machine;
 mod program;
 
 use alloc::boxed::Box;
@@ -159,6 +160,9 @@ impl Upcalls for TestCalls {
     }
 
     fn timer_interrupt(&self) {
+        if machine::timer_fired() {
+            return;
+        }
         TICKS.fetch_add(1, Ordering::Relaxed);
         preempt::set_need_resched();
         thread::current().set_work(thread::Work::RESCHED);
@@ -293,8 +297,8 @@ fn other_cpu() -> ! {
 }
 
 fn threads_move_between_cpus() {
-    let started = hal::smp::start_all(hal::cpu::MAX_CPUS, other_cpu);
-    klog::print(Level::Info, format_args!("# {started} CPUs"));
+    machine::release_cpus();
+    klog::print(Level::Info, format_args!("# {} CPUs", hal::cpu::nr_cpus()));
     spin("programs keep their registers on many CPUs");
 }
 
@@ -324,6 +328,7 @@ pub fn main() -> ! {
     programs_run();
     signal_frames_keep_vector_registers();
     panics_cost_one_thread();
+    machine::run();
     preempt::set_resched_hook(preempted);
     the_timer_preempts();
     threads_move_between_cpus();

@@ -182,7 +182,9 @@ fn build_tables(memory: &mut BootMemory, start: &StartInfo) -> Option<u64> {
         (text_start(), text_end(), GLOBAL),
         (rodata_start(), rodata_end(), NO_EXEC | GLOBAL),
         (relro_start(), relro_end(), NO_EXEC | GLOBAL),
-        (data_start(), data_end(), rw),
+        // The page below the boot stack held a boot table; without it, an overflow of the stack faults.
+        (data_start(), boot_pd_high(), rw),
+        (boot_pd_high() + PAGE_SIZE as u64, data_end(), rw),
     ];
     for (from, to, flags) in sections {
         mapper.map(from, image_phys + (from - image_start()), to - from, flags)?;
