@@ -1,5 +1,7 @@
 //! Clocks and the one-shot timer of each CPU.
 
+use core::sync::atomic::{AtomicI64, Ordering};
+
 use crate::arch;
 
 /// Nanoseconds since boot; never goes back, the same on all CPUs (CLOCK_MONOTONIC).
@@ -8,9 +10,20 @@ pub fn now_ns() -> u64 {
     arch::time::now_ns()
 }
 
-/// Wall-clock time at `now_ns() == 0`, in nanoseconds since 1970 (UTC), as the hardware clock told at boot.
+/// How far the wall clock was set from what the hardware clock told, in nanoseconds.
+static WALL_ADJUSTMENT_NS: AtomicI64 = AtomicI64::new(0);
+
+/// Wall-clock time at `now_ns() == 0`, in nanoseconds since 1970 (UTC): as the hardware clock told at boot, or
+/// as [`set_wall_ns`] made it.
 pub fn wall_base_ns() -> i64 {
-    arch::time::wall_base_ns()
+    arch::time::wall_base_ns().saturating_add(WALL_ADJUSTMENT_NS.load(Ordering::Relaxed))
+}
+
+/// Sets the wall clock to `wall_ns` nanoseconds since 1970 (UTC), for the vDSO's readers too.
+pub fn set_wall_ns(wall_ns: i64) {
+    let base = wall_ns.saturating_sub_unsigned(now_ns());
+    WALL_ADJUSTMENT_NS.store(base.saturating_sub(arch::time::wall_base_ns()), Ordering::Relaxed);
+    crate::vdso::update_clock(&crate::vdso::ClockData { realtime_offset_ns: base, ..Default::default() });
 }
 
 /// Programs the timer of this CPU to fire at `deadline_ns` (or at once if past); `u64::MAX` switches it off.

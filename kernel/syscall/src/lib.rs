@@ -6,12 +6,17 @@ extern crate alloc;
 
 pub mod arg;
 mod caller;
+mod cred;
 mod fd;
 mod file;
 mod mem;
 mod path;
+mod scheduling;
+mod signal;
 mod system;
 pub mod table;
+mod task;
+mod time;
 mod xattr;
 
 use abi::Errno;
@@ -22,6 +27,14 @@ use hal::trap::UserRegs;
 pub struct Cx<'a> {
     /// The caller's registers; only calls that replace them (clone, execve, rt_sigreturn) look.
     pub regs: &'a mut UserRegs,
+    keeps_result: bool,
+}
+
+impl Cx<'_> {
+    /// Leaves the result register as the handler made it.
+    pub(crate) fn keep_result(&mut self) {
+        self.keeps_result = true;
+    }
 }
 
 /// Runs the system call that `regs` asks for and leaves its result in the result register.
@@ -29,11 +42,15 @@ pub struct Cx<'a> {
 pub fn dispatch(regs: &mut UserRegs) {
     let nr = regs.orig_rax;
     let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+    let mut cx = Cx { regs, keeps_result: false };
     let result = match table::TABLE.get(nr as usize).and_then(|row| row.call) {
-        Some(call) => call(&mut Cx { regs }, &args),
+        Some(call) => call(&mut cx, &args),
         None => missing(nr),
     };
-    regs.rax = match result {
+    if cx.keeps_result {
+        return;
+    }
+    cx.regs.rax = match result {
         Ok(value) => value as u64,
         Err(errno) => errno.to_return() as u64,
     };

@@ -128,3 +128,26 @@ pub(crate) fn sys_reboot(
         _ => Err(Errno::EINVAL),
     }
 }
+
+/// sysinfo(2).
+pub(crate) fn sys_sysinfo(_cx: &mut Cx<'_>, out: UserAddr) -> Result<usize> {
+    /// Fixed-point one of the load averages (Linux: `1 << SI_LOAD_SHIFT`).
+    const LOAD_SHIFT: u32 = 16;
+    /// Fraction bits of the scheduler's load average.
+    const SCHED_SHIFT: u32 = 11;
+    let info = mm::counters::collect_meminfo();
+    let frames = hal::frame::stats();
+    let page = hal::PAGE_SIZE as u64;
+    let answer = abi::system::Sysinfo {
+        uptime: hal::time::now_ns().div_ceil(abi::time::NSEC_PER_SEC) as i64,
+        loads: sched::stats::load_average().map(|load| load << (LOAD_SHIFT - SCHED_SHIFT)),
+        totalram: frames.total as u64 * page,
+        freeram: frames.free as u64 * page,
+        sharedram: info.shmem * page,
+        procs: u16::try_from(process::exit::nr_threads()).unwrap_or(u16::MAX),
+        mem_unit: 1,
+        ..Default::default()
+    };
+    user::write(out, &answer)?;
+    Ok(0)
+}

@@ -10,7 +10,7 @@
 use hal::UserAddr;
 
 use crate::arg::{Arg, Support};
-use crate::{Cx, Result, fd, file, mem, path, system, xattr};
+use crate::{Cx, Result, cred, fd, file, mem, path, scheduling, signal, system, task, time, xattr};
 
 /// One past the highest system-call number that has a row.
 pub const NR_SYSCALLS: usize = 472;
@@ -77,6 +77,11 @@ syscalls! {
     10 mprotect(addr: u64, len: u64, prot: u32) => mem::sys_mprotect, Support::Full;
     11 munmap(addr: u64, len: u64) => mem::sys_munmap, Support::Full;
     12 brk(brk: u64) => mem::sys_brk, Support::Full;
+    13 rt_sigaction(sig: i32, new: UserAddr, old: UserAddr, size: usize)
+        => signal::sys_rt_sigaction, Support::Full;
+    14 rt_sigprocmask(how: i32, set: UserAddr, old: UserAddr, size: usize)
+        => signal::sys_rt_sigprocmask, Support::Full;
+    15 rt_sigreturn() => signal::sys_rt_sigreturn, Support::Full;
     16 ioctl(fd: i32, cmd: u32, arg: usize) => fd::sys_ioctl, Support::Full;
     17 pread64(fd: i32, buf: UserAddr, count: usize, pos: i64) => file::sys_pread64, Support::Full;
     18 pwrite64(fd: i32, buf: UserAddr, count: usize, pos: i64) => file::sys_pwrite64, Support::Full;
@@ -84,6 +89,7 @@ syscalls! {
     20 writev(fd: i32, iov: UserAddr, count: usize) => file::sys_writev, Support::Full;
     21 access(name: UserAddr, mode: u32) => path::sys_access, Support::Full;
     22 pipe(fds: UserAddr) => fd::sys_pipe, Support::Full;
+    24 sched_yield() => scheduling::sys_sched_yield, Support::Full;
     25 mremap(addr: u64, old_len: u64, new_len: u64, flags: u32, new_addr: u64)
         => mem::sys_mremap, Support::Full;
     26 msync(addr: u64, len: u64, flags: u32) => mem::sys_msync, Support::Full;
@@ -91,7 +97,21 @@ syscalls! {
     28 madvise(addr: u64, len: u64, advice: u32) => mem::sys_madvise, Support::Partial("see mm");
     32 dup(fd: i32) => fd::sys_dup, Support::Full;
     33 dup2(old: i32, new: i32) => fd::sys_dup2, Support::Full;
+    34 pause() => signal::sys_pause, Support::Full;
+    35 nanosleep(time: UserAddr, left: UserAddr) => time::sys_nanosleep, Support::Full;
+    36 getitimer(which: i32, out: UserAddr) => time::sys_getitimer, Support::Full;
+    37 alarm(seconds: u32) => time::sys_alarm, Support::Full;
+    38 setitimer(which: i32, new: UserAddr, old: UserAddr) => time::sys_setitimer, Support::Full;
+    39 getpid() => task::sys_getpid, Support::Full;
     40 sendfile(out_fd: i32, in_fd: i32, offset: UserAddr, count: usize) => file::sys_sendfile, Support::Full;
+    56 clone(flags: u64, stack: u64, parent_tid: UserAddr, child_tid: UserAddr, tls: u64)
+        => task::sys_clone, Support::Full;
+    57 fork() => task::sys_fork, Support::Full;
+    58 vfork() => task::sys_vfork, Support::Full;
+    59 execve(path: UserAddr, argv: UserAddr, envp: UserAddr) => task::sys_execve, Support::Full;
+    60 exit(code: i32) => task::sys_exit, Support::Full;
+    61 wait4(pid: i32, status: UserAddr, options: u32, rusage: UserAddr) => task::sys_wait4, Support::Full;
+    62 kill(pid: i32, sig: i32) => signal::sys_kill, Support::Full;
     63 uname(buf: UserAddr) => system::sys_uname, Support::Full;
     72 fcntl(fd: i32, cmd: u32, arg: u64)
         => fd::sys_fcntl, Support::Partial("no leases, no F_NOTIFY: EINVAL");
@@ -117,24 +137,76 @@ syscalls! {
     93 fchown(fd: i32, uid: u32, gid: u32) => path::sys_fchown, Support::Full;
     94 lchown(name: UserAddr, uid: u32, gid: u32) => path::sys_lchown, Support::Full;
     95 umask(mask: u32) => path::sys_umask, Support::Full;
+    96 gettimeofday(time: UserAddr, zone: UserAddr) => time::sys_gettimeofday, Support::Full;
+    97 getrlimit(resource: u32, out: UserAddr) => task::sys_getrlimit, Support::Full;
+    98 getrusage(who: i32, usage: UserAddr) => task::sys_getrusage, Support::Full;
+    99 sysinfo(out: UserAddr) => system::sys_sysinfo, Support::Full;
+    100 times(buf: UserAddr) => task::sys_times, Support::Full;
+    102 getuid() => cred::sys_getuid, Support::Full;
+    104 getgid() => cred::sys_getgid, Support::Full;
+    105 setuid(uid: u32) => cred::sys_setuid, Support::Full;
+    106 setgid(gid: u32) => cred::sys_setgid, Support::Full;
+    107 geteuid() => cred::sys_geteuid, Support::Full;
+    108 getegid() => cred::sys_getegid, Support::Full;
+    109 setpgid(pid: i32, pgid: i32) => task::sys_setpgid, Support::Full;
+    110 getppid() => task::sys_getppid, Support::Full;
+    111 getpgrp() => task::sys_getpgrp, Support::Full;
+    112 setsid() => task::sys_setsid, Support::Full;
+    113 setreuid(real: u32, effective: u32) => cred::sys_setreuid, Support::Full;
+    114 setregid(real: u32, effective: u32) => cred::sys_setregid, Support::Full;
+    115 getgroups(size: i32, list: UserAddr) => task::sys_getgroups, Support::Full;
+    116 setgroups(size: usize, list: UserAddr) => task::sys_setgroups, Support::Full;
+    117 setresuid(real: u32, effective: u32, saved: u32) => cred::sys_setresuid, Support::Full;
+    118 getresuid(r: UserAddr, e: UserAddr, s: UserAddr) => cred::sys_getresuid, Support::Full;
+    119 setresgid(real: u32, effective: u32, saved: u32) => cred::sys_setresgid, Support::Full;
+    120 getresgid(r: UserAddr, e: UserAddr, s: UserAddr) => cred::sys_getresgid, Support::Full;
+    121 getpgid(pid: i32) => task::sys_getpgid, Support::Full;
+    122 setfsuid(uid: u32) => cred::sys_setfsuid, Support::Full;
+    123 setfsgid(gid: u32) => cred::sys_setfsgid, Support::Full;
+    124 getsid(pid: i32) => task::sys_getsid, Support::Full;
+    125 capget(header: UserAddr, data: UserAddr) => cred::sys_capget, Support::Full;
+    126 capset(header: UserAddr, data: UserAddr) => cred::sys_capset, Support::Full;
+    127 rt_sigpending(set: UserAddr, size: usize) => signal::sys_rt_sigpending, Support::Full;
+    128 rt_sigtimedwait(set: UserAddr, info: UserAddr, timeout: UserAddr, size: usize)
+        => signal::sys_rt_sigtimedwait, Support::Full;
+    129 rt_sigqueueinfo(pid: i32, sig: i32, info: UserAddr) => signal::sys_rt_sigqueueinfo, Support::Full;
+    130 rt_sigsuspend(mask: UserAddr, size: usize) => signal::sys_rt_sigsuspend, Support::Full;
+    131 sigaltstack(new: UserAddr, old: UserAddr) => signal::sys_sigaltstack, Support::Full;
     132 utime(name: UserAddr, times: UserAddr) => path::sys_utime, Support::Full;
     133 mknod(name: UserAddr, mode: u32, dev: u32) => path::sys_mknod, Support::Full;
+    135 personality(persona: u32) => task::sys_personality, Support::Full;
     137 statfs(name: UserAddr, buf: UserAddr) => path::sys_statfs, Support::Full;
     138 fstatfs(fd: i32, buf: UserAddr) => path::sys_fstatfs, Support::Full;
+    140 getpriority(which: u32, who: i32) => scheduling::sys_getpriority, Support::Full;
+    141 setpriority(which: u32, who: i32, nice: i32) => scheduling::sys_setpriority, Support::Full;
+    142 sched_setparam(pid: i32, param: UserAddr) => scheduling::sys_sched_setparam, Support::Full;
+    143 sched_getparam(pid: i32, param: UserAddr) => scheduling::sys_sched_getparam, Support::Full;
+    144 sched_setscheduler(pid: i32, policy: i32, param: UserAddr)
+        => scheduling::sys_sched_setscheduler, Support::Full;
+    145 sched_getscheduler(pid: i32) => scheduling::sys_sched_getscheduler, Support::Full;
+    146 sched_get_priority_max(policy: u32) => scheduling::sys_sched_get_priority_max, Support::Full;
+    147 sched_get_priority_min(policy: u32) => scheduling::sys_sched_get_priority_min, Support::Full;
+    148 sched_rr_get_interval(pid: i32, out: UserAddr)
+        => scheduling::sys_sched_rr_get_interval, Support::Full;
     149 mlock(addr: u64, len: u64) => mem::sys_mlock, Support::Full;
     150 munlock(addr: u64, len: u64) => mem::sys_munlock, Support::Full;
     151 mlockall(flags: u32) => mem::sys_mlockall, Support::Full;
     152 munlockall() => mem::sys_munlockall, Support::Full;
     153 vhangup() => path::sys_vhangup, Support::Full;
     155 pivot_root(new_root: UserAddr, put_old: UserAddr) => path::sys_pivot_root, Support::Full;
+    157 prctl(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) => cred::sys_prctl, Support::Full;
+    158 arch_prctl(code: u32, addr: u64) => cred::sys_arch_prctl, Support::Full;
+    160 setrlimit(resource: u32, new: UserAddr) => task::sys_setrlimit, Support::Full;
     161 chroot(name: UserAddr) => path::sys_chroot, Support::Full;
     162 sync() => path::sys_sync, Support::Full;
+    164 settimeofday(time: UserAddr, zone: UserAddr) => time::sys_settimeofday, Support::Full;
     165 mount(source: UserAddr, target: UserAddr, fs_type: UserAddr, flags: u64, data: UserAddr)
         => path::sys_mount, Support::Full;
     166 umount2(name: UserAddr, flags: u32) => path::sys_umount2, Support::Full;
     169 reboot(magic1: u32, magic2: u32, command: u32, arg: u64) => system::sys_reboot, Support::Full;
     170 sethostname(name: UserAddr, len: i32) => system::sys_sethostname, Support::Full;
     171 setdomainname(name: UserAddr, len: i32) => system::sys_setdomainname, Support::Full;
+    186 gettid() => task::sys_gettid, Support::Full;
     187 readahead(fd: i32, offset: i64, count: usize) => file::sys_readahead, Support::Full;
     188 setxattr(path: UserAddr, name: UserAddr, buf: UserAddr, size: usize, flags: u32)
         => xattr::sys_setxattr, Support::Full;
@@ -153,9 +225,32 @@ syscalls! {
     197 removexattr(path: UserAddr, name: UserAddr) => xattr::sys_removexattr, Support::Full;
     198 lremovexattr(path: UserAddr, name: UserAddr) => xattr::sys_lremovexattr, Support::Full;
     199 fremovexattr(fd: i32, name: UserAddr) => xattr::sys_fremovexattr, Support::Full;
+    200 tkill(tid: i32, sig: i32) => signal::sys_tkill, Support::Full;
+    201 time(out: UserAddr) => time::sys_time, Support::Full;
+    203 sched_setaffinity(pid: i32, size: usize, mask: UserAddr)
+        => scheduling::sys_sched_setaffinity, Support::Full;
+    204 sched_getaffinity(pid: i32, size: usize, mask: UserAddr)
+        => scheduling::sys_sched_getaffinity, Support::Full;
     217 getdents64(fd: i32, buf: UserAddr, count: u32) => file::sys_getdents64, Support::Full;
+    218 set_tid_address(addr: UserAddr) => task::sys_set_tid_address, Support::Full;
+    219 restart_syscall() => signal::sys_restart_syscall, Support::Full;
     221 fadvise64(fd: i32, offset: i64, len: i64, advice: i32) => file::sys_fadvise64, Support::Full;
+    222 timer_create(id: i32, event: UserAddr, out: UserAddr) => time::sys_timer_create, Support::Full;
+    223 timer_settime(id: i32, flags: u32, new: UserAddr, old: UserAddr)
+        => time::sys_timer_settime, Support::Full;
+    224 timer_gettime(id: i32, out: UserAddr) => time::sys_timer_gettime, Support::Full;
+    225 timer_getoverrun(id: i32) => time::sys_timer_getoverrun, Support::Full;
+    226 timer_delete(id: i32) => time::sys_timer_delete, Support::Full;
+    227 clock_settime(id: i32, time: UserAddr) => time::sys_clock_settime, Support::Full;
+    228 clock_gettime(id: i32, out: UserAddr) => time::sys_clock_gettime, Support::Full;
+    229 clock_getres(id: i32, out: UserAddr) => time::sys_clock_getres, Support::Full;
+    230 clock_nanosleep(id: i32, flags: u32, time: UserAddr, left: UserAddr)
+        => time::sys_clock_nanosleep, Support::Full;
+    231 exit_group(code: i32) => task::sys_exit_group, Support::Full;
+    234 tgkill(tgid: i32, tid: i32, sig: i32) => signal::sys_tgkill, Support::Full;
     235 utimes(name: UserAddr, times: UserAddr) => path::sys_utimes, Support::Full;
+    247 waitid(kind: u32, id: i32, info: UserAddr, options: u32, rusage: UserAddr)
+        => task::sys_waitid, Support::Full;
     257 openat(dirfd: i32, name: UserAddr, flags: u32, mode: u32) => path::sys_openat, Support::Full;
     258 mkdirat(dirfd: i32, name: UserAddr, mode: u32) => path::sys_mkdirat, Support::Full;
     259 mknodat(dirfd: i32, name: UserAddr, mode: u32, dev: u32) => path::sys_mknodat, Support::Full;
@@ -173,6 +268,9 @@ syscalls! {
         => path::sys_readlinkat, Support::Full;
     268 fchmodat(dirfd: i32, name: UserAddr, mode: u32) => path::sys_fchmodat, Support::Full;
     269 faccessat(dirfd: i32, name: UserAddr, mode: u32) => path::sys_faccessat, Support::Full;
+    272 unshare(flags: u64) => task::sys_unshare, Support::Full;
+    273 set_robust_list(head: UserAddr, len: usize) => task::sys_set_robust_list, Support::Full;
+    274 get_robust_list(pid: i32, head: UserAddr, len: UserAddr) => task::sys_get_robust_list, Support::Full;
     275 splice(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, count: usize, flags: u32)
         => file::sys_splice, Support::Full;
     276 tee(in_fd: i32, out_fd: i32, count: usize, flags: u32) => file::sys_tee, Support::Full;
@@ -185,15 +283,25 @@ syscalls! {
     293 pipe2(fds: UserAddr, flags: u32) => fd::sys_pipe2, Support::Full;
     295 preadv(fd: i32, iov: UserAddr, count: usize, pos: i64) => file::sys_preadv, Support::Full;
     296 pwritev(fd: i32, iov: UserAddr, count: usize, pos: i64) => file::sys_pwritev, Support::Full;
+    297 rt_tgsigqueueinfo(tgid: i32, tid: i32, sig: i32, info: UserAddr)
+        => signal::sys_rt_tgsigqueueinfo, Support::Full;
+    302 prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr)
+        => task::sys_prlimit64, Support::Full;
     306 syncfs(fd: i32) => path::sys_syncfs, Support::Full;
     309 getcpu(cpu: UserAddr, node: UserAddr, cache: u64) => system::sys_getcpu, Support::Full;
     310 process_vm_readv(pid: i32, local: UserAddr, nr_local: usize, remote: UserAddr, nr_remote: usize, flags: u64)
         => mem::sys_process_vm_readv, Support::Full;
     311 process_vm_writev(pid: i32, local: UserAddr, nr_local: usize, remote: UserAddr, nr_remote: usize, flags: u64)
         => mem::sys_process_vm_writev, Support::Full;
+    312 kcmp(first: i32, second: i32, kind: u32, a: u64, b: u64) => task::sys_kcmp, Support::Full;
+    314 sched_setattr(pid: i32, attr: UserAddr, flags: u32) => scheduling::sys_sched_setattr, Support::Full;
+    315 sched_getattr(pid: i32, attr: UserAddr, size: u32, flags: u32)
+        => scheduling::sys_sched_getattr, Support::Full;
     316 renameat2(old_fd: i32, old: UserAddr, new_fd: i32, new: UserAddr, flags: u32)
         => path::sys_renameat2, Support::Full;
     318 getrandom(buf: UserAddr, len: usize, flags: u32) => system::sys_getrandom, Support::Full;
+    322 execveat(dirfd: i32, path: UserAddr, argv: UserAddr, envp: UserAddr, flags: u32)
+        => task::sys_execveat, Support::Full;
     324 membarrier(command: i32, flags: u32, cpu: i32)
         => mem::sys_membarrier, Support::Partial("no sync-core, no rseq: EINVAL");
     325 mlock2(addr: u64, len: u64, flags: u32) => mem::sys_mlock2, Support::Full;
@@ -205,28 +313,18 @@ syscalls! {
         => file::sys_pwritev2, Support::Partial("flags: EOPNOTSUPP");
     332 statx(dirfd: i32, name: UserAddr, flags: u32, mask: u32, buf: UserAddr)
         => path::sys_statx, Support::Full;
+    435 clone3(args: UserAddr, size: usize) => task::sys_clone3, Support::Full;
     436 close_range(first: u32, last: u32, flags: u32) => fd::sys_close_range, Support::Full;
     437 openat2(dirfd: i32, name: UserAddr, how: UserAddr, size: usize) => path::sys_openat2, Support::Full;
     439 faccessat2(dirfd: i32, name: UserAddr, mode: u32, flags: u32) => path::sys_faccessat2, Support::Full;
     452 fchmodat2(dirfd: i32, name: UserAddr, mode: u32, flags: u32) => path::sys_fchmodat2, Support::Full;
 
     absent {
-        319 memfd_create,
         7 poll,
-        13 rt_sigaction,
-        14 rt_sigprocmask,
-        15 rt_sigreturn,
         23 select,
-        24 sched_yield,
         29 shmget,
         30 shmat,
         31 shmctl,
-        34 pause,
-        35 nanosleep,
-        36 getitimer,
-        37 alarm,
-        38 setitimer,
-        39 getpid,
         41 socket,
         42 connect,
         43 accept,
@@ -242,13 +340,6 @@ syscalls! {
         53 socketpair,
         54 setsockopt,
         55 getsockopt,
-        56 clone,
-        57 fork,
-        58 vfork,
-        59 execve,
-        60 exit,
-        61 wait4,
-        62 kill,
         64 semget,
         65 semop,
         66 semctl,
@@ -258,63 +349,15 @@ syscalls! {
         70 msgrcv,
         71 msgctl,
         78 getdents,
-        96 gettimeofday,
-        97 getrlimit,
-        98 getrusage,
-        99 sysinfo,
-        100 times,
         101 ptrace,
-        102 getuid,
         103 syslog,
-        104 getgid,
-        105 setuid,
-        106 setgid,
-        107 geteuid,
-        108 getegid,
-        109 setpgid,
-        110 getppid,
-        111 getpgrp,
-        112 setsid,
-        113 setreuid,
-        114 setregid,
-        115 getgroups,
-        116 setgroups,
-        117 setresuid,
-        118 getresuid,
-        119 setresgid,
-        120 getresgid,
-        121 getpgid,
-        122 setfsuid,
-        123 setfsgid,
-        124 getsid,
-        125 capget,
-        126 capset,
-        127 rt_sigpending,
-        128 rt_sigtimedwait,
-        129 rt_sigqueueinfo,
-        130 rt_sigsuspend,
-        131 sigaltstack,
         134 uselib,
-        135 personality,
         136 ustat,
         139 sysfs,
-        140 getpriority,
-        141 setpriority,
-        142 sched_setparam,
-        143 sched_getparam,
-        144 sched_setscheduler,
-        145 sched_getscheduler,
-        146 sched_get_priority_max,
-        147 sched_get_priority_min,
-        148 sched_rr_get_interval,
         154 modify_ldt,
         156 _sysctl,
-        157 prctl,
-        158 arch_prctl,
         159 adjtimex,
-        160 setrlimit,
         163 acct,
-        164 settimeofday,
         167 swapon,
         168 swapoff,
         172 iopl,
@@ -331,12 +374,7 @@ syscalls! {
         183 afs_syscall,
         184 tuxcall,
         185 security,
-        186 gettid,
-        200 tkill,
-        201 time,
         202 futex,
-        203 sched_setaffinity,
-        204 sched_getaffinity,
         205 set_thread_area,
         206 io_setup,
         207 io_destroy,
@@ -349,22 +387,9 @@ syscalls! {
         214 epoll_ctl_old,
         215 epoll_wait_old,
         216 remap_file_pages,
-        218 set_tid_address,
-        219 restart_syscall,
         220 semtimedop,
-        222 timer_create,
-        223 timer_settime,
-        224 timer_gettime,
-        225 timer_getoverrun,
-        226 timer_delete,
-        227 clock_settime,
-        228 clock_gettime,
-        229 clock_getres,
-        230 clock_nanosleep,
-        231 exit_group,
         232 epoll_wait,
         233 epoll_ctl,
-        234 tgkill,
         236 vserver,
         237 mbind,
         238 set_mempolicy,
@@ -376,7 +401,6 @@ syscalls! {
         244 mq_notify,
         245 mq_getsetattr,
         246 kexec_load,
-        247 waitid,
         248 add_key,
         249 request_key,
         250 keyctl,
@@ -388,9 +412,6 @@ syscalls! {
         256 migrate_pages,
         270 pselect6,
         271 ppoll,
-        272 unshare,
-        273 set_robust_list,
-        274 get_robust_list,
         278 vmsplice,
         279 move_pages,
         281 epoll_pwait,
@@ -404,25 +425,20 @@ syscalls! {
         290 eventfd2,
         291 epoll_create1,
         294 inotify_init1,
-        297 rt_tgsigqueueinfo,
         298 perf_event_open,
         299 recvmmsg,
         300 fanotify_init,
         301 fanotify_mark,
-        302 prlimit64,
         303 name_to_handle_at,
         304 open_by_handle_at,
         305 clock_adjtime,
         307 sendmmsg,
         308 setns,
-        312 kcmp,
         313 finit_module,
-        314 sched_setattr,
-        315 sched_getattr,
         317 seccomp,
+        319 memfd_create,
         320 kexec_file_load,
         321 bpf,
-        322 execveat,
         323 userfaultfd,
         329 pkey_mprotect,
         330 pkey_alloc,
@@ -441,7 +457,6 @@ syscalls! {
         432 fsmount,
         433 fspick,
         434 pidfd_open,
-        435 clone3,
         438 pidfd_getfd,
         440 process_madvise,
         441 epoll_pwait2,

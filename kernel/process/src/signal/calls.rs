@@ -10,7 +10,7 @@ use sched::{Interruptible, WaitError};
 
 use super::action::{Default, default_action};
 use super::{deliver, frame, send};
-use crate::task::{self, CurrentTask, TaskFlags};
+use crate::task::{self, CurrentTask, Restart, TaskFlags};
 
 /// How rt_sigprocmask(2) changes the mask.
 const SIG_BLOCK: i32 = 0;
@@ -126,6 +126,19 @@ fn pause_until_signal() {
 pub fn pause() -> Errno {
     pause_until_signal();
     Errno::ERESTARTNOHAND
+}
+
+/// Remembers how the present call goes on after a stop, and gives the error that makes it do so.
+pub fn restart_with(goes_on: Restart) -> Errno {
+    let old = task::current().restart.lock().replace(goes_on);
+    drop(old);
+    Errno::ERESTART_RESTARTBLOCK
+}
+
+/// restart_syscall(2): goes on with the call that a stop interrupted. `EINTR`: there is none.
+pub fn restart_syscall() -> Result<usize> {
+    let goes_on = task::current().restart.lock().take();
+    goes_on.map_or(Err(Errno::EINTR), |goes_on| goes_on())
 }
 
 /// Takes a pending signal of `wanted`, for signalfd(2) and sigtimedwait(2).

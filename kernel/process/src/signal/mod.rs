@@ -32,8 +32,8 @@ mod stop;
 pub(crate) use action::Clear;
 pub use action::SigHand;
 pub use calls::{
-    CallMask, dequeue, pause, set_mask_for_call, sigaction, sigaltstack, sigmask, signals_pending,
-    sigpending, sigsuspend, sigtimedwait,
+    CallMask, dequeue, pause, restart_syscall, restart_with, set_mask_for_call, sigaction, sigaltstack,
+    sigmask, signals_pending, sigpending, sigsuspend, sigtimedwait,
 };
 pub(crate) use deliver::CORE_DUMPED;
 pub use deliver::exit_to_user;

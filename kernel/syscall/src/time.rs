@@ -1,0 +1,280 @@
+//! Clocks, sleeping and timers (clock_gettime(2), nanosleep(2), setitimer(2), timer_create(2)).
+
+use alloc::boxed::Box;
+
+use abi::time::{Itimerspec, Itimerval, NSEC_PER_SEC, TIMER_ABSTIME, Timespec, Timeval, clock};
+use abi::{Errno, Result};
+use hal::time::{now_ns, wall_base_ns};
+use hal::{UserAddr, user};
+use process::signal::restart_with;
+use process::timer::{Notification, TimerEvent, Which};
+use process::{pid, timer};
+use sched::{Interruptible, sleep_until};
+use security::Cap;
+
+use crate::Cx;
+
+/// The wall clock, in nanoseconds since the Epoch.
+fn wall_ns() -> u64 {
+    u64::try_from(wall_base_ns().saturating_add_unsigned(now_ns())).unwrap_or(0)
+}
+
+/// Clock numbers below zero name the CPU clock of a task: `!pid << 3 | thread << 2 | kind`.
+fn cpu_clock(id: i32) -> Result<u64> {
+    const THREAD: i32 = 4;
+    const SCHED: i32 = 2;
+    if id & 3 > SCHED {
+        return Err(Errno::EINVAL);
+    }
+    let number = !(id >> 3) as u32;
+    let current = process::current();
+    let task =
+        if number == 0 { current.arc().clone() } else { pid::find_task(number).ok_or(Errno::EINVAL)? };
+    Ok(if id & THREAD != 0 {
+        let sum = task.usage();
+        sum.utime_ns + sum.stime_ns
+    } else {
+        task.group().cpu_ns()
+    })
+}
+
+/// The time of clock `id` in nanoseconds. `EINVAL`: there is none.
+fn read_clock(id: i32) -> Result<u64> {
+    match id {
+        clock::MONOTONIC
+        | clock::MONOTONIC_RAW
+        | clock::MONOTONIC_COARSE
+        | clock::BOOTTIME
+        | clock::BOOTTIME_ALARM => Ok(now_ns()),
+        clock::REALTIME | clock::REALTIME_COARSE | clock::REALTIME_ALARM | clock::TAI => Ok(wall_ns()),
+        clock::PROCESS_CPUTIME_ID => Ok(process::current().group().cpu_ns()),
+        clock::THREAD_CPUTIME_ID => {
+            let sum = process::current().usage();
+            Ok(sum.utime_ns + sum.stime_ns)
+        }
+        id if id < 0 => cpu_clock(id),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// clock_gettime(2).
+pub(crate) fn sys_clock_gettime(_cx: &mut Cx<'_>, id: i32, out: UserAddr) -> Result<usize> {
+    user::write(out, &Timespec::from_ns(read_clock(id)?))?;
+    Ok(0)
+}
+
+/// clock_getres(2): one nanosecond, and a tick for the coarse clocks.
+pub(crate) fn sys_clock_getres(_cx: &mut Cx<'_>, id: i32, out: UserAddr) -> Result<usize> {
+    /// Linux's tick at 250 Hz.
+    const COARSE_NS: u64 = 4_000_000;
+    read_clock(id)?;
+    if out.0 != 0 {
+        let is_coarse = matches!(id, clock::REALTIME_COARSE | clock::MONOTONIC_COARSE);
+        user::write(out, &Timespec::from_ns(if is_coarse { COARSE_NS } else { 1 }))?;
+    }
+    Ok(0)
+}
+
+/// clock_settime(2): the wall clock only. `EPERM`: no `CAP_SYS_TIME`. `EINVAL`.
+pub(crate) fn sys_clock_settime(_cx: &mut Cx<'_>, id: i32, time: UserAddr) -> Result<usize> {
+    if id != clock::REALTIME {
+        return Err(Errno::EINVAL);
+    }
+    let time: Timespec = user::read(time)?;
+    set_wall(time.to_ns()?)
+}
+
+fn set_wall(ns: u64) -> Result<usize> {
+    let ns = i64::try_from(ns).map_err(|_| Errno::EINVAL)?;
+    crate::require(Cap::SYS_TIME)?;
+    hal::time::set_wall_ns(ns);
+    Ok(0)
+}
+
+/// gettimeofday(2).
+pub(crate) fn sys_gettimeofday(_cx: &mut Cx<'_>, time: UserAddr, zone: UserAddr) -> Result<usize> {
+    if time.0 != 0 {
+        user::write(time, &Timeval::from_ns(wall_ns()))?;
+    }
+    if zone.0 != 0 {
+        user::write(zone, &[0i32; 2])?;
+    }
+    Ok(0)
+}
+
+/// settimeofday(2): a time zone is read and ignored.
+pub(crate) fn sys_settimeofday(_cx: &mut Cx<'_>, time: UserAddr, _zone: UserAddr) -> Result<usize> {
+    if time.0 == 0 {
+        return crate::require(Cap::SYS_TIME).map(|()| 0);
+    }
+    let time: Timeval = user::read(time)?;
+    set_wall(time.to_ns()?)
+}
+
+/// time(2).
+pub(crate) fn sys_time(_cx: &mut Cx<'_>, out: UserAddr) -> Result<usize> {
+    let seconds = wall_ns() / NSEC_PER_SEC;
+    if out.0 != 0 {
+        user::write(out, &seconds)?;
+    }
+    Ok(seconds as usize)
+}
+
+/// Sleeps until `deadline_ns`; an interrupted sleep tells the rest at `left`, and a stop lets it go on.
+fn sleep_relative(deadline_ns: u64, left: UserAddr) -> Result<usize> {
+    if sleep_until(deadline_ns, Interruptible::Yes).is_ok() {
+        return Ok(0);
+    }
+    if left.0 != 0 {
+        let rest = deadline_ns.saturating_sub(now_ns());
+        user::write(left, &Timespec::from_ns(rest))?;
+    }
+    Err(restart_with(Box::new(move || sleep_relative(deadline_ns, left))))
+}
+
+/// nanosleep(2).
+pub(crate) fn sys_nanosleep(_cx: &mut Cx<'_>, time: UserAddr, left: UserAddr) -> Result<usize> {
+    let time: Timespec = user::read(time)?;
+    sleep_relative(now_ns().saturating_add(time.to_ns()?), left)
+}
+
+/// clock_nanosleep(2).
+pub(crate) fn sys_clock_nanosleep(
+    _cx: &mut Cx<'_>,
+    id: i32,
+    flags: u32,
+    time: UserAddr,
+    left: UserAddr,
+) -> Result<usize> {
+    match id {
+        clock::MONOTONIC | clock::BOOTTIME | clock::REALTIME | clock::TAI | clock::PROCESS_CPUTIME_ID => {}
+        clock::THREAD_CPUTIME_ID => return Err(Errno::EINVAL),
+        clock::MONOTONIC_RAW | clock::REALTIME_COARSE | clock::MONOTONIC_COARSE => {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        _ => return Err(Errno::EINVAL),
+    }
+    let time: Timespec = user::read(time)?;
+    let ns = time.to_ns()?;
+    if id == clock::PROCESS_CPUTIME_ID {
+        return sleep_cpu(if flags & TIMER_ABSTIME != 0 { ns } else { read_clock(id)?.saturating_add(ns) });
+    }
+    if flags & TIMER_ABSTIME == 0 {
+        return sleep_relative(now_ns().saturating_add(ns), left);
+    }
+    if !matches!(id, clock::REALTIME | clock::TAI) {
+        return sleep_until(ns, Interruptible::Yes).map(|()| 0).map_err(|_| Errno::ERESTARTNOHAND);
+    }
+    // The wall clock may be set meanwhile: look again at least every second.
+    while wall_ns() < ns {
+        let step = (ns - wall_ns()).min(NSEC_PER_SEC);
+        let deadline = now_ns().saturating_add(step);
+        sleep_until(deadline, Interruptible::Yes).map_err(|_| Errno::ERESTARTNOHAND)?;
+    }
+    Ok(0)
+}
+
+/// Sleeps until the process has used `until_ns` of CPU time.
+fn sleep_cpu(until_ns: u64) -> Result<usize> {
+    loop {
+        let used = process::current().group().cpu_ns();
+        if used >= until_ns {
+            return Ok(0);
+        }
+        // At most one thread a CPU can use time: it cannot come earlier than this.
+        let step = (until_ns - used) / hal::cpu::nr_cpus().max(1) as u64;
+        let deadline = now_ns().saturating_add(step.max(1_000_000));
+        sleep_until(deadline, Interruptible::Yes).map_err(|_| Errno::ERESTARTNOHAND)?;
+    }
+}
+
+/// getitimer(2).
+pub(crate) fn sys_getitimer(_cx: &mut Cx<'_>, which: i32, out: UserAddr) -> Result<usize> {
+    user::write(out, &timer::getitimer(Which::from_number(which)?))?;
+    Ok(0)
+}
+
+/// setitimer(2).
+pub(crate) fn sys_setitimer(_cx: &mut Cx<'_>, which: i32, new: UserAddr, old: UserAddr) -> Result<usize> {
+    let new = if new.0 == 0 { Itimerval::default() } else { user::read(new)? };
+    let before = timer::setitimer(Which::from_number(which)?, &new)?;
+    if old.0 != 0 {
+        user::write(old, &before)?;
+    }
+    Ok(0)
+}
+
+/// alarm(2).
+pub(crate) fn sys_alarm(_cx: &mut Cx<'_>, seconds: u32) -> Result<usize> {
+    Ok(timer::alarm(seconds) as usize)
+}
+
+/// Values of `sigev_notify` (sigevent(3type)).
+mod sigev {
+    pub const SIGNAL: i32 = 0;
+    pub const NONE: i32 = 1;
+    pub const THREAD: i32 = 2;
+    pub const THREAD_ID: i32 = 4;
+}
+
+/// Reads the parts of `struct sigevent` that count: value, signal, notification, thread id.
+fn read_event(addr: UserAddr) -> Result<TimerEvent> {
+    if addr.0 == 0 {
+        return Ok(TimerEvent::default());
+    }
+    let value: u64 = user::read(addr)?;
+    let [signo, notify, tid]: [i32; 3] = user::read(UserAddr(addr.0.wrapping_add(8)))?;
+    let notification = match notify {
+        sigev::SIGNAL | sigev::THREAD => Notification::Signal,
+        sigev::NONE => Notification::None,
+        sigev::THREAD_ID => Notification::Thread(u32::try_from(tid).map_err(|_| Errno::EINVAL)?),
+        _ => return Err(Errno::EINVAL),
+    };
+    let signo = if notify == sigev::NONE { 0 } else { u32::try_from(signo).map_err(|_| Errno::EINVAL)? };
+    Ok(TimerEvent { notification, signo, value: Some(value) })
+}
+
+/// timer_create(2).
+pub(crate) fn sys_timer_create(_cx: &mut Cx<'_>, id: i32, event: UserAddr, out: UserAddr) -> Result<usize> {
+    let timer_id = timer::timer_create(id, read_event(event)?)?;
+    if let Err(fault) = user::write(out, &timer_id) {
+        timer::timer_delete(timer_id)?;
+        return Err(fault.into());
+    }
+    Ok(0)
+}
+
+/// timer_settime(2).
+pub(crate) fn sys_timer_settime(
+    _cx: &mut Cx<'_>,
+    id: i32,
+    flags: u32,
+    new: UserAddr,
+    old: UserAddr,
+) -> Result<usize> {
+    if new.0 == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let new: Itimerspec = user::read(new)?;
+    let before = timer::timer_settime(id, flags, &new)?;
+    if old.0 != 0 {
+        user::write(old, &before)?;
+    }
+    Ok(0)
+}
+
+/// timer_gettime(2).
+pub(crate) fn sys_timer_gettime(_cx: &mut Cx<'_>, id: i32, out: UserAddr) -> Result<usize> {
+    user::write(out, &timer::timer_gettime(id)?)?;
+    Ok(0)
+}
+
+/// timer_getoverrun(2).
+pub(crate) fn sys_timer_getoverrun(_cx: &mut Cx<'_>, id: i32) -> Result<usize> {
+    timer::timer_getoverrun(id).map(|count| count as usize)
+}
+
+/// timer_delete(2).
+pub(crate) fn sys_timer_delete(_cx: &mut Cx<'_>, id: i32) -> Result<usize> {
+    timer::timer_delete(id).map(|()| 0)
+}
