@@ -16,3 +16,9 @@ pub fn reboot() -> ! {
 pub fn halt() -> ! {
     arch::power::halt()
 }
+
+/// Stops the machine with a last message, as a panic that no thread can survive: the end of the first process.
+/// `panic=` on the command line restarts it after a while.
+pub fn stop(message: &str) -> ! {
+    arch::power::stop(message)
+}

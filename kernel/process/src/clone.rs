@@ -411,7 +411,9 @@ pub fn spawn_init(
     let first = move || match start() {
         // The base of the stack is left for good, so nothing may be alive here but the registers.
         Ok(regs) => hal::thread::enter_user(&regs),
-        Err(error) => panic!("No working init found ({error:?}). Try passing init= option to kernel."),
+        Err(error) => hal::power::stop(&alloc::format!(
+            "No working init found ({error:?}). Try passing init= option to kernel."
+        )),
     };
     let thread = sched::new_user_thread("init", UserRegs::default(), Fpu::Fresh, first)?;
     if let Some(mm) = task.mm() {

@@ -109,7 +109,7 @@ fn end_current(status: i32) {
     if is_last {
         if task.group().is_init() {
             let status = task.group().sig.lock().exit.unwrap_or(status);
-            panic!("Attempted to kill init! exitcode={status:#010x}");
+            hal::power::stop(&alloc::format!("Attempted to kill init! exitcode={status:#010x}"));
         }
         timer::cancel_all(task.group());
     }

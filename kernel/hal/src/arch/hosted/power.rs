@@ -11,3 +11,7 @@ pub fn reboot() -> ! {
 pub fn halt() -> ! {
     std::process::abort()
 }
+
+pub fn stop(message: &str) -> ! {
+    panic!("{message}")
+}

@@ -75,3 +75,8 @@ fn wait() {
         instr::pause();
     }
 }
+
+/// Stops all CPUs with a last message.
+pub(crate) fn stop(message: &str) -> ! {
+    super::unwind::stop_machine(message)
+}
