@@ -131,13 +131,13 @@ pub(crate) fn sys_execveat(
 
 /// exit(2) of one thread; the end comes on the way out.
 pub(crate) fn sys_exit(_cx: &mut Cx<'_>, code: i32) -> Result<usize> {
-    exit::request_exit((code & 0xff) << 8);
+    exit::request_exit(code);
     Ok(0)
 }
 
 /// exit_group(2); the end comes on the way out.
 pub(crate) fn sys_exit_group(_cx: &mut Cx<'_>, code: i32) -> Result<usize> {
-    exit::request_group_exit((code & 0xff) << 8);
+    exit::request_group_exit(code);
     Ok(0)
 }
 
