@@ -301,34 +301,24 @@ impl Frame {
 
     /// Copies bytes of the frame to user memory; returns how many could be. May sleep.
     pub fn copy_to_user(&self, offset: usize, to: UserAddr, len: usize) -> usize {
-        let mut done = 0;
-        let mut chunk = [0u8; 512];
-        while done < len {
-            let n = chunk.len().min(len - done);
-            self.read(offset + done, &mut chunk[..n]);
-            let copied = crate::user::write_partial(to.add(done as u64), &chunk[..n]);
-            done += copied;
-            if copied < n {
-                break;
-            }
+        let from = self.ptr(offset, len);
+        if !to.range_ok(len) {
+            return 0;
         }
-        done
+        crate::sync::might_sleep();
+        // SAFETY: inside the frame, which we hold a reference to (F1).
+        unsafe { arch::user::copy_out_raw(to.0, from, len) }
     }
 
     /// Copies bytes of user memory into the frame; returns how many could be. May sleep.
     pub fn copy_from_user(&self, offset: usize, from: UserAddr, len: usize) -> usize {
-        let mut done = 0;
-        let mut chunk = [0u8; 512];
-        while done < len {
-            let n = chunk.len().min(len - done);
-            let copied = crate::user::read_partial(from.add(done as u64), &mut chunk[..n]);
-            self.write(offset + done, &chunk[..copied]);
-            done += copied;
-            if copied < n {
-                break;
-            }
+        let to = self.ptr(offset, len);
+        if !from.range_ok(len) {
+            return 0;
         }
-        done
+        crate::sync::might_sleep();
+        // SAFETY: as in `copy_to_user`.
+        unsafe { arch::user::copy_in_raw(from.0, to, len) }
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! up to 2 KiB   per-CPU magazine of the size class ── class's slabs ── frames
 //! up to 4 MiB   a run of frames
-//! more          refused: whoever needs it keeps a list of pages instead
+//! more, or no such run is left because memory is fragmented: single frames, mapped one after another
 //! ```
 //!
 //! Usable in interrupt context. Lock order: `hal.heap.magazines`, `hal.heap.class`, `hal.frame.local`,
@@ -156,15 +156,52 @@ fn large_order(layout: &Layout) -> Option<u32> {
 }
 
 fn alloc_large(layout: &Layout) -> Option<NonNull<u8>> {
-    let order = large_order(layout)?;
-    let pfn = frame::alloc_run(order)?;
-    LARGE.fetch_add(PAGE_SIZE << order, Ordering::Relaxed);
-    NonNull::new(arch::mem::frame_ptr(u64::from(pfn)))
+    if let Some(order) = large_order(layout)
+        && let Some(pfn) = frame::alloc_run(order)
+    {
+        LARGE.fetch_add(PAGE_SIZE << order, Ordering::Relaxed);
+        return NonNull::new(arch::mem::frame_ptr(u64::from(pfn)));
+    }
+    if layout.align() > PAGE_SIZE {
+        return None;
+    }
+    let pages = layout.size().div_ceil(PAGE_SIZE);
+    let area = arch::mem::alloc_pages(pages)?;
+    LARGE.fetch_add(pages * PAGE_SIZE, Ordering::Relaxed);
+    Some(area)
 }
 
-/// Empty slabs go back to the frames; true if there were any.
+/// Takes back what [`alloc_large`] gave.
+///
+/// # Safety
+///
+/// 1. `object` came from `alloc_large` for this layout and is not used any more.
+unsafe fn free_large(object: *mut u8, layout: &Layout) {
+    if arch::mem::is_frame(object) {
+        let order = large_order(layout).unwrap_or(0);
+        LARGE.fetch_sub(PAGE_SIZE << order, Ordering::Relaxed);
+        // SAFETY: by 1 it is the run of this order that starts here.
+        unsafe { frame::free_run(arch::mem::pfn_of(object) as u32, order) };
+    } else {
+        let pages = layout.size().div_ceil(PAGE_SIZE);
+        LARGE.fetch_sub(pages * PAGE_SIZE, Ordering::Relaxed);
+        // SAFETY: by 1 it is an area of this many pages.
+        unsafe { arch::mem::free_pages(object, pages) };
+    }
+}
+
+/// Does a large object have room for the new layout without waste?
+fn same_large(object: *mut u8, old: &Layout, new: &Layout) -> bool {
+    if arch::mem::is_frame(object) {
+        large_order(old) == large_order(new)
+    } else {
+        old.size().div_ceil(PAGE_SIZE) == new.size().div_ceil(PAGE_SIZE)
+    }
+}
+
+/// Empty slabs and unused areas go back to the frames; true if there were any.
 fn trim() -> bool {
-    let mut freed = 0;
+    let mut freed = arch::mem::trim_pages();
     for class in &CLASSES {
         freed += class.lock().trim();
     }
@@ -185,14 +222,12 @@ impl SlabHeap {
 
     #[cold]
     fn alloc_slow(layout: &Layout) -> *mut u8 {
-        if large_order(layout).is_some() {
-            for _ in 0..3 {
-                if !trim() && !try_reclaim(layout.size().div_ceil(PAGE_SIZE)) {
-                    break;
-                }
-                if let Some(object) = Self::try_alloc(layout) {
-                    return object.as_ptr();
-                }
+        for _ in 0..3 {
+            if !trim() && !try_reclaim(layout.size().div_ceil(PAGE_SIZE)) {
+                break;
+            }
+            if let Some(object) = Self::try_alloc(layout) {
+                return object.as_ptr();
             }
         }
         FAILED.fetch_add(1, Ordering::Relaxed);
@@ -216,13 +251,8 @@ unsafe impl GlobalAlloc for SlabHeap {
     unsafe fn dealloc(&self, object: *mut u8, layout: Layout) {
         match slab::class_of(layout.size(), layout.align()) {
             Some(class) => free_small(class, object),
-            None => {
-                let order = large_order(&layout).unwrap_or(0);
-                LARGE.fetch_sub(PAGE_SIZE << order, Ordering::Relaxed);
-                // SAFETY: the caller's contract: `alloc` gave this object for this layout, so it is the run of this
-                // order that starts here.
-                unsafe { frame::free_run(arch::mem::pfn_of(object) as u32, order) };
-            }
+            // SAFETY: the caller's contract: `alloc` gave this object for this layout.
+            None => unsafe { free_large(object, &layout) },
         }
     }
 
@@ -231,7 +261,7 @@ unsafe impl GlobalAlloc for SlabHeap {
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         let class = slab::class_of(layout.size(), layout.align());
         let same = class == slab::class_of(new_size, layout.align())
-            && (class.is_some() || large_order(&layout) == large_order(&new_layout));
+            && (class.is_some() || same_large(object, &layout, &new_layout));
         if same {
             return object;
         }

@@ -1,8 +1,8 @@
-//! Size-class slabs: objects of one size cut from runs of frames.
+//! Size-class slabs: objects of one size cut from a frame.
 //!
-//! A slab is a run of `2^order` frames, aligned to its size, so that an object's address and its class give the
-//! slab. What is known about a slab is in the metadata of its first frame, nothing is written into the slab itself
-//! except the links of freed objects. A new slab is cut from the front as needed: its pages are not touched before.
+//! A slab is one frame, so that an object's address gives the slab, and that no small allocation ever fails because
+//! memory is fragmented. What is known about a slab is in the metadata of its frame; nothing is written into the
+//! slab itself except the links of freed objects. A new slab is cut from the front as needed.
 //!
 //! ```text
 //! slab of class 3 (64 bytes):   | used | free | used | free | not cut yet ...        |
@@ -61,20 +61,10 @@ static CLASS_BY_UNIT: [u8; MAX_SIZE / 16 + 1] = {
     table
 };
 
-/// log2 of the frames of a slab of `class`: at least 8 objects, and little waste at the end.
-const fn order(class: usize) -> u32 {
-    match SIZES[class] {
-        0..=256 => 0,
-        257..=512 => 1,
-        513..=1024 => 2,
-        _ => 3,
-    }
-}
-
 /// The slabs of one size. See the module's head.
 pub(super) struct Class {
     class: usize,
-    /// First frame of the first slab with something to give; 0 ends the list.
+    /// Frame of the first slab with something to give; 0 ends the list.
     partial: u32,
     /// Slabs in the list that have no object in use.
     nr_empty: u32,
@@ -94,12 +84,12 @@ impl Class {
     }
 
     fn capacity(&self) -> u32 {
-        ((PAGE_SIZE << order(self.class)) / self.size()) as u32
+        (PAGE_SIZE / self.size()) as u32
     }
 
     /// Bytes of frames held, and bytes of objects handed out.
     pub(super) fn usage(&self) -> (usize, usize) {
-        (self.nr_slabs * (PAGE_SIZE << order(self.class)), self.nr_used * self.size())
+        (self.nr_slabs * PAGE_SIZE, self.nr_used * self.size())
     }
 
     /// Takes an object out. `None`: no frames left.
@@ -140,8 +130,7 @@ impl Class {
     ///
     /// 1. `object` came from [`Class::alloc`] of this class and is not used any more.
     pub(super) unsafe fn free(&mut self, object: NonNull<u8>) {
-        let slab_pages = 1u64 << order(self.class);
-        let pfn = (arch::mem::pfn_of(object.as_ptr()) & !(slab_pages - 1)) as u32;
+        let pfn = arch::mem::pfn_of(object.as_ptr()) as u32;
         let offset = object.as_ptr() as usize - arch::mem::frame_ptr(u64::from(pfn)) as usize;
         let slab = Slab::of(pfn);
         let was_full = slab.free_head() == 0 && slab.cut() == self.capacity();
@@ -163,7 +152,7 @@ impl Class {
 
     /// Adds a slab to the front of the list.
     fn grow(&mut self) -> Option<u32> {
-        let pfn = frame::alloc_run(order(self.class))?;
+        let pfn = frame::alloc_run(0)?;
         Slab::of(pfn).reset();
         self.nr_slabs += 1;
         self.nr_empty += 1;
@@ -176,8 +165,8 @@ impl Class {
         self.unlink(pfn);
         self.nr_empty -= 1;
         self.nr_slabs -= 1;
-        // SAFETY: the run came from `alloc_run` in `grow` with this order, and no object of it is in use.
-        unsafe { frame::free_run(pfn, order(self.class)) };
+        // SAFETY: the frame came from `alloc_run` in `grow`, and no object of it is in use.
+        unsafe { frame::free_run(pfn, 0) };
     }
 
     /// Gives all empty slabs back; how many frames that were.
@@ -188,7 +177,7 @@ impl Class {
             let next = Slab::of(pfn).next();
             if Slab::of(pfn).in_use() == 0 {
                 self.shrink(pfn);
-                freed += 1 << order(self.class);
+                freed += 1;
             }
             pfn = next;
         }
@@ -219,7 +208,7 @@ impl Class {
     }
 }
 
-/// What the metadata of a slab's first frame says: `flags` = objects in use and cut, `index` = first free object,
+/// What the metadata of a slab's frame says: `flags` = objects in use and cut, `index` = first free object,
 /// `owner` = list links.
 struct Slab<'a>(&'a FrameMeta);
 

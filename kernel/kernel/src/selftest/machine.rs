@@ -111,6 +111,24 @@ fn fork_shares_pages() {
     check("dropping page tables frees everything", free_frames() == before);
 }
 
+/// More than the largest run of frames.
+fn large_objects_are_mapped() {
+    const BYTES: usize = 10 << 20;
+    let mut free = Vec::new();
+    let mut kept = true;
+    for round in 0..4u8 {
+        let mut large = alloc::vec![round; BYTES];
+        large.extend_from_slice(&[round; 5000]);
+        kept &= large.iter().all(|byte| *byte == round);
+        drop(large);
+        free.push(free_frames());
+    }
+    check("large objects keep their bytes", kept);
+    check("large objects use their addresses again", free[3] == free[1]);
+    let huge: Result<(), _> = Vec::<u8>::new().try_reserve(1 << 40);
+    check("an object larger than memory is refused", huge.is_err());
+}
+
 /// Transmit interrupts seen.
 static SENT: AtomicU32 = AtomicU32::new(0);
 
@@ -263,6 +281,7 @@ pub(super) fn run() {
     drop([16, 32, 48, 64, 96, 128, 192, 256].map(|size| alloc::vec![1u8; size]));
     page_tables_map_and_forget();
     fork_shares_pages();
+    large_objects_are_mapped();
     timer_fires();
     device_lines_interrupt();
     several_cpus();

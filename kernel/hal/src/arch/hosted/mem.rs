@@ -55,3 +55,25 @@ pub fn ensure_ready() {
     // SAFETY: the arena is used for frames only, its metadata is zeroed, and it is given away once.
     READY.call_once(|| unsafe { crate::frame::add_range(1, NR_FRAMES as u64) });
 }
+
+/// All memory is frames here.
+pub fn is_frame(_ptr: *const u8) -> bool {
+    true
+}
+
+/// Areas of single frames need a machine that maps them.
+pub fn alloc_pages(_pages: usize) -> Option<core::ptr::NonNull<u8>> {
+    None
+}
+
+/// Never called: [`alloc_pages`] gives nothing.
+///
+/// # Safety
+///
+/// 1. None.
+pub unsafe fn free_pages(_area: *mut u8, _pages: usize) {}
+
+/// There are no areas to take apart.
+pub fn trim_pages() -> usize {
+    0
+}

@@ -43,6 +43,34 @@ pub fn copy_out(addr: u64, buf: &[u8]) -> usize {
     walk(addr, buf.len(), true, |frame, offset, done, now| frame.write(offset, &buf[done..done + now]))
 }
 
+/// As [`copy_in`], to a place that is no Rust object.
+///
+/// # Safety
+///
+/// 1. `to..to + len` is writable memory.
+pub unsafe fn copy_in_raw(addr: u64, to: *mut u8, len: usize) -> usize {
+    walk(addr, len, false, |frame, offset, done, now| {
+        let mut page = [0; PAGE_SIZE];
+        frame.read(offset, &mut page[..now]);
+        // SAFETY: 1: `done + now` is at most `len`.
+        unsafe { core::ptr::copy_nonoverlapping(page.as_ptr(), to.add(done), now) }
+    })
+}
+
+/// As [`copy_out`], from a place that is no Rust object.
+///
+/// # Safety
+///
+/// 1. `from..from + len` is readable memory.
+pub unsafe fn copy_out_raw(addr: u64, from: *const u8, len: usize) -> usize {
+    walk(addr, len, true, |frame, offset, done, now| {
+        let mut page = [0; PAGE_SIZE];
+        // SAFETY: 1: `done + now` is at most `len`.
+        unsafe { core::ptr::copy_nonoverlapping(from.add(done), page.as_mut_ptr(), now) }
+        frame.write(offset, &page[..now]);
+    })
+}
+
 pub fn zero(addr: u64, len: usize) -> usize {
     walk(addr, len, true, |frame, offset, _, now| frame.zero(offset..offset + now))
 }

@@ -14,6 +14,8 @@ use crate::sync::Once;
 /// Longest table believed.
 const MAX_TABLE: usize = 1 << 20;
 const HEADER: usize = 36;
+/// Where PCs have their first I/O APIC.
+const DEFAULT_IO_APIC: u64 = 0xfec0_0000;
 
 /// An I/O APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +79,14 @@ pub(crate) fn platform() -> &'static Platform {
 /// Reads the tables that the root pointer at `rsdp` leads to.
 pub(crate) fn init(rsdp: Option<u64>) {
     let found = rsdp.or_else(find_rsdp).and_then(read_platform);
-    PLATFORM.call_once(|| found.unwrap_or_default());
+    PLATFORM.call_once(|| {
+        let mut platform = found.unwrap_or_default();
+        if platform.io_apics.is_empty() {
+            log::warn!("ACPI: no MADT; taking an I/O APIC at its usual place");
+            push(&mut platform.io_apics, IoApic { address: DEFAULT_IO_APIC, gsi_base: 0 });
+        }
+        platform
+    });
 }
 
 fn u8_at(bytes: &[u8], at: usize) -> Option<u8> {

@@ -36,6 +36,14 @@ pub(crate) fn meta(pfn: u64) -> &'static FrameMeta {
     unsafe { &*((FRAME_META + pfn * META_BYTES) as *const FrameMeta) }
 }
 
+/// Does `ptr` point into a frame by its [`frame_ptr`] (and not into an area of [`alloc_pages`])?
+#[inline]
+pub(crate) fn is_frame(ptr: *const u8) -> bool {
+    (ptr as u64) < super::layout::VMAP
+}
+
+pub(crate) use super::area::{alloc as alloc_pages, free as free_pages, trim as trim_pages};
+
 /// Frames are there from the first request on: `init` ran long before.
 #[inline]
 pub(crate) fn ensure_ready() {}

@@ -2,6 +2,7 @@
 
 mod acpi;
 mod apic;
+mod area;
 pub(crate) mod boot;
 pub(crate) mod console;
 pub(crate) mod cpu;

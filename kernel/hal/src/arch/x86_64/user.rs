@@ -30,6 +30,34 @@ pub(crate) fn copy_out(to: u64, buf: &[u8]) -> usize {
     unsafe { usercopy::copy_to(to, buf.as_ptr(), buf.len()) }
 }
 
+/// Copies from user memory to a place that is no Rust object; returns how many bytes arrived.
+///
+/// # Safety
+///
+/// 1. `to..to + len` is writable memory; others may access it meanwhile as bytes.
+#[inline]
+pub(crate) unsafe fn copy_in_raw(from: u64, to: *mut u8, len: usize) -> usize {
+    if !below_user_end(from, len) {
+        return 0;
+    }
+    // SAFETY: 1. checked. 2. by our own 1.
+    unsafe { usercopy::copy_from(to, from, len) }
+}
+
+/// Copies to user memory from a place that is no Rust object; returns how many bytes arrived.
+///
+/// # Safety
+///
+/// 1. `from..from + len` is readable memory; others may access it meanwhile as bytes.
+#[inline]
+pub(crate) unsafe fn copy_out_raw(to: u64, from: *const u8, len: usize) -> usize {
+    if !below_user_end(to, len) {
+        return 0;
+    }
+    // SAFETY: 1. checked. 2. by our own 1.
+    unsafe { usercopy::copy_to(to, from, len) }
+}
+
 /// Zeroes user memory; returns how many bytes.
 #[inline]
 pub(crate) fn zero(to: u64, len: usize) -> usize {

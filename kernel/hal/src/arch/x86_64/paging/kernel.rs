@@ -145,6 +145,27 @@ pub(crate) unsafe fn map(vaddr: u64, paddr: u64, len: u64, flags: u64) -> Result
 ///
 /// 1. The page is the caller's, and nobody accesses it any more.
 pub(crate) unsafe fn unmap_page(vaddr: u64) -> Option<u64> {
+    // SAFETY: 1 is the caller's.
+    let entry = unsafe { edit_page(vaddr, |_| 0) }?;
+    (entry != 0).then_some(entry & pte::ADDR)
+}
+
+/// As [`unmap_page`], but the entry goes on remembering the physical address, for a later `unmap_page`.
+///
+/// # Safety
+///
+/// 1. As [`unmap_page`].
+pub(crate) unsafe fn hide_page(vaddr: u64) {
+    // SAFETY: 1 is the caller's.
+    unsafe { edit_page(vaddr, |entry| entry & !PRESENT) };
+}
+
+/// Changes the leaf entry for `vaddr`; the old one. `None`: there is no table for it.
+///
+/// # Safety
+///
+/// 1. The page is the caller's, and the new entry maps nothing new.
+unsafe fn edit_page(vaddr: u64, edit: impl FnOnce(u64) -> u64) -> Option<u64> {
     let _lock = VMAP_LOCK.lock();
     let mut tables = DirectTables;
     // SAFETY: as in `map`.
@@ -158,6 +179,6 @@ pub(crate) unsafe fn unmap_page(vaddr: u64) -> Option<u64> {
         table = entry & pte::ADDR;
     }
     let entry = mapper.read(table, pte::index(vaddr, 1));
-    mapper.write(table, pte::index(vaddr, 1), 0);
-    (entry & PRESENT != 0).then_some(entry & pte::ADDR)
+    mapper.write(table, pte::index(vaddr, 1), edit(entry));
+    Some(entry)
 }
