@@ -209,7 +209,10 @@ impl Frame {
     }
 
     /// Gives the reference up for its number, to be kept in a page table.
-    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "hosted page tables hold `Frame`s themselves"))]
+    #[cfg_attr(
+        not(target_os = "none"),
+        expect(dead_code, reason = "hosted page tables hold `Frame`s themselves")
+    )]
     pub(crate) fn into_pfn(self) -> u64 {
         let pfn = self.pfn();
         core::mem::forget(self);
@@ -221,7 +224,10 @@ impl Frame {
     /// # Safety
     ///
     /// 1. `pfn` came from [`Frame::into_pfn`], and this is the only value made from that reference.
-    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "hosted page tables hold `Frame`s themselves"))]
+    #[cfg_attr(
+        not(target_os = "none"),
+        expect(dead_code, reason = "hosted page tables hold `Frame`s themselves")
+    )]
     pub(crate) unsafe fn from_pfn(pfn: u64) -> Frame {
         debug_assert!(pfn != 0 && pfn <= u64::from(u32::MAX));
         // SAFETY: 1: numbers of frames are not 0.

@@ -306,7 +306,9 @@ mod tests {
                 let (object, layout, tag) = live.swap_remove(random % live.len());
                 // SAFETY: the object is live with this layout.
                 unsafe {
-                    assert!(std::slice::from_raw_parts(object, layout.size()).iter().all(|byte| *byte == tag));
+                    assert!(
+                        std::slice::from_raw_parts(object, layout.size()).iter().all(|byte| *byte == tag)
+                    );
                     heap.dealloc(object, layout);
                 }
             }

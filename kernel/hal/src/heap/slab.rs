@@ -27,7 +27,8 @@ use crate::arch;
 use crate::frame::{self, FrameMeta};
 
 /// Object sizes. Sizes that are no powers of two waste less; their objects are aligned to 16 only.
-pub(super) const SIZES: [u16; 15] = [16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096];
+pub(super) const SIZES: [u16; 15] =
+    [16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096];
 /// Largest object that a slab holds.
 pub(super) const MAX_SIZE: usize = 2048;
 /// Number of classes in use: the last size marks the end only.

@@ -99,9 +99,7 @@ fn fork_shares_pages() {
     let frames: Vec<Frame> = FAR_APART.iter().map(|addr| put(&parent, *addr, PteFlags::WRITE)).collect();
     let copied = parent.fork_range(&child, PageRange::all(), ForkMode::Cow);
     check("fork copies", copied.is_ok() && child.resident() == FAR_APART.len());
-    let is_cow = |table: &PageTable, addr| {
-        matches!(table.cursor(page(addr)).query(addr), Entry::Present { flags, .. } if flags == PteFlags::COW)
-    };
+    let is_cow = |table: &PageTable, addr| matches!(table.cursor(page(addr)).query(addr), Entry::Present { flags, .. } if flags == PteFlags::COW);
     check(
         "both sides are copy-on-write",
         FAR_APART.iter().all(|addr| is_cow(&parent, *addr) && is_cow(&child, *addr)),
@@ -181,7 +179,10 @@ fn timer_fires() {
     }
     let took = time::now_ns() - start;
     TIMER_OURS.store(false, Ordering::Relaxed);
-    check("the timer fires once, not early", TIMER_FIRED.load(Ordering::Relaxed) == fired + 1 && took >= 2_000_000);
+    check(
+        "the timer fires once, not early",
+        TIMER_FIRED.load(Ordering::Relaxed) == fired + 1 && took >= 2_000_000,
+    );
     check("the wall clock is in this century", time::wall_base_ns() > 946_684_800_000_000_000);
 }
 

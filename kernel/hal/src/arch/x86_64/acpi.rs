@@ -166,7 +166,9 @@ fn parse_madt(table: &[u8], platform: &mut Platform) -> Option<()> {
     while let (Some(kind), Some(len)) = (u8_at(table, at), u8_at(table, at + 1)) {
         let entry = table.get(at..at + usize::from(len))?;
         match kind {
-            0 if u32_at(entry, 4)? & ENABLED != 0 => push(&mut platform.apic_ids, u32::from(u8_at(entry, 3)?)),
+            0 if u32_at(entry, 4)? & ENABLED != 0 => {
+                push(&mut platform.apic_ids, u32::from(u8_at(entry, 3)?))
+            }
             1 => push(
                 &mut platform.io_apics,
                 IoApic { address: u64::from(u32_at(entry, 4)?), gsi_base: u32_at(entry, 8)? },

@@ -4,7 +4,7 @@
 //!
 //! Source: Intel SDM vol. 3 ch. 11.
 
-use core::sync::atomic::{AtomicU64, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::cpu::Feature;
 use super::instr::{self, rdmsr, wrmsr};

@@ -35,8 +35,10 @@ struct Areas {
 // SAFETY: the freed areas belong to the list alone.
 unsafe impl Send for Areas {}
 
-static AREAS: IrqLock<Areas> =
-    IrqLock::new("hal.area", Areas { freed: core::ptr::null_mut(), ranges: [const { Vec::new() }; MAX_ORDER + 1] });
+static AREAS: IrqLock<Areas> = IrqLock::new(
+    "hal.area",
+    Areas { freed: core::ptr::null_mut(), ranges: [const { Vec::new() }; MAX_ORDER + 1] },
+);
 
 fn order_of(pages: usize) -> Option<usize> {
     let order = pages.checked_next_power_of_two()?.trailing_zeros() as usize;

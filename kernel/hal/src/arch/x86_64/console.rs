@@ -31,7 +31,9 @@ const MAX_POLLS: u32 = 100_000;
 
 /// Sets the port to 115200 baud, 8 bits, no parity, with FIFOs, interrupts off.
 pub(crate) fn init() {
-    for (port, value) in [(IER, 0x00), (LCR, 0x80), (THR, 0x01), (IER, 0x00), (LCR, 0x03), (FCR, 0x07), (MCR, 0x03)] {
+    for (port, value) in
+        [(IER, 0x00), (LCR, 0x80), (THR, 0x01), (IER, 0x00), (LCR, 0x03), (FCR, 0x07), (MCR, 0x03)]
+    {
         // SAFETY: the ports are the UART's, which does no DMA; this module owns it until a driver claims it.
         unsafe { outb(port, value) }
     }

@@ -215,6 +215,12 @@ pub(crate) fn info(cpu: u32) -> CpuInfo {
         apic_id: apic::id_of(cpu),
         flags: flags(),
         address_bits: (sizes as u8, (sizes >> 8) as u8),
-        cache_kib: if max_extended < 0x8000_0006 { 0 } else if l3_kib != 0 { l3_kib } else { l2_kib },
+        cache_kib: if max_extended < 0x8000_0006 {
+            0
+        } else if l3_kib != 0 {
+            l3_kib
+        } else {
+            l2_kib
+        },
     }
 }

@@ -27,7 +27,9 @@ pub(crate) const IA32_KERNEL_GS_BASE: u32 = 0xc000_0102;
 pub(crate) unsafe fn rdmsr(msr: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: 1 is the caller's. Reading changes nothing that Rust knows of.
-    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nostack, preserves_flags))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 

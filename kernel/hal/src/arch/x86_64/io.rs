@@ -23,7 +23,10 @@ const FORBIDDEN: [(u16, u16); 8] = [
 /// May a driver have these ports?
 pub(crate) fn ports_allowed(base: u16, len: u16) -> bool {
     let end = u32::from(base) + u32::from(len);
-    len != 0 && !FORBIDDEN.iter().any(|&(first, last)| u32::from(base) <= u32::from(last) && u32::from(first) < end)
+    len != 0
+        && !FORBIDDEN
+            .iter()
+            .any(|&(first, last)| u32::from(base) <= u32::from(last) && u32::from(first) < end)
 }
 
 /// Reads a byte from a port that `ports_allowed` allowed.
@@ -87,9 +90,9 @@ pub(crate) fn map_device(phys: PhysAddr, len: usize) -> Result<Window, ClaimErro
     let page = PAGE_SIZE as u64;
     let end = phys.0.checked_add(len as u64).filter(|end| *end < 1 << 52).ok_or(ClaimError::Forbidden)?;
     let (start, end) = (phys.0 & !(page - 1), end.next_multiple_of(page));
-    let is_memory = boot::firmware_map().iter().any(|region| {
-        region.kind != Kind::Reserved && start < region.end && region.start < end
-    });
+    let is_memory = boot::firmware_map()
+        .iter()
+        .any(|region| region.kind != Kind::Reserved && start < region.end && region.start < end);
     let platform = acpi::platform();
     let ours = platform.io_apics.iter().map(|io_apic| io_apic.address).chain([platform.local_apic]);
     if len == 0 || is_memory || ours.chain(platform.hpet).any(|address| (start..end).contains(&address)) {

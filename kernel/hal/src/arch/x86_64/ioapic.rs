@@ -94,16 +94,21 @@ fn map(address: u64, gsi_base: u32) -> Option<Controller> {
 pub(crate) fn route(line: IrqLine) -> Result<(), RequestError> {
     let found = match line {
         // ISA: rising edge, unless the firmware says otherwise.
-        IrqLine::Isa(isa) => acpi::platform().overrides.iter().find(|entry| entry.isa == isa).copied().unwrap_or(
-            Override { isa, gsi: u32::from(isa), active_low: false, level: false },
-        ),
+        IrqLine::Isa(isa) => acpi::platform()
+            .overrides
+            .iter()
+            .find(|entry| entry.isa == isa)
+            .copied()
+            .unwrap_or(Override { isa, gsi: u32::from(isa), active_low: false, level: false }),
         // PCI: low level.
         IrqLine::Gsi(gsi) => Override { isa: 0, gsi, active_low: true, level: true },
     };
     let controllers = CONTROLLERS.lock();
     let controller = controllers
         .iter()
-        .find(|controller| (controller.gsi_base..controller.gsi_base + controller.inputs).contains(&found.gsi))
+        .find(|controller| {
+            (controller.gsi_base..controller.gsi_base + controller.inputs).contains(&found.gsi)
+        })
         .ok_or(RequestError::NoSuchLine)?;
     let vector = irq::assign_vector(line).ok_or(RequestError::NoSpace)?;
     let polarity = if found.active_low { ACTIVE_LOW } else { 0 };

@@ -129,7 +129,11 @@ pub(crate) fn interrupt(vector: u8, from_user: bool) {
                 0 => count(Kind::Spurious),
                 code => {
                     let number = (code & !GSI) - 1;
-                    crate::irq::dispatch(if code & GSI == 0 { IrqLine::Isa(number as u8) } else { IrqLine::Gsi(number) });
+                    crate::irq::dispatch(if code & GSI == 0 {
+                        IrqLine::Isa(number as u8)
+                    } else {
+                        IrqLine::Gsi(number)
+                    });
                     // After the handler: a level-triggered line is quiet by now.
                     apic::end_of_interrupt();
                 }
@@ -163,7 +167,10 @@ pub(crate) fn collect_counts() -> Vec<IrqInfo> {
     let info = |&(kind, label, name): &(Kind, &str, &str)| IrqInfo {
         label: String::from(label),
         name: String::from(name),
-        counts: STATES[..cpus].iter().map(|state| state.counts[kind as usize].load(Ordering::Relaxed)).collect(),
+        counts: STATES[..cpus]
+            .iter()
+            .map(|state| state.counts[kind as usize].load(Ordering::Relaxed))
+            .collect(),
     };
     KINDS.iter().map(info).collect()
 }

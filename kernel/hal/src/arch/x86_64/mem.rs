@@ -77,7 +77,12 @@ impl Tables for EarlyTables<'_> {
 ///
 /// 1. Called once, by the boot CPU, with the kernel's tables at `root` loaded and nobody else changing them.
 /// 2. `memory` holds usable memory that nobody uses, all of it in the direct map.
-pub(super) unsafe fn init(mut memory: BootMemory, root: u64, gib_pages: bool, ram: &[(u64, u64)]) -> Option<()> {
+pub(super) unsafe fn init(
+    mut memory: BootMemory,
+    root: u64,
+    gib_pages: bool,
+    ram: &[(u64, u64)],
+) -> Option<()> {
     KERNEL_ROOT.store(root, Ordering::Relaxed);
     let mut mapped_to = 0;
     let mut sorted = [(0, 0); 64];

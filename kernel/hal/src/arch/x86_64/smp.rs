@@ -164,7 +164,12 @@ fn start(number: u32, apic_id: u32) -> Result<(), &'static str> {
     let stack = KernelStack::new().map_err(|_| "no memory for its stack")?;
     let local = CpuLocal::allocate(number).ok_or("no memory for its area")?;
     let params = &raw const keel_trampoline_params as u64 - &raw const keel_trampoline as u64;
-    let values = [mem::kernel_root(), stack.top(), core::ptr::from_ref(local) as u64, keel_ap_start as *const () as u64];
+    let values = [
+        mem::kernel_root(),
+        stack.top(),
+        core::ptr::from_ref(local) as u64,
+        keel_ap_start as *const () as u64,
+    ];
     // SAFETY: the parameters lie in the copied trampoline; no CPU is starting now.
     unsafe { low(TRAMPOLINE + params).cast::<[u64; 4]>().write_volatile(values) };
     // The CPU keeps its stack for ever: it is the stack of its idle thread.

@@ -34,7 +34,8 @@ const COMMON: usize = 16;
 /// The ends of mapped, unused stacks.
 static CACHES: [IrqLock<([u64; CACHED], usize)>; MAX_CPUS] =
     [const { IrqLock::new("hal.stack.cache", ([0; CACHED], 0)) }; MAX_CPUS];
-static LISTS: IrqLock<Lists> = IrqLock::new("hal.stack.lists", Lists { mapped: Vec::new(), unmapped: Vec::new() });
+static LISTS: IrqLock<Lists> =
+    IrqLock::new("hal.stack.lists", Lists { mapped: Vec::new(), unmapped: Vec::new() });
 /// Stacks in `Lists::mapped`, read without the lock.
 static NR_MAPPED: AtomicUsize = AtomicUsize::new(0);
 

@@ -218,7 +218,9 @@ impl Reference {
     /// Nanoseconds from one reading to a later one.
     fn elapsed_ns(&self, from: u64, to: u64) -> u64 {
         match self {
-            Reference::Hpet(_, femtoseconds) => (to.wrapping_sub(from) & 0xffff_ffff) * femtoseconds / 1_000_000,
+            Reference::Hpet(_, femtoseconds) => {
+                (to.wrapping_sub(from) & 0xffff_ffff) * femtoseconds / 1_000_000
+            }
             Reference::PmTimer(_) => (to.wrapping_sub(from) & 0xff_ffff) * NS_PER_S / PM_TIMER_HZ,
             Reference::Pit => to.saturating_sub(from) * NS_PER_S / PIT_HZ,
         }
@@ -351,6 +353,8 @@ fn seconds([second, minute, hour, day, month, year]: [u8; 6]) -> Option<i64> {
         month += 12;
         year -= 1;
     }
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + i64::from(day) - 1 - 719_468;
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + i64::from(day)
+        - 1
+        - 719_468;
     Some(((days * 24 + i64::from(hour)) * 60 + i64::from(minute)) * 60 + i64::from(second))
 }

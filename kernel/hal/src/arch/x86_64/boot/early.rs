@@ -154,7 +154,8 @@ fn build_tables(memory: &mut BootMemory, start: &StartInfo) -> Option<u64> {
     let mut count = 0;
     // Usable memory and ACPI tables, with their holes: what is reserved stays unmapped.
     for region in start.map.iter().filter(|region| region.kind == super::memory::Kind::Usable) {
-        let (from, to) = (region.start.next_multiple_of(PAGE_SIZE as u64), region.end & !(PAGE_SIZE as u64 - 1));
+        let (from, to) =
+            (region.start.next_multiple_of(PAGE_SIZE as u64), region.end & !(PAGE_SIZE as u64 - 1));
         if from < to && count < ram.len() {
             ram[count] = (from, to);
             count += 1;

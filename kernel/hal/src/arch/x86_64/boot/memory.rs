@@ -100,7 +100,10 @@ impl BootMemory {
 
     /// Takes out all pages that `start..end` touches.
     pub(crate) fn reserve(&mut self, start: u64, end: u64) {
-        let (start, end) = (start & !(PAGE_SIZE as u64 - 1), end.saturating_add(PAGE_SIZE as u64 - 1) & !(PAGE_SIZE as u64 - 1));
+        let (start, end) = (
+            start & !(PAGE_SIZE as u64 - 1),
+            end.saturating_add(PAGE_SIZE as u64 - 1) & !(PAGE_SIZE as u64 - 1),
+        );
         let mut at = 0;
         while at < self.count {
             let (low, high) = self.spans[at];
@@ -122,7 +125,11 @@ impl BootMemory {
             let end = start.checked_add(bytes)?;
             (end <= span.1.min(limit)).then_some(start)
         };
-        let best = self.spans().iter().filter(|span| fit(span).is_some()).max_by_key(|span| span.1.min(limit) - span.0)?;
+        let best = self
+            .spans()
+            .iter()
+            .filter(|span| fit(span).is_some())
+            .max_by_key(|span| span.1.min(limit) - span.0)?;
         let start = fit(best)?;
         self.reserve(start, start + bytes);
         Some(start)
@@ -160,7 +167,8 @@ mod tests {
 
     #[test]
     fn reserved_entries_win_over_usable_ones_that_overlap_them() {
-        let free = BootMemory::new(&map(&[(0, 0x10000, Kind::Usable), (0x8000, 0x20000, Kind::Reserved)]), u64::MAX);
+        let free =
+            BootMemory::new(&map(&[(0, 0x10000, Kind::Usable), (0x8000, 0x20000, Kind::Reserved)]), u64::MAX);
         assert_eq!(free.spans(), [(0, 0x8000)]);
     }
 }

@@ -115,7 +115,11 @@ pub(crate) fn initrd_release(end: usize) {
     let mut released = INITRD_RELEASED.lock();
     let page = PAGE_SIZE as u64;
     let first = if *released == 0 { start & !(page - 1) } else { (start + *released as u64) & !(page - 1) };
-    let last = if end >= len { (start + len as u64).next_multiple_of(page) } else { (start + end as u64) & !(page - 1) };
+    let last = if end >= len {
+        (start + len as u64).next_multiple_of(page)
+    } else {
+        (start + end as u64) & !(page - 1)
+    };
     if *released >= len || first >= last {
         return;
     }

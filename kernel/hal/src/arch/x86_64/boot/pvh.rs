@@ -69,7 +69,13 @@ pub(crate) fn read(info: u64) -> Option<StartInfo> {
         return None;
     }
     let version = peek::<4>(info + 4);
-    let mut start = StartInfo { cmdline: [0; MAX_CMDLINE], cmdline_len: 0, initrd: None, rsdp: None, map: MemoryMap::new() };
+    let mut start = StartInfo {
+        cmdline: [0; MAX_CMDLINE],
+        cmdline_len: 0,
+        initrd: None,
+        rsdp: None,
+        map: MemoryMap::new(),
+    };
     start.cmdline_len = read_cmdline(info, &mut start.cmdline);
     if peek::<4>(info + 12) > 0 {
         let module = peek::<8>(info + 16);

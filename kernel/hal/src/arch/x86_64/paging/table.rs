@@ -318,7 +318,13 @@ fn count(paddr: u64, change: i64) -> u64 {
 /// # Safety
 ///
 /// 1. The locks of both page tables are held, and `from` is a level-1 table of the parent.
-unsafe fn copy_leaves(child: &PageTable, from: u64, start: u64, end: u64, mode: ForkMode) -> Result<bool, NoMemory> {
+unsafe fn copy_leaves(
+    child: &PageTable,
+    from: u64,
+    start: u64,
+    end: u64,
+    mode: ForkMode,
+) -> Result<bool, NoMemory> {
     // SAFETY: 1.
     let source = unsafe { table_at(from) };
     let first = pte::index(start, 1);
@@ -395,7 +401,10 @@ pub struct Cursor<'a> {
 impl Cursor<'_> {
     #[track_caller]
     fn check(&self, addr: u64) {
-        assert!(self.range.contains(addr) && addr.is_multiple_of(PAGE_SIZE as u64), "address outside of the cursor");
+        assert!(
+            self.range.contains(addr) && addr.is_multiple_of(PAGE_SIZE as u64),
+            "address outside of the cursor"
+        );
     }
 
     /// The range it may edit.
@@ -614,7 +623,12 @@ impl Cursor<'_> {
                 return false;
             }
             let flags = new | (flags_of(old) & hardware);
-            match slot.compare_exchange_weak(old, encode(pfn(old), flags), Ordering::AcqRel, Ordering::Relaxed) {
+            match slot.compare_exchange_weak(
+                old,
+                encode(pfn(old), flags),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => break,
                 Err(now) => old = now,
             }
