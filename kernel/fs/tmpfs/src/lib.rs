@@ -1,3 +1,21 @@
-//! Keel's `tmpfs` crate.
-#![no_std]
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod dir;
+mod file;
+mod inode;
+mod memfd;
+mod options;
+mod superblock;
+
+pub use memfd::create_memfd;
+pub use superblock::{Instance, TMPFS, Tmpfs, TmpfsType, new_instance};
+
+/// Makes "tmpfs", "ramfs" and "rootfs" known to mount(2).
+pub fn register() -> abi::Result<()> {
+    vfs::register_fs(&superblock::TMPFS)?;
+    vfs::register_fs(&superblock::RAMFS)
+}

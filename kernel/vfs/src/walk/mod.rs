@@ -14,8 +14,6 @@
 
 mod fast;
 mod slow;
-#[cfg(test)]
-mod tests;
 
 use alloc::sync::Arc;
 
