@@ -30,6 +30,18 @@ pub struct Built {
 
 /// Builds the kernel; quick when nothing has changed.
 pub fn build(flavour: Flavour) -> Result<Built> {
+    build_with(flavour, &[])
+}
+
+/// Builds the kernel that tests hal instead of booting, and puts it where no other build replaces it.
+pub fn build_selftest(flavour: Flavour) -> Result<PathBuf> {
+    let built = build_with(flavour, &["--features", "selftest"])?;
+    let copy = built.elf.with_file_name("keel-selftest");
+    std::fs::copy(&built.elf, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+    Ok(copy)
+}
+
+fn build_with(flavour: Flavour, options: &[&str]) -> Result<Built> {
     let toolchain = Toolchain::find()?;
     let step = ui::Step::new("building the kernel");
     let start = Instant::now();
@@ -37,7 +49,7 @@ pub fn build(flavour: Flavour) -> Result<Built> {
     let mut cargo = toolchain.cargo();
     cargo.current_dir(paths::repo()).args(["build", "--package", "keel", "--target", TARGET]);
     cargo.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
-    cargo.arg("--target-dir").arg(&target_dir);
+    cargo.arg("--target-dir").arg(&target_dir).args(options);
     if flavour == Flavour::Release {
         cargo.arg("--release");
     }

@@ -1,7 +1,7 @@
 //! Unit, property and documentation tests of every crate, by `cargo test` on this machine.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -11,9 +11,12 @@ use crate::{paths, toolchain};
 /// Programs for the guest: their tests do not run here.
 const GUEST_ONLY: [&str; 2] = ["user-tests", "user-bench"];
 
+/// Seconds for building and running them all.
+const TIME_LIMIT: &str = "1200";
+
 /// Runs `cargo test` and notes a verdict for each test in its output.
 pub fn run(tally: &mut Tally) -> Result<()> {
-    let mut cargo = toolchain::host_cargo();
+    let mut cargo = with_time_limit(&toolchain::host_cargo());
     cargo.current_dir(paths::repo()).args(["test", "--workspace", "--no-fail-fast", "--color=never"]);
     for package in GUEST_ONLY {
         cargo.args(["--exclude", package]);
@@ -41,6 +44,19 @@ pub fn run(tally: &mut Tally) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The same command, ended by timeout(1) when it takes too long: one test that hangs must not stop them all.
+fn with_time_limit(cargo: &Command) -> Command {
+    let mut limited = Command::new("timeout");
+    limited.args(["--kill-after=10", TIME_LIMIT]).arg(cargo.get_program()).args(cargo.get_args());
+    for (name, value) in cargo.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited
 }
 
 /// Reads the output of `cargo test`.

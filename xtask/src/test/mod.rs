@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   host       cargo test of every crate, on this machine                     host.rs
+//!   machine    hal's own tests, in a kernel built for them                    machine.rs
 //!   user       user/tests in guests: Keel with 1, 2 and 4 CPUs, and Linux     user.rs     \ batch.rs runs the
 //!   scenario   commands of user/scenarios/*.toml, same guests                 scenario.rs / guests of both
 //!   session    dialogues of user/sessions/*.toml on a pseudo-terminal         session.rs
@@ -10,6 +11,7 @@
 
 mod batch;
 mod host;
+mod machine;
 mod scenario;
 mod session;
 mod user;
@@ -146,7 +148,7 @@ impl Tally {
 
 /// Whether a filter begins with the name of a kind of test.
 fn names_a_group(filter: &str) -> bool {
-    ["host/", "user/", "scenario/", "session/"].iter().any(|group| filter.starts_with(group))
+    ["host/", "machine/", "user/", "scenario/", "session/"].iter().any(|group| filter.starts_with(group))
 }
 
 /// Runs the chosen tests.
@@ -177,8 +179,12 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
 type Kind = fn(&mut Tally, &Platform) -> Result<()>;
 
 fn run_guests(tally: &mut Tally, platform: &Platform) {
-    let kinds: [(&str, Kind); 3] =
-        [("user", user::run), ("scenario", scenario::run), ("session", session::run)];
+    let kinds: [(&str, Kind); 4] = [
+        ("machine", machine::run),
+        ("user", user::run),
+        ("scenario", scenario::run),
+        ("session", session::run),
+    ];
     for (kind, run) in kinds {
         let group = format!("{kind}/{platform}/");
         if tally.may_want(&group) {
