@@ -1,8 +1,4 @@
-//! The machine, and every `unsafe` block of the kernel.
-//!
-//! Everything above this crate is safe Rust. The front (the files in this folder) is the same for all
-//! machines; what differs lives in `arch/`, behind the functions and types that `arch/README.md` lists:
-//! `x86_64` is the real machine, `hosted` an ordinary process, in which the crates above run their tests.
+#![doc = include_str!("../README.md")]
 #![no_std]
 
 extern crate alloc;
