@@ -30,6 +30,7 @@ use unwinding::panicking::{self, Exception};
 use super::console::Console;
 use super::exception::vector;
 use super::{cpulocal, instr, symbols};
+use crate::addr::USER_END;
 use crate::preempt::NO_RESCHED;
 use crate::trap::{self, Oops, UserRegs};
 
@@ -315,6 +316,10 @@ fn backtrace(fatal: bool) {
             return UnwindReasonCode::NORMAL_STOP;
         }
         walk.left -= 1;
+        if ip < USER_END as usize {
+            report(walk.fatal, format_args!("  {ip:#018x} user"));
+            return UnwindReasonCode::NORMAL_STOP;
+        }
         match symbols::lookup(ip) {
             Some((name, offset)) => report(walk.fatal, format_args!("  {ip:#018x} {name}+{offset:#x}")),
             None => report(walk.fatal, format_args!("  {ip:#018x} (image+{:#x})", symbols::image_offset(ip))),
