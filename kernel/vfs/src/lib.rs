@@ -13,6 +13,7 @@ pub mod fcntl;
 pub mod fdtable;
 pub mod file;
 pub mod fs_context;
+pub mod initramfs;
 pub mod inode;
 pub mod lock;
 pub mod mount;

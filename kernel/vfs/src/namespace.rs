@@ -31,15 +31,8 @@ use crate::path::Path;
 use crate::perm::{self, Removal};
 use crate::walk::{self, At, Last, WalkFlags, lookup_locked};
 
-/// Makes an entry in `dir`. `EEXIST` goes before `EROFS` and `EACCES`, as on Linux.
-pub(crate) fn create_in(
-    dir: &Path,
-    name: &[u8],
-    mode: u32,
-    rdev: u64,
-    target: &[u8],
-    cred: &Cred,
-) -> Result<Path> {
+/// Makes an entry in `dir`, for `cred`. `EEXIST` goes before `EROFS` and `EACCES`, as on Linux.
+pub fn create_in(dir: &Path, name: &[u8], mode: u32, rdev: u64, target: &[u8], cred: &Cred) -> Result<Path> {
     let write = dir.mount.want_write();
     let inode = dir.inode().ok_or(Errno::ENOENT)?;
     let _exclusive = inode.sem.write();
@@ -205,24 +198,30 @@ fn link_in(old: &Path, dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
 pub fn unlinkat(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8]) -> Result<()> {
     let parent = walk::walk_parent(ctx, at, name)?;
     let Last::Name(last, has_slash) = parent.last else { return Err(Errno::EISDIR) };
-    let dir = &parent.dir;
+    if has_slash {
+        let victim = walk::lookup_child(&parent.dir.dentry, &last)?;
+        let inode = victim.inode().ok_or(Errno::ENOENT)?;
+        return Err(if inode.is_dir() { Errno::EISDIR } else { Errno::ENOTDIR });
+    }
+    unlink_in(&parent.dir, &last, ctx.cred)
+}
+
+/// Removes an entry of `dir` that is no directory, for `cred`.
+pub fn unlink_in(dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
     let _write = dir.mount.want_write()?;
     let dir_inode = dir.inode().ok_or(Errno::ENOENT)?;
     let _exclusive = dir_inode.sem.write();
-    let victim = lookup_locked(&dir.dentry, &last)?;
+    let victim = lookup_locked(&dir.dentry, name)?;
     let inode = victim.inode().ok_or(Errno::ENOENT)?;
-    if has_slash {
-        return Err(if inode.is_dir() { Errno::EISDIR } else { Errno::ENOTDIR });
-    }
-    perm::may_delete(dir_inode, &victim, ctx.cred, Removal::Other)?;
+    perm::may_delete(dir_inode, &victim, cred, Removal::Other)?;
     let _subject = inode.sem.write();
     if victim.is_mountpoint() {
         return Err(Errno::EBUSY);
     }
-    dir_inode.ops().unlink(dir_inode, &last, inode)?;
+    dir_inode.ops().unlink(dir_inode, name, inode)?;
     dcache::remove_deleted(&victim);
     inode.touch_ctime();
-    removed(dir_inode, &last, inode);
+    removed(dir_inode, name, inode);
     Ok(())
 }
 

@@ -27,6 +27,24 @@ pub trait PageInput: Input {
     fn take_page(&mut self) -> Option<Self::Page>;
 }
 
+impl<T: Input + ?Sized> Input for &mut T {
+    fn fill(&mut self) -> Result<&[u8], Error> {
+        (**self).fill()
+    }
+
+    fn consume(&mut self, len: usize) {
+        (**self).consume(len);
+    }
+}
+
+impl<T: PageInput> PageInput for &mut T {
+    type Page = T::Page;
+
+    fn take_page(&mut self) -> Option<T::Page> {
+        (**self).take_page()
+    }
+}
+
 /// An input over bytes in memory, cut into chunks.
 pub struct SliceInput<'a> {
     rest: &'a [u8],

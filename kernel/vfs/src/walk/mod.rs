@@ -25,7 +25,8 @@ use crate::dentry::Name;
 use crate::file::File;
 use crate::fs_context::WalkContext;
 use crate::path::Path;
-pub(crate) use slow::{Walker, cross_mounts, lookup_child, lookup_locked};
+pub use slow::lookup_child;
+pub(crate) use slow::{Walker, cross_mounts, lookup_locked};
 
 /// Symbolic links that one walk follows at most (path_resolution(7)).
 pub const MAX_LINKS: u32 = 40;

@@ -293,7 +293,7 @@ pub(crate) fn cross_mounts(path: &mut Path) {
 /// The entry `name` of `parent`, from the cache or from the file system; it may be negative.
 ///
 /// Takes the directory's `sem` for reading when the entry is not cached. May sleep.
-pub(crate) fn lookup_child(parent: &Arc<Dentry>, name: &[u8]) -> Result<Arc<Dentry>> {
+pub fn lookup_child(parent: &Arc<Dentry>, name: &[u8]) -> Result<Arc<Dentry>> {
     let hash = dcache::hash(parent, name);
     let dir = parent.inode().ok_or(Errno::ENOENT)?;
     if let Some(dentry) = cached_child(parent, dir, name, hash) {
