@@ -104,6 +104,7 @@ impl TestCalls {
                 0
             }
             program::COPY => {
+                let _counted = (regs.rdi == program::CURSED).then(|| CountsDrop);
                 let mut buf = [0; 64];
                 let len = buf.len().min(regs.rsi as usize);
                 user::read_partial(UserAddr(regs.rdi), &mut buf[..len]) as u64
@@ -130,6 +131,7 @@ impl Upcalls for TestCalls {
     }
 
     fn page_fault(&self, addr: UserAddr, _access: Access, regs: Option<&mut UserRegs>) -> Result<(), ()> {
+        assert!(addr.page().0 != program::CURSED, "a panic on purpose");
         if addr.page().0 != program::DATA {
             if let Some(regs) = regs {
                 RESULTS[(regs.rbx as usize).min(2)].store(addr.0, Ordering::Relaxed);
@@ -317,6 +319,11 @@ fn panics_cost_one_thread() {
     run_all();
     check("a panic in a system call unwinds it", DROPPED.load(Ordering::Relaxed) == 2);
     check("both were told", OOPSES.load(Ordering::Relaxed) == 2);
+    spawn_program(1, program::FAULT_ENTRY);
+    spawn_program(2, program::COPY_ENTRY);
+    run_all();
+    check("so does one in a page fault, of user code or of a copy", OOPSES.load(Ordering::Relaxed) == 4);
+    check("with all guards dropped", DROPPED.load(Ordering::Relaxed) == 3 && preempt::count() == 0);
 }
 
 /// Runs all tests and switches the machine off.
