@@ -14,6 +14,7 @@ mod arch;
 
 pub mod addr;
 pub mod boot;
+mod cells;
 pub mod cpu;
 mod error;
 pub mod frame;

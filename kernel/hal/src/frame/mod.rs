@@ -8,15 +8,17 @@
 //! last drop    ── per-CPU list ── (full:  BATCH at once) ──┘
 //! ```
 //!
-//! Usable in interrupt context; nothing here sleeps. Lock order: `hal.frame.local`, then `hal.frame.buddy`.
+//! Usable in interrupt context; nothing here sleeps. The lock is `hal.frame.buddy`.
 
 mod buddy;
 
+use core::cell::UnsafeCell;
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, UserAddr};
 use crate::arch;
+use crate::cells::CpuCells;
 use crate::cpu::MAX_CPUS;
 use crate::sync::IrqLock;
 
@@ -86,11 +88,35 @@ impl Local {
     const fn new() -> Local {
         Local { frames: [0; LOCAL_MAX], count: 0 }
     }
+
+    /// Takes up to [`BATCH`] frames from the buddy.
+    #[cold]
+    fn refill(&mut self) {
+        let mut buddy = BUDDY.lock();
+        while self.count < BATCH
+            && let Some(pfn) = buddy.alloc(&Machine, 0)
+        {
+            self.frames[self.count] = pfn;
+            self.count += 1;
+        }
+        BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
+    }
+
+    /// Gives the oldest half to the buddy: it is the coldest.
+    #[cold]
+    fn spill(&mut self) {
+        let mut buddy = BUDDY.lock();
+        for &pfn in &self.frames[..BATCH] {
+            buddy.free(&Machine, pfn, 0);
+        }
+        self.frames.copy_within(BATCH.., 0);
+        self.count = LOCAL_MAX - BATCH;
+        BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
+    }
 }
 
 static BUDDY: IrqLock<Buddy> = IrqLock::new("hal.frame.buddy", Buddy::new());
-static LOCALS: [IrqLock<Local>; MAX_CPUS] =
-    [const { IrqLock::new("hal.frame.local", Local::new()) }; MAX_CPUS];
+static LOCALS: CpuCells<Local> = CpuCells::new([const { UnsafeCell::new(Local::new()) }; MAX_CPUS]);
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
 /// Free frames in the buddy; kept beside it so that readers need no lock.
 static BUDDY_FREE: AtomicUsize = AtomicUsize::new(0);
@@ -144,42 +170,33 @@ pub(crate) unsafe fn free_run(pfn: u32, order: u32) {
 
 fn alloc_one() -> Option<u32> {
     arch::mem::ensure_ready();
-    let cpu = arch::cpu::current_id() as usize;
-    let mut local = LOCALS[cpu].lock();
-    if local.count == 0 {
-        let mut buddy = BUDDY.lock();
-        while local.count < BATCH
-            && let Some(pfn) = buddy.alloc(&Machine, 0)
-        {
-            let at = local.count;
-            local.frames[at] = pfn;
-            local.count += 1;
-        }
-        BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
+    // SAFETY: nothing below allocates or frees a frame through this list.
+    unsafe {
+        LOCALS.with(|local| {
+            if local.count == 0 {
+                local.refill();
+            }
+            let at = local.count.checked_sub(1)?;
+            local.count = at;
+            LOCAL_FREE[arch::cpu::current_id() as usize % MAX_CPUS].store(at, Ordering::Relaxed);
+            local.frames.get(at).copied()
+        })
     }
-    let at = local.count.checked_sub(1)?;
-    local.count = at;
-    LOCAL_FREE[cpu].store(at, Ordering::Relaxed);
-    Some(local.frames[at])
 }
 
 fn free_one(pfn: u32) {
-    let cpu = arch::cpu::current_id() as usize;
-    let mut local = LOCALS[cpu].lock();
-    if local.count == LOCAL_MAX {
-        // The oldest half goes back: it is the coldest.
-        let mut buddy = BUDDY.lock();
-        for at in 0..BATCH {
-            buddy.free(&Machine, local.frames[at], 0);
-        }
-        local.frames.copy_within(BATCH.., 0);
-        local.count = LOCAL_MAX - BATCH;
-        BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
+    // SAFETY: as in `alloc_one`.
+    unsafe {
+        LOCALS.with(|local| {
+            if local.count >= LOCAL_MAX {
+                local.spill();
+            }
+            let at = local.count;
+            local.frames[at] = pfn;
+            local.count = at + 1;
+            LOCAL_FREE[arch::cpu::current_id() as usize % MAX_CPUS].store(at + 1, Ordering::Relaxed);
+        });
     }
-    let at = local.count;
-    local.frames[at] = pfn;
-    local.count = at + 1;
-    LOCAL_FREE[cpu].store(at + 1, Ordering::Relaxed);
 }
 
 impl Frame {

@@ -6,18 +6,19 @@
 //! more, or no such run is left because memory is fragmented: single frames, mapped one after another
 //! ```
 //!
-//! Usable in interrupt context. Lock order: `hal.heap.magazines`, `hal.heap.class`, `hal.frame.local`,
-//! `hal.frame.buddy`. When frames run out, empty slabs go back first; then, where sleeping is allowed, the reclaim
+//! Usable in interrupt context. Lock order: `hal.heap.class`, `hal.frame.buddy`. When frames run out, empty slabs go back first; then, where sleeping is allowed, the reclaim
 //! hook of the floor above is asked; then the answer is null.
 
 mod slab;
 
 use core::alloc::{GlobalAlloc, Layout};
+use core::cell::UnsafeCell;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE};
 use crate::arch;
+use crate::cells::CpuCells;
 use crate::cpu::MAX_CPUS;
 use crate::frame;
 use crate::sync::{IrqLock, Once};
@@ -88,9 +89,10 @@ static CLASSES: [IrqLock<Class>; NR_CLASSES] = {
     }
     classes
 };
-static MAGAZINES: [IrqLock<Magazines>; MAX_CPUS] = [const {
-    IrqLock::new("hal.heap.magazines", Magazines([Magazine { head: ptr::null_mut(), count: 0 }; NR_CLASSES]))
-}; MAX_CPUS];
+static MAGAZINES: CpuCells<Magazines> = CpuCells::new(
+    [const { UnsafeCell::new(Magazines([Magazine { head: ptr::null_mut(), count: 0 }; NR_CLASSES])) };
+        MAX_CPUS],
+);
 
 /// Most objects that a magazine of `class` holds; half of them move at once.
 const fn magazine_max(class: usize) -> u32 {
@@ -116,35 +118,51 @@ impl Magazine {
         self.count -= 1;
         Some(object)
     }
+
+    /// Takes objects from the slabs: one for the caller, the others to keep.
+    #[cold]
+    fn refill(&mut self, class: usize) -> Option<NonNull<u8>> {
+        let mut slabs = CLASSES[class].lock();
+        let first = slabs.alloc()?;
+        for _ in 1..magazine_max(class) / 2 {
+            let Some(object) = slabs.alloc() else { break };
+            self.push(object.as_ptr());
+        }
+        Some(first)
+    }
+
+    /// Gives half of the objects to the slabs.
+    #[cold]
+    fn spill(&mut self, class: usize) {
+        let mut slabs = CLASSES[class].lock();
+        for _ in 0..magazine_max(class) / 2 {
+            let Some(object) = self.pop() else { break };
+            // SAFETY: objects of this class's magazines came from its slabs, and are free.
+            unsafe { slabs.free(object) };
+        }
+    }
 }
 
 fn alloc_small(class: usize) -> Option<NonNull<u8>> {
-    let mut magazines = MAGAZINES[arch::cpu::current_id() as usize].lock();
-    let magazine = &mut magazines.0[class];
-    if let Some(object) = magazine.pop() {
-        return Some(object);
+    // SAFETY: nothing below uses the heap.
+    unsafe {
+        MAGAZINES.with(|magazines| {
+            let magazine = magazines.0.get_mut(class)?;
+            magazine.pop().or_else(|| magazine.refill(class))
+        })
     }
-    let mut slabs = CLASSES[class].lock();
-    let first = slabs.alloc()?;
-    for _ in 1..magazine_max(class) / 2 {
-        let Some(object) = slabs.alloc() else { break };
-        magazine.push(object.as_ptr());
-    }
-    Some(first)
 }
 
 fn free_small(class: usize, object: *mut u8) {
-    let mut magazines = MAGAZINES[arch::cpu::current_id() as usize].lock();
-    let magazine = &mut magazines.0[class];
-    magazine.push(object);
-    if magazine.count < magazine_max(class) {
-        return;
-    }
-    let mut slabs = CLASSES[class].lock();
-    for _ in 0..magazine_max(class) / 2 {
-        let Some(object) = magazine.pop() else { break };
-        // SAFETY: objects of this class's magazines came from its slabs, and are free.
-        unsafe { slabs.free(object) };
+    // SAFETY: nothing below uses the heap.
+    unsafe {
+        MAGAZINES.with(|magazines| {
+            let Some(magazine) = magazines.0.get_mut(class) else { return };
+            magazine.push(object);
+            if magazine.count >= magazine_max(class) {
+                magazine.spill(class);
+            }
+        });
     }
 }
 

@@ -131,12 +131,14 @@ pub struct PageTable {
 impl PageTable {
     /// An empty table; `None` when memory ran out.
     pub fn new() -> Option<PageTable> {
-        let root = Frame::alloc_zeroed()?.into_pfn() << PAGE_SHIFT;
+        const HALF: usize = PAGE_SIZE / 2;
+        let frame = Frame::alloc()?;
+        frame.zero(0..HALF);
+        let root = frame.into_pfn() << PAGE_SHIFT;
+        let (new, kernel) =
+            (mem::frame_ptr(root >> PAGE_SHIFT), mem::frame_ptr(mem::kernel_root() >> PAGE_SHIFT));
         // SAFETY: the frame is ours alone; the kernel's root lives for ever and its upper half does not change.
-        let (new, kernel) = unsafe { (table_at(root), table_at(mem::kernel_root())) };
-        for (entry, shared) in new.0.iter().zip(&kernel.0).skip(ENTRIES / 2) {
-            entry.store(shared.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
+        unsafe { core::ptr::copy_nonoverlapping(kernel.add(HALF), new.add(HALF), HALF) };
         Some(PageTable {
             root,
             lock: SpinLock::new("hal.page_table", ()),
@@ -164,6 +166,7 @@ impl PageTable {
             table: self,
             range,
             leaf: (u64::MAX, 0),
+            removed_first: None,
             removed: Vec::new(),
             flush_start: u64::MAX,
             flush_end: 0,
@@ -214,30 +217,26 @@ impl PageTable {
         let mut start = range.start();
         let mut protected = false;
         let mut result = Ok(());
-        while start < range.end() && result.is_ok() {
+        while result.is_ok() {
             // One level-1 table at a time: the lock is never held for long.
-            let end = range.end().min((start & !(pte::span(2) - 1)) + pte::span(2));
             let parent_lock = self.lock.lock();
             // SAFETY: the lock is held.
-            match unsafe { self.leaf_table(start, false) } {
-                Ok(Some(from)) => {
-                    let child_lock = loop {
-                        // Not `lock`: two tables of one class; the child has no other user who would keep it.
-                        if let Some(guard) = child.lock.try_lock() {
-                            break guard;
-                        }
-                    };
-                    // SAFETY: both locks are held.
-                    match unsafe { copy_leaves(child, from, start, end, mode) } {
-                        Ok(changed) => protected |= changed,
-                        Err(error) => result = Err(error),
-                    }
-                    drop(child_lock);
+            let Some((addr, from)) = (unsafe { self.next_leaf(start, range.end()) }) else { break };
+            let end = range.end().min((addr & !(pte::span(2) - 1)) + pte::span(2));
+            let child_lock = loop {
+                // Not `lock`: two tables of one class; the child has no other user who would keep it.
+                if let Some(guard) = child.lock.try_lock() {
+                    break guard;
                 }
-                _ => start = self.skip_empty(start).min(range.end()),
+            };
+            // SAFETY: both locks are held.
+            match unsafe { copy_leaves(child, from, addr, end, mode) } {
+                Ok(changed) => protected |= changed,
+                Err(error) => result = Err(error),
             }
+            drop(child_lock);
             drop(parent_lock);
-            start = start.max(end);
+            start = end;
         }
         if protected {
             tlb::flush(self, range.start(), range.end());
@@ -245,18 +244,35 @@ impl PageTable {
         result
     }
 
-    /// The start of the last 2 MiB of the largest empty area that begins at `addr`: a hint where to look next.
-    fn skip_empty(&self, addr: u64) -> u64 {
-        let mut table = self.root;
-        for level in (2..=4).rev() {
-            // SAFETY: called with the lock held; the tables are this one's (U1).
-            let entry = unsafe { table_at(table).0[pte::index(addr, level)].load(Ordering::Relaxed) };
-            if entry == 0 {
-                return (addr & !(pte::span(level) - 1)).saturating_add(pte::span(level));
+    /// The first level-1 table that maps something at or after `addr`, and below `end`: where it or the range begins
+    /// (whichever is later), and the table.
+    ///
+    /// # Safety
+    ///
+    /// 1. The caller holds the lock (or the table alone).
+    unsafe fn next_leaf(&self, mut addr: u64, end: u64) -> Option<(u64, u64)> {
+        'walk: while addr < end {
+            let mut table = self.root;
+            for level in (2..=4).rev() {
+                // SAFETY: `table` is the root or came from an entry of this table (U1); the lock by 1.
+                let slots = unsafe { &table_at(table).0 };
+                let first = pte::index(addr, level);
+                let limit = if level == 4 { ENTRIES / 2 } else { ENTRIES };
+                // What one entry of the level above covers starts here.
+                let base = addr & !(pte::span(level + 1) - 1);
+                let found = (first..limit).find(|idx| slots[*idx].load(Ordering::Relaxed) != 0);
+                let Some(idx) = found else {
+                    addr = base + pte::span(level + 1);
+                    continue 'walk;
+                };
+                if idx != first {
+                    addr = base + idx as u64 * pte::span(level);
+                }
+                table = slots[idx].load(Ordering::Relaxed) & pte::ADDR;
             }
-            table = entry & pte::ADDR;
+            return (addr < end).then_some((addr, table));
         }
-        addr
+        None
     }
 }
 
@@ -278,7 +294,7 @@ impl Drop for PageTable {
 unsafe fn free_below(paddr: u64, level: u32, entries: usize) {
     // SAFETY: 1.
     let table = unsafe { table_at(paddr) };
-    let mut left = if level == 4 { u64::MAX } else { nr_entries(paddr) };
+    let mut left = nr_entries(paddr);
     for slot in table.0.iter().take(entries) {
         if left == 0 {
             break;
@@ -391,7 +407,8 @@ pub struct Cursor<'a> {
     range: PageRange,
     /// The level-1 table used last: start of the 2 MiB that it maps, physical address.
     leaf: (u64, u64),
-    /// Frames taken out, kept until the flush (U3).
+    /// Frames taken out, kept until the flush (U3); the first needs no memory.
+    removed_first: Option<Frame>,
     removed: Vec<Frame>,
     /// What to flush.
     flush_start: u64,
@@ -469,15 +486,18 @@ impl Cursor<'_> {
 
     /// Keeps what an entry owned until the flush.
     fn keep(&mut self, frame: Frame) {
+        if self.removed_first.is_none() {
+            self.removed_first = Some(frame);
+            return;
+        }
         if self.removed.len() >= MAX_REMOVED || self.removed.try_reserve(1).is_err() {
             self.flush_locked();
         }
         if self.removed.len() < self.removed.capacity() {
             self.removed.push(frame);
         } else {
-            // Not even one word of memory: flush for this frame alone.
-            self.flush_locked();
-            drop(frame);
+            // Not even one word of memory: this one waits in the place that the flush made free.
+            self.removed_first = Some(frame);
         }
     }
 
@@ -556,12 +576,10 @@ impl Cursor<'_> {
     pub fn unmap_range(&mut self, range: PageRange, each: &mut dyn FnMut(u64, &Entry)) {
         let Some(range) = self.range.intersect(&range) else { return };
         let mut addr = range.start();
-        while addr < range.end() {
+        // SAFETY: the cursor holds the lock.
+        while let Some((first, leaf)) = unsafe { self.table.next_leaf(addr, range.end()) } {
+            addr = first;
             let end = range.end().min((addr & !(pte::span(2) - 1)) + pte::span(2));
-            let Some(leaf) = self.find_leaf(addr) else {
-                addr = self.table.skip_empty(addr).max(end);
-                continue;
-            };
             let mut taken = 0;
             let mut left = nr_entries(leaf);
             while addr < end && left > 0 {
@@ -605,7 +623,7 @@ impl Cursor<'_> {
             // SAFETY: U1: the entry owned the table's frame, and is 0 now.
             let frame = unsafe { Frame::from_pfn(pfn(entry)) };
             self.keep(frame);
-            if level == 4 || count(above, -1) > 0 {
+            if count(above, -1) > 0 {
                 break;
             }
         }
@@ -646,12 +664,10 @@ impl Cursor<'_> {
     /// The first entry at or after `from` within the range.
     pub fn next_mapped(&mut self, from: u64) -> Option<(u64, Entry)> {
         let mut addr = from.max(self.range.start()) & !(PAGE_SIZE as u64 - 1);
-        while addr < self.range.end() {
+        // SAFETY: the cursor holds the lock.
+        while let Some((first, leaf)) = unsafe { self.table.next_leaf(addr, self.range.end()) } {
+            addr = first;
             let end = self.range.end().min((addr & !(pte::span(2) - 1)) + pte::span(2));
-            let Some(leaf) = self.find_leaf(addr) else {
-                addr = self.table.skip_empty(addr).max(end);
-                continue;
-            };
             while addr < end {
                 let entry = self.slot(leaf, addr).load(Ordering::Relaxed);
                 if entry != 0 {
@@ -696,6 +712,7 @@ impl Cursor<'_> {
 
     fn flush_locked(&mut self) {
         self.flush_tlb();
+        self.removed_first = None;
         self.removed.clear();
     }
 
