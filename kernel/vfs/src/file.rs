@@ -8,7 +8,7 @@
 //! `pos_lock` is held over operations that use and move the position, outermost of all VFS locks (POSIX.1-2024,
 //! 2.9.7). Flags and position are atomics.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
@@ -215,6 +215,12 @@ pub struct Owner {
     pub signal: i32,
 }
 
+/// Someone who wants to know when an open file description ends: epoll keeps no file open, but forgets it then.
+pub trait ReleaseWatch: Send + Sync {
+    /// The description with this id ends. May sleep.
+    fn released(&self, file_id: u64);
+}
+
 /// An open file description.
 pub struct File {
     id: u64,
@@ -229,6 +235,7 @@ pub struct File {
     owner: SpinLock<Owner>,
     /// Set for descriptions that may write: keeps the mount from becoming read-only.
     write_access: Option<WriteAccess>,
+    release_watches: SpinLock<Vec<Weak<dyn ReleaseWatch>>>,
 }
 
 /// Flags of open(2) that are no status flags of the description.
@@ -275,6 +282,7 @@ impl File {
             ops,
             owner: SpinLock::new("vfs.file.owner", Owner::default()),
             write_access,
+            release_watches: SpinLock::new("vfs.file.release", Vec::new()),
         }))
     }
 
@@ -388,6 +396,16 @@ impl File {
         }
     }
 
+    /// Tells `watch`, unless it is told already, when this description ends.
+    pub fn watch_release(&self, watch: &Weak<dyn ReleaseWatch>) {
+        let mut watches = self.release_watches.lock();
+        if watches.iter().any(|known| known.ptr_eq(watch)) {
+            return;
+        }
+        watches.retain(|known| known.strong_count() > 0);
+        watches.push(watch.clone());
+    }
+
     /// Whether it keeps a mount from becoming read-only.
     pub fn has_write_access(&self) -> bool {
         self.write_access.is_some()
@@ -412,6 +430,11 @@ impl Drop for File {
         if !self.inode.flags().contains(InodeFlags::ANONYMOUS) {
             let wrote = self.mode.contains(FileMode::WRITE);
             notify::path_event(&self.path, if wrote { Event::CLOSE_WRITE } else { Event::CLOSE_NOWRITE });
+        }
+        for watch in self.release_watches.get_mut().drain(..) {
+            if let Some(watch) = watch.upgrade() {
+                watch.released(self.id);
+            }
         }
         self.ops.release(self);
         if let Some(locks) = self.inode.locks_if_any() {

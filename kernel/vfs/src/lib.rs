@@ -36,7 +36,7 @@ pub mod xattr;
 pub use dcache::{limit as dentry_limit, nr_dentries, shrink as shrink_dentries};
 pub use dentry::Dentry;
 pub use fdtable::{FdFlags, FdTable};
-pub use file::{DirEmit, File, FileMode, FileOps, SyncMode, Whence};
+pub use file::{DirEmit, File, FileMode, FileOps, ReleaseWatch, SyncMode, Whence};
 pub use fs_context::{FsContext, WalkContext};
 pub use inode::{Inode, InodeFlags, InodeInit, InodeOps, Link, NewInode, OpenRequest, SetAttr};
 pub use mount::{Mount, MountFlags, MountNs};

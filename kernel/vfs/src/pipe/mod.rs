@@ -236,6 +236,9 @@ impl Pipe {
         drop(ring);
         if was_empty && done > 0 {
             self.read_wait.wake_one();
+        } else if done > 0 {
+            // Edge-triggered epoll sets want to hear of every write; readers have been woken before.
+            self.read_wait.wake((PollEvents::IN | PollEvents::RDNORM).bits(), 0);
         }
         if room >= PIPE_BUF {
             self.write_wait.wake_one();
