@@ -127,8 +127,11 @@ impl FileOps for EventFd {
         let is_semaphore = u8::from(self.kind == Kind::Semaphore);
         let count = *self.count.lock();
         out.extend_from_slice(
-            format!("eventfd-count: {count:16x}\neventfd-id: {}\neventfd-semaphore: {is_semaphore}\n", self.id)
-                .as_bytes(),
+            format!(
+                "eventfd-count: {count:16x}\neventfd-id: {}\neventfd-semaphore: {is_semaphore}\n",
+                self.id
+            )
+            .as_bytes(),
         );
     }
 }

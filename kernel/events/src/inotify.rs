@@ -109,8 +109,11 @@ impl Queue {
             return false;
         }
         let is_full = self.records.len() >= MAX_QUEUED_EVENTS.load(Relaxed);
-        let record =
-            if is_full { Record { wd: -1, mask: IN_Q_OVERFLOW, cookie: 0, name: Vec::new() } } else { record };
+        let record = if is_full {
+            Record { wd: -1, mask: IN_Q_OVERFLOW, cookie: 0, name: Vec::new() }
+        } else {
+            record
+        };
         if is_full && self.records.back() == Some(&record) || self.records.try_reserve(1).is_err() {
             return false;
         }

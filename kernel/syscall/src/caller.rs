@@ -35,6 +35,12 @@ impl Caller {
     pub fn walk(&self) -> WalkContext<'_> {
         WalkContext { fs: &self.fs, files: &self.files, cred: &self.cred }
     }
+
+    /// Installs `file` at the lowest free descriptor. `EMFILE`, `ENOMEM`.
+    pub fn install(&self, file: Arc<File>, flags: FdFlags) -> Result<usize> {
+        let limit = usize::try_from(rlimit(Resource::Nofile)).unwrap_or(usize::MAX);
+        self.files.insert(file, 0, limit, flags).map(|fd| fd as usize)
+    }
 }
 
 /// Installs `file` at the lowest free descriptor of `files`. `EMFILE`, `ENOMEM`.

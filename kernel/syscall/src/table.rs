@@ -10,7 +10,7 @@
 use hal::UserAddr;
 
 use crate::arg::{Arg, Support};
-use crate::{Cx, Result, cred, fd, file, mem, path, scheduling, signal, system, task, time, xattr};
+use crate::{Cx, Result, cred, eventfiles, fd, file, mem, path, poll, scheduling, signal, system, task, time, xattr};
 
 /// One past the highest system-call number that has a row.
 pub const NR_SYSCALLS: usize = 472;
@@ -71,6 +71,7 @@ syscalls! {
     4 stat(name: UserAddr, buf: UserAddr) => path::sys_stat, Support::Full;
     5 fstat(fd: i32, buf: UserAddr) => path::sys_fstat, Support::Full;
     6 lstat(name: UserAddr, buf: UserAddr) => path::sys_lstat, Support::Full;
+    7 poll(fds: UserAddr, count: u32, timeout: i32) => poll::sys_poll, Support::Full;
     8 lseek(fd: i32, offset: i64, whence: u32) => file::sys_lseek, Support::Full;
     9 mmap(addr: u64, len: u64, prot: u32, raw_flags: u32, fd: i32, offset: u64)
         => mem::sys_mmap, Support::Partial("no huge pages: EINVAL");
@@ -89,6 +90,8 @@ syscalls! {
     20 writev(fd: i32, iov: UserAddr, count: usize) => file::sys_writev, Support::Full;
     21 access(name: UserAddr, mode: u32) => path::sys_access, Support::Full;
     22 pipe(fds: UserAddr) => fd::sys_pipe, Support::Full;
+    23 select(nfds: i32, read: UserAddr, write: UserAddr, except: UserAddr, timeout: UserAddr)
+        => poll::sys_select, Support::Full;
     24 sched_yield() => scheduling::sys_sched_yield, Support::Full;
     25 mremap(addr: u64, old_len: u64, new_len: u64, flags: u32, new_addr: u64)
         => mem::sys_mremap, Support::Full;
@@ -231,6 +234,7 @@ syscalls! {
         => scheduling::sys_sched_setaffinity, Support::Full;
     204 sched_getaffinity(pid: i32, size: usize, mask: UserAddr)
         => scheduling::sys_sched_getaffinity, Support::Full;
+    213 epoll_create(size: i32) => poll::sys_epoll_create, Support::Full;
     217 getdents64(fd: i32, buf: UserAddr, count: u32) => file::sys_getdents64, Support::Full;
     218 set_tid_address(addr: UserAddr) => task::sys_set_tid_address, Support::Full;
     219 restart_syscall() => signal::sys_restart_syscall, Support::Full;
@@ -247,10 +251,16 @@ syscalls! {
     230 clock_nanosleep(id: i32, flags: u32, time: UserAddr, left: UserAddr)
         => time::sys_clock_nanosleep, Support::Full;
     231 exit_group(code: i32) => task::sys_exit_group, Support::Full;
+    232 epoll_wait(ep: i32, events: UserAddr, max: i32, timeout: i32) => poll::sys_epoll_wait, Support::Full;
+    233 epoll_ctl(ep: i32, op: i32, fd: i32, event: UserAddr) => poll::sys_epoll_ctl, Support::Full;
     234 tgkill(tgid: i32, tid: i32, sig: i32) => signal::sys_tgkill, Support::Full;
     235 utimes(name: UserAddr, times: UserAddr) => path::sys_utimes, Support::Full;
     247 waitid(kind: u32, id: i32, info: UserAddr, options: u32, rusage: UserAddr)
         => task::sys_waitid, Support::Full;
+    253 inotify_init() => eventfiles::sys_inotify_init, Support::Full;
+    254 inotify_add_watch(fd: i32, name: UserAddr, mask: u32)
+        => eventfiles::sys_inotify_add_watch, Support::Partial("IN_EXCL_UNLINK: accepted, without effect");
+    255 inotify_rm_watch(fd: i32, wd: i32) => eventfiles::sys_inotify_rm_watch, Support::Full;
     257 openat(dirfd: i32, name: UserAddr, flags: u32, mode: u32) => path::sys_openat, Support::Full;
     258 mkdirat(dirfd: i32, name: UserAddr, mode: u32) => path::sys_mkdirat, Support::Full;
     259 mknodat(dirfd: i32, name: UserAddr, mode: u32, dev: u32) => path::sys_mknodat, Support::Full;
@@ -268,6 +278,10 @@ syscalls! {
         => path::sys_readlinkat, Support::Full;
     268 fchmodat(dirfd: i32, name: UserAddr, mode: u32) => path::sys_fchmodat, Support::Full;
     269 faccessat(dirfd: i32, name: UserAddr, mode: u32) => path::sys_faccessat, Support::Full;
+    270 pselect6(nfds: i32, read: UserAddr, write: UserAddr, except: UserAddr, timeout: UserAddr, mask: UserAddr)
+        => poll::sys_pselect6, Support::Full;
+    271 ppoll(fds: UserAddr, count: u32, timeout: UserAddr, mask: UserAddr, size: usize)
+        => poll::sys_ppoll, Support::Full;
     272 unshare(flags: u64) => task::sys_unshare, Support::Full;
     273 set_robust_list(head: UserAddr, len: usize) => task::sys_set_robust_list, Support::Full;
     274 get_robust_list(pid: i32, head: UserAddr, len: UserAddr) => task::sys_get_robust_list, Support::Full;
@@ -278,9 +292,21 @@ syscalls! {
         => file::sys_sync_file_range, Support::Full;
     280 utimensat(dirfd: i32, name: UserAddr, times: UserAddr, flags: u32)
         => path::sys_utimensat, Support::Full;
+    281 epoll_pwait(ep: i32, events: UserAddr, max: i32, timeout: i32, mask: UserAddr, size: usize)
+        => poll::sys_epoll_pwait, Support::Full;
+    282 signalfd(fd: i32, mask: UserAddr, size: usize) => eventfiles::sys_signalfd, Support::Full;
+    283 timerfd_create(clock: i32, flags: u32) => eventfiles::sys_timerfd_create, Support::Full;
+    284 eventfd(start: u32) => eventfiles::sys_eventfd, Support::Full;
     285 fallocate(fd: i32, mode: u32, offset: i64, len: i64) => file::sys_fallocate, Support::Full;
+    286 timerfd_settime(fd: i32, flags: u32, new: UserAddr, old: UserAddr)
+        => eventfiles::sys_timerfd_settime, Support::Partial("the clock is never set: no ECANCELED");
+    287 timerfd_gettime(fd: i32, now: UserAddr) => eventfiles::sys_timerfd_gettime, Support::Full;
+    289 signalfd4(fd: i32, mask: UserAddr, size: usize, flags: u32) => eventfiles::sys_signalfd4, Support::Full;
+    290 eventfd2(start: u32, flags: u32) => eventfiles::sys_eventfd2, Support::Full;
+    291 epoll_create1(flags: u32) => poll::sys_epoll_create1, Support::Full;
     292 dup3(old: i32, new: i32, flags: u32) => fd::sys_dup3, Support::Full;
     293 pipe2(fds: UserAddr, flags: u32) => fd::sys_pipe2, Support::Full;
+    294 inotify_init1(flags: u32) => eventfiles::sys_inotify_init1, Support::Full;
     295 preadv(fd: i32, iov: UserAddr, count: usize, pos: i64) => file::sys_preadv, Support::Full;
     296 pwritev(fd: i32, iov: UserAddr, count: usize, pos: i64) => file::sys_pwritev, Support::Full;
     297 rt_tgsigqueueinfo(tgid: i32, tid: i32, sig: i32, info: UserAddr)
@@ -313,15 +339,20 @@ syscalls! {
         => file::sys_pwritev2, Support::Partial("flags: EOPNOTSUPP");
     332 statx(dirfd: i32, name: UserAddr, flags: u32, mask: u32, buf: UserAddr)
         => path::sys_statx, Support::Full;
+    424 pidfd_send_signal(fd: i32, sig: i32, info: UserAddr, flags: u32)
+        => eventfiles::sys_pidfd_send_signal, Support::Partial("threads and process groups: EINVAL");
+    434 pidfd_open(pid: i32, flags: u32)
+        => eventfiles::sys_pidfd_open, Support::Partial("PIDFD_THREAD of a later thread: ENOENT");
     435 clone3(args: UserAddr, size: usize) => task::sys_clone3, Support::Full;
     436 close_range(first: u32, last: u32, flags: u32) => fd::sys_close_range, Support::Full;
     437 openat2(dirfd: i32, name: UserAddr, how: UserAddr, size: usize) => path::sys_openat2, Support::Full;
+    438 pidfd_getfd(fd: i32, target: i32, flags: u32) => eventfiles::sys_pidfd_getfd, Support::Full;
     439 faccessat2(dirfd: i32, name: UserAddr, mode: u32, flags: u32) => path::sys_faccessat2, Support::Full;
+    441 epoll_pwait2(ep: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: usize)
+        => poll::sys_epoll_pwait2, Support::Full;
     452 fchmodat2(dirfd: i32, name: UserAddr, mode: u32, flags: u32) => path::sys_fchmodat2, Support::Full;
 
     absent {
-        7 poll,
-        23 select,
         29 shmget,
         30 shmat,
         31 shmctl,
@@ -383,13 +414,10 @@ syscalls! {
         210 io_cancel,
         211 get_thread_area,
         212 lookup_dcookie,
-        213 epoll_create,
         214 epoll_ctl_old,
         215 epoll_wait_old,
         216 remap_file_pages,
         220 semtimedop,
-        232 epoll_wait,
-        233 epoll_ctl,
         236 vserver,
         237 mbind,
         238 set_mempolicy,
@@ -406,25 +434,10 @@ syscalls! {
         250 keyctl,
         251 ioprio_set,
         252 ioprio_get,
-        253 inotify_init,
-        254 inotify_add_watch,
-        255 inotify_rm_watch,
         256 migrate_pages,
-        270 pselect6,
-        271 ppoll,
         278 vmsplice,
         279 move_pages,
-        281 epoll_pwait,
-        282 signalfd,
-        283 timerfd_create,
-        284 eventfd,
-        286 timerfd_settime,
-        287 timerfd_gettime,
         288 accept4,
-        289 signalfd4,
-        290 eventfd2,
-        291 epoll_create1,
-        294 inotify_init1,
         298 perf_event_open,
         299 recvmmsg,
         300 fanotify_init,
@@ -446,7 +459,6 @@ syscalls! {
         333 io_pgetevents,
         334 rseq,
         335 uretprobe,
-        424 pidfd_send_signal,
         425 io_uring_setup,
         426 io_uring_enter,
         427 io_uring_register,
@@ -456,10 +468,7 @@ syscalls! {
         431 fsconfig,
         432 fsmount,
         433 fspick,
-        434 pidfd_open,
-        438 pidfd_getfd,
         440 process_madvise,
-        441 epoll_pwait2,
         442 mount_setattr,
         443 quotactl_fd,
         444 landlock_create_ruleset,

@@ -193,9 +193,24 @@ pub(crate) fn sys_waitid(
         1 => Who::Pid(u32::try_from(id).ok().filter(|&id| id > 0).ok_or(Errno::EINVAL)?),
         2 if id == 0 => Who::Pgid(process::current().group().pgid()),
         2 => Who::Pgid(u32::try_from(id).map_err(|_| Errno::EINVAL)?),
+        3 if id < 0 => return Err(Errno::EINVAL),
+        3 => return wait_for_pidfd(&*crate::caller::file(id)?, options, info, rusage),
         _ => return Err(Errno::EINVAL),
     };
     let event = wait::wait(&who, options)?;
+    write_wait_info(event, info, rusage)?;
+    Ok(0)
+}
+
+/// waitid(2) with `P_PIDFD`. `EBADF`: no pidfd. `EAGAIN`: it is non-blocking and nothing has happened.
+fn wait_for_pidfd(file: &vfs::File, options: WaitOptions, info: UserAddr, rusage: UserAddr) -> Result<usize> {
+    let group = events::pidfd::group_of(file).ok_or(Errno::EBADF)?;
+    let is_nonblocking = file.is_nonblocking() && !options.contains(WaitOptions::NOHANG);
+    let options = if is_nonblocking { options | WaitOptions::NOHANG } else { options };
+    let event = wait::wait(&Who::Process(group.clone()), options)?;
+    if event.is_none() && is_nonblocking {
+        return Err(Errno::EAGAIN);
+    }
     write_wait_info(event, info, rusage)?;
     Ok(0)
 }

@@ -321,7 +321,8 @@ impl ReleaseWatch for Epoll {
         loop {
             let gone = {
                 let mut items = self.items.lock();
-                let first = items.range((file_id, i32::MIN)..=(file_id, i32::MAX)).next().map(|(key, _)| *key);
+                let first =
+                    items.range((file_id, i32::MIN)..=(file_id, i32::MAX)).next().map(|(key, _)| *key);
                 first.and_then(|key| items.remove(&key))
             };
             let Some(item) = gone else { break };

@@ -1,0 +1,182 @@
+//! Files that turn events into readiness: eventfd(2), timerfd_create(2), signalfd(2), pidfd_open(2), inotify(7).
+
+use abi::fs::OpenFlags;
+use abi::signal::{SigInfo, SigSet};
+use abi::time::Itimerspec;
+use abi::{Errno, Result};
+use alloc::sync::Arc;
+use events::eventfd::{self, Kind};
+use events::inotify::{self, Inotify};
+use events::pidfd;
+use events::signalfd::{self, SignalFd};
+use events::timerfd::{self, TimerFd};
+use hal::{UserAddr, user};
+use security::Access;
+use vfs::{At, FdFlags, File, WalkFlags};
+
+use crate::Cx;
+use crate::caller::{self, Caller, file};
+
+/// The flags that all these calls take: `O_NONBLOCK` and `O_CLOEXEC`. `EINVAL`: others.
+fn common_flags(flags: u32) -> Result<OpenFlags> {
+    let known = OpenFlags::NONBLOCK | OpenFlags::CLOEXEC;
+    OpenFlags::from_bits(flags).filter(|flags| known.contains(*flags)).ok_or(Errno::EINVAL)
+}
+
+/// Installs what `make` makes.
+fn install(flags: OpenFlags, make: impl FnOnce(&Caller) -> Result<Arc<File>>) -> Result<usize> {
+    let caller = Caller::new()?;
+    let file = make(&caller)?;
+    caller.install(file, caller::cloexec(flags))
+}
+
+/// eventfd2(2).
+pub(crate) fn sys_eventfd2(_cx: &mut Cx<'_>, start: u32, flags: u32) -> Result<usize> {
+    const SEMAPHORE: u32 = 1;
+    let kind = if flags & SEMAPHORE != 0 { Kind::Semaphore } else { Kind::Counter };
+    let flags = common_flags(flags & !SEMAPHORE)?;
+    install(flags, |caller| eventfd::create(start, kind, flags, &caller.cred))
+}
+
+/// eventfd(2).
+pub(crate) fn sys_eventfd(cx: &mut Cx<'_>, start: u32) -> Result<usize> {
+    sys_eventfd2(cx, start, 0)
+}
+
+/// timerfd_create(2).
+pub(crate) fn sys_timerfd_create(_cx: &mut Cx<'_>, clock: i32, flags: u32) -> Result<usize> {
+    let flags = common_flags(flags)?;
+    install(flags, |caller| timerfd::create(clock, flags, &caller.cred))
+}
+
+/// timerfd_settime(2).
+pub(crate) fn sys_timerfd_settime(
+    _cx: &mut Cx<'_>,
+    fd: i32,
+    flags: u32,
+    new: UserAddr,
+    old: UserAddr,
+) -> Result<usize> {
+    let new: Itimerspec = user::read(new)?;
+    let file = file(fd)?;
+    let before = file.ops_as::<TimerFd>().ok_or(Errno::EINVAL)?.set(flags, &new)?;
+    if old.0 != 0 {
+        user::write(old, &before)?;
+    }
+    Ok(0)
+}
+
+/// timerfd_gettime(2).
+pub(crate) fn sys_timerfd_gettime(_cx: &mut Cx<'_>, fd: i32, now: UserAddr) -> Result<usize> {
+    let file = file(fd)?;
+    user::write(now, &file.ops_as::<TimerFd>().ok_or(Errno::EINVAL)?.get())?;
+    Ok(0)
+}
+
+/// signalfd4(2).
+pub(crate) fn sys_signalfd4(
+    _cx: &mut Cx<'_>,
+    fd: i32,
+    mask: UserAddr,
+    size: usize,
+    flags: u32,
+) -> Result<usize> {
+    if size != size_of::<SigSet>() {
+        return Err(Errno::EINVAL);
+    }
+    let mask: SigSet = user::read(mask)?;
+    let flags = common_flags(flags)?;
+    if fd == -1 {
+        return install(flags, |caller| signalfd::create(mask, flags, &caller.cred));
+    }
+    file(fd)?.ops_as::<SignalFd>().ok_or(Errno::EINVAL)?.set_mask(mask);
+    Ok(fd as usize)
+}
+
+/// signalfd(2).
+pub(crate) fn sys_signalfd(cx: &mut Cx<'_>, fd: i32, mask: UserAddr, size: usize) -> Result<usize> {
+    sys_signalfd4(cx, fd, mask, size, 0)
+}
+
+/// pidfd_open(2). A pidfd of a single thread (`PIDFD_THREAD`) is only to be had for the first one.
+pub(crate) fn sys_pidfd_open(_cx: &mut Cx<'_>, pid: i32, flags: u32) -> Result<usize> {
+    const THREAD: u32 = OpenFlags::EXCL.bits();
+    if flags & !(THREAD | OpenFlags::NONBLOCK.bits()) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let group = pidfd::find(pid)?;
+    let flags = OpenFlags::from_bits_truncate(flags) | OpenFlags::CLOEXEC;
+    install(flags, |caller| pidfd::create(group, flags, &caller.cred))
+}
+
+/// pidfd_send_signal(2).
+pub(crate) fn sys_pidfd_send_signal(
+    _cx: &mut Cx<'_>,
+    fd: i32,
+    sig: i32,
+    info: UserAddr,
+    flags: u32,
+) -> Result<usize> {
+    // PIDFD_SIGNAL_THREAD, _THREAD_GROUP and _PROCESS_GROUP choose the scope; the process is the default.
+    const SCOPES: u32 = 0x7;
+    const THREAD_GROUP: u32 = 0x2;
+    if flags & !SCOPES != 0 || flags.count_ones() > 1 {
+        return Err(Errno::EINVAL);
+    }
+    if flags & !THREAD_GROUP != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let file = file(fd)?;
+    let group = pidfd::group_of(&file).ok_or(Errno::EBADF)?;
+    let info = if info.0 == 0 { None } else { Some(user::read::<SigInfo>(info)?) };
+    pidfd::send_signal(group, sig, info).map(|()| 0)
+}
+
+/// pidfd_getfd(2).
+pub(crate) fn sys_pidfd_getfd(_cx: &mut Cx<'_>, fd: i32, target: i32, flags: u32) -> Result<usize> {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let caller = Caller::new()?;
+    let file = caller.files.get(fd)?;
+    let group = pidfd::group_of(&file).ok_or(Errno::EBADF)?;
+    let found = pidfd::get_file(group, target, &caller.cred)?;
+    caller.install(found, FdFlags::CLOEXEC)
+}
+
+/// inotify_init1(2).
+pub(crate) fn sys_inotify_init1(_cx: &mut Cx<'_>, flags: u32) -> Result<usize> {
+    let flags = common_flags(flags)?;
+    install(flags, |caller| inotify::create(flags, &caller.cred))
+}
+
+/// inotify_init(2).
+pub(crate) fn sys_inotify_init(cx: &mut Cx<'_>) -> Result<usize> {
+    sys_inotify_init1(cx, 0)
+}
+
+/// inotify_add_watch(2).
+pub(crate) fn sys_inotify_add_watch(_cx: &mut Cx<'_>, fd: i32, name: UserAddr, mask: u32) -> Result<usize> {
+    inotify::check_mask(mask)?;
+    let caller = Caller::new()?;
+    let file = caller.files.get(fd)?;
+    let both = inotify::IN_MASK_ADD | inotify::IN_MASK_CREATE;
+    if mask & both == both {
+        return Err(Errno::EINVAL);
+    }
+    let queue = file.ops_as::<Inotify>().ok_or(Errno::EINVAL)?;
+    let mut how = WalkFlags::empty();
+    how.set(WalkFlags::FOLLOW, mask & inotify::IN_DONT_FOLLOW == 0);
+    how.set(WalkFlags::DIRECTORY, mask & inotify::IN_ONLYDIR != 0);
+    let path = vfs::walk(&caller.walk(), At::Cwd, &caller::path(name)?, how)?;
+    let inode = path.inode().ok_or(Errno::ENOENT)?;
+    vfs::perm::permission(inode, &caller.cred, Access::READ)?;
+    queue.add_watch(inode, mask).map(|wd| wd as usize)
+}
+
+/// inotify_rm_watch(2).
+pub(crate) fn sys_inotify_rm_watch(_cx: &mut Cx<'_>, fd: i32, wd: i32) -> Result<usize> {
+    let file = file(fd)?;
+    let queue = file.ops_as::<Inotify>().ok_or(Errno::EINVAL)?;
+    if queue.remove_watch(wd) { Ok(0) } else { Err(Errno::EINVAL) }
+}
