@@ -42,11 +42,13 @@ const RFLAGS_IF: u64 = 1 << 9;
 const NOWHERE: u64 = 0xffff_8000_0000_0000;
 
 /// The error code and vector that a stub left in the slot of `orig_rax`, which then says "no system call".
+#[inline]
 fn take_cause(regs: &mut UserRegs) -> (u8, u64) {
     let cause = core::mem::replace(&mut regs.orig_rax, u64::MAX);
     ((cause >> 32) as u8, cause & 0xffff_ffff)
 }
 
+#[inline]
 fn from_user(regs: &UserRegs) -> bool {
     regs.cs & 3 == 3
 }
@@ -75,6 +77,7 @@ fn interrupt(vector: u8, regs: &UserRegs) {
     }
 }
 
+#[inline]
 fn access(error_code: u64) -> Access {
     Access {
         write: error_code & ERROR_WRITE != 0,
@@ -170,6 +173,7 @@ pub(super) extern "C-unwind" fn exit_work(regs: &mut UserRegs) {
     }
 }
 
+#[inline]
 fn is_canonical(addr: u64) -> bool {
     (addr << 16) as i64 >> 16 == addr as i64
 }

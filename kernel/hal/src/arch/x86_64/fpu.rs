@@ -25,7 +25,7 @@
 //! Sources: Intel SDM vol. 1 ch. 13 (XSAVE), ch. 10.5 (FXSAVE); arch/x86/include/uapi/asm/sigcontext.h for the
 //! layout of the software bytes.
 
-use alloc::alloc::{Layout, alloc_zeroed, dealloc};
+use alloc::alloc::{Layout, alloc, dealloc};
 use core::arch::asm;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -73,6 +73,7 @@ static SIZE: AtomicUsize = AtomicUsize::new(LEGACY_BYTES);
 static MXCSR_VALID: AtomicU32 = AtomicU32::new(MXCSR_MASK_DEFAULT);
 
 /// The state components in use, as XCR0 names them.
+#[inline]
 pub(super) fn features() -> u64 {
     FEATURES.load(Ordering::Relaxed)
 }
@@ -122,16 +123,22 @@ fn layout() -> Option<Layout> {
 }
 
 impl Buffer {
-    /// The initial state.
-    pub(super) fn new() -> Result<Buffer, NoMemory> {
+    /// Memory with arbitrary contents, which the caller must fill.
+    fn alloc() -> Result<Buffer, NoMemory> {
         let layout = layout().ok_or(NoMemory)?;
         // SAFETY: the size is not 0.
-        let area = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(NoMemory)?;
-        let buffer = Buffer { area };
+        let area = NonNull::new(unsafe { alloc(layout) }).ok_or(NoMemory)?;
+        Ok(Buffer { area })
+    }
+
+    /// The initial state.
+    pub(super) fn new() -> Result<Buffer, NoMemory> {
+        let buffer = Buffer::alloc()?;
         buffer.reset();
         Ok(buffer)
     }
 
+    #[inline]
     fn bytes(&self) -> *mut u8 {
         self.area.as_ptr()
     }
@@ -242,13 +249,14 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(layout) = layout() {
-            // SAFETY: allocated in `new` with this layout: the size is fixed before the first buffer.
+            // SAFETY: allocated in `alloc` with this layout: the size is fixed before the first buffer.
             unsafe { dealloc(self.area.as_ptr(), layout) }
         }
     }
 }
 
 /// Is the buffer, not the CPU, the truth? Also for a thread that has not been to user mode yet.
+#[inline]
 fn needs_load(thread: &Thread) -> bool {
     thread.work_word().load(Ordering::Relaxed) & NEED_LOAD != 0
         || thread.arch.fpu_cpu.load(Ordering::Relaxed) == NO_CPU
@@ -277,6 +285,7 @@ pub(super) fn switch_in(next: &Thread) {
 }
 
 /// Notes that this CPU's registers are `thread`'s.
+#[inline]
 fn claim(thread: &Thread) {
     let cpu = cpulocal::this();
     cpu.fpu_owner.store(core::ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
@@ -284,6 +293,7 @@ fn claim(thread: &Thread) {
 }
 
 /// Loads the current thread's registers before it goes to user mode. Interrupts are off.
+#[inline]
 pub(super) fn load_current(thread: &Thread, buffer: &Buffer) {
     // SAFETY: interrupts are off. NEED_LOAD is set, so the registers belong to no thread that runs, and what they
     // hold was saved when its thread was switched away from.
@@ -310,7 +320,7 @@ fn disown(thread: &Thread) {
 
 /// A copy of the current thread's registers (fork).
 pub(super) fn copy_of(thread: &Thread, buffer: &Buffer) -> Result<Buffer, NoMemory> {
-    let copy = Buffer::new()?;
+    let copy = Buffer::alloc()?;
     sync(thread, buffer);
     // SAFETY: two different buffers of `size` bytes; only this thread changes its own.
     unsafe { core::ptr::copy_nonoverlapping(buffer.bytes(), copy.bytes(), size()) };

@@ -121,6 +121,7 @@ impl ArchThread {
         self.fs_base.store(base, Ordering::Relaxed);
     }
 
+    #[inline]
     fn stack_top(&self) -> u64 {
         self.stack.as_ref().map_or(0, KernelStack::top)
     }
@@ -228,6 +229,7 @@ pub(crate) unsafe fn switch(prev: *const Thread, next: *const Thread) -> *const 
     unsafe { exchange_stacks(from.arch.sp.get(), *to.arch.sp.get(), prev) }
 }
 
+#[inline]
 fn read_selectors() -> Selectors {
     let (ds, es, fs, gs): (u16, u16, u16, u16);
     // SAFETY: reading segment registers has no effect.
@@ -250,6 +252,7 @@ fn write_selectors([ds, es, fs, gs]: Selectors) {
     }
 }
 
+#[inline]
 fn read_fs_base() -> u64 {
     if HAS_FSGSBASE.load(Ordering::Relaxed) {
         let base;
@@ -262,6 +265,7 @@ fn read_fs_base() -> u64 {
     }
 }
 
+#[inline]
 fn write_fs_base(base: u64) {
     if HAS_FSGSBASE.load(Ordering::Relaxed) {
         // SAFETY: FSGSBASE is there; the kernel uses no memory through FS. Bases come from a CPU or were checked to
@@ -273,11 +277,13 @@ fn write_fs_base(base: u64) {
     }
 }
 
+#[inline]
 fn read_user_gs_base() -> u64 {
     // SAFETY: every x86-64 CPU has this register, which holds the user's base while the kernel runs.
     unsafe { instr::rdmsr(IA32_KERNEL_GS_BASE) }
 }
 
+#[inline]
 fn write_user_gs_base(base: u64) {
     // SAFETY: as for reading; the base is canonical as in `write_fs_base`, and means nothing to the kernel.
     unsafe { instr::wrmsr(IA32_KERNEL_GS_BASE, base) }
