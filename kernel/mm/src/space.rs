@@ -303,6 +303,7 @@ impl Drop for Mm {
         }
         commit::uncharge(charged);
         // The page table frees its frames when the last thread has left it, the set its files.
+        self.page_table.evict();
     }
 }
 

@@ -124,6 +124,8 @@ pub struct PageTable {
     lock: SpinLock<()>,
     /// CPUs that have the root in CR3; see `tlb`.
     active: AtomicU64,
+    /// CPUs that hold a reference to this table because they use it or used it last.
+    holders: AtomicU64,
     /// Leaves with a frame. Written under the lock.
     resident: AtomicUsize,
 }
@@ -143,6 +145,7 @@ impl PageTable {
             root,
             lock: SpinLock::new("hal.page_table", ()),
             active: AtomicU64::new(0),
+            holders: AtomicU64::new(0),
             resident: AtomicUsize::new(0),
         })
     }
@@ -155,6 +158,17 @@ impl PageTable {
     /// The CPUs that have the root loaded.
     pub(super) fn active(&self) -> &AtomicU64 {
         &self.active
+    }
+
+    /// The CPUs that hold a reference.
+    pub(super) fn holders(&self) -> &AtomicU64 {
+        &self.holders
+    }
+
+    /// Makes idle CPUs that keep the table loaded, in case its process runs there again, let go of it: its process
+    /// has ended. Otherwise they would keep its memory. Does nothing in atomic context.
+    pub fn evict(&self) {
+        tlb::evict(self);
     }
 
     /// Locks the entries of `range` for edits. Atomic context until the cursor is dropped.

@@ -64,10 +64,41 @@ pub(crate) fn activate(table: Option<&Arc<PageTable>>) {
         return;
     }
     load(table, cpu);
+    table.holders().fetch_or(1 << cpu, Ordering::Relaxed);
     let old = slot.replace(table.clone());
     if let Some(old) = old {
+        old.holders().fetch_and(!(1 << cpu), Ordering::Relaxed);
         // Release: our last use of the old table comes before an editor sees that we are gone.
         old.active().fetch_and(!(1 << cpu), Ordering::Release);
+    }
+}
+
+/// Makes CPUs that keep `table` without need let go of it, and waits until they have. Does nothing in atomic
+/// context: they let go when they run another process.
+pub(super) fn evict(table: &PageTable) {
+    if table.holders().load(Ordering::Relaxed) != 0 && !crate::preempt::is_atomic() {
+        let holders = CpuMask(table.holders().load(Ordering::Relaxed));
+        crate::ipi::call(holders, let_go, core::ptr::from_ref(table) as u64);
+    }
+}
+
+/// Runs on each holder, with interrupts off.
+fn let_go(table: u64) {
+    let cpu = cpu::current_id();
+    let loaded = &LOADED[cpu as usize];
+    // SAFETY: interrupts are off, and this is our own CPU's slot.
+    let slot = unsafe { &mut *loaded.table.get() };
+    if !loaded.lazy.load(Ordering::Relaxed)
+        || slot.as_ref().is_none_or(|held| Arc::as_ptr(held) as u64 != table)
+    {
+        return;
+    }
+    // SAFETY: 1. and 2. the kernel's own root is never freed.
+    unsafe { instr::write_cr3(mem::kernel_root()) };
+    if let Some(held) = slot.take() {
+        held.holders().fetch_and(!(1 << cpu), Ordering::Relaxed);
+        held.active().fetch_and(!(1 << cpu), Ordering::Release);
+        // Not the last reference: whoever evicts has one.
     }
 }
 
