@@ -48,6 +48,9 @@ pub(crate) use super::area::{alloc as alloc_pages, free as free_pages, trim as t
 #[inline]
 pub(crate) fn ensure_ready() {}
 
+/// End of the memory that the allocator may have; `mem=` may leave out some.
+static LIMIT: AtomicU64 = AtomicU64::new(0);
+
 /// The kernel's own top table.
 pub(crate) fn kernel_root() -> u64 {
     KERNEL_ROOT.load(Ordering::Relaxed)
@@ -115,6 +118,7 @@ pub(super) unsafe fn init(
             at += len;
         }
         mapped_to = mapped_to.max(to);
+        LIMIT.fetch_max(end, Ordering::Relaxed);
     }
     for &(start, end) in memory.spans() {
         // SAFETY: 1. our condition 2. 2. mapped above, zeroed.
@@ -129,6 +133,7 @@ pub(super) unsafe fn init(
 ///
 /// 1. `start..end` is usable memory of the memory map, page-aligned, and nobody uses it now or later.
 pub(super) unsafe fn release(start: u64, end: u64) {
-    // SAFETY: the caller's condition; `init` mapped the metadata of all usable memory.
+    let end = end.min(LIMIT.load(Ordering::Relaxed));
+    // SAFETY: the caller's condition; `init` mapped the metadata of all usable memory below the limit.
     unsafe { frame::add_range(start >> PAGE_SHIFT, end >> PAGE_SHIFT) };
 }
