@@ -10,6 +10,7 @@ mod cred;
 mod eventfiles;
 mod fd;
 mod file;
+mod futex;
 mod mem;
 mod path;
 mod poll;
