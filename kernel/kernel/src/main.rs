@@ -1,36 +1,22 @@
-//! Keel, the kernel binary.
+//! Keel, the kernel binary: the boot order and the glue between hal and the floors above it.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-#[cfg(all(target_os = "none", feature = "selftest"))]
 extern crate alloc;
 
+#[cfg(not(feature = "selftest"))]
+mod boot;
+#[cfg(not(feature = "selftest"))]
+mod params;
 #[cfg(all(target_os = "none", feature = "selftest"))]
 mod selftest;
+#[cfg(not(feature = "selftest"))]
+mod upcalls;
 
+#[cfg(not(feature = "selftest"))]
+hal::entry!(boot::main);
 #[cfg(all(target_os = "none", feature = "selftest"))]
 hal::entry!(selftest::main);
-
-#[cfg(all(target_os = "none", not(feature = "selftest")))]
-hal::entry!(start);
-
-/// Brings the machine up; hal calls it on the boot CPU.
-#[cfg(all(target_os = "none", not(feature = "selftest")))]
-fn start() -> ! {
-    let stats = hal::frame::stats();
-    log::info!("Keel: {} KiB of memory, {} KiB free", stats.total * 4, stats.free * 4);
-    let cpus = hal::smp::start_all(hal::cpu::MAX_CPUS, idle);
-    log::info!("{cpus} CPUs run");
-    hal::power::power_off()
-}
-
-#[cfg(all(target_os = "none", not(feature = "selftest")))]
-fn idle() -> ! {
-    loop {
-        hal::cpu::idle_wait();
-    }
-}
-
-#[cfg(not(target_os = "none"))]
+#[cfg(all(not(target_os = "none"), feature = "selftest"))]
 fn main() {
     eprintln!("keel is a kernel: build it for x86_64-unknown-none and boot it");
 }

@@ -1,0 +1,114 @@
+//! The parameters on the kernel command line that the boot order itself obeys.
+//!
+//! hal reads `mem=`, `nokaslr` and `panic=` for itself, before this code runs.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use hal::klog;
+
+/// What the command line asks for.
+pub(crate) struct Params {
+    /// `rdinit=`, the first program of the initramfs.
+    pub rdinit: String,
+    /// `init=`, the first program of the root file system.
+    pub init: Option<String>,
+    /// `maxcpus=` and `nosmp`.
+    pub max_cpus: usize,
+    /// The last `console=`, without its options.
+    pub console: Option<String>,
+    /// Words for the first program: those after `--` and those that the kernel does not know.
+    pub init_args: Vec<String>,
+    /// `name=value` words that the kernel does not know: the first program's environment.
+    pub init_env: Vec<String>,
+}
+
+/// Parameters that are known and either obeyed elsewhere or without effect here.
+const KNOWN: &[&str] = &[
+    "root",
+    "rootfstype",
+    "rootflags",
+    "rootwait",
+    "ro",
+    "rw",
+    "mem",
+    "nokaslr",
+    "kaslr",
+    "panic",
+    "oops",
+    "mitigations",
+    "earlyprintk",
+    "earlycon",
+    "nr_cpus",
+    "reboot",
+    "acpi",
+    "noapic",
+    "nolapic",
+    "tsc",
+    "clocksource",
+    "random.trust_cpu",
+    "init_on_alloc",
+    "init_on_free",
+    "8250.nr_uarts",
+    "no_timer_check",
+    "debug",
+    "quiet",
+    "loglevel",
+    "ignore_loglevel",
+    "printk.time",
+    "nosmp",
+    "maxcpus",
+    "console",
+    "init",
+    "rdinit",
+    "BOOT_IMAGE",
+    "initrd",
+    "no5lvl",
+    "selinux",
+    "apparmor",
+    "audit",
+    "net.ifnames",
+    "kernel.panic",
+];
+
+impl Params {
+    /// Reads the command line; what decides about the log takes effect at once.
+    pub fn parse(line: &str) -> Self {
+        let mut params = Self {
+            rdinit: String::from("/init"),
+            init: None,
+            max_cpus: hal::cpu::MAX_CPUS,
+            console: None,
+            init_args: cmdline::init_args(line).map(String::from).collect(),
+            init_env: Vec::new(),
+        };
+        for param in cmdline::params(line) {
+            params.take(&param);
+        }
+        params
+    }
+
+    fn take(&mut self, param: &cmdline::Param<'_>) {
+        let value = param.value.unwrap_or_default();
+        if param.is("rdinit") {
+            self.rdinit = String::from(value);
+        } else if param.is("init") {
+            self.init = Some(String::from(value));
+        } else if param.is("nosmp") {
+            self.max_cpus = 1;
+        } else if param.is("maxcpus") || param.is("nr_cpus") {
+            self.max_cpus = value.parse::<usize>().unwrap_or(self.max_cpus).clamp(1, hal::cpu::MAX_CPUS);
+        } else if param.is("console") {
+            self.console = value.split(',').next().map(String::from);
+        } else if param.is("quiet") {
+            klog::set_console_level(4);
+        } else if param.is("debug") {
+            klog::set_console_level(8);
+        } else if param.is("loglevel") {
+            klog::set_console_level(value.parse().unwrap_or(7));
+        } else if KNOWN.iter().all(|known| !param.is(known)) && !param.name.contains('.') {
+            let words = if param.value.is_some() { &mut self.init_env } else { &mut self.init_args };
+            words.push(String::from(param.word));
+        }
+    }
+}
