@@ -10,7 +10,9 @@
 use hal::UserAddr;
 
 use crate::arg::{Arg, Support};
-use crate::{Cx, Result, cred, eventfiles, fd, file, mem, path, poll, scheduling, signal, system, task, time, xattr};
+use crate::{
+    Cx, Result, cred, eventfiles, fd, file, mem, path, poll, scheduling, signal, system, task, time, xattr,
+};
 
 /// One past the highest system-call number that has a row.
 pub const NR_SYSCALLS: usize = 472;
