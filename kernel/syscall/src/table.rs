@@ -11,7 +11,8 @@ use hal::UserAddr;
 
 use crate::arg::{Arg, Support};
 use crate::{
-    Cx, Result, cred, eventfiles, fd, file, mem, path, poll, scheduling, signal, system, task, time, xattr,
+    Cx, Result, cred, eventfiles, fd, file, futex, mem, path, poll, scheduling, signal, system, task, time,
+    xattr,
 };
 
 /// One past the highest system-call number that has a row.
@@ -232,6 +233,8 @@ syscalls! {
     199 fremovexattr(fd: i32, name: UserAddr) => xattr::sys_fremovexattr, Support::Full;
     200 tkill(tid: i32, sig: i32) => signal::sys_tkill, Support::Full;
     201 time(out: UserAddr) => time::sys_time, Support::Full;
+    202 futex(addr: UserAddr, op: u32, value: u32, timeout: UserAddr, addr2: UserAddr, value3: u32)
+        => futex::sys_futex, Support::Partial("no priority inheritance: ENOSYS");
     203 sched_setaffinity(pid: i32, size: usize, mask: UserAddr)
         => scheduling::sys_sched_setaffinity, Support::Full;
     204 sched_getaffinity(pid: i32, size: usize, mask: UserAddr)
@@ -407,7 +410,6 @@ syscalls! {
         183 afs_syscall,
         184 tuxcall,
         185 security,
-        202 futex,
         205 set_thread_area,
         206 io_setup,
         207 io_destroy,
