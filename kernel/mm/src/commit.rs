@@ -1,10 +1,23 @@
 //! Commit accounting: how much memory has been promised (vm/overcommit-accounting).
 
 use abi::{Errno, Result};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::counters::COMMITTED;
 use crate::sysctl;
+
+/// Pages of the machine. Read once: a sum over all zones is too dear for each mmap.
+fn total_pages() -> u64 {
+    static TOTAL: AtomicU64 = AtomicU64::new(0);
+    match TOTAL.load(Ordering::Relaxed) {
+        0 => {
+            let total = hal::frame::stats().total as u64;
+            TOTAL.store(total, Ordering::Relaxed);
+            total
+        }
+        total => total,
+    }
+}
 
 /// The commit limit in pages (`CommitLimit`), which binds in mode 2 only.
 pub fn limit() -> u64 {
@@ -13,7 +26,7 @@ pub fn limit() -> u64 {
         return kbytes >> 2;
     }
     let ratio = sysctl::OVERCOMMIT_RATIO.load(Ordering::Relaxed);
-    (hal::frame::stats().total as u64).saturating_mul(ratio) / 100
+    total_pages().saturating_mul(ratio) / 100
 }
 
 /// Promises `pages`. `ENOMEM`: refused by the mode in force.
@@ -21,7 +34,7 @@ pub(crate) fn charge(pages: u64) -> Result<()> {
     let fits = match sysctl::OVERCOMMIT_MEMORY.load(Ordering::Relaxed) {
         1 => true,
         // Only what could never be had at all is refused.
-        0 => pages <= hal::frame::stats().total as u64,
+        0 => pages <= total_pages(),
         _ => COMMITTED.get().saturating_add(pages) <= limit(),
     };
     if !fits {

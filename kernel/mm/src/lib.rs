@@ -17,9 +17,10 @@ mod protect;
 pub mod registry;
 mod remap;
 mod remote;
+#[cfg(any(test, feature = "selftest"))]
+pub mod selftest;
 mod show;
 mod space;
-mod special;
 mod sync;
 pub mod sysctl;
 #[cfg(test)]
@@ -35,5 +36,4 @@ pub use remap::RemapRequest;
 pub use remote::Rights;
 pub use show::{PageStats, VmaInfo};
 pub use space::{Counters, Limits, Mm};
-pub use special::SpecialMapping;
 pub use vma::{Backing, FileId, Mappable, MappedFile, STACK_GUARD_GAP, VmFlags, Vma, VmaAttr};

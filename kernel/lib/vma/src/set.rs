@@ -10,7 +10,7 @@ use crate::{Attr, Refused, Vma};
 pub const CHUNK: usize = 32;
 
 /// Whole VMAs taken out by an edit, for the caller to drop when its locks are gone.
-pub type Removed<A> = SmallVec<[Vma<A>; 2]>;
+pub type Removed<A> = SmallVec<[Vma<A>; 1]>;
 
 #[derive(Debug)]
 pub(crate) struct Chunk<A> {

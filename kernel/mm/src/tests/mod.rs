@@ -1,17 +1,10 @@
 //! Tests on the hosted machine: real faults, real copies, frames counted.
 
-mod model;
 mod paths;
 
-use abi::mman::{MapFlags, Prot};
-use alloc::sync::Arc;
-use alloc::vec::Vec;
 use std::sync::{Mutex, MutexGuard};
 
-use crate::vma::{Backing, Mappable};
-use crate::{MapRequest, Mapping, Shmem, VmFlags};
-
-pub(super) const PAGE: u64 = hal::PAGE_SIZE as u64;
+pub(super) use crate::selftest::{PAGE, TestFile, fixed, rw};
 
 /// Frames are counted machine-wide, so one test at a time.
 static ONE: Mutex<()> = Mutex::new(());
@@ -46,47 +39,10 @@ impl Drop for Alone {
     }
 }
 
-/// A file in memory.
-pub(super) struct TestFile(pub Arc<Mapping>);
-
-impl TestFile {
-    pub fn new(size: u64) -> Arc<Self> {
-        let mapping = Mapping::new_shmem(Arc::new(Shmem::new(u64::MAX)));
-        mapping.set_size(size);
-        Arc::new(Self(Arc::new(mapping)))
-    }
-}
-
-impl Mappable for TestFile {
-    fn mapping(&self) -> Option<&Arc<Mapping>> {
-        Some(&self.0)
-    }
-    fn name(&self) -> Vec<u8> {
-        b"/test".to_vec()
-    }
-}
-
-pub(super) fn rw() -> Prot {
-    Prot::READ | Prot::WRITE
-}
-
-/// A request for `nr` pages at page `at`, replacing what is there.
-pub(super) fn fixed(
-    at: u64,
-    nr: u64,
-    prot: Prot,
-    kind: MapFlags,
-    backing: Backing,
-    offset: u64,
-) -> MapRequest {
-    MapRequest {
-        addr: at * PAGE,
-        len: nr * PAGE,
-        prot,
-        flags: kind | MapFlags::FIXED,
-        backing,
-        offset: offset * PAGE,
-        may: VmFlags::MAYREAD | VmFlags::MAYWRITE | VmFlags::MAYEXEC,
-        extra: VmFlags::empty(),
+#[test]
+fn random_operations_agree_with_a_byte_per_page() {
+    for seed in 1..30 {
+        let _alone = alone();
+        crate::selftest::random_operations(seed * 0x9e37_79b9_7f4a, 1500);
     }
 }

@@ -1,12 +1,63 @@
 //! Random operations on several address spaces and files, against one byte per page.
+//!
+//! Runs in unit tests on the hosted machine, and in the kernel with the feature `selftest` on the real one.
+//! Being a test, it panics when something is wrong.
 
-use super::{Alone, PAGE, TestFile, alone, fixed, rw};
-use crate::vma::Backing;
-use crate::{Mm, RemapRequest, Rights};
 use abi::mman::{MapFlags, MremapFlags, Prot};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
-use std::boxed::Box;
-use std::vec::Vec;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::vma::{Backing, Mappable};
+use crate::{MapRequest, Mapping, Mm, RemapRequest, Rights, Shmem, VmFlags};
+
+pub(crate) const PAGE: u64 = hal::PAGE_SIZE as u64;
+
+/// A file in memory.
+pub(crate) struct TestFile(pub Arc<Mapping>);
+
+impl TestFile {
+    pub fn new(size: u64) -> Arc<Self> {
+        let mapping = Mapping::new_shmem(Arc::new(Shmem::new(u64::MAX)));
+        mapping.set_size(size);
+        Arc::new(Self(Arc::new(mapping)))
+    }
+}
+
+impl Mappable for TestFile {
+    fn mapping(&self) -> Option<&Arc<Mapping>> {
+        Some(&self.0)
+    }
+    fn name(&self) -> Vec<u8> {
+        b"/test".to_vec()
+    }
+}
+
+pub(crate) fn rw() -> Prot {
+    Prot::READ | Prot::WRITE
+}
+
+/// A request for `nr` pages at page `at`, replacing what is there.
+pub(crate) fn fixed(
+    at: u64,
+    nr: u64,
+    prot: Prot,
+    kind: MapFlags,
+    backing: Backing,
+    offset: u64,
+) -> MapRequest {
+    MapRequest {
+        addr: at * PAGE,
+        len: nr * PAGE,
+        prot,
+        flags: kind | MapFlags::FIXED,
+        backing,
+        offset: offset * PAGE,
+        may: VmFlags::MAYREAD | VmFlags::MAYWRITE | VmFlags::MAYEXEC,
+        extra: VmFlags::empty(),
+    }
+}
 
 /// First page of the arena: above `mmap_min_addr`.
 const BASE: u64 = 0x100;
@@ -122,7 +173,7 @@ impl World {
             0 => (MapFlags::PRIVATE, Backing::Anonymous, None, 0),
             1 => {
                 let o = self.objects.len();
-                self.objects.push(Object { bytes: std::vec![0; nr], size: nr, file: None });
+                self.objects.push(Object { bytes: vec![0; nr], size: nr, file: None });
                 (MapFlags::SHARED, Backing::Anonymous, Some(o), 0)
             }
             _ => {
@@ -257,14 +308,18 @@ impl World {
     }
 }
 
-fn run(seed: u64, steps: usize) {
-    let _alone: Alone = alone();
+/// Runs `steps` random operations and checks all contents at the end.
+///
+/// # Panics
+///
+/// When a page holds or allows something else than the model says, or a counter is wrong.
+pub fn random_operations(seed: u64, steps: usize) {
     let files = (0..3).map(|_| {
         let file = TestFile::new(16 * PAGE);
-        Object { bytes: std::vec![0; 64], size: 16, file: Some(file) }
+        Object { bytes: vec![0; 64], size: 16, file: Some(file) }
     });
-    let first = Space { mm: Mm::new().unwrap(), pages: std::vec![None; PAGES] };
-    let mut world = Box::new(World { objects: files.collect(), spaces: std::vec![first], seed });
+    let first = Space { mm: Mm::new().expect("memory"), pages: vec![None; PAGES] };
+    let mut world = Box::new(World { objects: files.collect(), spaces: vec![first], seed });
     for n in 0..steps {
         world.step();
         if n % 16 == 0 {
@@ -277,9 +332,74 @@ fn run(seed: u64, steps: usize) {
     }
 }
 
-#[test]
-fn random_operations_agree_with_a_byte_per_page() {
-    for seed in 1..30 {
-        run(seed * 0x9e37_79b9_7f4a, 1500);
-    }
+/// Repetitions of each measured operation.
+const ROUNDS: u64 = 200;
+
+/// Measures what common operations cost with the clock `now` and reports nanoseconds for each.
+///
+/// # Panics
+///
+/// When an operation fails.
+pub fn measure(now: fn() -> u64, mut report: impl FnMut(&str, u64)) {
+    let mm = Mm::new().expect("memory");
+    let timed = |f: &mut dyn FnMut()| {
+        let start = now();
+        f();
+        (now() - start) / ROUNDS
+    };
+    let write = hal::trap::Access { write: true, exec: false, user_mode: true };
+    let read = hal::trap::Access { write: false, ..write };
+    let at = mm.map(MapRequest::anonymous(ROUNDS * PAGE, rw())).expect("room");
+    let touch = |mm: &Mm, access| {
+        for i in 0..ROUNDS {
+            mm.handle_fault(hal::UserAddr(at + i * PAGE), access).expect("a page");
+        }
+    };
+    report("anonymous write fault", timed(&mut || touch(&mm, write)));
+    let mut child = None;
+    report("fork of one page", timed(&mut || child = mm.fork().ok()));
+    let copy = child.take().expect("a child");
+    report("copying write fault", timed(&mut || touch(&copy, write)));
+    report("reusing write fault", timed(&mut || touch(&mm, write)));
+    report("teardown of one page", timed(&mut || copy.unmap(at, ROUNDS * PAGE).expect("unmap")));
+    report(
+        "fork of an empty space",
+        timed(&mut || {
+            let empty = Mm::new().expect("memory");
+            (0..ROUNDS).for_each(|_| drop(empty.fork()));
+        }),
+    );
+    report("munmap of one page", timed(&mut || mm.unmap(at, ROUNDS * PAGE).expect("unmap")));
+    report(
+        "mmap and munmap",
+        timed(&mut || {
+            for _ in 0..ROUNDS {
+                let at = mm.map(MapRequest::anonymous(PAGE, rw())).expect("room");
+                mm.unmap(at, PAGE).expect("unmap");
+            }
+        }),
+    );
+    let file = TestFile::new(0);
+    file.0.write(0, &mut hal::uio::Src::kernel(&vec![1; (ROUNDS * PAGE) as usize])).expect("pages");
+    let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+    mm.map(fixed(at / PAGE, ROUNDS, Prot::READ, flags, Backing::file(file.clone()), 0)).expect("room");
+    report("file read fault (16 pages around, per page)", timed(&mut || touch(&mm, read)));
+    let mut page = [0; PAGE as usize];
+    report(
+        "read of a cached page",
+        timed(&mut || {
+            for i in 0..ROUNDS {
+                file.0.read(i * PAGE, &mut hal::uio::Dest::kernel(&mut page)).expect("a page");
+            }
+        }),
+    );
+    report(
+        "mprotect of half and back",
+        timed(&mut || {
+            for _ in 0..ROUNDS {
+                mm.protect(at, 8 * PAGE, Prot::empty(), None).expect("mprotect");
+                mm.protect(at, 8 * PAGE, Prot::READ, None).expect("mprotect");
+            }
+        }),
+    );
 }
