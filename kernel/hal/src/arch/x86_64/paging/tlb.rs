@@ -133,6 +133,7 @@ pub(super) fn flush(table: &PageTable, start: u64, end: u64) {
     }
     let others = CpuMask(active & !me);
     if !others.is_empty() {
+        debug_assert!(crate::irq::enabled(), "waiting for another CPU with interrupts off");
         // `call` waits, so the request outlives its readers.
         crate::ipi::call(others, remote_flush, (&raw const request) as u64);
     }
