@@ -119,6 +119,9 @@ pub struct Thread {
     page_table: UnsafeCell<Option<Arc<PageTable>>>,
     start: UnsafeCell<Start>,
     slots: [SlotPlace; MAX_SLOTS],
+    /// The locks it holds, for the lock checker.
+    #[cfg(debug_assertions)]
+    pub(crate) held: crate::sync::lockdep::Held,
 }
 
 // SAFETY: `page_table` and `start` are only touched as invariant T3 says; `ArchThread` is touched by the
@@ -137,6 +140,8 @@ impl Thread {
             page_table: UnsafeCell::new(None),
             start: UnsafeCell::new(start),
             slots: [SlotPlace::EMPTY; MAX_SLOTS],
+            #[cfg(debug_assertions)]
+            held: crate::sync::lockdep::Held::new(),
         }
     }
 

@@ -7,14 +7,18 @@ extern crate alloc;
 mod boot;
 #[cfg(not(feature = "selftest"))]
 mod params;
-#[cfg(all(target_os = "none", feature = "selftest"))]
+#[cfg(all(target_os = "none", feature = "schedtest"))]
+mod schedtest;
+#[cfg(all(target_os = "none", feature = "selftest", not(feature = "schedtest")))]
 mod selftest;
 #[cfg(not(feature = "selftest"))]
 mod upcalls;
 
 #[cfg(not(feature = "selftest"))]
 hal::entry!(boot::main);
-#[cfg(all(target_os = "none", feature = "selftest"))]
+#[cfg(all(target_os = "none", feature = "schedtest"))]
+hal::entry!(schedtest::main);
+#[cfg(all(target_os = "none", feature = "selftest", not(feature = "schedtest")))]
 hal::entry!(selftest::main);
 #[cfg(all(not(target_os = "none"), feature = "selftest"))]
 fn main() {

@@ -392,6 +392,7 @@ fn tick(this: &Cpu, now: u64, pinned: &PreemptGuard) {
     let over = rq.charge(now) == Slice::Over;
     this.counters.tick(rq.current.as_deref(), now);
     let idle = rq.is_idle();
+    let overloaded = rq.nr_running() > 1;
     this.tick_ns.store(if idle { u64::MAX } else { now + TICK_NS }, Ordering::Relaxed);
     drop(rq);
     crate::stats::update_load(now);
@@ -400,6 +401,12 @@ fn tick(this: &Cpu, now: u64, pinned: &PreemptGuard) {
     }
     if this.counters.is_time_to_balance() {
         balance(this, pinned, now);
+    }
+    if overloaded && SHARED.load(Ordering::Relaxed) {
+        // An idle CPU has no tick: it must be told that there is something to pull.
+        if let Some(idle) = CpuMask(IDLE.load(Ordering::Relaxed)).iter().next() {
+            hal::ipi::kick(idle);
+        }
     }
 }
 

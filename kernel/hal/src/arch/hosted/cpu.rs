@@ -185,6 +185,10 @@ pub(super) fn deliver() {
     });
 }
 
+pub fn in_interrupt() -> bool {
+    local(|l| l.in_interrupt.get())
+}
+
 pub fn idle_wait() {
     let cpu = &CPUS[current_id() as usize];
     {

@@ -13,7 +13,7 @@ use super::{apic, time};
 use crate::cpu::{CpuInfo, CpuMask};
 
 pub(crate) use super::cpulocal::{
-    current_id, current_thread, preempt_dec, preempt_fold_resched, preempt_inc, preempt_load,
+    current_id, current_thread, in_interrupt, preempt_dec, preempt_fold_resched, preempt_inc, preempt_load,
 };
 
 /// The CPUs that run; the boot CPU from the start.

@@ -188,6 +188,6 @@ pub(crate) fn preempt_fold_resched(wanted: bool) {
 
 /// Is this an interrupt, NMI, double-fault or machine-check handler?
 #[inline]
-pub(super) fn in_interrupt() -> bool {
+pub(crate) fn in_interrupt() -> bool {
     preempt_load() & !NO_RESCHED >= HARDIRQ as u32
 }
