@@ -126,8 +126,8 @@ impl<T> Queue<T> {
         let limit = (slice * LAG_LIMIT_SLICES) as i64;
         let mut lag = lag.clamp(-limit, limit);
         if lag != 0 && self.sum_w > 0 {
-            let others = i128::from(self.sum_w);
-            lag = (i128::from(lag) * (others + i128::from(weight)) / others) as i64;
+            // Fits: a lag is at most two slices of the lightest thread, 2^31 ns.
+            lag = lag.saturating_mul(self.sum_w + i64::from(weight)) / self.sum_w;
         }
         let vruntime = average.wrapping_sub(lag as u64);
         Entity { vruntime, deadline: vruntime.wrapping_add(slice), slice, weight }

@@ -173,6 +173,11 @@ impl WaitQueue {
                 // A wake-up that came for us must not be lost: look once more.
                 return cond().ok_or(error);
             }
+            if !place.is_waiting()
+                && let Some(value) = cond()
+            {
+                return Ok(value); // the common case: woken once, without entering the queue again
+            }
         }
     }
 

@@ -13,8 +13,12 @@ use super::{apic, time};
 use crate::cpu::{CpuInfo, CpuMask};
 
 pub(crate) use super::cpulocal::{
-    current_id, current_thread, in_interrupt, preempt_dec, preempt_fold_resched, preempt_inc, preempt_load,
+    current_id, current_thread, preempt_dec, preempt_fold_resched, preempt_inc, preempt_load,
 };
+
+/// The lock checker asks.
+#[cfg(debug_assertions)]
+pub(crate) use super::cpulocal::in_interrupt;
 
 /// The CPUs that run; the boot CPU from the start.
 static ONLINE: AtomicU64 = AtomicU64::new(1);
