@@ -12,6 +12,7 @@ mod fd;
 mod file;
 mod futex;
 mod mem;
+mod missing;
 mod path;
 mod poll;
 mod scheduling;
@@ -48,7 +49,7 @@ pub fn dispatch(regs: &mut UserRegs) {
     let mut cx = Cx { regs, keeps_result: false };
     let result = match table::TABLE.get(nr as usize).and_then(|row| row.call) {
         Some(call) => call(&mut cx, &args),
-        None => missing(nr),
+        None => missing::missing(nr),
     };
     if cx.keeps_result {
         return;
@@ -57,12 +58,6 @@ pub fn dispatch(regs: &mut UserRegs) {
         Ok(value) => value as u64,
         Err(errno) => errno.to_return() as u64,
     };
-}
-
-/// Answers a call that does not exist.
-#[cold]
-fn missing(_nr: u64) -> Result<usize> {
-    Err(Errno::ENOSYS)
 }
 
 /// Fails with `EPERM` unless the caller has `cap`.
