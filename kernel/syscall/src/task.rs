@@ -82,6 +82,9 @@ pub(crate) fn sys_clone3(cx: &mut Cx<'_>, args: UserAddr, size: usize) -> Result
     if args.exit_signal > u64::from(NSIG) || flags.contains(CloneFlags::DETACHED) {
         return Err(Errno::EINVAL);
     }
+    if args.exit_signal != 0 && flags.intersects(CloneFlags::THREAD | CloneFlags::PARENT) {
+        return Err(Errno::EINVAL);
+    }
     if (args.stack == 0) != (args.stack_size == 0) {
         return Err(Errno::EINVAL);
     }

@@ -2,7 +2,7 @@
 //!
 //! # Invariants of a parsed [`Image`]
 //!
-//! - I1: there is at least one segment; segments ascend by address and their pages do not overlap.
+//! - I1: segments ascend by address and their pages do not overlap.
 //! - I2: for each segment: `file_len <= mem_len`, `vaddr + mem_len <= limit`, `offset + file_len <= i64::MAX`, and
 //!   `vaddr` and `offset` agree within a page.
 //! - I3: `align` is a power of two of at least a page.
@@ -79,7 +79,7 @@ pub struct Image {
 impl Image {
     /// Reads the program headers `phdrs`, found where `header` says. Addresses must end at or below `limit`.
     ///
-    /// `ENOEXEC`: a truncated table or a bad interpreter. `EINVAL`: segments that cannot be mapped, or none.
+    /// `ENOEXEC`: a truncated table or a bad interpreter. `EINVAL`: segments that cannot be mapped.
     /// `ENOMEM`: a segment beyond `limit`, or no memory for the plan.
     pub fn parse(header: &Header, phdrs: &[u8], limit: u64) -> Result<Self> {
         if phdrs.len() < usize::from(header.phnum) * PHDR_LEN {
@@ -105,9 +105,6 @@ impl Image {
                 PT_GNU_STACK => image.stack = StackFlags::NoExec,
                 _ => {}
             }
-        }
-        if image.segments.is_empty() {
-            return Err(Errno::EINVAL);
         }
         image.phdr_vaddr = own_phdr.or_else(|| image.vaddr_of(header.phdrs.start)).unwrap_or(0);
         Ok(image)

@@ -99,6 +99,9 @@ impl Program {
     /// Maps all segments into `mm`. `pie_offset` is the random part of the address of a program with an interpreter.
     pub(super) fn map(&self, mm: &Mm, pie_offset: Option<u64>) -> Result<Placed> {
         let span = self.image.span();
+        if self.image.segments.is_empty() {
+            return Err(Errno::EINVAL);
+        }
         let bias = match (self.image.kind, pie_offset) {
             (Kind::Fixed, _) => 0,
             (Kind::Relocatable, Some(offset)) => {
