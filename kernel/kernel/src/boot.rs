@@ -54,6 +54,7 @@ fn set_up(params: Params) -> Result<()> {
     events::init();
     tmpfs::register()?;
     devtmpfs::init()?;
+    devpts::register()?;
     let fs = make_root()?;
     let files = FdTable::new()?;
     let cred = Arc::new(Cred::root());
