@@ -3,11 +3,9 @@
 //! Sources: mount(2), umount(2), pivot_root(2), mount_namespaces(7).
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, Ordering::*};
 
 use abi::{Errno, Result};
-use hal::rcu;
-use sched::{Mutex, WaitQueue};
+use sched::{Interruptible, Mutex};
 use security::Cap;
 
 use crate::fs_context::WalkContext;
@@ -258,39 +256,33 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
     if flags & MNT_EXPIRE != 0 {
         return Err(Errno::EAGAIN);
     }
-    // References that wait for a grace period are no users.
-    for attempt in 0..2 {
+    // References that wait for a grace period are no users, so a busy mount gets some time.
+    for attempt in 0..=GRACE_TRIES {
         {
             let _locked = mount::LOCK.lock();
             if !is_busy(&mount) {
                 mount::detach(&mount);
                 break;
             }
-            if attempt == 1 || !mount.children().is_empty() {
+            if attempt == GRACE_TRIES || !mount.children().is_empty() {
                 return Err(Errno::EBUSY);
             }
         }
-        wait_for_readers();
+        // Not interruptible, and so cannot fail.
+        let _ = sched::sleep_until(hal::time::now_ns() + GRACE_NS, Interruptible::No);
     }
     let _ = mount.sb().ops().sync(mount.sb());
     Ok(())
 }
 
+/// How often and how long umount(2) waits for RCU to give back references.
+const GRACE_TRIES: u32 = 4;
+const GRACE_NS: u64 = 1_000_000;
+
 /// Whether somebody but the tree and the caller holds `mount`.
 fn is_busy(mount: &Arc<Mount>) -> bool {
     const OURS: usize = 2;
     !mount.children().is_empty() || Arc::strong_count(mount) > OURS
-}
-
-/// Waits until what RCU defers has been done.
-fn wait_for_readers() {
-    let done = Arc::new((AtomicBool::new(false), WaitQueue::new()));
-    let signal = done.clone();
-    rcu::call(alloc::boxed::Box::new(move || {
-        signal.0.store(true, Release);
-        signal.1.wake_all();
-    }));
-    done.1.wait(|| done.0.load(Acquire).then_some(()));
 }
 
 /// Contexts that pivot_root(2) has to move: all tasks'. The floor above registers how to visit them.

@@ -198,17 +198,9 @@ fn open_create(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8], how: &How) -> Res
     if !is_exclusive && let Some(file) = open_existing(ctx, at, name, how)? {
         return Ok(file);
     }
-    let held;
-    let start = match at {
-        At::Fd(fd) if name.first() != Some(&b'/') => {
-            held = ctx.files.get_any(fd)?;
-            Some(held.path())
-        }
-        At::Path(path) => Some(path),
-        _ => None,
-    };
+    let start = walk::Start::new(ctx, at, name, how.resolve)?;
     walk::check_name_for_create(name)?;
-    let mut walker = Walker::new(ctx, start, name, how.resolve)?;
+    let mut walker = Walker::new(ctx, start.path(), name, how.resolve)?;
     loop {
         let last = match walker.to_last()? {
             Last::Name(last, false) => last,

@@ -137,7 +137,6 @@ fn instance(this: &'static TmpfsType, mut options: Options, flags: SbFlags) -> R
     });
     let mode = options.mode.unwrap_or(if this.is_limited { 0o1777 } else { 0o755 });
     let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
-    options.mode = Some(mode);
     let ops = Tmpfs { account: account.clone(), options: Mutex::new("tmpfs.options", options) };
     let init = SuperInit {
         fs_type: this,

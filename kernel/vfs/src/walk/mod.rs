@@ -93,16 +93,30 @@ pub(crate) enum Last {
     Root,
 }
 
-/// Where a walk starts, with what must live as long as it.
-enum Start {
+/// Where a walk starts: what keeps the path alive, or nothing for cwd and root.
+pub(crate) enum Start<'a> {
     Context,
     File(Arc<File>),
+    Path(&'a Path),
 }
 
-fn start_of(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8]) -> Result<Start> {
-    match at {
-        At::Fd(fd) if name.first() != Some(&b'/') => Ok(Start::File(ctx.files.get_any(fd)?)),
-        _ => Ok(Start::Context),
+impl<'a> Start<'a> {
+    /// Looks a descriptor up if `name` is relative, or if its directory is the root of the walk.
+    pub(crate) fn new(ctx: &WalkContext<'_>, at: At<'a>, name: &[u8], resolve: ResolveFlags) -> Result<Self> {
+        let is_absolute = name.first() == Some(&b'/') && !resolve.contains(ResolveFlags::IN_ROOT);
+        match at {
+            At::Fd(fd) if !is_absolute => Ok(Self::File(ctx.files.get_any(fd)?)),
+            At::Path(path) => Ok(Self::Path(path)),
+            _ => Ok(Self::Context),
+        }
+    }
+
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Context => None,
+            Self::File(file) => Some(file.path()),
+            Self::Path(path) => Some(path),
+        }
     }
 }
 
@@ -135,12 +149,8 @@ pub fn walk_with(
     resolve: ResolveFlags,
 ) -> Result<Path> {
     check_name(name, flags)?;
-    let start = start_of(ctx, at, name)?;
-    let start = match (&start, at) {
-        (Start::File(file), _) => Some(file.path()),
-        (Start::Context, At::Path(path)) => Some(path),
-        _ => None,
-    };
+    let start = Start::new(ctx, at, name, resolve)?;
+    let start = start.path();
     if name.is_empty() {
         let path = start.cloned().unwrap_or_else(|| ctx.fs.cwd());
         let is_dir = path.inode().is_some_and(|inode| inode.is_dir());
@@ -161,12 +171,8 @@ pub fn walk_with(
 /// Walks to the directory of the last component of `name`.
 pub(crate) fn walk_parent(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8]) -> Result<Parent> {
     check_name(name, WalkFlags::empty())?;
-    let start = start_of(ctx, at, name)?;
-    let start = match (&start, at) {
-        (Start::File(file), _) => Some(file.path()),
-        (Start::Context, At::Path(path)) => Some(path),
-        _ => None,
-    };
+    let start = Start::new(ctx, at, name, ResolveFlags::empty())?;
+    let start = start.path();
     let cut = name.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
     let (prefix, last) = name.split_at(cut);
     let is_ordinary = !last.is_empty() && last != b"." && last != b".." && last.len() <= abi::fs::NAME_MAX;
