@@ -276,8 +276,8 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
 }
 
 /// How often and how long umount(2) waits for RCU to give back references.
-const GRACE_TRIES: u32 = 4;
-const GRACE_NS: u64 = 1_000_000;
+const GRACE_TRIES: u32 = 10;
+const GRACE_NS: u64 = 2_000_000;
 
 /// Whether somebody but the tree and the caller holds `mount`.
 fn is_busy(mount: &Arc<Mount>) -> bool {

@@ -143,3 +143,35 @@ pub fn read(file: &File, max: usize) -> Result<Vec<u8>> {
     buf.truncate(len);
     Ok(buf)
 }
+
+pub fn pause_ms(ms: u64) {
+    let _ = sched::sleep_until(hal::time::now_ns() + ms * 1_000_000, sched::Interruptible::No);
+}
+
+/// A kernel thread on this CPU, and what it gives.
+pub struct Handle<T> {
+    result: Arc<std::sync::Mutex<Option<T>>>,
+}
+
+/// Runs `f` in a kernel thread: for tests that sleep for each other.
+pub fn spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Handle<T> {
+    let result = Arc::new(std::sync::Mutex::new(None));
+    let store = result.clone();
+    let body = move || {
+        let value = f();
+        *store.lock().unwrap() = Some(value);
+    };
+    sched::spawn("test", body).unwrap();
+    Handle { result }
+}
+
+impl<T> Handle<T> {
+    pub fn join(self) -> T {
+        loop {
+            if let Some(value) = self.result.lock().unwrap().take() {
+                return value;
+            }
+            pause_ms(1);
+        }
+    }
+}

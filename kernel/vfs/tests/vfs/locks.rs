@@ -1,8 +1,6 @@
 //! flock, POSIX and OFD locks between threads.
 
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use abi::Errno;
 use abi::fs::Flock;
@@ -10,7 +8,7 @@ use vfs::File;
 use vfs::lock::{FlockOp, LockKind, RecordOwner, fcntl_getlk, fcntl_setlk};
 use vfs::pipe::Blocking;
 
-use crate::env::Env;
+use crate::env::{Env, pause_ms, spawn};
 
 fn flock(l_type: i16, start: i64, len: i64) -> Flock {
     Flock { l_type, l_start: start, l_len: len, ..Flock::default() }
@@ -54,10 +52,10 @@ fn a_waiter_gets_the_lock_when_it_is_free() {
     let file = env.create("/f").unwrap();
     set(&file, process(11), flock(WRITE, 0, 1)).unwrap();
     let other: Arc<File> = file.clone();
-    let waiter = thread::spawn(move || fcntl_setlk(&other, process(12), &flock(WRITE, 0, 1), Blocking::Yes));
-    thread::sleep(Duration::from_millis(20));
+    let waiter = spawn(move || fcntl_setlk(&other, process(12), &flock(WRITE, 0, 1), Blocking::Yes));
+    pause_ms(20);
     set(&file, process(11), flock(UNLOCK, 0, 1)).unwrap();
-    waiter.join().unwrap().unwrap();
+    waiter.join().unwrap();
     assert_eq!(set(&file, process(11), flock(WRITE, 0, 1)), Err(Errno::EAGAIN));
 }
 
@@ -68,12 +66,12 @@ fn a_circle_of_waiters_is_a_deadlock() {
     set(&file, process(21), flock(WRITE, 1, 1)).unwrap();
     set(&file, process(22), flock(WRITE, 2, 1)).unwrap();
     let other: Arc<File> = file.clone();
-    let waiter = thread::spawn(move || fcntl_setlk(&other, process(21), &flock(WRITE, 2, 1), Blocking::Yes));
-    thread::sleep(Duration::from_millis(20));
+    let waiter = spawn(move || fcntl_setlk(&other, process(21), &flock(WRITE, 2, 1), Blocking::Yes));
+    pause_ms(20);
     let closes_circle = fcntl_setlk(&file, process(22), &flock(WRITE, 1, 1), Blocking::Yes);
     assert_eq!(closes_circle, Err(Errno::EDEADLK));
     set(&file, process(22), flock(UNLOCK, 2, 1)).unwrap();
-    waiter.join().unwrap().unwrap();
+    waiter.join().unwrap();
 }
 
 #[test]

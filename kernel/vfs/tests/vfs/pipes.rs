@@ -1,7 +1,6 @@
 //! Pipes and FIFOs with threads at both ends.
 
 use std::sync::Arc;
-use std::thread;
 
 use abi::Errno;
 use abi::fs::{OpenFlags, S_IFIFO};
@@ -10,7 +9,7 @@ use sched::PollTable;
 use vfs::pipe::{PIPE_BUF, create};
 use vfs::{At, File};
 
-use crate::env::{Env, read, write};
+use crate::env::{Env, read, spawn, write};
 
 fn poll(file: &File) -> PollEvents {
     file.poll(&mut PollTable::query())
@@ -56,7 +55,7 @@ fn a_full_pipe_holds_sixty_four_kilobytes() {
 fn threads_pass_a_megabyte_in_order() {
     let env = Env::new();
     let (r, w) = create(OpenFlags::empty(), &env.cred).unwrap();
-    let writer = thread::spawn(move || {
+    let writer = spawn(move || {
         let mut next = 0u32;
         for len in (1..3000).cycle().take(700) {
             let bytes: Vec<u8> = (0..len).map(|i| (next + i) as u8).collect();
@@ -76,7 +75,7 @@ fn threads_pass_a_megabyte_in_order() {
             got += 1;
         }
     }
-    assert_eq!(writer.join().unwrap(), got);
+    assert_eq!(writer.join(), got);
 }
 
 #[test]
@@ -86,7 +85,7 @@ fn small_writes_of_many_threads_do_not_mix() {
     let writers: Vec<_> = (0..4u8)
         .map(|id| {
             let w: Arc<File> = w.clone();
-            thread::spawn(move || (0..200).for_each(|_| assert_eq!(write(&w, &[id; 1000]).unwrap(), 1000)))
+            spawn(move || (0..200).for_each(|_| assert_eq!(write(&w, &[id; 1000]).unwrap(), 1000)))
         })
         .collect();
     drop(w);
@@ -107,7 +106,7 @@ fn small_writes_of_many_threads_do_not_mix() {
         seen[block[0] as usize] += 1;
     }
     assert_eq!(seen, [200; 4]);
-    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    writers.into_iter().for_each(|writer| writer.join());
 }
 
 #[test]
@@ -121,14 +120,14 @@ fn fifos_wait_for_the_other_side() {
     assert!(!poll(&early).contains(PollEvents::HUP));
     drop(early);
     let fs = env.fs.clone();
-    let writer = thread::spawn(move || {
+    let writer = spawn(move || {
         let env = Env { fs, ..Env::new() };
         let w = env.open("/fifo", OpenFlags::WRONLY, 0).unwrap();
         write(&w, b"through").unwrap();
     });
     let r = env.open("/fifo", OpenFlags::empty(), 0).unwrap();
     assert_eq!(read(&r, 100).unwrap(), b"through");
-    writer.join().unwrap();
+    writer.join();
     assert_eq!(read(&r, 100).unwrap(), b"");
 }
 

@@ -1,14 +1,13 @@
-//! Walks, descriptors and renames at the same time.
+//! Walks, descriptors and renames that take turns.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use abi::Errno;
 use abi::fs::{OpenFlags, RenameFlags};
 use vfs::FdFlags;
 
-use crate::env::Env;
+use crate::env::{Env, spawn};
 
 fn twin(env: &Env) -> Env {
     Env { fs: env.fs.clone(), files: env.files.clone(), cred: env.cred.clone() }
@@ -26,15 +25,17 @@ fn a_file_that_only_moves_is_always_somewhere() {
     let movers: Vec<_> = (0..2)
         .map(|_| {
             let (env, stop) = (twin(&env), stop.clone());
-            thread::spawn(move || {
+            spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
+                    sched::yield_now();
                     // The two trees change places; "/a/x" and "/b/x" exist at every moment.
                     env.rename2("/a/x", "/b/x", RenameFlags::EXCHANGE).unwrap();
                 }
             })
         })
         .collect();
-    for _ in 0..20_000 {
+    for _ in 0..5_000 {
+        sched::yield_now();
         assert!(env.stat("/a/x").is_ok());
         assert!(env.stat("/b/x/.").is_ok());
         // Exactly one side has "f"; each answer alone must be one of the two.
@@ -44,7 +45,7 @@ fn a_file_that_only_moves_is_always_somewhere() {
         }
     }
     stop.store(true, Ordering::Relaxed);
-    movers.into_iter().for_each(|mover| mover.join().unwrap());
+    movers.into_iter().for_each(|thread| thread.join());
 }
 
 #[test]
@@ -55,9 +56,10 @@ fn made_and_removed_names_are_seen_whole() {
     let makers: Vec<_> = (0..2)
         .map(|id| {
             let (env, stop) = (twin(&env), stop.clone());
-            thread::spawn(move || {
+            spawn(move || {
                 let name = format!("/d/n{id}");
                 while !stop.load(Ordering::Relaxed) {
+                    sched::yield_now();
                     env.create(&name).unwrap();
                     assert!(env.stat(&name).is_ok(), "what was made is there");
                     env.unlink(&name).unwrap();
@@ -66,7 +68,8 @@ fn made_and_removed_names_are_seen_whole() {
             })
         })
         .collect();
-    for round in 0..10_000 {
+    for round in 0..5_000 {
+        sched::yield_now();
         for name in ["/d/n0", "/d/n1"] {
             let opened = env.open(name, OpenFlags::empty(), 0).map(drop);
             assert!(matches!(opened, Ok(()) | Err(Errno::ENOENT)), "{opened:?}");
@@ -76,7 +79,7 @@ fn made_and_removed_names_are_seen_whole() {
         }
     }
     stop.store(true, Ordering::Relaxed);
-    makers.into_iter().for_each(|maker| maker.join().unwrap());
+    makers.into_iter().for_each(|thread| thread.join());
     assert!(env.list("/d").is_empty());
 }
 
@@ -88,8 +91,9 @@ fn descriptors_are_files_or_nothing() {
     let readers: Vec<_> = (0..2)
         .map(|_| {
             let (table, stop) = (env.files.clone(), stop.clone());
-            thread::spawn(move || {
+            spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
+                    sched::yield_now();
                     for fd in 0..80 {
                         if let Ok(file) = table.get(fd) {
                             assert!(file.inode().is_regular());
@@ -100,12 +104,13 @@ fn descriptors_are_files_or_nothing() {
         })
         .collect();
     for _ in 0..200 {
+        sched::yield_now();
         for _ in 0..70 {
             env.files.insert(file.clone(), 0, 1000, FdFlags::empty()).unwrap();
         }
         env.files.close_all();
     }
     stop.store(true, Ordering::Relaxed);
-    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    readers.into_iter().for_each(|thread| thread.join());
     assert_eq!(Arc::strong_count(&file), 1);
 }
