@@ -314,6 +314,9 @@ fn make_thread(
     }
     task::bind(thread.hal(), child.clone());
     drop(child.thread.swap(Some(thread.clone())));
+    if child.registered.rseq.load(Relaxed) != 0 {
+        crate::rseq::watch(child);
+    }
     Ok(thread)
 }
 

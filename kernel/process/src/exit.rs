@@ -159,7 +159,7 @@ pub(crate) fn leave_mm(task: &CurrentTask) {
             futex.wake(addr);
         }
     }
-    task.registered.rseq.store(0, Relaxed);
+    crate::rseq::forget(task);
     if let Some(done) = task.vfork_done.lock().take() {
         done.complete();
     }

@@ -163,6 +163,15 @@ fn choose(this: &Cpu, pinned: &PreemptGuard, why: Why) -> Option<Arc<hal::thread
         return None;
     }
     this.counters.switched(&prev, blocks);
+    if why == Why::Preempt && prev.notices_moves.load(Ordering::Relaxed) {
+        prev.hal().set_work(Work::NOTIFY);
+    }
+    if next.ran_on.load(Ordering::Relaxed) != me.0 {
+        next.ran_on.store(me.0, Ordering::Relaxed);
+        if next.notices_moves.load(Ordering::Relaxed) {
+            next.hal().set_work(Work::NOTIFY);
+        }
+    }
     next.cpu.store(me.0, Ordering::Relaxed);
     if nr_running > 0 && this.tick_ns.load(Ordering::Relaxed) == u64::MAX {
         start_tick(this, now);

@@ -126,6 +126,9 @@ pub struct Thread {
     interrupts: AtomicU8,
     /// The CPU it runs on, waits on, or ran on last.
     pub(crate) cpu: AtomicU32,
+    /// The CPU it really ran on last, and whether user code must be told of moves and preemptions (rseq(2)).
+    pub(crate) ran_on: AtomicU32,
+    pub(crate) notices_moves: AtomicBool,
     attributes: AtomicU32,
     /// CPUs it may run on.
     affinity: AtomicU64,
@@ -168,6 +171,8 @@ impl Thread {
             wait_depth: AtomicU32::new(0),
             interrupts: AtomicU8::new(0),
             cpu: AtomicU32::new(hal::cpu::raw_current_id().0),
+            ran_on: AtomicU32::new(u32::MAX),
+            notices_moves: AtomicBool::new(false),
             attributes: AtomicU32::new(encode(Attributes::NORMAL)),
             affinity: AtomicU64::new(CpuMask::ALL.0),
             lag: AtomicI64::new(0),
@@ -228,6 +233,11 @@ impl Thread {
         self.affinity.store(mask.0, Ordering::Relaxed);
         core_sched::leave_forbidden_cpu(self);
         Ok(())
+    }
+
+    /// Sets whether [`hal::thread::Work::NOTIFY`] is raised when the thread was preempted or comes to another CPU.
+    pub fn set_notices_moves(&self, on: bool) {
+        self.notices_moves.store(on, Ordering::Relaxed);
     }
 
     /// The CPU it runs on or ran on last.

@@ -280,3 +280,14 @@ pub(crate) fn sys_arch_prctl(_cx: &mut Cx<'_>, code: u32, addr: u64) -> Result<u
     }
     Ok(0)
 }
+
+/// rseq(2).
+pub(crate) fn sys_rseq(
+    _cx: &mut Cx<'_>,
+    area: UserAddr,
+    len: u32,
+    flags: u32,
+    signature: u32,
+) -> Result<usize> {
+    process::rseq::register(area, len, flags, signature).map(|()| 0)
+}

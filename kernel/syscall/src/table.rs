@@ -344,6 +344,7 @@ syscalls! {
         => file::sys_pwritev2, Support::Partial("flags: EOPNOTSUPP");
     332 statx(dirfd: i32, name: UserAddr, flags: u32, mask: u32, buf: UserAddr)
         => path::sys_statx, Support::Full;
+    334 rseq(area: UserAddr, len: u32, flags: u32, signature: u32) => cred::sys_rseq, Support::Full;
     424 pidfd_send_signal(fd: i32, sig: i32, info: UserAddr, flags: u32)
         => eventfiles::sys_pidfd_send_signal, Support::Partial("threads and process groups: EINVAL");
     434 pidfd_open(pid: i32, flags: u32)
@@ -461,7 +462,6 @@ syscalls! {
         330 pkey_alloc,
         331 pkey_free,
         333 io_pgetevents,
-        334 rseq,
         335 uretprobe,
         425 io_uring_setup,
         426 io_uring_enter,

@@ -438,6 +438,7 @@ fn reset_signals(me: &CurrentTask) {
     }
     *me.alt_stack.lock() = AltStack::NONE;
     drop(me.restart.lock().take());
+    crate::rseq::forget(me);
     group.exit_signal.store(abi::signal::SIGCHLD, Relaxed);
 }
 

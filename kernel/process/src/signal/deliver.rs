@@ -45,6 +45,7 @@ pub fn exit_to_user(regs: &mut UserRegs) {
     if work.contains(Work::NOTIFY) {
         task.hal().clear_work(Work::NOTIFY);
         timer::run_expired_cpu_timers(&task);
+        crate::rseq::update(&task, regs);
     }
     if work.contains(Work::SIGNAL) {
         if task.has(TaskFlags::EXIT_REQUESTED) {
@@ -61,6 +62,7 @@ fn handle_signal(task: &CurrentTask, regs: &mut UserRegs) {
     match next_signal(task) {
         Next::Handler(info, action) => {
             prepare_restart(regs, Some(&action));
+            crate::rseq::update(task, regs);
             frame::enter_handler(task, &info, &action, regs);
             send::recalc(task);
         }
