@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crate::arch;
 use crate::cpu;
@@ -71,8 +71,9 @@ fn start(queues: &mut Queues) {
     let next = core::mem::take(&mut queues.next);
     queues.waiting.extend(next);
     queues.active = true;
-    // SeqCst pairs with the exchanges in `idle_enter` and `idle_exit`: a CPU seen idle here starts its next
-    // read section after the pointers that these callbacks free were replaced.
+    // Pairs with the fence in `idle_exit`: a CPU seen idle here starts its next read section after the
+    // pointers that these callbacks free were replaced.
+    fence(Ordering::SeqCst);
     let holdouts = cpu::online().0 & !IDLE.load(Ordering::SeqCst);
     HOLDOUTS.store(holdouts, Ordering::SeqCst);
     if holdouts == 0 {
@@ -118,6 +119,17 @@ pub fn idle_enter() {
 pub fn idle_exit() {
     let bit = 1u64 << arch::cpu::current_id();
     IDLE.fetch_and(!bit, Ordering::SeqCst);
+    // Pairs with the fence in `start`: either that sees us awake, or we see the pointers it replaced.
+    fence(Ordering::SeqCst);
+}
+
+/// An interrupt is about to be handled: its handler may read, so an idle CPU is no longer one. The machine's
+/// interrupt entry calls it.
+#[inline]
+pub(crate) fn interrupt_enter() {
+    if IDLE.load(Ordering::Relaxed) & 1 << arch::cpu::current_id() != 0 {
+        idle_exit();
+    }
 }
 
 /// CPUs that the current grace period still waits for; the scheduler may kick them.

@@ -368,6 +368,14 @@ fn resched_here() {
     hal::thread::current().set_work(Work::RESCHED);
 }
 
+/// Charges `thread` for what it ran since it was charged last, if it is running.
+pub(crate) fn charge(thread: &Thread) {
+    if thread.hal().is_on_cpu() {
+        let mut rq = CPUS.get_on(thread.cpu()).rq.lock();
+        rq.charge(time::now_ns());
+    }
+}
+
 /// Makes a running thread notice its work flags.
 pub(crate) fn kick_if_running(thread: &Arc<Thread>) {
     if thread.hal().is_on_cpu() {
@@ -594,7 +602,10 @@ fn idle(pinned: &PreemptGuard) {
     IDLE.fetch_or(bit, Ordering::SeqCst);
     rcu::idle_enter();
     let start = time::now_ns();
-    cpu::idle_wait();
+    // Our going idle may have ended a grace period: then its callbacks come first.
+    if !rcu::has_work() {
+        cpu::idle_wait();
+    }
     rcu::idle_exit();
     IDLE.fetch_and(!bit, Ordering::SeqCst);
     this.counters.idled(time::now_ns().saturating_sub(start));

@@ -26,6 +26,8 @@ pub(crate) struct RunQueue {
     charged_ns: u64,
     /// Since when it runs.
     picked_ns: u64,
+    /// A charge found its slice over, and it still runs.
+    is_over: bool,
 }
 
 /// What a charge showed.
@@ -52,6 +54,7 @@ impl RunQueue {
             idle: None,
             charged_ns: 0,
             picked_ns: 0,
+            is_over: false,
         }
     }
 
@@ -78,17 +81,17 @@ impl RunQueue {
         }
         let exec = current.exec_ns.load(Ordering::Relaxed);
         current.exec_ns.store(exec + delta, Ordering::Relaxed);
-        match current.attributes().policy {
-            Policy::Fifo => Slice::Left,
+        self.is_over |= match current.attributes().policy {
+            Policy::Fifo => false,
             Policy::RoundRobin => {
                 let left = current.turn_left_ns.load(Ordering::Relaxed).saturating_sub(delta);
                 let over = left == 0;
                 current.turn_left_ns.store(if over { TURN_NS } else { left }, Ordering::Relaxed);
-                if over && !self.rt.is_empty() { Slice::Over } else { Slice::Left }
+                over && !self.rt.is_empty()
             }
-            _ if self.fair.account(delta) => Slice::Over,
-            _ => Slice::Left,
-        }
+            _ => self.fair.account(delta),
+        };
+        if self.is_over { Slice::Over } else { Slice::Left }
     }
 
     /// Adds a thread; `true` if it should preempt the current one.
@@ -157,6 +160,7 @@ impl RunQueue {
             None => self.fair.pick(),
         };
         self.current = next.or_else(|| self.idle.clone());
+        self.is_over = false;
         self.charged_ns = now;
         self.picked_ns = now;
     }

@@ -113,10 +113,26 @@ impl CpuTimes {
     }
 }
 
+/// A name of at most 15 bytes, as the kernel shows it (prctl(2), PR_SET_NAME).
+#[derive(Clone, Copy)]
+struct Name {
+    bytes: [u8; 15],
+    len: usize,
+}
+
+impl Name {
+    fn new(name: &str) -> Name {
+        let mut bytes = [0; 15];
+        let len = name.len().min(bytes.len());
+        bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+        Name { bytes, len }
+    }
+}
+
 /// A thread of execution.
 pub struct Thread {
     id: u64,
-    name: IrqLock<String>,
+    name: IrqLock<Name>,
     hal: Arc<hal::thread::Thread>,
     pub(crate) is_idle: AtomicBool,
     pub(crate) state: AtomicU32,
@@ -163,7 +179,7 @@ impl Thread {
     pub(crate) fn wrap(hal: Arc<hal::thread::Thread>, name: &str, state: u32) -> Arc<Thread> {
         let thread = Arc::new(Thread {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            name: IrqLock::new("sched.name", String::from(name)),
+            name: IrqLock::new("sched.name", Name::new(name)),
             hal,
             is_idle: AtomicBool::new(false),
             state: AtomicU32::new(state),
@@ -196,13 +212,13 @@ impl Thread {
 
     /// Its name.
     pub fn name(&self) -> String {
-        self.name.lock().clone()
+        let name = *self.name.lock();
+        String::from_utf8_lossy(&name.bytes[..name.len]).into_owned()
     }
 
     /// Changes its name.
     pub fn set_name(&self, name: &str) {
-        let mut new = String::from(name);
-        core::mem::swap(&mut *self.name.lock(), &mut new);
+        *self.name.lock() = Name::new(name);
     }
 
     /// The machine's part, for slots and work flags.
@@ -256,14 +272,16 @@ impl Thread {
         }
     }
 
-    /// CPU time that it used. The running slice of a thread on another CPU counts once it is accounted.
+    /// CPU time that it used until now. The sum is exact, the division into user and system time is sampled.
     pub fn cpu_times(&self) -> CpuTimes {
+        core_sched::charge(self);
         let total = self.exec_ns.load(Ordering::Relaxed);
         let user = self.user_ticks.load(Ordering::Relaxed);
         let system = self.system_ticks.load(Ordering::Relaxed);
-        let user_ns = match user + system {
-            0 => 0,
-            ticks => (u128::from(total) * u128::from(user) / u128::from(ticks)) as u64,
+        let user_ns = match (user, system) {
+            (_, 0) => total,
+            (0, _) => 0,
+            _ => (u128::from(total) * u128::from(user) / u128::from(user + system)) as u64,
         };
         CpuTimes { user_ns, system_ns: total - user_ns }
     }

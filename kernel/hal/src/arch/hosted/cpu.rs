@@ -72,6 +72,7 @@ impl Drop for ExitGuard {
         if let Some(hook) = EXIT_HOOK.get() {
             hook(CpuId(current_id()));
         }
+        crate::rcu::quiescent();
         let cpu = LOCAL.with(|l| l.cpu.replace(NO_CPU));
         if cpu != NO_CPU {
             release(cpu);
@@ -153,6 +154,10 @@ pub fn relax() {
 pub(super) fn deliver() {
     let cpu = local(|l| (l.irqs_on.get() && !l.in_interrupt.get()).then(|| l.cpu.get()));
     let Some(cpu) = cpu else { return };
+    if preempt_load() & !NO_RESCHED == 0 {
+        // No reader here; a test thread may never come to a better place to say so.
+        crate::rcu::quiescent();
+    }
     let cpu = &CPUS[cpu as usize];
     let events = match cpu.events.load(Ordering::Relaxed) {
         0 => 0,
@@ -167,6 +172,7 @@ pub(super) fn deliver() {
         l.in_interrupt.set(true);
         l.irqs_on.set(false);
     });
+    crate::rcu::interrupt_enter();
     if events & EVENT_CALL != 0 {
         crate::ipi::handle_call();
     }

@@ -104,6 +104,7 @@ pub(crate) fn interrupted_user_mode() -> bool {
 /// Runs what belongs to `vector`; exception entry calls it with interrupts off. Handlers do not nest.
 pub(crate) fn interrupt(vector: u8, from_user: bool) {
     STATES[cpu::current_id() as usize].from_user.store(from_user, Ordering::Relaxed);
+    crate::rcu::interrupt_enter();
     match vector {
         apic::VECTOR_TIMER => {
             count(Kind::Timer);
