@@ -38,8 +38,7 @@ impl Caller {
 
     /// Installs `file` at the lowest free descriptor. `EMFILE`, `ENOMEM`.
     pub fn install(&self, file: Arc<File>, flags: FdFlags) -> Result<usize> {
-        let limit = usize::try_from(rlimit(Resource::Nofile)).unwrap_or(usize::MAX);
-        self.files.insert(file, 0, limit, flags).map(|fd| fd as usize)
+        self.files.insert(file, 0, nofile(), flags).map(|fd| fd as usize)
     }
 }
 
@@ -64,6 +63,11 @@ pub(crate) fn file(fd: i32) -> Result<Arc<File>> {
 /// The caller's soft limit on `resource`.
 pub(crate) fn rlimit(resource: Resource) -> u64 {
     process::current().group().rlimits().cur(resource)
+}
+
+/// One past the highest descriptor that the caller may have.
+pub(crate) fn nofile() -> usize {
+    usize::try_from(rlimit(Resource::Nofile)).unwrap_or(usize::MAX)
 }
 
 /// Reads a path name. `EFAULT`; `ENAMETOOLONG`: no NUL within `PATH_MAX` bytes.

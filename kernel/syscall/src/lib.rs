@@ -6,6 +6,7 @@ extern crate alloc;
 
 pub mod arg;
 mod caller;
+mod control;
 mod cred;
 mod eventfiles;
 mod fd;
@@ -13,6 +14,7 @@ mod file;
 mod futex;
 mod mem;
 mod missing;
+mod net;
 mod path;
 mod poll;
 mod scheduling;

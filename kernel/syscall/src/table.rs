@@ -11,8 +11,8 @@ use hal::UserAddr;
 
 use crate::arg::{Arg, Support};
 use crate::{
-    Cx, Result, cred, eventfiles, fd, file, futex, mem, path, poll, scheduling, signal, system, task, time,
-    xattr,
+    Cx, Result, cred, eventfiles, fd, file, futex, mem, net, path, poll, scheduling, signal, system, task,
+    time, xattr,
 };
 
 /// One past the highest system-call number that has a row.
@@ -110,6 +110,29 @@ syscalls! {
     38 setitimer(which: i32, new: UserAddr, old: UserAddr) => time::sys_setitimer, Support::Full;
     39 getpid() => task::sys_getpid, Support::Full;
     40 sendfile(out_fd: i32, in_fd: i32, offset: UserAddr, count: usize) => file::sys_sendfile, Support::Full;
+    41 socket(family: i32, kind: i32, protocol: i32)
+        => net::sys_socket, Support::Partial("AF_UNIX only: EAFNOSUPPORT");
+    42 connect(fd: i32, addr: UserAddr, len: i32) => net::sys_connect, Support::Full;
+    43 accept(fd: i32, addr: UserAddr, len: UserAddr) => net::sys_accept, Support::Full;
+    44 sendto(fd: i32, buf: UserAddr, len: usize, flags: u32, addr: UserAddr, addr_len: i32)
+        => net::sys_sendto, Support::Partial("MSG_OOB: EOPNOTSUPP");
+    45 recvfrom(fd: i32, buf: UserAddr, len: usize, flags: u32, addr: UserAddr, addr_len: UserAddr)
+        => net::sys_recvfrom, Support::Partial("MSG_OOB: EINVAL");
+    46 sendmsg(fd: i32, message: UserAddr, flags: u32)
+        => net::sys_sendmsg, Support::Partial("MSG_OOB: EOPNOTSUPP");
+    47 recvmsg(fd: i32, message: UserAddr, flags: u32)
+        => net::sys_recvmsg, Support::Partial("MSG_OOB: EINVAL");
+    48 shutdown(fd: i32, how: i32) => net::sys_shutdown, Support::Full;
+    49 bind(fd: i32, addr: UserAddr, len: i32) => net::sys_bind, Support::Full;
+    50 listen(fd: i32, backlog: i32) => net::sys_listen, Support::Full;
+    51 getsockname(fd: i32, addr: UserAddr, len: UserAddr) => net::sys_getsockname, Support::Full;
+    52 getpeername(fd: i32, addr: UserAddr, len: UserAddr) => net::sys_getpeername, Support::Full;
+    53 socketpair(family: i32, kind: i32, protocol: i32, fds: UserAddr)
+        => net::sys_socketpair, Support::Partial("AF_UNIX only: EAFNOSUPPORT");
+    54 setsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: i32)
+        => net::sys_setsockopt, Support::Partial("no filters, no time stamps: ENOPROTOOPT");
+    55 getsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: UserAddr)
+        => net::sys_getsockopt, Support::Partial("no SO_PEERGROUPS, SO_PEERSEC, SO_PEERPIDFD: ENOPROTOOPT");
     56 clone(flags: u64, stack: u64, parent_tid: UserAddr, child_tid: UserAddr, tls: u64)
         => task::sys_clone, Support::Full;
     57 fork() => task::sys_fork, Support::Full;
@@ -306,6 +329,7 @@ syscalls! {
     286 timerfd_settime(fd: i32, flags: u32, new: UserAddr, old: UserAddr)
         => eventfiles::sys_timerfd_settime, Support::Partial("the clock is never set: no ECANCELED");
     287 timerfd_gettime(fd: i32, now: UserAddr) => eventfiles::sys_timerfd_gettime, Support::Full;
+    288 accept4(fd: i32, addr: UserAddr, len: UserAddr, flags: u32) => net::sys_accept4, Support::Full;
     289 signalfd4(fd: i32, mask: UserAddr, size: usize, flags: u32) => eventfiles::sys_signalfd4, Support::Full;
     290 eventfd2(start: u32, flags: u32) => eventfiles::sys_eventfd2, Support::Full;
     291 epoll_create1(flags: u32) => poll::sys_epoll_create1, Support::Full;
@@ -316,9 +340,12 @@ syscalls! {
     296 pwritev(fd: i32, iov: UserAddr, count: usize, pos: i64) => file::sys_pwritev, Support::Full;
     297 rt_tgsigqueueinfo(tgid: i32, tid: i32, sig: i32, info: UserAddr)
         => signal::sys_rt_tgsigqueueinfo, Support::Full;
+    299 recvmmsg(fd: i32, messages: UserAddr, count: u32, flags: u32, timeout: UserAddr)
+        => net::sys_recvmmsg, Support::Full;
     302 prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr)
         => task::sys_prlimit64, Support::Full;
     306 syncfs(fd: i32) => path::sys_syncfs, Support::Full;
+    307 sendmmsg(fd: i32, messages: UserAddr, count: u32, flags: u32) => net::sys_sendmmsg, Support::Full;
     309 getcpu(cpu: UserAddr, node: UserAddr, cache: u64) => system::sys_getcpu, Support::Full;
     310 process_vm_readv(pid: i32, local: UserAddr, nr_local: usize, remote: UserAddr, nr_remote: usize, flags: u64)
         => mem::sys_process_vm_readv, Support::Full;
@@ -362,21 +389,6 @@ syscalls! {
         29 shmget,
         30 shmat,
         31 shmctl,
-        41 socket,
-        42 connect,
-        43 accept,
-        44 sendto,
-        45 recvfrom,
-        46 sendmsg,
-        47 recvmsg,
-        48 shutdown,
-        49 bind,
-        50 listen,
-        51 getsockname,
-        52 getpeername,
-        53 socketpair,
-        54 setsockopt,
-        55 getsockopt,
         64 semget,
         65 semop,
         66 semctl,
@@ -442,15 +454,12 @@ syscalls! {
         256 migrate_pages,
         278 vmsplice,
         279 move_pages,
-        288 accept4,
         298 perf_event_open,
-        299 recvmmsg,
         300 fanotify_init,
         301 fanotify_mark,
         303 name_to_handle_at,
         304 open_by_handle_at,
         305 clock_adjtime,
-        307 sendmmsg,
         308 setns,
         313 finit_module,
         317 seccomp,

@@ -9,7 +9,7 @@ use security::Cred;
 
 use crate::fdtable::{FdFlags, FdTable};
 use crate::file::{File, FileMode};
-use crate::inode::FileKind;
+use crate::inode::{FileKind, InodeFlags};
 use crate::pipe::PipeEnd;
 
 /// `FIONCLEX`.
@@ -90,7 +90,8 @@ pub fn pipe_size(file: &File) -> Result<usize> {
 pub fn status_flags(file: &File) -> OpenFlags {
     let flags = file.flags();
     // User space of 64 bits sees O_LARGEFILE wherever the kernel opened a file for it.
-    if file.mode().contains(FileMode::PATH) { flags } else { flags | OpenFlags::LARGEFILE }
+    let is_opened = !file.mode().contains(FileMode::PATH) && !file.inode().flags().contains(InodeFlags::ANONYMOUS);
+    if is_opened { flags | OpenFlags::LARGEFILE } else { flags }
 }
 
 /// fcntl(2) `F_DUPFD` and `F_DUPFD_CLOEXEC`: `EINVAL` if `min` is not below `limit`.

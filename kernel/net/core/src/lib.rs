@@ -1,3 +1,214 @@
-//! Keel's `core` crate.
-#![no_std]
+//! What all sockets share: the trait that families implement, the open file in front of a socket, and the options
+//! of level `SOL_SOCKET`.
+//!
+//! A family makes an `Arc<dyn Socket>`; [`open`] puts an open file description in front of it. read(2), write(2),
+//! poll(2) and ioctl(2) reach the socket through [`SocketFile`], the socket calls through [`socket_of`].
+//!
+//! Locks: none but small ones around options. Sources: socket(7), socket(2), recv(2), send(2).
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod file;
+pub mod options;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+
+use abi::poll::PollEvents;
+use abi::socket::Ucred;
+use abi::{Errno, Result};
+use bitflags::bitflags;
+use hal::sync::Once;
+use hal::uio::{Dest, Src};
+use sched::PollTable;
+use vfs::{File, WalkContext};
+
+pub use file::{SocketFile, open, socket_of};
+pub use options::Options;
+
+bitflags! {
+    /// `MSG_*` flags (send(2), recv(2)).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct MsgFlags: u32 {
+        /// Out-of-band data.
+        const OOB = 0x1;
+        /// Leave the data in the queue.
+        const PEEK = 0x2;
+        /// There was no room for all control data.
+        const CTRUNC = 0x8;
+        /// Give the real length; or: the rest was cut off.
+        const TRUNC = 0x20;
+        /// Do not wait.
+        const DONTWAIT = 0x40;
+        /// End of a record.
+        const EOR = 0x80;
+        /// Wait for all that was asked for.
+        const WAITALL = 0x100;
+        /// Take errors instead of data.
+        const ERRQUEUE = 0x2000;
+        /// No `SIGPIPE`.
+        const NOSIGNAL = 0x4000;
+        /// More data follows.
+        const MORE = 0x8000;
+        /// recvmmsg(2): wait for the first message only.
+        const WAITFORONE = 0x1_0000;
+        /// Received descriptors are close-on-exec.
+        const CMSG_CLOEXEC = 0x4000_0000;
+    }
+}
+
+/// `SOCK_*` types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SockType {
+    /// A byte stream.
+    Stream = 1,
+    /// Messages without connection.
+    Datagram = 2,
+    /// Messages on a connection.
+    SeqPacket = 5,
+}
+
+/// Which halves shutdown(2) closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Halves {
+    /// No more receiving.
+    pub receive: bool,
+    /// No more sending.
+    pub send: bool,
+}
+
+impl Halves {
+    /// None of them.
+    pub const NONE: Self = Self { receive: false, send: false };
+    /// Both.
+    pub const BOTH: Self = Self { receive: true, send: true };
+
+    /// The `how` of shutdown(2). `EINVAL`.
+    pub fn from_raw(how: i32) -> Result<Self> {
+        match how {
+            0 => Ok(Self { receive: true, send: false }),
+            1 => Ok(Self { receive: false, send: true }),
+            2 => Ok(Self::BOTH),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Closes those of `other` too.
+    pub fn close(&mut self, other: Self) {
+        self.receive |= other.receive;
+        self.send |= other.send;
+    }
+}
+
+/// Which address of a socket is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its own.
+    Local,
+    /// The other side's.
+    Peer,
+}
+
+/// A message to send.
+pub struct Outgoing<'a, 'd> {
+    /// The data.
+    pub data: &'a mut Src<'d>,
+    /// The socket address of the receiver, if given.
+    pub name: Option<&'a [u8]>,
+    /// Open files to pass.
+    pub rights: Vec<Arc<File>>,
+    /// The credentials to show, checked; `None`: the sender's.
+    pub creds: Option<Ucred>,
+    /// Flags of send(2); `DONTWAIT` also stands for a non-blocking file.
+    pub flags: MsgFlags,
+}
+
+/// What came with received data.
+#[derive(Default)]
+pub struct Received {
+    /// Bytes copied, or with `MSG_TRUNC` the length of the message.
+    pub len: usize,
+    /// `TRUNC` and the like.
+    pub flags: MsgFlags,
+    /// The sender's address; empty for one without a name.
+    pub name: Vec<u8>,
+    /// Open files passed.
+    pub rights: Vec<Arc<File>>,
+    /// The sender's credentials, if the socket asked for them.
+    pub creds: Option<Ucred>,
+}
+
+/// A socket of some family. Unless said otherwise, operations may sleep.
+pub trait Socket: Any + Send + Sync {
+    /// Address family.
+    fn family(&self) -> u16;
+
+    /// Type.
+    fn kind(&self) -> SockType;
+
+    /// The options of level `SOL_SOCKET`.
+    fn options(&self) -> &Options;
+
+    /// bind(2).
+    fn bind(&self, walk: &WalkContext<'_>, address: &[u8]) -> Result<()>;
+
+    /// connect(2).
+    fn connect(&self, walk: &WalkContext<'_>, address: &[u8], flags: MsgFlags) -> Result<()>;
+
+    /// listen(2).
+    fn listen(&self, backlog: i32) -> Result<()>;
+
+    /// accept(2).
+    fn accept(&self, flags: MsgFlags) -> Result<Arc<dyn Socket>>;
+
+    /// send(2) and its siblings. `walk` interprets a receiver's name.
+    fn send(&self, walk: Option<&WalkContext<'_>>, message: Outgoing<'_, '_>) -> Result<usize>;
+
+    /// recv(2) and its siblings.
+    fn receive(&self, dst: &mut Dest<'_>, flags: MsgFlags) -> Result<Received>;
+
+    /// shutdown(2).
+    fn shutdown(&self, halves: Halves) -> Result<()>;
+
+    /// getsockname(2), getpeername(2): a socket address.
+    fn address(&self, end: End) -> Result<Vec<u8>>;
+
+    /// What is ready.
+    fn poll(&self, table: &mut PollTable) -> PollEvents;
+
+    /// Bytes that can be received (`FIONREAD`).
+    fn readable_bytes(&self) -> Result<usize>;
+
+    /// Bytes sent and not yet received (`SIOCOUTQ`).
+    fn unsent_bytes(&self) -> Result<usize>;
+
+    /// Takes the pending error (`SO_ERROR`).
+    fn take_error(&self) -> Option<Errno>;
+
+    /// Whether it listens (`SO_ACCEPTCONN`).
+    fn is_listening(&self) -> bool;
+
+    /// The other side's credentials (`SO_PEERCRED`).
+    fn peer_cred(&self) -> Ucred;
+
+    /// The last open file is gone.
+    fn release(&self);
+}
+
+/// Who sends: process id, effective user and group.
+pub type Identify = fn() -> Ucred;
+
+static IDENTIFY: Once<Identify> = Once::new();
+
+/// Registers who knows the current process. Later calls have no effect.
+pub fn register_identity(identify: Identify) {
+    IDENTIFY.call_once(|| identify);
+}
+
+/// The credentials of the current process.
+pub fn identity() -> Ucred {
+    IDENTIFY.get().map_or_else(Ucred::default, |identify| identify())
+}

@@ -1,0 +1,93 @@
+//! The open file in front of a socket.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::fs::{OpenFlags, S_IFSOCK};
+use abi::poll::PollEvents;
+use abi::{Errno, Result};
+use hal::uio::{Dest, Src};
+use hal::{UserAddr, user};
+use sched::PollTable;
+use security::Cred;
+use vfs::{File, FileMode, FileOps, anon};
+
+use crate::{MsgFlags, Outgoing, SockType, Socket};
+
+/// `SIOCOUTQ`.
+const SIOCOUTQ: u32 = 0x5411;
+
+/// The operations of a socket's open file.
+pub struct SocketFile {
+    socket: Arc<dyn Socket>,
+}
+
+impl SocketFile {
+    /// The socket.
+    pub fn socket(&self) -> &Arc<dyn Socket> {
+        &self.socket
+    }
+}
+
+/// The flags of a plain read or write on `file`.
+fn flags_of(file: &File) -> MsgFlags {
+    if file.is_nonblocking() { MsgFlags::DONTWAIT } else { MsgFlags::empty() }
+}
+
+impl FileOps for SocketFile {
+    fn mode(&self) -> FileMode {
+        FileMode::STREAM
+    }
+
+    fn read(&self, file: &File, dst: &mut Dest<'_>, _pos: u64) -> Result<usize> {
+        self.socket.receive(dst, flags_of(file)).map(|received| received.len)
+    }
+
+    fn write(&self, file: &File, src: &mut Src<'_>, _pos: u64) -> Result<usize> {
+        let message =
+            Outgoing { data: src, name: None, rights: Vec::new(), creds: None, flags: flags_of(file) };
+        self.socket.send(None, message)
+    }
+
+    fn poll(&self, _file: &File, table: &mut PollTable) -> PollEvents {
+        self.socket.poll(table)
+    }
+
+    fn ioctl(&self, _file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
+        if cmd != SIOCOUTQ {
+            return Err(Errno::ENOTTY);
+        }
+        user::write(UserAddr(arg as u64), &(self.socket.unsent_bytes()? as i32))?;
+        Ok(0)
+    }
+
+    fn readable_bytes(&self, _file: &File) -> Result<usize> {
+        self.socket.readable_bytes()
+    }
+
+    fn raises_sigpipe(&self) -> bool {
+        self.socket.kind() == SockType::Stream
+    }
+
+    fn check_flags(&self, _file: &File, _flags: OpenFlags) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.socket.release();
+    }
+}
+
+/// Opens a file on `socket`, which is released with it, also when this fails. Of `flags`, `O_NONBLOCK` counts.
+pub fn open(socket: Arc<dyn Socket>, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<File>> {
+    let ops = Arc::new(SocketFile { socket });
+    let inode = anon::new_inode(anon::SOCKET, S_IFSOCK | 0o777, cred);
+    anon::open(&inode, ops, OpenFlags::RDWR | flags & OpenFlags::NONBLOCK, cred)
+}
+
+/// The socket behind `file`. `ENOTSOCK`: it is something else.
+pub fn socket_of(file: &File) -> Result<&Arc<dyn Socket>> {
+    file.ops_as::<SocketFile>().map(SocketFile::socket).ok_or(Errno::ENOTSOCK)
+}

@@ -1,0 +1,217 @@
+//! Open files in flight (`SCM_RIGHTS`), and the search for sockets that only their own messages keep open.
+//!
+//! ```text
+//!   queue of A: [ file of B ]      nobody else has B or A open:
+//!   queue of B: [ file of A ]      both are garbage, though both are referenced
+//! ```
+//!
+//! [`INFLIGHT`] counts for each socket the messages that carry its file. A socket is a candidate if its file has no
+//! other references. A candidate is alive if a queue of something alive carries it; what is left is garbage, and its
+//! messages are thrown away.
+//!
+//! # Why a racing receiver does no harm
+//!
+//! Sending counts before the message is queued, receiving uncounts before the file is handed out; so the references of
+//! a file are never fewer than its count, and equal only while nobody holds it. A candidate that is in a live queue is
+//! counted there and not in any candidate's queue, whatever happens meanwhile.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use hal::sync::SpinLock;
+use vfs::File;
+
+use crate::packet::Packet;
+use crate::socket::UnixSocket;
+
+struct InFlight {
+    socket: Weak<UnixSocket>,
+    file: Weak<File>,
+    count: usize,
+}
+
+/// Sockets whose files are in messages, by the address of the socket.
+static INFLIGHT: SpinLock<BTreeMap<usize, InFlight>> = SpinLock::new("unix.inflight", BTreeMap::new());
+
+/// The socket behind a file, if it is one of this family.
+fn unix_socket(file: &File) -> Option<&UnixSocket> {
+    let socket: &dyn Any = &**net_core::socket_of(file).ok()?;
+    socket.downcast_ref()
+}
+
+fn key(socket: &UnixSocket) -> usize {
+    core::ptr::from_ref(socket) as usize
+}
+
+/// Open files in a message that is under way.
+#[derive(Default)]
+pub(crate) struct Rights(Vec<Arc<File>>);
+
+impl Rights {
+    /// Puts files into a message.
+    pub(crate) fn new(files: Vec<Arc<File>>) -> Self {
+        for file in &files {
+            let Some(socket) = unix_socket(file) else { continue };
+            let mut inflight = INFLIGHT.lock();
+            let entry = inflight.entry(key(socket)).or_insert_with(|| InFlight {
+                socket: socket.me.clone(),
+                file: Arc::downgrade(file),
+                count: 0,
+            });
+            entry.count += 1;
+        }
+        Self(files)
+    }
+
+    /// Whether the message carries none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes them out of the message.
+    pub(crate) fn take(&mut self) -> Vec<Arc<File>> {
+        let files = core::mem::take(&mut self.0);
+        for file in &files {
+            let Some(socket) = unix_socket(file) else { continue };
+            let mut inflight = INFLIGHT.lock();
+            let Some(entry) = inflight.get_mut(&key(socket)) else { continue };
+            entry.count -= 1;
+            let gone = if entry.count == 0 { inflight.remove(&key(socket)) } else { None };
+            drop(inflight);
+            drop(gone);
+        }
+        files
+    }
+
+    /// The same files for one who only looks.
+    pub(crate) fn peek(&self) -> Vec<Arc<File>> {
+        self.0.clone()
+    }
+}
+
+impl Drop for Rights {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+/// Messages to be dropped: their files may be sockets whose end drops more.
+static DISCARDED: SpinLock<Vec<Vec<Packet>>> = SpinLock::new("unix.discarded", Vec::new());
+static IS_DISCARDING: AtomicBool = AtomicBool::new(false);
+
+/// Drops packets, one level at a time: however deep sockets lie in messages in sockets, the stack does not grow.
+pub(crate) fn discard(packets: Vec<Packet>) {
+    if packets.is_empty() {
+        return;
+    }
+    DISCARDED.lock().push(packets);
+    while !DISCARDED.lock().is_empty() {
+        if IS_DISCARDING.swap(true, SeqCst) {
+            return; // whoever is at it looks again
+        }
+        loop {
+            let next = DISCARDED.lock().pop();
+            let Some(next) = next else { break };
+            drop(next);
+        }
+        IS_DISCARDING.store(false, SeqCst);
+    }
+}
+
+struct Candidate {
+    socket: Arc<UnixSocket>,
+    count: usize,
+    /// How many of the messages that carry it are in queues of candidates.
+    inside: usize,
+    carries: Vec<usize>,
+}
+
+/// Sockets whose files nobody holds but messages.
+fn candidates() -> BTreeMap<usize, Candidate> {
+    let inflight = INFLIGHT.lock();
+    let alone = inflight.iter().filter(|(_, entry)| entry.file.strong_count() == entry.count);
+    let all = alone.filter_map(|(key, entry)| {
+        let socket = entry.socket.upgrade()?;
+        Some((*key, Candidate { socket, count: entry.count, inside: 0, carries: Vec::new() }))
+    });
+    all.collect()
+}
+
+/// The sockets that messages in `socket`'s queue, or in those of connections it has not accepted, carry.
+fn carried_by(socket: &UnixSocket) -> Vec<usize> {
+    let mut carried = Vec::new();
+    let embryos: Vec<Arc<UnixSocket>> = {
+        let inner = socket.inner.lock();
+        collect_keys(inner.queue.iter(), &mut carried);
+        inner.embryos.iter().cloned().collect()
+    };
+    for embryo in &embryos {
+        collect_keys(embryo.inner.lock().queue.iter(), &mut carried);
+    }
+    carried
+}
+
+fn collect_keys<'a>(packets: impl Iterator<Item = &'a Packet>, keys: &mut Vec<usize>) {
+    keys.extend(
+        packets.flat_map(|packet| packet.rights.0.iter()).filter_map(|file| unix_socket(file)).map(key),
+    );
+}
+
+/// The candidates that nothing alive carries.
+fn garbage(mut all: BTreeMap<usize, Candidate>) -> Vec<Arc<UnixSocket>> {
+    let keys: Vec<usize> = all.keys().copied().collect();
+    for key in &keys {
+        let carries = all.get(key).map(|candidate| carried_by(&candidate.socket)).unwrap_or_default();
+        for carried in &carries {
+            if let Some(candidate) = all.get_mut(carried) {
+                candidate.inside += 1;
+            }
+        }
+        if let Some(candidate) = all.get_mut(key) {
+            candidate.carries = carries;
+        }
+    }
+    let mut live: Vec<usize> =
+        all.iter().filter(|(_, candidate)| candidate.count > candidate.inside).map(|(key, _)| *key).collect();
+    let mut seen: BTreeSet<usize> = live.iter().copied().collect();
+    while let Some(key) = live.pop() {
+        let Some(candidate) = all.get(&key) else { continue };
+        live.extend(candidate.carries.iter().copied().filter(|carried| seen.insert(*carried)));
+    }
+    all.into_iter().filter(|(key, _)| !seen.contains(key)).map(|(_, candidate)| candidate.socket).collect()
+}
+
+static IS_COLLECTING: AtomicBool = AtomicBool::new(false);
+
+/// Throws away the messages of sockets that only messages keep open. Called when a socket's file ends.
+pub(crate) fn collect() {
+    if INFLIGHT.lock().is_empty() || IS_COLLECTING.swap(true, SeqCst) {
+        return;
+    }
+    let dead = garbage(candidates());
+    let mut messages = Vec::new();
+    for socket in &dead {
+        take_messages(socket, &mut messages);
+    }
+    IS_COLLECTING.store(false, SeqCst);
+    discard(messages);
+    drop(dead);
+}
+
+/// Takes the messages that carry files out of the queues of `socket`.
+fn take_messages(socket: &UnixSocket, taken: &mut Vec<Packet>) {
+    let embryos: Vec<Arc<UnixSocket>> = {
+        let mut inner = socket.inner.lock();
+        let (with, without): (VecDeque<_>, _) =
+            core::mem::take(&mut inner.queue).into_iter().partition(|packet| !packet.rights.is_empty());
+        inner.queue = without;
+        taken.extend(with);
+        inner.embryos.iter().cloned().collect()
+    };
+    for embryo in &embryos {
+        take_messages(embryo, taken);
+    }
+}

@@ -1,0 +1,146 @@
+//! Sockets without processes: pairs, borders, descriptors in flight, waiting.
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use abi::fs::OpenFlags;
+use abi::poll::PollEvents;
+use abi::{Errno, Result};
+use hal::uio::{Dest, Src};
+use net_core::{Halves, MsgFlags, Outgoing, Received, Socket};
+use sched::PollTable;
+use security::Cred;
+use vfs::File;
+
+const STREAM: i32 = 1;
+const DATAGRAM: i32 = 2;
+const NOW: MsgFlags = MsgFlags::DONTWAIT;
+
+fn send_with(socket: &Arc<dyn Socket>, data: &[u8], rights: Vec<Arc<File>>) -> Result<usize> {
+    let mut src = Src::kernel(data);
+    socket.send(None, Outgoing { data: &mut src, name: None, rights, creds: None, flags: NOW })
+}
+
+fn send(socket: &Arc<dyn Socket>, data: &[u8]) -> Result<usize> {
+    send_with(socket, data, Vec::new())
+}
+
+fn receive(socket: &Arc<dyn Socket>, room: usize, flags: MsgFlags) -> Result<(Vec<u8>, Received)> {
+    let mut buf = vec![0; room];
+    let received = socket.receive(&mut Dest::kernel(&mut buf), flags)?;
+    buf.truncate(received.len);
+    Ok((buf, received))
+}
+
+fn text(socket: &Arc<dyn Socket>, room: usize, flags: MsgFlags) -> Result<Vec<u8>> {
+    receive(socket, room, flags).map(|(data, _)| data)
+}
+
+fn poll(socket: &Arc<dyn Socket>) -> PollEvents {
+    socket.poll(&mut PollTable::query())
+}
+
+fn open(socket: &Arc<dyn Socket>) -> Arc<File> {
+    net_core::open(socket.clone(), OpenFlags::empty(), &Arc::new(Cred::root())).unwrap()
+}
+
+#[test]
+fn streams_have_no_borders_and_peek_leaves_data() {
+    let (a, b) = crate::pair(STREAM, 0).unwrap();
+    send(&a, b"abc").unwrap();
+    send(&a, b"def").unwrap();
+    assert_eq!(text(&b, 4, MsgFlags::PEEK | NOW).unwrap(), b"abcd");
+    assert_eq!(b.readable_bytes(), Ok(6));
+    assert_eq!(text(&b, 4, NOW).unwrap(), b"abcd");
+    assert_eq!(text(&b, 9, NOW).unwrap(), b"ef");
+    assert_eq!(text(&b, 9, NOW), Err(Errno::EAGAIN));
+}
+
+#[test]
+fn datagrams_keep_their_borders() {
+    let (a, b) = crate::pair(DATAGRAM, 0).unwrap();
+    for message in [&b"one"[..], b"", b"three"] {
+        assert_eq!(send(&a, message), Ok(message.len()));
+    }
+    assert_eq!(text(&b, 9, NOW).unwrap(), b"one");
+    assert_eq!(text(&b, 9, NOW).unwrap(), b"");
+    let (data, received) = receive(&b, 2, NOW).unwrap();
+    assert_eq!((data.as_slice(), received.flags), (&b"th"[..], MsgFlags::TRUNC));
+}
+
+#[test]
+fn the_end_of_one_side_is_seen_by_the_other() {
+    let (a, b) = crate::pair(STREAM, 0).unwrap();
+    send(&a, b"unread").unwrap();
+    b.release();
+    assert!(poll(&a).contains(PollEvents::HUP | PollEvents::ERR | PollEvents::IN));
+    assert_eq!(text(&a, 1, NOW), Err(Errno::ECONNRESET));
+    assert_eq!(text(&a, 1, NOW).unwrap(), b"");
+    assert_eq!(send(&a, b"x"), Err(Errno::EPIPE));
+}
+
+#[test]
+fn halves_are_shut_on_both_sides() {
+    let (a, b) = crate::pair(STREAM, 0).unwrap();
+    a.shutdown(Halves { receive: false, send: true }).unwrap();
+    assert_eq!(poll(&b) & (PollEvents::RDHUP | PollEvents::HUP), PollEvents::RDHUP);
+    assert_eq!(send(&b, b"still"), Ok(5));
+    b.shutdown(Halves::BOTH).unwrap();
+    assert!(poll(&a).contains(PollEvents::HUP));
+}
+
+#[test]
+fn a_full_buffer_is_not_writable_until_it_was_drained() {
+    let (a, b) = crate::pair(STREAM, 0).unwrap();
+    let mut sent = 0;
+    while let Ok(len) = send(&a, &[7; 5000]) {
+        sent += len;
+    }
+    assert!(sent > 10_000 && !poll(&a).contains(PollEvents::OUT));
+    let mut got = 0;
+    while let Ok(data) = text(&b, 100_000, NOW) {
+        got += data.len();
+    }
+    assert_eq!(got, sent);
+    assert!(poll(&a).contains(PollEvents::OUT) && a.unsent_bytes() == Ok(0));
+}
+
+#[test]
+fn files_stop_a_receive_and_come_with_the_first_byte() {
+    let (a, b) = crate::pair(STREAM, 0).unwrap();
+    let (c, _d) = crate::pair(STREAM, 0).unwrap();
+    send(&a, b"before").unwrap();
+    send_with(&a, b"with", vec![open(&c)]).unwrap();
+    send(&a, b"after").unwrap();
+    let (data, received) = receive(&b, 100, NOW).unwrap();
+    assert_eq!((data.as_slice(), received.rights.len()), (&b"beforewith"[..], 1));
+    assert_eq!(text(&b, 100, NOW).unwrap(), b"after");
+}
+
+#[test]
+fn a_cycle_in_flight_is_collected() {
+    let (a, b) = crate::pair(STREAM, 0).unwrap();
+    let (watched, other) = crate::pair(STREAM, 0).unwrap();
+    let (file_a, file_b) = (open(&a), open(&b));
+    send_with(&a, b"x", vec![file_b.clone(), open(&other)]).unwrap();
+    send_with(&b, b"x", vec![file_a.clone()]).unwrap();
+    assert!(!poll(&watched).contains(PollEvents::HUP));
+    drop((file_a, file_b));
+    let (x, _y) = crate::pair(STREAM, 0).unwrap();
+    x.release();
+    assert!(poll(&watched).contains(PollEvents::HUP), "what the cycle carried is closed");
+}
+
+#[test]
+fn a_socket_in_a_live_queue_is_kept() {
+    let (a, b) = crate::pair(STREAM, 0).unwrap();
+    let (c, d) = crate::pair(STREAM, 0).unwrap();
+    let _held = open(&b);
+    send_with(&a, b"x", vec![open(&c)]).unwrap();
+    let (x, _y) = crate::pair(STREAM, 0).unwrap();
+    x.release();
+    assert_eq!(send(&d, b"alive"), Ok(5));
+    let (_, received) = receive(&b, 9, NOW).unwrap();
+    assert_eq!(received.rights.len(), 1);
+}

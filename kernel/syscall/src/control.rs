@@ -1,0 +1,165 @@
+//! Control messages of sendmsg(2) and recvmsg(2): descriptors and credentials (cmsg(3), unix(7)).
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::socket::{Cmsghdr, Msghdr, Ucred};
+use abi::{Errno, Result};
+use hal::{UserAddr, user};
+use net_core::{MsgFlags, Received};
+use security::Cap;
+use vfs::{FdFlags, File};
+use zerocopy::IntoBytes;
+
+use crate::caller::{self, Caller};
+use crate::net::SOL_SOCKET;
+
+const SCM_RIGHTS: i32 = 1;
+const SCM_CREDENTIALS: i32 = 2;
+/// Most descriptors in one message (unix(7)).
+const SCM_MAX_FD: usize = 253;
+/// Most bytes of control data (/proc/sys/net/core/optmem_max).
+const MAX_CONTROL: u64 = 128 << 10;
+/// Size of a control message without data.
+const HEADER: u64 = size_of::<Cmsghdr>() as u64;
+
+/// What a message carries beside its data.
+#[derive(Default)]
+pub(crate) struct Sent {
+    pub rights: Vec<Arc<File>>,
+    pub creds: Option<Ucred>,
+}
+
+/// Reads control messages.
+///
+/// `ENOBUFS`: too many bytes. `EINVAL`: a malformed or unknown message, or too many descriptors. `EBADF`. `EPERM`:
+/// credentials that are not the caller's. `EFAULT`.
+pub(crate) fn parse(caller: &Caller, control: UserAddr, len: u64) -> Result<Sent> {
+    let mut sent = Sent::default();
+    if control.0 == 0 || len == 0 {
+        return Ok(sent);
+    }
+    if len > MAX_CONTROL {
+        return Err(Errno::ENOBUFS);
+    }
+    let mut at = 0;
+    while at + HEADER <= len {
+        let header: Cmsghdr = user::read(UserAddr(control.0.wrapping_add(at)))?;
+        if header.cmsg_len < HEADER || header.cmsg_len > len - at {
+            return Err(Errno::EINVAL);
+        }
+        if header.cmsg_level == SOL_SOCKET {
+            let data = UserAddr(control.0.wrapping_add(at + HEADER));
+            let size = (header.cmsg_len - HEADER) as usize;
+            match header.cmsg_type {
+                SCM_RIGHTS => read_rights(caller, data, size / size_of::<i32>(), &mut sent.rights)?,
+                SCM_CREDENTIALS if size == size_of::<Ucred>() => {
+                    let creds: Ucred = user::read(data)?;
+                    check_creds(caller, &creds)?;
+                    sent.creds = Some(creds);
+                }
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+        at += header.cmsg_len.next_multiple_of(8);
+    }
+    Ok(sent)
+}
+
+fn read_rights(caller: &Caller, data: UserAddr, count: usize, rights: &mut Vec<Arc<File>>) -> Result<()> {
+    if count > SCM_MAX_FD - rights.len() {
+        return Err(Errno::EINVAL);
+    }
+    for index in 0..count as u64 {
+        let fd: i32 = user::read(UserAddr(data.0.wrapping_add(index * 4)))?;
+        rights.push(caller.files.get_any(fd)?);
+    }
+    Ok(())
+}
+
+/// Only one's own ids may be shown, unless privileged (unix(7)).
+fn check_creds(caller: &Caller, creds: &Ucred) -> Result<()> {
+    let cred = &caller.cred;
+    let pid_ok = creds.pid == caller.task.pid() as i32 || cred.capable(Cap::SYS_ADMIN);
+    let uid_ok = [cred.uid, cred.euid, cred.suid].contains(&creds.uid) || cred.capable(Cap::SETUID);
+    let gid_ok = [cred.gid, cred.egid, cred.sgid].contains(&creds.gid) || cred.capable(Cap::SETGID);
+    if pid_ok && uid_ok && gid_ok { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+/// A control buffer of the caller being filled.
+struct Writer {
+    at: u64,
+    left: u64,
+}
+
+impl Writer {
+    /// Writes one message, cut to the room; gives whether it was whole.
+    fn put(&mut self, kind: i32, data: &[u8]) -> Result<bool> {
+        if self.left < HEADER {
+            return Ok(false);
+        }
+        let whole = HEADER + data.len() as u64;
+        let len = whole.min(self.left);
+        self.put_header(kind, len)?;
+        user::write_bytes(UserAddr(self.at.wrapping_add(HEADER)), &data[..(len - HEADER) as usize])?;
+        self.advance(whole);
+        Ok(len == whole)
+    }
+
+    fn put_header(&self, kind: i32, len: u64) -> Result<()> {
+        let header = Cmsghdr { cmsg_len: len, cmsg_level: SOL_SOCKET, cmsg_type: kind };
+        Ok(user::write(UserAddr(self.at), &header)?)
+    }
+
+    fn advance(&mut self, len: u64) {
+        let step = len.next_multiple_of(8).min(self.left);
+        self.at = self.at.wrapping_add(step);
+        self.left -= step;
+    }
+
+    /// Installs as many files as there is room for; gives whether that was all.
+    fn put_rights(&mut self, caller: &Caller, files: Vec<Arc<File>>, flags: FdFlags) -> Result<bool> {
+        let total = files.len();
+        let room = (self.left.saturating_sub(HEADER) / 4) as usize;
+        let mut count = 0;
+        for file in files.into_iter().take(room) {
+            let Ok(reserved) = caller.files.reserve(0, caller::nofile(), flags) else { break };
+            let place = self.at.wrapping_add(HEADER + 4 * count as u64);
+            if user::write(UserAddr(place), &reserved.fd()).is_err() {
+                break;
+            }
+            reserved.install(file);
+            count += 1;
+        }
+        if count > 0 {
+            let len = HEADER + 4 * count as u64;
+            self.put_header(SCM_RIGHTS, len)?;
+            self.advance(len);
+        }
+        Ok(count == total)
+    }
+}
+
+/// Writes the control messages of what was received and gives the bytes used; what does not fit sets `CTRUNC`.
+pub(crate) fn write(
+    caller: &Caller,
+    header: &Msghdr,
+    received: &mut Received,
+    flags: MsgFlags,
+    passes_creds: bool,
+) -> Result<u64> {
+    let rights = core::mem::take(&mut received.rights);
+    let room = if header.msg_control == 0 { 0 } else { header.msg_controllen };
+    let mut writer = Writer { at: header.msg_control, left: room };
+    let mut is_whole = true;
+    if let Some(creds) = received.creds.filter(|_| passes_creds) {
+        is_whole &= writer.put(SCM_CREDENTIALS, creds.as_bytes())?;
+    }
+    if !rights.is_empty() {
+        let is_cloexec = flags.contains(MsgFlags::CMSG_CLOEXEC);
+        let fd_flags = if is_cloexec { FdFlags::CLOEXEC } else { FdFlags::empty() };
+        is_whole &= writer.put_rights(caller, rights, fd_flags)?;
+    }
+    received.flags.set(MsgFlags::CTRUNC, !is_whole);
+    Ok(room - writer.left)
+}
