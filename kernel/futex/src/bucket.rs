@@ -19,6 +19,30 @@ pub(crate) struct Waiter {
     pub woken: AtomicBool,
     /// Index of the bucket that lists it; changes under the locks of both buckets.
     pub bucket: AtomicUsize,
+    /// When a thread waits on several words: the waiter whose queue it sleeps in.
+    pub group: Option<Arc<Waiter>>,
+}
+
+impl Waiter {
+    /// A waiter that will be listed in the bucket `index`.
+    pub fn new(index: usize, group: Option<Arc<Waiter>>) -> Arc<Self> {
+        Arc::new(Self {
+            queue: WaitQueue::new(),
+            woken: AtomicBool::new(false),
+            bucket: AtomicUsize::new(index),
+            group,
+        })
+    }
+
+    /// Whether a waker has taken it.
+    pub fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::SeqCst)
+    }
+
+    fn wake(&self) {
+        self.woken.store(true, Ordering::SeqCst);
+        self.queue.wake_all();
+    }
 }
 
 /// An entry of a bucket.
@@ -31,8 +55,10 @@ pub(crate) struct Entry {
 impl Entry {
     /// Lets the waiter go on; it was taken out of its bucket.
     pub fn wake(self) {
-        self.waiter.woken.store(true, Ordering::SeqCst);
-        self.waiter.queue.wake_all();
+        self.waiter.wake();
+        if let Some(group) = &self.waiter.group {
+            group.wake();
+        }
     }
 }
 

@@ -15,4 +15,4 @@ mod wait;
 pub use key::Scope;
 pub use requeue::{Two, cmp_requeue, requeue, wake_op};
 pub use robust::exit_robust_list;
-pub use wait::{MATCH_ANY, WaitError, wait, wake};
+pub use wait::{MATCH_ANY, WaitError, Word, wait, wait_multiple, wake};

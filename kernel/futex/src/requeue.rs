@@ -18,8 +18,10 @@ pub struct Two {
     pub from: UserAddr,
     /// The other word.
     pub to: UserAddr,
-    /// Whether the words are shared.
+    /// Whether the word at `from` is shared.
     pub scope: Scope,
+    /// Whether the word at `to` is.
+    pub to_scope: Scope,
     /// Most waiters to wake on `from`.
     pub nr_wake: usize,
     /// Most waiters to move to `to`, or to wake there.
@@ -38,7 +40,7 @@ pub fn cmp_requeue(mm: &Mm, two: Two, value: u32) -> Result<usize> {
 
 fn requeue_if(mm: &Mm, two: Two, value: Option<u32>) -> Result<usize> {
     let from = Key::new(mm, two.from, two.scope)?;
-    let to = Key::new(mm, two.to, two.scope)?;
+    let to = Key::new(mm, two.to, two.to_scope)?;
     let (a, b) = (bucket::index(&from), bucket::index(&to));
     loop {
         let mut locks = bucket::lock_pair(a, b);
@@ -172,7 +174,7 @@ impl WakeOp {
 pub fn wake_op(mm: &Mm, two: Two, encoded: u32) -> Result<usize> {
     let op = WakeOp::decode(encoded)?;
     let from = Key::new(mm, two.from, two.scope)?;
-    let to = Key::new(mm, two.to, two.scope)?;
+    let to = Key::new(mm, two.to, two.to_scope)?;
     let (a, b) = (bucket::index(&from), bucket::index(&to));
     loop {
         let mut locks = bucket::lock_pair(a, b);

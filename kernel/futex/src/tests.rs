@@ -12,7 +12,9 @@ use hal::trap::{self, Access, UserRegs};
 use hal::{UserAddr, user};
 use mm::{MapRequest, Mm};
 
-use crate::{MATCH_ANY, Scope, Two, WaitError, cmp_requeue, exit_robust_list, wait, wake, wake_op};
+use crate::{
+    MATCH_ANY, Scope, Two, WaitError, Word, cmp_requeue, exit_robust_list, wait, wait_multiple, wake, wake_op,
+};
 
 /// The floors above hal, as far as these tests need them.
 struct Machine;
@@ -156,7 +158,14 @@ fn requeued_waiters_wait_on_the_other_word() {
         waiter(&mm, at, Scope::Private, MATCH_ANY, &done);
     }
     let other = at.add(4096);
-    let two = |nr_wake, nr_other| Two { from: at, to: other, scope: Scope::Private, nr_wake, nr_other };
+    let two = |nr_wake, nr_other| Two {
+        from: at,
+        to: other,
+        scope: Scope::Private,
+        to_scope: Scope::Private,
+        nr_wake,
+        nr_other,
+    };
     assert_eq!(cmp_requeue(&mm, two(1, 9), 7), Err(Errno::EAGAIN));
     let mut moved = 0;
     until(|| {
@@ -174,7 +183,8 @@ fn wake_op_changes_the_second_word_and_compares_its_old_value() {
     let _alone = alone();
     let (mm, at) = memory(MapFlags::PRIVATE);
     let other = at.add(4096);
-    let two = Two { from: at, to: other, scope: Scope::Private, nr_wake: 1, nr_other: 1 };
+    let two =
+        Two { from: at, to: other, scope: Scope::Private, to_scope: Scope::Private, nr_wake: 1, nr_other: 1 };
     user::write(other, &5u32).unwrap();
     // FUTEX_OP_ADD 3, FUTEX_OP_CMP_EQ 5
     assert_eq!(wake_op(&mm, two, 1 << 28 | 3 << 12 | 5), Ok(0));
@@ -183,6 +193,27 @@ fn wake_op_changes_the_second_word_and_compares_its_old_value() {
     assert_eq!(wake_op(&mm, two, (2 | 8) << 28 | 4 << 12), Ok(0));
     assert_eq!(user::load_u32(other), Ok(24));
     assert_eq!(wake_op(&mm, two, 5 << 28), Err(Errno::ENOSYS));
+}
+
+#[test]
+fn one_of_several_words_is_enough() {
+    let _alone = alone();
+    let (mm, at) = memory(MapFlags::PRIVATE);
+    let words = [0, 64, 4096].map(|o| Word { addr: at.add(o), scope: Scope::Private, value: 0 });
+    let deadline = Some(hal::time::now_ns() + 2_000_000);
+    assert_eq!(wait_multiple(&mm, &words, deadline), Err(WaitError::Errno(Errno::ETIMEDOUT)));
+    user::write(at.add(4096), &1u32).unwrap();
+    assert_eq!(wait_multiple(&mm, &words, None), Err(WaitError::Errno(Errno::EAGAIN)));
+    assert_eq!(wake(&mm, at, Scope::Private, 9, MATCH_ANY), Ok(0), "all were taken out");
+    let (mm2, answer) = (mm.clone(), Arc::new(AtomicUsize::new(99)));
+    let answer2 = answer.clone();
+    sched::spawn("waiter", move || {
+        hal::thread::current().set_page_table(Some(mm2.page_table().clone()));
+        answer2.store(wait_multiple(&mm2, &words[..2], None).unwrap(), Ordering::SeqCst);
+    })
+    .unwrap();
+    wake_exactly(&mm, at.add(64), Scope::Private, 1, MATCH_ANY);
+    until(|| answer.load(Ordering::SeqCst) == 1);
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! `FUTEX_WAIT`, `FUTEX_WAKE` and their bitset variants.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
 use mm::Mm;
-use sched::{Interruptible, WaitQueue};
+use sched::Interruptible;
 
 use crate::bucket::{self, Entry, Waiter};
 use crate::key::{Key, Scope};
@@ -54,11 +54,7 @@ pub fn wait(
     }
     let key = Key::new(mm, addr, scope)?;
     let index = bucket::index(&key);
-    let waiter = Arc::new(Waiter {
-        queue: WaitQueue::new(),
-        woken: AtomicBool::new(false),
-        bucket: AtomicUsize::new(index),
-    });
+    let waiter = Waiter::new(index, None);
     let mut entry = Some(Entry { key, bitset, waiter: waiter.clone() });
     while let Some(waiting) = entry.take() {
         entry = enqueue(addr, value, index, waiting)?;
@@ -67,13 +63,82 @@ pub fn wait(
             user::load_u32(addr).map_err(|_| Errno::EFAULT)?;
         }
     }
-    let woken = || waiter.woken.load(Ordering::SeqCst).then_some(());
-    match waiter.queue.wait_deadline(woken, deadline_ns, Interruptible::Yes) {
+    match waiter.queue.wait_deadline(|| waiter.is_woken().then_some(()), deadline_ns, Interruptible::Yes) {
         Ok(()) => Ok(()),
         // A waker that took the waiter out counts it as woken, so it must be.
         Err(_) if !bucket::unqueue(&waiter) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// One of several words that a thread waits on.
+#[derive(Clone, Copy, Debug)]
+pub struct Word {
+    /// Where it is.
+    pub addr: UserAddr,
+    /// Whether it is shared.
+    pub scope: Scope,
+    /// The value it must have.
+    pub value: u32,
+}
+
+/// Sleeps until a wake-up on any of `words`, if all have their value; gives the index of the word.
+///
+/// As [`wait`] otherwise.
+pub fn wait_multiple(mm: &Mm, words: &[Word], deadline_ns: Option<u64>) -> Result<usize, WaitError> {
+    let group = Waiter::new(0, None);
+    let mut listed: Vec<Arc<Waiter>> = Vec::new();
+    listed.try_reserve_exact(words.len()).map_err(|_| Errno::ENOMEM)?;
+    loop {
+        let missing = match list_all(mm, words, &group, &mut listed) {
+            Ok(None) => break,
+            Ok(Some(addr)) => Ok(addr),
+            Err(e) => Err(e),
+        };
+        // A wake-up that came already is the answer, whatever is wrong with the other words.
+        if let Some(first) = unlist(&mut listed) {
+            return Ok(first);
+        }
+        user::load_u32(missing?).map_err(|_| Errno::EFAULT)?;
+    }
+    let woken = || group.is_woken().then_some(());
+    let result = group.queue.wait_deadline(woken, deadline_ns, Interruptible::Yes);
+    match (unlist(&mut listed), result) {
+        (Some(first), _) => Ok(first),
+        (None, Err(e)) => Err(e.into()),
+        (None, Ok(())) => Err(Errno::EAGAIN.into()),
+    }
+}
+
+/// Lists a waiter for each word; gives the address of one that is not in memory.
+fn list_all(
+    mm: &Mm,
+    words: &[Word],
+    group: &Arc<Waiter>,
+    listed: &mut Vec<Arc<Waiter>>,
+) -> Result<Option<UserAddr>> {
+    for word in words {
+        let key = Key::new(mm, word.addr, word.scope)?;
+        let index = bucket::index(&key);
+        let waiter = Waiter::new(index, Some(group.clone()));
+        let entry = Entry { key, bitset: MATCH_ANY, waiter: waiter.clone() };
+        if enqueue(word.addr, word.value, index, entry)?.is_some() {
+            return Ok(Some(word.addr));
+        }
+        listed.push(waiter);
+    }
+    Ok(None)
+}
+
+/// Takes all waiters out of their buckets; the index of the first that a waker had taken.
+fn unlist(listed: &mut Vec<Arc<Waiter>>) -> Option<usize> {
+    let mut first = None;
+    for (i, waiter) in listed.drain(..).enumerate() {
+        if !bucket::unqueue(&waiter) {
+            first.get_or_insert(i);
+        }
+    }
+    first
 }
 
 /// Lists `entry` if the word still is `value`; gives it back when the word could not be read.

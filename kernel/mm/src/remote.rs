@@ -39,17 +39,14 @@ impl Mm {
             at = at.max(vma.start);
             let end = vma.end.min(range.end);
             let flags = vma.attr.flags;
-            let skip = flags.intersects(VmFlags::PFNMAP | VmFlags::IO)
-                || !flags.intersects(VmFlags::ACCESS)
-                || (write.is_none() && flags.contains(VmFlags::LOCKONFAULT));
-            if skip {
-                if write.is_some() {
-                    return Err(if flags.intersects(VmFlags::PFNMAP | VmFlags::IO) {
-                        Errno::EINVAL
-                    } else {
-                        Errno::EFAULT
-                    });
-                }
+            let special = flags.intersects(VmFlags::PFNMAP | VmFlags::IO);
+            let denied = !flags.intersects(VmFlags::ACCESS)
+                || (write == Some(true) && !flags.contains(VmFlags::WRITE));
+            // madvise(2) tells what it cannot populate; the others leave it out.
+            if write.is_some() && (special || denied) {
+                return Err(Errno::EINVAL);
+            }
+            if special || denied || (write.is_none() && flags.contains(VmFlags::LOCKONFAULT)) {
                 at = end;
                 continue;
             }

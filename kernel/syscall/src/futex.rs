@@ -1,13 +1,16 @@
 //! Futexes (futex(2)).
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use abi::time::Timespec;
 use abi::{Errno, Result};
-use futex::{MATCH_ANY, Scope, Two, WaitError};
+use futex::{MATCH_ANY, Scope, Two, WaitError, Word};
 use hal::time::{now_ns, wall_base_ns};
 use hal::{UserAddr, user};
 use process::signal::restart_with;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::Cx;
 
@@ -91,7 +94,14 @@ pub(crate) fn sys_futex(
     let mm = process::current().mm().ok_or(Errno::EFAULT)?;
     // What is a timeout elsewhere is a count here.
     let value2 = timeout.0 as u32;
-    let two = Two { from: addr, to: addr2, scope, nr_wake: count(value), nr_other: value2 as usize };
+    let two = Two {
+        from: addr,
+        to: addr2,
+        scope,
+        to_scope: scope,
+        nr_wake: count(value),
+        nr_other: value2 as usize,
+    };
     match op {
         op::WAKE => futex::wake(&mm, addr, scope, count(value), MATCH_ANY),
         op::WAKE_BITSET => futex::wake(&mm, addr, scope, count(value), value3),
@@ -101,4 +111,139 @@ pub(crate) fn sys_futex(
         op::WAKE_OP => futex::wake_op(&mm, two, value3),
         _ => Err(Errno::ENOSYS),
     }
+}
+
+/// `struct futex_waitv` (linux/futex.h).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct WaitvEntry {
+    value: u64,
+    addr: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+impl WaitvEntry {
+    /// `EINVAL`: unknown flags, or a value that does not fit the word.
+    fn word(&self) -> Result<Word> {
+        let value = u32::try_from(self.value).map_err(|_| Errno::EINVAL)?;
+        if self.reserved != 0 {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Word { addr: UserAddr(self.addr), scope: futex2_scope(self.flags)?, value })
+    }
+}
+
+/// Most words of one futex_waitv(2): `FUTEX_WAITV_MAX`.
+const WAITV_MAX: u32 = 128;
+
+/// The scope in the flags of a futex2 call. `EINVAL`: unknown flags, or a size other than 32 bits.
+fn futex2_scope(flags: u32) -> Result<Scope> {
+    /// `FUTEX2_SIZE_U32`.
+    const SIZE_U32: u32 = 2;
+    match flags {
+        SIZE_U32 => Ok(Scope::Shared),
+        n if n == SIZE_U32 | PRIVATE => Ok(Scope::Private),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// An absolute deadline on `clock`. `EINVAL`: neither CLOCK_MONOTONIC nor CLOCK_REALTIME.
+fn futex2_deadline(timeout: UserAddr, clock: i32) -> Result<Option<u64>> {
+    if timeout.0 == 0 {
+        return Ok(None);
+    }
+    let flags = match clock {
+        0 => CLOCK_REALTIME,
+        1 => 0,
+        _ => return Err(Errno::EINVAL),
+    };
+    deadline(timeout, op::WAIT_BITSET, flags)
+}
+
+/// futex_waitv(2).
+pub(crate) fn sys_futex_waitv(
+    _cx: &mut Cx<'_>,
+    list: UserAddr,
+    nr: u32,
+    flags: u32,
+    timeout: UserAddr,
+    clock: i32,
+) -> Result<usize> {
+    if flags != 0 || nr == 0 || nr > WAITV_MAX || list.0 == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let deadline_ns = futex2_deadline(timeout, clock)?;
+    let entries = user::read_vec::<WaitvEntry>(list, nr as usize).map_err(|_| Errno::EFAULT)?;
+    let words = entries.iter().map(WaitvEntry::word).collect::<Result<Vec<_>>>()?;
+    let mm = process::current().mm().ok_or(Errno::EFAULT)?;
+    match futex::wait_multiple(&mm, &words, deadline_ns) {
+        Ok(index) => Ok(index),
+        Err(WaitError::Errno(errno)) => Err(errno),
+        // The deadline is absolute: the call can run again as it is.
+        Err(WaitError::Interrupted) => Err(Errno::ERESTARTSYS),
+    }
+}
+
+/// futex_wake(2).
+pub(crate) fn sys_futex_wake(
+    _cx: &mut Cx<'_>,
+    addr: UserAddr,
+    mask: u64,
+    nr: i32,
+    flags: u32,
+) -> Result<usize> {
+    let scope = futex2_scope(flags)?;
+    let mask = u32::try_from(mask).map_err(|_| Errno::EINVAL)?;
+    let mm = process::current().mm().ok_or(Errno::EFAULT)?;
+    futex::wake(&mm, addr, scope, usize::try_from(nr).unwrap_or(0), mask)
+}
+
+/// futex_wait(2).
+pub(crate) fn sys_futex_wait(
+    _cx: &mut Cx<'_>,
+    addr: UserAddr,
+    value: u64,
+    mask: u64,
+    flags: u32,
+    timeout: UserAddr,
+    clock: i32,
+) -> Result<usize> {
+    let scope = futex2_scope(flags)?;
+    let bitset = u32::try_from(mask).map_err(|_| Errno::EINVAL)?;
+    let value = u32::try_from(value).map_err(|_| Errno::EINVAL)?;
+    let deadline_ns = futex2_deadline(timeout, clock)?;
+    let mm = process::current().mm().ok_or(Errno::EFAULT)?;
+    match futex::wait(&mm, addr, scope, value, bitset, deadline_ns) {
+        Ok(()) => Ok(0),
+        Err(WaitError::Errno(errno)) => Err(errno),
+        Err(WaitError::Interrupted) => Err(Errno::ERESTARTSYS),
+    }
+}
+
+/// futex_requeue(2).
+pub(crate) fn sys_futex_requeue(
+    _cx: &mut Cx<'_>,
+    list: UserAddr,
+    flags: u32,
+    nr_wake: i32,
+    nr_requeue: i32,
+) -> Result<usize> {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let entries = user::read_vec::<WaitvEntry>(list, 2).map_err(|_| Errno::EFAULT)?;
+    let [from, to] = entries.as_slice() else { return Err(Errno::EFAULT) };
+    let (from, to) = (from.word()?, to.word()?);
+    let number = |n: i32| usize::try_from(n).map_err(|_| Errno::EINVAL);
+    let two = Two {
+        from: from.addr,
+        to: to.addr,
+        scope: from.scope,
+        to_scope: to.scope,
+        nr_wake: number(nr_wake)?,
+        nr_other: number(nr_requeue)?,
+    };
+    let mm = process::current().mm().ok_or(Errno::EFAULT)?;
+    futex::cmp_requeue(&mm, two, from.value)
 }

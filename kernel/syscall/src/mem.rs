@@ -147,6 +147,7 @@ pub(crate) fn sys_msync(_cx: &mut Cx<'_>, addr: u64, len: u64, flags: u32) -> Re
 
 /// mlock(2).
 pub(crate) fn sys_mlock(_cx: &mut Cx<'_>, addr: u64, len: u64) -> Result<usize> {
+    crate::task::pass_on_limits(&process::current());
     own_mm()?.lock(addr, len, OnFault::No).map(|()| 0)
 }
 
@@ -157,6 +158,7 @@ pub(crate) fn sys_mlock2(_cx: &mut Cx<'_>, addr: u64, len: u64, flags: u32) -> R
         1 => OnFault::Yes,
         _ => return Err(Errno::EINVAL),
     };
+    crate::task::pass_on_limits(&process::current());
     own_mm()?.lock(addr, len, on_fault).map(|()| 0)
 }
 
@@ -168,6 +170,7 @@ pub(crate) fn sys_munlock(_cx: &mut Cx<'_>, addr: u64, len: u64) -> Result<usize
 /// mlockall(2).
 pub(crate) fn sys_mlockall(_cx: &mut Cx<'_>, flags: u32) -> Result<usize> {
     let flags = MlockallFlags::from_bits(flags).filter(|f| !f.is_empty()).ok_or(Errno::EINVAL)?;
+    crate::task::pass_on_limits(&process::current());
     own_mm()?.lock_all(flags).map(|()| 0)
 }
 

@@ -383,7 +383,14 @@ syscalls! {
     439 faccessat2(dirfd: i32, name: UserAddr, mode: u32, flags: u32) => path::sys_faccessat2, Support::Full;
     441 epoll_pwait2(ep: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: usize)
         => poll::sys_epoll_pwait2, Support::Full;
+    449 futex_waitv(list: UserAddr, nr: u32, flags: u32, timeout: UserAddr, clock: i32)
+        => futex::sys_futex_waitv, Support::Full;
     452 fchmodat2(dirfd: i32, name: UserAddr, mode: u32, flags: u32) => path::sys_fchmodat2, Support::Full;
+    454 futex_wake(addr: UserAddr, mask: u64, nr: i32, flags: u32) => futex::sys_futex_wake, Support::Full;
+    455 futex_wait(addr: UserAddr, value: u64, mask: u64, flags: u32, timeout: UserAddr, clock: i32)
+        => futex::sys_futex_wait, Support::Full;
+    456 futex_requeue(list: UserAddr, flags: u32, nr_wake: i32, nr_requeue: i32)
+        => futex::sys_futex_requeue, Support::Full;
 
     absent {
         29 shmget,
@@ -489,13 +496,9 @@ syscalls! {
         446 landlock_restrict_self,
         447 memfd_secret,
         448 process_mrelease,
-        449 futex_waitv,
         450 set_mempolicy_home_node,
         451 cachestat,
         453 map_shadow_stack,
-        454 futex_wake,
-        455 futex_wait,
-        456 futex_requeue,
         457 statmount,
         458 listmount,
         459 lsm_get_self_attr,

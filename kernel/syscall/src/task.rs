@@ -391,8 +391,8 @@ fn may_change_limits(me: &process::CurrentTask, task: &process::Task) -> Result<
     }
 }
 
-/// Tells the address space the limits that it obeys.
-fn pass_on_limits(task: &process::Task) {
+/// Tells the address space the limits that it obeys; they change with capabilities, too.
+pub(crate) fn pass_on_limits(task: &process::Task) {
     let Some(mm) = task.mm() else { return };
     let limits = task.group().rlimits();
     let may_lock = task.with_cred(|cred| security::capable(cred, Cap::IPC_LOCK));
