@@ -9,7 +9,7 @@ use hal::uio::UserBuf;
 use hal::{PAGE_SIZE, UserAddr, user};
 use mm::{Backing, MapRequest, Mm, OnFault, RemapRequest, VmFlags};
 use security::ObserveIdentity;
-use vfs::FileMode;
+use vfs::{FdFlags, FileMode};
 
 use crate::Cx;
 use crate::caller::{self, file};
@@ -197,6 +197,19 @@ pub(crate) fn sys_mincore(_cx: &mut Cx<'_>, addr: u64, len: u64, vec: UserAddr) 
         done += now;
     }
     Ok(0)
+}
+
+/// memfd_create(2).
+pub(crate) fn sys_memfd_create(_cx: &mut Cx<'_>, name: UserAddr, flags: u32) -> Result<usize> {
+    /// Longest name with its NUL (`NAME_MAX` less "memfd:").
+    const NAME_SIZE: usize = 250;
+    /// `MFD_CLOEXEC`.
+    const CLOEXEC: u32 = 1;
+    let name = caller::string(name, NAME_SIZE, Errno::EINVAL)?;
+    let task = process::current();
+    let file = tmpfs::create_memfd(&name, flags, &task.cred())?;
+    let fd_flags = if flags & CLOEXEC != 0 { FdFlags::CLOEXEC } else { FdFlags::empty() };
+    caller::install(&*caller::files()?, file, fd_flags)
 }
 
 /// membarrier(2).

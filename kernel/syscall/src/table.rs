@@ -358,6 +358,8 @@ syscalls! {
     316 renameat2(old_fd: i32, old: UserAddr, new_fd: i32, new: UserAddr, flags: u32)
         => path::sys_renameat2, Support::Full;
     318 getrandom(buf: UserAddr, len: usize, flags: u32) => system::sys_getrandom, Support::Full;
+    319 memfd_create(name: UserAddr, flags: u32)
+        => mem::sys_memfd_create, Support::Partial("no huge pages: EINVAL");
     322 execveat(dirfd: i32, path: UserAddr, argv: UserAddr, envp: UserAddr, flags: u32)
         => task::sys_execveat, Support::Full;
     324 membarrier(command: i32, flags: u32, cpu: i32)
@@ -470,7 +472,6 @@ syscalls! {
         308 setns,
         313 finit_module,
         317 seccomp,
-        319 memfd_create,
         320 kexec_file_load,
         321 bpf,
         323 userfaultfd,
