@@ -32,7 +32,6 @@ fn arena() -> &'static Arena {
     })
 }
 
-
 pub fn frame_ptr(pfn: u64) -> *mut u8 {
     assert!(pfn < NR_FRAMES as u64);
     arena().pages.wrapping_add(pfn as usize * PAGE_SIZE)

@@ -1,10 +1,13 @@
-//! Page tables: what entries look like ([`pte`]), the kernel's half ([`kernel`]), user address spaces ([`table`]),
-//! and what CPUs remember of them ([`tlb`]).
+//! Page tables: what entries look like ([`pte`], [`leaf`]), the kernel's half ([`kernel`]), user address spaces
+//! ([`table`], edited by [`cursor`]), and what CPUs remember of them ([`tlb`]).
 
+mod cursor;
 pub(crate) mod kernel;
+mod leaf;
 pub(crate) mod pte;
 mod table;
 pub(crate) mod tlb;
 
-pub use table::{Cursor, PageTable};
+pub use cursor::Cursor;
+pub use table::PageTable;
 pub(crate) use tlb::activate;
