@@ -1,3 +1,0 @@
-//! Keel's `ipc` crate.
-#![no_std]
-#![forbid(unsafe_code)]
