@@ -19,7 +19,6 @@
 //! chain of waiters the sections lie ever further back in time.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering, fence};
 
 use hal::cpu::{self, CpuId, CpuMask};
@@ -30,6 +29,7 @@ use hal::thread::Work;
 use hal::{irq, rcu, time};
 
 use crate::rq::{Arrival, RunQueue, Slice, TURN_NS};
+use crate::reaper;
 use crate::rt::End;
 use crate::stats::CpuCounters;
 use crate::thread::{self, ASLEEP, DEAD, KILLABLE, OFF_RQ, Placement, RUNNING, Thread, UNINTERRUPTIBLE, WAKING};
@@ -47,9 +47,6 @@ pub(crate) struct Cpu {
     pub(crate) counters: CpuCounters,
     /// Next tick, `u64::MAX` while there is none.
     tick_ns: AtomicU64,
-    /// Dead threads to be reaped in thread context.
-    dead: IrqLock<Vec<Arc<hal::thread::Thread>>>,
-    has_dead: AtomicBool,
 }
 
 pub(crate) static CPUS: PerCpu<Cpu> = PerCpu::new(|_| Cpu {
@@ -58,8 +55,6 @@ pub(crate) static CPUS: PerCpu<Cpu> = PerCpu::new(|_| Cpu {
     timers: Timers::new(),
     counters: CpuCounters::default(),
     tick_ns: AtomicU64::new(u64::MAX),
-    dead: IrqLock::new("sched.dead", Vec::new()),
-    has_dead: AtomicBool::new(false),
 });
 
 /// CPUs that schedule.
@@ -215,26 +210,16 @@ fn deactivate(current: &Thread) -> bool {
 /// After a switch: deals with the thread that ran before on this CPU.
 fn finish(prev: Arc<hal::thread::Thread>) {
     if prev.is_dead() {
-        let pinned = preempt::disable();
-        let this = CPUS.get(&pinned);
-        this.dead.lock().push(prev);
-        this.has_dead.store(true, Ordering::Relaxed);
+        reaper::bury(prev);
     }
 }
 
-/// Reaps dead threads and runs RCU callbacks, in thread context.
+/// After a switch, in thread context.
 fn tidy() {
-    let this = CPUS.get_raw();
-    if this.has_dead.load(Ordering::Relaxed) && !preempt::is_atomic() {
-        this.has_dead.store(false, Ordering::Relaxed);
-        let dead = core::mem::take(&mut *this.dead.lock());
-        for thread in dead {
-            hal::thread::reap(thread);
-        }
+    if rcu::has_work() {
+        reaper::wake();
     }
-    if rcu::has_work() && !preempt::is_atomic() {
-        rcu::process();
-    }
+    reaper::start_if_needed();
 }
 
 /// [`hal::trap::Upcalls::thread_started`] ends here.
@@ -602,8 +587,8 @@ fn idle(pinned: &PreemptGuard) {
     IDLE.fetch_or(bit, Ordering::SeqCst);
     rcu::idle_enter();
     let start = time::now_ns();
-    // Our going idle may have ended a grace period: then its callbacks come first.
-    if !rcu::has_work() {
+    // Idle time is when the dead are buried; and our going idle may have ended a grace period.
+    if !(rcu::has_work() || reaper::has_dead()) || !reaper::wake() {
         cpu::idle_wait();
     }
     rcu::idle_exit();

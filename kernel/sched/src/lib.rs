@@ -11,6 +11,7 @@ mod hosted;
 mod locks;
 pub mod poll;
 pub mod policy;
+mod reaper;
 mod rq;
 pub mod rt;
 pub mod stats;
