@@ -95,15 +95,22 @@ pub(crate) fn arm_cpu(group: &ThreadGroup) {
 /// The tick: asks the current thread to look at its CPU timers if there are any. Call it in the timer interrupt.
 pub fn tick() {
     let Some(task) = task::try_current() else { return };
-    let group = task.group();
-    if group.cpu_armed.0.load(Relaxed) || group.rlimits().cur(Resource::Cpu) != RLIM_INFINITY {
+    if has_cpu_timers(task.group()) {
         task.hal().set_work(Work::NOTIFY);
     }
+}
+
+/// Whether anything depends on the CPU time of `group`.
+fn has_cpu_timers(group: &ThreadGroup) -> bool {
+    group.cpu_armed.0.load(Relaxed) || group.rlimits().cur(Resource::Cpu) != RLIM_INFINITY
 }
 
 /// Runs the timers on CPU time of the caller's process that have expired.
 pub(crate) fn run_expired_cpu_timers(task: &CurrentTask) {
     let group = task.group();
+    if !has_cpu_timers(group) {
+        return;
+    }
     let times = group.cpu_times();
     let total_ns = times.utime_ns + times.stime_ns;
     let thread = task.usage();
