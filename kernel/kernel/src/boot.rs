@@ -55,6 +55,7 @@ fn set_up(params: Params) -> Result<()> {
     tmpfs::register()?;
     devtmpfs::init()?;
     devpts::register()?;
+    procfs::register()?;
     let fs = make_root()?;
     let files = FdTable::new()?;
     let cred = Arc::new(Cred::root());

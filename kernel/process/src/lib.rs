@@ -16,6 +16,7 @@ pub mod pgrp;
 pub mod pid;
 pub mod prctl;
 pub mod rseq;
+mod show;
 pub mod signal;
 mod task;
 pub mod timer;

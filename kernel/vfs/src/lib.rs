@@ -29,6 +29,7 @@ pub mod readdir;
 pub mod rw;
 pub mod splice;
 pub mod superblock;
+pub mod text;
 pub mod time;
 pub mod walk;
 pub mod xattr;

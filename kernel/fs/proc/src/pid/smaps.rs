@@ -1,0 +1,133 @@
+//! /proc/PID/smaps and /proc/PID/smaps_rollup (proc_pid_smaps(5)).
+
+use alloc::vec::Vec;
+use core::ops::ControlFlow;
+
+use abi::Result;
+use mm::{Mm, PageStats, VmFlags, VmaInfo};
+use vfs::put;
+use vfs::text::Text;
+
+use super::maps;
+
+const KB: u64 = hal::PAGE_SIZE as u64 / 1024;
+
+/// Two letters for each flag, as `VmFlags:` lists them, in the order of the bits.
+const FLAG_NAMES: &[(VmFlags, &str)] = &[
+    (VmFlags::READ, "rd"),
+    (VmFlags::WRITE, "wr"),
+    (VmFlags::EXEC, "ex"),
+    (VmFlags::SHARED, "sh"),
+    (VmFlags::MAYREAD, "mr"),
+    (VmFlags::MAYWRITE, "mw"),
+    (VmFlags::MAYEXEC, "me"),
+    (VmFlags::MAYSHARE, "ms"),
+    (VmFlags::GROWSDOWN, "gd"),
+    (VmFlags::PFNMAP, "pf"),
+    (VmFlags::LOCKED, "lo"),
+    (VmFlags::IO, "io"),
+    (VmFlags::SEQ_READ, "sr"),
+    (VmFlags::RAND_READ, "rr"),
+    (VmFlags::DONTCOPY, "dc"),
+    (VmFlags::DONTEXPAND, "de"),
+    (VmFlags::LOCKONFAULT, "lf"),
+    (VmFlags::ACCOUNT, "ac"),
+    (VmFlags::NORESERVE, "nr"),
+    (VmFlags::WIPEONFORK, "wf"),
+    (VmFlags::DONTDUMP, "dd"),
+    (VmFlags::HUGEPAGE, "hg"),
+    (VmFlags::NOHUGEPAGE, "nh"),
+    (VmFlags::SEALED, "sl"),
+];
+
+/// The mappings, copied so that no lock is held while their pages are counted.
+fn mappings(mm: &Mm) -> Vec<VmaInfo> {
+    let mut list = Vec::new();
+    mm.for_each_vma(0, |vma| {
+        if list.try_reserve(1).is_err() {
+            return ControlFlow::Break(());
+        }
+        list.push(vma.clone());
+        ControlFlow::Continue(())
+    });
+    list
+}
+
+fn put_kb(out: &mut Text, name: &str, kb: u64) {
+    put!(out, "{:<16}{kb:8} kB\n", name);
+}
+
+/// The lines that a mapping and the sum have in common.
+fn put_stats(out: &mut Text, stats: &PageStats, locked: bool) {
+    let pss = stats.pss_bytes / 1024;
+    let dirty = stats.shared_dirty + stats.private_dirty;
+    let pss_dirty = if stats.rss == 0 { 0 } else { pss * dirty / stats.rss };
+    put_kb(out, "Rss:", stats.rss * KB);
+    put_kb(out, "Pss:", pss);
+    put_kb(out, "Pss_Dirty:", pss_dirty);
+    put_kb(out, "Shared_Clean:", stats.shared_clean * KB);
+    put_kb(out, "Shared_Dirty:", stats.shared_dirty * KB);
+    put_kb(out, "Private_Clean:", stats.private_clean * KB);
+    put_kb(out, "Private_Dirty:", stats.private_dirty * KB);
+    put_kb(out, "Referenced:", stats.referenced * KB);
+    put_kb(out, "Anonymous:", stats.anonymous * KB);
+    for name in [
+        "KSM:",
+        "LazyFree:",
+        "AnonHugePages:",
+        "ShmemPmdMapped:",
+        "FilePmdMapped:",
+        "Shared_Hugetlb:",
+        "Private_Hugetlb:",
+        "Swap:",
+        "SwapPss:",
+    ] {
+        put_kb(out, name, 0);
+    }
+    put_kb(out, "Locked:", if locked { pss } else { 0 });
+}
+
+/// /proc/PID/smaps.
+pub(super) fn show(mm: &Mm, out: &mut Text) -> Result<()> {
+    for vma in mappings(mm) {
+        maps::put_line(out, &vma);
+        put_kb(out, "Size:", (vma.range.end - vma.range.start) / 1024);
+        put_kb(out, "KernelPageSize:", KB);
+        put_kb(out, "MMUPageSize:", KB);
+        let stats = mm.collect_page_stats(vma.range.clone());
+        put_stats(out, &stats, vma.flags.contains(VmFlags::LOCKED));
+        put!(out, "THPeligible:           0\n");
+        put!(out, "ProtectionKey:  {:8}\nVmFlags: ", vma.pkey);
+        for (_, name) in FLAG_NAMES.iter().filter(|(flag, _)| vma.flags.contains(*flag)) {
+            put!(out, "{name} ");
+        }
+        out.push(b"\n");
+    }
+    Ok(())
+}
+
+/// /proc/PID/smaps_rollup.
+pub(super) fn show_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
+    let list = mappings(mm);
+    let (Some(first), Some(last)) = (list.first(), list.last()) else { return Ok(()) };
+    let start = out.len();
+    put!(out, "{:08x}-{:08x} ---p 00000000 00:00 0", first.range.start, last.range.end);
+    out.pad_to(start, 73);
+    out.push(b"[rollup]\n");
+    let mut sum = PageStats::default();
+    let mut locked_bytes = 0;
+    for vma in &list {
+        let stats = mm.collect_page_stats(vma.range.clone());
+        sum.rss += stats.rss;
+        sum.pss_bytes += stats.pss_bytes;
+        sum.shared_clean += stats.shared_clean;
+        sum.shared_dirty += stats.shared_dirty;
+        sum.private_clean += stats.private_clean;
+        sum.private_dirty += stats.private_dirty;
+        sum.referenced += stats.referenced;
+        sum.anonymous += stats.anonymous;
+        locked_bytes += if vma.flags.contains(VmFlags::LOCKED) { stats.pss_bytes } else { 0 };
+    }
+    put_stats(out, &sum, locked_bytes > 0);
+    Ok(())
+}

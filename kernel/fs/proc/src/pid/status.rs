@@ -1,0 +1,180 @@
+//! /proc/PID/status (proc_pid_status(5)).
+
+use abi::Result;
+use hal::cpu::CpuMask;
+use limits::Resource;
+use mm::Counters;
+use process::Task;
+use vfs::put;
+use vfs::text::Text;
+
+use super::Subject;
+use super::stat::{code_pages, state};
+
+/// Kilobytes in a page.
+const KB: u64 = hal::PAGE_SIZE as u64 / 1024;
+
+/// /proc/PID/status.
+pub(super) fn show(subject: &Subject, out: &mut Text) -> Result<()> {
+    show_identity(subject, out);
+    show_ids(subject, out);
+    show_memory(subject, out);
+    show_signals(subject, out);
+    show_rights(&subject.task, out);
+    show_scheduling(&subject.task, out);
+    Ok(())
+}
+
+fn show_identity(subject: &Subject, out: &mut Text) {
+    let task = &*subject.task;
+    let group = task.group();
+    out.push(b"Name:\t");
+    let name = task.comm();
+    let name = name.split(|&byte| byte == 0).next().unwrap_or(&[]);
+    out.push_escaped(name, b"\n");
+    out.push(b"\n");
+    if let Some(fs) = task.fs() {
+        put!(out, "Umask:\t{:04o}\n", fs.umask());
+    }
+    let (letter, word) = state(task);
+    put!(out, "State:\t{letter} ({word})\n");
+    put!(out, "Tgid:\t{}\nNgid:\t0\nPid:\t{}\n", group.pid(), task.tid());
+    put!(out, "PPid:\t{}\nTracerPid:\t0\n", group.ppid());
+}
+
+fn show_ids(subject: &Subject, out: &mut Text) {
+    let task = &*subject.task;
+    let group = task.group();
+    let cred = task.cred();
+    put!(out, "Uid:\t{}\t{}\t{}\t{}\n", cred.uid, cred.euid, cred.suid, cred.fsuid);
+    put!(out, "Gid:\t{}\t{}\t{}\t{}\n", cred.gid, cred.egid, cred.sgid, cred.fsgid);
+    put!(out, "FDSize:\t{}\nGroups:\t", task.files().map_or(0, |files| files.capacity()));
+    for gid in cred.groups() {
+        put!(out, "{gid} ");
+    }
+    if cred.groups().is_empty() {
+        out.push(b" ");
+    }
+    put!(out, "\nNStgid:\t{}\nNSpid:\t{}\n", group.pid(), task.tid());
+    put!(out, "NSpgid:\t{}\nNSsid:\t{}\nKthread:\t0\n", group.pgid(), group.sid());
+}
+
+fn show_memory(subject: &Subject, out: &mut Text) {
+    let Some(mm) = subject.task.mm() else { return };
+    let c: Counters = mm.counters();
+    let code = code_pages(subject);
+    for (name, pages) in [
+        ("VmPeak", c.hiwater_vm),
+        ("VmSize", c.total_vm),
+        ("VmLck", c.locked),
+        ("VmPin", 0),
+        ("VmHWM", c.hiwater_rss),
+        ("VmRSS", c.rss()),
+        ("RssAnon", c.rss_anon),
+        ("RssFile", c.rss_file),
+        ("RssShmem", c.rss_shmem),
+        ("VmData", c.data),
+        ("VmStk", c.stack),
+        ("VmExe", code),
+        ("VmLib", c.exec.saturating_sub(code)),
+        ("VmPTE", page_table_pages(&c)),
+        ("VmSwap", 0),
+        ("HugetlbPages", 0),
+    ] {
+        put!(out, "{name}:\t{:8} kB\n", pages * KB);
+    }
+    out.push(b"CoreDumping:\t0\nTHP_enabled:\t0\nuntag_mask:\t0xffffffffffffffff\n");
+}
+
+/// Page-table pages at least needed for what is resident: one for each 512 pages, and one of each upper level.
+fn page_table_pages(counters: &Counters) -> u64 {
+    counters.rss().div_ceil(512) + 3
+}
+
+fn show_signals(subject: &Subject, out: &mut Text) {
+    let task = &*subject.task;
+    let group = task.group();
+    let limit = group.rlimits().cur(Resource::Sigpending);
+    put!(out, "Threads:\t{}\nSigQ:\t{}/{limit}\n", group.nr_threads(), task.queued_signals());
+    let (ignored, caught) = group.hand().ignored_and_caught();
+    put!(out, "SigPnd:\t{:016x}\nShdPnd:\t{:016x}\n", task.pending_set().0, group.shared_set().0);
+    put!(out, "SigBlk:\t{:016x}\nSigIgn:\t{:016x}\n", task.blocked().0, ignored.0);
+    put!(out, "SigCgt:\t{:016x}\n", caught.0);
+}
+
+fn show_rights(task: &Task, out: &mut Text) {
+    let cred = task.cred();
+    for (name, set) in [
+        ("CapInh", cred.inheritable),
+        ("CapPrm", cred.permitted),
+        ("CapEff", cred.effective),
+        ("CapBnd", cred.bounding),
+        ("CapAmb", cred.ambient),
+    ] {
+        put!(out, "{name}:\t{:016x}\n", set.bits());
+    }
+    put!(out, "NoNewPrivs:\t{}\nSeccomp:\t0\nSeccomp_filters:\t0\n", u32::from(cred.no_new_privs));
+    out.push(b"Speculation_Store_Bypass:\tunknown\nSpeculationIndirectBranch:\tunknown\n");
+}
+
+fn show_scheduling(task: &Task, out: &mut Text) {
+    let online = hal::cpu::online();
+    let thread = task.thread();
+    let allowed = thread.as_ref().map_or(online, |thread| thread.affinity().and(online));
+    out.push(b"Cpus_allowed:\t");
+    put_mask(out, allowed, hal::cpu::nr_cpus());
+    out.push(b"\nCpus_allowed_list:\t");
+    put_list(out, allowed);
+    out.push(b"\nMems_allowed:\t1\nMems_allowed_list:\t0\n");
+    let (voluntary, forced) = thread.map_or((0, 0), |thread| thread.switches());
+    put!(out, "voluntary_ctxt_switches:\t{voluntary}\nnonvoluntary_ctxt_switches:\t{forced}\n");
+    out.push(b"x86_Thread_features:\t\nx86_Thread_features_locked:\t\n");
+}
+
+/// A mask in hexadecimal, 32 bits between commas, as wide as `nr` CPUs need.
+pub(crate) fn put_mask(out: &mut Text, mask: CpuMask, nr: usize) {
+    if nr > 32 {
+        let width = nr.saturating_sub(32).div_ceil(4);
+        put!(out, "{:0width$x},{:08x}", mask.0 >> 32, mask.0 & 0xffff_ffff);
+    } else {
+        let width = nr.div_ceil(4);
+        put!(out, "{:0width$x}", mask.0 & 0xffff_ffff);
+    }
+}
+
+/// A mask as ranges: "0-2,5".
+pub(crate) fn put_list(out: &mut Text, mask: CpuMask) {
+    let mut cpus = mask.iter().map(|cpu| cpu.0).peekable();
+    let mut separator = "";
+    while let Some(first) = cpus.next() {
+        let mut last = first;
+        while let Some(next) = cpus.next_if(|&next| next == last + 1) {
+            last = next;
+        }
+        put!(out, "{separator}{first}");
+        if last > first {
+            put!(out, "-{last}");
+        }
+        separator = ",";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(f: impl Fn(&mut Text)) -> String {
+        let mut out = Text::new();
+        f(&mut out);
+        String::from_utf8(out.finish().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn cpu_sets_show_as_masks_and_as_ranges() {
+        assert_eq!(text(|out| put_list(out, CpuMask(0b10_0111))), "0-2,5");
+        assert_eq!(text(|out| put_list(out, CpuMask(0))), "");
+        assert_eq!(text(|out| put_mask(out, CpuMask(0b11), 2)), "3");
+        assert_eq!(text(|out| put_mask(out, CpuMask(1), 8)), "01");
+        assert_eq!(text(|out| put_mask(out, CpuMask(u64::MAX), 64)), "ffffffff,ffffffff");
+    }
+}

@@ -1,0 +1,145 @@
+//! Names, arguments, mounts and kin of a process.
+
+use alloc::vec::Vec;
+
+use abi::{Errno, Result};
+use mm::{Mm, Rights};
+use vfs::mountinfo::{self, Format};
+use vfs::put;
+use vfs::text::Text;
+
+use super::Subject;
+use crate::node::push_c_string;
+
+/// The most that is shown of a program's title when it was changed in place.
+const TITLE_MAX: u64 = hal::PAGE_SIZE as u64;
+
+/// An empty file.
+pub(super) fn nothing(_subject: &Subject, _out: &mut Text) -> Result<()> {
+    Ok(())
+}
+
+/// Appends the memory from `start` to `end`, as far as it can be read.
+fn push_memory(mm: &Mm, start: u64, end: u64, out: &mut Text) -> Result<()> {
+    let mut buf = Vec::new();
+    buf.try_reserve_exact(hal::PAGE_SIZE).map_err(|_| Errno::ENOMEM)?;
+    buf.resize(hal::PAGE_SIZE, 0);
+    let mut at = start;
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buf.len());
+        let Some(part) = buf.get_mut(..want) else { break };
+        let got = mm.read_remote(at, part, Rights::Force);
+        out.push(part.get(..got).unwrap_or(&[]));
+        if got < want {
+            break;
+        }
+        at += got as u64;
+    }
+    Ok(())
+}
+
+/// /proc/PID/environ.
+pub(super) fn environ(mm: &Mm, out: &mut Text) -> Result<()> {
+    let layout = mm.layout();
+    push_memory(mm, layout.env_start, layout.env_end, out)
+}
+
+/// /proc/PID/auxv.
+pub(super) fn auxv(mm: &Mm, out: &mut Text) -> Result<()> {
+    mm.auxv().iter().for_each(|word| out.push(&word.to_ne_bytes()));
+    Ok(())
+}
+
+/// /proc/PID/cmdline: the arguments, or the title that the program wrote over them (setproctitle(3)).
+pub(super) fn cmdline(subject: &Subject, out: &mut Text) -> Result<()> {
+    let Some(mm) = subject.task.mm() else { return Ok(()) };
+    let layout = mm.layout();
+    let (start, end) = (layout.arg_start, layout.arg_end);
+    if start >= end {
+        return Ok(());
+    }
+    let mut last = [0];
+    let has_last = mm.read_remote(end - 1, &mut last, Rights::Force) == 1;
+    if !has_last || last == [0] {
+        return push_memory(&mm, start, end, out);
+    }
+    // The NUL after the last argument is gone: a title, which may run on into the environment.
+    let title_end = layout.env_end.max(end).min(start.saturating_add(TITLE_MAX));
+    let mut title = Text::new();
+    push_memory(&mm, start, title_end, &mut title)?;
+    let title = title.finish()?;
+    let len = title.iter().position(|&byte| byte == 0).map_or(title.len(), |at| at + 1);
+    out.push(title.get(..len).unwrap_or(&[]));
+    Ok(())
+}
+
+/// /proc/PID/comm.
+pub(super) fn comm(subject: &Subject, out: &mut Text) -> Result<()> {
+    push_c_string(out, &subject.task.comm());
+    out.push(b"\n");
+    Ok(())
+}
+
+/// Changes the name of a thread of the caller's process. `EINVAL`: it is another's.
+pub(super) fn set_comm(subject: &Subject, bytes: &[u8]) -> Result<()> {
+    let me = process::try_current().ok_or(Errno::EINVAL)?;
+    if !alloc::sync::Arc::ptr_eq(me.group(), subject.task.group()) {
+        return Err(Errno::EINVAL);
+    }
+    subject.task.set_comm(bytes);
+    Ok(())
+}
+
+fn show_mounts(subject: &Subject, format: Format, out: &mut Text) -> Result<()> {
+    let fs = subject.task.fs().ok_or(Errno::EINVAL)?;
+    out.push(&mountinfo::show(&fs, format));
+    Ok(())
+}
+
+/// /proc/PID/mounts.
+pub(super) fn mounts(subject: &Subject, out: &mut Text) -> Result<()> {
+    show_mounts(subject, Format::Mounts, out)
+}
+
+/// /proc/PID/mountinfo.
+pub(super) fn mountinfo(subject: &Subject, out: &mut Text) -> Result<()> {
+    show_mounts(subject, Format::MountInfo, out)
+}
+
+/// /proc/PID/mountstats.
+pub(super) fn mountstats(subject: &Subject, out: &mut Text) -> Result<()> {
+    let fs = subject.task.fs().ok_or(Errno::EINVAL)?;
+    let root = fs.root();
+    for mount in fs.ns().map_or(Vec::new(), |ns| ns.mounts()) {
+        let spelled = vfs::Path::root_of(&mount).spell(Some(&root));
+        if !spelled.is_reachable {
+            continue;
+        }
+        out.push(b"device ");
+        out.push_escaped(mount.source(), b" \t\n");
+        out.push(b" mounted on ");
+        out.push_escaped(&spelled.text, b" \t\n");
+        put!(out, " with fstype {}\n", mount.sb().fs_type().name());
+    }
+    Ok(())
+}
+
+/// /proc/PID/task/TID/children. Children belong to the process here, so the leader shows them all.
+pub(super) fn children(subject: &Subject, out: &mut Text) -> Result<()> {
+    if subject.task.is_leader() {
+        subject.task.group().children().iter().for_each(|child| put!(out, "{} ", child.pid()));
+    }
+    Ok(())
+}
+
+/// /proc/PID/wchan. There are no symbols for places where threads sleep, which Linux shows as 0.
+pub(super) fn wchan(_subject: &Subject, out: &mut Text) -> Result<()> {
+    out.push(b"0");
+    Ok(())
+}
+
+/// /proc/PID/syscall. Registers of others are not to be had, so all look as if they ran.
+pub(super) fn syscall(_subject: &Subject, out: &mut Text) -> Result<()> {
+    out.push(b"running\n");
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The root directory: the static entries, `self` and `thread-self`, and a directory for each process.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::{Errno, Result};
+use process::pid::{find_task, next_process};
+use vfs::inode::{Link, SetAttr};
+use vfs::{FileOps, Inode, InodeOps, OpenRequest};
+
+use crate::dir::{DIR, DirFile, Each, LINK, Listing, New};
+use crate::node;
+use crate::pid::{self, Target};
+use crate::system::ENTRIES;
+
+/// Positions from here on: `self`, `thread-self`, then process n at this + 2 + n.
+const FIRST_PROCESS: u64 = 256;
+
+/// The root directory.
+pub(crate) struct Root;
+
+impl InodeOps for Root {
+    fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        let caller = match name {
+            b"self" => Some(Caller::Process),
+            b"thread-self" => Some(Caller::Thread),
+            _ => None,
+        };
+        if let Some(caller) = caller {
+            return Ok(Some(New::new(dir, name, LINK).make(Box::new(caller))));
+        }
+        if let Some(entry) = node::find(ENTRIES, name) {
+            return Ok(Some(node::make(dir, entry)));
+        }
+        let number = parse_pid(name).ok_or(Errno::ENOENT)?;
+        let task = find_task(number).ok_or(Errno::ENOENT)?;
+        let target = if task.is_leader() { Target::process(task.group()) } else { Target::thread(&task) };
+        Ok(Some(pid::make_dir(dir, name, &task, target, pid::PROCESS_ENTRIES)))
+    }
+
+    fn revalidate(&self, _dir: &Arc<Inode>, _name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
+        inode.is_some_and(|inode| pid::is_current(inode))
+    }
+
+    fn open(&self, _inode: &Arc<Inode>, _request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
+        Ok(Arc::new(DirFile(RootListing)))
+    }
+
+    fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
+        inode.apply(change);
+        Ok(())
+    }
+
+    fn get_attr(&self, inode: &Arc<Inode>, stat: &mut abi::fs::Statx) -> Result<()> {
+        let processes = u32::try_from(process::pid::processes().count()).unwrap_or(u32::MAX);
+        stat.stx_nlink = inode.nlink().saturating_add(processes);
+        Ok(())
+    }
+}
+
+/// The number that `name` is, spelled in the one right way.
+pub(crate) fn parse_pid(name: &[u8]) -> Option<u32> {
+    if name.first() == Some(&b'0') || !name.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    core::str::from_utf8(name).ok()?.parse().ok()
+}
+
+struct RootListing;
+
+impl Listing for RootListing {
+    fn list(&self, from: u64, each: &mut Each<'_>) -> Result<()> {
+        if from < FIRST_PROCESS && !node::list(ENTRIES, from, each) {
+            return Ok(());
+        }
+        let mut at = from.max(FIRST_PROCESS);
+        for name in ["self", "thread-self"].into_iter().skip((at - FIRST_PROCESS).min(2) as usize) {
+            at += 1;
+            if !each(name.as_bytes(), LINK, at) {
+                return Ok(());
+            }
+        }
+        let mut number = u32::try_from(at - FIRST_PROCESS - 2).ok();
+        while let Some(group) = number.and_then(next_process) {
+            let pid = group.pid();
+            number = pid.checked_add(1);
+            if !each(format!("{pid}").as_bytes(), DIR, FIRST_PROCESS + 3 + u64::from(pid)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The links that lead each caller to itself.
+enum Caller {
+    Process,
+    Thread,
+}
+
+impl InodeOps for Caller {
+    fn read_link(&self, _inode: &Arc<Inode>) -> Result<Link> {
+        self.link().map(Link::Target)
+    }
+}
+
+impl Caller {
+    fn link(&self) -> Result<Vec<u8>> {
+        let me = process::try_current().ok_or(Errno::ENOENT)?;
+        let text = match self {
+            Caller::Process => format!("{}", me.pid()),
+            Caller::Thread => format!("{}/task/{}", me.pid(), me.tid()),
+        };
+        Ok(text.into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn process_numbers_have_one_spelling() {
+        assert_eq!(parse_pid(b"12"), Some(12));
+        for bad in [&b""[..], b"0", b"012", b"+1", b"1x", b"99999999999"] {
+            assert_eq!(parse_pid(bad), None);
+        }
+    }
+
+    #[test]
+    fn static_entries_leave_room_for_processes() {
+        assert!((ENTRIES.len() as u64) < FIRST_PROCESS);
+    }
+}

@@ -1,0 +1,189 @@
+//! /proc/sys/kernel (proc_sys_kernel(5), random(4)).
+
+use abi::{Errno, Result};
+use hal::sync::Once;
+use ns::uts::{self, Name};
+use vfs::put;
+use vfs::text::Text;
+
+use crate::extra::{self, Extra};
+use crate::node::{Entry, Kind, dir, fixed, line, parse, push_c_string};
+
+const fn shown(name: &'static str, show: crate::node::Show) -> Entry {
+    Entry { name, kind: Kind::Shown(show) }
+}
+
+fn show_name(which: Name, out: &mut Text) -> Result<()> {
+    push_c_string(out, &uts::name(which));
+    out.push(b"\n");
+    Ok(())
+}
+
+/// Changes a name to the first line of what was written, cut to what fits.
+fn set_name(which: Name, bytes: &[u8]) -> Result<()> {
+    let name = line(bytes);
+    uts::set_name(which, name.get(..uts::NAME_LEN).unwrap_or(name))
+}
+
+fn set_pid_max(bytes: &[u8]) -> Result<()> {
+    process::pid::set_pid_max(u32::try_from(parse(bytes)?).map_err(|_| Errno::EINVAL)?)
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn new_uuid() -> [u8; 16] {
+    let mut uuid = [0; 16];
+    random::fill(&mut uuid);
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
+fn put_uuid(out: &mut Text, uuid: &[u8; 16]) {
+    for (at, byte) in uuid.iter().enumerate() {
+        let dash = if [4, 6, 8, 10].contains(&at) { "-" } else { "" };
+        put!(out, "{dash}{byte:02x}");
+    }
+    out.push(b"\n");
+}
+
+static BOOT_ID: Once<[u8; 16]> = Once::new();
+
+/// Console level, and the three other levels of printk, which are fixed.
+fn printk(out: &mut Text) -> Result<()> {
+    put!(out, "{}\t4\t1\t7\n", hal::klog::console_level());
+    Ok(())
+}
+
+fn set_printk(bytes: &[u8]) -> Result<()> {
+    let first = line(bytes).split(u8::is_ascii_whitespace).find(|word| !word.is_empty()).unwrap_or(&[]);
+    hal::klog::set_console_level(u8::try_from(parse(first)?).map_err(|_| Errno::EINVAL)?);
+    Ok(())
+}
+
+static RANDOM: &[Entry] = &[
+    shown("boot_id", |out| {
+        put_uuid(out, BOOT_ID.call_once(new_uuid));
+        Ok(())
+    }),
+    shown("entropy_avail", |out| {
+        put!(out, "{}\n", if random::is_seeded() { 256 } else { 0 });
+        Ok(())
+    }),
+    fixed("poolsize", "256"),
+    fixed("urandom_min_reseed_secs", "60"),
+    shown("uuid", |out| {
+        put_uuid(out, &new_uuid());
+        Ok(())
+    }),
+    fixed("write_wakeup_threshold", "256"),
+];
+
+static PTY: &[Entry] =
+    &[fixed("max", "4096"), shown("nr", |out| extra::show(Extra::PtyCount, out)), fixed("reserve", "1024")];
+
+/// The entries.
+pub(super) static ENTRIES: &[Entry] = &[
+    fixed("arch", "x86_64"),
+    fixed("bootloader_type", "0"),
+    fixed("bootloader_version", "0"),
+    fixed("cap_last_cap", "40"),
+    fixed("core_pattern", "core"),
+    fixed("core_pipe_limit", "0"),
+    fixed("core_uses_pid", "0"),
+    fixed("ctrl-alt-del", "0"),
+    fixed("dmesg_restrict", "0"),
+    Entry {
+        name: "domainname",
+        kind: Kind::Tunable(|out| show_name(Name::Domain, out), |bytes| set_name(Name::Domain, bytes)),
+    },
+    Entry {
+        name: "hostname",
+        kind: Kind::Tunable(|out| show_name(Name::Host, out), |bytes| set_name(Name::Host, bytes)),
+    },
+    fixed("io_uring_disabled", "2"),
+    fixed("kptr_restrict", "0"),
+    fixed("modules_disabled", "1"),
+    fixed("msgmax", "8192"),
+    fixed("msgmnb", "16384"),
+    fixed("msgmni", "32000"),
+    fixed("ngroups_max", "65536"),
+    fixed("nmi_watchdog", "0"),
+    shown("ns_last_pid", |out| {
+        put!(out, "{}\n", process::pid::last_pid());
+        Ok(())
+    }),
+    shown("osrelease", |out| {
+        put!(out, "{}\n", uts::RELEASE);
+        Ok(())
+    }),
+    fixed("ostype", "Linux"),
+    fixed("overflowgid", "65534"),
+    fixed("overflowuid", "65534"),
+    fixed("panic", "0"),
+    fixed("panic_on_oops", "0"),
+    fixed("panic_on_warn", "0"),
+    fixed("perf_event_paranoid", "3"),
+    Entry {
+        name: "pid_max",
+        kind: Kind::Tunable(
+            |out| {
+                put!(out, "{}\n", process::pid::pid_max());
+                Ok(())
+            },
+            set_pid_max,
+        ),
+    },
+    fixed("print-fatal-signals", "0"),
+    Entry { name: "printk", kind: Kind::Tunable(printk, set_printk) },
+    fixed("printk_delay", "0"),
+    fixed("printk_devkmsg", "on"),
+    dir("pty", PTY),
+    dir("random", RANDOM),
+    Entry { name: "randomize_va_space", kind: Kind::Number32(&mm::sysctl::RANDOMIZE_VA_SPACE, 0..=2) },
+    fixed("sched_autogroup_enabled", "0"),
+    fixed("sched_rr_timeslice_ms", "100"),
+    fixed("sched_rt_period_us", "1000000"),
+    fixed("sched_rt_runtime_us", "1000000"),
+    fixed("sem", "32000\t1024000000\t500\t32000"),
+    fixed("shm_rmid_forced", "0"),
+    fixed("shmall", "18446744073692774399"),
+    fixed("shmmax", "18446744073692774399"),
+    fixed("shmmni", "4096"),
+    fixed("sysctl_writes_strict", "1"),
+    fixed("sysrq", "0"),
+    fixed("tainted", "0"),
+    shown("threads-max", |out| {
+        put!(out, "{}\n", process::max_threads());
+        Ok(())
+    }),
+    fixed("timer_migration", "1"),
+    fixed("unprivileged_bpf_disabled", "2"),
+    shown("version", |out| {
+        put!(out, "{}\n", uts::VERSION);
+        Ok(())
+    }),
+    fixed("watchdog", "0"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_are_of_version_4() {
+        let mut out = Text::new();
+        put_uuid(&mut out, &new_uuid());
+        let text = String::from_utf8(out.finish().unwrap()).unwrap();
+        assert_eq!(text.len(), 37);
+        assert_eq!(text.as_bytes()[14], b'4');
+        assert_eq!(text.matches('-').count(), 4);
+    }
+
+    #[test]
+    fn the_host_name_is_the_first_line() {
+        set_name(Name::Host, b"keel\nrest").unwrap();
+        let mut out = Text::new();
+        show_name(Name::Host, &mut out).unwrap();
+        assert_eq!(out.finish().unwrap(), b"keel\n");
+    }
+}

@@ -1,0 +1,65 @@
+//! /proc/sys/vm (proc_sys_vm(5)).
+
+use abi::{Errno, Result};
+use mm::sysctl as tunables;
+
+use crate::node::{Entry, Kind, fixed, parse};
+
+const fn number32(
+    name: &'static str,
+    value: &'static core::sync::atomic::AtomicU32,
+    range: core::ops::RangeInclusive<u32>,
+) -> Entry {
+    Entry { name, kind: Kind::Number32(value, range) }
+}
+
+const fn number64(
+    name: &'static str,
+    value: &'static core::sync::atomic::AtomicU64,
+    range: core::ops::RangeInclusive<u64>,
+) -> Entry {
+    Entry { name, kind: Kind::Number64(value, range) }
+}
+
+/// Drops dentries (2); the page cache (1) holds the files themselves. `EINVAL`: not 1 to 4.
+fn drop_caches(bytes: &[u8]) -> Result<()> {
+    let what = parse(bytes)?;
+    if !(1..=4).contains(&what) {
+        return Err(Errno::EINVAL);
+    }
+    if what & 2 != 0 {
+        vfs::shrink_dentries();
+    }
+    Ok(())
+}
+
+/// The entries.
+pub(super) static ENTRIES: &[Entry] = &[
+    fixed("admin_reserve_kbytes", "0"),
+    fixed("dirty_background_bytes", "0"),
+    fixed("dirty_background_ratio", "10"),
+    fixed("dirty_bytes", "0"),
+    fixed("dirty_expire_centisecs", "3000"),
+    fixed("dirty_ratio", "20"),
+    fixed("dirty_writeback_centisecs", "500"),
+    Entry { name: "drop_caches", kind: Kind::Trigger(drop_caches) },
+    fixed("laptop_mode", "0"),
+    number64("max_map_count", &tunables::MAX_MAP_COUNT, 0..=i32::MAX as u64),
+    fixed("min_free_kbytes", "0"),
+    number64("mmap_min_addr", &tunables::MMAP_MIN_ADDR, 0..=i64::MAX as u64),
+    fixed("mmap_rnd_bits", "28"),
+    fixed("nr_hugepages", "0"),
+    fixed("nr_overcommit_hugepages", "0"),
+    fixed("oom_dump_tasks", "0"),
+    fixed("oom_kill_allocating_task", "0"),
+    number64("overcommit_kbytes", &tunables::OVERCOMMIT_KBYTES, 0..=i64::MAX as u64),
+    number32("overcommit_memory", &tunables::OVERCOMMIT_MEMORY, 0..=2),
+    number64("overcommit_ratio", &tunables::OVERCOMMIT_RATIO, 0..=i32::MAX as u64),
+    fixed("page-cluster", "3"),
+    fixed("panic_on_oom", "0"),
+    fixed("stat_interval", "1"),
+    fixed("swappiness", "60"),
+    fixed("user_reserve_kbytes", "0"),
+    fixed("vfs_cache_pressure", "100"),
+    fixed("zone_reclaim_mode", "0"),
+];

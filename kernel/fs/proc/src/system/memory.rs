@@ -1,0 +1,148 @@
+//! Memory of the whole system (proc_meminfo(5), proc_vmstat(5)).
+
+use abi::Result;
+use mm::counters::{MemInfo, OOM_KILL, PGFAULT, PGMAJFAULT, collect_meminfo};
+use vfs::put;
+use vfs::text::Text;
+
+/// Kilobytes in a page.
+const KB: u64 = hal::PAGE_SIZE as u64 / 1024;
+
+/// /proc/meminfo. What Keel does not have (swap, huge pages, ...) is 0.
+pub(super) fn meminfo(out: &mut Text) -> Result<()> {
+    let info = collect_meminfo();
+    let heap_kb = info.heap_bytes / 1024;
+    let file_kb = info.cached.saturating_sub(info.shmem) * KB;
+    let anon_kb = (info.anon + info.shmem) * KB;
+    for (name, kb) in [
+        ("MemTotal", info.total * KB),
+        ("MemFree", info.free * KB),
+        ("MemAvailable", info.available * KB),
+        ("Buffers", 0),
+        ("Cached", info.cached * KB),
+        ("SwapCached", 0),
+        ("Active", anon_kb + file_kb),
+        ("Inactive", 0),
+        ("Active(anon)", anon_kb),
+        ("Inactive(anon)", 0),
+        ("Active(file)", file_kb),
+        ("Inactive(file)", 0),
+        ("Unevictable", info.mlocked * KB),
+        ("Mlocked", info.mlocked * KB),
+        ("SwapTotal", 0),
+        ("SwapFree", 0),
+        ("Dirty", info.dirty * KB),
+        ("Writeback", 0),
+        ("AnonPages", info.anon * KB),
+        ("Mapped", info.mapped * KB),
+        ("Shmem", info.shmem * KB),
+        ("KReclaimable", 0),
+        ("Slab", heap_kb),
+        ("SReclaimable", 0),
+        ("SUnreclaim", heap_kb),
+        ("KernelStack", 0),
+        ("PageTables", 0),
+        ("NFS_Unstable", 0),
+        ("Bounce", 0),
+        ("WritebackTmp", 0),
+        ("CommitLimit", info.commit_limit * KB),
+        ("Committed_AS", info.committed * KB),
+        ("VmallocTotal", VMALLOC_KB),
+        ("VmallocUsed", 0),
+        ("VmallocChunk", 0),
+        ("Percpu", 0),
+        ("HardwareCorrupted", 0),
+        ("AnonHugePages", 0),
+        ("ShmemHugePages", 0),
+        ("ShmemPmdMapped", 0),
+        ("FileHugePages", 0),
+        ("FilePmdMapped", 0),
+    ] {
+        let name = alloc::format!("{name}:");
+        put!(out, "{name:<16}{kb:8} kB\n");
+    }
+    for name in ["HugePages_Total:", "HugePages_Free:", "HugePages_Rsvd:", "HugePages_Surp:"] {
+        put!(out, "{name:<16}{:8}\n", 0);
+    }
+    put!(out, "Hugepagesize:       2048 kB\nHugetlb:               0 kB\n");
+    Ok(())
+}
+
+/// Size of the kernel's part of the address space for mappings of its own, 32 TiB, as Linux tells it.
+const VMALLOC_KB: u64 = 34_359_738_367;
+
+/// /proc/vmstat.
+pub(super) fn vmstat(out: &mut Text) -> Result<()> {
+    let info = collect_meminfo();
+    let heap_pages = info.heap_bytes / hal::PAGE_SIZE as u64;
+    let file = info.cached.saturating_sub(info.shmem);
+    for (name, value) in [
+        ("nr_free_pages", info.free),
+        ("nr_zone_active_anon", info.anon + info.shmem),
+        ("nr_zone_active_file", file),
+        ("nr_zone_write_pending", info.dirty),
+        ("nr_mlock", info.mlocked),
+        ("nr_inactive_anon", 0),
+        ("nr_active_anon", info.anon + info.shmem),
+        ("nr_inactive_file", 0),
+        ("nr_active_file", file),
+        ("nr_unevictable", info.mlocked),
+        ("nr_slab_reclaimable", 0),
+        ("nr_slab_unreclaimable", heap_pages),
+        ("nr_anon_pages", info.anon),
+        ("nr_mapped", info.mapped),
+        ("nr_file_pages", info.cached),
+        ("nr_dirty", info.dirty),
+        ("nr_writeback", 0),
+        ("nr_shmem", info.shmem),
+        ("pgpgin", 0),
+        ("pgpgout", 0),
+        ("pswpin", 0),
+        ("pswpout", 0),
+        ("pgfault", PGFAULT.get()),
+        ("pgmajfault", PGMAJFAULT.get()),
+        ("oom_kill", OOM_KILL.get()),
+    ] {
+        put!(out, "{name} {value}\n");
+    }
+    Ok(())
+}
+
+/// /proc/zoneinfo: all memory is one zone.
+pub(super) fn zoneinfo(out: &mut Text) -> Result<()> {
+    let info: MemInfo = collect_meminfo();
+    put!(out, "Node 0, zone   Normal\n");
+    put!(out, "  pages free     {}\n", info.free);
+    for name in ["boost", "min", "low", "high"] {
+        put!(out, "        {name:<8} 0\n");
+    }
+    for name in ["spanned", "present", "managed"] {
+        put!(out, "        {name:<8} {}\n", info.total);
+    }
+    put!(out, "      nr_free_pages {}\n", info.free);
+    Ok(())
+}
+
+/// /proc/buddyinfo. Free blocks are not counted by size: all free memory shows as single pages.
+pub(super) fn buddyinfo(out: &mut Text) -> Result<()> {
+    put!(out, "Node 0, zone   Normal {:6} ", hal::frame::stats().free);
+    (1..11).for_each(|_| put!(out, "{:6} ", 0));
+    out.push(b"\n");
+    Ok(())
+}
+
+/// /proc/swaps: a headline, as there is no swap.
+pub(super) fn swaps(out: &mut Text) -> Result<()> {
+    out.push(b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
+    Ok(())
+}
+
+/// /proc/slabinfo: a headline, as the heap's size classes are not caches of objects.
+pub(super) fn slabinfo(out: &mut Text) -> Result<()> {
+    out.push(b"slabinfo - version: 2.1\n");
+    out.push(
+        b"# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> \
+          <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>\n",
+    );
+    Ok(())
+}
