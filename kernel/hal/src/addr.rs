@@ -28,8 +28,18 @@ impl fmt::Debug for PhysAddr {
 
 /// A number that user space alleges to be an address. Nothing is known about it: each access checks it.
 #[derive(
-    Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
-    zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
 )]
 #[repr(transparent)]
 pub struct UserAddr(pub u64);

@@ -114,7 +114,10 @@ impl Mmio {
 
     #[track_caller]
     fn check(&self, offset: usize) -> usize {
-        assert!(offset.is_multiple_of(4) && offset < self.len && self.len - offset >= 4, "access outside of the window");
+        assert!(
+            offset.is_multiple_of(4) && offset < self.len && self.len - offset >= 4,
+            "access outside of the window"
+        );
         offset
     }
 

@@ -2,7 +2,6 @@
 //!
 //! The floors above register one [`Upcalls`] object at boot; hal knows nothing else about them.
 
-
 use alloc::sync::Arc;
 
 use crate::addr::UserAddr;
@@ -13,8 +12,16 @@ use crate::thread::Thread;
 /// frames show them so). Returning to user mode sanitises what must not be arbitrary: segments, `rflags`
 /// and a non-canonical `rip`.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq,
-    zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
 )]
 #[repr(C)]
 #[expect(missing_docs, reason = "the registers' own names")]

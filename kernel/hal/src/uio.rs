@@ -90,7 +90,11 @@ impl UserCursor {
     }
 
     /// Moves at most `len` bytes with `copy(user buffer, bytes already done)`, which returns how many it did.
-    fn transfer(&mut self, len: usize, mut copy: impl FnMut(UserBuf, usize) -> usize) -> Result<usize, Fault> {
+    fn transfer(
+        &mut self,
+        len: usize,
+        mut copy: impl FnMut(UserBuf, usize) -> usize,
+    ) -> Result<usize, Fault> {
         let len = len.min(self.remaining);
         let mut total = 0;
         while total < len {
@@ -254,8 +258,9 @@ impl<'a> Src<'a> {
     /// Takes as many bytes as `buf` holds or are left; returns how many. `Err` only when none could be copied.
     pub fn take_bytes(&mut self, buf: &mut [u8]) -> Result<usize, Fault> {
         match &mut self.0 {
-            SrcKind::User(cursor) => cursor
-                .transfer(buf.len(), |from, done| user::read_partial(from.addr, &mut buf[done..done + from.len])),
+            SrcKind::User(cursor) => cursor.transfer(buf.len(), |from, done| {
+                user::read_partial(from.addr, &mut buf[done..done + from.len])
+            }),
             SrcKind::Kernel { buf: from, pos } => {
                 let n = buf.len().min(from.len() - *pos);
                 buf[..n].copy_from_slice(&from[*pos..*pos + n]);

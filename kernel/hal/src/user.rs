@@ -44,7 +44,11 @@ pub fn write_bytes(to: UserAddr, buf: &[u8]) -> Result<(), Fault> {
 /// As [`read_bytes`], but a missing page is a fault; for atomic context.
 pub fn read_bytes_nofault(from: UserAddr, buf: &mut [u8]) -> Result<(), Fault> {
     let _atomic = preempt::disable();
-    if from.range_ok(buf.len()) && arch::user::copy_in(from.0, buf) == buf.len() { Ok(()) } else { Err(Fault) }
+    if from.range_ok(buf.len()) && arch::user::copy_in(from.0, buf) == buf.len() {
+        Ok(())
+    } else {
+        Err(Fault)
+    }
 }
 
 /// As [`write_bytes`], but a missing page is a fault; for atomic context.
@@ -89,7 +93,6 @@ pub fn read_vec<T: FromBytes + IntoBytes>(from: UserAddr, count: usize) -> Resul
     read_bytes(from, values.as_mut_slice().as_mut_bytes())?;
     Ok(values)
 }
-
 
 /// Reads a NUL-terminated string (without its NUL) of at most `max` bytes, the NUL included.
 pub fn read_cstr(from: UserAddr, max: usize) -> Result<Vec<u8>, CStrError> {

@@ -28,11 +28,13 @@ use hal::sync::IrqLock;
 use hal::thread::Work;
 use hal::{irq, rcu, time};
 
-use crate::rq::{Arrival, RunQueue, Slice, TURN_NS};
 use crate::reaper;
+use crate::rq::{Arrival, RunQueue, Slice, TURN_NS};
 use crate::rt::End;
 use crate::stats::CpuCounters;
-use crate::thread::{self, ASLEEP, DEAD, KILLABLE, OFF_RQ, Placement, RUNNING, Thread, UNINTERRUPTIBLE, WAKING};
+use crate::thread::{
+    self, ASLEEP, DEAD, KILLABLE, OFF_RQ, Placement, RUNNING, Thread, UNINTERRUPTIBLE, WAKING,
+};
 use crate::timer::Timers;
 
 /// Time between ticks of a CPU that is not idle.
@@ -181,7 +183,8 @@ fn choose(this: &Cpu, pinned: &PreemptGuard, why: Why) -> Option<Arc<hal::thread
 
 /// Does its affinity forbid the CPU it runs on, while another one would do?
 fn is_misplaced(current: &Thread, me: CpuId) -> bool {
-    !current.affinity().contains(me) && !current.is_idle.load(Ordering::Relaxed)
+    !current.affinity().contains(me)
+        && !current.is_idle.load(Ordering::Relaxed)
         && !allowed_cpus(current).contains(me)
 }
 
@@ -200,7 +203,8 @@ fn deactivate(current: &Thread) -> bool {
         NR_UNINTERRUPTIBLE.fetch_add(1, Ordering::Relaxed);
     }
     // Release (1): a waker that takes it from here sees all that the thread did.
-    let slept = current.state.compare_exchange(state, state | OFF_RQ, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    let slept =
+        current.state.compare_exchange(state, state | OFF_RQ, Ordering::AcqRel, Ordering::Relaxed).is_ok();
     if counts && !slept {
         NR_UNINTERRUPTIBLE.fetch_sub(1, Ordering::Relaxed);
     }

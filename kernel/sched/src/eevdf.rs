@@ -183,7 +183,8 @@ impl<T> Queue<T> {
     fn best(&self) -> Option<usize> {
         let mut best: Option<(usize, u64)> = None;
         for (i, (entity, _)) in self.waiting.iter().enumerate() {
-            let earlier = best.is_none_or(|(_, deadline)| (entity.deadline.wrapping_sub(deadline) as i64) < 0);
+            let earlier =
+                best.is_none_or(|(_, deadline)| (entity.deadline.wrapping_sub(deadline) as i64) < 0);
             if earlier && self.is_eligible(entity) {
                 best = Some((i, entity.deadline));
             }

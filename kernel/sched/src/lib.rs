@@ -9,8 +9,8 @@ pub mod eevdf;
 #[cfg(not(target_os = "none"))]
 mod hosted;
 mod locks;
-pub mod poll;
 pub mod policy;
+pub mod poll;
 mod reaper;
 mod rq;
 pub mod rt;
@@ -25,14 +25,12 @@ pub use core_sched::share_cpus;
 pub use core_sched::{
     exit_thread, nr_active, reschedule_ipi, run_idle, schedule, thread_started, timer_interrupt, yield_now,
 };
-pub use locks::{
-    Completion, Mutex, MutexGuard, RwSem, RwSemReadGuard, RwSemWriteGuard, Semaphore,
-};
-pub use poll::{PollTable, Poller};
+pub use locks::{Completion, Mutex, MutexGuard, RwSem, RwSemReadGuard, RwSemWriteGuard, Semaphore};
 pub use policy::{Attributes, Policy};
+pub use poll::{PollTable, Poller};
 pub use thread::{
-    CpuTimes, Current, Interrupted, Interruptible, Kill, Placement, State, Thread, current, new_kernel_thread,
-    new_user_thread, spawn, start,
+    CpuTimes, Current, Interrupted, Interruptible, Kill, Placement, State, Thread, current,
+    new_kernel_thread, new_user_thread, spawn, start,
 };
 pub use timer::{Timer, sleep_until};
 pub use wait::{Observer, ObserverHandle, Share, WaitError, WaitQueue};

@@ -89,7 +89,13 @@ const fn weights() -> [u32; 40] {
 /// The weight of a nice value; values beyond -20 and 19 count as these.
 pub const fn nice_weight(nice: i8) -> u32 {
     let idx = nice as i32 + 20;
-    let idx = if idx < 0 { 0 } else if idx > 39 { 39 } else { idx };
+    let idx = if idx < 0 {
+        0
+    } else if idx > 39 {
+        39
+    } else {
+        idx
+    };
     WEIGHTS[idx as usize]
 }
 

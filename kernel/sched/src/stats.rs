@@ -61,7 +61,7 @@ impl CpuCounters {
     }
 
     pub(crate) fn is_time_to_balance(&self) -> bool {
-        self.ticks.load(Ordering::Relaxed) % BALANCE_TICKS == 0
+        self.ticks.load(Ordering::Relaxed).is_multiple_of(BALANCE_TICKS)
     }
 }
 

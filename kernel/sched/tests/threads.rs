@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use hal::time::now_ns;
 use sched::{
-    Completion, Interrupted, Interruptible, Kill, Mutex, Observer, Poller, RwSem, Semaphore, Timer, WaitError,
-    WaitQueue,
+    Completion, Interrupted, Interruptible, Kill, Mutex, Observer, Poller, RwSem, Semaphore, Timer,
+    WaitError, WaitQueue,
 };
 
 const MS: u64 = 1_000_000;

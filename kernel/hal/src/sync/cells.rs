@@ -174,7 +174,12 @@ impl<T: ?Sized> TryRwCell<T> {
     pub fn try_write(&self) -> Option<TryWriteGuard<'_, T>> {
         let mut state = self.state.load(Ordering::Relaxed);
         while state & !WAITING == 0 {
-            match self.state.compare_exchange_weak(state, state | WRITER, Ordering::Acquire, Ordering::Relaxed) {
+            match self.state.compare_exchange_weak(
+                state,
+                state | WRITER,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return Some(TryWriteGuard { cell: self }),
                 Err(seen) => state = seen,
             }
@@ -189,7 +194,8 @@ impl<T: ?Sized> TryRwCell<T> {
             if state & !WAITING == 0 {
                 return false;
             }
-            match self.state.compare_exchange_weak(state, state | WAITING, Ordering::SeqCst, Ordering::SeqCst) {
+            match self.state.compare_exchange_weak(state, state | WAITING, Ordering::SeqCst, Ordering::SeqCst)
+            {
                 Ok(_) => return true,
                 Err(seen) => state = seen,
             }

@@ -121,7 +121,8 @@ mod checker {
     static NR_CLASSES: AtomicUsize = AtomicUsize::new(1); // number 0 means "none yet"
     static REGISTERING: AtomicBool = AtomicBool::new(false);
     /// Bit c of row h: c was taken while h was held.
-    static AFTER: [[AtomicU64; WORDS]; MAX_CLASSES] = [const { [const { AtomicU64::new(0) }; WORDS] }; MAX_CLASSES];
+    static AFTER: [[AtomicU64; WORDS]; MAX_CLASSES] =
+        [const { [const { AtomicU64::new(0) }; WORDS] }; MAX_CLASSES];
     /// Per class: taken in an interrupt handler; taken with interrupts on.
     static USAGE: [AtomicU32; MAX_CLASSES] = [const { AtomicU32::new(0) }; MAX_CLASSES];
     const IN_INTERRUPT: u32 = 1;
@@ -134,6 +135,16 @@ mod checker {
         place: AtomicPtr<Location<'static>>,
     }
 
+    impl HeldLock {
+        const fn new() -> HeldLock {
+            HeldLock {
+                class: AtomicU32::new(0),
+                lock: AtomicUsize::new(0),
+                place: AtomicPtr::new(ptr::null_mut()),
+            }
+        }
+    }
+
     /// What a thread holds, oldest first (L1).
     pub(crate) struct Held {
         count: AtomicUsize,
@@ -142,12 +153,7 @@ mod checker {
 
     impl Held {
         pub(crate) const fn new() -> Held {
-            const NONE: HeldLock = HeldLock {
-                class: AtomicU32::new(0),
-                lock: AtomicUsize::new(0),
-                place: AtomicPtr::new(ptr::null_mut()),
-            };
-            Held { count: AtomicUsize::new(0), locks: [NONE; MAX_HELD] }
+            Held { count: AtomicUsize::new(0), locks: [const { HeldLock::new() }; MAX_HELD] }
         }
 
         fn push(&self, class: u32, lock: usize, place: &'static Location<'static>) {
@@ -164,7 +170,9 @@ mod checker {
             let count = self.count.load(Ordering::Relaxed);
             let held = &self.locks[..count];
             // Not there if another thread took it, or there was no room.
-            let Some(at) = held.iter().rposition(|entry| entry.lock.load(Ordering::Relaxed) == lock) else { return };
+            let Some(at) = held.iter().rposition(|entry| entry.lock.load(Ordering::Relaxed) == lock) else {
+                return;
+            };
             for i in at..count - 1 {
                 let (to, from) = (&held[i], &held[i + 1]);
                 to.class.store(from.class.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -303,7 +311,10 @@ mod checker {
         }
         USAGE[number as usize].fetch_or(usage, Ordering::Relaxed);
         if (before | usage) == IN_INTERRUPT | INTERRUPTS_ON {
-            report(format_args!("{} taken by interrupts and with interrupts on, at {place}", name(number)), None);
+            report(
+                format_args!("{} taken by interrupts and with interrupts on, at {place}", name(number)),
+                None,
+            );
         }
     }
 
