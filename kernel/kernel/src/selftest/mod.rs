@@ -326,6 +326,23 @@ fn panics_cost_one_thread() {
     check("with all guards dropped", DROPPED.load(Ordering::Relaxed) == 3 && preempt::count() == 0);
 }
 
+/// The address spaces of mm on the machine's own page tables, and what their common operations cost: with QEMU's
+/// `-icount shift=0` a nanosecond is an instruction.
+fn address_spaces_agree_with_a_model() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    spawn(|| {
+        for seed in 1..5 {
+            mm::selftest::random_operations(seed * 0x9e37_79b9_7f4a, 500);
+        }
+        mm::selftest::measure(hal::time::now_ns, |name, each| {
+            klog::print(Level::Info, format_args!("# {name}: {each} ns"));
+        });
+        DONE.store(true, Ordering::Relaxed);
+    });
+    run_all();
+    check("random operations on address spaces agree with a byte per page", DONE.load(Ordering::Relaxed));
+}
+
 /// Runs all tests and switches the machine off.
 pub fn main() -> ! {
     trap::register(&TestCalls);
@@ -335,6 +352,7 @@ pub fn main() -> ! {
     programs_run();
     signal_frames_keep_vector_registers();
     panics_cost_one_thread();
+    address_spaces_agree_with_a_model();
     machine::run();
     preempt::set_resched_hook(preempted);
     the_timer_preempts();
