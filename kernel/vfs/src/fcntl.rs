@@ -90,7 +90,8 @@ pub fn pipe_size(file: &File) -> Result<usize> {
 pub fn status_flags(file: &File) -> OpenFlags {
     let flags = file.flags();
     // User space of 64 bits sees O_LARGEFILE wherever the kernel opened a file for it.
-    let is_opened = !file.mode().contains(FileMode::PATH) && !file.inode().flags().contains(InodeFlags::ANONYMOUS);
+    let is_opened =
+        !file.mode().contains(FileMode::PATH) && !file.inode().flags().contains(InodeFlags::ANONYMOUS);
     if is_opened { flags | OpenFlags::LARGEFILE } else { flags }
 }
 
