@@ -56,6 +56,7 @@ fn set_up(params: Params) -> Result<()> {
     devtmpfs::init()?;
     devpts::register()?;
     procfs::register()?;
+    sysfs::register()?;
     let fs = make_root()?;
     let files = FdTable::new()?;
     let cred = Arc::new(Cred::root());

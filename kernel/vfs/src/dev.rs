@@ -146,6 +146,11 @@ pub fn set_sink(sink: &'static dyn NodeSink) -> Result<()> {
     nodes.iter().try_for_each(|node| sink.add(node))
 }
 
+/// The devices that were announced, for /sys.
+pub fn nodes() -> Vec<Node> {
+    REGISTRY.lock().nodes.clone()
+}
+
 /// Names and majors, for /proc/devices: each once, ascending.
 pub fn majors(kind: DeviceKind) -> Vec<(u32, &'static str)> {
     let registry = REGISTRY.lock();

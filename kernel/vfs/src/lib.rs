@@ -15,6 +15,7 @@ pub mod file;
 pub mod fs_context;
 pub mod initramfs;
 pub mod inode;
+pub mod listing;
 pub mod lock;
 pub mod mount;
 pub mod mount_ops;

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 
 use abi::{Errno, Result};
+use hal::cpu::CpuMask;
 use hal::uio::{Dest, Src};
 use sched::Mutex;
 
@@ -157,6 +158,34 @@ impl<C: Content> FileOps for TextFile<C> {
     }
 }
 
+/// A mask in hexadecimal, 32 bits between commas, as wide as `nr` CPUs need.
+pub fn put_cpu_mask(out: &mut Text, mask: CpuMask, nr: usize) {
+    if nr > 32 {
+        let width = nr.saturating_sub(32).div_ceil(4);
+        put!(out, "{:0width$x},{:08x}", mask.0 >> 32, mask.0 & 0xffff_ffff);
+    } else {
+        let width = nr.div_ceil(4);
+        put!(out, "{:0width$x}", mask.0 & 0xffff_ffff);
+    }
+}
+
+/// A mask as ranges: "0-2,5".
+pub fn put_cpu_list(out: &mut Text, mask: CpuMask) {
+    let mut cpus = mask.iter().map(|cpu| cpu.0).peekable();
+    let mut separator = "";
+    while let Some(first) = cpus.next() {
+        let mut last = first;
+        while let Some(next) = cpus.next_if(|&next| next == last + 1) {
+            last = next;
+        }
+        put!(out, "{separator}{first}");
+        if last > first {
+            put!(out, "-{last}");
+        }
+        separator = ",";
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,5 +197,20 @@ mod tests {
         text.pad_to(0, 14);
         put!(text, "{}", 7);
         assert_eq!(text.finish().unwrap(), b"a\\040b\\134c   7");
+    }
+
+    fn text(f: impl Fn(&mut Text)) -> String {
+        let mut out = Text::new();
+        f(&mut out);
+        String::from_utf8(out.finish().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn cpu_sets_show_as_masks_and_as_ranges() {
+        assert_eq!(text(|out| put_cpu_list(out, CpuMask(0b10_0111))), "0-2,5");
+        assert_eq!(text(|out| put_cpu_list(out, CpuMask(0))), "");
+        assert_eq!(text(|out| put_cpu_mask(out, CpuMask(0b11), 2)), "3");
+        assert_eq!(text(|out| put_cpu_mask(out, CpuMask(1), 8)), "01");
+        assert_eq!(text(|out| put_cpu_mask(out, CpuMask(u64::MAX), 64)), "ffffffff,ffffffff");
     }
 }

@@ -9,11 +9,12 @@ use abi::fs::S_IFREG;
 use abi::{Errno, Result};
 use security::{Access, Cred};
 use vfs::inode::{Link, SetAttr};
+use vfs::listing::{DirFile, Each, Listing};
 use vfs::put;
 use vfs::text::{Content, Text, TextFile};
 use vfs::{FileOps, Inode, InodeFlags, InodeOps, OpenRequest};
 
-use crate::dir::{DIR, DirFile, Each, LINK, Listing, New};
+use crate::dir::{DIR, LINK, New};
 
 /// Makes the text of a file.
 pub(crate) type Show = fn(&mut Text) -> Result<()>;

@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 use abi::{Errno, Result};
 use process::pid::{find_task, next_process};
 use vfs::inode::{Link, SetAttr};
+use vfs::listing::{DirFile, Each, Listing};
 use vfs::{FileOps, Inode, InodeOps, OpenRequest};
 
-use crate::dir::{DIR, DirFile, Each, LINK, Listing, New};
+use crate::dir::{DIR, LINK, New};
 use crate::node;
 use crate::pid::{self, Target};
 use crate::system::ENTRIES;

@@ -1,3 +1,75 @@
-//! Keel's `sys` crate.
-#![no_std]
+//! sysfs: devices and the kernel's objects as files (sysfs(5)).
+//!
+//! ```text
+//! Place ── items() ──▶ [(name, Item)]      Item: Dir(Place) | File(function) | Link(target)
+//! ```
+//!
+//! Nothing is stored: a directory is a [`place::Place`], which makes the list of what is in it when asked. `kernel` and
+//! its like are fixed; CPUs come from `hal`; devices are those announced to `vfs::dev`, each with one directory below
+//! `devices/virtual`, and links to it from `class`, `dev` and `block`.
+//!
+//! # Locks
+//!
+//! None of its own.
+//!
+//! Sources: sysfs(5), Documentation/ABI/stable and testing (Linux 7.2); formats as shown by Linux 7.2.
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod cpu;
+mod devices;
+mod inode;
+mod kernel;
+mod place;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use abi::fs::S_IFDIR;
+use abi::{Errno, Result};
+use hal::sync::Once;
+use vfs::dentry::Dentry;
+use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
+use vfs::{FileSystemType, Inode, InodeInit, MountRequest, SuperBlock, SuperInit, SuperOps};
+
+/// `SYSFS_MAGIC` (statfs(2)).
+const MAGIC: u64 = 0x6265_6572;
+const ROOT_INO: u64 = 1;
+
+struct Sysfs;
+
+static TYPE: Sysfs = Sysfs;
+static INSTANCE: Once<Arc<Dentry>> = Once::new();
+
+impl FileSystemType for Sysfs {
+    fn name(&self) -> &'static str {
+        "sysfs"
+    }
+
+    fn mount(&self, _request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
+        INSTANCE.get().cloned().ok_or(Errno::ENODEV)
+    }
+}
+
+struct Super;
+
+impl SuperOps for Super {}
+
+/// Makes "sysfs" known to mount(2). Call once at boot.
+pub fn register() -> Result<()> {
+    let init = SuperInit {
+        fs_type: &TYPE,
+        dev: 0,
+        magic: MAGIC,
+        block_size: 4096,
+        max_bytes: MAX_FILE_SIZE,
+        flags: SbFlags::empty(),
+    };
+    let sb = SuperBlock::new(init, Box::new(Super));
+    let root = InodeInit::new(ROOT_INO, S_IFDIR | 0o555);
+    let root = Inode::new(&sb, root, Box::new(inode::Dir(place::Place::Root)), None);
+    INSTANCE.call_once(|| Dentry::new_root(root));
+    vfs::register_fs(&TYPE)
+}

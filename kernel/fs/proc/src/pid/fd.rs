@@ -10,12 +10,12 @@ use abi::{Errno, Result};
 use process::Task;
 use security::{Access, Cred};
 use vfs::inode::{Link, SetAttr};
+use vfs::listing::{DirFile, Each, Listing};
 use vfs::text::{Content, Text, TextFile};
 use vfs::{FdFlags, File, FileMode, FileOps, Inode, InodeFlags, InodeOps, OpenRequest, put};
 
 use super::inode::{make, refresh, refresh_stat, set_attr, spell_for_caller};
 use super::{Subject, Target};
-use crate::dir::{DirFile, Each, Listing};
 
 /// Which of the two directories.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,11 +9,12 @@ use abi::{Errno, Result};
 use mm::Mm;
 use process::Task;
 use vfs::inode::{Link, SetAttr};
+use vfs::listing::{DirFile, Each, Listing};
 use vfs::text::{Content, Text, TextFile};
 use vfs::{FileOps, Inode, InodeFlags, InodeOps, OpenRequest, Path};
 
 use super::{DirKind, Entry, Kind, Target, fd, task_dir};
-use crate::dir::{DIR, DirFile, Each, Listing, New};
+use crate::dir::{DIR, New};
 
 impl Entry {
     fn full_mode(&self) -> u32 {

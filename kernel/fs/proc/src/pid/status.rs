@@ -1,12 +1,11 @@
 //! /proc/PID/status (proc_pid_status(5)).
 
 use abi::Result;
-use hal::cpu::CpuMask;
 use limits::Resource;
 use mm::Counters;
 use process::Task;
 use vfs::put;
-use vfs::text::Text;
+use vfs::text::{Text, put_cpu_list, put_cpu_mask};
 
 use super::Subject;
 use super::stat::{code_pages, state};
@@ -122,59 +121,11 @@ fn show_scheduling(task: &Task, out: &mut Text) {
     let thread = task.thread();
     let allowed = thread.as_ref().map_or(online, |thread| thread.affinity().and(online));
     out.push(b"Cpus_allowed:\t");
-    put_mask(out, allowed, hal::cpu::nr_cpus());
+    put_cpu_mask(out, allowed, hal::cpu::nr_cpus());
     out.push(b"\nCpus_allowed_list:\t");
-    put_list(out, allowed);
+    put_cpu_list(out, allowed);
     out.push(b"\nMems_allowed:\t1\nMems_allowed_list:\t0\n");
     let (voluntary, forced) = thread.map_or((0, 0), |thread| thread.switches());
     put!(out, "voluntary_ctxt_switches:\t{voluntary}\nnonvoluntary_ctxt_switches:\t{forced}\n");
     out.push(b"x86_Thread_features:\t\nx86_Thread_features_locked:\t\n");
-}
-
-/// A mask in hexadecimal, 32 bits between commas, as wide as `nr` CPUs need.
-pub(crate) fn put_mask(out: &mut Text, mask: CpuMask, nr: usize) {
-    if nr > 32 {
-        let width = nr.saturating_sub(32).div_ceil(4);
-        put!(out, "{:0width$x},{:08x}", mask.0 >> 32, mask.0 & 0xffff_ffff);
-    } else {
-        let width = nr.div_ceil(4);
-        put!(out, "{:0width$x}", mask.0 & 0xffff_ffff);
-    }
-}
-
-/// A mask as ranges: "0-2,5".
-pub(crate) fn put_list(out: &mut Text, mask: CpuMask) {
-    let mut cpus = mask.iter().map(|cpu| cpu.0).peekable();
-    let mut separator = "";
-    while let Some(first) = cpus.next() {
-        let mut last = first;
-        while let Some(next) = cpus.next_if(|&next| next == last + 1) {
-            last = next;
-        }
-        put!(out, "{separator}{first}");
-        if last > first {
-            put!(out, "-{last}");
-        }
-        separator = ",";
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(f: impl Fn(&mut Text)) -> String {
-        let mut out = Text::new();
-        f(&mut out);
-        String::from_utf8(out.finish().unwrap()).unwrap()
-    }
-
-    #[test]
-    fn cpu_sets_show_as_masks_and_as_ranges() {
-        assert_eq!(text(|out| put_list(out, CpuMask(0b10_0111))), "0-2,5");
-        assert_eq!(text(|out| put_list(out, CpuMask(0))), "");
-        assert_eq!(text(|out| put_mask(out, CpuMask(0b11), 2)), "3");
-        assert_eq!(text(|out| put_mask(out, CpuMask(1), 8)), "01");
-        assert_eq!(text(|out| put_mask(out, CpuMask(u64::MAX), 64)), "ffffffff,ffffffff");
-    }
 }

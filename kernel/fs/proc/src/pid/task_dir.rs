@@ -9,12 +9,13 @@ use abi::{Errno, Result};
 use process::Task;
 use process::pid::find_task;
 use vfs::inode::SetAttr;
+use vfs::listing::{DirFile, Each, Listing};
 use vfs::{FileOps, Inode, InodeFlags, InodeOps, OpenRequest};
 
 use super::inode::{is_current, make, refresh_stat, set_attr};
 use super::tables::THREAD_ENTRIES;
 use super::{Target, make_dir as make_table_dir};
-use crate::dir::{DIR, DirFile, Each, Listing};
+use crate::dir::DIR;
 use crate::root::parse_pid;
 
 pub(super) fn make_dir(dir: &Inode, name: &[u8], target: &Target, task: &Task) -> Arc<Inode> {

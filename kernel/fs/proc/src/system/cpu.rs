@@ -149,8 +149,9 @@ fn put_cpu(out: &mut Text, cpu: CpuId) {
     if info.cache_kib != 0 {
         put!(out, "cache size\t: {} KB\n", info.cache_kib);
     }
-    // Every CPU is a package of its own: threads and cores are not told apart.
-    put!(out, "physical id\t: {}\nsiblings\t: 1\ncore id\t\t: 0\ncpu cores\t: 1\n", cpu.0);
+    // All CPUs are taken for cores of one package: how they are joined is not known.
+    let cores = hal::cpu::nr_cpus();
+    put!(out, "physical id\t: 0\nsiblings\t: {cores}\ncore id\t\t: {}\ncpu cores\t: {cores}\n", cpu.0);
     put!(out, "apicid\t\t: {0}\ninitial apicid\t: {0}\n", info.apic_id);
     put!(out, "fpu\t\t: yes\nfpu_exception\t: yes\nwp\t\t: yes\nflags\t\t:");
     info.flags.iter().for_each(|flag| put!(out, " {flag}"));

@@ -1,0 +1,183 @@
+//! `devices/system`: CPUs, the one memory node, the clock; and `bus/cpu`.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use hal::cpu::{CpuId, CpuMask, MAX_CPUS};
+use mm::counters::collect_meminfo;
+use vfs::put;
+use vfs::text::{put_cpu_list, put_cpu_mask};
+
+use crate::place::{Items, Place, attribute, link, subdir, value};
+
+/// Which directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// `devices/system`.
+    System,
+    /// `devices/system/cpu`.
+    Cpus,
+    /// `devices/system/cpu/cpuN`.
+    Cpu(CpuId),
+    /// `devices/system/cpu/cpuN/topology`.
+    Topology(CpuId),
+    /// `devices/system/cpu/smt`.
+    Smt,
+    /// `devices/system/node`.
+    Nodes,
+    /// `devices/system/node/node0`.
+    Node0,
+    /// `devices/system/clocksource`.
+    Clocks,
+    /// `devices/system/clocksource/clocksource0`.
+    Clock0,
+    /// `bus`.
+    Bus,
+    /// `bus/cpu`.
+    BusCpu,
+    /// `bus/cpu/devices`.
+    BusCpuDevices,
+}
+
+fn sub(name: &'static str, part: Part) -> (alloc::borrow::Cow<'static, str>, crate::place::Item) {
+    subdir(name, Place::System(part))
+}
+
+pub(crate) fn items(part: Part) -> Items {
+    match part {
+        Part::System => {
+            Vec::from([sub("clocksource", Part::Clocks), sub("cpu", Part::Cpus), sub("node", Part::Nodes)])
+        }
+        Part::Cpus => cpus(),
+        Part::Cpu(cpu) => one_cpu(cpu),
+        Part::Topology(cpu) => topology(cpu),
+        Part::Smt => Vec::from([value("active", "0"), value("control", "notsupported")]),
+        Part::Nodes => nodes(),
+        Part::Node0 => node0(),
+        Part::Clocks => Vec::from([sub("clocksource0", Part::Clock0)]),
+        Part::Clock0 => {
+            Vec::from([value("available_clocksource", "tsc "), value("current_clocksource", "tsc")])
+        }
+        Part::Bus => Vec::from([sub("cpu", Part::BusCpu)]),
+        Part::BusCpu => Vec::from([sub("devices", Part::BusCpuDevices)]),
+        Part::BusCpuDevices => online()
+            .map(|cpu| {
+                let name = format!("cpu{}", cpu.0);
+                let target = format!("../../../devices/system/cpu/{name}");
+                link(name, target)
+            })
+            .collect(),
+    }
+}
+
+fn online() -> impl Iterator<Item = CpuId> {
+    hal::cpu::online().iter()
+}
+
+/// An attribute that shows a set of CPUs as ranges.
+fn list(name: &'static str, mask: CpuMask) -> (alloc::borrow::Cow<'static, str>, crate::place::Item) {
+    attribute(name, move |out| {
+        put_cpu_list(out, mask);
+        out.push(b"\n");
+        Ok(())
+    })
+}
+
+/// An attribute that shows a set of CPUs as a mask.
+fn mask(name: &'static str, mask: CpuMask) -> (alloc::borrow::Cow<'static, str>, crate::place::Item) {
+    attribute(name, move |out| {
+        put_cpu_mask(out, mask, hal::cpu::nr_cpus());
+        out.push(b"\n");
+        Ok(())
+    })
+}
+
+fn cpus() -> Items {
+    let all = hal::cpu::online();
+    let mut items = Vec::from([
+        value("isolated", ""),
+        value("kernel_max", format!("{}", MAX_CPUS - 1)),
+        list("offline", CpuMask::NONE),
+        list("online", all),
+        list("possible", all),
+        list("present", all),
+        sub("smt", Part::Smt),
+    ]);
+    items.extend(online().map(|cpu| subdir(format!("cpu{}", cpu.0), Place::System(Part::Cpu(cpu)))));
+    items
+}
+
+fn one_cpu(cpu: CpuId) -> Items {
+    let mut items = Vec::from([
+        link("node0", alloc::string::String::from("../../node/node0")),
+        link("subsystem", alloc::string::String::from("../../../../bus/cpu")),
+        sub("topology", Part::Topology(cpu)),
+    ]);
+    // The first CPU cannot be switched off, so it has no switch.
+    if cpu != CpuId::BOOT {
+        items.push(value("online", "1"));
+    }
+    items
+}
+
+/// All CPUs are taken for cores of one package, without threads: how they are joined is not known.
+fn topology(cpu: CpuId) -> Items {
+    let (one, all) = (CpuMask::single(cpu), hal::cpu::online());
+    Vec::from([
+        mask("core_cpus", one),
+        list("core_cpus_list", one),
+        value("core_id", format!("{}", cpu.0)),
+        mask("core_siblings", all),
+        list("core_siblings_list", all),
+        mask("die_cpus", all),
+        list("die_cpus_list", all),
+        value("die_id", "0"),
+        mask("package_cpus", all),
+        list("package_cpus_list", all),
+        value("physical_package_id", "0"),
+        mask("thread_siblings", one),
+        list("thread_siblings_list", one),
+    ])
+}
+
+fn nodes() -> Items {
+    Vec::from([
+        value("has_cpu", "0"),
+        value("has_memory", "0"),
+        value("has_normal_memory", "0"),
+        sub("node0", Part::Node0),
+        value("online", "0"),
+        value("possible", "0"),
+    ])
+}
+
+fn node0() -> Items {
+    let all = hal::cpu::online();
+    let mut items = Vec::from([
+        list("cpulist", all),
+        mask("cpumap", all),
+        value("distance", "10"),
+        attribute("meminfo", |out| {
+            let info = collect_meminfo();
+            const KB: u64 = hal::PAGE_SIZE as u64 / 1024;
+            for (name, pages) in [
+                ("MemTotal:", info.total),
+                ("MemFree:", info.free),
+                ("MemUsed:", info.total.saturating_sub(info.free)),
+                ("FilePages:", info.cached),
+                ("Mapped:", info.mapped),
+                ("AnonPages:", info.anon),
+                ("Shmem:", info.shmem),
+            ] {
+                put!(out, "Node 0 {name:<15} {:8} kB\n", pages * KB);
+            }
+            Ok(())
+        }),
+    ]);
+    items.extend(online().map(|cpu| {
+        let name = format!("cpu{}", cpu.0);
+        let target = format!("../../cpu/{name}");
+        link(name, target)
+    }));
+    items
+}

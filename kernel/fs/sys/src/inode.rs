@@ -1,0 +1,165 @@
+//! Inodes: made from places and items when they are looked up.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+
+use abi::fs::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use abi::{Errno, Result};
+use vfs::inode::{Link, SetAttr};
+use vfs::listing::{DirFile, Each, Listing, ino_of};
+use vfs::text::{Content, Text, TextFile};
+use vfs::{FileOps, Inode, InodeFlags, InodeInit, InodeOps, NewInode, OpenRequest};
+
+use crate::place::{Item, Place, Show};
+
+/// What stat(2) shows as the size of each attribute.
+const ATTRIBUTE_SIZE: u64 = 4096;
+
+fn mode_of(item: &Item) -> u32 {
+    match item {
+        Item::Dir(_) => S_IFDIR | 0o755,
+        Item::File(_) => S_IFREG | 0o444,
+        Item::Link(_) => S_IFLNK | 0o777,
+    }
+}
+
+/// A directory.
+pub(crate) struct Dir(pub(crate) Place);
+
+impl InodeOps for Dir {
+    fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        let found = self.0.items().into_iter().find(|(known, _)| known.as_bytes() == name);
+        Ok(found.map(|(_, item)| make(dir, name, item)))
+    }
+
+    fn revalidate(&self, _dir: &Arc<Inode>, name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
+        let is_there = self.0.items().iter().any(|(known, _)| known.as_bytes() == name);
+        is_there == inode.is_some()
+    }
+
+    fn create(&self, _dir: &Arc<Inode>, _name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
+        Err(if new.mode & S_IFMT == S_IFREG { Errno::EACCES } else { Errno::EPERM })
+    }
+
+    fn open(&self, _inode: &Arc<Inode>, _request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
+        Ok(Arc::new(DirFile(Children(self.0.clone()))))
+    }
+}
+
+struct Children(Place);
+
+impl Listing for Children {
+    fn list(&self, from: u64, each: &mut Each<'_>) -> Result<()> {
+        let start = usize::try_from(from).unwrap_or(usize::MAX);
+        for (at, (name, item)) in self.0.items().iter().enumerate().skip(start) {
+            if !each(name.as_bytes(), mode_of(item), at as u64 + 1) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn make(dir: &Arc<Inode>, name: &[u8], item: Item) -> Arc<Inode> {
+    let mut init = InodeInit::new(ino_of(dir.ino(), name), mode_of(&item));
+    let ops: Box<dyn InodeOps> = match item {
+        Item::Dir(place) => {
+            if place.is_volatile() {
+                init.flags = InodeFlags::VOLATILE;
+            }
+            Box::new(Dir(place))
+        }
+        Item::File(show) => {
+            init.size = ATTRIBUTE_SIZE;
+            Box::new(Attribute(Arc::new(show)))
+        }
+        Item::Link(target) => Box::new(Symlink(target)),
+    };
+    Inode::new(dir.sb(), init, ops, None)
+}
+
+struct Symlink(String);
+
+impl InodeOps for Symlink {
+    fn read_link(&self, _inode: &Arc<Inode>) -> Result<Link> {
+        Ok(Link::Target(self.0.as_bytes().to_vec()))
+    }
+
+    fn link_in_memory(&self) -> Option<&[u8]> {
+        Some(self.0.as_bytes())
+    }
+}
+
+struct Attribute(Arc<Show>);
+
+impl InodeOps for Attribute {
+    fn open(&self, _inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
+        // No attribute can be written, whatever capabilities the opener has.
+        if request.flags.can_write() {
+            return Err(Errno::EACCES);
+        }
+        Ok(TextFile::open(AttributeText(self.0.clone())))
+    }
+
+    fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
+        inode.apply(change);
+        Ok(())
+    }
+}
+
+struct AttributeText(Arc<Show>);
+
+impl Content for AttributeText {
+    fn show(&self, out: &mut Text) -> Result<()> {
+        (self.0)(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks a path up, without following links.
+    fn find(path: &str) -> Option<Item> {
+        path.split('/').try_fold(Item::Dir(Place::Root), |at, name| match at {
+            Item::Dir(place) => place.items().into_iter().find(|(n, _)| n == name).map(|(_, item)| item),
+            _ => None,
+        })
+    }
+
+    fn text(path: &str) -> String {
+        let Some(Item::File(show)) = find(path) else { panic!("{path} is no file") };
+        let mut out = Text::new();
+        show(&mut out).unwrap();
+        String::from_utf8(out.finish().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn cpus_have_their_directories() {
+        assert_eq!(text("devices/system/cpu/kernel_max"), "63\n");
+        assert_eq!(text("devices/system/cpu/offline"), "\n");
+        assert_eq!(text("kernel/cpu_byteorder"), "little\n");
+        for cpu in hal::cpu::online().iter() {
+            assert_eq!(
+                text(&format!("devices/system/cpu/cpu{0}/topology/core_id", cpu.0)),
+                format!("{}\n", cpu.0)
+            );
+        }
+        assert!(find("devices/system/cpu/cpu64").is_none());
+    }
+
+    #[test]
+    fn names_in_a_directory_are_unique() {
+        fn check(place: &Place) {
+            let items = place.items();
+            for (at, (name, item)) in items.iter().enumerate() {
+                assert!(items.iter().skip(at + 1).all(|(other, _)| other != name), "{place:?} {name}");
+                if let Item::Dir(place) = item {
+                    check(place);
+                }
+            }
+        }
+        check(&Place::Root);
+    }
+}

@@ -1,0 +1,115 @@
+//! The directories and what is in each.
+
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use abi::Result;
+use vfs::text::Text;
+
+use crate::{cpu, devices, kernel};
+
+/// Makes the text of an attribute.
+pub(crate) type Show = Box<dyn Fn(&mut Text) -> Result<()> + Send + Sync>;
+
+/// What is behind a name.
+pub(crate) enum Item {
+    /// A directory.
+    Dir(Place),
+    /// An attribute that all may read.
+    File(Show),
+    /// A symbolic link.
+    Link(String),
+}
+
+/// The content of a directory.
+pub(crate) type Items = Vec<(Cow<'static, str>, Item)>;
+
+/// A directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The root.
+    Root,
+    /// A directory without content: a mount point, or a list of things of which there are none.
+    Empty,
+    /// `kernel` and its parts.
+    Kernel(kernel::Part),
+    /// `power`.
+    Power,
+    /// `devices`.
+    Devices,
+    /// `devices/system` and what is below.
+    System(cpu::Part),
+    /// `devices/virtual`, `class`, `dev`, `block` and what is below.
+    Device(devices::Part),
+}
+
+impl Place {
+    /// What is in it.
+    pub(crate) fn items(&self) -> Items {
+        match self {
+            Self::Root => root(),
+            Self::Empty => Vec::new(),
+            Self::Kernel(part) => kernel::items(*part),
+            Self::Power => Vec::from([value("state", "")]),
+            Self::Devices => Vec::from([
+                subdir("system", Self::System(cpu::Part::System)),
+                subdir("virtual", Self::Device(devices::Part::Virtual)),
+            ]),
+            Self::System(part) => cpu::items(*part),
+            Self::Device(part) => devices::items(part),
+        }
+    }
+
+    /// Whether names in it come and go.
+    pub(crate) fn is_volatile(&self) -> bool {
+        matches!(self, Self::Device(_))
+    }
+}
+
+fn root() -> Items {
+    Vec::from([
+        subdir("block", Place::Device(devices::Part::Block)),
+        subdir("bus", Place::System(cpu::Part::Bus)),
+        subdir("class", Place::Device(devices::Part::Classes)),
+        subdir("dev", Place::Device(devices::Part::Numbers)),
+        subdir("devices", Place::Devices),
+        subdir("firmware", Place::Empty),
+        subdir("fs", Place::Kernel(kernel::Part::Fs)),
+        subdir("kernel", Place::Kernel(kernel::Part::Top)),
+        subdir("module", Place::Empty),
+        subdir("power", Place::Power),
+    ])
+}
+
+/// A directory's entry.
+pub(crate) fn subdir(name: impl Into<Cow<'static, str>>, place: Place) -> (Cow<'static, str>, Item) {
+    (name.into(), Item::Dir(place))
+}
+
+/// A link's entry.
+pub(crate) fn link(name: impl Into<Cow<'static, str>>, target: String) -> (Cow<'static, str>, Item) {
+    (name.into(), Item::Link(target))
+}
+
+/// An attribute whose text is made by `show`.
+pub(crate) fn attribute(
+    name: &'static str,
+    show: impl Fn(&mut Text) -> Result<()> + Send + Sync + 'static,
+) -> (Cow<'static, str>, Item) {
+    (name.into(), Item::File(Box::new(show)))
+}
+
+/// An attribute with a fixed value.
+pub(crate) fn value(
+    name: &'static str,
+    value: impl Into<Cow<'static, str>> + Send + Sync + 'static,
+) -> (Cow<'static, str>, Item) {
+    let value: Cow<'static, str> = value.into();
+    attribute(name, move |out| {
+        out.push(value.as_bytes());
+        out.push(b"\n");
+        Ok(())
+    })
+}
