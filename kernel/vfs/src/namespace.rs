@@ -228,8 +228,14 @@ pub fn unlink_in(dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
 /// What follows every removal of a name.
 fn removed(dir: &Inode, name: &[u8], inode: &Inode) {
     dir.touch_mtime();
-    notify::inode_event(inode, if inode.nlink() == 0 { Event::DELETE_SELF } else { Event::ATTRIB });
+    if !inode.is_dir() {
+        // The number of names is an attribute.
+        notify::inode_event(inode, Event::ATTRIB);
+    }
     notify::entry_event(dir, name, inode, Event::DELETE);
+    if inode.nlink() == 0 || inode.is_dir() {
+        notify::inode_event(inode, Event::DELETE_SELF);
+    }
 }
 
 /// unlinkat(2) with `AT_REMOVEDIR`, and rmdir(2).
@@ -425,8 +431,10 @@ impl Step<'_> {
             target.touch_ctime();
             notify::rename_event((to, &self.new_name), (from, &self.old_name), target);
         } else if let Some(target) = target {
-            let event = if target.nlink() == 0 { Event::DELETE_SELF } else { Event::ATTRIB };
-            notify::inode_event(target, event);
+            notify::inode_event(target, Event::ATTRIB);
+            if target.nlink() == 0 || target.is_dir() {
+                notify::inode_event(target, Event::DELETE_SELF);
+            }
         }
     }
 }
