@@ -107,8 +107,9 @@ fn end_current(status: i32) {
     task.exit_code.store(status, Relaxed);
     let is_last = task.group().nr_live.fetch_sub(1, AcqRel) == 1;
     if is_last {
+        // Without exit_group(2) the process ends with what its last thread said (Linux since 5.19).
+        let status = *task.group().sig.lock().exit.get_or_insert(status);
         if task.group().is_init() {
-            let status = task.group().sig.lock().exit.unwrap_or(status);
             hal::power::stop(&alloc::format!("Attempted to kill init! exitcode={status:#010x}"));
         }
         timer::cancel_all(task.group());
