@@ -148,8 +148,10 @@ pub(crate) fn sys_clock_nanosleep(
 ) -> Result<usize> {
     match id {
         clock::MONOTONIC | clock::BOOTTIME | clock::REALTIME | clock::TAI | clock::PROCESS_CPUTIME_ID => {}
-        clock::THREAD_CPUTIME_ID => return Err(Errno::EINVAL),
-        clock::MONOTONIC_RAW | clock::REALTIME_COARSE | clock::MONOTONIC_COARSE => {
+        clock::THREAD_CPUTIME_ID
+        | clock::MONOTONIC_RAW
+        | clock::REALTIME_COARSE
+        | clock::MONOTONIC_COARSE => {
             return Err(Errno::EOPNOTSUPP);
         }
         _ => return Err(Errno::EINVAL),
