@@ -106,7 +106,9 @@ static RING: IrqLock<Ring> = IrqLock::new(
 );
 static CONSOLES: IrqLock<Vec<&'static dyn Console>> = IrqLock::new("hal.klog.consoles", Vec::new());
 static CONSOLE_LEVEL: AtomicU8 = AtomicU8::new(7);
-static WAKER: Once<fn()> = Once::new();
+/// /dev/kmsg and /proc/kmsg.
+const MAX_WAKERS: usize = 2;
+static WAKERS: [Once<fn()>; MAX_WAKERS] = [const { Once::new() }; MAX_WAKERS];
 
 /// A line on the stack.
 struct Line {
@@ -138,9 +140,7 @@ pub fn append(priority: u16, text: &[u8]) {
     if priority as u8 & 7 < CONSOLE_LEVEL.load(Ordering::Relaxed) {
         show(time_ns, text);
     }
-    if let Some(waker) = WAKER.get() {
-        waker();
-    }
+    WAKERS.iter().filter_map(|waker| waker.get()).for_each(|waker| waker());
 }
 
 fn show(time_ns: u64, text: &[u8]) {
@@ -173,9 +173,18 @@ pub fn console_level() -> u8 {
     CONSOLE_LEVEL.load(Ordering::Relaxed)
 }
 
-/// Registers a function that is called after each new record (it wakes readers); any context. Once only.
+/// Registers a function that is called after each new record (it wakes readers); any context. There is room for two.
 pub fn set_waker(waker: fn()) {
-    WAKER.call_once(|| waker);
+    for place in &WAKERS {
+        let mut is_ours = false;
+        place.call_once(|| {
+            is_ours = true;
+            waker
+        });
+        if is_ours {
+            return;
+        }
+    }
 }
 
 /// The numbers of the oldest kept record and of the next one to come.

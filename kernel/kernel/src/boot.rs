@@ -56,6 +56,10 @@ fn set_up(params: Params) -> Result<()> {
     devtmpfs::init()?;
     devpts::register()?;
     procfs::register()?;
+    procfs::provide(procfs::Extra::PtyCount, |out| {
+        vfs::put!(out, "{}\n", tty::pty::count());
+        Ok(())
+    });
     sysfs::register()?;
     let fs = make_root()?;
     let files = FdTable::new()?;

@@ -127,6 +127,11 @@ pub fn find(index: u32) -> Option<Arc<Pair>> {
     TABLE.lock().get(index as usize)?.as_ref()?.upgrade()
 }
 
+/// How many pairs there are (/proc/sys/kernel/pty/nr).
+pub fn count() -> usize {
+    TABLE.lock().iter().flatten().filter(|pair| pair.strong_count() > 0).count()
+}
+
 /// Opens /dev/ptmx: makes a new pair and gives its master end.
 ///
 /// `ENOSPC`: there are [`MAX_PTYS`] already. `ENOMEM`.

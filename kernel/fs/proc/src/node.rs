@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Text(Show),
     /// Text with these permissions.
     Mode(u32, Show),
+    /// A file that is no text, for root only.
+    Private(fn() -> Arc<dyn FileOps>),
     /// A tunable that only shows, with a fixed value.
     Fixed(&'static str),
     /// A tunable that only shows.
@@ -58,13 +60,14 @@ impl Kind {
             Kind::Link(_) => LINK,
             Kind::Text(_) | Kind::Fixed(_) | Kind::Shown(_) => S_IFREG | 0o444,
             Kind::Mode(mode, _) => S_IFREG | mode,
+            Kind::Private(_) => S_IFREG | 0o400,
             Kind::Trigger(_) => S_IFREG | 0o200,
             Kind::Tunable(..) | Kind::Number32(..) | Kind::Number64(..) => S_IFREG | 0o644,
         }
     }
 
     fn is_tunable(&self) -> bool {
-        !matches!(self, Kind::Dir(_) | Kind::Link(_) | Kind::Text(_) | Kind::Mode(..))
+        !matches!(self, Kind::Dir(_) | Kind::Link(_) | Kind::Text(_) | Kind::Mode(..) | Kind::Private(_))
     }
 }
 
@@ -138,6 +141,7 @@ impl InodeOps for Static {
         Ok(match self.0 {
             Kind::Dir(entries) => Arc::new(DirFile(Table(entries))),
             Kind::Text(show) | Kind::Mode(_, show) => TextFile::open(*show),
+            Kind::Private(open) => open(),
             _ => TextFile::open(Tunable(self.0)),
         })
     }

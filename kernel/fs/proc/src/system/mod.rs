@@ -1,6 +1,7 @@
 //! The static entries of the root directory: the system as a whole (proc(5)).
 
 mod cpu;
+mod kmsg;
 mod machine;
 mod memory;
 mod net;
@@ -39,6 +40,7 @@ pub(crate) static ENTRIES: &[Entry] = &[
     text("interrupts", cpu::interrupts),
     text("iomem", machine::iomem),
     empty("ioports"),
+    Entry { name: "kmsg", kind: Kind::Private(kmsg::open) },
     text("loadavg", cpu::loadavg),
     text("locks", machine::locks),
     text("meminfo", memory::meminfo),
