@@ -168,7 +168,7 @@ impl Content for FdInfo {
         let file = files.get_any(self.fd).map_err(|_| Errno::ENOENT)?;
         let cloexec = files.fd_flags(self.fd).is_ok_and(|flags| flags.contains(FdFlags::CLOEXEC));
         const O_CLOEXEC: u32 = 0o2000000;
-        let flags = file.flags().bits() | if cloexec { O_CLOEXEC } else { 0 };
+        let flags = vfs::fcntl::status_flags(&file).bits() | if cloexec { O_CLOEXEC } else { 0 };
         put!(out, "pos:\t{}\nflags:\t0{flags:o}\n", file.pos());
         put!(out, "mnt_id:\t{}\nino:\t{}\n", file.path().mount.id(), file.inode().ino());
         let mut more = Vec::new();

@@ -1,5 +1,7 @@
 //! CPUs, their time, interrupts and load (proc_stat(5), proc_cpuinfo(5), proc_loadavg(5)).
 
+use alloc::vec::Vec;
+
 use abi::Result;
 use hal::cpu::CpuId;
 use hal::irq::IrqInfo;
@@ -62,9 +64,26 @@ pub(super) fn stat(out: &mut Text) -> Result<()> {
     Ok(())
 }
 
+/// The lines of /proc/interrupts: numbered ones first, ascending, with the handlers that share a line joined. Each
+/// handler counts every interrupt of its line.
+fn interrupt_lines() -> Vec<IrqInfo> {
+    let mut lines: Vec<IrqInfo> = Vec::new();
+    for info in hal::irq::collect_counts() {
+        match lines.iter_mut().find(|line| line.label == info.label) {
+            Some(line) => {
+                line.name.push_str(", ");
+                line.name.push_str(&info.name);
+            }
+            None => lines.push(info),
+        }
+    }
+    lines.sort_by_key(|line| line.label.parse::<u32>().unwrap_or(u32::MAX));
+    lines
+}
+
 /// The `intr` line: the sum of all, and the count of each numbered line.
 fn put_interrupt_counts(out: &mut Text) {
-    let infos = hal::irq::collect_counts();
+    let infos = interrupt_lines();
     let count = |info: &IrqInfo| info.counts.iter().sum::<u64>();
     put!(out, "intr {}", infos.iter().map(count).sum::<u64>());
     let number = |info: &IrqInfo| info.label.parse::<usize>().ok();
@@ -78,13 +97,11 @@ fn put_interrupt_counts(out: &mut Text) {
 
 /// /proc/interrupts.
 pub(super) fn interrupts(out: &mut Text) -> Result<()> {
-    let infos = hal::irq::collect_counts();
+    let infos = interrupt_lines();
     let width = infos.iter().map(|info| info.label.len()).max().unwrap_or(0).max(3) + 1;
-    put!(out, "{:width$}", "");
-    for cpu in hal::cpu::online().iter() {
-        let name = alloc::format!("CPU{}", cpu.0);
-        put!(out, " {name:>10}");
-    }
+    let indent = width + 8;
+    put!(out, "{:indent$}", "");
+    hal::cpu::online().iter().for_each(|cpu| put!(out, "CPU{:<8}", cpu.0));
     out.push(b"\n");
     for info in &infos {
         put!(out, "{:>width$}:", info.label);
