@@ -85,7 +85,7 @@ impl Apt {
         let config = format!(
             "Dir::Etc::sourcelist \"{at}/sources.list\";\nDir::Etc::sourceparts \"-\";\nDir::State \"{at}/state\";\n\
              Dir::State::status \"{at}/state/status\";\nDir::Cache \"{at}/cache\";\nAcquire::Languages \"none\";\n\
-             APT::Sandbox::User \"root\";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n"
+             APT::Sandbox::User \"root\";\nAcquire::Retries \"2\";\nAcquire::http::Timeout \"30\";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n"
         );
         fs::write(dir.join("apt.conf"), config)?;
         Ok(Apt { dir })

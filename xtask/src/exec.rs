@@ -73,13 +73,29 @@ pub struct Report {
     pub seconds: f64,
 }
 
+/// When to give up.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// After so long in all.
+    pub total: Duration,
+    /// When the command has been silent for so long.
+    pub idle: Option<Duration>,
+}
+
+impl From<Duration> for Limits {
+    fn from(total: Duration) -> Limits {
+        Limits { total, idle: None }
+    }
+}
+
 /// Boots the guest, runs `command` in it, hands its output to `sink`, and waits for the end.
 pub fn run(
     args: &GuestArgs,
     command: &str,
-    timeout: Duration,
+    limits: impl Into<Limits>,
     sink: &mut dyn FnMut(Port, &[u8]),
 ) -> Result<Report> {
+    let limits = limits.into();
     qemu::check_installed()?;
     let guest = args.prepare(&Job::Exec(command.to_owned()))?;
     let ports = Ports::open()?;
@@ -96,7 +112,9 @@ pub fn run(
         child,
         log,
         start,
-        deadline: start + timeout,
+        deadline: start + limits.total,
+        idle: limits.idle,
+        heard: start,
         state: State::Booting,
         control: String::new(),
         tail: Tail::default(),
@@ -191,6 +209,9 @@ struct Session {
     log: File,
     start: Instant,
     deadline: Instant,
+    idle: Option<Duration>,
+    /// When the command last wrote something.
+    heard: Instant,
     state: State,
     control: String,
     tail: Tail,
@@ -212,7 +233,9 @@ impl Session {
                 };
             }
             // `ended` was asked before the last read: nothing that QEMU wrote is left behind.
-            let late = Instant::now() >= limit;
+            let silent = matches!(self.state, State::Running)
+                && self.idle.is_some_and(|idle| self.heard.elapsed() >= idle);
+            let late = silent || Instant::now() >= limit;
             if let Some(end) = self.judge(ended.is_some(), late) {
                 return Ok(end);
             }
@@ -234,7 +257,11 @@ impl Session {
                 self.start.elapsed().as_secs_f64()
             )),
             State::Running => {
-                broken(format!("the command ran out of time: {:.0} s", self.start.elapsed().as_secs_f64()))
+                let silence = self.heard.elapsed().as_secs();
+                broken(format!(
+                    "the command ran out of time: {:.0} s, silent for the last {silence} s",
+                    self.start.elapsed().as_secs_f64()
+                ))
             }
         }
     }
@@ -303,7 +330,10 @@ impl Session {
                 }
                 sink(port, bytes);
             }
-            Port::Stdout | Port::Stderr => sink(port, bytes),
+            Port::Stdout | Port::Stderr => {
+                self.heard = Instant::now();
+                sink(port, bytes);
+            }
         }
         Ok(())
     }
@@ -314,7 +344,10 @@ impl Session {
         while let Some((line, rest)) = self.control.split_once('\n') {
             match line.trim().split_once(' ') {
                 Some(("exit", status)) => self.state = State::Done(status.parse().unwrap_or(125)),
-                _ if line.trim() == "start" => self.state = State::Running,
+                _ if line.trim() == "start" => {
+                    self.state = State::Running;
+                    self.heard = Instant::now();
+                }
                 _ => {}
             }
             self.control = rest.to_owned();

@@ -9,6 +9,7 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -96,10 +97,14 @@ fn hash(recipe: &str) -> String {
     digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Removes images of older recipes. Another clone may still use one: they are kept for a week.
 fn remove_old(name: &str) -> Result<()> {
+    const WEEK: Duration = Duration::from_secs(7 * 86400);
     for entry in fs::read_dir(paths::cache()?)?.flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
-        if file.starts_with(&format!("root-{name}-")) && file.ends_with(".cpio") {
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+        let is_old = age.is_some_and(|age| age > WEEK);
+        if is_old && file.starts_with(&format!("root-{name}-")) && file.ends_with(".cpio") {
             fs::remove_file(entry.path())?;
         }
     }

@@ -1,6 +1,8 @@
 //! Building the kernel.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -21,6 +23,7 @@ pub enum Flavour {
 }
 
 /// A kernel that has been built.
+#[derive(Clone)]
 pub struct Built {
     /// The ELF file.
     pub elf: PathBuf,
@@ -28,17 +31,33 @@ pub struct Built {
     pub seconds: f64,
 }
 
+/// Kernels that this process has built: guests side by side must not build again what others run.
+static BUILT: Mutex<BTreeMap<(Flavour, &str), Built>> = Mutex::new(BTreeMap::new());
+
 /// Builds the kernel; quick when nothing has changed.
 pub fn build(flavour: Flavour) -> Result<Built> {
-    build_with(flavour, &[])
+    once(flavour, "", || build_with(flavour, &[]))
+}
+
+fn once(flavour: Flavour, kind: &'static str, build: impl FnOnce() -> Result<Built>) -> Result<Built> {
+    let mut all = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(built) = all.get(&(flavour, kind)) {
+        return Ok(built.clone());
+    }
+    let built = build()?;
+    all.insert((flavour, kind), built.clone());
+    Ok(built)
 }
 
 /// Builds the kernel that tests hal instead of booting, and puts it where no other build replaces it.
 pub fn build_selftest(flavour: Flavour) -> Result<PathBuf> {
-    let built = build_with(flavour, &["--features", "selftest"])?;
-    let copy = built.elf.with_file_name("keel-selftest");
-    std::fs::copy(&built.elf, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
-    Ok(copy)
+    let built = once(flavour, "selftest", || {
+        let built = build_with(flavour, &["--features", "selftest"])?;
+        let copy = built.elf.with_file_name("keel-selftest");
+        std::fs::copy(&built.elf, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+        Ok(Built { elf: copy, ..built })
+    })?;
+    Ok(built.elf)
 }
 
 fn build_with(flavour: Flavour, options: &[&str]) -> Result<Built> {

@@ -17,9 +17,14 @@ pub fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo().join("target"), |dir| repo().join(dir))
 }
 
-/// Images and packages that are costly to get again: `build/cache`, or the folder that `KEEL_CACHE` names.
+/// Images and packages that are costly to get again, shared by all clones of a user: the folder that
+/// `KEEL_CACHE` names, else `keel` in `XDG_CACHE_HOME` or `~/.cache`, else `build/cache` of the repository.
 pub fn cache() -> Result<PathBuf> {
-    let dir = env::var_os("KEEL_CACHE").map_or_else(|| repo().join("build/cache"), PathBuf::from);
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let dir = set("KEEL_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("keel")))
+        .or_else(|| set("HOME").map(|dir| dir.join(".cache/keel")))
+        .unwrap_or_else(|| repo().join("build/cache"));
     make_dir(&dir)
 }
 

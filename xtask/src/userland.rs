@@ -1,6 +1,8 @@
 //! Building the project's own user programs as static executables, which run on any root.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -16,6 +18,18 @@ pub fn init() -> Result<PathBuf> {
 
 /// Builds the package `package`, statically linked and small, and returns the program.
 pub fn program(package: &str) -> Result<PathBuf> {
+    /// What this process has built: guests side by side must not replace a program that others copy.
+    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut all = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(file) = all.get(package) {
+        return Ok(file.clone());
+    }
+    let file = build(package)?;
+    all.insert(package.to_owned(), file.clone());
+    Ok(file)
+}
+
+fn build(package: &str) -> Result<PathBuf> {
     let step = ui::Step::new(format!("building {package}"));
     let target_dir = paths::target().join("user");
     let mut cargo = toolchain::host_cargo();

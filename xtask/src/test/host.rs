@@ -1,56 +1,170 @@
-//! Unit, property and documentation tests of every crate, by `cargo test` on this machine.
+//! Unit, property and documentation tests of every crate, on this machine.
+//!
+//! `cargo test --no-run` builds the programs; each is then run under timeout(1), so that one that hangs is
+//! one failure and the others still run.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use cargo_metadata::Message;
 
-use super::{Tally, Verdict};
-use crate::{paths, toolchain};
+use super::tally::{TRIES, Tally, Verdict};
+use crate::{paths, toolchain, ui};
 
 /// Programs for the guest: their tests do not run here.
 const GUEST_ONLY: [&str; 2] = ["user-tests", "user-bench"];
 
-/// Seconds for building and running them all.
-const TIME_LIMIT: &str = "1200";
+/// Seconds for building everything.
+const BUILD_LIMIT_S: u32 = 1500;
+/// Seconds for one test program.
+const PROGRAM_LIMIT_S: u32 = 120;
+/// Seconds for all documentation tests.
+const DOC_LIMIT_S: u32 = 600;
 
-/// Runs `cargo test` and notes a verdict for each test in its output.
-pub fn run(tally: &mut Tally) -> Result<()> {
-    let mut cargo = with_time_limit(&toolchain::host_cargo());
-    cargo.current_dir(paths::repo()).args(["test", "--workspace", "--no-fail-fast", "--color=never"]);
-    for package in GUEST_ONLY {
-        cargo.args(["--exclude", package]);
+/// Builds and runs the tests, and notes a verdict for each.
+pub fn run(tally: &Tally) -> Result<()> {
+    let step = ui::Step::new("building the tests of this machine");
+    let programs = build()?;
+    step.done(&format!("{} programs", programs.len()));
+    for program in &programs {
+        run_tries(tally, &|| {
+            let mut test = with_time_limit(PROGRAM_LIMIT_S, &Command::new(&program.file));
+            test.current_dir(&program.folder);
+            test
+        }, &program.name);
     }
-    let (reader, writer) = std::io::pipe()?;
-    cargo.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    let mut child = cargo.spawn().context("cannot run cargo")?;
-    drop(cargo); // it holds the pipe's writing end
-    let mut output = Output::default();
-    for line in BufReader::new(reader).split(b'\n') {
-        let line = String::from_utf8_lossy(&line?).into_owned();
-        if let Some((name, verdict)) = output.take(&line)
-            && tally.wants(&name)
-        {
-            tally.note(&name, verdict);
-        }
-    }
-    let status = child.wait()?;
-    // Test failures have been noted one by one; what is left is code that does not compile, or a crash.
-    if !status.success() && !output.failed {
-        let text = output.lines.join("\n");
-        tally.note(
-            "host/cargo test",
-            Verdict::Failed(format!("cargo test failed without a failing test\n{text}")),
-        );
-    }
+    run_tries(tally, &|| {
+        let mut cargo = with_time_limit(DOC_LIMIT_S, &cargo_test());
+        cargo.args(["--doc", "--no-fail-fast"]);
+        cargo
+    }, "doc");
     Ok(())
 }
 
-/// The same command, ended by timeout(1) when it takes too long: one test that hangs must not stop them all.
-fn with_time_limit(cargo: &Command) -> Command {
+fn cargo_test() -> Command {
+    let mut cargo = toolchain::host_cargo();
+    cargo.args(["test", "--workspace", "--color=never"]);
+    for package in GUEST_ONLY {
+        cargo.args(["--exclude", package]);
+    }
+    cargo
+}
+
+/// One program with tests.
+struct Program {
+    file: PathBuf,
+    /// Its name without the hash.
+    name: String,
+    /// The crate's folder, where `cargo test` would run it.
+    folder: PathBuf,
+}
+
+fn build() -> Result<Vec<Program>> {
+    let mut cargo = with_time_limit(BUILD_LIMIT_S, &cargo_test());
+    cargo.current_dir(paths::repo()).args(["--no-run", "--message-format=json-render-diagnostics"]);
+    cargo.stdin(Stdio::null()).stdout(Stdio::piped());
+    let errors = tempfile("host-build.log")?;
+    cargo.stderr(std::fs::File::create(&errors)?);
+    let mut child = cargo.spawn().context("cannot run cargo")?;
+    let mut programs = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        for message in Message::parse_stream(BufReader::new(stdout)) {
+            if let Message::CompilerArtifact(artifact) = message?
+                && let (true, Some(file)) = (artifact.profile.test, artifact.executable)
+            {
+                let folder = artifact.manifest_path.parent().map_or_else(paths::repo, |p| p.as_std_path().into());
+                programs.push(Program { name: program_name(file.as_str()), file: file.into(), folder });
+            }
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        let text = std::fs::read_to_string(&errors).unwrap_or_default();
+        anyhow::bail!("the tests do not build ({status}):\n{}", text.trim_end());
+    }
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(programs)
+}
+
+fn tempfile(name: &str) -> Result<PathBuf> {
+    Ok(paths::logs()?.join(format!("{}-{name}", std::process::id())))
+}
+
+/// Runs a program until its verdicts are the expected ones, [`TRIES`] times at most.
+fn run_tries(tally: &Tally, command: &dyn Fn() -> Command, name: &str) {
+    let mut first: Vec<(String, Verdict)> = Vec::new();
+    for left in (0..TRIES).rev() {
+        let mut verdicts = run_once(command(), name);
+        verdicts.retain(|(name, _)| tally.selects(name));
+        let is_bad = |(name, verdict): &&(String, Verdict)| !tally.expects(name, verdict);
+        if left > 0 && verdicts.iter().any(|v| is_bad(&v)) {
+            first.extend(verdicts.iter().filter(is_bad).cloned());
+            continue;
+        }
+        for (name, verdict) in &verdicts {
+            if let Some((_, before)) = first.iter().find(|(n, _)| n == name).filter(|_| tally.expects(name, verdict)) {
+                tally.note_flaky(name, before);
+            }
+            tally.note(name, verdict.clone());
+        }
+        // A program that hung or crashed once has a verdict of its own, which a good run does not have.
+        for (name, before) in first.iter().filter(|(n, _)| verdicts.iter().all(|(v, _)| v != n)) {
+            tally.note_flaky(name, before);
+        }
+        return;
+    }
+}
+
+/// Runs a program; a verdict for each of its tests, and one for itself when it did not end well.
+fn run_once(mut command: Command, name: &str) -> Vec<(String, Verdict)> {
+    let mut verdicts = Vec::new();
+    let (output, success) = match output_of(&mut command) {
+        Ok(ended) => ended,
+        Err(error) => (format!("{error:#}"), false),
+    };
+    let mut reader = Output { program: name.to_owned(), failed: false };
+    for line in output.lines() {
+        verdicts.extend(reader.take(line));
+    }
+    for (test, verdict) in &mut verdicts {
+        if let Verdict::Failed(why) = verdict {
+            *why = excerpt(&output, test);
+        }
+    }
+    if !success && !reader.failed {
+        let lines: Vec<&str> = output.lines().collect();
+        let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+        let why = format!("it crashed, or ran for more than {PROGRAM_LIMIT_S} s; its last lines:\n{tail}");
+        verdicts.push((format!("host/{name}"), Verdict::Failed(why)));
+    }
+    verdicts
+}
+
+/// What the program says about the failed test.
+fn excerpt(output: &str, test: &str) -> String {
+    let short = test.splitn(3, '/').nth(2).unwrap_or(test);
+    let begin = output.find(&format!("---- {short} stdout ----")).unwrap_or(0);
+    output[begin..].lines().take(40).collect::<Vec<_>>().join("\n")
+}
+
+/// Both outputs of `command`, and whether it ended well.
+fn output_of(command: &mut Command) -> Result<(String, bool)> {
+    let (mut reader, writer) = std::io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn()?;
+    command.stdout(Stdio::null()).stderr(Stdio::null()); // it holds the pipe's writing ends
+    let mut output = Vec::new();
+    reader.read_to_end(&mut output)?;
+    Ok((String::from_utf8_lossy(&output).into_owned(), child.wait()?.success()))
+}
+
+/// The same command, ended by timeout(1) when it takes too long.
+fn with_time_limit(seconds: u32, command: &Command) -> Command {
     let mut limited = Command::new("timeout");
-    limited.args(["--kill-after=10", TIME_LIMIT]).arg(cargo.get_program()).args(cargo.get_args());
-    for (name, value) in cargo.get_envs() {
+    limited.args(["--kill-after=10", &seconds.to_string()]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
         match value {
             Some(value) => limited.env(name, value),
             None => limited.env_remove(name),
@@ -59,59 +173,38 @@ fn with_time_limit(cargo: &Command) -> Command {
     limited
 }
 
-/// Reads the output of `cargo test`.
-#[derive(Default)]
+/// Reads the output of test programs.
 struct Output {
     /// The test program whose lines follow.
     program: String,
     /// Whether a test failed.
     failed: bool,
-    /// What was no test's result, for the report.
-    lines: Vec<String>,
 }
 
 impl Output {
     fn take(&mut self, line: &str) -> Option<(String, Verdict)> {
         let text = line.trim();
-        if let Some(rest) = text.strip_prefix("Running ") {
-            self.program = program_name(rest);
-        } else if let Some(rest) = text.strip_prefix("Doc-tests ") {
+        if let Some(rest) = text.strip_prefix("Doc-tests ") {
             self.program = format!("{rest} (doc)");
         }
-        let result = text.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... "));
-        let verdict = match result.map(|(_, word)| word) {
-            Some("ok") => Verdict::Passed,
-            Some(word) if word.starts_with("ignored") => Verdict::Skipped,
-            Some(word) if word.starts_with("FAILED") => {
+        let (name, word) = text.strip_prefix("test ")?.rsplit_once(" ... ")?;
+        let verdict = match word {
+            "ok" => Verdict::Passed,
+            word if word.starts_with("ignored") => Verdict::Skipped,
+            word if word.starts_with("FAILED") => {
                 self.failed = true;
-                Verdict::Failed("see the output of `cargo test`".to_owned())
+                Verdict::Failed(String::new())
             }
-            _ => {
-                self.keep(line);
-                return None;
-            }
+            _ => return None,
         };
-        let (name, _) = result?;
         Some((format!("host/{}/{name}", self.program), verdict))
-    }
-
-    /// Compiler errors and panics are shown when they come; the rest is kept for a failure.
-    fn keep(&mut self, line: &str) {
-        if line.starts_with("error") || line.contains("panicked at") {
-            eprintln!("{line}");
-        }
-        if !line.trim_start().starts_with("Compiling") {
-            self.lines.push(line.to_owned());
-            let excess = self.lines.len().saturating_sub(60);
-            self.lines.drain(..excess);
-        }
     }
 }
 
-/// From `unittests src/lib.rs (target/debug/deps/vma_set-0123456789abcdef)` the name `vma_set`.
-fn program_name(running: &str) -> String {
-    let file = running.rsplit('/').next().unwrap_or(running).trim_end_matches(')');
-    file.rsplit_once('-').map_or(file, |(name, _)| name).to_owned()
+/// From `target/debug/deps/vma_set-0123456789abcdef` the name `vma_set`.
+fn program_name(file: &str) -> String {
+    let file = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
+    file.rsplit_once('-').map_or(&*file, |(name, _)| name).to_owned()
 }
 
 #[cfg(test)]
@@ -120,10 +213,7 @@ mod tests {
 
     #[test]
     fn a_result_is_named_after_its_program() {
-        let mut output = Output::default();
-        assert!(
-            output.take("     Running unittests src/lib.rs (target/debug/deps/vma_set-0123abc)").is_none()
-        );
+        let mut output = Output { program: program_name("target/debug/deps/vma_set-0123abc"), failed: false };
         assert_eq!(
             output.take("test set::splits ... ok"),
             Some(("host/vma_set/set::splits".to_owned(), Verdict::Passed))

@@ -6,18 +6,52 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Platform, Tally, Verdict};
+use super::Platform;
+use super::tally::{TRIES, Tally, Verdict};
 use crate::exec::{self, Port};
 use crate::kernel::{self, Flavour};
 
 /// Time for all tests.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Runs the tests on `platform`, if that is Keel.
-pub fn run(tally: &mut Tally, platform: &Platform) -> Result<()> {
+/// Runs the tests on `platform`, if that is Keel; all of them again when one fails.
+pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     if platform.kernel != "keel" {
         return Ok(());
     }
+    let group = format!("machine/{platform}");
+    let end = format!("{group}/reaches its end");
+    let mut first: BTreeMap<String, Verdict> = BTreeMap::new();
+    for left in (0..TRIES).rev() {
+        let console = run_once(platform)?;
+        let (results, is_complete) = parse(&console);
+        let failed = |passed| if passed { Verdict::Passed } else { Verdict::Failed(console.clone()) };
+        let mut verdicts: Vec<(String, Verdict)> =
+            results.into_iter().map(|(name, passed)| (format!("{group}/{name}"), failed(passed))).collect();
+        verdicts.push((end.clone(), failed(is_complete)));
+        verdicts.retain(|(name, _)| tally.selects(name));
+        if left > 0 && verdicts.iter().any(|(name, verdict)| !tally.expects(name, verdict)) {
+            let bad = verdicts.into_iter().filter(|(name, verdict)| !tally.expects(name, verdict));
+            bad.for_each(|(name, verdict)| {
+                first.entry(name).or_insert(verdict);
+            });
+            continue;
+        }
+        for (name, verdict) in verdicts {
+            if let Some(before) = first.get(&name)
+                && tally.expects(&name, &verdict)
+            {
+                tally.note_flaky(&name, before);
+            }
+            tally.note(&name, verdict);
+        }
+        break;
+    }
+    Ok(())
+}
+
+/// Boots once; what the kernel printed.
+fn run_once(platform: &Platform) -> Result<String> {
     let flavour = if platform.debug { Flavour::Debug } else { Flavour::Release };
     let mut guest = platform.guest("tiny", None);
     guest.kernel = kernel::build_selftest(flavour)?.display().to_string();
@@ -27,19 +61,7 @@ pub fn run(tally: &mut Tally, platform: &Platform) -> Result<()> {
             console.push_str(&String::from_utf8_lossy(bytes));
         }
     })?;
-    let (results, is_complete) = parse(&console);
-    let group = format!("machine/{platform}");
-    for (name, passed) in results {
-        let verdict = if passed { Verdict::Passed } else { Verdict::Failed(console.clone()) };
-        let name = format!("{group}/{name}");
-        if tally.wants(&name) {
-            tally.note(&name, verdict);
-        }
-    }
-    if !is_complete {
-        tally.note(&format!("{group}/reaches its end"), Verdict::Failed(console));
-    }
-    Ok(())
+    Ok(console)
 }
 
 /// Results by name, and whether the plan `1..N`, which comes last, counts as many.

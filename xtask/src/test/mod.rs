@@ -3,28 +3,39 @@
 //! ```text
 //!   host       cargo test of every crate, on this machine                     host.rs
 //!   machine    hal's own tests, in a kernel built for them                    machine.rs
+//!   boot       Keel given what it cannot use: no init, a broken initramfs     boot.rs
 //!   user       user/tests in guests: Keel with 1, 2 and 4 CPUs, and Linux     user.rs     \ batch.rs runs the
 //!   scenario   commands of user/scenarios/*.toml, same guests                 scenario.rs / guests of both
 //!   session    dialogues of user/sessions/*.toml on a pseudo-terminal         session.rs
 //! ```
+//! [`tally`] counts what became of them and knows which are known to fail ([`known`]).
 //! A test's full name begins with these words, e.g. `user/keel-2cpu/fork::reaps`; a filter is any part of it.
 
 mod batch;
+mod boot;
 mod host;
+mod known;
 mod machine;
 mod scenario;
 mod session;
+mod tally;
 mod user;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
 
+use self::known::Known;
+use self::tally::{Tally, Verdict};
 use crate::guest::GuestArgs;
-use crate::ui;
+use crate::kernel::{self, Flavour};
+use crate::{image, linux, ui};
 
 /// Options of `test`.
 #[derive(Args)]
@@ -46,17 +57,9 @@ pub struct TestArgs {
     /// Keel built with debug assertions and the lock-order checker
     #[arg(long)]
     debug: bool,
-}
-
-/// How one test ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
-    /// As it should.
-    Passed,
-    /// It cannot run here.
-    Skipped,
-    /// What went wrong, in any number of lines.
-    Failed(String),
+    /// Begin nothing new after so many minutes; what is left out counts as skipped
+    #[arg(long, value_name = "N")]
+    minutes: Option<u64>,
 }
 
 /// The guests that tests run in.
@@ -92,110 +95,139 @@ impl fmt::Display for Platform {
     }
 }
 
-/// Collects verdicts, prints each as it comes, and knows which tests are wanted.
-pub struct Tally {
-    filter: String,
-    passed: usize,
-    skipped: usize,
-    failures: Vec<(String, String)>,
-}
-
-impl Tally {
-    /// Whether the test is to run.
-    fn wants(&self, name: &str) -> bool {
-        name.contains(&self.filter)
-    }
-
-    /// Whether some test whose name begins with `group` may be wanted.
-    fn may_want(&self, group: &str) -> bool {
-        self.filter.is_empty()
-            || group.contains(&self.filter)
-            || !names_a_group(&self.filter)
-            || self.filter.starts_with(group)
-    }
-
-    /// Notes how `name` ended.
-    fn note(&mut self, name: &str, verdict: Verdict) {
-        match verdict {
-            Verdict::Passed => {
-                self.passed += 1;
-                println!("ok    {name}");
-            }
-            Verdict::Skipped => {
-                self.skipped += 1;
-                println!("skip  {name}");
-            }
-            Verdict::Failed(why) => {
-                println!("FAIL  {name}: {}", why.lines().next().unwrap_or_default());
-                self.failures.push((name.to_owned(), why));
-            }
-        }
-    }
-
-    fn finish(&self) -> ExitCode {
-        for (name, why) in &self.failures {
-            println!("\n---- {name} ----\n{}", why.trim_end());
-        }
-        if !self.failures.is_empty() {
-            println!("\nfailed:");
-            self.failures.iter().for_each(|(name, _)| println!("  {name}"));
-        }
-        let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
-        println!("\n{} passed, {} failed{skipped}", self.passed, self.failures.len());
-        if self.failures.is_empty() && self.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-}
-
 /// Whether a filter begins with the name of a kind of test.
 fn names_a_group(filter: &str) -> bool {
-    ["host/", "machine/", "user/", "scenario/", "session/"].iter().any(|group| filter.starts_with(group))
+    ["host/", "machine/", "boot/", "user/", "scenario/", "session/"].iter().any(|group| filter.starts_with(group))
 }
 
 /// Runs the chosen tests.
 pub fn run(args: &TestArgs) -> Result<ExitCode> {
     let start = Instant::now();
-    let mut tally = Tally {
-        filter: args.filter.clone().unwrap_or_default(),
-        passed: 0,
-        skipped: 0,
-        failures: Vec::new(),
-    };
+    let limit = args.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    let tally = Tally::new(args.filter.as_deref().unwrap_or_default(), Known::read()?, limit);
     if !args.guest && tally.may_want("host/") {
-        guard(&mut tally, "host/cargo test", host::run);
+        guard(&tally, "host/cargo test", || host::run(&tally));
+        say_time("the tests of this machine", start);
     }
     if !args.host {
-        for (kernel, smp) in PLATFORMS {
-            let platform = Platform { kernel, smp, debug: args.debug };
-            if args.kernel.as_deref().is_none_or(|k| k == kernel) && args.smp.is_none_or(|n| n == smp) {
-                run_guests(&mut tally, &platform);
-            }
-        }
+        run_guests(&tally, chosen_groups(&tally, args));
     }
     ui::say(&format!("tests took {:.0} s", start.elapsed().as_secs_f64()));
     Ok(tally.finish())
 }
 
-/// Runs one kind of test on a platform.
-type Kind = fn(&mut Tally, &Platform) -> Result<()>;
+fn say_time(what: &str, start: Instant) {
+    ui::say(&format!("{what}: {:.0} s", start.elapsed().as_secs_f64()));
+}
 
-fn run_guests(tally: &mut Tally, platform: &Platform) {
-    let kinds: [(&str, Kind); 4] = [
-        ("machine", machine::run),
-        ("user", user::run),
-        ("scenario", scenario::run),
-        ("session", session::run),
+/// Runs one kind of test on a platform.
+type Kind = fn(&Tally, &Platform) -> Result<()>;
+
+/// One kind of test on one platform.
+struct Group {
+    name: String,
+    run: Kind,
+    platform: Platform,
+    /// The root image that its guests need.
+    root: &'static str,
+}
+
+fn chosen_groups(tally: &Tally, args: &TestArgs) -> VecDeque<Group> {
+    let kinds: [(&str, Kind, &str); 5] = [
+        ("machine", machine::run, "tiny"),
+        ("boot", boot::run, "tiny"),
+        ("user", user::run, "tiny"),
+        ("scenario", scenario::run, "debian"),
+        ("session", session::run, "debian"),
     ];
-    for (kind, run) in kinds {
-        let group = format!("{kind}/{platform}/");
-        if tally.may_want(&group) {
-            guard(tally, &format!("{kind}/{platform}"), |tally| run(tally, platform));
+    let mut groups = VecDeque::new();
+    for (kernel, smp) in PLATFORMS {
+        let platform = Platform { kernel, smp, debug: args.debug };
+        if args.kernel.as_deref().is_some_and(|k| k != kernel) || args.smp.is_some_and(|n| n != smp) {
+            continue;
         }
+        for (kind, run, root) in kinds {
+            let name = format!("{kind}/{platform}");
+            let is_for_keel = ["machine", "boot"].contains(&kind);
+            if tally.may_want(&format!("{name}/")) && !(is_for_keel && kernel == "linux") {
+                groups.push_back(Group { name, run, platform: platform.clone(), root });
+            }
+        }
+    }
+    groups
+}
+
+/// Runs the groups: two at a time while their guests have one CPU, one at a time after that.
+fn run_guests(tally: &Tally, groups: VecDeque<Group>) {
+    let start = Instant::now();
+    let groups: VecDeque<Group> = groups.into_iter().filter(|group| prepare(tally, group)).collect();
+    say_time("building and fetching for the guests", start);
+    let (single, several): (VecDeque<_>, VecDeque<_>) = groups.into_iter().partition(|g| g.platform.smp == 1);
+    for (queue, at_once) in [(single, 2), (several, 1)] {
+        let queue = Mutex::new(queue);
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        std::thread::scope(|scope| {
+            for _ in 0..at_once {
+                scope.spawn(|| while let Some(group) = next() {
+                    run_group(tally, &group);
+                });
+            }
+        });
     }
 }
 
+fn run_group(tally: &Tally, group: &Group) {
+    let start = Instant::now();
+    if tally.is_out_of_time() {
+        tally.skip_group(&group.name, "the time for all tests was over");
+        return;
+    }
+    guard(tally, &group.name, || (group.run)(tally, &group.platform));
+    say_time(&group.name, start);
+}
+
+/// Builds and fetches what the group needs, before guests run side by side.
+///
+/// What only the network could give, and did not, is no failure of Keel: the group is left out, and the
+/// report says so.
+fn prepare(tally: &Tally, group: &Group) -> bool {
+    static MISSING: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let flavour = if group.platform.debug { Flavour::Debug } else { Flavour::Release };
+    if group.platform.kernel == "keel" {
+        // The self-test first: both kernels are linked to the same file.
+        let built = kernel::build_selftest(flavour).and_then(|_| kernel::build(flavour)).map(drop);
+        if let Err(error) = built {
+            tally.note(&group.name, Verdict::Failed(format!("{error:#}")));
+            return false;
+        }
+    }
+    let mut missing = MISSING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut needs: Vec<(&str, fn(&str) -> Result<PathBuf>)> = vec![(group.root, image::ensure)];
+    if group.platform.kernel == "linux" {
+        needs.push(("linux", |_| linux::image()));
+    }
+    for (name, fetch) in needs {
+        let why = match missing.get(name) {
+            Some(why) => why.clone(),
+            None => match fetch(name).or_else(|_| fetch(name)) {
+                Ok(_) => continue,
+                Err(error) => format!("{error:#}"),
+            },
+        };
+        let line = why.lines().next().unwrap_or_default().to_owned();
+        missing.entry(name.to_owned()).or_insert_with(|| {
+            ui::say(&why);
+            why
+        });
+        tally.skip_group(&group.name, &line);
+        return false;
+    }
+    true
+}
+
 /// Runs a group; what keeps it from running at all counts as one failed test, and the rest goes on.
-fn guard(tally: &mut Tally, name: &str, run: impl FnOnce(&mut Tally) -> Result<()>) {
-    if let Err(error) = run(tally) {
+fn guard(tally: &Tally, name: &str, run: impl FnOnce() -> Result<()>) {
+    if let Err(error) = run() {
         tally.note(name, Verdict::Failed(format!("{error:#}")));
     }
 }

@@ -24,8 +24,9 @@ use anyhow::{Context, Result};
 use regex::RegexBuilder;
 use serde::Deserialize;
 
-use super::batch::{self, Batch, Event};
-use super::{Platform, Tally, Verdict};
+use super::Platform;
+use super::batch::{self, Batch, Event, Patience};
+use super::tally::{Tally, Verdict};
 use crate::paths;
 
 /// What introduces a line of the runner; no program prints it.
@@ -70,21 +71,25 @@ fn default_linux() -> bool {
 }
 
 /// Runs every file's scenarios on `platform`.
-pub fn run(tally: &mut Tally, platform: &Platform) -> Result<()> {
+pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     for (stem, file) in super::session::read_folder::<File>("user/scenarios")? {
         let scenarios: Vec<Scenario> =
             file.scenario.into_iter().filter(|s| s.linux || platform.kernel != "linux").collect();
         let names: Vec<String> = scenarios.iter().map(|s| s.name.clone()).collect();
         let group = format!("scenario/{platform}/{stem}");
-        if !names.iter().any(|name| tally.wants(&format!("{group}/{name}"))) {
+        if !names.iter().any(|name| tally.selects(&format!("{group}/{name}"))) {
             continue;
         }
-        let share = paths::logs()?.join(format!("share-{}", std::process::id()));
+        let share = paths::logs()?.join(format!("share-{}-{platform}-{stem}", std::process::id()));
         write_scripts(&share, &scenarios)?;
         let mut guest = platform.guest(&file.root, file.mem);
         guest.share = Some(share.clone());
-        let timeout = Duration::from_secs(120 + scenarios.iter().map(|s| s.seconds).sum::<u64>().min(900));
-        let result = batch::run(tally, &group, &guest, names, timeout, &mut Runner::new(scenarios));
+        let longest = scenarios.iter().map(|s| s.seconds).max().unwrap_or(0);
+        let patience = Patience {
+            total: Duration::from_secs(120 + scenarios.iter().map(|s| s.seconds).sum::<u64>().min(900)),
+            idle: Duration::from_secs(longest + 30),
+        };
+        let result = batch::run(tally, &group, &guest, names, patience, &mut Runner::new(scenarios));
         let _ = fs::remove_dir_all(share);
         result?;
     }
@@ -146,6 +151,10 @@ impl Batch for Runner {
         // The newline before the mark is ours.
         let output = output.strip_suffix('\n').unwrap_or(&output);
         Event::Ended(scenario.name.clone(), judge(scenario, output, status))
+    }
+
+    fn reset(&mut self) {
+        self.output.clear();
     }
 }
 

@@ -30,7 +30,8 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Platform, Tally, Verdict};
+use super::Platform;
+use super::tally::{TRIES, Tally, Verdict};
 use crate::guest::Guest;
 use crate::{interactive, paths};
 
@@ -84,33 +85,57 @@ pub fn read_folder<T: DeserializeOwned>(folder: &str) -> Result<Vec<(String, T)>
 }
 
 /// Runs every file's dialogues on `platform`.
-pub fn run(tally: &mut Tally, platform: &Platform) -> Result<()> {
+pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     for (stem, file) in read_folder::<File>("user/sessions")? {
-        let group = format!("session/{platform}/{stem}");
         let mut terminal = None;
         for session in &file.session {
-            let name = format!("{group}/{}", session.name);
+            let name = format!("session/{platform}/{stem}/{}", session.name);
             if !tally.wants(&name) {
                 continue;
             }
-            if terminal.is_none() {
-                let mut fresh = Terminal::boot(platform, &file.root)?;
-                if let Err(error) = fresh.expect(&file.prompt, BOOT_LIMIT) {
-                    tally.note(&name, Verdict::Failed(format!("{error:#}")));
+            if tally.is_out_of_time() {
+                tally.note(&name, Verdict::Skipped);
+                continue;
+            }
+            let mut first = None;
+            for left in (0..TRIES).rev() {
+                let verdict = match play_once(&mut terminal, platform, &file, session) {
+                    Ok(()) => Verdict::Passed,
+                    Err(error) => Verdict::Failed(format!("{error:#}")),
+                };
+                let expected = tally.expects(&name, &verdict);
+                if !expected && left > 0 {
+                    first.get_or_insert(verdict);
                     continue;
                 }
-                terminal = Some(fresh);
-            }
-            let verdict = match terminal.as_mut().map(|t| t.play(session)) {
-                Some(Err(error)) => {
-                    terminal = None;
-                    Verdict::Failed(format!("{error:#}"))
+                if let Some(first) = first.as_ref().filter(|_| expected) {
+                    tally.note_flaky(&name, first);
                 }
-                _ => Verdict::Passed,
-            };
-            tally.note(&name, verdict);
+                tally.note(&name, verdict);
+                break;
+            }
         }
     }
+    Ok(())
+}
+
+/// Plays `session` on the terminal that is there, or on a new one; one on which it failed is given up.
+fn play_once(
+    terminal: &mut Option<Terminal>,
+    platform: &Platform,
+    file: &File,
+    session: &Session,
+) -> Result<()> {
+    let mut ready = match terminal.take() {
+        Some(ready) => ready,
+        None => {
+            let mut fresh = Terminal::boot(platform, &file.root)?;
+            fresh.expect(&file.prompt, BOOT_LIMIT)?;
+            fresh
+        }
+    };
+    ready.play(session)?;
+    *terminal = Some(ready);
     Ok(())
 }
 

@@ -8,24 +8,25 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::batch::{self, Batch, Event};
-use super::{Platform, Tally, Verdict};
+use super::Platform;
+use super::batch::{self, Batch, Event, Patience};
+use super::tally::{Tally, Verdict};
 use crate::{paths, ui, userland};
 
-/// Time for a whole run of the program.
-const TIMEOUT: Duration = Duration::from_secs(900);
+/// Time for a whole run of the program; each test has a limit of its own, which the idle one exceeds.
+const PATIENCE: Patience = Patience { total: Duration::from_secs(900), idle: Duration::from_secs(100) };
 
 /// Runs the program's tests on `platform`.
-pub fn run(tally: &mut Tally, platform: &Platform) -> Result<()> {
+pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     let program = userland::program("user-tests")?;
     let list = ui::capture(Command::new(&program).arg("list")).context("user-tests cannot list its tests")?;
     let names: Vec<String> = list.lines().map(str::to_owned).collect();
-    let share = paths::logs()?.join(format!("share-{}", std::process::id()));
+    let share = paths::logs()?.join(format!("share-{}-{platform}", std::process::id()));
     paths::make_dir(&share)?;
     fs::copy(&program, share.join("user-tests"))?;
     let mut guest = platform.guest("tiny", Some(1024));
     guest.share = Some(share.clone());
-    let result = batch::run(tally, &format!("user/{platform}"), &guest, names, TIMEOUT, &mut Ktap::default());
+    let result = batch::run(tally, &format!("user/{platform}"), &guest, names, PATIENCE, &mut Ktap::default());
     let _ = fs::remove_dir_all(share);
     result
 }
@@ -59,6 +60,10 @@ impl Batch for Ktap {
             _ => Verdict::Passed,
         };
         Event::Ended(name.to_owned(), verdict)
+    }
+
+    fn reset(&mut self) {
+        self.notes.clear();
     }
 }
 
