@@ -6,18 +6,30 @@ use hal::uio::{Dest, Src};
 use hal::{UserAddr, user};
 use limits::Resource;
 use process::signal::{Target, send_kernel};
-use vfs::{File, SyncMode, Whence, rw, splice};
+use vfs::{File, FileMode, SyncMode, Whence, rw, splice};
 
 use crate::Cx;
 use crate::caller::{self, file, rlimit};
 
-/// read(2).
-pub(crate) fn sys_read(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: usize) -> Result<usize> {
-    rw::read(&*file(fd)?, &mut Dest::user(buf, count))
+/// Fails with `EFAULT` unless `count` bytes from `buf` lie in user space, whether they are touched or not.
+#[inline]
+fn check_range(buf: UserAddr, count: usize) -> Result<()> {
+    match buf.0.checked_add(count as u64) {
+        Some(end) if end <= hal::USER_END => Ok(()),
+        _ => Err(Errno::EFAULT),
+    }
 }
 
-/// Sends the signal that a failed write brings: SIGPIPE or SIGXFSZ.
-fn after_write(file: &File, result: Result<usize>) -> Result<usize> {
+/// read(2).
+pub(crate) fn sys_read(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: usize) -> Result<usize> {
+    let file = file(fd)?;
+    file.require(FileMode::READ)?;
+    check_range(buf, count)?;
+    rw::read(&file, &mut Dest::user(buf, count))
+}
+
+/// Sends the signal that a failed write or growth brings: SIGPIPE or SIGXFSZ.
+pub(crate) fn after_write(file: &File, result: Result<usize>) -> Result<usize> {
     if let Err(errno) = result {
         let task = process::current();
         if rw::sigpipe_due(file, &result) {
@@ -32,6 +44,8 @@ fn after_write(file: &File, result: Result<usize>) -> Result<usize> {
 /// write(2).
 pub(crate) fn sys_write(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: usize) -> Result<usize> {
     let file = file(fd)?;
+    file.require(FileMode::WRITE)?;
+    check_range(buf, count)?;
     let result = rw::write(&file, &mut Src::user(buf, count), rlimit(Resource::Fsize));
     after_write(&file, result)
 }
@@ -205,6 +219,32 @@ pub(crate) fn sys_tee(_cx: &mut Cx<'_>, in_fd: i32, out_fd: i32, count: usize, f
     after_write(&output, result)
 }
 
+/// vmsplice(2): the bytes are copied, so the pages stay the caller's own.
+pub(crate) fn sys_vmsplice(
+    _cx: &mut Cx<'_>,
+    fd: i32,
+    iov: UserAddr,
+    count: usize,
+    flags: u32,
+) -> Result<usize> {
+    /// `SPLICE_F_MOVE`, `NONBLOCK`, `MORE` and `GIFT`.
+    const KNOWN: u32 = 15;
+    if flags & !KNOWN != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let file = file(fd)?;
+    if file.ops_as::<vfs::pipe::PipeEnd>().is_none() {
+        return Err(Errno::EBADF);
+    }
+    let bufs = caller::iovec(iov, count)?;
+    if file.mode().contains(FileMode::WRITE) {
+        let result = rw::write(&file, &mut Src::user_vec(bufs), u64::MAX);
+        after_write(&file, result)
+    } else {
+        rw::read(&file, &mut Dest::user_vec(bufs))
+    }
+}
+
 /// fsync(2).
 pub(crate) fn sys_fsync(_cx: &mut Cx<'_>, fd: i32) -> Result<usize> {
     vfs::fcntl::fsync(&*file(fd)?, SyncMode::Full).map(|()| 0)
@@ -238,13 +278,15 @@ pub(crate) fn sys_sync_file_range(
 /// fallocate(2).
 pub(crate) fn sys_fallocate(_cx: &mut Cx<'_>, fd: i32, mode: u32, offset: i64, len: i64) -> Result<usize> {
     let file = file(fd)?;
-    vfs::attr::fallocate(&file, mode, offset, len, rlimit(Resource::Fsize)).map(|()| 0)
+    let result = vfs::attr::fallocate(&file, mode, offset, len, rlimit(Resource::Fsize)).map(|()| 0);
+    after_write(&file, result)
 }
 
 /// ftruncate(2).
 pub(crate) fn sys_ftruncate(_cx: &mut Cx<'_>, fd: i32, size: i64) -> Result<usize> {
     let file = file(fd)?;
-    vfs::attr::ftruncate(&file, size, rlimit(Resource::Fsize)).map(|()| 0)
+    let result = vfs::attr::ftruncate(&file, size, rlimit(Resource::Fsize)).map(|()| 0);
+    after_write(&file, result)
 }
 
 /// getdents64(2).
@@ -271,6 +313,6 @@ pub(crate) fn sys_fadvise64(_cx: &mut Cx<'_>, fd: i32, _offset: i64, len: i64, a
 /// readahead(2).
 pub(crate) fn sys_readahead(_cx: &mut Cx<'_>, fd: i32, _offset: i64, _count: usize) -> Result<usize> {
     let file = file(fd)?;
-    file.require(vfs::FileMode::READ)?;
+    file.require(FileMode::READ)?;
     if file.inode().mapping().is_none() { Err(Errno::EINVAL) } else { Ok(0) }
 }

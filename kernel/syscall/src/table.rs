@@ -318,6 +318,8 @@ syscalls! {
     276 tee(in_fd: i32, out_fd: i32, count: usize, flags: u32) => file::sys_tee, Support::Full;
     277 sync_file_range(fd: i32, offset: i64, len: i64, flags: u32)
         => file::sys_sync_file_range, Support::Full;
+    278 vmsplice(fd: i32, iov: UserAddr, count: usize, flags: u32)
+        => file::sys_vmsplice, Support::Partial("SPLICE_F_NONBLOCK is the descriptor's");
     280 utimensat(dirfd: i32, name: UserAddr, times: UserAddr, flags: u32)
         => path::sys_utimensat, Support::Full;
     281 epoll_pwait(ep: i32, events: UserAddr, max: i32, timeout: i32, mask: UserAddr, size: usize)
@@ -461,7 +463,6 @@ syscalls! {
         251 ioprio_set,
         252 ioprio_get,
         256 migrate_pages,
-        278 vmsplice,
         279 move_pages,
         298 perf_event_open,
         300 fanotify_init,

@@ -28,7 +28,7 @@ use hal::sync::{IrqLock, Once, SpinLock};
 use hal::uio::{Dest, Src};
 use hal::user;
 use sched::{PollTable, WaitQueue};
-use vfs::{FdFlags, File, FileMode, FileOps};
+use vfs::{FdFlags, File, FileMode, FileOps, Inode};
 
 use crate::file::{TtyFile, settings_ioctl, wait_of};
 use crate::flags::Kind;
@@ -52,6 +52,8 @@ pub trait SlaveSink: Sync {
     fn added(&self, index: u32, uid: u32, gid: u32);
     /// Slave `index` went.
     fn removed(&self, index: u32);
+    /// The file that shows slave `index`.
+    fn inode(&self, index: u32) -> Option<Arc<Inode>>;
 }
 
 static SINK: Once<&'static dyn SlaveSink> = Once::new();
@@ -373,7 +375,9 @@ fn open_peer(pair: &Arc<Pair>, master: &Arc<File>, flags: usize) -> Result<usize
     let ops = open_slave(pair.index, flags)?;
     let name = format!("/dev/pts/{}", pair.index);
     let task = process::current();
-    let file = vfs::anon::file_on(master.inode(), name.as_bytes(), ops, flags, &task.cred())?;
+    let shown = SINK.get().and_then(|sink| sink.inode(pair.index));
+    let inode = shown.as_ref().unwrap_or(master.inode());
+    let file = vfs::anon::file_on(inode, name.as_bytes(), ops, flags, &task.cred())?;
     let files = task.files().ok_or(Errno::EMFILE)?;
     let cloexec = if flags.contains(OpenFlags::CLOEXEC) { FdFlags::CLOEXEC } else { FdFlags::empty() };
     let limit = task.group().rlimits().cur(limits::Resource::Nofile) as usize;

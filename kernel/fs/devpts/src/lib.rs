@@ -110,6 +110,10 @@ impl SlaveSink for Devpts {
             inode.set_nlink(0);
         }
     }
+
+    fn inode(&self, index: u32) -> Option<Arc<Inode>> {
+        INSTANCE.get()?.slaves.lock().get(&index).cloned()
+    }
 }
 
 struct Super;
