@@ -39,6 +39,16 @@ const NS_ENTRIES: &[Entry] = &[
     entry("uts", 0o777, Name("uts", 0xefff_fffe)),
 ];
 
+/// Attributes of security modules; without one, reading them is an error.
+const ATTR_ENTRIES: &[Entry] = &[
+    entry("current", 0o444, Text(text::no_module)),
+    entry("exec", 0o444, Text(text::no_module)),
+    entry("fscreate", 0o444, Text(text::no_module)),
+    entry("keycreate", 0o444, Text(text::no_module)),
+    entry("prev", 0o444, Text(text::no_module)),
+    entry("sockcreate", 0o444, Text(text::no_module)),
+];
+
 /// The names that processes and threads share; `process` and `thread` add theirs.
 macro_rules! common {
     ($($own:expr,)*) => {
@@ -68,6 +78,7 @@ macro_rules! common {
             entry("smaps", 0o444, Memory(smaps::show)),
             entry("smaps_rollup", 0o444, Memory(smaps::show_rollup)),
             entry("pagemap", 0o400, Special(mem::open_pagemap)),
+            entry("attr", 0o555, Dir(DirKind::Table(ATTR_ENTRIES))),
             entry("wchan", 0o444, Text(text::wchan)),
             entry("stack", 0o400, Guarded(text::nothing)),
             entry("schedstat", 0o444, Text(accounts::schedstat)),

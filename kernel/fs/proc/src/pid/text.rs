@@ -19,6 +19,11 @@ pub(super) fn nothing(_subject: &Subject, _out: &mut Text) -> Result<()> {
     Ok(())
 }
 
+/// `EINVAL`: there is no security module that would know the attribute.
+pub(super) fn no_module(_subject: &Subject, _out: &mut Text) -> Result<()> {
+    Err(Errno::EINVAL)
+}
+
 /// Appends the memory from `start` to `end`, as far as it can be read.
 fn push_memory(mm: &Mm, start: u64, end: u64, out: &mut Text) -> Result<()> {
     let mut buf = Vec::new();

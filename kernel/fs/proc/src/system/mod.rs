@@ -28,12 +28,15 @@ pub(crate) static NET: Entry = dir("net", net::ENTRIES);
 /// The entries, in the order of a listing.
 pub(crate) static ENTRIES: &[Entry] = &[
     text("buddyinfo", memory::buddyinfo),
-    empty("cgroups"),
+    text("cgroups", |out| {
+        out.push(b"#subsys_name\thierarchy\tnum_cgroups\tenabled\n");
+        Ok(())
+    }),
     text("cmdline", machine::cmdline),
     text("consoles", machine::consoles),
     text("cpuinfo", cpu::cpuinfo),
     text("devices", machine::devices),
-    text("diskstats", |_| Ok(())),
+    empty("diskstats"),
     text("execdomains", machine::execdomains),
     empty("fb"),
     text("filesystems", machine::filesystems),
