@@ -9,9 +9,7 @@ use core::ops::Range;
 
 use abi::mman::MremapFlags;
 use abi::{Errno, Result};
-use arrayvec::ArrayVec;
-use hal::paging::Entry;
-use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, USER_END, UserAddr};
+use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, USER_END};
 use vma_set::{CountRule, Removed, count_fits};
 
 use crate::commit;
@@ -20,9 +18,6 @@ use crate::oom;
 use crate::space::{Mm, Space};
 use crate::sysctl;
 use crate::vma::{VmFlags, VmaAttr};
-
-/// Entries moved at once.
-const BATCH: usize = 64;
 
 /// What mremap(2) is asked for; lengths are rounded to pages by [`Mm::remap`].
 #[derive(Clone, Copy, Debug)]
@@ -230,7 +225,7 @@ impl Mm {
         })?;
         let source = r.addr..r.addr + r.old_len;
         if let Err(e) = self.move_pages(source.clone(), target.start) {
-            // Put back what was moved; the tables of the old place are still there.
+            // Put back what was moved.
             let _ = self.move_pages(target.start..target.start + r.old_len, source.start);
             after.keep(self.unmap_locked(space, target)?);
             return Err(e);
@@ -261,41 +256,16 @@ impl Mm {
 
     /// Moves the page-table entries of `from` to addresses that begin at `to`; nothing is mapped there.
     fn move_pages(&self, from: Range<u64>, to: u64) -> Result<()> {
-        let Some(range) = PageRange::new(from.start, from.end) else { return Ok(()) };
-        let mut at = from.start;
-        loop {
-            let mut batch = ArrayVec::<(u64, Entry), BATCH>::new();
-            let mut cursor = self.page_table().cursor(range);
-            while let Some((addr, entry)) = cursor.next_mapped(at).filter(|_| !batch.is_full()) {
-                at = addr + PAGE_SIZE as u64;
-                cursor.unmap(addr);
-                batch.push((addr, entry));
-            }
-            drop(cursor);
-            let full = batch.is_full();
-            for (addr, entry) in batch {
-                self.put_entry(to + (addr - from.start), entry)?;
-            }
-            if !full {
-                return Ok(());
-            }
+        let len = from.end - from.start;
+        let (Some(from), Some(to)) =
+            (PageRange::new(from.start, from.end), PageRange::new(to, to.saturating_add(len)))
+        else {
+            return Ok(());
+        };
+        // What was moved stays moved: the next try finds the rest.
+        while self.page_table().move_range(from, to).is_err() {
+            oom::relieve()?;
         }
-    }
-
-    fn put_entry(&self, addr: u64, entry: Entry) -> Result<()> {
-        let page = PageRange::page_of(UserAddr(addr)).ok_or(Errno::EFAULT)?;
-        loop {
-            let mut cursor = self.page_table().cursor(page);
-            let done = match &entry {
-                Entry::Present { frame, flags } => cursor.map(addr, frame.clone(), *flags),
-                Entry::Special(value) => cursor.set_special(addr, *value),
-                Entry::None => Ok(()),
-            };
-            drop(cursor);
-            match done {
-                Ok(()) => return Ok(()),
-                Err(_) => oom::relieve()?,
-            }
-        }
+        Ok(())
     }
 }

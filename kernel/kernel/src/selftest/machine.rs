@@ -92,6 +92,37 @@ fn page_tables_map_and_forget() {
     check("no frame is lost", free_frames() == before);
 }
 
+/// Moves pages in tables of their own to places that are aligned to 1 GiB, 2 MiB and a page alike, and back.
+fn page_tables_move_ranges() {
+    const GIB: u64 = 1 << 30;
+    const HOME: u64 = 4 * GIB;
+    const LEN: u64 = 3 * GIB;
+    const OFFSETS: [u64; 5] = [0, PAGE, 0x20_5000, GIB + 0x7000, LEN - PAGE];
+    const PLACES: [u64; 4] = [16 * GIB, 24 * GIB + 0x60_0000, 700 * GIB + 0x3000, HOME];
+    let before = free_frames();
+    let table = PageTable::new().expect("a page table");
+    let frames: Vec<Frame> =
+        OFFSETS.iter().map(|offset| put(&table, HOME + offset, PteFlags::WRITE)).collect();
+    let area = |start| PageRange::new(start, start + LEN).expect("a user range");
+    let mut from = HOME;
+    for to in PLACES {
+        check("a range moves", table.move_range(area(from), area(to)).is_ok());
+        check("nothing stays behind", table.cursor(area(from)).next_mapped(from).is_none());
+        let mut cursor = table.cursor(area(to));
+        let came = OFFSETS.iter().zip(&frames).all(|(offset, frame)| {
+            matches!(cursor.query(to + offset), Entry::Present { frame: found, flags }
+                if found.pfn() == frame.pfn() && flags == PteFlags::WRITE)
+        });
+        check("every page comes to its place", came && table.resident() == OFFSETS.len());
+        from = to;
+    }
+    table.cursor(area(from)).unmap_range(area(from), &mut |_, _| ());
+    check("moving takes no reference", frames.iter().all(|frame| frame.ref_count() == 1));
+    check("empty tables are freed", free_frames() == before - frames.len() - 1);
+    drop((frames, table));
+    check("moving loses no frame", free_frames() == before);
+}
+
 fn fork_shares_pages() {
     let before = free_frames();
     let parent = PageTable::new().expect("a page table");
@@ -281,6 +312,7 @@ pub(super) fn run() {
     // What the heap takes for its first objects of a size is no loss.
     drop([16, 32, 48, 64, 96, 128, 192, 256].map(|size| alloc::vec![1u8; size]));
     page_tables_map_and_forget();
+    page_tables_move_ranges();
     fork_shares_pages();
     large_objects_are_mapped();
     timer_fires();

@@ -157,6 +157,32 @@ fn mremap_grows_in_place_moves_and_keeps_contents() {
 }
 
 #[test]
+fn mremap_moves_to_any_alignment_and_back() {
+    let _alone = alone();
+    let mm = Mm::new().unwrap();
+    let (home, len) = (0x400 * PAGE, 0x500 * PAGE);
+    mm.map(fixed(0x400, 0x500, rw(), MapFlags::PRIVATE, Backing::Anonymous, 0)).unwrap();
+    let pages = [0u8, 1, 0x7f, 0xff].map(|page| (u64::from(page) * 5 * PAGE, page));
+    for (offset, value) in pages {
+        mm.write_remote(home + offset, &[value], Rights::Obey);
+    }
+    let mut from = home;
+    for to in [0x20_0000 * PAGE, 0x40_0003 * PAGE, 0x50_0200 * PAGE, home] {
+        let flags = MremapFlags::MAYMOVE | MremapFlags::FIXED;
+        let request = RemapRequest { addr: from, old_len: len, new_len: len, flags, new_addr: to };
+        assert_eq!(mm.remap(request), Ok(to));
+        for (offset, value) in pages {
+            let mut byte = [0xee];
+            mm.read_remote(to + offset, &mut byte, Rights::Obey);
+            assert_eq!(byte, [value]);
+        }
+        assert_eq!(mm.counters().rss_anon, 4);
+        from = to;
+    }
+    mm.check_invariants();
+}
+
+#[test]
 fn the_count_limit_is_obeyed() {
     let _alone = alone();
     let mm = Mm::new().unwrap();

@@ -57,6 +57,17 @@ impl PageTable {
         Ok(())
     }
 
+    /// Moves the entries of `from` to the same places of `to`, which is as long, apart from it, and maps nothing.
+    pub fn move_range(&self, from: PageRange, to: PageRange) -> Result<(), NoMemory> {
+        assert!(from.len() == to.len() && from.intersect(&to).is_none(), "not a place to move to");
+        let mut map = self.entries.lock();
+        let mut moved = map.split_off(&from.start());
+        let mut rest = moved.split_off(&from.end());
+        map.append(&mut rest);
+        map.extend(moved.into_iter().map(|(addr, entry)| (addr - from.start() + to.start(), entry)));
+        Ok(())
+    }
+
     /// The frame at `addr` if the access is allowed; sets the accessed and dirty flags as hardware does.
     pub(super) fn access(&self, addr: u64, write: bool) -> Option<Frame> {
         let mut map = self.entries.lock();

@@ -16,6 +16,8 @@ use crate::sync::SpinLockGuard;
 
 /// Frames that a cursor keeps before it flushes in between.
 const MAX_REMOVED: usize = 512;
+/// Entries that are moved before the lock is given up for a moment.
+const MOVE_STEPS: u64 = 2048;
 
 /// The right to edit a range of a page table.
 pub struct Cursor<'a> {
@@ -233,19 +235,23 @@ impl<'a> Cursor<'a> {
 
     /// Counts `taken` entries of the level-1 table at `leaf` out; frees it, and the tables above, when empty.
     fn shrink(&mut self, addr: u64, leaf: u64, taken: i64) {
-        if count(leaf, -taken) > 0 {
-            return;
+        if count(leaf, -taken) == 0 {
+            self.drop_tables(addr, 2);
         }
+    }
+
+    /// Frees the empty table that the entry of `first` level for `addr` leads to, and those above that become empty.
+    fn drop_tables(&mut self, addr: u64, first: u32) {
         self.leaf = (u64::MAX, 0);
         // The tables on the way down, level 4 first.
         let mut path = [self.table.root(); 4];
-        for level in (2..=4).rev() {
+        for level in (first..=4).rev() {
             let above = path[4 - level as usize];
             // SAFETY: U1; the cursor holds the lock.
             let entry = unsafe { table_at(above).0[pte::index(addr, level)].load(Ordering::Relaxed) };
             path[5 - level as usize] = entry & pte::ADDR;
         }
-        for level in 2..=4u32 {
+        for level in first..=4 {
             let above = path[4 - level as usize];
             // SAFETY: U1; the cursor holds the lock.
             let entry = unsafe { table_at(above).0[pte::index(addr, level)].swap(0, Ordering::AcqRel) };
@@ -258,6 +264,96 @@ impl<'a> Cursor<'a> {
                 break;
             }
         }
+    }
+
+    /// Moves entries from `at` on by `shift`, for a while; up to where. See `PageTable::move_range`.
+    pub(super) fn relocate(&mut self, mut at: u64, shift: u64) -> Result<u64, NoMemory> {
+        let mut steps = 0;
+        let mut result = Ok(());
+        while steps < MOVE_STEPS && at < self.range.end() && result.is_ok() {
+            // SAFETY: the cursor holds the lock.
+            let Some((first, leaf)) = (unsafe { self.table.next_leaf(at, self.range.end()) }) else {
+                at = self.range.end();
+                break;
+            };
+            match self.relocate_part(at, first, leaf, shift) {
+                Ok((end, done)) => (at, steps) = (end, steps + done),
+                Err(error) => result = Err(error),
+            }
+        }
+        // Under the lock: whoever takes a page out at its new place flushes that only.
+        self.flush_tlb();
+        result.map(|()| at)
+    }
+
+    /// Moves the largest table that can go whole, or else what the level-1 table `leaf`, the first at or after `at`,
+    /// holds from `first` on. The end of what was moved, and the number of entries that were looked at.
+    fn relocate_part(&mut self, at: u64, first: u64, leaf: u64, shift: u64) -> Result<(u64, u64), NoMemory> {
+        for level in [3, 2] {
+            let (base, end) = (first & !(pte::span(level) - 1), (first | (pte::span(level) - 1)) + 1);
+            let fits = base >= at && end <= self.range.end() && shift.is_multiple_of(pte::span(level));
+            if fits && self.relocate_table(base, base.wrapping_add(shift), level)? {
+                return Ok((end, 1));
+            }
+        }
+        self.relocate_leaves(first, leaf, shift)
+    }
+
+    /// Moves what the entry of `level` for `from` leads to; `false` when something is in its way at `to`.
+    fn relocate_table(&mut self, from: u64, to: u64, level: u32) -> Result<bool, NoMemory> {
+        // SAFETY: the cursor holds the lock.
+        let Some(source) = (unsafe { self.table.table(from, level, false) })? else { return Ok(false) };
+        // SAFETY: the cursor holds the lock.
+        let Some(target) = (unsafe { self.table.table(to, level, true) })? else { return Ok(false) };
+        // SAFETY: U1; the cursor holds the lock.
+        let new = unsafe { &table_at(target).0[pte::index(to, level)] };
+        if new.load(Ordering::Relaxed) != 0 {
+            return Ok(false);
+        }
+        // SAFETY: U1; the cursor holds the lock.
+        let old = unsafe { &table_at(source).0[pte::index(from, level)] };
+        new.store(old.swap(0, Ordering::AcqRel), Ordering::Release);
+        count(target, 1);
+        self.leaf = (u64::MAX, 0);
+        self.need_flush(from);
+        self.need_flush(from + pte::span(level) - PAGE_SIZE as u64);
+        if count(source, -1) == 0 {
+            self.drop_tables(from, level + 1);
+        }
+        Ok(true)
+    }
+
+    /// Moves entries one by one, up to the end of a level-1 table here or there. As `relocate_part`.
+    fn relocate_leaves(&mut self, first: u64, leaf: u64, shift: u64) -> Result<(u64, u64), NoMemory> {
+        let room = |addr: u64| pte::span(2) - addr % pte::span(2);
+        let to = first.wrapping_add(shift);
+        let end = self.range.end().min(first + room(first).min(room(to)));
+        let mut target = None;
+        let (mut taken, mut left) = (0, nr_entries(leaf));
+        for addr in (first..end).step_by(PAGE_SIZE) {
+            if left == 0 {
+                break;
+            }
+            if self.slot(leaf, addr).load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            left -= 1;
+            let into = match target {
+                Some(into) => into,
+                // SAFETY: the cursor holds the lock.
+                None => *target.insert(unsafe { self.table.leaf_table(to, true) }?.ok_or(NoMemory)?),
+            };
+            let entry = self.slot(leaf, addr).swap(0, Ordering::AcqRel);
+            if entry & pte::PRESENT != 0 {
+                self.need_flush(addr);
+            }
+            self.replace(addr.wrapping_add(shift), into, entry);
+            taken += 1;
+        }
+        if taken > 0 {
+            self.shrink(first, leaf, taken);
+        }
+        Ok((end, (end - first) / PAGE_SIZE as u64))
     }
 
     /// Changes the flags of an entry with a frame (accessed and dirty are kept); `false` when there is none.

@@ -111,8 +111,19 @@ impl PageTable {
     ///
     /// 1. The caller holds the lock (or the table alone).
     pub(super) unsafe fn leaf_table(&self, addr: u64, make: bool) -> Result<Option<u64>, NoMemory> {
+        // SAFETY: 1.
+        unsafe { self.table(addr, 1, make) }
+    }
+
+    /// The table of `level` for `addr`; made when missing if `make`.
+    ///
+    /// # Safety
+    ///
+    /// 1. The caller holds the lock (or the table alone).
+    #[inline]
+    pub(super) unsafe fn table(&self, addr: u64, level: u32, make: bool) -> Result<Option<u64>, NoMemory> {
         let mut table = self.root;
-        for level in (2..=4).rev() {
+        for level in (level + 1..=4).rev() {
             // SAFETY: `table` is the root or came from an entry of this table (U1); the lock by 1.
             let slot = unsafe { &table_at(table).0[pte::index(addr, level)] };
             let entry = slot.load(Ordering::Relaxed);
@@ -130,6 +141,21 @@ impl PageTable {
             table = new;
         }
         Ok(Some(table))
+    }
+
+    /// Moves the entries of `from` to the same places of `to`, which is as long, apart from it, and maps nothing.
+    ///
+    /// Where both ends are aligned alike whole tables change hands, so the cost is that of the tables and not of the
+    /// pages. On `NoMemory` a part was moved; the same call goes on with the rest.
+    pub fn move_range(&self, from: PageRange, to: PageRange) -> Result<(), NoMemory> {
+        assert!(from.len() == to.len() && from.intersect(&to).is_none(), "not a place to move to");
+        let shift = to.start().wrapping_sub(from.start());
+        let mut at = from.start();
+        while at < from.end() {
+            // A piece at a time: the lock is never held for long.
+            at = self.cursor(from).relocate(at, shift)?;
+        }
+        Ok(())
     }
 
     /// Copies the entries of `range` to `child`, as fork does. `child` is not in use yet.
