@@ -20,7 +20,8 @@ pub(super) fn cmdline(out: &mut Text) -> Result<()> {
 
 /// /proc/version.
 pub(super) fn version(out: &mut Text) -> Result<()> {
-    put!(out, "Linux version {} (keel@keel) (rustc, Rust 2024) {}\n", ns::uts::RELEASE, ns::uts::VERSION);
+    const COMPILER: &str = env!("KEEL_COMPILER");
+    put!(out, "Linux version {} (keel@keel) ({COMPILER}) {}\n", ns::uts::RELEASE, ns::uts::VERSION);
     Ok(())
 }
 
