@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod coverage;
 mod cpio;
 mod debian;
 mod exec;
@@ -70,6 +71,8 @@ enum Verb {
     Test(test::TestArgs),
     /// Check format, lints, documentation, layers and the unsafe rule
     Check,
+    /// Write docs/compatibility.md from the table of system calls
+    Coverage,
     /// Build the documentation
     Doc,
     /// Remove what was built
@@ -134,6 +137,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => return test::run(&args),
         Verb::Setup => setup::run()?,
         Verb::Check => return check::run(),
+        Verb::Coverage => coverage::write()?,
         Verb::Doc => check::doc()?,
         Verb::Clean { all } => clean(all)?,
         Verb::Gdb(args) => return interactive::gdb(&args.guest),

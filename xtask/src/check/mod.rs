@@ -3,10 +3,11 @@
 //! ```text
 //!   format   rustfmt --check              layers  edges between crates are those of ARCHITECTURE.md
 //!   lints    clippy, warnings denied      unsafe  forbidden outside of hal; hal's size is shown
-//!   docs     rustdoc, warnings denied
+//!   docs     rustdoc, warnings denied       dependencies, coverage: the pages of these names are up to date
 //! ```
 //! Every check runs, whatever the one before found.
 
+mod dependencies;
 mod layers;
 mod safety;
 
@@ -14,19 +15,21 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-use crate::{paths, toolchain, ui};
+use crate::{coverage, paths, toolchain, ui};
 
 /// One check: a note on success.
 type Check = fn() -> Result<String>;
 
 /// Runs all checks; the result is a failure when one failed.
 pub fn run() -> Result<ExitCode> {
-    let checks: [(&str, Check); 5] = [
+    let checks: [(&str, Check); 7] = [
         ("format", format),
         ("lints", lints),
         ("docs", docs),
         ("layers", layers::run),
         ("unsafe", safety::run),
+        ("dependencies", dependencies::run),
+        ("coverage", coverage::check),
     ];
     let mut failed = 0;
     for (name, check) in checks {

@@ -33,7 +33,9 @@ const CASES: [Case; 8] = [
     Case { name: "an unknown parameter is ignored", append: "nonsense=1 foo.bar quux", ..RIGHT },
     Case {
         name: "an initramfs of garbage is told, then there is no init",
-        spoil: |initrd| fs::write(initrd, b"this is no archive at all, whatever its length is").map_err(Into::into),
+        spoil: |initrd| {
+            fs::write(initrd, b"this is no archive at all, whatever its length is").map_err(Into::into)
+        },
         expect: &["(?i)initramfs: ", "Kernel panic.*init"],
         ..RIGHT
     },
@@ -114,7 +116,11 @@ fn boot(platform: &Platform, case: &Case) -> Result<()> {
         let found = Regex::new(pattern)?.is_match(&text);
         anyhow::ensure!(found, "nothing matches {pattern}; the console showed:\n{text}");
     }
-    anyhow::ensure!(ended, "the machine did not end within {} s; the console showed:\n{text}", LIMIT.as_secs());
+    anyhow::ensure!(
+        ended,
+        "the machine did not end within {} s; the console showed:\n{text}",
+        LIMIT.as_secs()
+    );
     Ok(())
 }
 

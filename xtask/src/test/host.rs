@@ -29,17 +29,25 @@ pub fn run(tally: &Tally) -> Result<()> {
     let programs = build()?;
     step.done(&format!("{} programs", programs.len()));
     for program in &programs {
-        run_tries(tally, &|| {
-            let mut test = with_time_limit(PROGRAM_LIMIT_S, &Command::new(&program.file));
-            test.current_dir(&program.folder);
-            test
-        }, &program.name);
+        run_tries(
+            tally,
+            &|| {
+                let mut test = with_time_limit(PROGRAM_LIMIT_S, &Command::new(&program.file));
+                test.current_dir(&program.folder);
+                test
+            },
+            &program.name,
+        );
     }
-    run_tries(tally, &|| {
-        let mut cargo = with_time_limit(DOC_LIMIT_S, &cargo_test());
-        cargo.args(["--doc", "--no-fail-fast"]);
-        cargo
-    }, "doc");
+    run_tries(
+        tally,
+        &|| {
+            let mut cargo = with_time_limit(DOC_LIMIT_S, &cargo_test());
+            cargo.args(["--doc", "--no-fail-fast"]);
+            cargo
+        },
+        "doc",
+    );
     Ok(())
 }
 
@@ -74,7 +82,8 @@ fn build() -> Result<Vec<Program>> {
             if let Message::CompilerArtifact(artifact) = message?
                 && let (true, Some(file)) = (artifact.profile.test, artifact.executable)
             {
-                let folder = artifact.manifest_path.parent().map_or_else(paths::repo, |p| p.as_std_path().into());
+                let folder =
+                    artifact.manifest_path.parent().map_or_else(paths::repo, |p| p.as_std_path().into());
                 programs.push(Program { name: program_name(file.as_str()), file: file.into(), folder });
             }
         }
@@ -104,7 +113,9 @@ fn run_tries(tally: &Tally, command: &dyn Fn() -> Command, name: &str) {
             continue;
         }
         for (name, verdict) in &verdicts {
-            if let Some((_, before)) = first.iter().find(|(n, _)| n == name).filter(|_| tally.expects(name, verdict)) {
+            if let Some((_, before)) =
+                first.iter().find(|(n, _)| n == name).filter(|_| tally.expects(name, verdict))
+            {
                 tally.note_flaky(name, before);
             }
             tally.note(name, verdict.clone());
@@ -163,7 +174,10 @@ fn output_of(command: &mut Command) -> Result<(String, bool)> {
 /// The same command, ended by timeout(1) when it takes too long.
 fn with_time_limit(seconds: u32, command: &Command) -> Command {
     let mut limited = Command::new("timeout");
-    limited.args(["--kill-after=10", &seconds.to_string()]).arg(command.get_program()).args(command.get_args());
+    limited
+        .args(["--kill-after=10", &seconds.to_string()])
+        .arg(command.get_program())
+        .args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => limited.env(name, value),

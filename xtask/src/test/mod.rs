@@ -97,7 +97,9 @@ impl fmt::Display for Platform {
 
 /// Whether a filter begins with the name of a kind of test.
 fn names_a_group(filter: &str) -> bool {
-    ["host/", "machine/", "boot/", "user/", "scenario/", "session/"].iter().any(|group| filter.starts_with(group))
+    ["host/", "machine/", "boot/", "user/", "scenario/", "session/"]
+        .iter()
+        .any(|group| filter.starts_with(group))
 }
 
 /// Runs the chosen tests.
@@ -168,8 +170,10 @@ fn run_guests(tally: &Tally, groups: VecDeque<Group>) {
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         std::thread::scope(|scope| {
             for _ in 0..at_once {
-                scope.spawn(|| while let Some(group) = next() {
-                    run_group(tally, &group);
+                scope.spawn(|| {
+                    while let Some(group) = next() {
+                        run_group(tally, &group);
+                    }
                 });
             }
         });

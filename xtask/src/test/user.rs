@@ -26,7 +26,8 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     fs::copy(&program, share.join("user-tests"))?;
     let mut guest = platform.guest("tiny", Some(1024));
     guest.share = Some(share.clone());
-    let result = batch::run(tally, &format!("user/{platform}"), &guest, names, PATIENCE, &mut Ktap::default());
+    let result =
+        batch::run(tally, &format!("user/{platform}"), &guest, names, PATIENCE, &mut Ktap::default());
     let _ = fs::remove_dir_all(share);
     result
 }
