@@ -1,5 +1,9 @@
 //! Keel, the kernel binary: the boot order and the glue between hal and the floors above it.
+//!
+//! Unsafe code is denied, not forbidden as elsewhere: `hal::entry!` expands to the one symbol that hal
+//! looks for by name, whose attribute counts as unsafe.
 #![cfg_attr(target_os = "none", no_std, no_main)]
+#![deny(unsafe_code)]
 
 extern crate alloc;
 
