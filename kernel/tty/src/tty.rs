@@ -353,12 +353,17 @@ impl Tty {
         if ldisc.is_canonical() && !ldisc.is_ready(1) { CHUNK } else { ldisc.room() }
     }
 
-    /// Runs one piece of input through the line discipline; returns the signals to send.
-    fn interpret(&self, bytes: &[u8]) -> ArrayVec<u32, 8> {
-        let mut signals = ArrayVec::<u32, 8>::new();
+    /// Runs input through the line discipline up to the first signal; returns how much that was, and the signal.
+    ///
+    /// It stops there because the signal comes before what is typed after it: a reader that gets the rest of the
+    /// line has had the signal.
+    fn interpret(&self, bytes: &[u8]) -> (usize, Option<u32>) {
         let mut echo = ArrayVec::<u8, { 4 * CHUNK }>::new();
         let mut ldisc = self.ldisc.lock();
+        let mut signal = None;
+        let mut done = 0;
         for &byte in bytes {
+            done += 1;
             // The longest echo of one byte is an erased line: send it by itself.
             let action = ldisc.receive(byte, &mut |b| {
                 if echo.is_full() {
@@ -371,30 +376,32 @@ impl Tty {
                 Action::None => continue,
                 Action::StopOutput => self.stop_output(),
                 Action::StartOutput => self.start_output(),
-                Action::Signal(signal) => {
+                Action::Signal(number) => {
                     if ldisc.flushes_on_signal() {
                         self.line.flush_output();
                     }
-                    // More than eight in one piece are repetitions.
-                    let _ = signals.try_push(signal);
+                    signal = Some(number);
+                    break;
                 }
             }
         }
         self.line.write(&echo);
-        signals
+        (done, signal)
     }
 }
 
 impl Receiver for Tty {
     fn receive(&self, bytes: &[u8]) {
-        for chunk in bytes.chunks(CHUNK) {
-            let signals = self.interpret(chunk);
-            self.input_wait.wake_all();
-            for signal in signals {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (done, signal) = self.interpret(&rest[..rest.len().min(CHUNK)]);
+            rest = &rest[done..];
+            if let Some(signal) = signal {
                 self.signal_foreground(SigInfo::kernel(signal));
                 self.output_wait.wake_all();
             }
         }
+        self.input_wait.wake_all();
     }
 
     fn output_drained(&self) {
