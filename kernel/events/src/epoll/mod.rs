@@ -26,6 +26,8 @@
 //! Sources: epoll(7), epoll_ctl(2), epoll_wait(2).
 
 mod ready;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
