@@ -32,7 +32,8 @@ pub(crate) struct Sent {
 
 /// Reads control messages.
 ///
-/// `ENOBUFS`: too many bytes. `EINVAL`: a malformed or unknown message, or too many descriptors. `EBADF`. `EPERM`:
+/// `ENOBUFS`: too many bytes. `EINVAL`: a malformed or unknown message, or too many descriptors. `EBADF`.
+/// `ETOOMANYREFS`: the user has more files in messages than descriptors are allowed. `EPERM`:
 /// credentials that are not the caller's. `EFAULT`.
 pub(crate) fn parse(caller: &Caller, control: UserAddr, len: u64) -> Result<Sent> {
     let mut sent = Sent::default();
@@ -69,6 +70,10 @@ pub(crate) fn parse(caller: &Caller, control: UserAddr, len: u64) -> Result<Sent
 fn read_rights(caller: &Caller, data: UserAddr, count: usize, rights: &mut Vec<Arc<File>>) -> Result<()> {
     if count > SCM_MAX_FD - rights.len() {
         return Err(Errno::EINVAL);
+    }
+    let is_privileged = || caller.cred.capable(Cap::SYS_RESOURCE) || caller.cred.capable(Cap::SYS_ADMIN);
+    if net_unix::in_flight_of(caller.cred.euid) > caller::nofile() && !is_privileged() {
+        return Err(Errno::ETOOMANYREFS);
     }
     for index in 0..count as u64 {
         let fd: i32 = user::read(UserAddr(data.0.wrapping_add(index * 4)))?;

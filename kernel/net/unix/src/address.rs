@@ -66,9 +66,10 @@ fn to_address(name: &[u8], end: &[u8]) -> Address {
     bytes.into()
 }
 
-static PATHS: SpinLock<BTreeMap<usize, Weak<UnixSocket>>> = SpinLock::new("unix.paths", BTreeMap::new());
-static ABSTRACT: SpinLock<BTreeMap<(SockType, Vec<u8>), Weak<UnixSocket>>> =
-    SpinLock::new("unix.abstract", BTreeMap::new());
+type Table<K> = SpinLock<BTreeMap<K, Weak<UnixSocket>>>;
+
+static PATHS: Table<usize> = SpinLock::new("unix.paths", BTreeMap::new());
+static ABSTRACT: Table<(SockType, Vec<u8>)> = SpinLock::new("unix.abstract", BTreeMap::new());
 
 /// A name that a socket has taken; dropping it gives it back.
 pub(crate) enum Binding {

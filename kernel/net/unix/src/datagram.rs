@@ -47,7 +47,7 @@ impl UnixSocket {
         let from = self.inner.lock().local.clone();
         let cred = creds.unwrap_or_else(net_core::identity);
         let mut packet = Packet::take(&self.out, data, len, cred, from)?;
-        packet.rights = Rights::new(rights);
+        packet.rights = Rights::new(rights, net_core::identity().uid);
         let other = match (peer, name, walk) {
             (Some(peer), ..) => peer,
             (None, Some(name), Some(walk)) => address::find(walk, name, self.kind)?,

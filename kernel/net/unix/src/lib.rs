@@ -48,6 +48,7 @@ use alloc::sync::Arc;
 use abi::{Errno, Result};
 use net_core::{SockType, Socket};
 
+pub use rights::in_flight_of;
 pub use socket::{State, UnixSocket};
 
 /// `AF_UNIX` as the protocol argument of socket(2).

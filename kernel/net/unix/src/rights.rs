@@ -33,6 +33,15 @@ struct InFlight {
     count: usize,
 }
 
+/// Files in messages, by the user who sent them. A user with no more than `RLIMIT_NOFILE` of them cannot use messages
+/// to hold more open files than that many descriptors would.
+static BY_USER: SpinLock<BTreeMap<u32, usize>> = SpinLock::new("unix.rights.user", BTreeMap::new());
+
+/// How many files user `uid` has in messages.
+pub fn in_flight_of(uid: u32) -> usize {
+    BY_USER.lock().get(&uid).copied().unwrap_or(0)
+}
+
 /// Sockets whose files are in messages, by the address of the socket.
 static INFLIGHT: SpinLock<BTreeMap<usize, InFlight>> = SpinLock::new("unix.inflight", BTreeMap::new());
 
@@ -48,11 +57,18 @@ fn key(socket: &UnixSocket) -> usize {
 
 /// Open files in a message that is under way.
 #[derive(Default)]
-pub(crate) struct Rights(Vec<Arc<File>>);
+pub(crate) struct Rights {
+    files: Vec<Arc<File>>,
+    /// Who sent them.
+    uid: u32,
+}
 
 impl Rights {
-    /// Puts files into a message.
-    pub(crate) fn new(files: Vec<Arc<File>>) -> Self {
+    /// Puts files into a message of user `uid`.
+    pub(crate) fn new(files: Vec<Arc<File>>, uid: u32) -> Self {
+        if !files.is_empty() {
+            *BY_USER.lock().entry(uid).or_default() += files.len();
+        }
         for file in &files {
             let Some(socket) = unix_socket(file) else { continue };
             let mut inflight = INFLIGHT.lock();
@@ -63,17 +79,26 @@ impl Rights {
             });
             entry.count += 1;
         }
-        Self(files)
+        Self { files, uid }
     }
 
     /// Whether the message carries none.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.files.is_empty()
     }
 
     /// Takes them out of the message.
     pub(crate) fn take(&mut self) -> Vec<Arc<File>> {
-        let files = core::mem::take(&mut self.0);
+        let files = core::mem::take(&mut self.files);
+        if !files.is_empty() {
+            let mut by_user = BY_USER.lock();
+            let left = by_user.get(&self.uid).map_or(0, |count| count.saturating_sub(files.len()));
+            if left > 0 {
+                by_user.insert(self.uid, left);
+            } else {
+                by_user.remove(&self.uid);
+            }
+        }
         for file in &files {
             let Some(socket) = unix_socket(file) else { continue };
             let mut inflight = INFLIGHT.lock();
@@ -88,7 +113,7 @@ impl Rights {
 
     /// The same files for one who only looks.
     pub(crate) fn peek(&self) -> Vec<Arc<File>> {
-        self.0.clone()
+        self.files.clone()
     }
 }
 
@@ -156,7 +181,7 @@ fn carried_by(socket: &UnixSocket) -> Vec<usize> {
 
 fn collect_keys<'a>(packets: impl Iterator<Item = &'a Packet>, keys: &mut Vec<usize>) {
     keys.extend(
-        packets.flat_map(|packet| packet.rights.0.iter()).filter_map(|file| unix_socket(file)).map(key),
+        packets.flat_map(|packet| packet.rights.files.iter()).filter_map(|file| unix_socket(file)).map(key),
     );
 }
 

@@ -348,8 +348,7 @@ impl Socket for UnixSocket {
             End::Local => self.inner.lock().local.clone(),
             End::Peer => {
                 let peer = self.peer().ok_or(Errno::ENOTCONN)?;
-                let name = peer.inner.lock().local.clone();
-                name
+                peer.inner.lock().local.clone()
             }
         };
         Ok(name.map_or_else(address::unnamed, |name| name.to_vec()))

@@ -90,7 +90,7 @@ impl UnixSocket {
         let limit = (self.options().sndbuf() / 2).saturating_sub(64).clamp(1, MAX_PACKET);
         let len = data.remaining().min(limit);
         let mut packet = Packet::take(&self.out, data, len, cred, from)?;
-        packet.rights = Rights::new(rights.take().unwrap_or_default());
+        packet.rights = Rights::new(rights.take().unwrap_or_default(), net_core::identity().uid);
         let mut theirs = peer.inner.lock();
         if theirs.state == State::Dead || theirs.shut.receive {
             drop(theirs);
