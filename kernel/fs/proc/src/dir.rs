@@ -8,7 +8,7 @@ use vfs::listing::ino_of;
 use vfs::{Inode, InodeFlags, InodeInit, InodeOps};
 
 /// What a new inode is.
-pub(crate) struct New<'a> {
+pub(crate) struct Fresh<'a> {
     pub(crate) dir: &'a Inode,
     pub(crate) name: &'a [u8],
     /// Type and permissions.
@@ -17,9 +17,9 @@ pub(crate) struct New<'a> {
     pub(crate) flags: InodeFlags,
 }
 
-impl<'a> New<'a> {
+impl<'a> Fresh<'a> {
     /// Root's, without flags.
-    pub(crate) fn new(dir: &'a Inode, name: &'a [u8], mode: u32) -> Self {
+    pub(crate) fn root_owned(dir: &'a Inode, name: &'a [u8], mode: u32) -> Self {
         Self { dir, name, mode, owner: (0, 0), flags: InodeFlags::empty() }
     }
 

@@ -14,7 +14,7 @@ use vfs::put;
 use vfs::text::{Content, Text, TextFile};
 use vfs::{FileOps, Inode, InodeFlags, InodeOps, OpenRequest};
 
-use crate::dir::{DIR, LINK, New};
+use crate::dir::{DIR, Fresh, LINK};
 
 /// Makes the text of a file.
 pub(crate) type Show = fn(&mut Text) -> Result<()>;
@@ -93,7 +93,7 @@ pub(crate) fn find(entries: &'static [Entry], name: &[u8]) -> Option<&'static En
 
 /// Makes the inode of a table's entry.
 pub(crate) fn make(dir: &Inode, entry: &'static Entry) -> Arc<Inode> {
-    let mut new = New::new(dir, entry.name.as_bytes(), entry.kind.mode());
+    let mut new = Fresh::root_owned(dir, entry.name.as_bytes(), entry.kind.mode());
     if entry.kind.is_tunable() {
         new.flags = InodeFlags::OWN_PERMISSION;
     }

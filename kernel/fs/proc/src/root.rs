@@ -11,7 +11,7 @@ use vfs::inode::{Link, SetAttr};
 use vfs::listing::{DirFile, Each, Listing};
 use vfs::{FileOps, Inode, InodeOps, OpenRequest};
 
-use crate::dir::{DIR, LINK, New};
+use crate::dir::{DIR, Fresh, LINK};
 use crate::node;
 use crate::pid::{self, Target};
 use crate::system::ENTRIES;
@@ -30,7 +30,7 @@ impl InodeOps for Root {
             _ => None,
         };
         if let Some(caller) = caller {
-            return Ok(Some(New::new(dir, name, LINK).make(Box::new(caller))));
+            return Ok(Some(Fresh::root_owned(dir, name, LINK).make(Box::new(caller))));
         }
         if let Some(entry) = node::find(ENTRIES, name) {
             return Ok(Some(node::make(dir, entry)));
@@ -42,7 +42,7 @@ impl InodeOps for Root {
     }
 
     fn revalidate(&self, _dir: &Arc<Inode>, _name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
-        inode.is_some_and(|inode| pid::is_current(inode))
+        inode.is_some_and(pid::is_current)
     }
 
     fn open(&self, _inode: &Arc<Inode>, _request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {

@@ -14,7 +14,7 @@ use vfs::text::{Content, Text, TextFile};
 use vfs::{FileOps, Inode, InodeFlags, InodeOps, OpenRequest, Path};
 
 use super::{DirKind, Entry, Kind, Target, fd, task_dir};
-use crate::dir::{DIR, New};
+use crate::dir::{DIR, Fresh};
 
 impl Entry {
     fn full_mode(&self) -> u32 {
@@ -46,7 +46,7 @@ pub(super) fn make(
     flags: InodeFlags,
     ops: Box<dyn InodeOps>,
 ) -> Arc<Inode> {
-    let mut new = New::new(dir, name, mode);
+    let mut new = Fresh::root_owned(dir, name, mode);
     new.owner = owner_of(task, mode);
     new.flags = flags;
     new.make(ops)

@@ -61,7 +61,7 @@ fn put_kb(out: &mut Text, name: &str, kb: u64) {
 fn put_stats(out: &mut Text, stats: &PageStats, locked: bool) {
     let pss = stats.pss_bytes / 1024;
     let dirty = stats.shared_dirty + stats.private_dirty;
-    let pss_dirty = if stats.rss == 0 { 0 } else { pss * dirty / stats.rss };
+    let pss_dirty = (pss * dirty).checked_div(stats.rss).unwrap_or(0);
     put_kb(out, "Rss:", stats.rss * KB);
     put_kb(out, "Pss:", pss);
     put_kb(out, "Pss_Dirty:", pss_dirty);

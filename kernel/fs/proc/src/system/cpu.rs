@@ -138,7 +138,7 @@ pub(super) fn loadavg(out: &mut Text) -> Result<()> {
     for load in stats::load_average() {
         // Rounded to hundredths.
         let load = load + ONE / 200;
-        put!(out, "{}.{:02} ", load >> stats::LOAD_SHIFT, (load & (ONE - 1)) * 100 >> stats::LOAD_SHIFT);
+        put!(out, "{}.{:02} ", load >> stats::LOAD_SHIFT, ((load & (ONE - 1)) * 100) >> stats::LOAD_SHIFT);
     }
     let threads: u64 = process::pid::processes().map(|group| u64::from(group.nr_threads())).sum();
     put!(out, "{}/{threads} {}\n", stats::nr_running().max(1), process::pid::last_pid());
