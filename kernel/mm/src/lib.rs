@@ -30,7 +30,7 @@ mod vma;
 pub use fault::{FaultError, FaultKind};
 pub use layout::{Layout, Randomness};
 pub use map::MapRequest;
-pub use mapping::{Mapping, PageSource, Shmem, ShmemObject};
+pub use mapping::{Mapping, PagePart, PageSource, Shmem, ShmemObject};
 pub use protect::OnFault;
 pub use remap::RemapRequest;
 pub use remote::Rights;

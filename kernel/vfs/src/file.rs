@@ -19,7 +19,7 @@ use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::sync::SpinLock;
 use hal::uio::{Dest, Src};
-use mm::{Backing, FileId, Mappable, Mapping};
+use mm::{Backing, FileId, Mappable, Mapping, PagePart};
 use sched::{Mutex, MutexGuard, PollTable};
 use security::Cred;
 
@@ -89,6 +89,9 @@ pub trait DirEmit {
     fn emit(&mut self, name: &[u8], ino: u64, d_type: u8, next: u64) -> bool;
 }
 
+/// Takes a part of a page, or says `false`.
+pub type ShowPart<'a> = dyn FnMut(PagePart) -> bool + 'a;
+
 /// What an open file does. Defaults are what Linux answers for an operation that an object does not have.
 ///
 /// The VFS has checked the access mode and the arguments' ranges.
@@ -114,6 +117,20 @@ pub trait FileOps: Any + Send + Sync {
     fn poll(&self, file: &File, table: &mut PollTable) -> PollEvents {
         let _ = (file, table);
         PollEvents::IN | PollEvents::OUT | PollEvents::RDNORM | PollEvents::WRNORM
+    }
+
+    /// What [`FileOps::poll`] would tell without registering, if that needs no lock that sleeps. It is asked with
+    /// spinlocks held.
+    fn ready(&self, file: &File) -> Option<PollEvents> {
+        let _ = file;
+        None
+    }
+
+    /// Shows `each` the pages with the `len` bytes from `pos` on, and where in each page they are, until it says
+    /// `false`; gives the number of bytes shown. 0 where there is nothing to share: then the bytes can only be read.
+    fn share(&self, file: &File, pos: u64, len: usize, each: &mut ShowPart<'_>) -> Result<usize> {
+        let _ = (file, pos, len, each);
+        Ok(0)
     }
 
     /// A request of ioctl(2) that the VFS does not know.

@@ -37,8 +37,8 @@ pub mod xattr;
 
 pub use dcache::{limit as dentry_limit, nr_dentries, shrink as shrink_dentries};
 pub use dentry::Dentry;
-pub use fdtable::{FdFlags, FdTable};
-pub use file::{DirEmit, File, FileMode, FileOps, ReleaseWatch, SyncMode, Whence};
+pub use fdtable::{FdFlags, FdTable, Held};
+pub use file::{DirEmit, File, FileMode, FileOps, ReleaseWatch, ShowPart, SyncMode, Whence};
 pub use fs_context::{FsContext, WalkContext};
 pub use inode::{Inode, InodeFlags, InodeInit, InodeOps, Link, NewInode, OpenRequest, SetAttr};
 pub use mount::{Mount, MountFlags, MountNs};

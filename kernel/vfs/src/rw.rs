@@ -16,7 +16,7 @@ use hal::PAGE_SIZE;
 use hal::uio::{Dest, Src};
 use security::Cap;
 
-use crate::file::{File, FileMode, Whence};
+use crate::file::{File, FileMode, ShowPart, Whence};
 use crate::inode::{FileKind, Inode, InodeFlags, SetAttr};
 use crate::mount::MountFlags;
 use crate::notify::{self, Event};
@@ -59,6 +59,13 @@ fn read_at(file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
     }
     limit_count(dst.remaining(), |max| dst.truncate(max));
     let done = file.ops().read(file, dst, pos)?;
+    accessed(file, done);
+    Ok(done)
+}
+
+/// Notes that `done` bytes were read.
+#[inline]
+fn accessed(file: &File, done: usize) {
     if !file.inode().flags().contains(InodeFlags::ANONYMOUS) {
         if !file.flags().contains(OpenFlags::NOATIME) {
             touch_atime(file.path());
@@ -66,6 +73,16 @@ fn read_at(file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
         if done > 0 {
             notify::path_event(file.path(), Event::ACCESS);
         }
+    }
+}
+
+/// As a read at `pos` that takes references to pages, through [`FileOps::share`]; 0: the bytes have to be read.
+///
+/// [`FileOps::share`]: crate::file::FileOps::share
+pub(crate) fn share_at(file: &File, pos: u64, len: usize, each: &mut ShowPart<'_>) -> Result<usize> {
+    let done = file.ops().share(file, pos, len, each)?;
+    if done > 0 {
+        accessed(file, done);
     }
     Ok(done)
 }

@@ -1,6 +1,7 @@
 //! Moving data between files without a user buffer: sendfile(2), copy_file_range(2), splice(2), tee(2).
 //!
-//! All go through one kernel buffer. Pipes here hold bytes, not pages, so there is nothing to pass by reference.
+//! Into a pipe go references to the pages of a file that has them, as far as the pipe takes them. Everything else goes
+//! through one kernel buffer.
 //!
 //! Sources: sendfile(2), copy_file_range(2), splice(2), tee(2).
 
@@ -10,11 +11,15 @@ use alloc::vec::Vec;
 use abi::fs::OpenFlags;
 use abi::{Errno, Result};
 use hal::uio::{Dest, Src};
+use mm::PagePart;
+use smallvec::SmallVec;
 
 use crate::file::{File, FileMode};
 use crate::pipe::{Blocking, Pipe, PipeEnd};
 use crate::rw;
 
+/// Pages that are shared at once.
+const PARTS: usize = 16;
 /// The buffer's size.
 const CHUNK: usize = 64 * 1024;
 
@@ -59,6 +64,30 @@ impl End<'_> {
         }
     }
 
+    /// Puts references to at most `max` bytes into `sink`, which has room; how many. 0: they have to be copied.
+    fn share(&mut self, sink: &Pipe, max: usize) -> Result<usize> {
+        let locked = if self.offset.is_none() { self.file.lock_pos() } else { None };
+        let pos = match &self.offset {
+            Some(offset) => u64::try_from(**offset).map_err(|_| Errno::EINVAL)?,
+            None => self.file.pos(),
+        };
+        let mut parts: SmallVec<[PagePart; PARTS]> = SmallVec::new();
+        rw::share_at(self.file, pos, max, &mut |part| {
+            parts.push(part);
+            parts.len() < PARTS
+        })?;
+        if parts.is_empty() {
+            return Ok(0);
+        }
+        let done = sink.put_pages(parts)?;
+        match &mut self.offset {
+            Some(offset) => **offset += done as i64,
+            None if locked.is_some() => self.file.set_pos(pos + done as u64),
+            None => {}
+        }
+        Ok(done)
+    }
+
     fn pipe(&self) -> Option<&Arc<Pipe>> {
         self.file.ops_as::<PipeEnd>().map(|end| end.pipe())
     }
@@ -71,10 +100,28 @@ fn buffer(len: usize) -> Result<Vec<u8>> {
     Ok(buf)
 }
 
+/// Puts up to `count` bytes of `from` into `to` by reference if that is a pipe; gives how many.
+fn share(from: &mut End<'_>, to: &End<'_>, count: usize) -> Result<usize> {
+    let Some(sink) = to.pipe() else { return Ok(0) };
+    let mut total = 0;
+    while total < count {
+        let result = sink
+            .wait_for_room(Blocking::from_flags(to.file.flags()))
+            .and_then(|room| from.share(sink, room.min(count - total)));
+        match result {
+            Ok(0) => break,
+            Ok(done) => total += done,
+            Err(_) if total > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(total)
+}
+
 /// Copies up to `count` bytes from `from`, which has positions, to `to`.
 fn copy(from: &mut End<'_>, to: &mut End<'_>, count: usize, fsize: u64) -> Result<usize> {
-    let mut buf = buffer(count)?;
-    let mut total = 0;
+    let mut total = share(from, to, count)?;
+    let mut buf = buffer(count - total)?;
     while total < count {
         let want = buf.len().min(count - total);
         let got = match from.read(&mut buf[..want]) {
@@ -201,6 +248,10 @@ pub fn splice(from: &mut End<'_>, to: &mut End<'_>, count: usize, flags: u32, fs
         }
         (None, Some(sink)) => {
             let room = sink.wait_for_room(blocking(to.file, flags))?;
+            let shared = from.share(&sink, count.min(room))?;
+            if shared > 0 {
+                return Ok(shared);
+            }
             let mut buf = buffer(count.min(room))?;
             let got = from.read(&mut buf)?;
             let done = to.write(&buf[..got], fsize)?;

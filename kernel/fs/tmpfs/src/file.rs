@@ -8,7 +8,7 @@ use abi::{Errno, Result};
 use hal::sync::LazyLock;
 use hal::uio::{Dest, Src};
 use vfs::readdir::emit_dots;
-use vfs::{DirEmit, File, FileOps, SyncMode};
+use vfs::{DirEmit, File, FileOps, ShowPart, SyncMode};
 
 use crate::inode::{sealed, table};
 use crate::memfd::Seals;
@@ -34,6 +34,10 @@ impl FileOps for Regular {
         let (seals, mapping) = sealed(file.inode()).ok_or(Errno::EINVAL)?;
         Seals::check_write(seals.load(Relaxed), mapping.size(), pos, src)?;
         mapping.write(pos, src)
+    }
+
+    fn share(&self, file: &File, pos: u64, len: usize, each: &mut ShowPart<'_>) -> Result<usize> {
+        file.inode().mapping().ok_or(Errno::EINVAL)?.share(pos, len, each)
     }
 
     fn fsync(&self, _file: &File, _mode: SyncMode) -> Result<()> {

@@ -10,6 +10,17 @@ use crate::counters;
 use crate::oom;
 use core::sync::atomic::Ordering;
 
+/// Bytes within a page of a file.
+#[derive(Clone, Debug)]
+pub struct PagePart {
+    /// The page.
+    pub frame: Frame,
+    /// Where in it they begin.
+    pub offset: usize,
+    /// How many they are.
+    pub len: usize,
+}
+
 /// The offset of `pos` in its page.
 fn in_page(pos: u64) -> usize {
     (pos % PAGE_SIZE as u64) as usize
@@ -45,6 +56,29 @@ impl Mapping {
             }
         }
         Ok(done)
+    }
+
+    /// Shows `each` the pages of the `len` bytes from `pos` on, until it says `false`, the file ends or has a hole;
+    /// gives the number of bytes shown. May sleep.
+    pub fn share(&self, pos: u64, len: usize, each: &mut dyn FnMut(PagePart) -> bool) -> Result<usize> {
+        let end = self.size().min(pos.saturating_add(len as u64));
+        let mut at = pos;
+        while at < end {
+            for page in self.get_batch(at >> PAGE_SHIFT, end.div_ceil(PAGE_SIZE as u64)) {
+                let frame = match (page, &self.source) {
+                    (Some(frame), _) => frame,
+                    (None, Source::Shmem(_)) => return Ok((at - pos) as usize),
+                    (None, Source::Pages(_)) => self.get_or_fill(at >> PAGE_SHIFT)?,
+                };
+                let offset = in_page(at);
+                let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(PAGE_SIZE - offset);
+                at += len as u64;
+                if !each(PagePart { frame, offset, len }) {
+                    return Ok((at - pos) as usize);
+                }
+            }
+        }
+        Ok((at - pos) as usize)
     }
 
     /// Copies `len` bytes at `offset` of page `idx`, which is `page` when it was found cached.

@@ -29,6 +29,7 @@ pub mod radix;
 mod shmem;
 pub(crate) mod truncate;
 
+pub use io::PagePart;
 pub use shmem::{Shmem, ShmemObject};
 
 use alloc::boxed::Box;

@@ -29,6 +29,7 @@ use abi::poll::PollEvents;
 use abi::{Errno, Result};
 use hal::PAGE_SIZE;
 use hal::uio::{Dest, Src};
+use mm::PagePart;
 use sched::{Interruptible, Mutex, WaitQueue};
 use security::{Cap, Cred};
 
@@ -234,6 +235,24 @@ impl Pipe {
         let room = ring.free();
         self.mirror(&ring);
         drop(ring);
+        self.wake_after_write(was_empty, done, room);
+        Ok(done)
+    }
+
+    /// Queues parts of pages by reference; gives the number of bytes. 0: they have to be copied. May sleep.
+    pub(crate) fn put_pages(&self, parts: impl IntoIterator<Item = PagePart>) -> Result<usize> {
+        let mut ring = self.ring.lock();
+        let was_empty = ring.len() == 0;
+        let done = ring.put_pages(parts)?;
+        let room = ring.free();
+        self.mirror(&ring);
+        drop(ring);
+        self.wake_after_write(was_empty, done, room);
+        Ok(done)
+    }
+
+    /// Wakes whom a write of `done` bytes concerns; `room` is left.
+    fn wake_after_write(&self, was_empty: bool, done: usize, room: usize) {
         if was_empty && done > 0 {
             self.read_wait.wake_one();
         } else if done > 0 {
@@ -243,7 +262,6 @@ impl Pipe {
         if room >= PIPE_BUF {
             self.write_wait.wake_one();
         }
-        Ok(done)
     }
 
     fn wait_writable(&self, need: usize, blocking: Blocking) -> Result<()> {

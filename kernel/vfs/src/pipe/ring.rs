@@ -1,13 +1,15 @@
-//! The bytes of a pipe: a ring on the heap that grows with its content.
+//! The bytes of a pipe: a ring on the heap that grows with its content, behind pages that splice(2) put in.
 //!
 //! Linux keeps a pipe's bytes in up to 16 pages. The ring gives the same capacity (16 pages unless fcntl(2)
 //! `F_SETPIPE_SZ` says otherwise), but a pipe that carries little costs little: it starts with [`FIRST`] bytes and
-//! doubles when they are full. In packet mode (`O_DIRECT`, pipe(2)) the boundaries of writes are kept beside it.
+//! doubles when they are full. Pages of files are queued by reference as long as the ring is empty; what comes after
+//! bytes is copied. In packet mode (`O_DIRECT`, pipe(2)) the boundaries of writes are kept beside it.
 //!
 //! # Invariants
 //!
-//! - R1: `len <= store.len() <= capacity`; `store.len()` is a power of two or 0.
+//! - R1: `len - paged <= store.len() <= capacity`; `store.len()` is a power of two or 0.
 //! - R2: if `packets` is not empty, its lengths add up to `len`.
+//! - R3: the lengths of `pages`, none of them 0, add up to `paged`; they come before what is in `store`.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -15,6 +17,7 @@ use alloc::vec::Vec;
 use abi::{Errno, Result};
 use hal::PAGE_SIZE;
 use hal::uio::{Dest, Src};
+use mm::PagePart;
 
 /// Bytes of a ring when the first byte is written.
 const FIRST: usize = 1024;
@@ -29,14 +32,26 @@ struct Packet {
 pub(super) struct Ring {
     store: Vec<u8>,
     head: usize,
+    /// All bytes, those in `pages` included.
     len: usize,
     capacity: usize,
     packets: VecDeque<Packet>,
+    pages: VecDeque<PagePart>,
+    /// Bytes in `pages`.
+    paged: usize,
 }
 
 impl Ring {
     pub(super) const fn new(capacity: usize) -> Self {
-        Self { store: Vec::new(), head: 0, len: 0, capacity, packets: VecDeque::new() }
+        Self {
+            store: Vec::new(),
+            head: 0,
+            len: 0,
+            capacity,
+            packets: VecDeque::new(),
+            pages: VecDeque::new(),
+            paged: 0,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -76,8 +91,13 @@ impl Ring {
         Ok(())
     }
 
+    /// Bytes in `store`.
+    fn stored(&self) -> usize {
+        self.len - self.paged
+    }
+
     fn used(&self) -> (&[u8], &[u8]) {
-        let end = self.head + self.len;
+        let end = self.head + self.stored();
         if end <= self.store.len() {
             (&self.store[self.head..end], &[])
         } else {
@@ -87,13 +107,13 @@ impl Ring {
 
     /// Grows towards room for `more` bytes. Without memory for that, less room remains; none is an error.
     fn make_room(&mut self, more: usize) -> Result<()> {
-        let need = self.len.saturating_add(more).min(self.capacity);
+        let need = self.stored().saturating_add(more).min(self.capacity);
         if need <= self.store.len() {
             return Ok(());
         }
         let size = need.next_power_of_two().max(FIRST).min(self.capacity);
         match self.resize(size) {
-            Err(_) if self.store.len() > self.len => Ok(()),
+            Err(_) if self.store.len() > self.stored() => Ok(()),
             result => result,
         }
     }
@@ -111,8 +131,8 @@ impl Ring {
             self.packets.try_reserve(2).map_err(|_| Errno::ENOMEM)?;
         }
         let size = self.store.len();
-        let want = want.min(size - self.len);
-        let start = (self.head + self.len) & (size - 1);
+        let want = want.min(size - self.stored());
+        let start = (self.head + self.stored()) & (size - 1);
         let first = want.min(size - start);
         let mut done = src.take_bytes(&mut self.store[start..start + first])?;
         if done == first && first < want {
@@ -121,6 +141,30 @@ impl Ring {
         }
         self.record(done, is_packet);
         self.len += done;
+        Ok(done)
+    }
+
+    /// Queues parts of pages by reference, as many as fit and the last perhaps in part; gives the number of bytes.
+    /// 0 when what is queued already wants them to be copied.
+    pub(super) fn put_pages(&mut self, parts: impl IntoIterator<Item = PagePart>) -> Result<usize> {
+        if self.stored() > 0 || !self.packets.is_empty() {
+            return Ok(0);
+        }
+        let slots = self.capacity / PAGE_SIZE;
+        let mut done = 0;
+        for mut part in parts {
+            part.len = part.len.min(self.free());
+            if part.len == 0 || self.pages.len() >= slots {
+                break;
+            }
+            if self.pages.try_reserve(1).is_err() {
+                return if done > 0 { Ok(done) } else { Err(Errno::ENOMEM) };
+            }
+            done += part.len;
+            self.len += part.len;
+            self.paged += part.len;
+            self.pages.push_back(part);
+        }
         Ok(done)
     }
 
@@ -154,28 +198,60 @@ impl Ring {
 
     /// Copies up to `max` bytes of the front out without dropping them.
     pub(super) fn peek(&self, out: &mut [u8]) -> usize {
-        let (first, second) = self.used();
-        let a = first.len().min(out.len());
-        out[..a].copy_from_slice(&first[..a]);
-        let b = second.len().min(out.len() - a);
-        out[a..a + b].copy_from_slice(&second[..b]);
-        a + b
+        let want = self.len.min(out.len());
+        self.copy_out(&mut Dest::kernel(out), want).unwrap_or(0)
     }
 
+    /// Copies the first `want` bytes, or as many as there are, to `dst`. An error only if not one could be written.
     fn copy_out(&self, dst: &mut Dest<'_>, want: usize) -> Result<usize> {
+        let mut done = 0;
+        for part in &self.pages {
+            let len = part.len.min(want - done);
+            match dst.put_frame(&part.frame, part.offset, len) {
+                Ok(copied) if copied == len => done += copied,
+                Ok(copied) => return Ok(done + copied),
+                Err(_) if done > 0 => return Ok(done),
+                Err(fault) => return Err(fault.into()),
+            }
+            if done == want {
+                return Ok(done);
+            }
+        }
         let (first, second) = self.used();
-        let a = first.len().min(want);
-        let mut done = dst.put_bytes(&first[..a])?;
-        if done == a && a < want {
-            done += dst.put_bytes(&second[..want - a]).unwrap_or(0);
+        for piece in [first, second] {
+            let len = piece.len().min(want - done);
+            match dst.put_bytes(&piece[..len]) {
+                Ok(copied) if copied == len => done += copied,
+                Ok(copied) => return Ok(done + copied),
+                Err(_) if done > 0 => return Ok(done),
+                Err(fault) => return Err(fault.into()),
+            }
         }
         Ok(done)
     }
 
+    /// Drops up to `count` bytes of queued pages; how many there were.
+    fn drop_pages(&mut self, count: usize) -> usize {
+        let wanted = count.min(self.paged);
+        let mut left = wanted;
+        while let Some(front) = self.pages.front_mut().filter(|_| left > 0) {
+            let step = front.len.min(left);
+            front.offset += step;
+            front.len -= step;
+            left -= step;
+            if front.len == 0 {
+                self.pages.pop_front();
+            }
+        }
+        self.paged -= wanted;
+        wanted
+    }
+
     /// Drops `count` (at most `len`) bytes of the front.
     pub(super) fn drop_front(&mut self, count: usize) {
+        let from_store = count - self.drop_pages(count);
         self.len -= count;
-        self.head = if self.len == 0 { 0 } else { (self.head + count) & (self.store.len() - 1) };
+        self.head = if self.stored() == 0 { 0 } else { (self.head + from_store) & (self.store.len() - 1) };
         let mut left = count;
         while let Some(front) = self.packets.front_mut() {
             if front.len > left {
@@ -241,6 +317,26 @@ mod tests {
         assert_eq!(get(&mut ring, 2), b"mo");
         assert_eq!(get(&mut ring, 100), b"re");
         assert_eq!(ring.len(), 0);
+    }
+
+    #[test]
+    fn pages_are_queued_before_bytes_and_never_behind_them() {
+        let mut ring = Ring::new(65536);
+        let frame = hal::frame::Frame::alloc_zeroed().unwrap();
+        frame.write(0, &[7; PAGE_SIZE]);
+        let part = |offset, len| PagePart { frame: frame.clone(), offset, len };
+        assert_eq!(ring.put_pages([part(0, 4096), part(10, 20)]), Ok(4116));
+        assert_eq!(put(&mut ring, b"bytes", false), 5);
+        assert_eq!(ring.put_pages([part(0, 1)]), Ok(0));
+        assert_eq!(ring.len(), 4121);
+        let mut seen = [0; 4121];
+        assert_eq!(ring.peek(&mut seen), 4121);
+        assert_eq!((&seen[4100..4116], &seen[4116..]), (&[7; 16][..], &b"bytes"[..]));
+        assert_eq!(get(&mut ring, 4100), vec![7; 4100]);
+        assert_eq!(get(&mut ring, 4100), seen[4100..]);
+        assert_eq!((ring.len(), frame.ref_count()), (0, 1));
+        assert_eq!(ring.put_pages((0..20).map(|_| part(0, 4095))), Ok(16 * 4095));
+        assert_eq!(ring.free(), 16);
     }
 
     #[test]
