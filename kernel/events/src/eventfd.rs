@@ -64,6 +64,14 @@ impl EventFd {
         Some(())
     }
 
+    fn readiness(&self) -> PollEvents {
+        let count = *self.count.lock();
+        let mut events = PollEvents::empty();
+        events.set(PollEvents::IN | PollEvents::RDNORM, count > 0);
+        events.set(PollEvents::OUT | PollEvents::WRNORM, count < MAX);
+        events
+    }
+
     /// Runs `step` until it succeeds. `EAGAIN`, `ERESTARTSYS`.
     fn wait_for<T>(&self, file: &File, mut step: impl FnMut() -> Option<T>) -> Result<T> {
         if let Some(value) = step() {
@@ -116,11 +124,11 @@ impl FileOps for EventFd {
 
     fn poll(&self, _file: &File, table: &mut PollTable) -> PollEvents {
         table.register(&self.wait);
-        let count = *self.count.lock();
-        let mut events = PollEvents::empty();
-        events.set(PollEvents::IN | PollEvents::RDNORM, count > 0);
-        events.set(PollEvents::OUT | PollEvents::WRNORM, count < MAX);
-        events
+        self.readiness()
+    }
+
+    fn ready(&self, _file: &File) -> Option<PollEvents> {
+        Some(self.readiness())
     }
 
     fn show_fdinfo(&self, _file: &File, out: &mut Vec<u8>) {

@@ -6,13 +6,14 @@ use alloc::sync::Arc;
 
 use abi::poll::PollEvents;
 use abi::{Errno, Result};
+use sched::PollTable;
 use smallvec::SmallVec;
 use vfs::{FdTable, File};
 
-use crate::poll::{INLINE, wait_ready};
+use crate::poll::{INLINE, is_over, wait_ready};
 
 /// A set of descriptors: bit `fd % 64` of word `fd / 64`.
-pub type FdSet = SmallVec<[u64; 4]>;
+pub type FdSet = SmallVec<[u64; 16]>;
 
 /// What makes a descriptor readable, writable and exceptional.
 const MEANINGS: [PollEvents; 3] = [
@@ -29,6 +30,73 @@ fn has(set: &Option<FdSet>, fd: usize) -> bool {
     set.as_ref().and_then(|set| set.get(fd / 64)).is_some_and(|word| word & (1 << (fd % 64)) != 0)
 }
 
+/// The word `at` of a set.
+fn word(set: &Option<FdSet>, at: usize) -> u64 {
+    set.as_ref().and_then(|set| set.get(at)).copied().unwrap_or(0)
+}
+
+/// Asks the descriptors in `all`, the union of `asked`, of which `first` is that of bit 0; what is ready of each.
+///
+/// `EBADF`: one is not open.
+fn ask_word(files: &FdTable, first: usize, all: u64, asked: [u64; 3]) -> Result<[u64; 3]> {
+    let mut ready = [0; 3];
+    let mut note = |bit: u64, events: PollEvents| {
+        for (ready, meaning) in ready.iter_mut().zip(MEANINGS) {
+            if events.intersects(meaning) {
+                *ready |= bit;
+            }
+        }
+    };
+    let fd_of = |bits: u64| (first + bits.trailing_zeros() as usize) as i32;
+    let (mut left, mut late) = (all, 0);
+    let held = files.hold();
+    while left != 0 {
+        let (fd, bit) = (fd_of(left), left & left.wrapping_neg());
+        left ^= bit;
+        match held.get(fd).ok_or(Errno::EBADF)?.ready() {
+            Some(events) if events.is_empty() => {}
+            Some(events) => note(bit, events),
+            None => late |= bit,
+        }
+    }
+    drop(held);
+    while late != 0 {
+        let (fd, bit) = (fd_of(late), late & late.wrapping_neg());
+        late ^= bit;
+        note(bit, files.get(fd)?.poll(&mut PollTable::query()));
+    }
+    Ok([0, 1, 2].map(|at: usize| ready[at] & asked[at]))
+}
+
+/// Asks all descriptors once, 64 at a time, without waiting. If any is ready, or `last` says that it is the only
+/// time, replaces the sets; the count.
+fn ask(files: &FdTable, nfds: usize, sets: &mut [Option<FdSet>; 3], last: bool) -> Result<usize> {
+    let mut found = [FdSet::new(), FdSet::new(), FdSet::new()];
+    let mut count = 0;
+    let words = nfds.div_ceil(64);
+    for found in &mut found {
+        found.try_reserve(words).map_err(|_| Errno::ENOMEM)?;
+    }
+    for at in 0..words {
+        let asked = [0, 1, 2].map(|set: usize| word(&sets[set], at));
+        let below = if nfds - at * 64 < 64 { (1 << (nfds - at * 64)) - 1 } else { u64::MAX };
+        let all = (asked[0] | asked[1] | asked[2]) & below;
+        let ready = if all == 0 { [0; 3] } else { ask_word(files, at * 64, all, asked)? };
+        for (found, ready) in found.iter_mut().zip(ready) {
+            count += ready.count_ones() as usize;
+            found.push(ready);
+        }
+    }
+    if count > 0 || last {
+        for (set, found) in sets.iter_mut().zip(found) {
+            if set.is_some() {
+                *set = Some(found);
+            }
+        }
+    }
+    Ok(count)
+}
+
 /// A descriptor in any of the sets: its number, its file, what is asked of it.
 struct Asked {
     fd: usize,
@@ -42,6 +110,18 @@ struct Asked {
 /// `EBADF`: a descriptor in a set is not open. `ERESTARTNOHAND`: a signal came first. `ENOMEM`. On an error the sets
 /// are as they were. May sleep.
 pub fn select(
+    files: &FdTable,
+    nfds: usize,
+    sets: &mut [Option<FdSet>; 3],
+    deadline_ns: Option<u64>,
+) -> Result<usize> {
+    let last = is_over(deadline_ns);
+    let count = ask(files, nfds, sets, last)?;
+    if count > 0 || last { Ok(count) } else { wait(files, nfds, sets, deadline_ns) }
+}
+
+/// As [`select`], when nothing is ready yet.
+fn wait(
     files: &FdTable,
     nfds: usize,
     sets: &mut [Option<FdSet>; 3],

@@ -85,6 +85,25 @@ pub fn write<T: IntoBytes + Immutable + ?Sized>(to: UserAddr, value: &T) -> Resu
     write_bytes(to, value.as_bytes())
 }
 
+/// Writes the 16-bit field at `offset` of each of `records` to that of the user's array of the same records, whose
+/// other fields are left alone.
+pub fn write_u16_fields<T: IntoBytes + Immutable>(
+    to: UserAddr,
+    records: &[T],
+    offset: usize,
+) -> Result<(), Fault> {
+    let bytes = records.as_bytes();
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let fields = bytes.get(offset..).ok_or(Fault)?;
+    if !to.range_ok(bytes.len()) || offset.saturating_add(2) > size_of::<T>() {
+        return Err(Fault);
+    }
+    crate::sync::might_sleep();
+    if arch::user::put_u16s(to.0 + offset as u64, fields, size_of::<T>()) { Ok(()) } else { Err(Fault) }
+}
+
 /// Reads `count` values into a vector. `Err(CStrError::NoMemory)` when it cannot be allocated.
 pub fn read_vec<T: FromBytes + IntoBytes>(from: UserAddr, count: usize) -> Result<Vec<T>, CStrError> {
     let mut values = Vec::new();

@@ -8,12 +8,14 @@ use abi::signal::SigSet;
 use abi::time::{Timespec, Timeval};
 use abi::{Errno, Result};
 use events::epoll::{self, Ctl};
+use events::poll;
 use events::select::FdSet;
 use hal::time::now_ns;
 use hal::{UserAddr, user};
 use limits::Resource;
 use process::signal::{self, CallMask};
 use smallvec::SmallVec;
+use vfs::FdTable;
 use zerocopy::IntoBytes;
 
 use crate::Cx;
@@ -79,16 +81,34 @@ fn poll_user(fds: UserAddr, count: u32, deadline: Option<u64>) -> Result<usize> 
     if u64::from(count) > rlimit(Resource::Nofile) {
         return Err(Errno::EINVAL);
     }
-    let count = count as usize;
+    let (count, files) = (count as usize, files()?);
+    let mut block = [PollFd::default(); poll::BLOCK];
+    let (mut ready, mut done) = (0, 0);
+    while done < count {
+        let len = block.len().min(count - done);
+        let Some(part) = block.get_mut(..len) else { break };
+        let at = UserAddr(fds.0.wrapping_add((done * size_of::<PollFd>()) as u64));
+        user::read_bytes(at, part.as_mut_bytes())?;
+        ready += poll::ask(&files, part);
+        write_revents(at, part)?;
+        done += len;
+    }
+    if ready > 0 || poll::is_over(deadline) { Ok(ready) } else { poll_wait(&files, fds, count, deadline) }
+}
+
+/// Only the results: another thread may write the other fields meanwhile.
+fn write_revents(fds: UserAddr, entries: &[PollFd]) -> Result<()> {
+    Ok(user::write_u16_fields(fds, entries, core::mem::offset_of!(PollFd, revents))?)
+}
+
+/// As `poll_user`, when nothing is ready yet.
+fn poll_wait(files: &FdTable, fds: UserAddr, count: usize, deadline: Option<u64>) -> Result<usize> {
     let mut entries: SmallVec<[PollFd; 16]> = SmallVec::new();
     entries.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
     entries.resize(count, PollFd::default());
     user::read_bytes(fds, entries.as_mut_slice().as_mut_bytes())?;
-    let ready = events::poll::poll(&*files()?, &mut entries, deadline)?;
-    for (index, entry) in entries.iter().enumerate() {
-        let offset = (index * size_of::<PollFd>() + core::mem::offset_of!(PollFd, revents)) as u64;
-        user::write(UserAddr(fds.0.wrapping_add(offset)), &entry.revents)?;
-    }
+    let ready = poll::wait(files, &mut entries, deadline)?;
+    write_revents(fds, &entries)?;
     Ok(ready)
 }
 

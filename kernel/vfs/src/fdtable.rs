@@ -31,7 +31,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::*};
 use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::rcu;
-use hal::sync::{RcuCell, SpinLock};
+use hal::sync::{RcuCell, SpinLock, SpinLockGuard};
 
 use crate::file::{File, FileMode};
 use crate::lock;
@@ -163,6 +163,13 @@ impl FdTable {
     pub fn get(&self, fd: i32) -> Result<Arc<File>> {
         let file = self.get_any(fd)?;
         if file.mode().contains(FileMode::PATH) { Err(Errno::EBADF) } else { Ok(file) }
+    }
+
+    /// Holds the table still, to look at many files without counting references. Atomic context until it is dropped,
+    /// so look at a few dozen at a time.
+    #[inline]
+    pub fn hold(&self) -> Held<'_> {
+        Held { state: self.state.lock() }
     }
 
     fn slots(&self) -> Result<Arc<Slots>> {
@@ -388,6 +395,21 @@ impl FdTable {
 impl Drop for FdTable {
     fn drop(&mut self) {
         self.close_all();
+    }
+}
+
+/// A table that nobody changes meanwhile; see [`FdTable::hold`].
+pub struct Held<'a> {
+    state: SpinLockGuard<'a, State>,
+}
+
+impl Held<'_> {
+    /// The file behind `fd`; as [`FdTable::get`].
+    #[inline]
+    pub fn get(&self, fd: i32) -> Option<&File> {
+        // A negative number becomes a huge index.
+        let file = self.state.files.get(fd as u32 as usize)?.as_deref()?;
+        (!file.mode().contains(FileMode::PATH)).then_some(file)
     }
 }
 

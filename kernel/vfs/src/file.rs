@@ -398,7 +398,14 @@ impl File {
         f(&mut self.owner.lock());
     }
 
+    /// What is ready at the moment, if that can be told in atomic context.
+    #[inline]
+    pub fn ready(&self) -> Option<PollEvents> {
+        self.ops.ready(self)
+    }
+
     /// What is ready; registers with `table`.
+    #[inline]
     pub fn poll(&self, table: &mut PollTable) -> PollEvents {
         self.ops.poll(self, table)
     }

@@ -147,7 +147,7 @@ impl Epoll {
     /// `EINTR`: a signal came first. What `emit` refuses first is the error; refused later, it stays ready. May sleep.
     pub fn wait(&self, max: usize, deadline_ns: Option<u64>, emit: &mut Emit<'_>) -> Result<usize> {
         loop {
-            let is_over = deadline_ns.is_some_and(|at| hal::time::now_ns() >= at);
+            let is_over = crate::poll::is_over(deadline_ns);
             if !self.ready.is_empty() {
                 let count = self.send(max, emit)?;
                 if count > 0 {
@@ -187,7 +187,7 @@ impl Epoll {
             if events.contains(PollEvents::ONESHOT) {
                 item.disarm();
             } else if !events.contains(PollEvents::ET) {
-                self.ready.push(&item);
+                self.ready.relist(item);
             }
             drop(file);
         }
@@ -314,7 +314,7 @@ fn ask(item: &Item) -> Option<(Arc<File>, PollEvents)> {
         return None;
     }
     let file = item.file.upgrade()?;
-    let revents = file.poll(&mut PollTable::query()) & wanted;
+    let revents = file.ready().unwrap_or_else(|| file.poll(&mut PollTable::query())) & wanted;
     (!revents.is_empty()).then_some((file, revents))
 }
 

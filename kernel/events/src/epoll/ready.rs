@@ -158,6 +158,21 @@ impl Ready {
         true
     }
 
+    /// Lists an item that was just taken at the end again.
+    pub(super) fn relist(&self, item: Arc<Item>) {
+        let mut list = self.list.lock();
+        let mut place = item.place.lock();
+        if *place == Place::Idle {
+            *place = Place::Listed;
+            drop(place);
+            list.push_back(item);
+        } else {
+            drop(place);
+            // Perhaps the last reference.
+            drop(list);
+        }
+    }
+
     /// Puts an item back that was just taken and not used up.
     pub(super) fn unpop(&self, item: &Arc<Item>) {
         let mut list = self.list.lock();

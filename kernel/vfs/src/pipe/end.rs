@@ -110,6 +110,11 @@ impl FileOps for PipeEnd {
         self.pipe.readiness(self.reads, self.writes, had_writer)
     }
 
+    fn ready(&self, _file: &File) -> Option<PollEvents> {
+        let had_writer = self.pipe.writer_opens.load(Acquire) != self.seen_writers.load(Relaxed);
+        Some(self.pipe.readiness(self.reads, self.writes, had_writer))
+    }
+
     fn readable_bytes(&self, _file: &File) -> Result<usize> {
         Ok(self.pipe.len())
     }

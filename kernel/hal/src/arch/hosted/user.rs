@@ -43,6 +43,12 @@ pub fn copy_out(addr: u64, buf: &[u8]) -> usize {
     walk(addr, buf.len(), true, |frame, offset, done, now| frame.write(offset, &buf[done..done + now]))
 }
 
+/// Copies the first two bytes of every `stride` in `from`; whether all arrived.
+pub fn put_u16s(to: u64, from: &[u8], stride: usize) -> bool {
+    let mut words = (to..).step_by(stride).zip(from.chunks(stride));
+    words.all(|(at, record)| record.len() < 2 || copy_out(at, &record[..2]) == 2)
+}
+
 /// As [`copy_in`], to a place that is no Rust object.
 ///
 /// # Safety

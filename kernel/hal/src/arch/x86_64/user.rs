@@ -30,6 +30,17 @@ pub(crate) fn copy_out(to: u64, buf: &[u8]) -> usize {
     unsafe { usercopy::copy_to(to, buf.as_ptr(), buf.len()) }
 }
 
+/// Copies the first two bytes of every `stride` in `from` to the same place of user memory at `to`; whether all
+/// arrived.
+pub(crate) fn put_u16s(to: u64, from: &[u8], stride: usize) -> bool {
+    let count = if stride < 2 { 0 } else { from.len().saturating_add(stride - 2) / stride };
+    if !below_user_end(to, from.len()) {
+        return false;
+    }
+    // SAFETY: 1. checked: the last word ends within `from.len()`. 2. so does it in `from`.
+    unsafe { usercopy::put_u16s(to, from.as_ptr(), count, stride) }
+}
+
 /// Copies from user memory to a place that is no Rust object; returns how many bytes arrived.
 ///
 /// # Safety

@@ -38,6 +38,9 @@ unsafe extern "C-unwind" {
     fn keel_user_copy(dst: u64, src: u64, len: usize) -> usize;
     /// Zeroes `len` bytes at user address `dst`; returns the bytes that were not zeroed.
     fn keel_user_zero(dst: u64, len: usize) -> usize;
+    /// Copies `count` 16-bit words, each `stride` bytes after the last on both sides, to user address `dst`; returns
+    /// how many were not copied.
+    fn keel_user_put_u16s(dst: u64, src: u64, count: usize, stride: usize) -> usize;
     /// Loads a word. The upper half of the result is all ones after a fault, else 0.
     fn keel_user_load_u32(addr: u64) -> u64;
     /// Compares and exchanges; the old word as `keel_user_load_u32` gives it.
@@ -147,6 +150,22 @@ global_asm!(
     KEEL_EX 1b, 3b
     KEEL_FN_END keel_user_load_u32
 
+    KEEL_FN keel_user_put_u16s
+    KEEL_STAC
+    test    rdx, rdx
+    jz      3f
+1:  movzx   eax, word ptr [rsi]
+2:  mov     [rdi], ax
+    add     rsi, rcx
+    add     rdi, rcx
+    dec     rdx
+    jnz     1b
+3:  KEEL_CLAC
+    mov     rax, rdx
+    ret
+    KEEL_EX 2b, 3b
+    KEEL_FN_END keel_user_put_u16s
+
     KEEL_FN keel_user_cmpxchg_u32
     KEEL_STAC
     mov     eax, esi
@@ -220,6 +239,19 @@ fn word(result: u64) -> Option<u32> {
 ///
 /// 1. The word lies below `USER_END`.
 pub(crate) unsafe fn load_u32(addr: u64) -> Option<u32> {
+/// Copies `count` 16-bit words that are `stride` bytes apart from `src` to user address `dst`, equally far apart;
+/// whether all arrived.
+///
+/// # Safety
+///
+/// 1. The words at `dst` lie below `USER_END`.
+/// 2. The words at `src` are kernel memory that the caller may read.
+#[inline]
+pub(crate) unsafe fn put_u16s(dst: u64, src: *const u8, count: usize, stride: usize) -> bool {
+    // SAFETY: by 1 and 2, as in `copy_from`.
+    unsafe { keel_user_put_u16s(dst, src as u64, count, stride) == 0 }
+}
+
     // SAFETY: 1.
     word(unsafe { keel_user_load_u32(addr) })
 }
