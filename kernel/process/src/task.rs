@@ -18,8 +18,8 @@ use alloc::sync::Arc;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
-use abi::Result;
 use abi::signal::SigSet;
+use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::sync::{ArcCell, IrqLock, SeqLock, SpinLock};
 use hal::thread::{self, Slot, Work};
@@ -27,7 +27,7 @@ use limits::UserCounts;
 use mm::Mm;
 use sched::Kill;
 use security::Cred;
-use vfs::{FdTable, FsContext};
+use vfs::{FdTable, File, FsContext};
 
 use crate::ThreadGroup;
 use crate::clone::VforkDone;
@@ -248,6 +248,12 @@ impl Task {
     /// Its descriptors; `None` once it exits.
     pub fn files(&self) -> Option<Arc<FdTable>> {
         self.files.lock().clone()
+    }
+
+    /// Its open file `fd`, whatever that can do: as [`FdTable::get_any`] without counting a use of the table.
+    #[inline]
+    pub fn file(&self, fd: i32) -> Result<Arc<File>> {
+        self.files.lock().as_ref().ok_or(Errno::EBADF)?.get_any(fd)
     }
 
     /// Replaces its descriptors and gives the old table, to be dropped without locks.

@@ -11,7 +11,7 @@ use hal::{CStrError, UserAddr, user};
 use limits::Resource;
 use process::CurrentTask;
 use security::Cred;
-use vfs::{FdFlags, FdTable, File, FsContext, WalkContext};
+use vfs::{FdFlags, FdTable, File, FileMode, FsContext, WalkContext};
 
 /// The caller with what interprets its path names and descriptors.
 pub(crate) struct Caller {
@@ -57,7 +57,8 @@ pub(crate) fn files() -> Result<Arc<FdTable>> {
 /// The caller's open file `fd`. `EBADF`.
 #[inline]
 pub(crate) fn file(fd: i32) -> Result<Arc<File>> {
-    files()?.get(fd)
+    let file = process::current().file(fd)?;
+    if file.mode().contains(FileMode::PATH) { Err(Errno::EBADF) } else { Ok(file) }
 }
 
 /// The caller's soft limit on `resource`.

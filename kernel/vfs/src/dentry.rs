@@ -237,7 +237,9 @@ impl Dentry {
 
 /// Builds a path of names that were collected from the last to the first; "/" if there are none.
 pub(crate) fn join(names: &[Name]) -> Vec<u8> {
-    let mut path = Vec::new();
+    // The length is known; one more for the NUL of getcwd(2).
+    let len = names.iter().fold(2, |len, name| len + 1 + name.len());
+    let mut path = Vec::with_capacity(len);
     for name in names.iter().rev() {
         path.push(b'/');
         path.extend_from_slice(name);

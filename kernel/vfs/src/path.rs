@@ -3,7 +3,9 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::dentry::{self, Dentry};
+use smallvec::SmallVec;
+
+use crate::dentry::{self, Dentry, Name};
 use crate::inode::Inode;
 use crate::mount::Mount;
 
@@ -52,7 +54,7 @@ impl Path {
 
     /// Spells the path as seen from `root`. Removed names get no mark; see [`Path::display`].
     pub fn spell(&self, root: Option<&Path>) -> Spelled {
-        let mut names = Vec::new();
+        let mut names = SmallVec::<[Name; 8]>::new();
         let mut at = self.clone();
         let is_reachable = loop {
             if root.is_some_and(|root| root.is_same(&at)) {

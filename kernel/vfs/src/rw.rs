@@ -187,11 +187,10 @@ pub fn lseek(file: &File, offset: i64, whence: Whence) -> Result<u64> {
 
 /// The seek of files whose size the inode knows.
 pub fn generic_seek(file: &File, offset: i64, whence: Whence) -> Result<u64> {
-    let size = file.inode().size();
     let base = match whence {
         Whence::Set => 0,
         Whence::Cur => file.pos() as i64,
-        Whence::End => size as i64,
+        Whence::End => file.inode().size() as i64,
         Whence::Data | Whence::Hole => return seek_sparse(file.inode(), offset, whence),
     };
     let pos = base.checked_add(offset).ok_or(Errno::EOVERFLOW)?;

@@ -96,6 +96,14 @@ global_asm!(
     jnz     1b
 2:  and     edx, 7
     jz      4f
+    test    dl, 4
+    jz      3f
+20: mov     eax, [rsi]
+21: mov     [rdi], eax
+    add     rsi, 4
+    add     rdi, 4
+    and     edx, 3
+    jz      4f
 3:  mov     al, [rsi]
 31: mov     [rdi], al
     inc     rsi
@@ -116,6 +124,8 @@ global_asm!(
     jmp     4b
     KEEL_EX 1b, 7b
     KEEL_EX 11b, 7b
+    KEEL_EX 20b, 7b                         # rcx is 0 there
+    KEEL_EX 21b, 7b
     KEEL_EX 3b, 4b
     KEEL_EX 31b, 4b
     KEEL_EX 6b, 8b
@@ -140,16 +150,6 @@ global_asm!(
     KEEL_EX 2b, 3b
     KEEL_FN_END keel_user_zero
 
-    KEEL_FN keel_user_load_u32
-    KEEL_STAC
-1:  mov     eax, [rdi]
-2:  KEEL_CLAC
-    ret
-3:  mov     rax, -1
-    jmp     2b
-    KEEL_EX 1b, 3b
-    KEEL_FN_END keel_user_load_u32
-
     KEEL_FN keel_user_put_u16s
     KEEL_STAC
     test    rdx, rdx
@@ -165,6 +165,16 @@ global_asm!(
     ret
     KEEL_EX 2b, 3b
     KEEL_FN_END keel_user_put_u16s
+
+    KEEL_FN keel_user_load_u32
+    KEEL_STAC
+1:  mov     eax, [rdi]
+2:  KEEL_CLAC
+    ret
+3:  mov     rax, -1
+    jmp     2b
+    KEEL_EX 1b, 3b
+    KEEL_FN_END keel_user_load_u32
 
     KEEL_FN keel_user_cmpxchg_u32
     KEEL_STAC
@@ -229,16 +239,6 @@ pub(crate) unsafe fn zero(dst: u64, len: usize) -> usize {
     len - unsafe { keel_user_zero(dst, len) }
 }
 
-fn word(result: u64) -> Option<u32> {
-    (result >> 32 == 0).then_some(result as u32)
-}
-
-/// Loads the word at user address `addr`, aligned to 4; `None` on a fault.
-///
-/// # Safety
-///
-/// 1. The word lies below `USER_END`.
-pub(crate) unsafe fn load_u32(addr: u64) -> Option<u32> {
 /// Copies `count` 16-bit words that are `stride` bytes apart from `src` to user address `dst`, equally far apart;
 /// whether all arrived.
 ///
@@ -252,6 +252,16 @@ pub(crate) unsafe fn put_u16s(dst: u64, src: *const u8, count: usize, stride: us
     unsafe { keel_user_put_u16s(dst, src as u64, count, stride) == 0 }
 }
 
+fn word(result: u64) -> Option<u32> {
+    (result >> 32 == 0).then_some(result as u32)
+}
+
+/// Loads the word at user address `addr`, aligned to 4; `None` on a fault.
+///
+/// # Safety
+///
+/// 1. The word lies below `USER_END`.
+pub(crate) unsafe fn load_u32(addr: u64) -> Option<u32> {
     // SAFETY: 1.
     word(unsafe { keel_user_load_u32(addr) })
 }
