@@ -1,13 +1,4 @@
-//! devpts: the slaves of pseudo-terminals as files, and `ptmx`, which makes new ones (pts(4)).
-//!
-//! There is one instance. A slave's file comes when its master is opened and goes when it is closed, whether
-//! anything is mounted or not; [`tty::pty`] tells.
-//!
-//! # Locks
-//!
-//! `Instance::slaves` and `Instance::options` nest in nothing and hold nothing else.
-//!
-//! Sources: pts(4), mount(8) "Mount options for devpts"; what is shown as on Linux 7.2.
+#![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

@@ -1,18 +1,4 @@
-//! sysfs: devices and the kernel's objects as files (sysfs(5)).
-//!
-//! ```text
-//! Place ── items() ──▶ [(name, Item)]      Item: Dir(Place) | File(function) | Link(target)
-//! ```
-//!
-//! Nothing is stored: a directory is a [`place::Place`], which makes the list of what is in it when asked. `kernel` and
-//! its like are fixed; CPUs come from `hal`; devices are those announced to `vfs::dev`, each with one directory below
-//! `devices/virtual`, and links to it from `class`, `dev` and `block`.
-//!
-//! # Locks
-//!
-//! None of its own.
-//!
-//! Sources: sysfs(5), Documentation/ABI/stable and testing (Linux 7.2); formats as shown by Linux 7.2.
+#![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
