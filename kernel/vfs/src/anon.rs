@@ -10,7 +10,7 @@ use abi::{Errno, Result};
 use hal::sync::LazyLock;
 use security::Cred;
 
-use crate::dentry::Dentry;
+use crate::dentry::{Dentry, Name};
 use crate::file::{File, FileOps};
 use crate::inode::{Inode, InodeFlags, InodeInit, InodeOps};
 use crate::mount::Mount;
@@ -108,6 +108,26 @@ fn kind_of(inode: &Inode) -> &'static Kind {
     [PIPE, SOCKET].into_iter().find(|kind| kind.magic == inode.sb().magic()).unwrap_or(ANON)
 }
 
+/// "`word`:[`number`]", without the machinery of `format!`: every pipe and socket is named.
+fn numbered(word: &str, number: u64) -> Name {
+    let mut name = Name::from_slice(word.as_bytes());
+    name.extend_from_slice(b":[");
+    let first = name.len();
+    let mut left = number;
+    loop {
+        name.push(b'0' + (left % 10) as u8);
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    if let Some(digits) = name.get_mut(first..) {
+        digits.reverse();
+    }
+    name.push(b']');
+    name
+}
+
 /// Opens an inode made by [`new_inode`]; its name shows the file system and the inode number.
 pub fn open(
     inode: &Arc<Inode>,
@@ -118,8 +138,7 @@ pub fn open(
     let kind = kind_of(inode);
     let word = kind.fs_type.0.strip_suffix("fs").unwrap_or("anon_inode");
     let word = if word == "sock" { "socket" } else { word };
-    let name = format!("{word}:[{}]", inode.ino());
-    let dentry = Dentry::new_detached(name.as_bytes(), inode.clone());
+    let dentry = Dentry::new_detached(&numbered(word, inode.ino()), inode.clone());
     File::new(Path { mount: kind.instance.mount.clone(), dentry }, ops, flags, cred)
 }
 
@@ -141,4 +160,16 @@ pub fn file_on(
 ) -> Result<Arc<File>> {
     let dentry = Dentry::new_detached(name, inode.clone());
     File::new(Path { mount: ANON.instance.mount.clone(), dentry }, ops, flags, cred)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_spelled_whole() {
+        assert_eq!(numbered("pipe", 0).as_slice(), b"pipe:[0]");
+        assert_eq!(numbered("socket", 10_709).as_slice(), b"socket:[10709]");
+        assert_eq!(numbered("pipe", u64::MAX).as_slice(), b"pipe:[18446744073709551615]");
+    }
 }

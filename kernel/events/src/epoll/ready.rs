@@ -5,7 +5,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 
 use abi::poll::PollEvents;
 use abi::{Errno, Result};
@@ -102,6 +102,9 @@ impl Observer for Item {
 /// The items that may be ready, and those who wait for them.
 pub(super) struct Ready {
     list: IrqLock<VecDeque<Arc<Item>>>,
+    /// The length of `list`, for looks without the lock. Those who wait look after they have queued, and the lock of
+    /// the wait queue orders that against the wake-up after an item was listed.
+    count: AtomicUsize,
     /// Threads in epoll_wait(2).
     pub(super) wait: WaitQueue,
     /// Those who poll the set itself.
@@ -112,6 +115,7 @@ impl Ready {
     pub(super) fn new() -> Self {
         Self {
             list: IrqLock::new("events.epoll.ready", VecDeque::new()),
+            count: AtomicUsize::new(0),
             wait: WaitQueue::new(),
             poll_wait: WaitQueue::new(),
         }
@@ -155,6 +159,7 @@ impl Ready {
         *place = Place::Listed;
         drop(place);
         list.push_back(item);
+        self.count.store(list.len(), Release);
         true
     }
 
@@ -166,6 +171,7 @@ impl Ready {
             *place = Place::Listed;
             drop(place);
             list.push_back(item);
+            self.count.store(list.len(), Release);
         } else {
             drop(place);
             // Perhaps the last reference.
@@ -180,6 +186,7 @@ impl Ready {
         if *place == Place::Idle {
             *place = Place::Listed;
             list.push_front(item.clone());
+            self.count.store(list.len(), Release);
         }
     }
 
@@ -187,6 +194,7 @@ impl Ready {
     pub(super) fn pop(&self) -> Option<Arc<Item>> {
         let mut list = self.list.lock();
         let item = list.pop_front()?;
+        self.count.store(list.len(), Release);
         let mut place = item.place.lock();
         if *place == Place::Listed {
             *place = Place::Idle;
@@ -204,12 +212,13 @@ impl Ready {
         } else {
             None
         };
+        self.count.store(list.len(), Release);
         drop(list);
         drop(listed);
     }
 
     pub(super) fn len(&self) -> usize {
-        self.list.lock().len()
+        self.count.load(Acquire)
     }
 
     pub(super) fn is_empty(&self) -> bool {
