@@ -31,7 +31,7 @@ pub(crate) fn main() -> ! {
     let frames = hal::frame::stats();
     log::info!("{nr_cpus} CPUs, {} KiB of memory, {} KiB free", frames.total * 4, frames.free * 4);
     if sched::spawn("kinit", move || init_thread(params)).is_err() {
-        panic!("no memory for the first kernel thread");
+        hal::power::stop("no memory for the first kernel thread");
     }
     sched::run_idle()
 }
@@ -44,7 +44,8 @@ fn secondary() -> ! {
 /// What may sleep: devices, file systems, the initramfs, and then the first process.
 fn init_thread(params: Params) {
     if let Err(errno) = set_up(params) {
-        panic!("cannot start the first process: {errno}");
+        // A panic would end this thread only.
+        hal::power::stop(&alloc::format!("cannot start the first process (init): {errno}"));
     }
 }
 
@@ -162,7 +163,9 @@ fn first_program(cx: &WalkContext<'_>, params: &Params) -> Vec<String> {
             let usual = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
             let found: Vec<String> =
                 usual.into_iter().filter(|path| exists(path)).map(String::from).collect();
-            assert!(!found.is_empty(), "VFS: Unable to mount root fs: no initramfs with /init, and no disk");
+            if found.is_empty() {
+                hal::power::stop("No working init found: no initramfs with /init, and no disk");
+            }
             found
         }
     }

@@ -39,7 +39,14 @@ const CASES: [Case; 8] = [
         expect: &["(?i)initramfs: ", "Kernel panic.*init"],
         ..RIGHT
     },
-    Case { name: "a truncated initramfs is told", spoil: truncate, expect: &["(?i)initramfs: "], ..RIGHT },
+    Case {
+        name: "a truncated initramfs is told",
+        // What was unpacked stays; without this a shell of it would wait for input.
+        append: "rdinit=/nowhere init=/nowhere",
+        spoil: truncate,
+        expect: &["(?i)initramfs: ", "Kernel panic.*init"],
+        ..RIGHT
+    },
     Case {
         name: "an empty initramfs leaves no init",
         spoil: |initrd| fs::write(initrd, []).map_err(Into::into),
