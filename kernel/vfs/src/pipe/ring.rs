@@ -220,6 +220,9 @@ impl Ring {
         let (first, second) = self.used();
         for piece in [first, second] {
             let len = piece.len().min(want - done);
+            if len == 0 {
+                continue;
+            }
             match dst.put_bytes(&piece[..len]) {
                 Ok(copied) if copied == len => done += copied,
                 Ok(copied) => return Ok(done + copied),
@@ -249,7 +252,7 @@ impl Ring {
 
     /// Drops `count` (at most `len`) bytes of the front.
     pub(super) fn drop_front(&mut self, count: usize) {
-        let from_store = count - self.drop_pages(count);
+        let from_store = if self.paged > 0 { count - self.drop_pages(count) } else { count };
         self.len -= count;
         self.head = if self.stored() == 0 { 0 } else { (self.head + from_store) & (self.store.len() - 1) };
         let mut left = count;
