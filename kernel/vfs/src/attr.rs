@@ -186,7 +186,7 @@ pub fn chown(path: &Path, uid: u32, gid: u32, cred: &Cred) -> Result<()> {
     let is_owner = cred.fsuid == inode.uid();
     let may_uid = uid.is_none_or(|uid| is_owner && uid == inode.uid());
     let may_gid = gid.is_none_or(|gid| is_owner && (gid == inode.gid() || cred.in_group(gid)));
-    if !(may_uid && may_gid) && !cred.capable(Cap::CHOWN) {
+    if !(cred.capable(Cap::CHOWN) || may_uid && may_gid) {
         return Err(Errno::EPERM);
     }
     let mut mode = inode.mode();

@@ -607,7 +607,7 @@ impl Inode {
 
     /// The pipe behind a FIFO; made at first use.
     pub(crate) fn fifo(&self) -> &Arc<Pipe> {
-        self.fifo.call_once(|| Pipe::new_fifo())
+        self.fifo.call_once(Pipe::new_fifo)
     }
 
     /// Who watches this inode.

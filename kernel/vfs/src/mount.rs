@@ -351,6 +351,9 @@ pub struct MountNs {
 
 static NEXT_NS: AtomicU64 = AtomicU64::new(0xf000_0000);
 
+/// Mounts and their copies in another tree.
+pub type Copies = Vec<(Arc<Mount>, Arc<Mount>)>;
+
 impl MountNs {
     /// A namespace whose root is `root`.
     pub fn new(root: &Arc<Mount>) -> Arc<Self> {
@@ -388,7 +391,7 @@ impl MountNs {
     }
 
     /// A copy of the tree (`CLONE_NEWNS`); also gives for each old mount its copy, to move root and cwd.
-    pub fn copy(&self) -> Option<(Arc<Self>, Vec<(Arc<Mount>, Arc<Mount>)>)> {
+    pub fn copy(&self) -> Option<(Arc<Self>, Copies)> {
         let _locked = LOCK.lock();
         let root = self.root()?;
         let pairs = copy_tree(&root, root.root());

@@ -202,7 +202,7 @@ fn open_create(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8], how: &How) -> Res
     walk::check_name_for_create(name)?;
     let mut walker = Walker::new(ctx, start.path(), name, how.resolve)?;
     loop {
-        let last = match walker.to_last()? {
+        let last = match walker.walk_to_last()? {
             Last::Name(last, false) => last,
             _ => return Err(Errno::EISDIR),
         };

@@ -165,7 +165,7 @@ pub fn walk_with(
     if resolve.contains(ResolveFlags::CACHED) {
         return Err(Errno::EAGAIN);
     }
-    Walker::new(ctx, start, name, resolve)?.to_end(flags)
+    Walker::new(ctx, start, name, resolve)?.walk_to_end(flags)
 }
 
 /// Walks to the directory of the last component of `name`.
@@ -183,7 +183,7 @@ pub(crate) fn walk_parent(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8]) -> Res
         return Ok(Parent { dir: dir?, last: Last::Name(Name::from_slice(last), false) });
     }
     let mut walker = Walker::new(ctx, start, name, ResolveFlags::empty())?;
-    let last = walker.to_last()?;
+    let last = walker.walk_to_last()?;
     Ok(Parent { dir: walker.into_path(), last })
 }
 

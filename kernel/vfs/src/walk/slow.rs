@@ -98,10 +98,10 @@ impl<'a> Walker<'a> {
     }
 
     /// Walks to the end.
-    pub(crate) fn to_end(mut self, flags: WalkFlags) -> Result<Path> {
+    pub(crate) fn walk_to_end(mut self, flags: WalkFlags) -> Result<Path> {
         let mut must_be_dir = flags.contains(WalkFlags::DIRECTORY);
         loop {
-            match self.to_last()? {
+            match self.walk_to_last()? {
                 Last::Root => {}
                 Last::Dot => {}
                 Last::DotDot => self.up()?,
@@ -125,7 +125,7 @@ impl<'a> Walker<'a> {
     }
 
     /// Walks until one component is left and gives that; the position is its directory, which may be searched.
-    pub(crate) fn to_last(&mut self) -> Result<Last> {
+    pub(crate) fn walk_to_last(&mut self) -> Result<Last> {
         while let Some(component) = self.next_component() {
             let dir = self.at.inode().ok_or(Errno::ENOENT)?.clone();
             if !dir.is_dir() {
