@@ -51,6 +51,13 @@ struct Instance {
     shared: Arc<Inode>,
 }
 
+impl Kind {
+    /// Whether `inode` lives on this file system.
+    pub fn holds(&self, inode: &Inode) -> bool {
+        inode.sb().magic() == self.magic
+    }
+}
+
 /// Pipes: "pipe:[inode]".
 pub static PIPE: &Kind = &PIPE_KIND;
 /// Sockets: "socket:[inode]".

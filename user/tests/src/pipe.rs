@@ -7,7 +7,7 @@ tests!(
     bytes_arrive_in_order, eof_after_the_last_writer, epipe_without_readers, wrong_directions, flags,
     capacity_and_full, atomic_up_to_pipe_buf, resize, blocking_reader_and_writer, partial_write_then_signal,
     zero_length, efault_keeps_what_was_there, fionread, packet_mode, fstat_says_fifo, many_writers_one_reader,
-    fifo_open_blocks_for_the_other_end, fifo_nonblocking_opens, tee_and_splice, vmsplice_both_ways,
+    fifo_open_blocks_for_the_other_end, fifo_nonblocking_opens, tee_and_splice, vmsplice_both_ways, opened_again_by_proc,
 );
 
 fn bytes_arrive_in_order() {
@@ -267,4 +267,14 @@ fn vmsplice_both_ways() {
     let iov = [data.as_ptr() as usize, 6];
     assert_eq!(sys!(SYS_vmsplice, w, &iov, 1, 0), Ok(6));
     assert_eq!(read_vec(r, 9).unwrap(), b"vector");
+}
+
+fn opened_again_by_proc() {
+    let (r, w) = pipe();
+    write(w, b"hi").unwrap();
+    close(w);
+    // No writer is left, and yet this does not wait for one as a FIFO would.
+    let again = open(&cstr(format!("/proc/self/fd/{r}")), O_RDONLY).unwrap();
+    assert_eq!(read_vec(again, 9), Ok(b"hi".to_vec()));
+    assert_eq!(read_vec(again, 9), Ok(vec![]));
 }

@@ -28,8 +28,9 @@ pub struct PipeEnd {
 ///
 /// Of `flags`, `NONBLOCK` and `DIRECT` (packet mode) count.
 pub fn create(flags: OpenFlags, cred: &Arc<Cred>) -> Result<(Arc<File>, Arc<File>)> {
-    let pipe = Arc::new(Pipe::new());
     let inode = anon::new_inode(anon::PIPE, S_IFIFO | 0o600, cred);
+    // The inode keeps it, for those who open the pipe again by /proc/PID/fd.
+    let pipe = inode.fifo().clone();
     let status = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
     let end = |reads: bool| {
         let access = if reads { OpenFlags::empty() } else { OpenFlags::WRONLY };
@@ -47,11 +48,16 @@ impl PipeEnd {
 
     /// Opens FIFO `inode`. Waits for the other side unless `flags` say otherwise (fifo(7)).
     ///
+    /// A pipe without a name had both sides from the start: opening it again never waits.
+    ///
     /// `ENXIO`: write only, not blocking, and no reader. `ERESTARTSYS`: a signal came.
     pub(crate) fn open_fifo(inode: &Arc<Inode>, flags: OpenFlags) -> Result<Arc<dyn FileOps>> {
         let pipe = inode.fifo();
         let (reads, writes) = (flags.can_read(), flags.can_write());
         let blocking = Blocking::from_flags(flags);
+        if anon::PIPE.holds(inode) {
+            return Ok(Arc::new(Self::new(pipe, reads, writes)));
+        }
         if writes && !reads && blocking == Blocking::No && !pipe.has_readers() {
             return Err(Errno::ENXIO);
         }
