@@ -5,6 +5,7 @@
 #[path = "../src/arch/x86_64/vdso/image.rs"]
 mod image;
 
+use std::mem::transmute;
 use std::sync::atomic::Ordering::Relaxed;
 
 const PAGE: usize = 4096;
@@ -118,7 +119,7 @@ impl Mapped {
         let data = self.data();
         data.multiplier.store(1, Relaxed);
         data.shift.store(10, Relaxed);
-        data.tsc_base.store(now.wrapping_sub(seconds * 1_000_000_000 << 10), Relaxed);
+        data.tsc_base.store(now.wrapping_sub((seconds * 1_000_000_000) << 10), Relaxed);
         data.offsets_ns[0].store(1_700_000_000_123_456_789, Relaxed);
         data.offsets_ns[7].store(5_000_000_000, Relaxed);
         data.mode.store(1, Relaxed);
@@ -173,8 +174,11 @@ fn gettimeofday_and_time_agree() {
     let vdso = Mapped::new();
     vdso.set_clock(0);
     // SAFETY: the addresses of functions of these types in the image.
-    let (gettimeofday, time): (extern "C" fn(*mut i64, *mut i32) -> i64, extern "C" fn(*mut i64) -> i64) = unsafe {
-        (std::mem::transmute(vdso.find("__vdso_gettimeofday")), std::mem::transmute(vdso.find("time")))
+    let (gettimeofday, time) = unsafe {
+        (
+            transmute::<usize, extern "C" fn(*mut i64, *mut i32) -> i64>(vdso.find("__vdso_gettimeofday")),
+            transmute::<usize, extern "C" fn(*mut i64) -> i64>(vdso.find("time")),
+        )
     };
     let (mut now, mut zone, mut stored) = ([0i64; 2], [-1i32; 2], 0i64);
     assert_eq!(gettimeofday(now.as_mut_ptr(), zone.as_mut_ptr()), 0);
@@ -188,13 +192,10 @@ fn gettimeofday_and_time_agree() {
 fn getcpu_and_getres_answer_like_the_kernel() {
     let vdso = Mapped::new();
     // SAFETY: the addresses of functions of these types in the image.
-    let (getcpu, getres): (
-        extern "C" fn(*mut u32, *mut u32, usize) -> i64,
-        extern "C" fn(u32, *mut i64) -> i64,
-    ) = unsafe {
+    let (getcpu, getres) = unsafe {
         (
-            std::mem::transmute(vdso.find("__vdso_getcpu")),
-            std::mem::transmute(vdso.find("__vdso_clock_getres")),
+            transmute::<usize, extern "C" fn(*mut u32, *mut u32, usize) -> i64>(vdso.find("__vdso_getcpu")),
+            transmute::<usize, extern "C" fn(u32, *mut i64) -> i64>(vdso.find("__vdso_clock_getres")),
         )
     };
     let (mut cpu, mut node, mut resolution) = (u32::MAX, u32::MAX, [-1i64; 2]);

@@ -190,6 +190,9 @@ fn run_group(tally: &Tally, group: &Group) {
     say_time(&group.name, start);
 }
 
+/// Fetches or makes the thing of a name.
+type Fetch = fn(&str) -> Result<PathBuf>;
+
 /// Builds and fetches what the group needs, before guests run side by side.
 ///
 /// What only the network could give, and did not, is no failure of Keel: the group is left out, and the
@@ -206,7 +209,7 @@ fn prepare(tally: &Tally, group: &Group) -> bool {
         }
     }
     let mut missing = MISSING.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut needs: Vec<(&str, fn(&str) -> Result<PathBuf>)> = vec![(group.root, image::ensure)];
+    let mut needs: Vec<(&str, Fetch)> = vec![(group.root, image::ensure)];
     if group.platform.kernel == "linux" {
         needs.push(("linux", |_| linux::image()));
     }

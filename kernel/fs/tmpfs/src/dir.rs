@@ -148,7 +148,7 @@ impl Table {
     }
 
     /// The entries with cookies from `cookie` on.
-    pub(crate) fn from_cookie(&self, cookie: u64) -> impl Iterator<Item = (&Entry, &Arc<Inode>)> {
+    pub(crate) fn starting_at(&self, cookie: u64) -> impl Iterator<Item = (&Entry, &Arc<Inode>)> {
         let start = self.entries.partition_point(|entry| entry.cookie < cookie);
         self.entries[start..].iter().filter_map(|entry| Some((entry, entry.inode.as_ref()?)))
     }

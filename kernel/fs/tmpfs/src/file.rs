@@ -90,7 +90,7 @@ impl FileOps for Directory {
             return Ok(());
         }
         let table = table(file.inode())?.lock();
-        for (entry, inode) in table.from_cookie(*pos) {
+        for (entry, inode) in table.starting_at(*pos) {
             let next = entry.cookie + 1;
             if !emit.emit(&entry.name, inode.ino(), inode.kind().dirent_type(), next) {
                 break;

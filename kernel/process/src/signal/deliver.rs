@@ -50,7 +50,6 @@ pub fn exit_to_user(regs: &mut UserRegs) {
     if work.contains(Work::SIGNAL) {
         if task.has(TaskFlags::EXIT_REQUESTED) {
             let code = task.exit_code.load(Relaxed);
-            drop(task);
             exit::exit_thread(code);
         }
         handle_signal(&task, regs);

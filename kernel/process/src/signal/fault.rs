@@ -130,7 +130,7 @@ pub fn user_exception(exception: Exception, regs: &mut UserRegs) {
         6 => SigInfo::fault(SIGILL, ILL_ILLOPN, at),
         16 | 19 => SigInfo::fault(SIGFPE, float_code(exception.error_code), at),
         17 => SigInfo::fault(SIGBUS, BUS_ADRALN, 0),
-        10 | 11 | 12 => SigInfo::fault(SIGBUS, SI_KERNEL, 0),
+        10..=12 => SigInfo::fault(SIGBUS, SI_KERNEL, 0),
         _ => SigInfo::kernel(SIGSEGV),
     });
 }
