@@ -1,7 +1,7 @@
 //! Terminals: the line discipline, terminal devices, job control and pseudo-terminals.
 //!
-//! [`ldisc`] edits lines and processes output, without any device. [`tty`] joins it to a [`line`] (a serial
-//! port, the master of a [`pty`]) and to readers and writers. [`job`] ties a terminal to a session. [`file`]
+//! [`ldisc`] edits lines and processes output, without any device. [`tty`] joins it to a [`mod@line`] (a serial
+//! port, the master of a [`pty`]) and to readers and writers. [`job`] ties a terminal to a session. [`mod@file`]
 //! is what a program has open, [`device`] how it opens it.
 //!
 //! Sources: tty(4), pty(7), termios(3), ioctl_tty(2), credentials(7).

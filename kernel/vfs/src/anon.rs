@@ -58,9 +58,9 @@ impl Kind {
     }
 }
 
-/// Pipes: "pipe:[inode]".
+/// Pipes: `pipe:[inode]`.
 pub static PIPE: &Kind = &PIPE_KIND;
-/// Sockets: "socket:[inode]".
+/// Sockets: `socket:[inode]`.
 pub static SOCKET: &Kind = &SOCKET_KIND;
 /// All else: "anon_inode:name".
 pub static ANON: &Kind = &ANON_KIND;
@@ -115,7 +115,7 @@ fn kind_of(inode: &Inode) -> &'static Kind {
     [PIPE, SOCKET].into_iter().find(|kind| kind.magic == inode.sb().magic()).unwrap_or(ANON)
 }
 
-/// "`word`:[`number`]", without the machinery of `format!`: every pipe and socket is named.
+/// Writes `word:[number]` without the machinery of `format!`: every pipe and socket is named.
 fn numbered(word: &str, number: u64) -> Name {
     let mut name = Name::from_slice(word.as_bytes());
     name.extend_from_slice(b":[");

@@ -47,7 +47,9 @@ pub fn run() -> Result<ExitCode> {
 fn cargo(name: &str, args: &[&str]) -> Result<String> {
     let step = ui::Step::new(name);
     let mut cargo: Command = toolchain::host_cargo();
-    cargo.current_dir(paths::repo()).args(args).env("RUSTDOCFLAGS", "-Dwarnings");
+    // Pages hold private items, so links to them lead somewhere.
+    let rustdoc = "-Dwarnings -Arustdoc::private_intra_doc_links";
+    cargo.current_dir(paths::repo()).args(args).env("RUSTDOCFLAGS", rustdoc);
     ui::run(&step, &mut cargo)?;
     step.clear();
     Ok(String::new())

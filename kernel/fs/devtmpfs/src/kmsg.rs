@@ -131,7 +131,7 @@ impl FileOps for Kmsg {
     }
 }
 
-/// Takes "<N>" off the front of a written record; facility 0 is the kernel's own.
+/// Takes `<N>` off the front of a written record; facility 0 is the kernel's own.
 fn split_priority(text: &[u8]) -> (u16, &[u8]) {
     let parse = || {
         let rest = text.strip_prefix(b"<")?;
