@@ -26,7 +26,7 @@ impl Mirrors {
         )?;
         Self::parse(&list).context(
             "apt's sources on this machine name no Debian archive (a line with the component main). \
-             Add one to /etc/apt/sources.list, e.g. `deb http://deb.debian.org/debian bookworm main`, and run `apt-get update`",
+             Add a Debian mirror to /etc/apt/sources.list (`deb <mirror> bookworm main`) and run `apt-get update`",
         )
     }
 
