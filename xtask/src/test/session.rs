@@ -229,7 +229,8 @@ impl Terminal {
         // EIO: QEMU has closed its end.
         let len = self.master.read(&mut buffer).unwrap_or(0);
         self.pending.push_str(&String::from_utf8_lossy(&buffer[..len]));
-        self.pending = self.escapes.replace_all(&self.pending, "").into_owned();
+        // The return after an escape sequence may come with a later read than the sequence.
+        self.pending = self.escapes.replace_all(&self.pending, "").replace("\n\r", "\n");
         Ok(len)
     }
 }
