@@ -161,13 +161,8 @@ pub(crate) fn sys_sched_setaffinity(
 }
 
 /// sched_getaffinity(2): returns the size of the kernel's mask.
-pub(crate) fn sys_sched_getaffinity(
-    _cx: &mut Cx<'_>,
-    pid: i32,
-    size: usize,
-    mask: UserAddr,
-) -> Result<usize> {
-    if size * 8 < hal::cpu::nr_cpus() || !size.is_multiple_of(8) {
+pub(crate) fn sys_sched_getaffinity(_cx: &mut Cx<'_>, pid: i32, size: u32, mask: UserAddr) -> Result<usize> {
+    if u64::from(size) * 8 < hal::cpu::nr_cpus() as u64 || !size.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
     let allowed = thread_of(&*find(pid)?)?.affinity().and(hal::cpu::online());

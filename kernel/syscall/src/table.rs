@@ -260,7 +260,7 @@ syscalls! {
         => futex::sys_futex, Support::Partial("no priority inheritance: ENOSYS");
     203 sched_setaffinity(pid: i32, size: usize, mask: UserAddr)
         => scheduling::sys_sched_setaffinity, Support::Full;
-    204 sched_getaffinity(pid: i32, size: usize, mask: UserAddr)
+    204 sched_getaffinity(pid: i32, size: u32, mask: UserAddr)
         => scheduling::sys_sched_getaffinity, Support::Full;
     213 epoll_create(size: i32) => poll::sys_epoll_create, Support::Full;
     217 getdents64(fd: i32, buf: UserAddr, count: u32) => file::sys_getdents64, Support::Full;

@@ -70,6 +70,7 @@ fn getcpu_and_affinity() {
     assert_eq!(cpu as usize, first);
     assert_eq!(sys!(SYS_sched_setaffinity, 0, 1024, &[0u64; 128]), Err(EINVAL));
     assert_eq!(sys!(SYS_sched_getaffinity, 0, 7, &mut set), Err(EINVAL));
+    assert_eq!(sys!(SYS_sched_getaffinity, 0, 1u64 << 61, &mut set), Err(EINVAL), "32 bits of the size count");
     assert_eq!(sys!(SYS_sched_getaffinity, 0x3fff_fff0, 1024, &mut set), Err(ESRCH));
 }
 
