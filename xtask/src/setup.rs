@@ -72,16 +72,15 @@ fn install(packages: &[&str]) -> Result<()> {
         apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-y"]);
         apt
     };
+    // Lists may be absent, or so old that they offer an older toolchain than the mirror has. Without a network
+    // the packages may still lie on a medium, so only the installation decides.
+    let updated = ui::run(&step, apt().arg("update"));
     let mut install = apt();
     install.args(["install", "--no-install-recommends"]).args(packages);
-    // Package lists may be absent or old: one more try with fresh ones.
-    if ui::run(&step, &mut install).is_err() {
-        ui::run(&step, apt().arg("update")).context("apt-get update failed: is there a network?")?;
-        let mut again = apt();
-        again.args(["install", "--no-install-recommends"]).args(packages);
-        ui::run(&step, &mut again)
-            .with_context(|| format!("these packages could not be installed: {list}"))?;
-    }
+    ui::run(&step, &mut install).with_context(|| match updated {
+        Ok(_) => format!("these packages could not be installed: {list}"),
+        Err(_) => format!("these packages could not be installed, nor their lists fetched (is there a network?): {list}"),
+    })?;
     step.done(&list);
     Ok(())
 }
