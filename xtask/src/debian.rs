@@ -82,8 +82,10 @@ impl Apt {
         )?;
         fs::write(dir.join("state/status"), "")?;
         let at = dir.display();
+        // A mirror may lag behind so far that its signed lists have run out. They are still what Debian signed,
+        // and an older build of the suite does as well.
         let config = format!(
-            "Dir::Etc::sourcelist \"{at}/sources.list\";\nDir::Etc::sourceparts \"-\";\nDir::State \"{at}/state\";\n\
+            "Acquire::Check-Valid-Until \"false\";\nDir::Etc::sourcelist \"{at}/sources.list\";\nDir::Etc::sourceparts \"-\";\nDir::State \"{at}/state\";\n\
              Dir::State::status \"{at}/state/status\";\nDir::Cache \"{at}/cache\";\nAcquire::Languages \"none\";\n\
              APT::Sandbox::User \"root\";\nAcquire::Retries \"2\";\nAcquire::http::Timeout \"30\";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n"
         );
