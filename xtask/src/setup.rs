@@ -79,7 +79,9 @@ fn install(packages: &[&str]) -> Result<()> {
     install.args(["install", "--no-install-recommends"]).args(packages);
     ui::run(&step, &mut install).with_context(|| match updated {
         Ok(_) => format!("these packages could not be installed: {list}"),
-        Err(_) => format!("these packages could not be installed, nor their lists fetched (is there a network?): {list}"),
+        Err(_) => format!(
+            "these packages could not be installed, nor their lists fetched (is there a network?): {list}"
+        ),
     })?;
     step.done(&list);
     Ok(())

@@ -171,6 +171,7 @@ impl Errno {
 
 impl Errno {
     /// Makes an error number from its value; `None` outside 1 to 4095.
+    #[inline]
     pub const fn new(value: i32) -> Option<Self> {
         if value >= 1 && value <= 4095 { Some(Self(value as u16)) } else { None }
     }
@@ -181,6 +182,7 @@ impl Errno {
     }
 
     /// What a system call returns in its result register: the negated number.
+    #[inline]
     pub const fn to_return(self) -> usize {
         -(self.0 as isize) as usize
     }

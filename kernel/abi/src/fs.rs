@@ -35,11 +35,13 @@ bitflags! {
 
 impl OpenFlags {
     /// Whether the access mode permits reading (`O_RDONLY` or `O_RDWR`).
+    #[inline]
     pub const fn can_read(self) -> bool {
         self.bits() & 3 == 0 || self.bits() & 3 == 2
     }
 
     /// Whether the access mode permits writing (`O_WRONLY` or `O_RDWR`).
+    #[inline]
     pub const fn can_write(self) -> bool {
         self.bits() & 3 == 1 || self.bits() & 3 == 2
     }
@@ -225,17 +227,20 @@ bitflags! {
 pub const DIRENT64_NAME_OFFSET: usize = 19;
 
 /// Packs a device number as `st_rdev` shows it (makedev(3)).
+#[inline]
 pub const fn makedev(major: u32, minor: u32) -> u64 {
     let (major, minor) = (major as u64, minor as u64);
     (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12) | ((major & !0xfff) << 32)
 }
 
 /// The major number in a device number (major(3)).
+#[inline]
 pub const fn major(dev: u64) -> u32 {
     (((dev >> 8) & 0xfff) | ((dev >> 32) & !0xfff)) as u32
 }
 
 /// The minor number in a device number (minor(3)).
+#[inline]
 pub const fn minor(dev: u64) -> u32 {
     ((dev & 0xff) | ((dev >> 12) & !0xff)) as u32
 }

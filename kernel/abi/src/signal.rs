@@ -34,36 +34,43 @@ impl SigSet {
     pub const UNBLOCKABLE: Self = Self::of(SIGKILL).union(Self::of(SIGSTOP));
 
     /// The set that holds just signal `sig`; empty when `sig` is not between 1 and 64.
+    #[inline]
     pub const fn of(sig: u32) -> Self {
         if sig >= 1 && sig <= NSIG { Self(1 << (sig - 1)) } else { Self(0) }
     }
 
     /// Whether `sig` is in the set.
+    #[inline]
     pub const fn has(self, sig: u32) -> bool {
         self.0 & Self::of(sig).0 != 0
     }
 
     /// Whether the set is empty.
+    #[inline]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     /// All signals of either set.
+    #[inline]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
     /// The signals in this set and not in `other`.
+    #[inline]
     pub const fn minus(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
     /// The signals in both sets.
+    #[inline]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
     /// The lowest signal in the set.
+    #[inline]
     pub const fn first(self) -> Option<u32> {
         if self.0 == 0 { None } else { Some(self.0.trailing_zeros() + 1) }
     }
@@ -144,11 +151,13 @@ pub struct SigInfo {
 
 impl SigInfo {
     /// A siginfo with number and cause, and nothing in the union.
+    #[inline]
     pub const fn new(signo: u32, code: i32) -> Self {
         Self { signo: signo as i32, errno: 0, code, pad0: 0, fields: [0; 14] }
     }
 
     /// Sent by a process (`SI_USER`, `SI_TKILL`): sender's pid and real uid.
+    #[inline]
     pub const fn user(signo: u32, code: i32, pid: i32, uid: u32) -> Self {
         let mut info = Self::new(signo, code);
         info.fields[0] = pid as u32 as u64 | (uid as u64) << 32;
@@ -156,11 +165,13 @@ impl SigInfo {
     }
 
     /// Sent by the kernel itself (`SI_KERNEL`).
+    #[inline]
     pub const fn kernel(signo: u32) -> Self {
         Self::new(signo, SI_KERNEL)
     }
 
     /// A fault at address `addr` (`SIGSEGV`, `SIGBUS`, `SIGILL`, `SIGFPE`, `SIGTRAP`).
+    #[inline]
     pub const fn fault(signo: u32, code: i32, addr: u64) -> Self {
         let mut info = Self::new(signo, code);
         info.fields[0] = addr;
@@ -168,6 +179,7 @@ impl SigInfo {
     }
 
     /// A state change of child `pid` (`SIGCHLD`). Times in clock ticks.
+    #[inline]
     pub const fn child(code: i32, pid: i32, uid: u32, status: i32, utime: u64, stime: u64) -> Self {
         let mut info = Self::user(SIGCHLD, code, pid, uid);
         info.fields[1] = status as u32 as u64;
@@ -177,11 +189,13 @@ impl SigInfo {
     }
 
     /// The sender's pid, where the cause has one.
+    #[inline]
     pub const fn pid(&self) -> i32 {
         self.fields[0] as i32
     }
 
     /// The sender's real uid, where the cause has one.
+    #[inline]
     pub const fn uid(&self) -> u32 {
         (self.fields[0] >> 32) as u32
     }

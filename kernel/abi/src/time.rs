@@ -21,6 +21,7 @@ pub struct Timespec {
 
 impl Timespec {
     /// Makes a time from nanoseconds since the clock's zero.
+    #[inline]
     pub const fn from_ns(ns: u64) -> Self {
         Self { tv_sec: (ns / NSEC_PER_SEC) as i64, tv_nsec: (ns % NSEC_PER_SEC) as i64 }
     }
@@ -48,6 +49,7 @@ pub struct Timeval {
 
 impl Timeval {
     /// Makes a time from nanoseconds, cut to microseconds.
+    #[inline]
     pub const fn from_ns(ns: u64) -> Self {
         Self { tv_sec: (ns / NSEC_PER_SEC) as i64, tv_usec: (ns % NSEC_PER_SEC / 1000) as i64 }
     }
@@ -96,6 +98,7 @@ pub struct StatxTimestamp {
 }
 
 impl From<Timespec> for StatxTimestamp {
+    #[inline]
     fn from(t: Timespec) -> Self {
         Self { tv_sec: t.tv_sec, tv_nsec: t.tv_nsec as u32, reserved: 0 }
     }

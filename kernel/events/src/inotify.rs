@@ -245,6 +245,7 @@ impl Inotify {
 }
 
 /// Takes the mark from its inode.
+#[inline]
 fn detach(mark: &Arc<Mark>) {
     let watch: Arc<dyn Watch> = mark.clone();
     mark.inode.marks().remove(&watch);
@@ -312,6 +313,7 @@ impl FileOps for Inotify {
 }
 
 /// Checks the mask of inotify_add_watch(2) as far as Linux does before it looks at the descriptor. `EINVAL`.
+#[inline]
 pub fn check_mask(mask: u32) -> Result<()> {
     if mask & !KNOWN != 0 || mask & KNOWN == 0 { Err(Errno::EINVAL) } else { Ok(()) }
 }

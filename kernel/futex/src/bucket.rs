@@ -25,6 +25,7 @@ pub(crate) struct Waiter {
 
 impl Waiter {
     /// A waiter that will be listed in the bucket `index`.
+    #[inline]
     pub fn new(index: usize, group: Option<Arc<Waiter>>) -> Arc<Self> {
         Arc::new(Self {
             queue: WaitQueue::new(),

@@ -49,11 +49,13 @@ impl UserAddr {
     pub const NULL: UserAddr = UserAddr(0);
 
     /// Is this address 0?
+    #[inline]
     pub const fn is_null(self) -> bool {
         self.0 == 0
     }
 
     /// The number itself.
+    #[inline]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
@@ -69,11 +71,13 @@ impl UserAddr {
     }
 
     /// The offset in its page.
+    #[inline]
     pub const fn page_offset(self) -> usize {
         (self.0 & (PAGE_SIZE as u64 - 1)) as usize
     }
 
     /// Do `len` bytes from here lie in user space (Linux: `access_ok`)?
+    #[inline]
     pub const fn range_ok(self, len: usize) -> bool {
         len as u64 <= USER_END && self.0 <= USER_END - len as u64
     }
@@ -94,6 +98,7 @@ pub struct PageRange {
 
 impl PageRange {
     /// The range `start..end`, or `None` when an end is not aligned, they are swapped, or it leaves user space.
+    #[inline]
     pub const fn new(start: u64, end: u64) -> Option<PageRange> {
         let mask = PAGE_SIZE as u64 - 1;
         if start & mask == 0 && end & mask == 0 && start <= end && end <= USER_END {
@@ -106,6 +111,7 @@ impl PageRange {
     /// `len` bytes from `addr`, which must be page-aligned; the end is rounded up.
     ///
     /// `None` when `addr` is not aligned, or the range is empty, wraps or leaves user space.
+    #[inline]
     pub fn from_user(addr: UserAddr, len: usize) -> Option<PageRange> {
         let len = (len as u64).checked_add(PAGE_SIZE as u64 - 1)? & !(PAGE_SIZE as u64 - 1);
         if len == 0 {
@@ -115,6 +121,7 @@ impl PageRange {
     }
 
     /// The page that contains `addr`, or `None` beyond user space.
+    #[inline]
     pub const fn page_of(addr: UserAddr) -> Option<PageRange> {
         let start = addr.page().0;
         if start >= USER_END { None } else { PageRange::new(start, start + PAGE_SIZE as u64) }
@@ -126,11 +133,13 @@ impl PageRange {
     }
 
     /// First address.
+    #[inline]
     pub const fn start(&self) -> u64 {
         self.start
     }
 
     /// First address beyond.
+    #[inline]
     pub const fn end(&self) -> u64 {
         self.end
     }
@@ -162,6 +171,7 @@ impl PageRange {
     }
 
     /// The addresses of its pages, in order.
+    #[inline]
     pub fn pages(&self) -> impl DoubleEndedIterator<Item = u64> + use<> {
         (self.start >> PAGE_SHIFT..self.end >> PAGE_SHIFT).map(|page| page << PAGE_SHIFT)
     }

@@ -15,6 +15,7 @@ impl CpuId {
     pub const BOOT: CpuId = CpuId(0);
 
     /// As an index.
+    #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -31,11 +32,13 @@ impl CpuMask {
     pub const ALL: CpuMask = CpuMask(u64::MAX);
 
     /// One CPU.
+    #[inline]
     pub const fn single(cpu: CpuId) -> CpuMask {
         CpuMask(1 << cpu.0)
     }
 
     /// Is `cpu` in it?
+    #[inline]
     pub const fn contains(self, cpu: CpuId) -> bool {
         self.0 >> cpu.0 & 1 != 0
     }
@@ -46,16 +49,19 @@ impl CpuMask {
     }
 
     /// Takes `cpu` out.
+    #[inline]
     pub const fn remove(&mut self, cpu: CpuId) {
         self.0 &= !(1 << cpu.0);
     }
 
     /// Is no CPU in it?
+    #[inline]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     /// The common CPUs.
+    #[inline]
     pub const fn and(self, other: CpuMask) -> CpuMask {
         CpuMask(self.0 & other.0)
     }
@@ -66,6 +72,7 @@ impl CpuMask {
     }
 
     /// Its CPUs in ascending order.
+    #[inline]
     pub fn iter(self) -> impl Iterator<Item = CpuId> {
         let mut rest = self.0;
         core::iter::from_fn(move || {
@@ -122,6 +129,7 @@ pub fn raw_current_id() -> CpuId {
 
 /// Sleeps until an interrupt was handled. Interrupts must be off at the call and are on afterwards, with no
 /// gap in which a wake-up could be lost. Returns at once when a reschedule is already wanted.
+#[inline]
 pub fn idle_wait() {
     if crate::preempt::need_resched() {
         arch::irq::enable();

@@ -20,18 +20,21 @@ pub enum CStrError {
 }
 
 impl From<Fault> for CStrError {
+    #[inline]
     fn from(_: Fault) -> Self {
         CStrError::Fault
     }
 }
 
 impl From<Fault> for abi::Errno {
+    #[inline]
     fn from(_: Fault) -> Self {
         abi::Errno::EFAULT
     }
 }
 
 impl From<NoMemory> for abi::Errno {
+    #[inline]
     fn from(_: NoMemory) -> Self {
         abi::Errno::ENOMEM
     }

@@ -37,26 +37,31 @@ impl Drop for PreemptGuard {
 }
 
 /// Is sleeping forbidden here (preemption or interrupts off)?
+#[inline]
 pub fn is_atomic() -> bool {
     count() != 0 || !arch::irq::enabled()
 }
 
 /// The nesting depth of sections with preemption off.
+#[inline]
 pub fn count() -> u32 {
     arch::cpu::preempt_load() & !NO_RESCHED
 }
 
 /// Asks this CPU to call the hook as soon as preemption is possible. Interrupts or preemption must be off.
+#[inline]
 pub fn set_need_resched() {
     arch::cpu::preempt_fold_resched(true);
 }
 
 /// Takes the request of [`set_need_resched`] back; the scheduler does so when it switches.
+#[inline]
 pub fn clear_need_resched() {
     arch::cpu::preempt_fold_resched(false);
 }
 
 /// Is a reschedule of this CPU wanted?
+#[inline]
 pub fn need_resched() -> bool {
     arch::cpu::preempt_load() & NO_RESCHED == 0
 }

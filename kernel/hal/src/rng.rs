@@ -8,6 +8,7 @@ pub fn hardware_seed() -> Option<u64> {
 }
 
 /// A counter with unpredictable low bits (the TSC): little entropy, but always there.
+#[inline]
 pub fn timing_sample() -> u64 {
     arch::rng::timing_sample()
 }

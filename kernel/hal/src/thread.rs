@@ -210,11 +210,13 @@ impl Thread {
     }
 
     /// Sets work flags. For a thread that runs on another CPU, follow with [`crate::ipi::kick`].
+    #[inline]
     pub fn set_work(&self, work: Work) {
         self.work.fetch_or(work.bits(), Ordering::SeqCst);
     }
 
     /// Clears work flags.
+    #[inline]
     pub fn clear_work(&self, work: Work) {
         self.work.fetch_and(!work.bits(), Ordering::SeqCst);
     }
@@ -227,6 +229,7 @@ impl Thread {
 
     /// The word of the work flags, in which the machine has bits of its own.
     #[cfg(target_os = "none")]
+    #[inline]
     pub(crate) fn work_word(&self) -> &AtomicU32 {
         &self.work
     }
@@ -333,11 +336,13 @@ impl Current {
     }
 
     /// The user GS base.
+    #[inline]
     pub fn gs_base(&self) -> u64 {
         arch::thread::gs_base(self)
     }
 
     /// Sets the user GS base. `Err`: not a user address.
+    #[inline]
     pub fn set_gs_base(&self, base: UserAddr) -> Result<(), Fault> {
         if base.0 >= crate::USER_END {
             return Err(Fault);

@@ -131,11 +131,13 @@ impl<'a> Dest<'a> {
     }
 
     /// A kernel buffer.
+    #[inline]
     pub fn kernel(buf: &'a mut [u8]) -> Dest<'a> {
         Dest(DestKind::Kernel { buf, pos: 0 })
     }
 
     /// How much still fits.
+    #[inline]
     pub fn remaining(&self) -> usize {
         match &self.0 {
             DestKind::User(cursor) => cursor.remaining,
@@ -238,6 +240,7 @@ impl<'a> Src<'a> {
     }
 
     /// A kernel buffer.
+    #[inline]
     pub fn kernel(buf: &'a [u8]) -> Src<'a> {
         Src(SrcKind::Kernel { buf, pos: 0 })
     }

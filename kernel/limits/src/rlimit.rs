@@ -78,6 +78,7 @@ impl Resource {
     ];
 
     /// The resource with this number. `EINVAL`: there is none.
+    #[inline]
     pub fn from_number(number: u32) -> Result<Self> {
         Self::ALL.get(number as usize).copied().ok_or(Errno::EINVAL)
     }
@@ -160,6 +161,7 @@ impl Rlimits {
     }
 
     /// Lowers the soft limit to at most `cur`, unchecked otherwise (execve(2) of a privileged file).
+    #[inline]
     pub fn clamp(&self, resource: Resource, cur: u64) {
         self.0[resource as usize].cur.fetch_min(cur, Relaxed);
     }

@@ -57,12 +57,14 @@ impl UserCounts {
     }
 
     /// Adds `amount`, whatever the limit.
+    #[inline]
     pub fn charge(&self, what: UserResource, amount: u64) {
         self.counts[what as usize].fetch_add(amount, Relaxed);
     }
 
     /// Adds `amount` unless the sum would pass `limit`; whether it was added.
     #[must_use]
+    #[inline]
     pub fn try_charge(&self, what: UserResource, amount: u64, limit: u64) -> bool {
         let count = &self.counts[what as usize];
         let old = count.fetch_add(amount, Relaxed);
@@ -74,6 +76,7 @@ impl UserCounts {
     }
 
     /// Pays back `amount` of an earlier charge.
+    #[inline]
     pub fn uncharge(&self, what: UserResource, amount: u64) {
         self.counts[what as usize].fetch_sub(amount, Relaxed);
     }

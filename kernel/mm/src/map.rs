@@ -45,6 +45,7 @@ pub struct MapRequest {
 
 impl MapRequest {
     /// A private anonymous mapping anywhere.
+    #[inline]
     pub fn anonymous(len: u64, prot: Prot) -> Self {
         Self {
             addr: 0,
@@ -65,6 +66,7 @@ pub(crate) fn page_align(len: u64) -> u64 {
 }
 
 /// The errno of a refused edit in mmap, munmap, mprotect and others.
+#[inline]
 pub(crate) fn refused(_: Refused) -> Errno {
     Errno::ENOMEM
 }

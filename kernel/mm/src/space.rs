@@ -139,6 +139,7 @@ pub struct Counters {
 
 impl Counters {
     /// All resident pages.
+    #[inline]
     pub fn rss(&self) -> u64 {
         self.rss_anon + self.rss_file + self.rss_shmem
     }

@@ -146,6 +146,7 @@ pub trait Mappable: Send + Sync {
     }
 
     /// Called for each VMA of this object that comes to be, a split or a fork included.
+    #[inline]
     fn vma_opened(&self) {}
 
     /// Called for each VMA of this object that goes away.

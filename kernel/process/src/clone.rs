@@ -171,6 +171,7 @@ impl ProcessCharge {
         Ok(Self(Some(user)))
     }
 
+    #[inline]
     fn keep(mut self) {
         self.0 = None;
     }
@@ -228,6 +229,7 @@ fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
 }
 
 /// Makes the child's process.
+#[inline]
 fn build_group(me: &CurrentTask, request: &CloneRequest, pid: u32) -> ThreadGroup {
     let parent = me.group();
     let hand = match request.flags {
@@ -258,6 +260,7 @@ fn build_group(me: &CurrentTask, request: &CloneRequest, pid: u32) -> ThreadGrou
 }
 
 /// Copies what a thread hands to its child.
+#[inline]
 fn inherit(me: &CurrentTask, child: &Task, request: &CloneRequest) {
     let flags = request.flags;
     child.timer_slack.store(me.timer_slack.load(Relaxed), Relaxed);

@@ -34,6 +34,7 @@ pub fn nr_threads() -> u32 {
 }
 
 /// Counts a new thread.
+#[inline]
 pub(crate) fn count_thread() {
     NR_THREADS.fetch_add(1, Relaxed);
 }
@@ -167,6 +168,7 @@ pub(crate) fn leave_mm(task: &CurrentTask) {
 }
 
 /// Gives up the address space at the end of a thread.
+#[inline]
 fn release_mm(task: &CurrentTask) {
     leave_mm(task);
     let Some(mm) = task.replace_mm(None) else { return };
@@ -221,6 +223,7 @@ fn release_task(task: &Arc<Task>, garbage: &mut Garbage) {
 }
 
 /// A leader whose place another thread has taken is gone without a trace.
+#[inline]
 pub(crate) fn forget_leader(leader: &Task) {
     if let Some(user) = leader.user() {
         user.uncharge(UserResource::Processes, 1);

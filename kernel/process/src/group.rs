@@ -272,6 +272,7 @@ impl ThreadGroup {
     }
 
     /// Start in nanoseconds since boot.
+    #[inline]
     pub fn start_ns(&self) -> u64 {
         self.start_ns
     }

@@ -41,6 +41,7 @@ pub struct Session {
 
 impl Session {
     /// Its id: the process id of its leader.
+    #[inline]
     pub fn id(&self) -> u32 {
         self.id.number()
     }
@@ -79,11 +80,13 @@ impl ProcessGroup {
     }
 
     /// Its id.
+    #[inline]
     pub fn id(&self) -> u32 {
         self.id.number()
     }
 
     /// The session it belongs to.
+    #[inline]
     pub fn session(&self) -> &Arc<Session> {
         &self.session
     }

@@ -131,6 +131,7 @@ impl PidRef {
     }
 
     /// The number.
+    #[inline]
     pub fn number(&self) -> u32 {
         self.0
     }

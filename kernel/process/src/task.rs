@@ -142,6 +142,7 @@ pub(crate) const DEFAULT_TIMER_SLACK_NS: u64 = 50_000;
 
 impl Task {
     /// Makes a task; it is not yet in any table.
+    #[inline]
     pub(crate) fn new(init: TaskInit) -> Self {
         Self {
             tid: AtomicU32::new(init.pid_ref.number()),
@@ -302,6 +303,7 @@ impl Task {
         self.flags.fetch_or(flags.bits(), SeqCst);
     }
 
+    #[inline]
     pub(crate) fn clear_flags(&self, flags: TaskFlags) {
         self.flags.fetch_and(!flags.bits(), SeqCst);
     }

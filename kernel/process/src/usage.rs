@@ -49,6 +49,7 @@ impl Sum {
     }
 
     /// As user space sees it.
+    #[inline]
     pub fn to_rusage(&self) -> Rusage {
         Rusage {
             ru_utime: Timeval::from_ns(self.utime_ns),
@@ -73,6 +74,7 @@ pub(crate) struct Usage {
 }
 
 /// Nanoseconds as clock ticks of user space.
+#[inline]
 pub fn ticks(ns: u64) -> u64 {
     ns / NS_PER_TICK
 }

@@ -48,6 +48,7 @@ pub struct Event {
 
 impl Event {
     /// `si_status` of waitid(2): the exit code or the signal.
+    #[inline]
     pub fn si_status(&self) -> i32 {
         match self.code {
             CLD_EXITED => self.status >> 8 & 0xff,

@@ -342,6 +342,7 @@ fn enqueue(thread: &Arc<Thread>, cpu: CpuId, arrival: Arrival, pinned: &PreemptG
 }
 
 /// Makes `cpu` call the scheduler soon.
+#[inline]
 fn want_resched(cpu: CpuId, pinned: &PreemptGuard) {
     if cpu == cpu::current_id(pinned) {
         resched_here();

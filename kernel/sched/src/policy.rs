@@ -19,6 +19,7 @@ pub enum Policy {
 
 impl Policy {
     /// The policy with the number `n` of sched_setscheduler(2).
+    #[inline]
     pub const fn from_number(n: u32) -> Option<Policy> {
         Some(match n {
             0 => Policy::Normal,
@@ -31,6 +32,7 @@ impl Policy {
     }
 
     /// FIFO or RR?
+    #[inline]
     pub const fn is_realtime(self) -> bool {
         matches!(self, Policy::Fifo | Policy::RoundRobin)
     }

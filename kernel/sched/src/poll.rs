@@ -80,6 +80,7 @@ impl Poller {
     }
 
     /// The table to ask files with. It registers in the first round only.
+    #[inline]
     pub fn table(&mut self) -> &mut PollTable {
         &mut self.table
     }

@@ -61,6 +61,7 @@ pub enum Interruptible {
 }
 
 impl Interruptible {
+    #[inline]
     pub(crate) const fn state(self) -> u32 {
         match self {
             Interruptible::No => UNINTERRUPTIBLE,
@@ -76,6 +77,7 @@ pub struct Interrupted;
 
 impl From<Interrupted> for abi::Errno {
     /// `ERESTARTSYS`: signal delivery turns it into a restart or `EINTR`.
+    #[inline]
     fn from(_: Interrupted) -> Self {
         abi::Errno::ERESTARTSYS
     }
@@ -222,6 +224,7 @@ impl Thread {
     }
 
     /// The machine's part, for slots and work flags.
+    #[inline]
     pub fn hal(&self) -> &Arc<hal::thread::Thread> {
         &self.hal
     }
@@ -287,6 +290,7 @@ impl Thread {
     }
 
     /// When it was made, in nanoseconds since boot.
+    #[inline]
     pub fn start_ns(&self) -> u64 {
         self.start_ns
     }

@@ -36,6 +36,7 @@ pub enum WaitError {
 }
 
 impl From<WaitError> for abi::Errno {
+    #[inline]
     fn from(error: WaitError) -> Self {
         match error {
             WaitError::Interrupted => abi::Errno::ERESTARTSYS,
@@ -45,6 +46,7 @@ impl From<WaitError> for abi::Errno {
 }
 
 impl From<Interrupted> for WaitError {
+    #[inline]
     fn from(_: Interrupted) -> Self {
         WaitError::Interrupted
     }
@@ -100,6 +102,7 @@ impl Drop for ObserverHandle {
 
 impl WaitQueue {
     /// An empty queue.
+    #[inline]
     pub const fn new() -> WaitQueue {
         WaitQueue { waiters: IrqLock::new("sched.wait", SmallVec::new_const()), observers: Once::new() }
     }

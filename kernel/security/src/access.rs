@@ -59,6 +59,7 @@ pub fn inode_permission(cred: &Cred, inode: &Ids, wanted: Access) -> Result<()> 
 }
 
 /// The slow half of [`inode_permission`]: capabilities.
+#[inline]
 fn overridden(cred: &Cred, inode: &Ids, wanted: Access) -> Result<()> {
     let is_dir = inode.mode & S_IFMT == S_IFDIR;
     let only_reads = if is_dir { !wanted.contains(Access::WRITE) } else { wanted == Access::READ };
@@ -73,11 +74,13 @@ fn overridden(cred: &Cred, inode: &Ids, wanted: Access) -> Result<()> {
 }
 
 /// Whether `cred` owns an object of `uid` or may act as its owner.
+#[inline]
 pub fn owner_or_capable(cred: &Cred, uid: u32) -> bool {
     cred.fsuid == uid || cred.capable(Cap::FOWNER)
 }
 
 /// Whether the sticky bit of `dir` lets `cred` remove an entry that leads to an inode of `victim_uid`.
+#[inline]
 pub fn may_delete_sticky(cred: &Cred, dir: &Ids, victim_uid: u32) -> bool {
     dir.mode & S_ISVTX == 0 || cred.fsuid == victim_uid || cred.fsuid == dir.uid || cred.capable(Cap::FOWNER)
 }

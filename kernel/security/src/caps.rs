@@ -75,6 +75,7 @@ impl Cap {
     pub const COUNT: u8 = 41;
 
     /// The capability with this number, or `None` when there is none.
+    #[inline]
     pub const fn from_number(number: u64) -> Option<Self> {
         if number < Self::COUNT as u64 { Some(Self(number as u8)) } else { None }
     }
@@ -110,11 +111,13 @@ impl CapSet {
         .with(Cap::MKNOD);
 
     /// The set whose members are the bits of `bits`; bits that name no capability are dropped.
+    #[inline]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits & Self::FULL.0)
     }
 
     /// The set as bits, as /proc/PID/status prints it.
+    #[inline]
     pub const fn bits(self) -> u64 {
         self.0
     }
@@ -137,6 +140,7 @@ impl CapSet {
 
     /// `self` and `cap`.
     #[must_use]
+    #[inline]
     pub const fn with(self, cap: Cap) -> Self {
         Self(self.0 | 1 << cap.0)
     }

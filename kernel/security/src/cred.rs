@@ -76,6 +76,7 @@ impl Cred {
     }
 
     /// Supplementary groups in ascending order.
+    #[inline]
     pub fn groups(&self) -> &[u32] {
         &self.groups
     }

@@ -46,6 +46,7 @@ pub fn statx(path: &Path, mask: u32) -> Result<Statx> {
     Ok(stat)
 }
 
+#[inline]
 fn basic_statx(inode: &Inode) -> Statx {
     let times = inode.times();
     let dev = inode.sb().dev();
@@ -228,6 +229,7 @@ pub enum NewTime {
 
 impl NewTime {
     /// From the argument of utimensat(2). `EINVAL`: not a time.
+    #[inline]
     pub fn from_timespec(time: Timespec) -> Result<Self> {
         const UTIME_NOW: i64 = (1 << 30) - 1;
         const UTIME_OMIT: i64 = (1 << 30) - 2;

@@ -119,6 +119,7 @@ impl Dentry {
     }
 
     /// The file system it belongs to.
+    #[inline]
     pub fn sb(&self) -> &Arc<SuperBlock> {
         &self.sb
     }

@@ -145,6 +145,7 @@ impl FdTable {
     }
 
     /// The owner of the POSIX locks that are taken through this table.
+    #[inline]
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -422,6 +423,7 @@ pub struct Reserved {
 
 impl Reserved {
     /// Its number.
+    #[inline]
     pub fn fd(&self) -> i32 {
         self.fd as i32
     }

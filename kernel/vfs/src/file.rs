@@ -66,6 +66,7 @@ pub enum Whence {
 
 impl Whence {
     /// The `whence` argument of lseek(2). `EINVAL`.
+    #[inline]
     pub fn from_raw(raw: u32) -> Result<Self> {
         [Self::Set, Self::Cur, Self::End, Self::Data, Self::Hole]
             .get(raw as usize)
@@ -304,21 +305,25 @@ impl File {
     }
 
     /// A number that no other description ever has; the owner of its locks.
+    #[inline]
     pub fn id(&self) -> u64 {
         self.id
     }
 
     /// The name by which it was opened.
+    #[inline]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The inode.
+    #[inline]
     pub fn inode(&self) -> &Arc<Inode> {
         &self.inode
     }
 
     /// What it can do.
+    #[inline]
     pub fn mode(&self) -> FileMode {
         self.mode
     }
@@ -374,11 +379,13 @@ impl File {
     }
 
     /// Who opened it.
+    #[inline]
     pub fn cred(&self) -> &Arc<Cred> {
         &self.cred
     }
 
     /// The operations.
+    #[inline]
     pub fn ops(&self) -> &Arc<dyn FileOps> {
         &self.ops
     }

@@ -116,6 +116,7 @@ impl FsContext {
     }
 
     /// Sets the umask; gives the old one.
+    #[inline]
     pub fn set_umask(&self, umask: u32) -> u32 {
         self.umask.swap(umask & 0o777, Relaxed)
     }

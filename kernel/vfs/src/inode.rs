@@ -60,6 +60,7 @@ pub enum FileKind {
 
 impl FileKind {
     /// The kind that a mode's type bits name.
+    #[inline]
     pub const fn from_mode(mode: u32) -> Self {
         match mode & S_IFMT {
             abi::fs::S_IFSOCK => Self::Socket,
@@ -74,6 +75,7 @@ impl FileKind {
     }
 
     /// `d_type` of getdents64(2).
+    #[inline]
     pub const fn dirent_type(self) -> u8 {
         match self {
             Self::Socket => 12,
@@ -438,11 +440,13 @@ impl Inode {
     }
 
     /// Inode number.
+    #[inline]
     pub fn ino(&self) -> u64 {
         self.ino
     }
 
     /// The file system it belongs to.
+    #[inline]
     pub fn sb(&self) -> &Arc<SuperBlock> {
         &self.sb
     }
@@ -573,6 +577,7 @@ impl Inode {
     }
 
     /// The page cache of its data.
+    #[inline]
     pub fn mapping(&self) -> Option<&Arc<Mapping>> {
         self.mapping.as_ref()
     }
@@ -611,6 +616,7 @@ impl Inode {
     }
 
     /// Who watches this inode.
+    #[inline]
     pub fn marks(&self) -> &Marks {
         &self.marks
     }

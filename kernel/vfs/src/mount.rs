@@ -148,6 +148,7 @@ impl Mount {
     }
 
     /// The id of mountinfo.
+    #[inline]
     pub fn id(&self) -> u32 {
         self.id
     }
@@ -158,16 +159,19 @@ impl Mount {
     }
 
     /// Its root, not necessarily that of the file system.
+    #[inline]
     pub fn root(&self) -> &Arc<Dentry> {
         &self.root
     }
 
     /// The file system.
+    #[inline]
     pub fn sb(&self) -> &Arc<SuperBlock> {
         &self.sb
     }
 
     /// What was mounted, as /proc/mounts shows it.
+    #[inline]
     pub fn source(&self) -> &[u8] {
         &self.source
     }

@@ -48,6 +48,7 @@ fn push_mount_options(out: &mut Vec<u8>, mount: &Mount) {
     }
 }
 
+#[inline]
 fn push_super_options(out: &mut Vec<u8>, mount: &Mount) {
     let flags = mount.sb().flags();
     for (flag, name) in [(SbFlags::SYNCHRONOUS, ",sync"), (SbFlags::LAZYTIME, ",lazytime")] {

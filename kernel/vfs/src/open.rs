@@ -36,6 +36,7 @@ impl How {
     /// The request of open(2) and openat(2): unknown flags are ignored.
     ///
     /// `EINVAL`: `O_TMPFILE` without write access, or `O_CREAT` with `O_DIRECTORY`.
+    #[inline]
     pub fn new(flags: u32, mode: u32) -> Result<Self> {
         let mut flags = OpenFlags::from_bits_truncate(flags);
         let makes = flags.intersects(OpenFlags::CREAT | OpenFlags::TMPFILE_BIT);
@@ -68,6 +69,7 @@ impl How {
         Self { flags, mode: how.mode as u32, resolve }.check()
     }
 
+    #[inline]
     fn check(self) -> Result<Self> {
         let flags = self.flags;
         if flags.contains(OpenFlags::TMPFILE_BIT) {
@@ -82,6 +84,7 @@ impl How {
     }
 
     /// The flags of open(2).
+    #[inline]
     pub fn flags(&self) -> OpenFlags {
         self.flags
     }

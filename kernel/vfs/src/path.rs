@@ -33,6 +33,7 @@ impl Path {
     }
 
     /// The root of `mount`.
+    #[inline]
     pub fn root_of(mount: &Arc<Mount>) -> Self {
         Self::new(mount, mount.root())
     }

@@ -138,11 +138,13 @@ impl SuperBlock {
     }
 
     /// The file system's type.
+    #[inline]
     pub fn fs_type(&self) -> &'static dyn FileSystemType {
         self.fs_type
     }
 
     /// Device number, as `st_dev` shows it.
+    #[inline]
     pub fn dev(&self) -> u64 {
         self.dev
     }

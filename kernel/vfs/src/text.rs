@@ -27,6 +27,7 @@ pub struct Text {
 
 impl Text {
     /// An empty text.
+    #[inline]
     pub const fn new() -> Self {
         Self { bytes: Vec::new(), ran_out: false }
     }
@@ -58,6 +59,7 @@ impl Text {
     }
 
     /// Bytes so far.
+    #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -120,6 +122,7 @@ pub struct TextFile<C> {
 
 impl<C: Content> TextFile<C> {
     /// The operations of a freshly opened file with this content.
+    #[inline]
     pub fn open(content: C) -> Arc<dyn FileOps> {
         Arc::new(Self { content, made: Mutex::new("vfs.text", None) })
     }

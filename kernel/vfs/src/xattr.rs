@@ -25,6 +25,7 @@ enum Use {
 }
 
 /// Checks the name. `ERANGE`: empty or too long.
+#[inline]
 pub fn check_name(name: &[u8]) -> Result<()> {
     if name.is_empty() || name.len() > NAME_MAX { Err(Errno::ERANGE) } else { Ok(()) }
 }

@@ -112,6 +112,7 @@ pub(super) struct Ready {
 }
 
 impl Ready {
+    #[inline]
     pub(super) fn new() -> Self {
         Self {
             list: IrqLock::new("events.epoll.ready", VecDeque::new()),

@@ -194,6 +194,7 @@ fn alloc_large(layout: &Layout) -> Option<NonNull<u8>> {
 /// # Safety
 ///
 /// 1. `object` came from `alloc_large` for this layout and is not used any more.
+#[inline]
 unsafe fn free_large(object: *mut u8, layout: &Layout) {
     if arch::mem::is_frame(object) {
         let order = large_order(layout).unwrap_or(0);

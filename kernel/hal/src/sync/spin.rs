@@ -13,6 +13,7 @@ use crate::preempt::{self, PreemptGuard};
 struct Raw(AtomicBool);
 
 impl Raw {
+    #[inline]
     const fn new() -> Raw {
         Raw(AtomicBool::new(false))
     }

@@ -44,6 +44,7 @@ impl Cyclic {
     }
 
     /// The last id handed out (/proc/loadavg's last field), or 0.
+    #[inline]
     pub fn last(&self) -> u32 {
         self.next - 1
     }

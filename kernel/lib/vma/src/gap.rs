@@ -25,11 +25,13 @@ impl Align {
     pub const PAGE: Align = Align { size: 4096, offset: 0 };
 
     /// The highest aligned address that is at most `addr`.
+    #[inline]
     fn down(self, addr: u64) -> Option<u64> {
         addr.checked_sub(addr.wrapping_sub(self.offset) & (self.size - 1))
     }
 
     /// The lowest aligned address that is at least `addr`.
+    #[inline]
     fn up(self, addr: u64) -> Option<u64> {
         addr.checked_add(self.offset.wrapping_sub(addr) & (self.size - 1))
     }

@@ -129,6 +129,7 @@ impl<A: Attr> VmaSet<A> {
     }
 
     /// All VMAs in order.
+    #[inline]
     pub fn iter(&self) -> Iter<'_, A> {
         self.overlapping(0..u64::MAX)
     }

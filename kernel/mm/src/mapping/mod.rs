@@ -109,6 +109,7 @@ pub struct Mapping {
 
 impl Mapping {
     /// The cache of an empty file whose pages live in memory, charged to `shmem`.
+    #[inline]
     pub fn new_shmem(shmem: Arc<Shmem>) -> Self {
         Self::new(Source::Shmem(shmem), 0)
     }
@@ -142,6 +143,7 @@ impl Mapping {
     }
 
     /// Whether the pages have no other home than memory.
+    #[inline]
     pub fn is_shmem(&self) -> bool {
         matches!(self.source, Source::Shmem(_))
     }

@@ -18,6 +18,7 @@ pub struct Shmem {
 
 impl Shmem {
     /// An account with room for `max` pages; `u64::MAX` for no limit.
+    #[inline]
     pub const fn new(max: u64) -> Self {
         Self { used: AtomicU64::new(0), max: AtomicU64::new(max) }
     }

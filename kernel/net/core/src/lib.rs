@@ -87,6 +87,7 @@ impl Halves {
     pub const BOTH: Self = Self { receive: true, send: true };
 
     /// The `how` of shutdown(2). `EINVAL`.
+    #[inline]
     pub fn from_raw(how: i32) -> Result<Self> {
         match how {
             0 => Ok(Self { receive: true, send: false }),
@@ -97,6 +98,7 @@ impl Halves {
     }
 
     /// Closes those of `other` too.
+    #[inline]
     pub fn close(&mut self, other: Self) {
         self.receive |= other.receive;
         self.send |= other.send;

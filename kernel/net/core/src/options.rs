@@ -99,6 +99,7 @@ impl Default for Options {
 
 impl Options {
     /// What a new socket has.
+    #[inline]
     pub const fn new() -> Self {
         Self {
             sndbuf: AtomicU32::new(DEFAULT_BUF),

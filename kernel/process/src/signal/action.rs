@@ -46,6 +46,7 @@ pub(crate) enum Default {
 }
 
 /// The default action of `sig`.
+#[inline]
 pub(crate) fn default_action(sig: u32) -> Default {
     if IGNORED.has(sig) {
         Default::Ignore
@@ -65,6 +66,7 @@ pub struct SigHand {
 
 impl SigHand {
     /// Every signal has its default action.
+    #[inline]
     pub(crate) fn new() -> Self {
         Self { actions: IrqLock::new("process.sighand", [DEFAULT; NSIG as usize]) }
     }
@@ -90,6 +92,7 @@ impl SigHand {
     }
 
     /// Sets the action of `sig` and gives the old one.
+    #[inline]
     pub(crate) fn set(&self, sig: u32, mut action: SigAction) -> SigAction {
         action.mask = action.mask.minus(SigSet::UNBLOCKABLE);
         let mut actions = self.actions.lock();
@@ -109,6 +112,7 @@ impl SigHand {
     }
 
     /// Sets the handler of `sig` to the default, keeping flags and mask (forced signals).
+    #[inline]
     pub(crate) fn set_default(&self, sig: u32) {
         if let Some(slot) = self.actions.lock().get_mut(idx(sig)) {
             slot.handler = SIG_DFL;

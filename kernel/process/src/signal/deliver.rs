@@ -170,6 +170,7 @@ pub(super) fn rearm_timer(task: &CurrentTask, info: SigInfo) -> SigInfo {
 }
 
 /// Decides how an interrupted system call goes on; `action` is that of the handler about to run.
+#[inline]
 fn prepare_restart(regs: &mut UserRegs, action: Option<&SigAction>) {
     if regs.orig_rax == NO_SYSCALL {
         return;

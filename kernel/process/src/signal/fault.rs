@@ -67,6 +67,7 @@ fn force_with(info: SigInfo, handler: Handler) {
 }
 
 /// Records what a signal frame tells about a fault.
+#[inline]
 fn note(task: &CurrentTask, trap_nr: u8, error_code: u64, cr2: u64) {
     *task.fault.lock() = FaultInfo { trap_nr: trap_nr.into(), error_code, cr2 };
 }

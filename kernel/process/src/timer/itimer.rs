@@ -27,6 +27,7 @@ pub enum Which {
 
 impl Which {
     /// The timer with this number. `EINVAL`: there is none.
+    #[inline]
     pub fn from_number(number: i32) -> Result<Self> {
         match number {
             0 => Ok(Self::Real),

@@ -74,6 +74,7 @@ impl Sets {
 }
 
 impl FileLocks {
+    #[inline]
     pub(crate) fn new() -> Self {
         Self {
             sets: Mutex::new("vfs.locks", Sets { records: RangeSet::new(), flocks: RangeSet::new() }),

@@ -197,6 +197,7 @@ impl Ring {
     }
 
     /// Copies up to `max` bytes of the front out without dropping them.
+    #[inline]
     pub(super) fn peek(&self, out: &mut [u8]) -> usize {
         let want = self.len.min(out.len());
         self.copy_out(&mut Dest::kernel(out), want).unwrap_or(0)

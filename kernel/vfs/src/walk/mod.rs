@@ -44,6 +44,7 @@ pub enum At<'a> {
 
 impl At<'_> {
     /// What the `dirfd` argument of a system call means.
+    #[inline]
     pub fn from_raw(dirfd: i32) -> At<'static> {
         if dirfd == AT_FDCWD { At::Cwd } else { At::Fd(dirfd) }
     }
@@ -64,6 +65,7 @@ bitflags! {
 
 impl WalkFlags {
     /// For calls that follow unless told not to by `AT_SYMLINK_NOFOLLOW`.
+    #[inline]
     pub fn from_at(flags: AtFlags) -> Self {
         let mut walk = Self::FOLLOW;
         walk.set(Self::FOLLOW, !flags.contains(AtFlags::SYMLINK_NOFOLLOW));

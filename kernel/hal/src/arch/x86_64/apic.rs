@@ -145,6 +145,7 @@ pub(crate) fn send_nmi(cpu: u32) {
 }
 
 /// Puts the CPU with this APIC id into its wait-for-startup state.
+#[inline]
 pub(crate) fn send_init(id: u32) {
     send(id, DELIVER_INIT | LEVEL_ASSERT);
 }
@@ -154,6 +155,7 @@ pub(crate) fn send_init(id: u32) {
 /// # Safety
 ///
 /// 1. Code is there that brings the CPU up, and its data is set for this CPU.
+#[inline]
 pub(crate) unsafe fn send_startup(id: u32, page: u8) {
     send(id, DELIVER_STARTUP | LEVEL_ASSERT | u32::from(page));
 }

@@ -64,6 +64,7 @@ impl Feature {
     pub(crate) const GIB_PAGES: Feature = Feature(0x8000_0001, 0, 3, 26);
 
     /// Whether this CPU has the feature. CPUID is slow under a hypervisor: keep the answer where it is asked often.
+    #[inline]
     pub(crate) fn present(self) -> bool {
         let Feature(leaf, subleaf, register, bit) = self;
         if cpuid(leaf & 0x8000_0000, 0).eax < leaf {
@@ -76,6 +77,7 @@ impl Feature {
 }
 
 /// Whether page tables may hold 1 GiB pages.
+#[inline]
 pub(crate) fn has_gib_pages() -> bool {
     Feature::GIB_PAGES.present()
 }

@@ -91,6 +91,7 @@ fn map(address: u64, gsi_base: u32) -> Option<Controller> {
 }
 
 /// Sends `line` to the boot CPU as a new vector.
+#[inline]
 pub(crate) fn route(line: IrqLine) -> Result<(), RequestError> {
     let found = match line {
         // ISA: rising edge, unless the firmware says otherwise.

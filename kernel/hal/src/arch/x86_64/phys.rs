@@ -49,6 +49,7 @@ pub(crate) fn read(paddr: u64, buf: &mut [u8]) -> Option<()> {
 }
 
 /// Copies `len` bytes from `paddr` on into a new vector.
+#[inline]
 pub(crate) fn read_vec(paddr: u64, len: usize) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).ok()?;

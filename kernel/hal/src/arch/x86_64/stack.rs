@@ -82,6 +82,7 @@ impl KernelStack {
     }
 
     /// The address just above the stack.
+    #[inline]
     pub(crate) fn top(&self) -> u64 {
         self.top
     }

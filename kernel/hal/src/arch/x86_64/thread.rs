@@ -242,6 +242,7 @@ fn read_selectors() -> Selectors {
 
 /// Loads the data selectors of a user thread; this also changes the FS and user GS bases.
 #[cold]
+#[inline]
 fn write_selectors([ds, es, fs, gs]: Selectors) {
     // SAFETY: the values were read from a CPU, where user code had loaded them from the same table. 64-bit mode does
     // not use DS and ES; GS is loaded while the user's base is in place, so the kernel's is not touched. Interrupts
@@ -350,6 +351,7 @@ pub(crate) fn gs_base(_current: &Current) -> u64 {
 }
 
 /// Sets the GS base of the current thread to a user address.
+#[inline]
 pub(crate) fn set_gs_base(_current: &Current, base: u64) {
     write_user_gs_base(base);
 }
@@ -366,11 +368,13 @@ pub(crate) fn reset_user_state(current: &Current) {
 }
 
 /// Writes the current thread's FPU state to a signal frame.
+#[inline]
 pub(crate) fn save_fpu(current: &Current, to: UserAddr) -> Result<(), Fault> {
     fpu::save_to_user(current, current.arch.fpu().ok_or(Fault)?, to)
 }
 
 /// Reads the current thread's FPU state from a signal frame.
+#[inline]
 pub(crate) fn restore_fpu(current: &Current, from: UserAddr) -> Result<(), Fault> {
     fpu::restore_from_user(current, current.arch.fpu().ok_or(Fault)?, from)
 }

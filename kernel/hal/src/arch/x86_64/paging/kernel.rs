@@ -62,6 +62,7 @@ impl<'a, T: Tables> Mapper<'a, T> {
     /// Maps `len` bytes from `vaddr` to `paddr` with `flags`, by the largest pages that fit.
     ///
     /// All three are multiples of 4 KiB. `None` when a table cannot be had; what was mapped before stays.
+    #[inline]
     pub(crate) fn map(&mut self, vaddr: u64, paddr: u64, len: u64, flags: u64) -> Option<()> {
         let mut done = 0;
         while done < len {
@@ -113,6 +114,7 @@ static VMAP_LOCK: IrqLock<u64> = IrqLock::new("hal.vmap", layout::VMAP);
 
 /// Takes `len` bytes (whole pages) of addresses. There is no way back: who needs addresses for a while keeps them for
 /// reuse. Who wants a guard asks for a page more and leaves it unmapped.
+#[inline]
 pub(crate) fn reserve(len: u64, align: u64) -> Option<u64> {
     let mut next = VMAP_LOCK.lock();
     let start = next.next_multiple_of(align);
