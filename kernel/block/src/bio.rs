@@ -1,0 +1,280 @@
+//! Bios: what file systems ask a block device for.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use abi::{Errno, Result};
+use bitflags::bitflags;
+use hal::PAGE_SIZE;
+use hal::frame::Frame;
+use hal::sync::IrqLock;
+use smallvec::SmallVec;
+
+use crate::{SECTOR_SHIFT, SECTOR_SIZE};
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Fill the segments from the device.
+    Read,
+    /// Store the segments on the device.
+    Write,
+    /// Make everything that was completed before durable.
+    Flush,
+    /// The sectors' contents are no longer needed.
+    Discard,
+    /// Make the sectors read as zeroes.
+    WriteZeroes,
+}
+
+impl Op {
+    /// Does it carry data in segments?
+    pub fn has_data(self) -> bool {
+        matches!(self, Op::Read | Op::Write)
+    }
+
+    /// Does it change the device?
+    pub fn is_write(self) -> bool {
+        matches!(self, Op::Write | Op::Discard | Op::WriteZeroes)
+    }
+}
+
+bitflags! {
+    /// How to do it.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct BioFlags: u32 {
+        /// A write is durable when it completes.
+        const FUA = 1;
+        /// Flush before the write: what was completed before is durable before this is written.
+        const PREFLUSH = 2;
+        /// Someone waits for it.
+        const SYNC = 4;
+        /// Metadata of a file system; for statistics and tracing.
+        const META = 8;
+        /// Zeroes must keep their space allocated.
+        const NO_UNMAP = 16;
+        /// Not merged with others: it is a repetition after an error.
+        const NO_MERGE = 32;
+    }
+}
+
+/// A piece of a frame.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// The frame.
+    pub frame: Frame,
+    /// Where in it the piece begins.
+    pub offset: u32,
+    /// Its length in bytes, a multiple of [`SECTOR_SIZE`] for devices.
+    pub len: u32,
+}
+
+/// The pieces of a bio.
+pub type Segments = SmallVec<[Segment; 2]>;
+
+/// What is called when a bio is finished.
+pub type Done = Box<dyn FnOnce(Result<()>, &[Segment]) + Send>;
+
+/// An operation on consecutive sectors; see the crate's front page for when and where it completes.
+pub struct Bio {
+    pub(crate) op: Op,
+    pub(crate) flags: BioFlags,
+    pub(crate) sector: u64,
+    pub(crate) nr_sectors: u64,
+    pub(crate) segments: Segments,
+    done: Option<Done>,
+}
+
+impl Bio {
+    fn new(op: Op, sector: u64, nr_sectors: u64) -> Bio {
+        Bio { op, flags: BioFlags::empty(), sector, nr_sectors, segments: SmallVec::new(), done: None }
+    }
+
+    /// A read from `sector` on; [`Bio::add`] says where to.
+    pub fn read(sector: u64) -> Bio {
+        Bio::new(Op::Read, sector, 0)
+    }
+
+    /// A write from `sector` on; [`Bio::add`] says what.
+    pub fn write(sector: u64) -> Bio {
+        Bio::new(Op::Write, sector, 0)
+    }
+
+    /// A flush of the device's write cache.
+    pub fn flush() -> Bio {
+        Bio::new(Op::Flush, 0, 0)
+    }
+
+    /// Tells that `nr_sectors` from `sector` on are not needed. `EOPNOTSUPP` at completion: the device cannot.
+    pub fn discard(sector: u64, nr_sectors: u64) -> Bio {
+        Bio::new(Op::Discard, sector, nr_sectors)
+    }
+
+    /// Zeroes `nr_sectors` from `sector` on. `EOPNOTSUPP` at completion: the device cannot; see
+    /// [`BlockDevice::write_zeroes`](crate::BlockDevice::write_zeroes) for a way that always works.
+    pub fn zeroes(sector: u64, nr_sectors: u64) -> Bio {
+        Bio::new(Op::WriteZeroes, sector, nr_sectors)
+    }
+
+    /// Adds flags.
+    pub fn with_flags(mut self, flags: BioFlags) -> Bio {
+        self.flags |= flags;
+        self
+    }
+
+    /// Calls `done` with the result and the segments when the bio is finished: must not sleep, may submit.
+    pub fn on_done(mut self, done: impl FnOnce(Result<()>, &[Segment]) + Send + 'static) -> Bio {
+        self.done = Some(Box::new(done));
+        self
+    }
+
+    /// Appends `len` bytes of `frame` from `offset` on.
+    ///
+    /// `EINVAL`: not whole sectors, outside of the frame, or the operation has no data. `ENOMEM`.
+    pub fn add(&mut self, frame: Frame, offset: usize, len: usize) -> Result<()> {
+        let in_frame = offset <= PAGE_SIZE && len <= PAGE_SIZE - offset;
+        if !in_frame || len == 0 || !len.is_multiple_of(SECTOR_SIZE) || !self.op.has_data() {
+            return Err(Errno::EINVAL);
+        }
+        self.segments.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        self.segments.push(Segment { frame, offset: offset as u32, len: len as u32 });
+        self.nr_sectors += (len >> SECTOR_SHIFT) as u64;
+        Ok(())
+    }
+
+    /// The operation.
+    pub fn op(&self) -> Op {
+        self.op
+    }
+
+    /// The first sector; after submission counted from the start of the disk.
+    pub fn sector(&self) -> u64 {
+        self.sector
+    }
+
+    /// How many sectors.
+    pub fn nr_sectors(&self) -> u64 {
+        self.nr_sectors
+    }
+
+    /// The sector behind the last; saturates.
+    pub fn end_sector(&self) -> u64 {
+        self.sector.saturating_add(self.nr_sectors)
+    }
+
+    /// Where the data is.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Finishes it.
+    pub(crate) fn complete(mut self, result: Result<()>) {
+        self.finish(result);
+    }
+
+    fn finish(&mut self, result: Result<()>) {
+        if let Some(done) = self.done.take() {
+            done(result, &self.segments);
+        }
+    }
+
+    /// Puts `wrap` around `done`.
+    pub(crate) fn wrap_done(
+        &mut self,
+        wrap: impl FnOnce(Result<()>, Option<Done>, &[Segment]) + Send + 'static,
+    ) {
+        let inner = self.done.take();
+        self.done = Some(Box::new(move |result, segments| wrap(result, inner, segments)));
+    }
+
+    /// Cuts it into pieces of at most `max_sectors` sectors and `max_segments` segments; it completes with the last
+    /// of them, with the first error. `ENOMEM`: nothing was cut, and it has completed so.
+    pub(crate) fn split(self, max_sectors: u64, max_segments: usize) -> SmallVec<[Bio; 4]> {
+        let mut pieces = SmallVec::new();
+        let (op, flags) = (self.op, self.flags);
+        let mut sector = self.sector;
+        if op.has_data() {
+            let mut piece = Bio::new(op, sector, 0).with_flags(flags);
+            for segment in &self.segments {
+                let mut offset = segment.offset;
+                let mut left = u64::from(segment.len >> SECTOR_SHIFT);
+                while left > 0 {
+                    if piece.nr_sectors >= max_sectors || piece.segments.len() >= max_segments {
+                        sector += piece.nr_sectors;
+                        pieces
+                            .push(core::mem::replace(&mut piece, Bio::new(op, sector, 0).with_flags(flags)));
+                    }
+                    let n = left.min(max_sectors - piece.nr_sectors);
+                    let len = (n as u32) << SECTOR_SHIFT;
+                    piece.segments.push(Segment { frame: segment.frame.clone(), offset, len });
+                    piece.nr_sectors += n;
+                    offset += len;
+                    left -= n;
+                }
+            }
+            pieces.push(piece);
+        } else {
+            let mut left = self.nr_sectors;
+            while left > 0 {
+                let n = left.min(max_sectors);
+                pieces.push(Bio::new(op, sector, n).with_flags(flags));
+                sector += n;
+                left -= n;
+            }
+        }
+        Split::join(self, &mut pieces);
+        pieces
+    }
+}
+
+impl Drop for Bio {
+    fn drop(&mut self) {
+        self.finish(Err(Errno::EIO));
+    }
+}
+
+impl core::fmt::Debug for Bio {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Bio({:?} {}+{} {:?})", self.op, self.sector, self.nr_sectors, self.flags)
+    }
+}
+
+/// A bio that waits for its pieces.
+struct Split {
+    whole: IrqLock<Option<Bio>>,
+    left: AtomicU32,
+    /// The first error, or 0.
+    error: AtomicU32,
+}
+
+impl Split {
+    fn join(whole: Bio, pieces: &mut [Bio]) {
+        let split = Arc::new(Split {
+            whole: IrqLock::new("block.split", Some(whole)),
+            left: AtomicU32::new(pieces.len() as u32),
+            error: AtomicU32::new(0),
+        });
+        for piece in pieces {
+            let split = split.clone();
+            piece.done = Some(Box::new(move |result, _| split.finished(result)));
+        }
+    }
+
+    fn finished(&self, result: Result<()>) {
+        if let Err(errno) = result {
+            let raw = errno.number().unsigned_abs();
+            let _ = self.error.compare_exchange(0, raw, Ordering::AcqRel, Ordering::Relaxed);
+        }
+        // AcqRel: the last one sees the others' errors.
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(whole) = self.whole.lock().take()
+        {
+            let result = match self.error.load(Ordering::Acquire) {
+                0 => Ok(()),
+                raw => Err(Errno::new(raw as i32).unwrap_or(Errno::EIO)),
+            };
+            whole.complete(result);
+        }
+    }
+}
