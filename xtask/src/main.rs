@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod conform;
 mod coverage;
 mod cpio;
 mod debian;
@@ -69,6 +70,8 @@ enum Verb {
     Run(RunArgs),
     /// Run the tests, or those whose name contains FILTER
     Test(test::TestArgs),
+    /// Run Linux's self-tests on Keel and on Linux, and compare
+    Conform(conform::ConformArgs),
     /// Check format, lints, documentation, layers and the unsafe rule
     Check,
     /// Write docs/compatibility.md from the table of system calls
@@ -135,6 +138,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Exec(args) => return exec(&args),
         Verb::Run(args) => return interactive::run(&args.guest, args.verbose),
         Verb::Test(args) => return test::run(&args),
+        Verb::Conform(args) => return conform::run(&args),
         Verb::Setup => setup::run()?,
         Verb::Check => return check::run(),
         Verb::Coverage => coverage::write()?,

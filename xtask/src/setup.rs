@@ -29,6 +29,23 @@ const NEEDS: [Need; 10] = [
     Need { package: "gdb", proofs: &["gdb"] },
 ];
 
+/// What `conform` needs beside: to unpack and build Linux's self-tests.
+const CONFORM_NEEDS: [Need; 13] = [
+    Need { package: "make", proofs: &["make"] },
+    Need { package: "rsync", proofs: &["rsync"] },
+    Need { package: "xz-utils", proofs: &["xz"] },
+    Need { package: "python3-minimal", proofs: &["python3"] },
+    Need { package: "pkg-config", proofs: &["pkg-config"] },
+    Need { package: "libcap-dev", proofs: &["/usr/include/sys/capability.h"] },
+    Need { package: "libcap-ng-dev", proofs: &["/usr/include/cap-ng.h"] },
+    Need { package: "libfuse-dev", proofs: &["/usr/include/fuse/fuse.h"] },
+    Need { package: "libmnl-dev", proofs: &["/usr/include/libmnl/libmnl.h"] },
+    Need { package: "libnuma-dev", proofs: &["/usr/include/numa.h"] },
+    Need { package: "libpopt-dev", proofs: &["/usr/include/popt.h"] },
+    Need { package: "libseccomp-dev", proofs: &["/usr/include/seccomp.h"] },
+    Need { package: "liburing-dev", proofs: &["/usr/include/liburing.h"] },
+];
+
 /// Debian's toolchain for the kernel.
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
@@ -55,6 +72,13 @@ pub fn run() -> Result<()> {
     let toolchain = Toolchain::find()?;
     ui::say(&format!("everything is there; the kernel is built by {toolchain}"));
     Ok(())
+}
+
+/// Installs what `conform` needs to build Linux's self-tests.
+pub fn for_conform() -> Result<()> {
+    let is_missing = |need: &&Need| !need.proofs.iter().all(|proof| is_there(proof));
+    let missing: Vec<&str> = CONFORM_NEEDS.iter().filter(is_missing).map(|n| n.package).collect();
+    if missing.is_empty() { Ok(()) } else { install(&missing) }
 }
 
 fn install(packages: &[&str]) -> Result<()> {

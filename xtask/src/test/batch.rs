@@ -137,10 +137,11 @@ fn run_once(
 
 /// Cuts a stream of bytes into lines.
 #[derive(Default)]
-struct Lines(Vec<u8>);
+pub struct Lines(Vec<u8>);
 
 impl Lines {
-    fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
+    /// The lines that `bytes` complete.
+    pub fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
         self.0.extend_from_slice(bytes);
         let mut lines = Vec::new();
         while let Some(end) = self.0.iter().position(|&b| b == b'\n') {

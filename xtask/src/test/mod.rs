@@ -11,10 +11,10 @@
 //! [`tally`] counts what became of them and knows which are known to fail ([`known`]).
 //! A test's full name begins with these words, e.g. `user/keel-2cpu/fork::reaps`; a filter is any part of it.
 
-mod batch;
+pub mod batch;
 mod boot;
 mod host;
-mod known;
+pub mod known;
 mod machine;
 mod scenario;
 mod session;

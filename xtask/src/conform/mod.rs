@@ -1,0 +1,334 @@
+//! The verb `conform`: the same test programs on Keel and on Linux 7.2, compared line by line.
+//!
+//! ```text
+//!   kselftest   Linux's own self-tests                  kselftest.rs   \
+//!                                                                       guest.rs runs the programs,
+//!                                                                       ktap.rs reads what they print
+//!   results.rs  where the two differ        known.rs  conformance.toml: which of it is known, and why
+//! ```
+//! Linux's endings are kept in the cache: they change only with its version. A program that differs in a way
+//! that the list does not know is run again on Keel before it counts.
+
+mod guest;
+mod known;
+mod kselftest;
+mod ktap;
+mod results;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use self::guest::{Case, Ending};
+use self::known::Known;
+use self::results::Results;
+use crate::guest::GuestArgs;
+use crate::{linux, paths, ui};
+
+/// Programs that share a guest.
+const MOST_CASES: usize = 40;
+/// MiB of test programs that share a guest.
+const MOST_MIB: u64 = 48;
+/// Memory of a guest in MiB.
+const MEMORY: u32 = 2048;
+
+/// Options of `conform`.
+#[derive(Args)]
+pub struct ConformArgs {
+    /// What to run, e.g. `kselftest`, `kselftest/pidfd`, `kselftest/pidfd/pidfd_test` [default: everything]
+    #[arg(value_name = "SUITE[/TEST]")]
+    tests: Vec<String>,
+    /// Where to run it
+    #[arg(long, value_enum, default_value = "both")]
+    kernel: Kernels,
+    /// CPUs of the guests
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    smp: u32,
+    /// Write the results there
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Bring conformance.toml up to date
+    #[arg(long)]
+    update: bool,
+    /// Run Linux again instead of taking its results from the cache
+    #[arg(long)]
+    fresh: bool,
+    /// Keel built with debug assertions and the lock-order checker
+    #[arg(long)]
+    debug: bool,
+    /// Only list the tests
+    #[arg(long)]
+    list: bool,
+}
+
+/// The choice of kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kernels {
+    Keel,
+    Linux,
+    Both,
+}
+
+/// One of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Linux,
+    Keel,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Side::Linux => "linux",
+            Side::Keel => "keel",
+        }
+    }
+}
+
+/// Programs that run in one guest, and the folders they need.
+#[derive(Default)]
+struct Group {
+    cases: Vec<Case>,
+    folders: Vec<(String, PathBuf)>,
+    mib: u64,
+}
+
+/// Runs what was chosen.
+pub fn run(args: &ConformArgs) -> Result<ExitCode> {
+    let start = Instant::now();
+    let mut results = Results { smp: args.smp, is_whole: args.tests.is_empty(), ..Results::default() };
+    let groups = collect(args, &mut results)?;
+    if args.list {
+        groups.iter().flat_map(|g| &g.cases).for_each(|case| println!("{}", case.name));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let known = Known::read()?;
+    for group in &groups {
+        if args.kernel != Kernels::Keel {
+            run_linux(args, group, &mut results)?;
+        }
+        if args.kernel != Kernels::Linux {
+            run_keel(args, group, &group.cases, &mut results)?;
+            retry(args, group, &known, &mut results)?;
+        }
+        save(args, &results)?;
+    }
+    print_tables(&results);
+    ui::say(&format!("conform took {:.0} s", start.elapsed().as_secs_f64()));
+    if args.kernel != Kernels::Both {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.update {
+        known.clone().update(&results)?;
+        ui::say(&format!("{} is up to date", known::PATH));
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(report(&known, &results))
+}
+
+/// The programs that `args` choose, built, in groups that fit a guest.
+fn collect(args: &ConformArgs, results: &mut Results) -> Result<Vec<Group>> {
+    let chosen = |name: &str| {
+        args.tests.is_empty() || args.tests.iter().any(|t| is_part(t.trim_end_matches('/'), name))
+    };
+    let may_hold = |dir: &str| {
+        args.tests.is_empty()
+            || args.tests.iter().any(|t| is_part(t.trim_end_matches('/'), dir) || is_part(dir, t))
+    };
+    let mut groups: Vec<Group> = vec![Group::default()];
+    let dirs: Vec<&str> =
+        kselftest::DIRS.into_iter().filter(|dir| may_hold(&format!("kselftest/{dir}"))).collect();
+    if !dirs.is_empty() {
+        crate::setup::for_conform()?;
+        let sources = kselftest::Sources::open()?;
+        results.tests = sources.version().unwrap_or_default();
+        for dir in dirs {
+            let found = sources.build(dir)?;
+            let name = |program: &str| format!("kselftest/{dir}/{program}");
+            results.missing.extend(found.missing.into_iter().map(|(program, why)| (name(&program), why)));
+            let cases: Vec<Case> = found.cases.into_iter().filter(|case| chosen(&case.name)).collect();
+            if !cases.is_empty() {
+                add(&mut groups, cases, (format!("kselftest/{dir}"), sources.built(dir)));
+            }
+        }
+    }
+    groups.retain(|group| !group.cases.is_empty());
+    if groups.is_empty() {
+        bail!("no test is called {}; `cargo xtask conform --list` shows them", args.tests.join(" or "));
+    }
+    Ok(groups)
+}
+
+/// Whether `name` is `prefix` or lies below it.
+fn is_part(prefix: &str, name: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Puts a directory's cases into the last group if they fit there, else into a new one.
+fn add(groups: &mut Vec<Group>, cases: Vec<Case>, folder: (String, PathBuf)) {
+    let files = walkdir::WalkDir::new(&folder.1).into_iter().flatten();
+    let bytes: u64 = files.filter_map(|e| e.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum();
+    let mib = bytes >> 20;
+    let fits = |g: &Group| g.cases.len() + cases.len() <= MOST_CASES && g.mib + mib <= MOST_MIB;
+    if !groups.last().is_some_and(fits) {
+        groups.push(Group::default());
+    }
+    if let Some(group) = groups.last_mut() {
+        group.cases.extend(cases);
+        group.folders.push(folder);
+        group.mib += mib;
+    }
+}
+
+fn guest_args(args: &ConformArgs, side: Side) -> GuestArgs {
+    GuestArgs {
+        kernel: side.name().to_owned(),
+        root: guest::ROOT.to_owned(),
+        smp: args.smp,
+        mem: Some(MEMORY),
+        debug: args.debug && side == Side::Keel,
+        ..GuestArgs::default()
+    }
+}
+
+/// Where the outputs of a kernel's programs are kept.
+fn output_dir(side: Side) -> Result<PathBuf> {
+    paths::make_dir(&paths::target().join("conform").join(side.name()))
+}
+
+/// What Linux did before, by program.
+struct LinuxCache {
+    file: PathBuf,
+    endings: BTreeMap<String, Ending>,
+}
+
+impl LinuxCache {
+    fn open(args: &ConformArgs, results: &Results) -> Result<LinuxCache> {
+        let version = fs::read_to_string(linux::image()?.with_file_name("version")).unwrap_or_default();
+        let name = format!("{} {} {}", version.trim(), results.tests, args.smp).replace(['/', ' '], "_");
+        let file = paths::make_dir(&paths::cache()?.join("conform"))?.join(format!("{name}.json"));
+        let endings = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        Ok(LinuxCache { file, endings: endings.unwrap_or_default() })
+    }
+
+    fn save(&self) -> Result<()> {
+        write_json(&self.file, &self.endings)
+    }
+}
+
+fn run_linux(args: &ConformArgs, group: &Group, results: &mut Results) -> Result<()> {
+    let mut cache = LinuxCache::open(args, results)?;
+    let mut todo = Vec::new();
+    for case in &group.cases {
+        match cache.endings.get(&case.name) {
+            Some(ending) if !args.fresh => {
+                results.programs.entry(case.name.clone()).or_default().linux = Some(ending.clone());
+            }
+            _ => todo.push(case.clone()),
+        }
+    }
+    if todo.is_empty() {
+        return Ok(());
+    }
+    let outputs = output_dir(Side::Linux)?;
+    guest::run(&guest_args(args, Side::Linux), &group.folders, &outputs, &todo, &mut |case, ending| {
+        ui::say(&line_of(&case.name, Side::Linux, &ending));
+        cache.endings.insert(case.name.clone(), ending.clone());
+        results.programs.entry(case.name.clone()).or_default().linux = Some(ending);
+    })?;
+    cache.save()
+}
+
+fn run_keel(args: &ConformArgs, group: &Group, cases: &[Case], results: &mut Results) -> Result<()> {
+    let outputs = output_dir(Side::Keel)?;
+    guest::run(&guest_args(args, Side::Keel), &group.folders, &outputs, cases, &mut |case, ending| {
+        ui::say(&line_of(&case.name, Side::Keel, &ending));
+        results.programs.entry(case.name.clone()).or_default().keel = Some(ending);
+    })
+}
+
+/// Runs again on Keel what differs in a way that the list does not know.
+fn retry(args: &ConformArgs, group: &Group, known: &Known, results: &mut Results) -> Result<()> {
+    let new = known.judge(results).new;
+    let is_bad = |case: &&Case| new.contains_key(&case.name);
+    let again: Vec<Case> = group.cases.iter().filter(is_bad).cloned().collect();
+    if again.is_empty() || args.update {
+        return Ok(());
+    }
+    run_keel(args, group, &again, results)
+}
+
+/// One program on one kernel, in a line.
+fn line_of(name: &str, side: Side, ending: &Ending) -> String {
+    let passed = ending.lines.values().filter(|m| **m == ktap::Mark::Pass).count();
+    let lines =
+        if ending.lines.is_empty() { String::new() } else { format!(" {passed}/{}", ending.lines.len()) };
+    let mark = ending.mark.map(|m| m.to_string()).unwrap_or_default();
+    let mut text = format!("{:5} {mark:7}{lines:>9} {:5.1} s  {name}", side.name(), ending.seconds);
+    for warning in &ending.kernel {
+        text.push_str(&format!("\n        {warning}"));
+    }
+    text
+}
+
+fn save(args: &ConformArgs, results: &Results) -> Result<()> {
+    if let Some(file) = &args.json {
+        write_json(file, results)?;
+    }
+    write_json(&paths::target().join("conform/results.json"), results)
+}
+
+fn write_json(file: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let part = file.with_extension("part");
+    fs::write(&part, serde_json::to_vec_pretty(value)?)
+        .and_then(|()| fs::rename(&part, file))
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// The table of directories, and below it what differs.
+fn print_tables(results: &Results) {
+    println!("{:40} {:>7} {:>7} {:>7} {:>11}", "directory", "results", "Linux", "Keel", "differences");
+    let mut all = results::Counts::default();
+    let mut sum = 0;
+    for (dir, (counts, differences)) in results.directories() {
+        println!("{dir:40} {:7} {:7} {:7} {differences:11}", counts.all, counts.linux, counts.keel);
+        all.add(counts);
+        sum += differences;
+    }
+    println!("{:40} {:7} {:7} {:7} {sum:11}", "all", all.all, all.linux, all.keel);
+    for (name, why) in &results.missing {
+        println!("not built: {name}: {why}");
+    }
+}
+
+/// Says what the list does not know; fails when there is any.
+fn report(known: &Known, results: &Results) -> ExitCode {
+    let verdict = known.judge(results);
+    for (test, lines) in &verdict.new {
+        println!("\n{test} differs:");
+        lines.iter().for_each(|line| println!("  {line}"));
+    }
+    for entry in &verdict.stale {
+        println!("\n{} lists a difference that is gone: {entry}", known::PATH);
+    }
+    let new: usize = verdict.new.values().map(Vec::len).sum();
+    println!("\n{} known differences, {new} new, {} gone", verdict.known, verdict.stale.len());
+    println!("what the programs printed: {}", paths::target().join("conform").display());
+    if new == 0 && verdict.stale.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_part;
+
+    #[test]
+    fn a_prefix_ends_at_a_slash() {
+        assert!(is_part("kselftest/mm", "kselftest/mm/cow") && is_part("a", "a"));
+        assert!(!is_part("kselftest/mm", "kselftest/mmx/cow"));
+    }
+}
