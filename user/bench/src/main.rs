@@ -15,7 +15,7 @@
 //! bench file/create unsupported ENOSYS
 //! ```
 //!
-//! `sys` has the raw calls and all `unsafe`; every other file is an area.
+//! `sys` has all `unsafe` (raw calls come from `user-sys`); every other file is an area.
 
 mod file;
 mod local;
@@ -26,6 +26,7 @@ mod syscall;
 
 use libc::*;
 use sys::{Res, now};
+pub use user_sys::sys;
 
 /// Times `rounds` repetitions and returns the nanoseconds that they took; what has to be prepared
 /// is outside the measured part.

@@ -10,7 +10,7 @@
 //!
 //! Tests run as root in a minimal root: /proc, /sys, /dev with devpts, and /tmp (another folder:
 //! `KEEL_TEST_DIR`). Each one pins errno values and their precedence as Linux has them. `sys` has
-//! the raw calls and all `unsafe`, `kit` the shared words, `harness` the runner; every other file
+//! all `unsafe` (raw calls come from `user-sys`), `kit` the shared words, `harness` the runner; every other file
 //! is an area.
 
 mod harness;
@@ -18,6 +18,8 @@ mod helper;
 mod kit;
 mod prelude;
 mod sys;
+
+pub use user_sys::sys;
 
 include!("areas.rs");
 

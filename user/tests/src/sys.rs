@@ -1,107 +1,12 @@
-//! The machine under the tests: raw system calls and the few operations that need `unsafe`.
+//! The machine under the tests: the few operations that need `unsafe`.
 //!
 //! All `unsafe` of this crate is here, so that the tests read like the man pages they pin. The
-//! functions are safe to *call*, not sound in Rust's sense: [`call`] can unmap the stack if it is
-//! told to. That is the point of a kernel test, and every test runs in a process of its own, which
-//! may crash without hurting another.
-
-use std::ffi::{CStr, CString};
+//! functions are safe to *call*, not sound in Rust's sense, as those of `user-sys`: every test runs
+//! in a process of its own, which may crash without hurting another.
 
 use libc::{c_int, c_long, c_void};
 use nix::errno::Errno;
-
-/// What a system call returns.
-pub type Res<T = usize> = Result<T, Errno>;
-
-/// A value that fits in a system-call register.
-pub trait Arg {
-    /// The register's contents.
-    fn word(self) -> usize;
-}
-
-macro_rules! int_args {
-    ($($t:ty)*) => { $(impl Arg for $t { fn word(self) -> usize { self as usize } })* };
-}
-int_args!(i32 u32 i64 u64 usize isize u16);
-
-/// Plain data that may be all zeroes and that the kernel may read or write.
-pub trait Plain: Copy {}
-
-macro_rules! plain {
-    ($($t:ty)*) => { $(impl Plain for $t {})* };
-}
-plain!(u8 i8 u16 i16 u32 i32 u64 i64 usize isize);
-plain!(libc::stat libc::statx libc::statfs libc::timespec libc::timeval libc::itimerval libc::itimerspec);
-plain!(libc::rlimit libc::rlimit64 libc::rusage libc::sysinfo libc::utsname libc::winsize libc::pollfd libc::epoll_event);
-plain!(libc::sockaddr_un libc::msghdr libc::iovec libc::ucred libc::flock libc::stack_t libc::sigset_t libc::tms);
-plain!(libc::signalfd_siginfo libc::sigevent libc::timezone libc::clone_args libc::open_how libc::fd_set libc::timex);
-impl<T: Plain, const N: usize> Plain for [T; N] {}
-
-/// The all-zeroes value of a kernel structure.
-pub fn zero<T: Plain>() -> T {
-    // SAFETY: `Plain` is implemented only for C structures of integers and pointers.
-    unsafe { std::mem::zeroed() }
-}
-
-impl<T: Plain> Arg for &T {
-    fn word(self) -> usize {
-        std::ptr::from_ref(self) as usize
-    }
-}
-impl<T: Plain> Arg for &mut T {
-    fn word(self) -> usize {
-        std::ptr::from_mut(self) as usize
-    }
-}
-impl<T: Plain> Arg for &[T] {
-    fn word(self) -> usize {
-        self.as_ptr() as usize
-    }
-}
-impl<T: Plain> Arg for &mut [T] {
-    fn word(self) -> usize {
-        self.as_mut_ptr() as usize
-    }
-}
-impl Arg for &CStr {
-    fn word(self) -> usize {
-        self.as_ptr() as usize
-    }
-}
-impl Arg for &CString {
-    fn word(self) -> usize {
-        self.as_ptr() as usize
-    }
-}
-
-/// Makes system call `nr`; what is missing of the six arguments is 0.
-pub fn call(nr: c_long, args: &[usize]) -> Res {
-    let mut a = [0; 6];
-    a[..args.len()].copy_from_slice(args);
-    // SAFETY: see the module's head: the caller's process is expendable.
-    let r = unsafe { libc::syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]) };
-    if r == -1 { Err(Errno::last()) } else { Ok(r as usize) }
-}
-
-/// `sys!(SYS_read, fd, &mut buf, 1)`: a raw system call with arguments of any [`Arg`] type.
-#[macro_export]
-macro_rules! sys {
-    ($nr:expr $(, $arg:expr)* $(,)?) => {
-        $crate::sys::call($nr, &[$($crate::sys::Arg::word($arg)),*])
-    };
-}
-
-/// fork(2) through the C library: 0 in the child.
-pub fn fork() -> Res<i32> {
-    // SAFETY: the test process is single-threaded here, or its child only makes system calls.
-    Errno::result(unsafe { libc::fork() })
-}
-
-/// Ends the process at once, without destructors or flushing.
-pub fn exit(code: i32) -> ! {
-    // SAFETY: never returns and touches no memory.
-    unsafe { libc::_exit(code) }
-}
+pub use user_sys::{Plain, Res, atomic, exit, fork, zero};
 
 /// Reads the byte at `addr`; faults as the hardware does.
 pub fn peek(addr: usize) -> u8 {
@@ -119,12 +24,6 @@ pub fn poke(addr: usize, value: u8) {
 pub fn peek64(addr: usize) -> u64 {
     // SAFETY: as for `peek`.
     unsafe { std::ptr::read_volatile(addr as *const u64) }
-}
-
-/// The 32-bit word at `addr` as an atomic shared with other processes or threads.
-pub fn atomic(addr: usize) -> &'static std::sync::atomic::AtomicU32 {
-    // SAFETY: callers pass addresses of mappings that stay until the process ends.
-    unsafe { &*(addr as *const std::sync::atomic::AtomicU32) }
 }
 
 /// The bytes of `len` at `addr`.
