@@ -30,6 +30,11 @@ fn spin<G>(take: impl Fn() -> Option<G>) -> Option<G> {
     None
 }
 
+/// What `take` gives within a moment, otherwise what `sleep` gives: the slow way into each lock.
+fn spin_then<G, E>(take: impl Fn() -> Option<G>, sleep: impl FnOnce() -> Result<G, E>) -> Result<G, E> {
+    spin(take).map_or_else(sleep, Ok)
+}
+
 /// Mutual exclusion.
 pub struct Mutex<T: ?Sized> {
     queue: WaitQueue,
@@ -89,10 +94,8 @@ impl<T: ?Sized> Mutex<T> {
 
     #[cold]
     fn lock_slow(&self, kind: Interruptible) -> Result<MutexGuard<'_, T>, Interrupted> {
-        if let Some(inner) = spin(|| self.cell.try_lock()) {
-            return Ok(self.guard(inner));
-        }
-        let inner = self.queue.wait_exclusive(|| self.cell.try_lock_or_want(), None, kind);
+        let sleep = || self.queue.wait_exclusive(|| self.cell.try_lock_or_want(), None, kind);
+        let inner = spin_then(|| self.cell.try_lock(), sleep);
         inner.map(|inner| self.guard(inner)).map_err(|_| Interrupted)
     }
 
@@ -239,19 +242,15 @@ impl<T: ?Sized> RwSem<T> {
 
     #[cold]
     fn read_slow(&self, kind: Interruptible) -> Result<TryReadGuard<'_, T>, Interrupted> {
-        if let Some(inner) = spin(|| self.cell.try_read(Waiters::Respect)) {
-            return Ok(inner);
-        }
-        let inner = self.queue.wait_deadline(|| self.cell.try_read_or_want(), None, kind);
+        let sleep = || self.queue.wait_deadline(|| self.cell.try_read_or_want(), None, kind);
+        let inner = spin_then(|| self.cell.try_read(Waiters::Respect), sleep);
         inner.map_err(|error| self.gave_up(error))
     }
 
     #[cold]
     fn write_slow(&self, kind: Interruptible) -> Result<TryWriteGuard<'_, T>, Interrupted> {
-        if let Some(inner) = spin(|| self.cell.try_write()) {
-            return Ok(inner);
-        }
-        let inner = self.queue.wait_exclusive(|| self.cell.try_write_or_want(), None, kind);
+        let sleep = || self.queue.wait_exclusive(|| self.cell.try_write_or_want(), None, kind);
+        let inner = spin_then(|| self.cell.try_write(), sleep);
         inner.map_err(|error| self.gave_up(error))
     }
 

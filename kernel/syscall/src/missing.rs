@@ -1,11 +1,12 @@
 //! Calls that do not exist: told once for each program, answered with `ENOSYS`.
 //!
-//! Locks: one spinning lock around the set of what was told; nothing nests in it.
+//! Locks: one sleeping lock around the set of what was told, since a new entry is allocated under it; nothing
+//! else nests in it.
 
 use alloc::collections::BTreeSet;
 
 use abi::{Errno, Result};
-use hal::sync::SpinLock;
+use sched::Mutex;
 
 use crate::table::TABLE;
 
@@ -13,7 +14,7 @@ use crate::table::TABLE;
 const MAX_TOLD: usize = 1024;
 
 /// Program names and call numbers that were told.
-static TOLD: SpinLock<BTreeSet<([u8; 16], u64)>> = SpinLock::new("syscall.missing", BTreeSet::new());
+static TOLD: Mutex<BTreeSet<([u8; 16], u64)>> = Mutex::new("syscall.missing", BTreeSet::new());
 
 /// Answers system call `nr`, which does not exist.
 #[cold]

@@ -10,7 +10,7 @@
 //!
 //! # Locks
 //!
-//! `PtyLine::ring` (interrupts off) nests in the slave's `ldisc`. `TABLE` nests in nothing.
+//! `PtyLine::ring` (interrupts off) nests in the slave's `ldisc`. `TABLE` sleeps and nests in nothing.
 
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -24,10 +24,10 @@ use abi::raw::ioctl as cmd;
 use abi::signal::{NSIG, SigInfo};
 use abi::{Errno, Result};
 use hal::UserAddr;
-use hal::sync::{IrqLock, Once, SpinLock};
+use hal::sync::{IrqLock, Once};
 use hal::uio::{Dest, Src};
 use hal::user;
-use sched::{PollTable, WaitQueue};
+use sched::{Mutex, PollTable, WaitQueue};
 use vfs::{FdFlags, File, FileMode, FileOps, Inode};
 
 use crate::file::{TtyFile, settings_ioctl, wait_of};
@@ -57,7 +57,8 @@ pub trait SlaveSink: Sync {
 }
 
 static SINK: Once<&'static dyn SlaveSink> = Once::new();
-static TABLE: SpinLock<Vec<Option<Weak<Pair>>>> = SpinLock::new("tty.pty_table", Vec::new());
+/// The pairs by number. Its lock sleeps: a pair is made under it, so that two openers get two numbers.
+static TABLE: Mutex<Vec<Option<Weak<Pair>>>> = Mutex::new("tty.pty_table", Vec::new());
 
 /// Registers who shows slaves as files. Once.
 pub fn set_sink(sink: &'static dyn SlaveSink) {
