@@ -17,7 +17,6 @@ mod protect;
 pub mod registry;
 mod remap;
 mod remote;
-#[cfg(any(test, feature = "selftest"))]
 pub mod selftest;
 mod show;
 mod space;

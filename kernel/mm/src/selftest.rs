@@ -1,6 +1,6 @@
 //! Random operations on several address spaces and files, against one byte per page.
 //!
-//! Runs in unit tests on the hosted machine, and in the kernel with the feature `selftest` on the real one.
+//! Runs in unit tests on the hosted machine, and in the kernel that tests hal (its feature `selftest`) on the real one.
 //! Being a test, it panics when something is wrong.
 
 use abi::mman::{MapFlags, MremapFlags, Prot};
