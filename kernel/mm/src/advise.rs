@@ -53,6 +53,34 @@ fn check_flag_advice(advice: Advice, vma: &Vma) -> Result<()> {
     if fits { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
+/// Whether madvise(2) knows `advice`. `EINVAL`: no.
+pub fn check(advice: Advice) -> Result<()> {
+    if is_known(advice) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// Whether `advice` may be given to another process: it changes no contents.
+pub fn is_harmless(advice: Advice) -> bool {
+    matches!(advice, raw::MADV_COLD | raw::MADV_PAGEOUT | raw::MADV_WILLNEED | raw::MADV_COLLAPSE)
+}
+
+/// Refuses to throw away the contents of a sealed mapping that could not be written either. `EPERM`.
+fn check_seal(advice: Advice, vma: &Vma) -> Result<()> {
+    let discards = matches!(
+        advice,
+        raw::MADV_FREE
+            | raw::MADV_DONTNEED
+            | raw::MADV_DONTNEED_LOCKED
+            | raw::MADV_REMOVE
+            | raw::MADV_DONTFORK
+            | raw::MADV_WIPEONFORK
+            | raw::MADV_GUARD_INSTALL
+    );
+    let flags = vma.attr.flags;
+    let sealed = flags.contains(VmFlags::SEALED) && !flags.contains(VmFlags::WRITE);
+    let refused = discards && sealed && matches!(vma.attr.backing, Backing::Anonymous);
+    if refused { Err(Errno::EPERM) } else { Ok(()) }
+}
+
 impl Mm {
     /// madvise(2). May sleep.
     ///
@@ -73,6 +101,7 @@ impl Mm {
         let range = addr..end;
         if let Some((set, clear)) = flag_advice(advice) {
             return self.advise_flags(range, |vma| {
+                check_seal(advice, vma)?;
                 check_flag_advice(advice, vma)?;
                 Ok((vma.attr.flags - clear) | set)
             });
@@ -97,6 +126,7 @@ impl Mm {
             let flags = vma.attr.flags;
             let fixed = flags.intersects(VmFlags::PFNMAP | VmFlags::IO);
             let locked = flags.contains(VmFlags::LOCKED);
+            check_seal(advice, vma)?;
             match advice {
                 raw::MADV_DONTNEED if fixed || locked => return Err(Errno::EINVAL),
                 raw::MADV_DONTNEED_LOCKED if fixed => return Err(Errno::EINVAL),
@@ -107,10 +137,11 @@ impl Mm {
                 // LINUX: pages stay until memory is short; here they go at once, which the caller cannot rely on.
                 raw::MADV_FREE => self.zap_pages(part),
                 raw::MADV_GUARD_INSTALL | raw::MADV_GUARD_REMOVE
-                    if fixed || locked || !matches!(vma.attr.backing, Backing::Anonymous) =>
+                    if fixed || flags.contains(VmFlags::DONTEXPAND) =>
                 {
                     return Err(Errno::EINVAL);
                 }
+                raw::MADV_GUARD_INSTALL if locked => return Err(Errno::EINVAL),
                 raw::MADV_GUARD_INSTALL => self.install_guards(part)?,
                 raw::MADV_GUARD_REMOVE => self.remove_guards(part),
                 raw::MADV_COLD | raw::MADV_PAGEOUT if fixed || locked => return Err(Errno::EINVAL),

@@ -204,6 +204,7 @@ impl Mm {
             return Ok(Attempt::NoMemory);
         }
         drop(cursor);
+        vma.attr.note_written();
         self.rss.anon.fetch_add(1, Ordering::Relaxed);
         Ok(Attempt::Done)
     }
@@ -219,7 +220,8 @@ impl Mm {
     ) -> Result<Attempt, FaultError> {
         let (frame, flags) = match entry {
             Entry::Present { frame, flags } => (frame, flags),
-            Entry::Special(_) => return Err(FaultError::SegvAccerr),
+            // LINUX: a guard page is told as if nothing were mapped.
+            Entry::Special(_) => return Err(FaultError::SegvMaperr),
             Entry::None => return Ok(Attempt::NotCached),
         };
         if !need.write || flags.contains(PteFlags::WRITE) {
@@ -248,6 +250,7 @@ impl Mm {
         if cursor.map(addr, copy, touched(&vma.attr, writable, true)).is_err() {
             return Ok(Attempt::NoMemory);
         }
+        vma.attr.note_written();
         let mut delta = crate::space::RssDelta { anon: 1, ..Default::default() };
         delta.count(kind, -1);
         self.rss.apply(delta);
@@ -389,6 +392,7 @@ impl Mm {
             return Ok(Attempt::NoMemory);
         }
         drop(cursor);
+        vma.attr.note_written();
         self.rss.anon.fetch_add(1, Ordering::Relaxed);
         Ok(Attempt::Done)
     }

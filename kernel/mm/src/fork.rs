@@ -14,6 +14,7 @@ use hal::paging::{Entry, ForkMode, PteFlags};
 use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange};
 
 use crate::commit;
+use crate::fault::GUARD_MARKER;
 use crate::mapping::page_flags;
 use crate::oom;
 use crate::space::{Mm, Space};
@@ -76,7 +77,7 @@ impl Copies {
                 commit::charge(pages)?;
                 self.charged += pages;
             }
-            let mut copy = vma.clone();
+            let mut copy = Vma { start: vma.start, end: vma.end, attr: vma.attr.inherit() };
             copy.attr.flags -= VmFlags::LOCK_MASK;
             self.set.push(copy).map_err(|_| Errno::ENOMEM)?;
         }
@@ -103,6 +104,8 @@ impl Mm {
         self.copy_pages(&parent, &child)?;
         drop(parent);
         child.set_auxv(self.auxv());
+        child.has_guards.store(self.has_guards.load(Ordering::Relaxed), Ordering::Relaxed);
+        child.membarrier().store(self.membarrier().load(Ordering::SeqCst), Ordering::SeqCst);
         Ok(child)
     }
 
@@ -113,7 +116,11 @@ impl Mm {
         let mut left_out = 0;
         for vma in parent.set.iter() {
             let gone = vma.attr.flags.contains(VmFlags::DONTCOPY);
-            let pages = if gone { Pages::Refault } else { Pages::of(vma) };
+            let mut pages = if gone { Pages::Refault } else { Pages::of(vma) };
+            let guarded = !gone && self.has_guards.load(Ordering::Relaxed);
+            if pages == Pages::Refault && guarded && !vma.attr.flags.contains(VmFlags::WIPEONFORK) {
+                pages = Pages::CopyAnonymous;
+            }
             if pages != Pages::CopyAll {
                 if matches!(vma.attr.backing, Backing::Anonymous) {
                     left_out += self.count_anonymous(vma.start..vma.end);
@@ -158,16 +165,27 @@ impl Mm {
         self.page_table().fork_range(child.page_table(), range, ForkMode::Cow).map_err(|_| Errno::ENOMEM)
     }
 
-    /// Copies the anonymous pages of a private file mapping.
+    /// Copies the anonymous pages and the guard markers of a file mapping.
     fn copy_anonymous(&self, vma: &Vma, child: &Self) -> Result<()> {
         let Some(range) = PageRange::new(vma.start, vma.end) else { return Ok(()) };
         let mut at = range.start();
         loop {
             let mut batch = ArrayVec::<(u64, Frame, PteFlags), BATCH>::new();
+            let mut guards = ArrayVec::<u64, BATCH>::new();
             let mut cursor = self.page_table().cursor(range);
             while let Some((addr, entry)) = cursor.next_mapped(at).filter(|_| !batch.is_full()) {
                 at = addr + PAGE_SIZE as u64;
-                let Entry::Present { frame, flags } = entry else { continue };
+                let (frame, flags) = match entry {
+                    Entry::Present { frame, flags } => (frame, flags),
+                    Entry::Special(GUARD_MARKER) => {
+                        guards.push(addr);
+                        if guards.is_full() {
+                            break;
+                        }
+                        continue;
+                    }
+                    _ => continue,
+                };
                 if frame.meta().flags.load(Ordering::Relaxed) & page_flags::ANON == 0 {
                     continue;
                 }
@@ -176,7 +194,12 @@ impl Mm {
                 batch.push((addr, frame, flags));
             }
             drop(cursor);
-            let full = batch.is_full();
+            let full = batch.is_full() || guards.is_full();
+            for addr in guards {
+                while child.page_table().cursor(range).set_special(addr, GUARD_MARKER).is_err() {
+                    oom::relieve()?;
+                }
+            }
             for (addr, frame, flags) in batch {
                 while child.page_table().cursor(range).map(addr, frame.clone(), flags).is_err() {
                     oom::relieve()?;

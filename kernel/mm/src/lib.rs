@@ -4,7 +4,7 @@
 
 extern crate alloc;
 
-mod advise;
+pub mod advise;
 pub mod commit;
 pub mod counters;
 pub mod fault;
@@ -13,10 +13,12 @@ pub mod layout;
 mod map;
 pub mod mapping;
 pub mod oom;
+pub mod policy;
 mod protect;
 pub mod registry;
 mod remap;
 mod remote;
+mod seal;
 pub mod selftest;
 mod show;
 mod space;
@@ -30,6 +32,7 @@ pub use fault::{FaultError, FaultKind};
 pub use layout::{Layout, Randomness};
 pub use map::MapRequest;
 pub use mapping::{Mapping, PagePart, PageSource, Shmem, ShmemObject};
+pub use policy::Policy;
 pub use protect::OnFault;
 pub use remap::RemapRequest;
 pub use remote::Rights;

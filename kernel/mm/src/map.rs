@@ -122,20 +122,24 @@ impl Mm {
                 request.offset = 0;
                 Backing::file(Arc::new(ShmemObject::new(len)))
             }
+            Backing::Anonymous => {
+                request.offset = start;
+                Backing::Anonymous
+            }
             backing => backing,
         };
         let writable = flags.contains(VmFlags::SHARED | VmFlags::MAYWRITE);
         let guard = writable.then(|| backing.mapping().map(|m| m.allow_writable())).flatten();
         guard.transpose()?;
         let attr = VmaAttr::new(flags, request.offset, backing, writable);
-        let removed = if fixed { self.unmap_locked(space, range.clone())? } else { Removed::new() };
-        if flags.contains(VmFlags::ACCOUNT) {
-            commit::charge(len >> PAGE_SHIFT)?;
+        let charged = if flags.contains(VmFlags::ACCOUNT) { len >> PAGE_SHIFT } else { 0 };
+        if charged > 0 {
+            commit::charge(charged)?;
         }
+        let unmapped = if fixed { self.unmap_locked(space, range.clone()) } else { Ok(Removed::new()) };
+        let removed = unmapped.inspect_err(|_| commit::uncharge(charged))?;
         space.set.insert(range.clone(), attr).map_err(|e| {
-            if flags.contains(VmFlags::ACCOUNT) {
-                commit::uncharge(len >> PAGE_SHIFT);
-            }
+            commit::uncharge(charged);
             refused(e)
         })?;
         space.note_size();
@@ -168,6 +172,10 @@ impl Mm {
             }
         }
         if sealed {
+            // LINUX: the cut at the start has been made when the sealed VMA is met, and stays.
+            if space.set.at(range.start).is_some_and(|v| !v.attr.flags.contains(VmFlags::SEALED)) {
+                let _ = space.set.split(range.start, usize::MAX);
+            }
             return Err(Errno::EPERM);
         }
         if start < end {
@@ -282,7 +290,8 @@ impl Mm {
         if vma.start <= addr {
             return Ok(());
         }
-        let (old_start, end, attr) = (vma.start, vma.end, vma.attr.clone());
+        let (old_start, end, mut attr) = (vma.start, vma.end, vma.attr.clone());
+        attr.offset = attr.offset.wrapping_sub(old_start - start);
         if !attr.flags.contains(VmFlags::GROWSDOWN) || start < sysctl::MMAP_MIN_ADDR.load(Ordering::Relaxed) {
             return Err(FaultError::SegvMaperr);
         }
@@ -482,7 +491,7 @@ impl Space {
             return Err(Errno::ENOMEM);
         }
         commit::charge(len >> PAGE_SHIFT)?;
-        let attr = VmaAttr::new(flags, 0, Backing::Anonymous, false);
+        let attr = VmaAttr::new(flags, range.start, Backing::Anonymous, false);
         self.set.insert(range, attr).map_err(|e| {
             commit::uncharge(len >> PAGE_SHIFT);
             refused(e)

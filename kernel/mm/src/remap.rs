@@ -3,9 +3,16 @@
 //! ```text
 //! shrink   AAAAAA -> AAA...          grow in place   AAA... -> AAAAAA
 //! move     AAA.B  -> ....BAAA        with DONTUNMAP: the old VMA stays, without its pages
+//! batch    AA.BCC -> ......AA.BCC    MREMAP_FIXED with one length: every VMA of the range, gaps kept
 //! ```
+//!
+//! The order of checks is Linux's, since it decides the errno: parameters, the count limit, and for each VMA
+//! seal, kind, borders, limits; then the target is unmapped, the source is shrunk, and the move begins. A
+//! failure half-way leaves what was done until then, as it does on Linux.
 
+use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use abi::mman::MremapFlags;
 use abi::{Errno, Result};
@@ -17,7 +24,7 @@ use crate::map::{page_align, refused};
 use crate::oom;
 use crate::space::{Mm, Space};
 use crate::sysctl;
-use crate::vma::{VmFlags, VmaAttr};
+use crate::vma::{Backing, History, VmFlags, VmaAttr};
 
 /// What mremap(2) is asked for; lengths are rounded to pages by [`Mm::remap`].
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +44,19 @@ pub struct RemapRequest {
 /// What is dropped once the address space is unlocked, and what is to be locked in memory then.
 #[derive(Default)]
 struct After {
-    removed: [Option<Removed<VmaAttr>>; 3],
+    removed: Vec<Removed<VmaAttr>>,
     populate: Option<Range<u64>>,
 }
 
 impl After {
+    /// Makes room for the removals of one move, so that [`keep`](Self::keep) has it.
+    fn reserve(&mut self) -> Result<()> {
+        self.removed.try_reserve(4).map_err(|_| Errno::ENOMEM)
+    }
+
     fn keep(&mut self, removed: Removed<VmaAttr>) {
-        if let Some(place) = self.removed.iter_mut().find(|r| r.is_none()) {
-            *place = Some(removed);
+        if !removed.is_empty() {
+            self.removed.push(removed);
         }
     }
 }
@@ -53,29 +65,42 @@ impl RemapRequest {
     /// Rounds lengths and checks what needs no lock.
     fn check(&mut self) -> Result<()> {
         let all = MremapFlags::MAYMOVE | MremapFlags::FIXED | MremapFlags::DONTUNMAP;
-        let implies_addr = self.flags.intersects(MremapFlags::FIXED | MremapFlags::DONTUNMAP);
         let page = PAGE_SIZE as u64;
         if !all.contains(self.flags) || !self.addr.is_multiple_of(page) {
             return Err(Errno::EINVAL);
         }
+        // LINUX: an old length that overflows when it is rounded counts as 0, as it does there.
         let (old, new) = (page_align(self.old_len), page_align(self.new_len));
-        if new == 0 || new > USER_END || (old == 0 && self.old_len != 0) {
+        if new == 0 || new > USER_END {
             return Err(Errno::EINVAL);
         }
         (self.old_len, self.new_len) = (old, new);
-        if !implies_addr {
+        if !self.has_target() {
             return Ok(());
         }
-        if !self.new_addr.is_multiple_of(page)
-            || self.new_addr > USER_END - new
+        if self.new_addr > USER_END - new
+            || !self.new_addr.is_multiple_of(page)
             || !self.flags.contains(MremapFlags::MAYMOVE)
             || (self.flags.contains(MremapFlags::DONTUNMAP) && old != new)
         {
             return Err(Errno::EINVAL);
         }
-        let old_end = self.addr.saturating_add(old);
-        let overlap = self.addr < self.new_addr + new && self.new_addr < old_end;
+        let old_end = self.addr.wrapping_add(old);
+        let overlap = old_end > self.new_addr && self.new_addr + new > self.addr;
         if overlap { Err(Errno::EINVAL) } else { Ok(()) }
+    }
+
+    /// Whether the call names where the mapping goes, so that it certainly moves.
+    fn has_target(&self) -> bool {
+        self.flags.intersects(MremapFlags::FIXED | MremapFlags::DONTUNMAP)
+    }
+
+    fn keeps_source(&self) -> bool {
+        self.flags.contains(MremapFlags::DONTUNMAP)
+    }
+
+    fn source(&self) -> Range<u64> {
+        self.addr..self.addr.saturating_add(self.old_len)
     }
 }
 
@@ -96,81 +121,88 @@ impl Mm {
         result
     }
 
-    fn remap_locked(&self, space: &mut Space, mut r: RemapRequest, after: &mut After) -> Result<u64> {
-        let keeps = r.flags.contains(MremapFlags::DONTUNMAP);
-        let rule = if keeps { CountRule::MremapEntryKeep } else { CountRule::MremapEntry };
+    fn remap_locked(&self, space: &mut Space, r: RemapRequest, after: &mut After) -> Result<u64> {
+        let rule = if r.keeps_source() { CountRule::MremapEntryKeep } else { CountRule::MremapEntry };
         if !count_fits(rule, space.set.len(), sysctl::max_map_count()) {
             return Err(Errno::ENOMEM);
         }
-        let vma = space.set.at(r.addr).ok_or(Errno::EFAULT)?;
-        let (vma_end, flags) = (vma.end, vma.attr.flags);
-        let offset = vma.attr.offset_at(vma.start, r.addr);
-        if flags.contains(VmFlags::SEALED) {
-            return Err(Errno::EPERM);
+        if r.flags.contains(MremapFlags::FIXED) && r.old_len == r.new_len {
+            return self.remap_all(space, r, after);
         }
-        if r.old_len == 0 && !flags.contains(VmFlags::MAYSHARE) {
-            return Err(Errno::EINVAL);
+        check_vma(space, &r)?;
+        after.reserve()?;
+        if r.has_target() {
+            return self.remap_to(space, r, after);
         }
-        if keeps && flags.intersects(VmFlags::DONTEXPAND | VmFlags::PFNMAP) {
-            return Err(Errno::EINVAL);
+        if r.new_len == r.old_len {
+            return Ok(r.addr);
         }
-        let moves = r.flags.intersects(MremapFlags::FIXED | MremapFlags::DONTUNMAP);
         if r.new_len < r.old_len {
-            let tail = r.addr + r.new_len..r.addr + r.old_len;
+            let tail = r.addr + r.new_len..r.source().end;
+            after.keep(self.unmap_locked(space, tail)?);
+            return Ok(r.addr);
+        }
+        if let Some(addr) = self.grow_in_place(space, &r, after)? {
+            return Ok(addr);
+        }
+        if !r.flags.contains(MremapFlags::MAYMOVE) {
+            return Err(Errno::ENOMEM);
+        }
+        let target = space.search(r.new_len, None).ok_or(Errno::ENOMEM)?;
+        self.move_mapping(space, r, target, after)
+    }
+
+    /// Moves every VMA of the range to the fixed target; gaps between them stay as wide as they are.
+    fn remap_all(&self, space: &mut Space, all: RemapRequest, after: &mut After) -> Result<u64> {
+        let source = all.source();
+        let mut result = Err(Errno::EFAULT);
+        let (mut at, mut target, mut last_end) = (source.start, all.new_addr, None);
+        while let Some(vma) = space.set.find(at).filter(|v| at < source.end && v.start < source.end) {
+            if last_end.is_none() && vma.start > source.start {
+                return Err(Errno::EFAULT);
+            }
+            target += last_end.map_or(0, |end| vma.start - end);
+            last_end = Some(vma.end);
+            let part = vma.clip(&source);
+            let len = part.end - part.start;
+            let r = RemapRequest { addr: part.start, old_len: len, new_len: len, new_addr: target, ..all };
+            check_vma(space, &r)?;
+            after.reserve()?;
+            let moved = self.remap_to(space, r, after)?;
+            result = result.or(Ok(moved));
+            target = moved + len;
+            at = part.end;
+        }
+        result
+    }
+
+    /// Moves to the address that the call names.
+    fn remap_to(&self, space: &mut Space, mut r: RemapRequest, after: &mut After) -> Result<u64> {
+        if r.flags.contains(MremapFlags::FIXED) {
+            after.keep(self.unmap_locked(space, r.new_addr..r.new_addr + r.new_len)?);
+        }
+        if r.new_len < r.old_len {
+            let tail = r.addr + r.new_len..r.source().end;
             after.keep(self.unmap_locked(space, tail)?);
             r.old_len = r.new_len;
         }
-        if r.new_len == r.old_len && !moves {
-            return Ok(r.addr);
+        let vma = space.set.at(r.addr).ok_or(Errno::EFAULT)?;
+        if r.keeps_source() {
+            space.check_limits(vma.attr.flags, r.old_len, 0)?;
         }
-        if r.old_len > vma_end - r.addr {
-            return Err(Errno::EFAULT);
-        }
-        if r.new_len > r.old_len {
-            self.check_growth(space, &r, flags, offset)?;
-            if !moves {
-                if let Some(addr) = self.grow_in_place(space, &r, vma_end, after)? {
-                    return Ok(addr);
-                }
-                if !r.flags.contains(MremapFlags::MAYMOVE) {
-                    return Err(Errno::ENOMEM);
-                }
-            }
-        }
-        self.move_mapping(space, r, after)
-    }
-
-    fn check_growth(&self, space: &Space, r: &RemapRequest, flags: VmFlags, offset: u64) -> Result<()> {
-        if offset.checked_add(r.new_len).is_none() {
-            return Err(Errno::EINVAL);
-        }
-        if flags.intersects(VmFlags::DONTEXPAND | VmFlags::PFNMAP) {
-            return Err(Errno::EFAULT);
-        }
-        let more = r.new_len - r.old_len;
-        if flags.contains(VmFlags::LOCKED) && space.locked_bytes().saturating_add(more) > space.limits.memlock
-        {
-            return Err(Errno::EAGAIN);
-        }
-        space.check_limits(flags, more, 0)
+        let target = space.target(&r)?;
+        self.move_mapping(space, r, target, after)
     }
 
     /// Grows the mapping where it is, if it ends at its VMA's end and what follows is free.
-    fn grow_in_place(
-        &self,
-        space: &mut Space,
-        r: &RemapRequest,
-        vma_end: u64,
-        after: &mut After,
-    ) -> Result<Option<u64>> {
-        let grown = r.addr + r.old_len..r.addr.saturating_add(r.new_len);
-        let free = grown.end <= USER_END && space.set.fits(grown.clone());
-        if grown.start != vma_end || !free || r.old_len == 0 {
+    fn grow_in_place(&self, space: &mut Space, r: &RemapRequest, after: &mut After) -> Result<Option<u64>> {
+        let vma = space.set.at(r.addr).ok_or(Errno::EFAULT)?;
+        let grown = r.source().end..r.addr.saturating_add(r.new_len);
+        if grown.start != vma.end || grown.end > USER_END || !space.set.is_free(grown.clone()) {
             return Ok(None);
         }
-        let vma = space.set.at(r.addr).ok_or(Errno::EFAULT)?;
         let mut attr = vma.attr.clone();
-        vma_set::Attr::advance(&mut attr, grown.start - vma.start);
+        vma_set::Attr::advance(&mut attr, vma.len());
         let (flags, pages) = (attr.flags, (grown.end - grown.start) >> PAGE_SHIFT);
         let charged = if flags.contains(VmFlags::ACCOUNT) { pages } else { 0 };
         if charged > 0 {
@@ -187,71 +219,71 @@ impl Mm {
         Ok(Some(r.addr))
     }
 
-    /// Moves (or with length 0 duplicates) the mapping.
-    fn move_mapping(&self, space: &mut Space, r: RemapRequest, after: &mut After) -> Result<u64> {
-        let keeps = r.flags.contains(MremapFlags::DONTUNMAP);
-        let target = if r.flags.contains(MremapFlags::FIXED) {
-            let target = r.new_addr..r.new_addr + r.new_len;
-            after.keep(self.unmap_locked(space, target.clone())?);
-            target
-        } else {
-            let hint = r.new_addr..r.new_addr + r.new_len;
-            let at = if keeps && r.new_addr != 0 && space.set.fits(hint) {
-                r.new_addr
-            } else {
-                space.search(r.new_len, None).ok_or(Errno::ENOMEM)?
-            };
-            at..at + r.new_len
-        };
+    /// Moves (or with length 0 duplicates) the mapping to `target`, where nothing is.
+    fn move_mapping(
+        &self,
+        space: &mut Space,
+        r: RemapRequest,
+        target: u64,
+        after: &mut After,
+    ) -> Result<u64> {
+        let source = r.source();
         let vma = space.set.at(r.addr).ok_or(Errno::EFAULT)?;
-        let mut attr = vma.attr.clone();
-        vma_set::Attr::advance(&mut attr, r.addr - vma.start);
-        let flags = attr.flags;
-        let rule = if keeps && flags.contains(VmFlags::LOCKED) {
-            CountRule::MremapMoveKeep
-        } else {
-            CountRule::MremapMove
-        };
-        if !count_fits(rule, space.set.len(), sysctl::max_map_count()) {
+        let flags = vma.attr.flags;
+        let unlocks = r.keeps_source() && flags.contains(VmFlags::LOCKED);
+        let rule = if unlocks { CountRule::MremapMoveKeep } else { CountRule::MremapMove };
+        let limit = sysctl::max_map_count();
+        if !count_fits(rule, space.set.len(), limit) {
             return Err(Errno::ENOMEM);
         }
-        let charged = if flags.contains(VmFlags::ACCOUNT) { r.new_len >> PAGE_SHIFT } else { 0 };
-        if charged > 0 {
-            commit::charge(charged)?;
+        let mut attr = vma.attr.clone();
+        vma_set::Attr::advance(&mut attr, r.addr - vma.start);
+        // Anonymous memory that nobody wrote to gets the place's own offset, so that it can merge there.
+        let untouched = matches!(attr.backing, Backing::Anonymous) && attr.history() == History::Fresh;
+        if untouched {
+            attr.offset = target;
         }
-        space.set.insert(target.clone(), attr).map_err(|e| {
-            commit::uncharge(charged);
-            refused(e)
-        })?;
-        let source = r.addr..r.addr + r.old_len;
-        if let Err(e) = self.move_pages(source.clone(), target.start) {
-            // Put back what was moved.
-            let _ = self.move_pages(target.start..target.start + r.old_len, source.start);
-            after.keep(self.unmap_locked(space, target)?);
+        if unlocks {
+            space.set.split(source.start, sysctl::max_map_count()).map_err(refused)?;
+            space.set.split(source.end, sysctl::max_map_count()).map_err(refused)?;
+        }
+        let accounted = flags.contains(VmFlags::ACCOUNT);
+        let new_pages = if r.keeps_source() { r.new_len } else { r.new_len - r.old_len } >> PAGE_SHIFT;
+        if accounted {
+            commit::charge(new_pages)?;
+        }
+        let to = target..target + r.new_len;
+        let apart = if untouched && r.keeps_source() { r.addr } else { u64::MAX };
+        let inserted = space.set.insert_apart(to.clone(), attr, apart).map_err(refused);
+        let moved = inserted.and_then(|()| {
+            self.move_pages(source.clone(), target).inspect_err(|_| {
+                // Put back what was moved, and take the copy away.
+                let _ = self.move_pages(target..target + r.old_len, source.start);
+                let _ = space.set.remove(to.clone(), usize::MAX).map(|gone| after.keep(gone));
+            })
+        });
+        if let Err(e) = moved {
+            if accounted {
+                commit::uncharge(new_pages);
+            }
             return Err(e);
         }
-        if keeps {
-            self.unlock_source(space, source)?;
-        } else if !source.is_empty() {
-            after.keep(self.unmap_locked(space, source)?);
+        if unlocks {
+            unlock_source(space, source)?;
+        } else if !r.keeps_source() && !source.is_empty() {
+            // Its charge went to the copy: the removal must not give it back.
+            if accounted {
+                commit::transfer(r.old_len >> PAGE_SHIFT);
+            }
+            if let Ok(gone) = self.unmap_locked(space, source) {
+                after.keep(gone);
+            }
         }
         space.note_size();
-        if flags.contains(VmFlags::LOCKED) {
-            after.populate = Some(target.start + r.old_len..target.end);
+        if flags.contains(VmFlags::LOCKED) && r.new_len > r.old_len {
+            after.populate = Some(target + r.old_len..to.end);
         }
-        Ok(target.start)
-    }
-
-    /// The VMA that `MREMAP_DONTUNMAP` leaves behind is not locked.
-    fn unlock_source(&self, space: &mut Space, source: Range<u64>) -> Result<()> {
-        let Some(vma) = space.set.at(source.start) else { return Ok(()) };
-        if vma.attr.flags.intersects(VmFlags::LOCK_MASK) {
-            let mut attr = vma.attr.clone();
-            vma_set::Attr::advance(&mut attr, source.start - vma.start);
-            attr.flags -= VmFlags::LOCK_MASK;
-            space.set.modify(source, attr, usize::MAX).map_err(refused)?;
-        }
-        Ok(())
+        Ok(target)
     }
 
     /// Moves the page-table entries of `from` to addresses that begin at `to`; nothing is mapped there.
@@ -267,5 +299,63 @@ impl Mm {
             oom::relieve()?;
         }
         Ok(())
+    }
+}
+
+/// Whether the VMA at `r.addr` can be remapped so, and the limits allow it.
+fn check_vma(space: &Space, r: &RemapRequest) -> Result<()> {
+    let vma = space.set.at(r.addr).ok_or(Errno::EFAULT)?;
+    let flags = vma.attr.flags;
+    if flags.contains(VmFlags::SEALED) {
+        return Err(Errno::EPERM);
+    }
+    if !r.has_target() && r.new_len <= r.old_len {
+        return Ok(());
+    }
+    if r.old_len == 0 && !flags.intersects(VmFlags::SHARED | VmFlags::MAYSHARE) {
+        return Err(Errno::EINVAL);
+    }
+    let fixed_size = flags.intersects(VmFlags::DONTEXPAND | VmFlags::PFNMAP);
+    if r.keeps_source() && fixed_size {
+        return Err(Errno::EINVAL);
+    }
+    // What a shrink unmaps may cross borders, what moves may not.
+    if r.old_len.min(r.new_len) > vma.end - r.addr {
+        return Err(Errno::EFAULT);
+    }
+    if r.new_len <= r.old_len {
+        return Ok(());
+    }
+    if fixed_size {
+        return Err(Errno::EFAULT);
+    }
+    let more = r.new_len - r.old_len;
+    if flags.contains(VmFlags::LOCKED) && space.locked_bytes().saturating_add(more) > space.limits.memlock {
+        return Err(Errno::EAGAIN);
+    }
+    space.check_limits(flags, more, 0)
+}
+
+/// The VMA that `MREMAP_DONTUNMAP` leaves behind is not locked; it merges with nothing.
+fn unlock_source(space: &mut Space, source: Range<u64>) -> Result<()> {
+    let Some(vma) = space.set.at(source.start) else { return Ok(()) };
+    let mut attr = vma.attr.clone();
+    vma_set::Attr::advance(&mut attr, source.start - vma.start);
+    attr.flags -= VmFlags::LOCK_MASK;
+    space.set.modify_apart(source, attr, usize::MAX).map_err(refused)
+}
+
+impl Space {
+    /// The address that `MREMAP_FIXED` names, or the best near `MREMAP_DONTUNMAP`'s hint.
+    fn target(&mut self, r: &RemapRequest) -> Result<u64> {
+        let min = sysctl::MMAP_MIN_ADDR.load(Ordering::Relaxed);
+        if r.flags.contains(MremapFlags::FIXED) {
+            return if r.new_addr < min { Err(Errno::EPERM) } else { Ok(r.new_addr) };
+        }
+        let hint = r.new_addr;
+        if hint >= min && hint != 0 && self.set.fits(hint..hint + r.new_len) {
+            return Ok(hint);
+        }
+        self.search(r.new_len, None).ok_or(Errno::ENOMEM)
     }
 }

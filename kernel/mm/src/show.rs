@@ -57,7 +57,7 @@ impl VmaInfo {
         Self {
             range: vma.start..vma.end,
             flags: vma.attr.flags,
-            offset: vma.attr.offset,
+            offset: if object.is_some() { vma.attr.offset } else { 0 },
             id: object.map(|o| o.id()).unwrap_or_default(),
             name,
             pkey: vma.attr.pkey,

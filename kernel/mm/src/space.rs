@@ -17,7 +17,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use hal::PAGE_SHIFT;
@@ -156,6 +156,8 @@ pub struct Mm {
     auxv: SpinLock<Vec<u64>>,
     /// Whether guard markers were ever set (madvise).
     pub(crate) has_guards: AtomicBool,
+    /// Commands that membarrier(2) was registered for.
+    membarrier: AtomicU32,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -181,6 +183,7 @@ impl Mm {
             slot,
             auxv: SpinLock::new("mm.auxv", Vec::new()),
             has_guards: AtomicBool::new(false),
+            membarrier: AtomicU32::new(0),
         });
         registry::publish(slot, &mm);
         Ok(mm)
@@ -196,6 +199,11 @@ impl Mm {
     #[inline]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The commands that membarrier(2) was registered for, as bits; a fork copies them.
+    pub fn membarrier(&self) -> &AtomicU32 {
+        &self.membarrier
     }
 
     /// The addresses exec noted. Takes `space` for reading; may sleep.

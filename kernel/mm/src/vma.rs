@@ -2,6 +2,8 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU8, Ordering};
+
 use bitflags::bitflags;
 use hal::frame::Frame;
 use vma_set::Attr;
@@ -10,6 +12,7 @@ use abi::mman::{MapFlags, Prot};
 
 use crate::fault::FaultError;
 use crate::mapping::Mapping;
+use crate::policy::Policy;
 
 /// Bytes kept free below a growing stack (Linux: `stack_guard_gap`, 256 pages).
 pub const STACK_GUARD_GAP: u64 = 256 << hal::PAGE_SHIFT;
@@ -257,6 +260,31 @@ impl Drop for Writable {
     }
 }
 
+/// What happened to the private pages of a VMA; together with the offset it decides what merges.
+///
+/// LINUX: the same rule follows there from `anon_vma`: memory that was written to before a fork does not
+/// merge in the child with what comes later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum History {
+    /// Nobody wrote to it.
+    Fresh = 0,
+    /// Written to by this address space.
+    Written = 1,
+    /// Written to by the parent before fork.
+    Inherited = 2,
+}
+
+/// A [`History`] that page faults may change while others read the VMA.
+#[derive(Debug)]
+struct HistoryCell(AtomicU8);
+
+impl Clone for HistoryCell {
+    fn clone(&self) -> Self {
+        Self(AtomicU8::new(self.0.load(Ordering::Relaxed)))
+    }
+}
+
 /// The attributes of a VMA.
 #[derive(Clone, Debug)]
 pub struct VmaAttr {
@@ -264,33 +292,42 @@ pub struct VmaAttr {
     pub flags: VmFlags,
     /// Protection key.
     pub pkey: u8,
-    /// Where in the backing object the VMA begins, in bytes. 0 for anonymous memory.
+    /// Where in the backing object the VMA begins, in bytes. Anonymous memory keeps here the address at which
+    /// it began, also when it is moved once it has pages; like Linux's `vm_pgoff`, this decides what merges.
     pub offset: u64,
     /// What it shows.
     pub backing: Backing,
+    /// NUMA policy.
+    pub(crate) policy: Policy,
+    history: HistoryCell,
     /// Held for its count.
     _writable: Writable,
 }
 
 impl Attr for VmaAttr {
     fn advance(&mut self, bytes: u64) {
-        if matches!(self.backing, Backing::File(_)) {
-            self.offset = self.offset.wrapping_add(bytes);
-        }
+        self.offset = self.offset.wrapping_add(bytes);
     }
 
     #[inline]
     fn merges(&self, len: u64, next: &Self) -> bool {
-        if self.flags != next.flags || self.pkey != next.pkey || !self.backing.is_same(&next.backing) {
-            return false;
-        }
-        match self.backing {
-            Backing::Anonymous => true,
-            // LINUX: device mappings (VM_SPECIAL) never merge.
-            Backing::File(_) => {
-                !self.flags.intersects(VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND)
-                    && self.offset.wrapping_add(len) == next.offset
+        // LINUX: device mappings (VM_SPECIAL) never merge.
+        self.flags == next.flags
+            && self.offset.wrapping_add(len) == next.offset
+            && self.pkey == next.pkey
+            && self.policy == next.policy
+            && self.backing.is_same(&next.backing)
+            && !self.flags.intersects(VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND)
+            && match (self.history(), next.history()) {
+                (a, b) if a == b => true,
+                (History::Inherited, _) | (_, History::Inherited) => false,
+                _ => true,
             }
+    }
+
+    fn absorb(&mut self, gone: &Self) {
+        if gone.history() != History::Fresh && self.history() == History::Fresh {
+            self.history = gone.history.clone();
         }
     }
 
@@ -303,7 +340,36 @@ impl VmaAttr {
     /// Attributes with protection key 0. `counted`: the caller has counted a writable shared VMA.
     pub(crate) fn new(flags: VmFlags, offset: u64, backing: Backing, counted: bool) -> Self {
         let writable = Writable(backing.mapping().filter(|_| counted).cloned());
-        Self { flags, pkey: 0, offset, backing, _writable: writable }
+        let history = HistoryCell(AtomicU8::new(History::Fresh as u8));
+        Self { flags, pkey: 0, offset, backing, policy: Policy::default(), history, _writable: writable }
+    }
+
+    /// What happened to its private pages.
+    pub(crate) fn history(&self) -> History {
+        match self.history.0.load(Ordering::Relaxed) {
+            0 => History::Fresh,
+            1 => History::Written,
+            _ => History::Inherited,
+        }
+    }
+
+    /// Notes that a private page was made; whoever edits the set holds it for writing and so sees it.
+    #[inline]
+    pub(crate) fn note_written(&self) {
+        if self.history.0.load(Ordering::Relaxed) == History::Fresh as u8 {
+            self.history.0.store(History::Written as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// The attributes that a child of fork gets.
+    pub(crate) fn inherit(&self) -> Self {
+        let mut copy = self.clone();
+        if self.history() != History::Fresh && !self.flags.contains(VmFlags::WIPEONFORK) {
+            copy.history = HistoryCell(AtomicU8::new(History::Inherited as u8));
+        } else {
+            copy.history = HistoryCell(AtomicU8::new(History::Fresh as u8));
+        }
+        copy
     }
 
     /// Whether writes go to pages of the address space's own.

@@ -265,6 +265,7 @@ fn inherit(me: &CurrentTask, child: &Task, request: &CloneRequest) {
     let flags = request.flags;
     child.timer_slack.store(me.timer_slack.load(Relaxed), Relaxed);
     child.personality.store(me.personality.load(Relaxed), Relaxed);
+    child.set_mempolicy(me.mempolicy());
     let shares_vm = flags.contains(CloneFlags::VM);
     if !shares_vm || flags.contains(CloneFlags::VFORK) {
         *child.alt_stack.lock() = *me.alt_stack.lock();

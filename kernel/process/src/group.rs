@@ -261,6 +261,11 @@ impl ThreadGroup {
         self.exit_state() != ExitState::Alive
     }
 
+    /// Whether it was killed as a whole and its threads are on their way out.
+    pub fn is_being_killed(&self) -> bool {
+        self.sig.lock().exit.is_some()
+    }
+
     /// The signals pending for the process as a whole.
     pub fn shared_set(&self) -> SigSet {
         SigSet(self.shared_set.load(core::sync::atomic::Ordering::SeqCst))

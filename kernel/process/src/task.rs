@@ -120,6 +120,8 @@ pub struct Task {
     /// `PR_SET_TIMERSLACK` in nanoseconds, and what 0 resets it to.
     pub(crate) timer_slack: AtomicU64,
     pub(crate) personality: AtomicU32,
+    /// Memory policy (set_mempolicy(2)), as [`mm::Policy::bits`].
+    mempolicy: AtomicU32,
     pub(crate) min_flt: AtomicU64,
     pub(crate) maj_flt: AtomicU64,
 }
@@ -170,6 +172,7 @@ impl Task {
             pdeath_signal: AtomicU32::new(0),
             timer_slack: AtomicU64::new(DEFAULT_TIMER_SLACK_NS),
             personality: AtomicU32::new(0),
+            mempolicy: AtomicU32::new(0),
             min_flt: AtomicU64::new(0),
             maj_flt: AtomicU64::new(0),
         }
@@ -234,6 +237,16 @@ impl Task {
     /// Moves it to another account.
     pub(crate) fn replace_user(&self, user: Arc<UserCounts>) {
         drop(self.user.swap(Some(user)));
+    }
+
+    /// Its memory policy.
+    pub fn mempolicy(&self) -> mm::Policy {
+        mm::Policy::from_bits(self.mempolicy.load(Relaxed))
+    }
+
+    /// Sets its memory policy.
+    pub fn set_mempolicy(&self, policy: mm::Policy) {
+        self.mempolicy.store(policy.bits(), Relaxed);
     }
 
     /// Its address space; `None` once it exits.

@@ -14,7 +14,7 @@ use vfs::{FdFlags, FileMode};
 use crate::Cx;
 use crate::caller::{self, file};
 
-fn own_mm() -> Result<Arc<Mm>> {
+pub(crate) fn own_mm() -> Result<Arc<Mm>> {
     process::current().mm().ok_or(Errno::ENOMEM)
 }
 
@@ -210,34 +210,6 @@ pub(crate) fn sys_memfd_create(_cx: &mut Cx<'_>, name: UserAddr, flags: u32) -> 
     let file = tmpfs::create_memfd(&name, flags, &task.cred())?;
     let fd_flags = if flags & CLOEXEC != 0 { FdFlags::CLOEXEC } else { FdFlags::empty() };
     caller::install(&*caller::files()?, file, fd_flags)
-}
-
-/// membarrier(2).
-pub(crate) fn sys_membarrier(_cx: &mut Cx<'_>, command: i32, flags: u32, _cpu: i32) -> Result<usize> {
-    const QUERY: i32 = 0;
-    const GLOBAL: i32 = 1;
-    const GLOBAL_EXPEDITED: i32 = 2;
-    const REGISTER_GLOBAL_EXPEDITED: i32 = 4;
-    const PRIVATE_EXPEDITED: i32 = 8;
-    const REGISTER_PRIVATE_EXPEDITED: i32 = 16;
-    const ALL: i32 = GLOBAL
-        | GLOBAL_EXPEDITED
-        | REGISTER_GLOBAL_EXPEDITED
-        | PRIVATE_EXPEDITED
-        | REGISTER_PRIVATE_EXPEDITED;
-    if flags != 0 {
-        return Err(Errno::EINVAL);
-    }
-    match command {
-        QUERY => Ok(ALL as usize),
-        REGISTER_GLOBAL_EXPEDITED | REGISTER_PRIVATE_EXPEDITED => Ok(0),
-        GLOBAL | GLOBAL_EXPEDITED | PRIVATE_EXPEDITED => {
-            // An interrupt on each CPU orders what its thread did before with what it does after.
-            hal::ipi::call(hal::cpu::CpuMask::ALL, |_| (), 0);
-            Ok(0)
-        }
-        _ => Err(Errno::EINVAL),
-    }
 }
 
 /// Which way process_vm_* copies.

@@ -11,7 +11,7 @@ use hal::UserAddr;
 
 use crate::arg::{Arg, Support};
 use crate::{
-    Cx, Result, cred, eventfiles, fd, file, futex, mem, net, path, poll, scheduling, signal, system, task,
+    Cx, Result, cred, eventfiles, fd, file, futex, mem, net, numa, path, poll, range, scheduling, signal, system, task,
     time, xattr,
 };
 
@@ -263,6 +263,8 @@ syscalls! {
     204 sched_getaffinity(pid: i32, size: u32, mask: UserAddr)
         => scheduling::sys_sched_getaffinity, Support::Full;
     213 epoll_create(size: i32) => poll::sys_epoll_create, Support::Full;
+    216 remap_file_pages(addr: u64, size: u64, prot: u64, offset: u64, flags: u32)
+        => range::sys_remap_file_pages, Support::Full;
     217 getdents64(fd: i32, buf: UserAddr, count: u32) => file::sys_getdents64, Support::Full;
     218 set_tid_address(addr: UserAddr) => task::sys_set_tid_address, Support::Full;
     219 restart_syscall() => signal::sys_restart_syscall, Support::Full;
@@ -283,12 +285,19 @@ syscalls! {
     233 epoll_ctl(ep: i32, op: i32, fd: i32, event: UserAddr) => poll::sys_epoll_ctl, Support::Full;
     234 tgkill(tgid: i32, tid: i32, sig: i32) => signal::sys_tgkill, Support::Full;
     235 utimes(name: UserAddr, times: UserAddr) => path::sys_utimes, Support::Full;
+    237 mbind(addr: u64, len: u64, mode: u32, mask: UserAddr, max: u64, flags: u32)
+        => numa::sys_mbind, Support::Full;
+    238 set_mempolicy(mode: u32, mask: UserAddr, max: u64) => numa::sys_set_mempolicy, Support::Full;
+    239 get_mempolicy(out: UserAddr, mask: UserAddr, max: u64, addr: u64, flags: u64)
+        => numa::sys_get_mempolicy, Support::Full;
     247 waitid(kind: u32, id: i32, info: UserAddr, options: u32, rusage: UserAddr)
         => task::sys_waitid, Support::Full;
     253 inotify_init() => eventfiles::sys_inotify_init, Support::Full;
     254 inotify_add_watch(fd: i32, name: UserAddr, mask: u32)
         => eventfiles::sys_inotify_add_watch, Support::Partial("IN_EXCL_UNLINK: accepted, without effect");
     255 inotify_rm_watch(fd: i32, wd: i32) => eventfiles::sys_inotify_rm_watch, Support::Full;
+    256 migrate_pages(pid: i32, max: u64, old: UserAddr, new: UserAddr)
+        => numa::sys_migrate_pages, Support::Full;
     257 openat(dirfd: i32, name: UserAddr, flags: u32, mode: u32) => path::sys_openat, Support::Full;
     258 mkdirat(dirfd: i32, name: UserAddr, mode: u32) => path::sys_mkdirat, Support::Full;
     259 mknodat(dirfd: i32, name: UserAddr, mode: u32, dev: u32) => path::sys_mknodat, Support::Full;
@@ -320,6 +329,8 @@ syscalls! {
         => file::sys_sync_file_range, Support::Full;
     278 vmsplice(fd: i32, iov: UserAddr, count: usize, flags: u32)
         => file::sys_vmsplice, Support::Partial("SPLICE_F_NONBLOCK is the descriptor's");
+    279 move_pages(pid: i32, count: u64, pages: UserAddr, nodes: UserAddr, status: UserAddr, flags: u32)
+        => numa::sys_move_pages, Support::Full;
     280 utimensat(dirfd: i32, name: UserAddr, times: UserAddr, flags: u32)
         => path::sys_utimensat, Support::Full;
     281 epoll_pwait(ep: i32, events: UserAddr, max: i32, timeout: i32, mask: UserAddr, size: usize)
@@ -364,8 +375,7 @@ syscalls! {
         => mem::sys_memfd_create, Support::Partial("no huge pages: EINVAL");
     322 execveat(dirfd: i32, path: UserAddr, argv: UserAddr, envp: UserAddr, flags: u32)
         => task::sys_execveat, Support::Full;
-    324 membarrier(command: i32, flags: u32, cpu: i32)
-        => mem::sys_membarrier, Support::Partial("no sync-core, no rseq: EINVAL");
+    324 membarrier(command: i32, flags: u32, cpu: i32) => range::sys_membarrier, Support::Full;
     325 mlock2(addr: u64, len: u64, flags: u32) => mem::sys_mlock2, Support::Full;
     326 copy_file_range(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, count: usize, flags: u32)
         => file::sys_copy_file_range, Support::Full;
@@ -385,10 +395,17 @@ syscalls! {
     437 openat2(dirfd: i32, name: UserAddr, how: UserAddr, size: usize) => path::sys_openat2, Support::Full;
     438 pidfd_getfd(fd: i32, target: i32, flags: u32) => eventfiles::sys_pidfd_getfd, Support::Full;
     439 faccessat2(dirfd: i32, name: UserAddr, mode: u32, flags: u32) => path::sys_faccessat2, Support::Full;
+    440 process_madvise(fd: i32, vec: UserAddr, count: usize, advice: u32, flags: u32)
+        => range::sys_process_madvise, Support::Partial("no MADV_COLLAPSE: EINVAL");
     441 epoll_pwait2(ep: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: usize)
         => poll::sys_epoll_pwait2, Support::Full;
+    448 process_mrelease(fd: i32, flags: u32) => range::sys_process_mrelease, Support::Full;
     449 futex_waitv(list: UserAddr, nr: u32, flags: u32, timeout: UserAddr, clock: i32)
         => futex::sys_futex_waitv, Support::Full;
+    450 set_mempolicy_home_node(addr: u64, len: u64, node: u64, flags: u64)
+        => numa::sys_set_mempolicy_home_node, Support::Full;
+    451 cachestat(fd: i32, range: UserAddr, out: UserAddr, flags: u32)
+        => range::sys_cachestat, Support::Partial("evicted pages are not remembered: 0");
     452 fchmodat2(dirfd: i32, name: UserAddr, mode: u32, flags: u32) => path::sys_fchmodat2, Support::Full;
     454 futex_wake(addr: UserAddr, mask: u64, nr: i32, flags: u32) => futex::sys_futex_wake, Support::Full;
     455 futex_wait(addr: UserAddr, value: u64, mask: u64, flags: u32, timeout: UserAddr, clock: i32)
@@ -396,6 +413,7 @@ syscalls! {
     456 futex_requeue(list: UserAddr, flags: u32, nr_wake: i32, nr_requeue: i32)
         => futex::sys_futex_requeue, Support::Full;
 
+    462 mseal(addr: u64, len: u64, flags: u64) => range::sys_mseal, Support::Full;
     absent {
         29 shmget,
         30 shmat,
@@ -444,12 +462,8 @@ syscalls! {
         212 lookup_dcookie,
         214 epoll_ctl_old,
         215 epoll_wait_old,
-        216 remap_file_pages,
         220 semtimedop,
         236 vserver,
-        237 mbind,
-        238 set_mempolicy,
-        239 get_mempolicy,
         240 mq_open,
         241 mq_unlink,
         242 mq_timedsend,
@@ -462,8 +476,6 @@ syscalls! {
         250 keyctl,
         251 ioprio_set,
         252 ioprio_get,
-        256 migrate_pages,
-        279 move_pages,
         298 perf_event_open,
         300 fanotify_init,
         301 fanotify_mark,
@@ -490,23 +502,18 @@ syscalls! {
         431 fsconfig,
         432 fsmount,
         433 fspick,
-        440 process_madvise,
         442 mount_setattr,
         443 quotactl_fd,
         444 landlock_create_ruleset,
         445 landlock_add_rule,
         446 landlock_restrict_self,
         447 memfd_secret,
-        448 process_mrelease,
-        450 set_mempolicy_home_node,
-        451 cachestat,
         453 map_shadow_stack,
         457 statmount,
         458 listmount,
         459 lsm_get_self_attr,
         460 lsm_set_self_attr,
         461 lsm_list_modules,
-        462 mseal,
         463 setxattrat,
         464 getxattrat,
         465 listxattrat,

@@ -13,6 +13,8 @@ mod futex;
 mod inotify;
 mod jobs;
 mod mem;
+mod memcalls;
+mod mapcount;
 mod mm;
 mod mmfile;
 mod mremap;
@@ -40,6 +42,8 @@ const AREAS: &[&[harness::Test]] = &[
     mm::TESTS,
     mmfile::TESTS,
     mremap::TESTS,
+    mapcount::TESTS,
+    memcalls::TESTS,
     fs::TESTS,
     fsdir::TESTS,
     fsmeta::TESTS,

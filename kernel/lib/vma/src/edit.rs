@@ -20,20 +20,30 @@ impl<A: Attr> VmaSet<A> {
     ///
     /// The count limit is the caller's affair ([`CountRule::Map`]). `Memory`: nothing changed.
     pub fn insert(&mut self, range: Range<u64>, attr: A) -> Result<(), Refused> {
+        self.insert_apart(range, attr, u64::MAX)
+    }
+
+    /// As [`insert`](Self::insert), but does not merge with the VMA that contains `apart`.
+    pub fn insert_apart(&mut self, range: Range<u64>, attr: A, apart: u64) -> Result<(), Refused> {
         debug_assert!(self.is_free(range.clone()), "insert over a VMA");
         let pos = self.locate(range.start);
-        let prev = self.prev_pos(pos).filter(|&p| self.joins_below(p, range.start, &attr));
-        let next = self.joins_above(&range, &attr, pos);
+        let other = |pos: Pos| self.get(pos).is_some_and(|v| !v.contains(apart));
+        let prev = self.prev_pos(pos).filter(|&p| other(p) && self.joins_below(p, range.start, &attr));
+        let next = other(pos) && self.joins_above(&range, &attr, pos);
         match (prev, next) {
             (Some(prev), true) => {
                 let end = self.get(pos).map_or(range.end, |v| v.end);
-                self.take_out(pos, self.next_pos(pos), drop);
+                self.attr_mut(prev).absorb(&attr);
+                self.absorb_out(pos, self.next_pos(pos), prev);
                 self.set_end(prev, end);
             }
-            (Some(prev), false) => self.set_end(prev, range.end),
+            (Some(prev), false) => {
+                self.attr_mut(prev).absorb(&attr);
+                self.set_end(prev, range.end);
+            }
             (None, true) => {
                 self.set_start(pos, range.start);
-                *self.attr_mut(pos) = attr;
+                self.replace(pos, attr);
             }
             (None, false) => {
                 self.reserve(range.clone(), range.clone())?;
@@ -128,18 +138,33 @@ impl<A: Attr> VmaSet<A> {
         self.insert_before(next, Vma { start: hole.end, end, attr });
     }
 
+    /// Cuts the VMA around `at` in two that touch there; does nothing at a border or in a hole.
+    ///
+    /// `Count`: the count has reached `limit` ([`CountRule::Split`]). `Memory`: no memory. Nothing changed then.
+    pub fn split(&mut self, at: u64, limit: usize) -> Result<(), Refused> {
+        let pos = self.locate(at);
+        if self.get(pos).is_none_or(|v| v.start >= at) {
+            return Ok(());
+        }
+        if !fits(CountRule::Split, self.len(), limit) {
+            return Err(Refused::Count);
+        }
+        self.reserve(at..at, at..at)?;
+        self.cut_middle(pos, &(at..at));
+        Ok(())
+    }
+
     /// Gives the attributes `attr` to `part` of the VMA that holds it, with the fewest splits.
     ///
     /// `part` must lie inside one VMA, and `attr` be right for an area that starts at `part.start` and
-    /// differ from what is there (else V2 would break: the caller leaves out changes that change nothing).
-    /// Merges are tried first and need no room; each remaining split is refused when the count has
-    /// reached `limit` ([`CountRule::Split`]).
+    /// differ from what is there. Merges are tried first and need no room; each remaining split is refused
+    /// when the count has reached `limit` ([`CountRule::Split`]).
     ///
     /// ```text
     /// AAAABB -> ABBBBB   the border moves        AAAA -> AABB   +1        AAAA -> ABBA   +2
     /// ```
     ///
-    /// LINUX: when the second of two splits is refused, Linux leaves the first in place; here nothing changed.
+    /// As on Linux, a refused second split leaves the first in place: `A|AAA`, two VMAs that could be one.
     pub fn modify(&mut self, part: Range<u64>, attr: A, limit: usize) -> Result<(), Refused> {
         let pos = self.locate(part.start);
         let Some(v) = self.get(pos).filter(|v| v.start <= part.start && v.end >= part.end) else {
@@ -149,23 +174,31 @@ impl<A: Attr> VmaSet<A> {
         let whole = v.start..v.end;
         let (at_start, at_end) = (whole.start == part.start, whole.end == part.end);
         let prev = self.prev_pos(pos).filter(|&p| at_start && self.joins_below(p, part.start, &attr));
-        let next_pos = self.next_pos(pos);
-        let next = at_end && self.joins_above(&part, &attr, next_pos);
-        let splits = usize::from(!at_start && !next) + usize::from(!at_end && prev.is_none());
-        for done in 0..splits {
-            if !fits(CountRule::Split, self.len() + done, limit) {
-                return Err(Refused::Count);
-            }
+        let next = at_end && self.joins_above(&part, &attr, self.next_pos(pos));
+        if prev.is_some() || next {
+            self.merge(pos, prev, next, part, whole, attr);
+            return Ok(());
         }
-        if splits > 0 {
-            self.reserve(part.clone(), part.clone())?;
-        }
-        self.apply(pos, prev, next, part, whole, attr);
+        self.split(part.start, limit)?;
+        self.split(part.end, limit)?;
+        let pos = self.locate(part.start);
+        *self.attr_mut(pos) = attr;
         Ok(())
     }
 
-    /// The commit half of [`modify`](Self::modify).
-    fn apply(
+    /// As [`modify`](Self::modify), but merges with nothing: `part` becomes a VMA of its own.
+    pub fn modify_apart(&mut self, part: Range<u64>, attr: A, limit: usize) -> Result<(), Refused> {
+        self.split(part.start, limit)?;
+        self.split(part.end, limit)?;
+        let pos = self.locate(part.start);
+        if self.get(pos).is_some_and(|v| v.start == part.start && v.end == part.end) {
+            *self.attr_mut(pos) = attr;
+        }
+        Ok(())
+    }
+
+    /// The half of [`modify`](Self::modify) that moves borders: `prev` takes `part`, or what follows it does.
+    fn merge(
         &mut self,
         pos: Pos,
         prev: Option<Pos>,
@@ -175,49 +208,49 @@ impl<A: Attr> VmaSet<A> {
         attr: A,
     ) {
         let next_pos = self.next_pos(pos);
-        match (whole.start == part.start, whole.end == part.end) {
-            (true, true) => match (prev, next) {
-                (Some(prev), true) => {
-                    let end = self.get(next_pos).map_or(part.end, |v| v.end);
-                    self.take_out(pos, self.next_pos(next_pos), drop);
-                    self.set_end(prev, end);
-                }
-                (Some(prev), false) => {
-                    self.take_out(pos, next_pos, drop);
-                    self.set_end(prev, part.end);
-                }
-                (None, true) => {
-                    let pos = self.take_out(pos, next_pos, drop);
-                    self.set_start(pos, part.start);
-                    *self.attr_mut(pos) = attr;
-                }
-                (None, false) => *self.attr_mut(pos) = attr,
-            },
-            (true, false) => {
+        let is_whole = whole == part;
+        match (prev, next) {
+            (Some(prev), true) => {
+                let end = self.get(next_pos).map_or(part.end, |v| v.end);
+                self.absorb_out(pos, self.next_pos(next_pos), prev);
+                self.set_end(prev, end);
+            }
+            (Some(prev), false) if is_whole => {
+                self.absorb_out(pos, next_pos, prev);
+                self.set_end(prev, part.end);
+            }
+            (Some(prev), false) => {
                 self.attr_mut(pos).advance(part.end - whole.start);
                 self.set_start(pos, part.end);
-                match prev {
-                    Some(prev) => self.set_end(prev, part.end),
-                    None => {
-                        self.insert_before(pos, Vma { start: part.start, end: part.end, attr });
-                    }
-                }
+                self.attr_mut(prev).absorb(&attr);
+                self.set_end(prev, part.end);
             }
-            (false, true) => {
+            (None, _) if is_whole => {
+                let pos = self.take_out(pos, next_pos, drop);
+                self.set_start(pos, part.start);
+                self.replace(pos, attr);
+            }
+            (None, _) => {
                 self.set_end(pos, part.start);
-                if next {
-                    self.set_start(next_pos, part.start);
-                    *self.attr_mut(next_pos) = attr;
-                } else {
-                    self.insert_before(next_pos, Vma { start: part.start, end: part.end, attr });
-                }
-            }
-            (false, false) => {
-                self.cut_middle(pos, &part);
-                let pos = self.locate(part.start);
-                self.insert_before(pos, Vma { start: part.start, end: part.end, attr });
+                self.set_start(next_pos, part.start);
+                self.replace(next_pos, attr);
             }
         }
+    }
+
+    /// Takes out the VMAs `from..to`, which follow `into` and become part of it.
+    fn absorb_out(&mut self, from: Pos, to: Pos, into: Pos) {
+        let mut gone = Removed::new();
+        self.take_out(from, to, |v| gone.push(v));
+        for v in gone {
+            self.attr_mut(into).absorb(&v.attr);
+        }
+    }
+
+    /// Gives the VMA at `pos` new attributes that take over from its old ones.
+    fn replace(&mut self, pos: Pos, attr: A) {
+        let old = core::mem::replace(self.attr_mut(pos), attr);
+        self.attr_mut(pos).absorb(&old);
     }
 
     /// Whether the VMA at `pos` ends at `at` and merges with `attr` behind it.

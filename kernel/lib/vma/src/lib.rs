@@ -21,14 +21,17 @@
 //! # Invariants ([`VmaSet::check_invariants`] asserts them)
 //!
 //! - V1: every VMA is non-empty, and VMAs are sorted and do not overlap.
-//! - V2: two touching VMAs cannot merge ([`Attr::merges`]); otherwise they would be one.
+//! - V2: an edit merges what it adds or changes with its neighbours ([`Attr::merges`]). Two touching VMAs that
+//!   could be one stay two only where a cut was made and the edit was then refused (as on Linux), or where
+//!   the owner asked for it ([`VmaSet::split`], [`VmaSet::insert_apart`]).
 //! - V3: `bytes` is the sum of all lengths and `len` the number of VMAs.
 //! - V4: no chunk is empty or longer than [`CHUNK`], `first` is the start of its first VMA, and `max_gap`
 //!   is at least as large as each gap below one of its VMAs.
 //!
 //! # Failing
 //!
-//! An edit checks limits and takes memory first; what follows cannot fail. So an error means that nothing changed.
+//! An edit checks limits and takes memory first; what follows cannot fail. So an error means that nothing changed,
+//! but for one thing: a change in the middle of a VMA cuts twice, and a refused second cut leaves the first.
 //!
 //! # Locking
 //!
@@ -61,6 +64,11 @@ pub trait Attr: Clone {
 
     /// Whether a VMA of `len` bytes with these attributes and one that starts at its end with `next` may become one.
     fn merges(&self, len: u64, next: &Self) -> bool;
+
+    /// Takes over what the attributes of a VMA say besides, when that VMA becomes part of this one.
+    fn absorb(&mut self, gone: &Self) {
+        let _ = gone;
+    }
 
     /// Bytes that a gap search leaves free below the VMA (the stack guard gap); 0 for most.
     fn guard(&self) -> u64 {

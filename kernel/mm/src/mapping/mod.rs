@@ -27,10 +27,12 @@
 mod io;
 pub mod radix;
 mod shmem;
+mod stat;
 pub(crate) mod truncate;
 
 pub use io::PagePart;
 pub use shmem::{Shmem, ShmemObject};
+pub use stat::PageCounts;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
