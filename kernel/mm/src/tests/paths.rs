@@ -237,7 +237,7 @@ fn guards_fault_until_they_are_removed() {
     mm.write_remote(at, &[1; 4 * PAGE as usize], Rights::Obey);
     mm.advise(at + PAGE, PAGE, abi::raw::general::MADV_GUARD_INSTALL).unwrap();
     mm.advise(at, 4 * PAGE, abi::raw::general::MADV_DONTNEED).unwrap();
-    assert_eq!(mm.handle_fault(UserAddr(at + PAGE), READ), Err(FaultError::SegvAccerr));
+    assert_eq!(mm.handle_fault(UserAddr(at + PAGE), READ), Err(FaultError::SegvMaperr));
     mm.advise(at, 4 * PAGE, abi::raw::general::MADV_GUARD_REMOVE).unwrap();
     assert!(mm.handle_fault(UserAddr(at + PAGE), READ).is_ok());
     mm.check_invariants();
