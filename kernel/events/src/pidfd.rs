@@ -36,8 +36,15 @@ impl FileOps for PidFd {
 
     fn show_fdinfo(&self, _file: &File, out: &mut Vec<u8>) {
         let is_gone = self.group.exit_state() == ExitState::Dead;
-        let pid = if is_gone { -1 } else { i64::from(self.group.pid()) };
-        out.extend_from_slice(format!("Pid:\t{pid}\nNSpid:\t{pid}\n").as_bytes());
+        let pid = if is_gone { -1 } else { i64::from(pid::visible(self.group.pid())) };
+        out.extend_from_slice(format!("Pid:\t{pid}\nNSpid:\t{pid}").as_bytes());
+        if pid > 0 {
+            let ns = process::current().group().pid_ns().clone();
+            for number in pid::numbers_from(self.group.pid(), &ns).into_iter().skip(1) {
+                out.extend_from_slice(format!("\t{number}").as_bytes());
+            }
+        }
+        out.push(b'\n');
     }
 }
 
@@ -61,7 +68,7 @@ pub(crate) fn for_clone(group: &Arc<ThreadGroup>) -> Result<Arc<File>> {
 pub fn find(pid: i32) -> Result<Arc<ThreadGroup>> {
     let number = u32::try_from(pid).ok().filter(|&number| number > 0).ok_or(Errno::EINVAL)?;
     let task = pid::find_task(number).ok_or(Errno::ESRCH)?;
-    if task.group().pid() == number { Ok(task.group().clone()) } else { Err(Errno::ENOENT) }
+    if task.is_leader() { Ok(task.group().clone()) } else { Err(Errno::ENOENT) }
 }
 
 /// pidfd_send_signal(2) with the default or a given `siginfo`.

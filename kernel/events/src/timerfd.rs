@@ -140,7 +140,7 @@ impl TimerFd {
         } else if matches!(self.clock, clock::REALTIME | clock::REALTIME_ALARM) {
             Some(u64::try_from(value as i128 - i128::from(hal::time::wall_base_ns())).unwrap_or(0))
         } else {
-            Some(value)
+            Some(process::nsproxy::clock_outside(self.clock, value))
         };
         timer.cancel();
         let old = {

@@ -83,7 +83,7 @@ fn register_hooks() {
     impl process::hooks::FutexHooks for Futexes {
         fn exit_robust_list(&self, task: &process::Task, head: hal::UserAddr) {
             if let Some(mm) = task.mm() {
-                futex::exit_robust_list(&mm, head, task.tid());
+                futex::exit_robust_list(&mm, head, task.own_tid());
             }
         }
 

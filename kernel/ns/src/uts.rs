@@ -2,9 +2,12 @@
 //!
 //! Locks: one spinning lock around the two names; nothing nests in it.
 
+use alloc::sync::Arc;
+
 use abi::system::Utsname;
 use abi::{Errno, Result};
-use hal::sync::SpinLock;
+use hal::sync::{LazyLock, SpinLock};
+use security::{NsId, NsKind, UserNs};
 
 /// The version of Linux whose ABI this is, and ours (`uname -r`).
 pub const RELEASE: &str = concat!("7.2.0-", env!("CARGO_PKG_VERSION"), "-keel");
@@ -24,7 +27,14 @@ pub enum Name {
 
 type Text = [u8; NAME_LEN + 1];
 
-static NAMES: SpinLock<[Text; 2]> = SpinLock::new("ns.uts", [padded("(none)"), padded("(none)")]);
+/// A UTS namespace.
+pub struct UtsNs {
+    id: NsId,
+    names: SpinLock<[Text; 2]>,
+}
+
+static INITIAL: LazyLock<Arc<UtsNs>> =
+    LazyLock::new(|| Arc::new(UtsNs::with(NsId::initial(NsKind::Uts), [padded("(none)"); 2])));
 
 const fn padded(text: &str) -> Text {
     let mut out = [0; NAME_LEN + 1];
@@ -37,32 +47,54 @@ const fn padded(text: &str) -> Text {
     out
 }
 
-/// A name, NUL-padded; at least its last byte is NUL.
-pub fn name(which: Name) -> Text {
-    NAMES.lock()[which as usize]
-}
-
-/// Changes a name. `EINVAL`: longer than [`NAME_LEN`] bytes.
-pub fn set_name(which: Name, new: &[u8]) -> Result<()> {
-    if new.len() > NAME_LEN {
-        return Err(Errno::EINVAL);
+impl UtsNs {
+    fn with(id: NsId, names: [Text; 2]) -> Self {
+        Self { id, names: SpinLock::new("ns.uts", names) }
     }
-    let mut text = [0; NAME_LEN + 1];
-    text[..new.len()].copy_from_slice(new);
-    NAMES.lock()[which as usize] = text;
-    Ok(())
-}
 
-/// What uname(2) answers.
-pub fn utsname() -> Utsname {
-    let [nodename, domainname] = *NAMES.lock();
-    Utsname {
-        sysname: padded("Linux"),
-        nodename,
-        release: padded(RELEASE),
-        version: padded(VERSION),
-        machine: padded("x86_64"),
-        domainname,
+    /// The first one.
+    pub fn initial() -> &'static Arc<Self> {
+        &INITIAL
+    }
+
+    /// A new one with the same names (`CLONE_NEWUTS`). `ENOSPC`: too many.
+    pub fn copy(&self, owner: &UserNs) -> Result<Arc<Self>> {
+        let names = *self.names.lock();
+        Ok(Arc::new(Self::with(NsId::new(NsKind::Uts, owner)?, names)))
+    }
+
+    /// Number and owner.
+    pub fn id(&self) -> &NsId {
+        &self.id
+    }
+
+    /// A name, NUL-padded; at least its last byte is NUL.
+    pub fn name(&self, which: Name) -> Text {
+        self.names.lock()[which as usize]
+    }
+
+    /// Changes a name. `EINVAL`: longer than [`NAME_LEN`] bytes.
+    pub fn set_name(&self, which: Name, new: &[u8]) -> Result<()> {
+        if new.len() > NAME_LEN {
+            return Err(Errno::EINVAL);
+        }
+        let mut text = [0; NAME_LEN + 1];
+        text[..new.len()].copy_from_slice(new);
+        self.names.lock()[which as usize] = text;
+        Ok(())
+    }
+
+    /// What uname(2) answers.
+    pub fn utsname(&self) -> Utsname {
+        let [nodename, domainname] = *self.names.lock();
+        Utsname {
+            sysname: padded("Linux"),
+            nodename,
+            release: padded(RELEASE),
+            version: padded(VERSION),
+            machine: padded("x86_64"),
+            domainname,
+        }
     }
 }
 
@@ -72,9 +104,13 @@ mod tests {
 
     #[test]
     fn names_have_a_limit_and_show_in_uname() {
-        assert_eq!(set_name(Name::Host, &[b'x'; 65]), Err(Errno::EINVAL));
-        set_name(Name::Host, b"keel").unwrap();
-        assert!(utsname().nodename.starts_with(b"keel\0"));
-        assert!(utsname().release.starts_with(b"7.2"));
+        let ns = UtsNs::initial();
+        assert_eq!(ns.set_name(Name::Host, &[b'x'; 65]), Err(Errno::EINVAL));
+        ns.set_name(Name::Host, b"keel").unwrap();
+        assert!(ns.utsname().nodename.starts_with(b"keel\0"));
+        assert!(ns.utsname().release.starts_with(b"7.2"));
+        let copy = ns.copy(&UserNs::INITIAL).unwrap();
+        copy.set_name(Name::Host, b"other").unwrap();
+        assert!(ns.name(Name::Host).starts_with(b"keel\0"));
     }
 }

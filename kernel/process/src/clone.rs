@@ -21,7 +21,7 @@ use hal::{UserAddr, user};
 use limits::{Resource, Rlimits, UserCounts, UserResource};
 use mm::Mm;
 use sched::{Interruptible, Placement, WaitQueue};
-use security::{Cap, Cred};
+use security::{Cap, Cred, UserNs};
 use vfs::{FdFlags, FdTable, FsContext};
 
 use crate::family::{self, Family, adopt, lock_tree};
@@ -29,17 +29,7 @@ use crate::group::GroupInit;
 use crate::pid::{self, PidRef};
 use crate::signal::{AltStack, Clear, SigHand};
 use crate::task::{self, CurrentTask, TaskFlags, TaskInit};
-use crate::{Task, ThreadGroup, cred, exit, hooks, pgrp};
-
-/// Namespaces that do not exist yet; Linux without them says `EINVAL` too.
-const MISSING_NAMESPACES: CloneFlags = CloneFlags::NEWCGROUP
-    .union(CloneFlags::NEWUTS)
-    .union(CloneFlags::NEWIPC)
-    .union(CloneFlags::NEWUSER)
-    .union(CloneFlags::NEWPID)
-    .union(CloneFlags::NEWNET)
-    .union(CloneFlags::NEWTIME)
-    .union(CloneFlags::INTO_CGROUP);
+use crate::{NsProxy, PidNs, Task, ThreadGroup, cred, exec, exit, hooks, nsproxy, pgrp};
 
 /// What clone3(2) is asked for.
 #[derive(Clone, Debug, Default)]
@@ -58,8 +48,8 @@ pub struct CloneRequest {
     pub parent_tid: UserAddr,
     /// `CLONE_CHILD_SETTID`, `CLONE_CHILD_CLEARTID`: where the child finds its tid.
     pub child_tid: UserAddr,
-    /// The wanted tid (clone3(2) `set_tid`), if one is wanted.
-    pub set_tid: Option<u32>,
+    /// The wanted tids (clone3(2) `set_tid`): in the child's own pid namespace first, then in those above.
+    pub set_tid: Vec<u32>,
 }
 
 /// Tells a vfork parent that its child has left the shared address space.
@@ -109,7 +99,7 @@ pub fn clone(request: &CloneRequest, regs: &UserRegs) -> Result<u32> {
     if let Some((reserved, file)) = pidfd {
         reserved.install(file);
     }
-    let tid = child.tid();
+    let tid = pid::visible(child.tid());
     if flags.contains(CloneFlags::PARENT_SETTID) {
         // The child exists already, so a bad address is no error any more (as on Linux).
         let _ = user::write(request.parent_tid, &tid);
@@ -135,15 +125,53 @@ fn check(me: &CurrentTask, request: &CloneRequest) -> Result<()> {
         || has(F::SIGHAND | F::CLEAR_SIGHAND)
         || (has(F::PARENT) && me.group().is_unkillable.load(Relaxed))
         || (has(F::PIDFD) && flags.intersects(F::DETACHED | F::THREAD))
-        || flags.intersects(MISSING_NAMESPACES)
+        || has(F::NEWUSER | F::FS)
+        || has(F::NEWIPC | F::SYSVSEM)
+        || flags.intersects(nsproxy::MISSING)
+        || (has(F::THREAD) && !may_make_thread(me, flags))
         || request.exit_signal > NSIG;
     if bad {
         return Err(Errno::EINVAL);
     }
-    if (has(F::NEWNS) || request.set_tid.is_some()) && !me.with_cred(|cred| cred.capable(Cap::SYS_ADMIN)) {
-        return Err(Errno::EPERM);
+    Ok(())
+}
+
+/// Threads share user and pid namespace.
+fn may_make_thread(me: &CurrentTask, flags: CloneFlags) -> bool {
+    let has_own_children = me.nsproxy().is_some_and(|proxy| proxy.pid_for_children == *me.group().pid_ns());
+    has_own_children && !flags.intersects(CloneFlags::NEWUSER | CloneFlags::NEWPID)
+}
+
+/// Who may choose numbers in `ns` (clone3(2), `set_tid`). `EINVAL`: more of them than levels. `EPERM`: not all levels.
+fn check_set_tid(cred: &Cred, ns: &PidNs, wanted: &[u32]) -> Result<()> {
+    if wanted.len() > ns.level() as usize + 1 {
+        return Err(Errno::EINVAL);
+    }
+    let mut at = Some(ns);
+    for _ in wanted {
+        let Some(level) = at else { break };
+        let owner = level.id().owner();
+        if !cred.ns_capable(owner, Cap::SYS_ADMIN) && !cred.ns_capable(owner, Cap::CHECKPOINT_RESTORE) {
+            return Err(Errno::EPERM);
+        }
+        at = level.parent();
     }
     Ok(())
+}
+
+/// The credentials of the child: the caller's, or the first of a new user namespace.
+fn child_cred(me: &CurrentTask, flags: CloneFlags) -> Result<Arc<Cred>> {
+    let own = me.cred();
+    if !nsproxy::makes_namespaces(flags) {
+        return Ok(own);
+    }
+    let cred = if flags.contains(CloneFlags::NEWUSER) {
+        Arc::new(own.with_user_ns(UserNs::new_below(&own)?))
+    } else {
+        own
+    };
+    nsproxy::check_rights(&cred, flags)?;
+    Ok(cred)
 }
 
 /// One process charged to a user, given back unless kept.
@@ -195,28 +223,35 @@ pub fn max_threads() -> u32 {
 /// Makes the child's task, and its process unless it is a thread. Nothing is visible yet.
 fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
     let flags = request.flags;
-    let pid_ref = match request.set_tid {
-        Some(tid) => PidRef::take(tid)?,
-        None => PidRef::alloc()?,
-    };
+    let cred = child_cred(me, flags)?;
+    let proxy = nsproxy::for_child(me, flags, &cred)?;
+    let pid_ns = &proxy.pid_for_children;
+    if !request.set_tid.is_empty() {
+        check_set_tid(&cred, pid_ns, &request.set_tid)?;
+    }
+    let pid_ref = PidRef::alloc(pid_ns, &request.set_tid)?;
     let files = me.files().ok_or(Errno::ESRCH)?;
     let files = if flags.contains(CloneFlags::FILES) { files } else { files.fork()? };
     let fs = me.fs().ok_or(Errno::ESRCH)?;
     let fs = if flags.contains(CloneFlags::FS) { fs } else { fs.fork() };
     if flags.contains(CloneFlags::NEWNS) {
-        fs.unshare_ns()?;
+        fs.unshare_ns(&cred.user_ns)?;
     }
     let mm = me.mm().ok_or(Errno::ESRCH)?;
     let mm = if flags.contains(CloneFlags::VM) { mm } else { mm.fork()? };
+    if !proxy.time.is_initial() && !flags.contains(CloneFlags::VM) {
+        exec::hide_clock(&mm)?;
+    }
     let group = if flags.contains(CloneFlags::THREAD) {
         me.group().clone()
     } else {
-        Arc::new(build_group(me, request, pid_ref.number()))
+        Arc::new(build_group(me, request, &pid_ref))
     };
     let child = Task::new(TaskInit {
         pid_ref,
         group,
-        cred: me.cred(),
+        cred,
+        nsproxy: proxy,
         user: me.user().ok_or(Errno::EAGAIN)?,
         mm: Some(mm),
         files,
@@ -225,12 +260,13 @@ fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
         comm: me.comm(),
     });
     inherit(me, &child, request);
+    hooks::task_clone(me, &child, flags.contains(CloneFlags::SYSVSEM));
     Ok(Arc::new(child))
 }
 
 /// Makes the child's process.
 #[inline]
-fn build_group(me: &CurrentTask, request: &CloneRequest, pid: u32) -> ThreadGroup {
+fn build_group(me: &CurrentTask, request: &CloneRequest, pid_ref: &PidRef) -> ThreadGroup {
     let parent = me.group();
     let hand = match request.flags {
         flags if flags.contains(CloneFlags::SIGHAND) => parent.hand(),
@@ -245,7 +281,9 @@ fn build_group(me: &CurrentTask, request: &CloneRequest, pid: u32) -> ThreadGrou
         request.exit_signal
     };
     let group = ThreadGroup::new(GroupInit {
-        pid,
+        pid: pid_ref.number(),
+        pid_ns: pid_ref.ns(),
+        own_pid: pid_ref.own_number(),
         hand,
         family: Family { parent: None, children: Vec::new() },
         ppid: parent.pid(),
@@ -256,6 +294,9 @@ fn build_group(me: &CurrentTask, request: &CloneRequest, pid: u32) -> ThreadGrou
         oom_score_adj: parent.oom_score_adj(),
     });
     *group.exe.lock() = parent.exe.lock().clone();
+    if group.is_ns_init() {
+        group.is_unkillable.store(true, Relaxed);
+    }
     group
 }
 
@@ -299,7 +340,7 @@ fn make_thread(
     let first = move || {
         if let Some(addr) = set_tid {
             // In the child's address space; a bad address is the program's loss (as on Linux).
-            let _ = user::write(addr, &task::current().tid());
+            let _ = user::write(addr, &task::current().own_tid());
         }
     };
     let thread = sched::new_user_thread(&name_of(me), regs, Fpu::CopyCurrent, first)?;
@@ -368,6 +409,9 @@ fn publish(me: &CurrentTask, child: &Arc<Task>, request: &CloneRequest) -> Resul
     group.nr_live.store(1, Relaxed);
     group.sig.lock().threads.push(child.clone());
     adopt(&parent, group, &tree);
+    if group.is_ns_init() {
+        group.pid_ns().set_init(group);
+    }
     pgrp::join(group, &home, &tree);
     pid::set_task(child.tid(), Some(child.clone()));
     exit::count_thread();
@@ -387,10 +431,12 @@ pub fn spawn_init(
     files: Arc<FdTable>,
     start: impl FnOnce() -> Result<UserRegs> + Send + 'static,
 ) -> Result<Arc<ThreadGroup>> {
-    let pid_ref = PidRef::alloc()?;
+    let pid_ref = PidRef::alloc(&PidNs::INITIAL, &[])?;
     let cred = Arc::new(Cred::root());
     let group = Arc::new(ThreadGroup::new(GroupInit {
         pid: pid_ref.number(),
+        pid_ns: PidNs::INITIAL,
+        own_pid: pid_ref.number(),
         hand: Arc::new(SigHand::new()),
         family: Family { parent: None, children: Vec::new() },
         ppid: 0,
@@ -408,6 +454,7 @@ pub fn spawn_init(
         group: group.clone(),
         cred,
         user,
+        nsproxy: NsProxy::initial(),
         mm: Some(Mm::new()?),
         files,
         fs,

@@ -23,7 +23,7 @@ use limits::{Resource, UserResource};
 use crate::family::{ExitState, TreeGuard, disown, lock_tree, pass_on_children};
 use crate::signal::{self, CORE_DUMPED, Target};
 use crate::task::{self, CurrentTask, TaskFlags};
-use crate::{Task, ThreadGroup, hooks, pgrp, pid, timer};
+use crate::{Task, ThreadGroup, hooks, pgrp, pid, pidns, timer};
 
 /// Threads that exist, the dead leaders that were not waited for included.
 static NR_THREADS: AtomicU32 = AtomicU32::new(0);
@@ -119,8 +119,12 @@ fn end_current(status: i32) {
     hooks::task_exit(&task);
     drop(task.replace_files(None));
     drop(task.replace_fs(None));
+    task.replace_nsproxy(None);
     if is_last {
         pgrp::session_leader_exit(&task);
+        if task.group().is_ns_init() {
+            pidns::zap(&task);
+        }
     }
     finish(task.arc());
 }
@@ -285,6 +289,9 @@ fn notify_parent(group: &Arc<ThreadGroup>, parent: &Arc<ThreadGroup>) -> Reap {
     let action = parent.with_hand(|hand| hand.get(SIGCHLD));
     let mut reap = Reap::Later;
     let mut wants_signal = exit_signal != 0;
+    if parent.reaps_all.load(Relaxed) {
+        return Reap::Now;
+    }
     if exit_signal == SIGCHLD {
         let ignores = action.handler == SIG_IGN;
         if ignores || action.flags & SaFlags::NOCLDWAIT.bits() != 0 {
@@ -293,7 +300,7 @@ fn notify_parent(group: &Arc<ThreadGroup>, parent: &Arc<ThreadGroup>) -> Reap {
         }
     }
     if wants_signal {
-        let mut info = end_info(group);
+        let mut info = end_info(group, parent);
         info.signo = exit_signal as i32;
         signal::send_kernel(Target::Group(parent), info);
     }
@@ -302,7 +309,7 @@ fn notify_parent(group: &Arc<ThreadGroup>, parent: &Arc<ThreadGroup>) -> Reap {
 }
 
 /// The `siginfo` of a process's end.
-fn end_info(group: &ThreadGroup) -> SigInfo {
+fn end_info(group: &ThreadGroup, parent: &ThreadGroup) -> SigInfo {
     let status = group.exit_status();
     let (code, si_status) = match status & 0x7f {
         0 => (CLD_EXITED, status >> 8 & 0xff),
@@ -310,9 +317,11 @@ fn end_info(group: &ThreadGroup) -> SigInfo {
         sig => (CLD_KILLED, sig),
     };
     let uid = group.leader().map_or(0, |task| task.with_cred(|cred| cred.uid));
+    let uid = signal::uid_seen_by(parent, uid);
+    let pid = pid::number_in(group.pid(), parent.pid_ns());
     let used = group.usage.lock().dead;
     let (utime, stime) = (crate::usage::ticks(used.utime_ns), crate::usage::ticks(used.stime_ns));
-    SigInfo::child(code, group.pid() as i32, uid, si_status, utime, stime)
+    SigInfo::child(code, pid as i32, uid, si_status, utime, stime)
 }
 
 impl ThreadGroup {
@@ -323,6 +332,21 @@ impl ThreadGroup {
             let leader = state.threads.iter().find(|task| task.tid() == self.pid());
             leader.map_or(0, |leader| leader.exit_code.load(Relaxed))
         })
+    }
+}
+
+/// Reaps the children of `group` that have ended: the init of a pid namespace at its own end.
+pub(crate) fn reap_zombies(group: &Arc<ThreadGroup>) {
+    loop {
+        let tree = lock_tree();
+        let zombie = {
+            let family = group.family.lock();
+            family.children.iter().find(|child| child.exit_state() == ExitState::Zombie).cloned()
+        };
+        let Some(zombie) = zombie else { return };
+        let garbage = reap(&zombie, &tree);
+        drop(tree);
+        drop(garbage);
     }
 }
 

@@ -18,7 +18,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use hal::sync::{Once, SpinLock, SpinLockGuard};
 
-use crate::ThreadGroup;
+use crate::{ThreadGroup, pid};
 
 /// Makes changes of the family tree one step; see the module's front page.
 static TREE: SpinLock<()> = SpinLock::new("process.tree", ());
@@ -99,6 +99,7 @@ impl ThreadGroup {
 pub(crate) fn adopt(parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, _tree: &TreeGuard) {
     child.family.lock().parent = Some(parent.clone());
     child.ppid.store(parent.pid(), Relaxed);
+    child.own_ppid.store(pid::number_in(parent.pid(), child.pid_ns()), Relaxed);
     parent.family.lock().children.push(child.clone());
 }
 
@@ -114,18 +115,20 @@ pub(crate) fn disown(child: &Arc<ThreadGroup>, _tree: &TreeGuard) -> Option<Arc<
     Some(parent)
 }
 
-/// Who adopts the children of `dying`: the nearest subreaper among its ancestors, else the first process.
+/// Who adopts the children of `dying`: the nearest subreaper among its ancestors in its pid namespace, else that
+/// namespace's init.
 fn reaper_of(dying: &Arc<ThreadGroup>) -> Option<Arc<ThreadGroup>> {
     if dying.has_subreaper.load(Relaxed) {
         let mut ancestor = dying.parent();
-        while let Some(group) = ancestor {
+        while let Some(group) = ancestor.filter(|group| group.pid_ns() == dying.pid_ns()) {
             if group.is_subreaper.load(Relaxed) && !group.is_zombie() {
                 return Some(group);
             }
             ancestor = group.parent();
         }
     }
-    INIT.get().cloned()
+    let own_init = dying.pid_ns().init().filter(|init| !Arc::ptr_eq(init, dying) && !init.is_zombie());
+    own_init.or_else(|| INIT.get().cloned())
 }
 
 /// Passes the children of `dying` on and gives them with their new parent, for the caller to tell zombies' new

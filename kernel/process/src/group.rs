@@ -29,6 +29,8 @@ use crate::Task;
 use crate::exec::Executable;
 use crate::family::{ExitState, Family};
 use crate::pgrp::ProcessGroup;
+use crate::pid;
+use crate::pidns::PidNs;
 use crate::signal::{Pending, SigHand};
 use crate::timer::{CpuArmed, Timers};
 use crate::usage::Usage;
@@ -60,8 +62,13 @@ pub(crate) struct GroupSig {
 /// A process.
 pub struct ThreadGroup {
     pid: u32,
+    /// The pid namespace it is in, and its number there.
+    pid_ns: PidNs,
+    own_pid: u32,
     /// Its parent's pid, for getppid(2) without a lock.
     pub(crate) ppid: AtomicU32,
+    /// The same in its own namespace; 0 for a parent outside.
+    pub(crate) own_ppid: AtomicU32,
     pub(crate) sig: IrqLock<GroupSig>,
     /// A copy of the set of `GroupSig::shared`, read by the threads without the lock.
     pub(crate) shared_set: AtomicU64,
@@ -93,6 +100,8 @@ pub struct ThreadGroup {
     pub(crate) is_unkillable: AtomicBool,
     pub(crate) is_subreaper: AtomicBool,
     pub(crate) has_subreaper: AtomicBool,
+    /// The init of a pid namespace that ends: children are reaped as they come.
+    pub(crate) reaps_all: AtomicBool,
     /// It has executed a program since fork; setpgid(2) by the parent comes too late then.
     pub(crate) did_exec: AtomicBool,
     /// `PR_GET_DUMPABLE`.
@@ -105,6 +114,9 @@ pub struct ThreadGroup {
 /// What a new process gets.
 pub(crate) struct GroupInit {
     pub(crate) pid: u32,
+    pub(crate) pid_ns: PidNs,
+    /// Its number in `pid_ns`.
+    pub(crate) own_pid: u32,
     pub(crate) hand: Arc<SigHand>,
     pub(crate) family: Family,
     pub(crate) ppid: u32,
@@ -120,6 +132,9 @@ impl ThreadGroup {
     pub(crate) fn new(init: GroupInit) -> Self {
         Self {
             pid: init.pid,
+            own_ppid: AtomicU32::new(pid::number_in(init.ppid, &init.pid_ns)),
+            pid_ns: init.pid_ns,
+            own_pid: init.own_pid,
             ppid: AtomicU32::new(init.ppid),
             sig: IrqLock::new(
                 "process.sig",
@@ -156,6 +171,7 @@ impl ThreadGroup {
             is_unkillable: AtomicBool::new(false),
             is_subreaper: AtomicBool::new(false),
             has_subreaper: AtomicBool::new(init.has_subreaper),
+            reaps_all: AtomicBool::new(false),
             did_exec: AtomicBool::new(false),
             dumpable: AtomicU8::new(init.dumpable),
             oom_score_adj: AtomicI32::new(init.oom_score_adj),
@@ -163,13 +179,36 @@ impl ThreadGroup {
         }
     }
 
-    /// Process id.
+    /// Process id in the first pid namespace: what the kernel knows it by.
     #[inline]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The parent's process id; 0 for the first process.
+    /// Process id in its own pid namespace: what it knows itself by.
+    #[inline]
+    pub fn own_pid(&self) -> u32 {
+        self.own_pid
+    }
+
+    /// The pid namespace that it is in.
+    #[inline]
+    pub fn pid_ns(&self) -> &PidNs {
+        &self.pid_ns
+    }
+
+    /// Whether it is the init of a pid namespace below the first.
+    pub fn is_ns_init(&self) -> bool {
+        self.own_pid == 1 && !self.pid_ns.is_initial()
+    }
+
+    /// The parent's process id in its own pid namespace; 0 for one outside.
+    #[inline]
+    pub fn own_ppid(&self) -> u32 {
+        self.own_ppid.load(Relaxed)
+    }
+
+    /// The parent's process id in the first pid namespace; 0 for the first process.
     #[inline]
     pub fn ppid(&self) -> u32 {
         self.ppid.load(Relaxed)

@@ -22,8 +22,13 @@ pub trait FutexHooks: Sync {
 
 /// Told when a task of the caller's thread ends, before its files and memory go (System V semaphore undo).
 pub trait ExitHook: Sync {
-    /// `task` is the caller and exits.
+    /// `task` is the caller and exits, or leaves what it shares with its creator (`CLONE_SYSVSEM`).
     fn task_exit(&self, task: &Task);
+
+    /// `parent` makes `child`, which shares its semaphore adjustments if `shares`.
+    fn task_clone(&self, parent: &Task, child: &Task, shares: bool) {
+        let _ = (parent, child, shares);
+    }
 }
 
 /// Makes a file for a pidfd (`CLONE_PIDFD`).
@@ -55,6 +60,17 @@ pub(crate) fn futex() -> Option<&'static dyn FutexHooks> {
 pub(crate) fn task_exit(task: &Task) {
     if let Some(hook) = IPC.get() {
         hook.task_exit(task);
+    }
+}
+
+/// Tells of unshare(2) and setns(2) that the caller leaves its semaphores.
+pub(crate) fn leave_ipc(task: &Task) {
+    task_exit(task);
+}
+
+pub(crate) fn task_clone(parent: &Task, child: &Task, shares: bool) {
+    if let Some(hook) = IPC.get() {
+        hook.task_clone(parent, child, shares);
     }
 }
 

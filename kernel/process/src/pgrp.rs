@@ -121,7 +121,10 @@ impl ProcessGroup {
                 return true;
             }
             let Some(parent) = member.parent() else { return true };
-            parent.is_init() || parent.pgid() == self.id() || parent.sid() != self.session.id()
+            parent.is_init()
+                || parent.is_ns_init()
+                || parent.pgid() == self.id()
+                || parent.sid() != self.session.id()
         })
     }
 
@@ -186,25 +189,27 @@ pub fn setsid() -> Result<u32> {
     let task = task::current();
     let group = task.group();
     let tree = lock_tree();
-    if group.sid() == group.pid() || pid::find_pgrp(group.pid()).is_some() {
+    if group.sid() == group.pid() || pid::find_pgrp_global(group.pid()).is_some() {
         return Err(Errno::EPERM);
     }
     let id = group.leader().and_then(|leader| leader.share_tid()).ok_or(Errno::EPERM)?;
     found(group, id.clone(), id, &tree);
-    Ok(group.pid())
+    Ok(group.own_pid())
 }
 
 /// setpgid(2), with the errors that it lists.
 pub fn setpgid(pid: i32, pgid: i32) -> Result<()> {
     let task = task::current();
     let me = task.group();
-    let pid = if pid == 0 { me.pid() } else { u32::try_from(pid).map_err(|_| Errno::ESRCH)? };
     if pgid < 0 {
         return Err(Errno::EINVAL);
     }
-    let pgid = if pgid == 0 { pid } else { pgid as u32 };
+    let named = |number: i32| u32::try_from(number).ok().and_then(pid::to_global);
+    let pid = if pid == 0 { me.pid() } else { named(pid).ok_or(Errno::ESRCH)? };
+    // A group that the caller cannot name is one that is not there.
+    let pgid = if pgid == 0 { pid } else { named(pgid).unwrap_or(u32::MAX) };
     let tree = lock_tree();
-    let target = pid::find_task(pid).ok_or(Errno::ESRCH)?;
+    let target = pid::find_task_global(pid).ok_or(Errno::ESRCH)?;
     let group = target.group().clone();
     if group.pid() != pid {
         return Err(Errno::EINVAL);
@@ -225,7 +230,7 @@ pub fn setpgid(pid: i32, pgid: i32) -> Result<()> {
     if group.pgid() == pgid {
         return Ok(());
     }
-    let pgrp = match pid::find_pgrp(pgid) {
+    let pgrp = match pid::find_pgrp_global(pgid) {
         Some(pgrp) if pgrp.session().id() == me.sid() => pgrp,
         None if pgid == pid => {
             let old = group.pgrp().ok_or(Errno::ESRCH)?;
@@ -251,12 +256,12 @@ fn named(pid: i32) -> Result<Arc<ThreadGroup>> {
 
 /// getpgid(2).
 pub fn getpgid(pid: i32) -> Result<u32> {
-    Ok(named(pid)?.pgid())
+    Ok(pid::visible(named(pid)?.pgid()))
 }
 
 /// getsid(2).
 pub fn getsid(pid: i32) -> Result<u32> {
-    Ok(named(pid)?.sid())
+    Ok(pid::visible(named(pid)?.sid()))
 }
 
 /// Whether `task`'s process leads its session.

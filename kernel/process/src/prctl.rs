@@ -85,7 +85,7 @@ pub fn personality(new: u32) -> u32 {
 pub fn set_tid_address(addr: UserAddr) -> u32 {
     let task = task::current();
     task.registered.clear_child_tid.store(addr.0, Relaxed);
-    task.tid()
+    task.own_tid()
 }
 
 /// Size of `struct robust_list_head`.

@@ -31,6 +31,7 @@ use vfs::{FdTable, File, FsContext};
 
 use crate::ThreadGroup;
 use crate::clone::VforkDone;
+use crate::nsproxy::NsProxy;
 use crate::pid::PidRef;
 use crate::signal::{AltStack, Pending};
 
@@ -89,6 +90,8 @@ pub(crate) struct UserRegistered {
 /// One thread of a process.
 pub struct Task {
     tid: AtomicU32,
+    /// The number in its own pid namespace.
+    own_tid: AtomicU32,
     group: Arc<ThreadGroup>,
     /// Keeps the tid taken.
     pid_ref: SpinLock<Option<PidRef>>,
@@ -99,6 +102,7 @@ pub struct Task {
     files: SpinLock<Option<Arc<FdTable>>>,
     fs: SpinLock<Option<Arc<FsContext>>>,
     user: ArcCell<UserCounts>,
+    nsproxy: ArcCell<NsProxy>,
 
     pub(crate) pending: IrqLock<Pending>,
     pub(crate) pending_set: AtomicU64,
@@ -132,6 +136,7 @@ pub(crate) struct TaskInit {
     pub(crate) group: Arc<ThreadGroup>,
     pub(crate) cred: Arc<Cred>,
     pub(crate) user: Arc<UserCounts>,
+    pub(crate) nsproxy: Arc<NsProxy>,
     pub(crate) mm: Option<Arc<Mm>>,
     pub(crate) files: Arc<FdTable>,
     pub(crate) fs: Arc<FsContext>,
@@ -148,6 +153,7 @@ impl Task {
     pub(crate) fn new(init: TaskInit) -> Self {
         Self {
             tid: AtomicU32::new(init.pid_ref.number()),
+            own_tid: AtomicU32::new(init.pid_ref.own_number()),
             group: init.group,
             pid_ref: SpinLock::new("process.pid_ref", Some(init.pid_ref)),
             thread: ArcCell::empty(),
@@ -156,6 +162,7 @@ impl Task {
             files: SpinLock::new("process.files", Some(init.files)),
             fs: SpinLock::new("process.fs", Some(init.fs)),
             user: ArcCell::new(init.user),
+            nsproxy: ArcCell::new(init.nsproxy),
             pending: IrqLock::new("process.pending", Pending::new()),
             pending_set: AtomicU64::new(0),
             blocked: AtomicU64::new(init.blocked.0),
@@ -178,13 +185,40 @@ impl Task {
         }
     }
 
-    /// Thread id.
+    /// Thread id in the first pid namespace: what the kernel knows it by.
     #[inline]
     pub fn tid(&self) -> u32 {
         self.tid.load(Relaxed)
     }
 
-    /// Process id.
+    /// Thread id in its own pid namespace: what it knows itself by.
+    #[inline]
+    pub fn own_tid(&self) -> u32 {
+        self.own_tid.load(Relaxed)
+    }
+
+    /// Process id in its own pid namespace.
+    #[inline]
+    pub fn own_pid(&self) -> u32 {
+        self.group.own_pid()
+    }
+
+    /// Its namespaces; `None` once it exits.
+    pub fn nsproxy(&self) -> Option<Arc<NsProxy>> {
+        self.nsproxy.load()
+    }
+
+    /// Its namespaces, without counting a reference.
+    pub(crate) fn nsproxy_ref<'a>(&'a self, guard: &'a hal::rcu::ReadGuard) -> Option<&'a NsProxy> {
+        self.nsproxy.get(guard)
+    }
+
+    /// Replaces its namespaces; only the task itself calls this.
+    pub fn replace_nsproxy(&self, proxy: Option<Arc<NsProxy>>) {
+        drop(self.nsproxy.swap(proxy));
+    }
+
+    /// Process id in the first pid namespace.
     #[inline]
     pub fn pid(&self) -> u32 {
         self.group.pid()
@@ -348,6 +382,7 @@ impl Task {
     /// Takes over `tid` from the leader (execve(2) by another thread) and gives the own one back.
     pub(crate) fn take_tid(&self, pid_ref: PidRef) {
         self.tid.store(pid_ref.number(), Relaxed);
+        self.own_tid.store(pid_ref.own_number(), Relaxed);
         drop(self.pid_ref.lock().replace(pid_ref));
     }
 

@@ -11,21 +11,22 @@ use core::sync::atomic::Ordering::Relaxed;
 use abi::process::{Rusage, WaitOptions};
 use abi::signal::{CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, SIGCHLD, SIGCONT};
 use abi::{Errno, Result};
+use security::IdKind;
 
 use crate::ThreadGroup;
-use crate::exit;
 use crate::family::{ExitState, lock_tree};
 use crate::signal::CORE_DUMPED;
 use crate::task;
+use crate::{exit, pid};
 
 /// Which children are meant.
 #[derive(Clone)]
 pub enum Who {
     /// All.
     Any,
-    /// One process.
+    /// One process, by its number in the first pid namespace.
     Pid(u32),
-    /// The members of a process group.
+    /// The members of a process group, by its number in the first pid namespace.
     Pgid(u32),
     /// The process of a pidfd.
     Process(Arc<ThreadGroup>),
@@ -34,9 +35,9 @@ pub enum Who {
 /// What happened to a child.
 #[derive(Clone, Copy, Debug)]
 pub struct Event {
-    /// Its process id.
+    /// Its process id as the caller sees it.
     pub pid: u32,
-    /// Its real user id.
+    /// Its real user id as the caller sees it.
     pub uid: u32,
     /// `CLD_*`.
     pub code: i32,
@@ -113,7 +114,7 @@ fn scan(me: &Arc<ThreadGroup>, who: &Who, options: WaitOptions) -> Scan {
         Some((child, Some((code, status)))) => {
             drop(tree);
             let rusage = child.usage().to_rusage();
-            Scan::Event(Event { pid: child.pid(), uid: uid_of(&child), code, status, rusage })
+            Scan::Event(Event { pid: pid::visible(child.pid()), uid: uid_of(&child), code, status, rusage })
         }
         Some((child, None)) => {
             let event = end_event(&child);
@@ -144,7 +145,8 @@ fn is_eligible(child: &Arc<ThreadGroup>, who: &Who, options: WaitOptions) -> boo
 
 /// The real user id of the child, dead or alive.
 fn uid_of(child: &ThreadGroup) -> u32 {
-    child.live_task().map_or(0, |task| task.with_cred(|cred| cred.uid))
+    let uid = child.live_task().map_or(0, |task| task.with_cred(|cred| cred.uid));
+    task::current().with_cred(|cred| cred.user_ns.show(IdKind::User, uid))
 }
 
 /// The event of a zombie.
@@ -158,7 +160,7 @@ fn end_event(child: &Arc<ThreadGroup>) -> Event {
     let used = *child.usage.lock();
     let mut sum = used.dead;
     sum.add(&used.children);
-    Event { pid: child.pid(), uid: uid_of(child), code, status, rusage: sum.to_rusage() }
+    Event { pid: pid::visible(child.pid()), uid: uid_of(child), code, status, rusage: sum.to_rusage() }
 }
 
 /// A stop or continuation that was not reported yet: code and wait status. Consumes it unless `WNOWAIT`.
@@ -189,8 +191,18 @@ pub fn who_of_wait4(pid: i32) -> Result<Who> {
     Ok(match pid {
         -1 => Who::Any,
         0 => Who::Pgid(task::current().group().pgid()),
-        1.. => Who::Pid(pid as u32),
+        1.. => who_of_pid(pid as u32),
         i32::MIN => return Err(Errno::ESRCH),
-        _ => Who::Pgid(pid.unsigned_abs()),
+        _ => who_of_pgid(pid.unsigned_abs()),
     })
+}
+
+/// The child that the caller knows as `pid`; nobody if it knows none.
+pub fn who_of_pid(pid: u32) -> Who {
+    Who::Pid(pid::to_global(pid).unwrap_or(u32::MAX))
+}
+
+/// The members of the process group that the caller knows as `pgid`.
+pub fn who_of_pgid(pgid: u32) -> Who {
+    Who::Pgid(pid::to_global(pgid).unwrap_or(u32::MAX))
 }

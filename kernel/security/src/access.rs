@@ -5,7 +5,7 @@
 use abi::{Errno, Result};
 use bitflags::bitflags;
 
-use crate::{Cap, Cred};
+use crate::{Cap, Cred, IdKind};
 
 bitflags! {
     /// What a subject wants to do with an inode.
@@ -63,11 +63,11 @@ pub fn inode_permission(cred: &Cred, inode: &Ids, wanted: Access) -> Result<()> 
 fn overridden(cred: &Cred, inode: &Ids, wanted: Access) -> Result<()> {
     let is_dir = inode.mode & S_IFMT == S_IFDIR;
     let only_reads = if is_dir { !wanted.contains(Access::WRITE) } else { wanted == Access::READ };
-    if only_reads && cred.capable(Cap::DAC_READ_SEARCH) {
+    if only_reads && cred.inode_capable(inode.uid, inode.gid, Cap::DAC_READ_SEARCH) {
         return Ok(());
     }
     let executes_nothing = !wanted.contains(Access::EXEC) || is_dir || inode.mode & S_IXUGO != 0;
-    if executes_nothing && cred.capable(Cap::DAC_OVERRIDE) {
+    if executes_nothing && cred.inode_capable(inode.uid, inode.gid, Cap::DAC_OVERRIDE) {
         return Ok(());
     }
     Err(Errno::EACCES)
@@ -76,19 +76,20 @@ fn overridden(cred: &Cred, inode: &Ids, wanted: Access) -> Result<()> {
 /// Whether `cred` owns an object of `uid` or may act as its owner.
 #[inline]
 pub fn owner_or_capable(cred: &Cred, uid: u32) -> bool {
-    cred.fsuid == uid || cred.capable(Cap::FOWNER)
+    cred.fsuid == uid
+        || (cred.own_capable(Cap::FOWNER) && cred.user_ns.from_global(IdKind::User, uid).is_some())
 }
 
 /// Whether the sticky bit of `dir` lets `cred` remove an entry that leads to an inode of `victim_uid`.
 #[inline]
 pub fn may_delete_sticky(cred: &Cred, dir: &Ids, victim_uid: u32) -> bool {
-    dir.mode & S_ISVTX == 0 || cred.fsuid == victim_uid || cred.fsuid == dir.uid || cred.capable(Cap::FOWNER)
+    dir.mode & S_ISVTX == 0 || cred.fsuid == dir.uid || owner_or_capable(cred, victim_uid)
 }
 
 /// Whether a task with `sender` may signal one with `target` (session rules for `SIGCONT` aside).
 pub fn may_kill(sender: &Cred, target: &Cred) -> bool {
     [target.uid, target.suid].iter().any(|id| [sender.euid, sender.uid].contains(id))
-        || sender.capable(Cap::KILL)
+        || sender.ns_capable(&target.user_ns, Cap::KILL)
 }
 
 /// Which ids of the caller count in [`may_observe`].
@@ -119,12 +120,12 @@ pub fn may_observe(accessor: Accessor<'_>, target: &Cred, is_dumpable: bool) -> 
         ObserveIdentity::File => (cred.fsuid, cred.fsgid),
         ObserveIdentity::Real => (cred.uid, cred.gid),
     };
-    if cred.capable(Cap::SYS_PTRACE) {
+    if cred.ns_capable(&target.user_ns, Cap::SYS_PTRACE) {
         return true;
     }
     let same_ids = [target.uid, target.euid, target.suid].iter().all(|id| *id == uid)
         && [target.gid, target.egid, target.sgid].iter().all(|id| *id == gid);
-    same_ids && is_dumpable && target.permitted.is_subset(cred.permitted)
+    same_ids && is_dumpable && cred.user_ns == target.user_ns && target.permitted.is_subset(cred.permitted)
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Cred {
     /// capset(2). `EPERM`: a set would grow beyond what the caller may have.
     pub fn capset(&self, effective: CapSet, permitted: CapSet, inheritable: CapSet) -> Result<Self> {
         let may_inherit =
-            if self.capable(Cap::SETPCAP) { CapSet::FULL } else { self.inheritable | self.permitted };
+            if self.own_capable(Cap::SETPCAP) { CapSet::FULL } else { self.inheritable | self.permitted };
         let allowed = inheritable.is_subset(may_inherit)
             && inheritable.is_subset(self.inheritable | self.bounding)
             && permitted.is_subset(self.permitted)
@@ -67,7 +67,7 @@ impl Cred {
 
     /// `PR_CAPBSET_DROP`. `EPERM` without `CAP_SETPCAP`.
     pub fn drop_bounding(&self, cap: Cap) -> Result<Self> {
-        if !self.capable(Cap::SETPCAP) {
+        if !self.own_capable(Cap::SETPCAP) {
             return Err(Errno::EPERM);
         }
         let mut new = self.clone();
@@ -104,7 +104,8 @@ impl Cred {
         if locked.intersects(changed) || !known.contains(locks) {
             return Err(Errno::EPERM);
         }
-        if !self.capable(Cap::SETPCAP) && (changed.is_empty() || !SecureBits::UNPRIVILEGED.contains(changed))
+        if !self.own_capable(Cap::SETPCAP)
+            && (changed.is_empty() || !SecureBits::UNPRIVILEGED.contains(changed))
         {
             return Err(Errno::EPERM);
         }

@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 
 use abi::{Errno, Result};
 
-use crate::{Cap, CapSet, SecureBits};
+use crate::{Cap, CapSet, SecureBits, UserNs};
 
 /// The id that means "leave it as it is" to setreuid(2) and its relatives; never a valid id.
 pub const KEEP_ID: u32 = u32::MAX;
@@ -50,6 +50,8 @@ pub struct Cred {
     pub securebits: SecureBits,
     /// execve(2) gives no new rights (`PR_SET_NO_NEW_PRIVS`); never cleared again.
     pub no_new_privs: bool,
+    /// Where the capabilities count. All ids here are those of the first namespace.
+    pub user_ns: UserNs,
 }
 
 impl Cred {
@@ -72,6 +74,7 @@ impl Cred {
             ambient: CapSet::EMPTY,
             securebits: SecureBits::empty(),
             no_new_privs: false,
+            user_ns: UserNs::INITIAL,
         }
     }
 
@@ -81,10 +84,10 @@ impl Cred {
         &self.groups
     }
 
-    /// Whether `cap` is effective.
+    /// Whether `cap` is effective for the whole machine: in the first user namespace.
     #[inline]
     pub fn capable(&self, cap: Cap) -> bool {
-        self.effective.contains(cap)
+        self.effective.contains(cap) && self.user_ns.is_initial()
     }
 
     /// Whether `gid` is the file-system group or a supplementary one (Linux: `in_group_p`).
@@ -101,7 +104,7 @@ impl Cred {
     pub fn setuid(&self, uid: u32) -> Result<Self> {
         valid(uid)?;
         let mut new = self.clone();
-        if self.capable(Cap::SETUID) {
+        if self.own_capable(Cap::SETUID) {
             new.uid = uid;
             new.suid = uid;
         } else if uid != self.uid && uid != self.suid {
@@ -114,7 +117,7 @@ impl Cred {
 
     /// setreuid(2); [`KEEP_ID`] keeps an id.
     pub fn setreuid(&self, ruid: u32, euid: u32) -> Result<Self> {
-        let privileged = self.capable(Cap::SETUID);
+        let privileged = self.own_capable(Cap::SETUID);
         let mut new = self.clone();
         if ruid != KEEP_ID {
             if !privileged && ![self.uid, self.euid].contains(&ruid) {
@@ -138,7 +141,7 @@ impl Cred {
     /// setresuid(2); [`KEEP_ID`] keeps an id.
     pub fn setresuid(&self, ruid: u32, euid: u32, suid: u32) -> Result<Self> {
         let own = [self.uid, self.euid, self.suid];
-        if !self.capable(Cap::SETUID)
+        if !self.own_capable(Cap::SETUID)
             && ![ruid, euid, suid].iter().all(|id| *id == KEEP_ID || own.contains(id))
         {
             return Err(Errno::EPERM);
@@ -154,16 +157,17 @@ impl Cred {
     /// setfsuid(2). `None` when nothing changes: the call never fails, it just returns the old id.
     pub fn setfsuid(&self, uid: u32) -> Option<Self> {
         let allowed =
-            [self.uid, self.euid, self.suid, self.fsuid].contains(&uid) || self.capable(Cap::SETUID);
+            [self.uid, self.euid, self.suid, self.fsuid].contains(&uid) || self.own_capable(Cap::SETUID);
         if uid == KEEP_ID || uid == self.fsuid || !allowed {
             return None;
         }
         let mut new = self.clone();
         new.fsuid = uid;
         if !self.securebits.contains(SecureBits::NO_SETUID_FIXUP) {
-            if self.fsuid == 0 {
+            let root = self.root_uid();
+            if Some(self.fsuid) == root {
                 new.effective = new.effective.minus(CapSet::FS);
-            } else if uid == 0 {
+            } else if Some(uid) == root {
                 new.effective = new.effective | (CapSet::FS & new.permitted);
             }
         }
@@ -174,7 +178,7 @@ impl Cred {
     pub fn setgid(&self, gid: u32) -> Result<Self> {
         valid(gid)?;
         let mut new = self.clone();
-        if self.capable(Cap::SETGID) {
+        if self.own_capable(Cap::SETGID) {
             new.gid = gid;
             new.sgid = gid;
         } else if gid != self.gid && gid != self.sgid {
@@ -187,7 +191,7 @@ impl Cred {
 
     /// setregid(2); [`KEEP_ID`] keeps an id.
     pub fn setregid(&self, rgid: u32, egid: u32) -> Result<Self> {
-        let privileged = self.capable(Cap::SETGID);
+        let privileged = self.own_capable(Cap::SETGID);
         let mut new = self.clone();
         if rgid != KEEP_ID {
             if !privileged && ![self.gid, self.egid].contains(&rgid) {
@@ -211,7 +215,7 @@ impl Cred {
     /// setresgid(2); [`KEEP_ID`] keeps an id.
     pub fn setresgid(&self, rgid: u32, egid: u32, sgid: u32) -> Result<Self> {
         let own = [self.gid, self.egid, self.sgid];
-        if !self.capable(Cap::SETGID)
+        if !self.own_capable(Cap::SETGID)
             && ![rgid, egid, sgid].iter().all(|id| *id == KEEP_ID || own.contains(id))
         {
             return Err(Errno::EPERM);
@@ -227,7 +231,7 @@ impl Cred {
     /// setfsgid(2). `None` when nothing changes.
     pub fn setfsgid(&self, gid: u32) -> Option<Self> {
         let allowed =
-            [self.gid, self.egid, self.sgid, self.fsgid].contains(&gid) || self.capable(Cap::SETGID);
+            [self.gid, self.egid, self.sgid, self.fsgid].contains(&gid) || self.own_capable(Cap::SETGID);
         if gid == KEEP_ID || gid == self.fsgid || !allowed {
             return None;
         }
@@ -236,11 +240,11 @@ impl Cred {
         Some(new)
     }
 
-    /// setgroups(2). `EPERM` without `CAP_SETGID`; `EINVAL` when an entry is not an id.
+    /// setgroups(2). `EPERM` without `CAP_SETGID`, or where the user namespace forbids it; `EINVAL` when an entry is not an id.
     ///
     /// The caller has checked the count against `NGROUPS_MAX`. Sorts `groups`, as lookups need it.
     pub fn set_groups(&self, groups: &mut [u32]) -> Result<Self> {
-        if !self.capable(Cap::SETGID) {
+        if !self.own_capable(Cap::SETGID) || !self.user_ns.may_setgroups() {
             return Err(Errno::EPERM);
         }
         groups.iter().try_for_each(|gid| valid(*gid))?;
@@ -262,8 +266,10 @@ impl Cred {
         if self.securebits.contains(SecureBits::NO_SETUID_FIXUP) {
             return self;
         }
-        let was_root = [old.uid, old.euid, old.suid].contains(&0);
-        let is_root = [self.uid, self.euid, self.suid].contains(&0);
+        let root = old.root_uid();
+        let is_root_uid = |uid: u32| Some(uid) == root;
+        let was_root = [old.uid, old.euid, old.suid].into_iter().any(is_root_uid);
+        let is_root = [self.uid, self.euid, self.suid].into_iter().any(is_root_uid);
         if was_root && !is_root {
             if !self.securebits.contains(SecureBits::KEEP_CAPS) {
                 self.permitted = CapSet::EMPTY;
@@ -271,9 +277,9 @@ impl Cred {
             }
             self.ambient = CapSet::EMPTY;
         }
-        if old.euid == 0 && self.euid != 0 {
+        if is_root_uid(old.euid) && !is_root_uid(self.euid) {
             self.effective = CapSet::EMPTY;
-        } else if old.euid != 0 && self.euid == 0 {
+        } else if !is_root_uid(old.euid) && is_root_uid(self.euid) {
             self.effective = self.permitted;
         }
         self

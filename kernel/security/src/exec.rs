@@ -10,7 +10,7 @@
 
 use bitflags::bitflags;
 
-use crate::{Cap, CapSet, Cred, SecureBits};
+use crate::{Cap, CapSet, Cred, IdKind, SecureBits};
 
 /// Mode bit: run as the file's owner.
 const S_ISUID: u32 = 0o4000;
@@ -57,25 +57,29 @@ impl Cred {
     pub fn exec(&self, file: &ExecFile, risk: ExecUnsafe) -> ExecOutcome {
         let mut new = self.clone();
         if !file.is_nosuid && !self.no_new_privs {
-            if file.mode & S_ISUID != 0 {
+            // Owners without a number in the caller's namespace give no rights (Linux: bprm_fill_uid).
+            let is_known = self.user_ns.from_global(IdKind::User, file.uid).is_some()
+                && self.user_ns.from_global(IdKind::Group, file.gid).is_some();
+            if is_known && file.mode & S_ISUID != 0 {
                 new.euid = file.uid;
             }
-            if file.mode & (S_ISGID | S_IXGRP) == S_ISGID | S_IXGRP {
+            if is_known && file.mode & (S_ISGID | S_IXGRP) == S_ISGID | S_IXGRP {
                 new.egid = file.gid;
             }
         }
         let mut gets_effective = false;
         new.permitted = CapSet::EMPTY;
         if !self.securebits.contains(SecureBits::NOROOT) {
-            if new.euid == 0 || new.uid == 0 {
+            let root = self.root_uid();
+            if Some(new.euid) == root || Some(new.uid) == root {
                 new.permitted = self.bounding | self.inheritable;
             }
-            gets_effective = new.euid == 0;
+            gets_effective = Some(new.euid) == root;
         }
         let is_set_id = new.euid != self.uid || new.egid != self.gid;
         let gains = !new.permitted.is_subset(self.permitted);
         if (is_set_id || gains) && (!risk.is_empty() || self.no_new_privs) {
-            if !self.capable(Cap::SETUID) || self.no_new_privs {
+            if !self.own_capable(Cap::SETUID) || self.no_new_privs {
                 new.euid = new.uid;
                 new.egid = new.gid;
             }
@@ -92,7 +96,7 @@ impl Cred {
         new.effective = if gets_effective { new.permitted } else { new.ambient };
         new.securebits.remove(SecureBits::KEEP_CAPS);
         let grew = !new.permitted.is_subset(new.ambient);
-        let is_secure = is_set_id || (new.uid != 0 && (gets_effective || grew));
+        let is_secure = is_set_id || (Some(new.uid) != self.root_uid() && (gets_effective || grew));
         ExecOutcome { cred: new, is_secure }
     }
 }

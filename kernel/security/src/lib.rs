@@ -9,6 +9,8 @@ mod caps;
 mod capset;
 mod cred;
 mod exec;
+mod ns;
+mod userns;
 
 pub use access::{
     Access, Accessor, Ids, ObserveIdentity, inode_permission, may_delete_sticky, may_kill, may_observe,
@@ -18,9 +20,11 @@ pub use caps::{Cap, CapSet};
 pub use capset::SecureBits;
 pub use cred::{Cred, KEEP_ID};
 pub use exec::{ExecFile, ExecOutcome, ExecUnsafe};
+pub use ns::{MAX as MAX_NAMESPACES, NR_KINDS as NR_NS_KINDS, NsId, NsKind};
+pub use userns::{Extent, IdKind, MAX_EXTENTS, OVERFLOW_ID, UserNs};
 
-/// Whether `cred` has `cap` in its effective set.
+/// Whether `cred` has `cap` for the whole machine; see [`Cred::ns_capable`] for what a user namespace owns.
 #[inline]
 pub fn capable(cred: &Cred, cap: Cap) -> bool {
-    cred.effective.contains(cap)
+    cred.capable(cap)
 }

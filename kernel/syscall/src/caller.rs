@@ -10,7 +10,7 @@ use hal::uio::UserBuf;
 use hal::{CStrError, UserAddr, user};
 use limits::Resource;
 use process::CurrentTask;
-use security::Cred;
+use security::{Cred, IdKind};
 use vfs::{FdFlags, FdTable, File, FileMode, FsContext, WalkContext};
 
 /// The caller with what interprets its path names and descriptors.
@@ -59,6 +59,20 @@ pub(crate) fn files() -> Result<Arc<FdTable>> {
 pub(crate) fn file(fd: i32) -> Result<Arc<File>> {
     let file = process::current().file(fd)?;
     if file.mode().contains(FileMode::PATH) { Err(Errno::EBADF) } else { Ok(file) }
+}
+
+/// The id of the first user namespace that the caller means by `number`; `u32::MAX` ("leave it") stays. `EINVAL`: it has
+/// none.
+pub(crate) fn global_id(kind: IdKind, number: u32) -> Result<u32> {
+    if number == u32::MAX {
+        return Ok(number);
+    }
+    process::current().with_cred(|cred| cred.user_ns.to_global(kind, number)).ok_or(Errno::EINVAL)
+}
+
+/// The number that the caller sees for `id` of the first user namespace.
+pub(crate) fn shown_id(kind: IdKind, id: u32) -> u32 {
+    process::current().with_cred(|cred| cred.user_ns.show(kind, id))
 }
 
 /// The caller's soft limit on `resource`.

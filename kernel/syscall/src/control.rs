@@ -7,7 +7,8 @@ use abi::socket::{Cmsghdr, Msghdr, Ucred};
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
 use net_core::{MsgFlags, Received};
-use security::Cap;
+use process::pid;
+use security::{Cap, IdKind};
 use vfs::{FdFlags, File};
 use zerocopy::IntoBytes;
 
@@ -56,8 +57,7 @@ pub(crate) fn parse(caller: &Caller, control: UserAddr, len: u64) -> Result<Sent
                 SCM_RIGHTS => read_rights(caller, data, size / size_of::<i32>(), &mut sent.rights)?,
                 SCM_CREDENTIALS if size == size_of::<Ucred>() => {
                     let creds: Ucred = user::read(data)?;
-                    check_creds(caller, &creds)?;
-                    sent.creds = Some(creds);
+                    sent.creds = Some(global_creds(caller, &creds)?);
                 }
                 _ => return Err(Errno::EINVAL),
             }
@@ -83,12 +83,35 @@ fn read_rights(caller: &Caller, data: UserAddr, count: usize, rights: &mut Vec<A
 }
 
 /// Only one's own ids may be shown, unless privileged (unix(7)).
-fn check_creds(caller: &Caller, creds: &Ucred) -> Result<()> {
+///
+/// Gives them in numbers of the first namespaces. `EINVAL`: ids without a number there. `ESRCH`: no such process.
+fn global_creds(caller: &Caller, creds: &Ucred) -> Result<Ucred> {
     let cred = &caller.cred;
-    let pid_ok = creds.pid == caller.task.pid() as i32 || cred.capable(Cap::SYS_ADMIN);
-    let uid_ok = [cred.uid, cred.euid, cred.suid].contains(&creds.uid) || cred.capable(Cap::SETUID);
-    let gid_ok = [cred.gid, cred.egid, cred.sgid].contains(&creds.gid) || cred.capable(Cap::SETGID);
-    if pid_ok && uid_ok && gid_ok { Ok(()) } else { Err(Errno::EPERM) }
+    let uid = cred.user_ns.to_global(IdKind::User, creds.uid).ok_or(Errno::EINVAL)?;
+    let gid = cred.user_ns.to_global(IdKind::Group, creds.gid).ok_or(Errno::EINVAL)?;
+    let is_own_pid = creds.pid == caller.task.own_pid() as i32;
+    let admin = || cred.ns_capable(caller.task.group().pid_ns().id().owner(), Cap::SYS_ADMIN);
+    let uid_ok = [cred.uid, cred.euid, cred.suid].contains(&uid) || cred.own_capable(Cap::SETUID);
+    let gid_ok = [cred.gid, cred.egid, cred.sgid].contains(&gid) || cred.own_capable(Cap::SETGID);
+    if !((is_own_pid || admin()) && uid_ok && gid_ok) {
+        return Err(Errno::EPERM);
+    }
+    let pid = if is_own_pid {
+        caller.task.pid()
+    } else {
+        let number = u32::try_from(creds.pid).map_err(|_| Errno::ESRCH)?;
+        pid::find_process(number).ok_or(Errno::ESRCH)?.pid()
+    };
+    Ok(Ucred { pid: pid as i32, uid, gid })
+}
+
+/// `creds`, in numbers of the first namespaces, as the caller sees them.
+pub(crate) fn shown_creds(creds: Ucred) -> Ucred {
+    Ucred {
+        pid: u32::try_from(creds.pid).map_or(creds.pid, |pid| process::pid::visible(pid) as i32),
+        uid: crate::caller::shown_id(IdKind::User, creds.uid),
+        gid: crate::caller::shown_id(IdKind::Group, creds.gid),
+    }
 }
 
 /// A control buffer of the caller being filled.
@@ -158,7 +181,7 @@ pub(crate) fn write(
     let mut writer = Writer { at: header.msg_control, left: room };
     let mut is_whole = true;
     if let Some(creds) = received.creds.filter(|_| passes_creds) {
-        is_whole &= writer.put(SCM_CREDENTIALS, creds.as_bytes())?;
+        is_whole &= writer.put(SCM_CREDENTIALS, shown_creds(creds).as_bytes())?;
     }
     if !rights.is_empty() {
         let is_cloexec = flags.contains(MsgFlags::CMSG_CLOEXEC);

@@ -5,38 +5,39 @@ use abi::{Errno, Result};
 use hal::{UserAddr, user};
 use process::cred::{change, change_if};
 use process::{pid, prctl};
-use security::{Cap, CapSet, Cred, SecureBits};
+use security::{Cap, CapSet, Cred, IdKind, SecureBits};
 
 use crate::Cx;
+use crate::caller::{global_id, shown_id};
 
 /// Reads one field of the caller's credentials.
-fn id(field: impl FnOnce(&Cred) -> u32) -> Result<usize> {
-    Ok(process::current().with_cred(field) as usize)
+fn id(kind: IdKind, field: impl FnOnce(&Cred) -> u32) -> Result<usize> {
+    Ok(process::current().with_cred(|cred| cred.user_ns.show(kind, field(cred))) as usize)
 }
 
 /// getuid(2).
 pub(crate) fn sys_getuid(_cx: &mut Cx<'_>) -> Result<usize> {
-    id(|cred| cred.uid)
+    id(IdKind::User, |cred| cred.uid)
 }
 
 /// geteuid(2).
 pub(crate) fn sys_geteuid(_cx: &mut Cx<'_>) -> Result<usize> {
-    id(|cred| cred.euid)
+    id(IdKind::User, |cred| cred.euid)
 }
 
 /// getgid(2).
 pub(crate) fn sys_getgid(_cx: &mut Cx<'_>) -> Result<usize> {
-    id(|cred| cred.gid)
+    id(IdKind::Group, |cred| cred.gid)
 }
 
 /// getegid(2).
 pub(crate) fn sys_getegid(_cx: &mut Cx<'_>) -> Result<usize> {
-    id(|cred| cred.egid)
+    id(IdKind::Group, |cred| cred.egid)
 }
 
-fn write_three(ids: [u32; 3], places: [UserAddr; 3]) -> Result<usize> {
+fn write_three(kind: IdKind, ids: [u32; 3], places: [UserAddr; 3]) -> Result<usize> {
     for (id, place) in ids.into_iter().zip(places) {
-        user::write(place, &id)?;
+        user::write(place, &shown_id(kind, id))?;
     }
     Ok(0)
 }
@@ -44,56 +45,72 @@ fn write_three(ids: [u32; 3], places: [UserAddr; 3]) -> Result<usize> {
 /// getresuid(2).
 pub(crate) fn sys_getresuid(_cx: &mut Cx<'_>, r: UserAddr, e: UserAddr, s: UserAddr) -> Result<usize> {
     let ids = process::current().with_cred(|cred| [cred.uid, cred.euid, cred.suid]);
-    write_three(ids, [r, e, s])
+    write_three(IdKind::User, ids, [r, e, s])
 }
 
 /// getresgid(2).
 pub(crate) fn sys_getresgid(_cx: &mut Cx<'_>, r: UserAddr, e: UserAddr, s: UserAddr) -> Result<usize> {
     let ids = process::current().with_cred(|cred| [cred.gid, cred.egid, cred.sgid]);
-    write_three(ids, [r, e, s])
+    write_three(IdKind::Group, ids, [r, e, s])
 }
 
 /// setuid(2).
 pub(crate) fn sys_setuid(_cx: &mut Cx<'_>, uid: u32) -> Result<usize> {
+    let uid = global_id(IdKind::User, uid)?;
     change(|cred| cred.setuid(uid)).map(|()| 0)
 }
 
 /// setgid(2).
 pub(crate) fn sys_setgid(_cx: &mut Cx<'_>, gid: u32) -> Result<usize> {
+    let gid = global_id(IdKind::Group, gid)?;
     change(|cred| cred.setgid(gid)).map(|()| 0)
 }
 
 /// setreuid(2).
 pub(crate) fn sys_setreuid(_cx: &mut Cx<'_>, real: u32, effective: u32) -> Result<usize> {
+    let real = global_id(IdKind::User, real)?;
+    let effective = global_id(IdKind::User, effective)?;
     change(|cred| cred.setreuid(real, effective)).map(|()| 0)
 }
 
 /// setregid(2).
 pub(crate) fn sys_setregid(_cx: &mut Cx<'_>, real: u32, effective: u32) -> Result<usize> {
+    let real = global_id(IdKind::Group, real)?;
+    let effective = global_id(IdKind::Group, effective)?;
     change(|cred| cred.setregid(real, effective)).map(|()| 0)
 }
 
 /// setresuid(2).
 pub(crate) fn sys_setresuid(_cx: &mut Cx<'_>, real: u32, effective: u32, saved: u32) -> Result<usize> {
+    let real = global_id(IdKind::User, real)?;
+    let effective = global_id(IdKind::User, effective)?;
+    let saved = global_id(IdKind::User, saved)?;
     change(|cred| cred.setresuid(real, effective, saved)).map(|()| 0)
 }
 
 /// setresgid(2).
 pub(crate) fn sys_setresgid(_cx: &mut Cx<'_>, real: u32, effective: u32, saved: u32) -> Result<usize> {
+    let real = global_id(IdKind::Group, real)?;
+    let effective = global_id(IdKind::Group, effective)?;
+    let saved = global_id(IdKind::Group, saved)?;
     change(|cred| cred.setresgid(real, effective, saved)).map(|()| 0)
 }
 
 /// setfsuid(2): always returns the id before.
 pub(crate) fn sys_setfsuid(_cx: &mut Cx<'_>, uid: u32) -> Result<usize> {
-    let old = id(|cred| cred.fsuid);
-    change_if(|cred| cred.setfsuid(uid));
+    let old = id(IdKind::User, |cred| cred.fsuid);
+    if let Ok(uid) = global_id(IdKind::User, uid) {
+        change_if(|cred| cred.setfsuid(uid));
+    }
     old
 }
 
 /// setfsgid(2): always returns the id before.
 pub(crate) fn sys_setfsgid(_cx: &mut Cx<'_>, gid: u32) -> Result<usize> {
-    let old = id(|cred| cred.fsgid);
-    change_if(|cred| cred.setfsgid(gid));
+    let old = id(IdKind::Group, |cred| cred.fsgid);
+    if let Ok(gid) = global_id(IdKind::Group, gid) {
+        change_if(|cred| cred.setfsgid(gid));
+    }
     old
 }
 
@@ -125,8 +142,11 @@ pub(crate) fn sys_capget(_cx: &mut Cx<'_>, header: UserAddr, data: UserAddr) -> 
     };
     let pid = u32::try_from(pid).map_err(|_| Errno::EINVAL)?;
     let me = process::current();
-    let cred =
-        if pid == 0 || pid == me.tid() { me.cred() } else { pid::find_task(pid).ok_or(Errno::ESRCH)?.cred() };
+    let cred = if pid == 0 || pid == me.own_tid() {
+        me.cred()
+    } else {
+        pid::find_task(pid).ok_or(Errno::ESRCH)?.cred()
+    };
     if data.0 == 0 {
         return Ok(0);
     }
@@ -141,7 +161,7 @@ pub(crate) fn sys_capget(_cx: &mut Cx<'_>, header: UserAddr, data: UserAddr) -> 
 /// capset(2).
 pub(crate) fn sys_capset(_cx: &mut Cx<'_>, header: UserAddr, data: UserAddr) -> Result<usize> {
     let Some((words, pid)) = cap_header(header)? else { return Err(Errno::EINVAL) };
-    if pid != 0 && pid != process::current().tid() as i32 {
+    if pid != 0 && pid != process::current().own_tid() as i32 {
         return Err(Errno::EPERM);
     }
     let mut sets = [0u64; 3];

@@ -222,6 +222,9 @@ fn record_lock(files: &FdTable, file: &File, cmd: u32, addr: UserAddr) -> Result
     match cmd {
         raw::F_GETLK | raw::F_OFD_GETLK => {
             vfs::lock::fcntl_getlk(file, owner, &mut lock)?;
+            if let Some(pid) = u32::try_from(lock.l_pid).ok().filter(|&pid| pid > 0) {
+                lock.l_pid = process::pid::visible(pid) as i32;
+            }
             user::write(addr, &lock)?;
         }
         raw::F_SETLK | raw::F_OFD_SETLK => vfs::lock::fcntl_setlk(file, owner, &lock, Blocking::No)?,

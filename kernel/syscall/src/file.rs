@@ -33,7 +33,7 @@ pub(crate) fn after_write(file: &File, result: Result<usize>) -> Result<usize> {
     if let Err(errno) = result {
         let task = process::current();
         if rw::sigpipe_due(file, &result) {
-            send_kernel(Target::Thread(task.arc()), SigInfo::user(SIGPIPE, 0, task.pid() as i32, 0));
+            send_kernel(Target::Thread(task.arc()), SigInfo::user(SIGPIPE, 0, task.own_pid() as i32, 0));
         } else if errno == Errno::EFBIG && rlimit(Resource::Fsize) != u64::MAX {
             send_kernel(Target::Thread(task.arc()), SigInfo::kernel(SIGXFSZ));
         }

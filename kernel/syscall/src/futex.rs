@@ -63,7 +63,7 @@ fn deadline(timeout: UserAddr, op: u32, flags: u32) -> Result<Option<u64>> {
     } else if flags & CLOCK_REALTIME != 0 {
         ns.saturating_sub(u64::try_from(wall_base_ns()).unwrap_or(0))
     } else {
-        ns
+        process::nsproxy::clock_outside(abi::time::clock::MONOTONIC, ns)
     }))
 }
 

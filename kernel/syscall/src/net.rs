@@ -52,6 +52,7 @@ fn socket_flags(flags: u32) -> Result<OpenFlags> {
 /// `EAFNOSUPPORT`: another family than `AF_UNIX`. `EINVAL`: no such type in any family.
 fn check_family(family: i32, kind: i32) -> Result<()> {
     net_core::register_identity(identify);
+    net_core::register_show(crate::control::shown_creds);
     if !(0..NR_FAMILIES).contains(&family) {
         return Err(Errno::EAFNOSUPPORT);
     }
@@ -246,7 +247,7 @@ fn send(caller: &Caller, socket: &Arc<dyn Socket>, message: Outgoing<'_, '_>) ->
     let is_silent = flags.contains(MsgFlags::NOSIGNAL) || socket.kind() != SockType::Stream;
     if result == Err(Errno::EPIPE) && !is_silent {
         let task = &caller.task;
-        send_kernel(Target::Thread(task.arc()), SigInfo::user(SIGPIPE, 0, task.pid() as i32, 0));
+        send_kernel(Target::Thread(task.arc()), SigInfo::user(SIGPIPE, 0, task.own_pid() as i32, 0));
     }
     result
 }

@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
-use abi::fs::{AT_FDCWD, AtFlags, OpenFlags, OpenHow, RenameFlags};
+use abi::fs::{AT_FDCWD, AtFlags, OpenFlags, OpenHow, RenameFlags, Stat};
 use abi::time::{Timespec, Timeval};
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
 use limits::Resource;
-use security::{Access, Cap};
+use security::{Access, Cap, IdKind};
 use vfs::attr::{self, AccessIds, NewTime};
 use vfs::open::How;
 use vfs::{At, Path, WalkFlags, namespace, walk};
@@ -101,8 +101,15 @@ pub(crate) fn sys_newfstatat(
     let flags = at_flags(flags, STAT_FLAGS)?;
     let caller = Caller::new()?;
     let path = lookup(&caller, dirfd, name, flags)?;
-    user::write(buf, &attr::stat(&path)?)?;
+    user::write(buf, &shown_stat(attr::stat(&path)?))?;
     Ok(0)
+}
+
+/// `stat` with the owners as the caller's user namespace shows them.
+fn shown_stat(mut stat: Stat) -> Stat {
+    stat.st_uid = caller::shown_id(IdKind::User, stat.st_uid);
+    stat.st_gid = caller::shown_id(IdKind::Group, stat.st_gid);
+    stat
 }
 
 /// What `name` leads to; with `AT_EMPTY_PATH` a null pointer is an empty name.
@@ -128,7 +135,7 @@ pub(crate) fn sys_lstat(cx: &mut Cx<'_>, name: UserAddr, buf: UserAddr) -> Resul
 /// fstat(2).
 pub(crate) fn sys_fstat(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr) -> Result<usize> {
     let file = caller::files()?.get_any(fd)?;
-    user::write(buf, &attr::stat(file.path())?)?;
+    user::write(buf, &shown_stat(attr::stat(file.path())?))?;
     Ok(0)
 }
 
@@ -151,7 +158,10 @@ pub(crate) fn sys_statx(
     }
     let caller = Caller::new()?;
     let path = lookup(&caller, dirfd, name, flags)?;
-    user::write(buf, &attr::statx(&path, mask)?)?;
+    let mut stat = attr::statx(&path, mask)?;
+    stat.stx_uid = caller::shown_id(IdKind::User, stat.stx_uid);
+    stat.stx_gid = caller::shown_id(IdKind::Group, stat.stx_gid);
+    user::write(buf, &stat)?;
     Ok(0)
 }
 
@@ -347,6 +357,7 @@ pub(crate) fn sys_fchownat(
     flags: u32,
 ) -> Result<usize> {
     let flags = at_flags(flags, AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH)?;
+    let (uid, gid) = (caller::global_id(IdKind::User, uid)?, caller::global_id(IdKind::Group, gid)?);
     let caller = Caller::new()?;
     attr::fchownat(&caller.walk(), At::from_raw(dirfd), &caller::path(name)?, uid, gid, flags).map(|()| 0)
 }
@@ -364,6 +375,7 @@ pub(crate) fn sys_lchown(cx: &mut Cx<'_>, name: UserAddr, uid: u32, gid: u32) ->
 /// fchown(2).
 pub(crate) fn sys_fchown(_cx: &mut Cx<'_>, fd: i32, uid: u32, gid: u32) -> Result<usize> {
     let file = caller::file(fd)?;
+    let (uid, gid) = (caller::global_id(IdKind::User, uid)?, caller::global_id(IdKind::Group, gid)?);
     attr::chown(file.path(), uid, gid, &process::current().cred()).map(|()| 0)
 }
 

@@ -41,7 +41,7 @@ fn thread_of(task: &Task) -> Result<Arc<Thread>> {
 fn may_change(task: &Task) -> Result<()> {
     let me = process::current();
     let (own, other) = (me.cred(), task.cred());
-    if own.euid == other.uid || own.euid == other.euid || security::capable(&own, Cap::SYS_NICE) {
+    if own.euid == other.uid || own.euid == other.euid || own.ns_capable(&other.user_ns, Cap::SYS_NICE) {
         Ok(())
     } else {
         Err(Errno::EPERM)
@@ -244,12 +244,16 @@ fn each_target(which: u32, who: i32, mut visit: impl FnMut(&Task) -> Result<()>)
     match which {
         raw::PRIO_PROCESS => return visit(&*find(who)?),
         raw::PRIO_PGRP => {
-            let pgid = if who == 0 { me.group().pgid() } else { who as u32 };
-            let members = pid::find_pgrp(pgid).map(|pgrp| pgrp.members()).unwrap_or_default();
+            let pgid = if who == 0 { Some(me.group().pgid()) } else { pid::to_global(who as u32) };
+            let members = pgid.and_then(pid::find_pgrp_global).map(|pgrp| pgrp.members()).unwrap_or_default();
             members.iter().try_for_each(&mut visit_group)?;
         }
         raw::PRIO_USER => {
-            let uid = if who == 0 { me.with_cred(|cred| cred.uid) } else { who as u32 };
+            let uid = if who == 0 {
+                me.with_cred(|cred| cred.uid)
+            } else {
+                crate::caller::global_id(security::IdKind::User, who as u32)?
+            };
             let is_theirs = |group: &Arc<process::ThreadGroup>| {
                 group.leader().is_some_and(|task| task.with_cred(|cred| cred.uid) == uid)
             };

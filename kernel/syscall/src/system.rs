@@ -9,16 +9,20 @@ use crate::Cx;
 
 /// uname(2). `EFAULT`.
 pub(crate) fn sys_uname(_cx: &mut Cx<'_>, buf: UserAddr) -> Result<usize> {
-    user::write(buf, &uts::utsname())?;
+    user::write(buf, &process::current().uts().utsname())?;
     Ok(0)
 }
 
 fn set_name(which: uts::Name, name: UserAddr, len: i32) -> Result<usize> {
-    crate::require(Cap::SYS_ADMIN)?;
+    let me = process::current();
+    let uts = me.uts();
+    if !me.with_cred(|cred| cred.ns_capable(uts.id().owner(), Cap::SYS_ADMIN)) {
+        return Err(Errno::EPERM);
+    }
     let len = usize::try_from(len).ok().filter(|&len| len <= uts::NAME_LEN).ok_or(Errno::EINVAL)?;
     let mut bytes = [0; uts::NAME_LEN];
     user::read_bytes(name, &mut bytes[..len])?;
-    uts::set_name(which, &bytes[..len])?;
+    uts.set_name(which, &bytes[..len])?;
     Ok(0)
 }
 
@@ -139,7 +143,7 @@ pub(crate) fn sys_sysinfo(_cx: &mut Cx<'_>, out: UserAddr) -> Result<usize> {
     let frames = hal::frame::stats();
     let page = hal::PAGE_SIZE as u64;
     let answer = abi::system::Sysinfo {
-        uptime: hal::time::now_ns().div_ceil(abi::time::NSEC_PER_SEC) as i64,
+        uptime: crate::time::boottime_ns().div_ceil(abi::time::NSEC_PER_SEC) as i64,
         loads: sched::stats::load_average().map(|load| load << (LOAD_SHIFT - SCHED_SHIFT)),
         totalram: frames.total as u64 * page,
         freeram: frames.free as u64 * page,

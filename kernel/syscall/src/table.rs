@@ -359,6 +359,7 @@ syscalls! {
         => task::sys_prlimit64, Support::Full;
     306 syncfs(fd: i32) => path::sys_syncfs, Support::Full;
     307 sendmmsg(fd: i32, messages: UserAddr, count: u32, flags: u32) => net::sys_sendmmsg, Support::Full;
+    308 setns(fd: i32, nstype: u32) => task::sys_setns, Support::Partial("network and cgroup namespaces: EINVAL");
     309 getcpu(cpu: UserAddr, node: UserAddr, cache: u64) => system::sys_getcpu, Support::Full;
     310 process_vm_readv(pid: i32, local: UserAddr, nr_local: usize, remote: UserAddr, nr_remote: usize, flags: u64)
         => mem::sys_process_vm_readv, Support::Full;
@@ -482,7 +483,6 @@ syscalls! {
         303 name_to_handle_at,
         304 open_by_handle_at,
         305 clock_adjtime,
-        308 setns,
         313 finit_module,
         317 seccomp,
         320 kexec_file_load,

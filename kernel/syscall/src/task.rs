@@ -11,7 +11,7 @@ use limits::Resource;
 use process::exec::{ExecRequest, execve};
 use process::wait::{self, Event, Who};
 use process::{CloneRequest, exit, pgrp, pid, prctl};
-use security::{Cap, ObserveIdentity};
+use security::{Cap, IdKind, ObserveIdentity};
 use vfs::At;
 
 use crate::Cx;
@@ -39,7 +39,7 @@ pub(crate) fn sys_clone(
         pidfd: parent_tid,
         parent_tid,
         child_tid,
-        set_tid: None,
+        set_tid: Vec::new(),
     };
     if request.flags.contains(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) {
         return Err(Errno::EINVAL);
@@ -64,8 +64,7 @@ pub(crate) fn sys_vfork(cx: &mut Cx<'_>) -> Result<usize> {
 pub(crate) fn sys_clone3(cx: &mut Cx<'_>, args: UserAddr, size: usize) -> Result<usize> {
     /// The size of the first version.
     const SIZE_VER0: usize = 64;
-    /// Most pid namespaces that can nest (Linux: `MAX_PID_NS_LEVEL`).
-    const MAX_LEVEL: u64 = 32;
+    const MAX_LEVEL: u64 = process::pidns::MAX_LEVEL as u64;
     if size > hal::PAGE_SIZE {
         return Err(Errno::E2BIG);
     }
@@ -88,15 +87,11 @@ pub(crate) fn sys_clone3(cx: &mut Cx<'_>, args: UserAddr, size: usize) -> Result
     if (args.stack == 0) != (args.stack_size == 0) {
         return Err(Errno::EINVAL);
     }
-    let set_tid = if args.set_tid_size == 0 {
-        None
-    } else if args.set_tid_size == 1 {
-        let tid: i32 = user::read(UserAddr(args.set_tid))?;
-        Some(u32::try_from(tid).ok().filter(|&tid| tid > 0).ok_or(Errno::EINVAL)?)
-    } else {
-        // Only the one pid namespace there is.
-        return Err(Errno::EINVAL);
-    };
+    let mut set_tid = Vec::new();
+    for index in 0..args.set_tid_size {
+        let tid: i32 = user::read(UserAddr(args.set_tid.wrapping_add(4 * index)))?;
+        set_tid.push(u32::try_from(tid).ok().filter(|&tid| tid > 0).ok_or(Errno::EINVAL)?);
+    }
     let request = CloneRequest {
         flags,
         exit_signal: args.exit_signal as u32,
@@ -193,9 +188,9 @@ pub(crate) fn sys_waitid(
         .ok_or(Errno::EINVAL)?;
     let who = match kind {
         0 => Who::Any,
-        1 => Who::Pid(u32::try_from(id).ok().filter(|&id| id > 0).ok_or(Errno::EINVAL)?),
+        1 => wait::who_of_pid(u32::try_from(id).ok().filter(|&id| id > 0).ok_or(Errno::EINVAL)?),
         2 if id == 0 => Who::Pgid(process::current().group().pgid()),
-        2 => Who::Pgid(u32::try_from(id).map_err(|_| Errno::EINVAL)?),
+        2 => wait::who_of_pgid(u32::try_from(id).map_err(|_| Errno::EINVAL)?),
         3 if id < 0 => return Err(Errno::EINVAL),
         3 => return wait_for_pidfd(&*crate::caller::file(id)?, options, info, rusage),
         _ => return Err(Errno::EINVAL),
@@ -241,22 +236,22 @@ fn write_wait_info(event: Option<Event>, info: UserAddr, rusage: UserAddr) -> Re
 
 /// getpid(2).
 pub(crate) fn sys_getpid(_cx: &mut Cx<'_>) -> Result<usize> {
-    Ok(process::current().pid() as usize)
+    Ok(process::current().own_pid() as usize)
 }
 
 /// gettid(2).
 pub(crate) fn sys_gettid(_cx: &mut Cx<'_>) -> Result<usize> {
-    Ok(process::current().tid() as usize)
+    Ok(process::current().own_tid() as usize)
 }
 
 /// getppid(2).
 pub(crate) fn sys_getppid(_cx: &mut Cx<'_>) -> Result<usize> {
-    Ok(process::current().group().ppid() as usize)
+    Ok(process::current().group().own_ppid() as usize)
 }
 
 /// getpgrp(2).
 pub(crate) fn sys_getpgrp(_cx: &mut Cx<'_>) -> Result<usize> {
-    Ok(process::current().group().pgid() as usize)
+    Ok(pid::visible(process::current().group().pgid()) as usize)
 }
 
 /// getpgid(2).
@@ -384,7 +379,7 @@ fn may_change_limits(me: &process::CurrentTask, task: &process::Task) -> Result<
     let (own, other) = (me.cred(), task.cred());
     let same_user = [other.uid, other.euid, other.suid].iter().all(|&uid| uid == own.uid);
     let same_group = [other.gid, other.egid, other.sgid].iter().all(|&gid| gid == own.gid);
-    if same_user && same_group || security::capable(&own, Cap::SYS_RESOURCE) {
+    if same_user && same_group || own.ns_capable(&other.user_ns, Cap::SYS_RESOURCE) {
         Ok(())
     } else {
         Err(Errno::EPERM)
@@ -404,32 +399,21 @@ pub(crate) fn pass_on_limits(task: &process::Task) {
     });
 }
 
-/// unshare(2): what threads share among themselves. `EINVAL`: namespaces, and what a single thread cannot.
+/// unshare(2).
 pub(crate) fn sys_unshare(_cx: &mut Cx<'_>, flags: u64) -> Result<usize> {
     let flags = CloneFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    let known = CloneFlags::FS | CloneFlags::FILES | CloneFlags::SYSVSEM | CloneFlags::NEWNS;
-    if !known.contains(flags) {
-        return Err(Errno::EINVAL);
+    process::nsproxy::unshare(flags).map(|()| 0)
+}
+
+/// setns(2). `EINVAL`: neither a namespace nor a pidfd.
+pub(crate) fn sys_setns(_cx: &mut Cx<'_>, fd: i32, wanted: u32) -> Result<usize> {
+    let file = caller::file(fd)?;
+    if let Some(ns) = file.ops_as::<nsfs::NsFile>() {
+        return nsfs::setns_file(ns.namespace(), wanted).map(|()| 0);
     }
-    let task = process::current();
-    if flags.contains(CloneFlags::NEWNS) {
-        crate::require(Cap::SYS_ADMIN)?;
-    }
-    if flags.intersects(CloneFlags::FS | CloneFlags::NEWNS)
-        && let Some(fs) = task.fs()
-    {
-        let own = fs.fork();
-        if flags.contains(CloneFlags::NEWNS) {
-            own.unshare_ns()?;
-        }
-        task.replace_fs(Some(own));
-    }
-    if flags.contains(CloneFlags::FILES)
-        && let Some(files) = task.files()
-    {
-        task.replace_files(Some(files.fork()?));
-    }
-    Ok(0)
+    let group = events::pidfd::group_of(&file).ok_or(Errno::EINVAL)?;
+    let task = group.live_task().filter(|_| !group.is_zombie()).ok_or(Errno::ESRCH)?;
+    nsfs::setns_process(&task, wanted).map(|()| 0)
 }
 
 /// kcmp(2), for objects that exist here.
@@ -482,7 +466,12 @@ pub(crate) fn sys_getgroups(_cx: &mut Cx<'_>, size: i32, list: UserAddr) -> Resu
     if groups.len() > size {
         return Err(Errno::EINVAL);
     }
-    user::write(list, groups)?;
+    if cred.user_ns.is_initial() {
+        user::write(list, groups)?;
+    } else {
+        let shown: Vec<u32> = groups.iter().map(|gid| cred.user_ns.show(IdKind::Group, *gid)).collect();
+        user::write(list, &shown[..])?;
+    }
     Ok(groups.len())
 }
 
@@ -490,7 +479,11 @@ pub(crate) fn sys_getgroups(_cx: &mut Cx<'_>, size: i32, list: UserAddr) -> Resu
 pub(crate) fn sys_setgroups(_cx: &mut Cx<'_>, size: usize, list: UserAddr) -> Result<usize> {
     /// Most groups of one process (Linux: `NGROUPS_MAX`).
     const NGROUPS_MAX: usize = 65536;
-    crate::require(Cap::SETGID)?;
+    let may =
+        process::current().with_cred(|cred| cred.own_capable(Cap::SETGID) && cred.user_ns.may_setgroups());
+    if !may {
+        return Err(Errno::EPERM);
+    }
     if size > NGROUPS_MAX {
         return Err(Errno::EINVAL);
     }
@@ -498,5 +491,8 @@ pub(crate) fn sys_setgroups(_cx: &mut Cx<'_>, size: usize, list: UserAddr) -> Re
         hal::CStrError::NoMemory => Errno::ENOMEM,
         _ => Errno::EFAULT,
     })?;
+    for gid in &mut groups {
+        *gid = caller::global_id(IdKind::Group, *gid)?;
+    }
     process::cred::change(|cred| cred.set_groups(&mut groups)).map(|()| 0)
 }

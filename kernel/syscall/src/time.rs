@@ -6,6 +6,7 @@ use abi::time::{Itimerspec, Itimerval, NSEC_PER_SEC, TIMER_ABSTIME, Timespec, Ti
 use abi::{Errno, Result};
 use hal::time::{now_ns, wall_base_ns};
 use hal::{UserAddr, user};
+use process::nsproxy::{clock_inside, clock_outside};
 use process::signal::restart_with;
 use process::timer::{Notification, TimerEvent, Which};
 use process::{pid, timer};
@@ -17,6 +18,11 @@ use crate::Cx;
 /// The wall clock, in nanoseconds since the Epoch.
 fn wall_ns() -> u64 {
     u64::try_from(wall_base_ns().saturating_add_unsigned(now_ns())).unwrap_or(0)
+}
+
+/// CLOCK_BOOTTIME as the caller sees it.
+pub(crate) fn boottime_ns() -> u64 {
+    clock_inside(clock::BOOTTIME, now_ns())
 }
 
 /// Clock numbers below zero name the CPU clock of a task: `!pid << 3 | thread << 2 | kind`.
@@ -45,7 +51,7 @@ fn read_clock(id: i32) -> Result<u64> {
         | clock::MONOTONIC_RAW
         | clock::MONOTONIC_COARSE
         | clock::BOOTTIME
-        | clock::BOOTTIME_ALARM => Ok(now_ns()),
+        | clock::BOOTTIME_ALARM => Ok(clock_inside(id, now_ns())),
         clock::REALTIME | clock::REALTIME_COARSE | clock::REALTIME_ALARM | clock::TAI => Ok(wall_ns()),
         clock::PROCESS_CPUTIME_ID => Ok(process::current().group().cpu_ns()),
         clock::THREAD_CPUTIME_ID => {
@@ -165,7 +171,9 @@ pub(crate) fn sys_clock_nanosleep(
         return sleep_relative(now_ns().saturating_add(ns), left);
     }
     if !matches!(id, clock::REALTIME | clock::TAI) {
-        return sleep_until(ns, Interruptible::Yes).map(|()| 0).map_err(|_| Errno::ERESTARTNOHAND);
+        return sleep_until(clock_outside(id, ns), Interruptible::Yes)
+            .map(|()| 0)
+            .map_err(|_| Errno::ERESTARTNOHAND);
     }
     // The wall clock may be set meanwhile: look again at least every second.
     while wall_ns() < ns {

@@ -80,14 +80,14 @@ fn job_ioctl(tty: &Arc<Tty>, request: u32, arg: usize) -> Result<usize> {
             if !tty.is_controlling() {
                 return Err(Errno::ENOTTY);
             }
-            user::write(addr, &tty.foreground_id())?;
+            user::write(addr, &process::pid::visible(tty.foreground_id()))?;
         }
         cmd::TIOCSPGRP => tty.set_foreground(user::read(addr)?)?,
         cmd::TIOCGSID => {
             if !tty.is_controlling() {
                 return Err(Errno::ENOTTY);
             }
-            user::write(addr, &tty.session_id().ok_or(Errno::ENOTTY)?)?;
+            user::write(addr, &process::pid::visible(tty.session_id().ok_or(Errno::ENOTTY)?))?;
         }
         _ => return Err(Errno::ENOIOCTLCMD),
     }

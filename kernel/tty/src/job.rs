@@ -152,7 +152,7 @@ impl Tty {
         let session = self.job.lock().session.clone();
         if let Some(session) = session {
             session.clear_tty();
-            if let Some(leader) = process::pid::find_process(session.id()) {
+            if let Some(leader) = process::pid::find_process_global(session.id()) {
                 process::signal::send_kernel(
                     process::signal::Target::Group(&leader),
                     SigInfo::kernel(SIGHUP),

@@ -349,8 +349,10 @@ impl FileOps for Master {
             cmd::TIOCPKT => pair.packet_mode.store(user::read::<i32>(addr)? != 0, Relaxed),
             cmd::TIOCGPKT => user::write(addr, &i32::from(pair.packet_mode.load(Relaxed)))?,
             cmd::TIOCGPTPEER => return open_peer(pair, file, arg),
-            cmd::TIOCGPGRP => user::write(addr, &pair.slave.foreground_id())?,
-            cmd::TIOCGSID => user::write(addr, &pair.slave.session_id().ok_or(Errno::ENOTTY)?)?,
+            cmd::TIOCGPGRP => user::write(addr, &process::pid::visible(pair.slave.foreground_id()))?,
+            cmd::TIOCGSID => {
+                user::write(addr, &process::pid::visible(pair.slave.session_id().ok_or(Errno::ENOTTY)?))?
+            }
             cmd::TIOCSIG => {
                 let signal =
                     u32::try_from(arg).ok().filter(|s| (1..=NSIG).contains(s)).ok_or(Errno::EINVAL)?;

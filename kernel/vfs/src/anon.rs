@@ -62,6 +62,8 @@ impl Kind {
 pub static PIPE: &Kind = &PIPE_KIND;
 /// Sockets: `socket:[inode]`.
 pub static SOCKET: &Kind = &SOCKET_KIND;
+/// Namespaces: `uts:[inode]` and the like.
+pub static NSFS: &Kind = &NSFS_KIND;
 /// All else: "anon_inode:name".
 pub static ANON: &Kind = &ANON_KIND;
 
@@ -74,6 +76,11 @@ static SOCKET_KIND: Kind = Kind {
     fs_type: InternalType("sockfs"),
     magic: 0x534f_434b,
     instance: LazyLock::new(|| Instance::new(&SOCKET_KIND)),
+};
+static NSFS_KIND: Kind = Kind {
+    fs_type: InternalType("nsfs"),
+    magic: 0x6e73_6673,
+    instance: LazyLock::new(|| Instance::new(&NSFS_KIND)),
 };
 static ANON_KIND: Kind = Kind {
     fs_type: InternalType("anon_inodefs"),
@@ -109,6 +116,15 @@ fn new_inode_in(sb: &Arc<SuperBlock>, mode: u32, uid: u32, gid: u32) -> Arc<Inod
 /// A new inode of `kind` with `mode`, owned by `cred`.
 pub fn new_inode(kind: &'static Kind, mode: u32, cred: &Cred) -> Arc<Inode> {
     new_inode_in(&kind.instance.sb, mode, cred.fsuid, cred.fsgid)
+}
+
+/// The path of a namespace: a file `name` with number `ino` whose operations are `ops`. Readable by everyone.
+pub fn ns_path(ino: u32, name: &[u8], ops: Box<dyn InodeOps>) -> Path {
+    let instance = &*NSFS.instance;
+    let mode = abi::fs::S_IFREG | 0o444;
+    let init = InodeInit { nlink: 1, flags: InodeFlags::ANONYMOUS, ..InodeInit::new(u64::from(ino), mode) };
+    let inode = Inode::new(&instance.sb, init, ops, None);
+    Path { mount: instance.mount.clone(), dentry: Dentry::new_detached(name, inode) }
 }
 
 fn kind_of(inode: &Inode) -> &'static Kind {

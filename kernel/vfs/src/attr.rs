@@ -163,7 +163,7 @@ pub fn chmod(path: &Path, mode: u32, cred: &Cred) -> Result<()> {
         return Err(Errno::EPERM);
     }
     let mut mode = inode.mode() & !0o7777 | mode & 0o7777;
-    if !cred.in_group(inode.gid()) && !cred.capable(Cap::FSETID) {
+    if !cred.in_group(inode.gid()) && !cred.inode_capable(inode.uid(), inode.gid(), Cap::FSETID) {
         mode &= !S_ISGID;
     }
     apply(inode, &SetAttr { mode: Some(mode), ctime: time::now(), ..SetAttr::default() })?;
@@ -187,14 +187,16 @@ pub fn chown(path: &Path, uid: u32, gid: u32, cred: &Cred) -> Result<()> {
     let is_owner = cred.fsuid == inode.uid();
     let may_uid = uid.is_none_or(|uid| is_owner && uid == inode.uid());
     let may_gid = gid.is_none_or(|gid| is_owner && (gid == inode.gid() || cred.in_group(gid)));
-    if !(cred.capable(Cap::CHOWN) || may_uid && may_gid) {
+    if !(cred.inode_capable(inode.uid(), inode.gid(), Cap::CHOWN) || may_uid && may_gid) {
         return Err(Errno::EPERM);
     }
     let mut mode = inode.mode();
     if !inode.is_dir() {
         mode &= !S_ISUID;
         let is_program = mode & 0o010 != 0;
-        if is_program || (!cred.in_group(inode.gid()) && !cred.capable(Cap::FSETID)) {
+        if is_program
+            || (!cred.in_group(inode.gid()) && !cred.inode_capable(inode.uid(), inode.gid(), Cap::FSETID))
+        {
             mode &= !S_ISGID;
         }
     }

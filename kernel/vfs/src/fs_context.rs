@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering::*};
 use abi::Result;
 use hal::rcu::{self, ReadGuard};
 use hal::sync::{ArcCell, RcuCell, SpinLock};
-use security::Cred;
+use security::{Cred, UserNs};
 
 use crate::fdtable::FdTable;
 use crate::mount::{Mount, MountNs};
@@ -126,10 +126,20 @@ impl FsContext {
         self.ns.load()
     }
 
-    /// Gives it a mount namespace of its own (`CLONE_NEWNS`); root and cwd move to the same places in the copy.
-    pub fn unshare_ns(&self) -> Result<()> {
+    /// Enters the mount namespace `ns` (setns(2)): root and working directory are its root.
+    pub fn enter_ns(&self, ns: &Arc<MountNs>) -> Result<()> {
+        let mut root = Path::root_of(&ns.root().ok_or(abi::Errno::EINVAL)?);
+        crate::walk::cross_mounts(&mut root);
+        self.update(|paths| *paths = FsPaths { root: root.clone(), cwd: root });
+        self.ns.swap(Some(ns.clone()));
+        Ok(())
+    }
+
+    /// Gives it a mount namespace of its own (`CLONE_NEWNS`), owned by `owner`; root and cwd move to the same places in
+    /// the copy. `ENOSPC`: too many.
+    pub fn unshare_ns(&self, owner: &UserNs) -> Result<()> {
         let ns = self.ns().ok_or(abi::Errno::EINVAL)?;
-        let (new, pairs) = ns.copy().ok_or(abi::Errno::EINVAL)?;
+        let (new, pairs) = ns.copy(owner)?;
         let moved = |path: &Path| {
             let pair = pairs.iter().find(|(old, _)| Arc::ptr_eq(old, &path.mount));
             pair.map_or_else(

@@ -27,6 +27,7 @@ use bitflags::bitflags;
 use hal::rcu::{self, ReadGuard};
 use hal::sync::{ArcCell, RcuCell, SpinLock};
 use sched::Mutex;
+use security::{NsId, NsKind, UserNs};
 
 use crate::dcache;
 use crate::dentry::Dentry;
@@ -347,21 +348,22 @@ pub(crate) fn detach(mount: &Arc<Mount>) {
 
 /// A tree of mounts that processes see (mount_namespaces(7)).
 pub struct MountNs {
-    id: u64,
+    id: NsId,
     root: ArcCell<Mount>,
     /// Counts changes: poll(2) on /proc/mounts tells of them.
     event: AtomicU64,
 }
 
-static NEXT_NS: AtomicU64 = AtomicU64::new(0xf000_0000);
-
 /// Mounts and their copies in another tree.
 pub type Copies = Vec<(Arc<Mount>, Arc<Mount>)>;
 
 impl MountNs {
-    /// A namespace whose root is `root`.
+    /// The first namespace, whose root is `root`.
     pub fn new(root: &Arc<Mount>) -> Arc<Self> {
-        let id = NEXT_NS.fetch_add(1, Relaxed);
+        Self::with(NsId::initial(NsKind::Mnt), root)
+    }
+
+    fn with(id: NsId, root: &Arc<Mount>) -> Arc<Self> {
         let ns = Arc::new(Self { id, root: ArcCell::new(root.clone()), event: AtomicU64::new(0) });
         for mount in root.subtree() {
             *mount.ns.lock() = Arc::downgrade(&ns);
@@ -369,9 +371,9 @@ impl MountNs {
         ns
     }
 
-    /// Its inode number in /proc/PID/ns.
-    pub fn id(&self) -> u64 {
-        self.id
+    /// Number and owner.
+    pub fn id(&self) -> &NsId {
+        &self.id
     }
 
     /// The mount at the bottom of its root.
@@ -394,14 +396,16 @@ impl MountNs {
         self.root().map_or(Vec::new(), |root| root.subtree())
     }
 
-    /// A copy of the tree (`CLONE_NEWNS`); also gives for each old mount its copy, to move root and cwd.
-    pub fn copy(&self) -> Option<(Arc<Self>, Copies)> {
+    /// A copy of the tree (`CLONE_NEWNS`); also gives for each old mount its copy, to move root and cwd. `ENOSPC`: too
+    /// many. `EINVAL`: it has no mounts any more.
+    pub fn copy(&self, owner: &UserNs) -> Result<(Arc<Self>, Copies)> {
+        let id = NsId::new(NsKind::Mnt, owner)?;
         let _locked = LOCK.lock();
-        let root = self.root()?;
+        let root = self.root().ok_or(Errno::EINVAL)?;
         let pairs = copy_tree(&root, root.root());
-        let (_, new_root) = pairs.first()?;
-        let ns = Self::new(new_root);
-        Some((ns, pairs))
+        let (_, new_root) = pairs.first().ok_or(Errno::EINVAL)?;
+        let ns = Self::with(id, new_root);
+        Ok((ns, pairs))
     }
 }
 

@@ -50,6 +50,9 @@ fn sb_flags(flags: u64) -> SbFlags {
     SbFlags::from_bits_truncate(flags as u32)
 }
 
+/// File systems that root of any user namespace may mount (Linux: `FS_USERNS_MOUNT`).
+const IN_USER_NS: [&[u8]; 7] = [b"proc", b"sysfs", b"tmpfs", b"ramfs", b"devpts", b"mqueue", b"overlay"];
+
 /// mount(2).
 ///
 /// `EPERM` without `CAP_SYS_ADMIN`; `ENODEV`: no such file system; others as mount(2) tells.
@@ -84,6 +87,9 @@ pub fn mount(
         let source = walk::walk(ctx, At::Cwd, source, WalkFlags::FOLLOW)?;
         return move_mount(ctx, &source, &target);
     }
+    if !ctx.cred.user_ns.is_initial() && !IN_USER_NS.contains(&fs_type) {
+        return Err(Errno::EPERM);
+    }
     let request = MountRequest { source, data, flags: sb_flags(flags), cred: ctx.cred };
     let root = superblock::fs_type(fs_type)?.mount(&request)?;
     let source = if source.is_empty() { b"none" } else { source };
@@ -92,7 +98,8 @@ pub fn mount(
 }
 
 fn require_admin(ctx: &WalkContext<'_>) -> Result<()> {
-    if ctx.cred.capable(Cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+    let ns = ns_of(ctx)?;
+    if ctx.cred.ns_capable(ns.id().owner(), Cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
 }
 
 fn ns_of(ctx: &WalkContext<'_>) -> Result<Arc<MountNs>> {
@@ -142,7 +149,9 @@ enum Depth {
 fn bind(ctx: &WalkContext<'_>, source: &Path, target: &Path, depth: Depth) -> Result<()> {
     let ns = ns_of(ctx)?;
     let _locked = mount::LOCK.lock();
-    if source.mount.propagation() == Propagation::Unbindable || !is_ours(&ns, &source.mount) {
+    // The files of namespaces are on no mount that anybody sees, and still can be bound to keep the namespace.
+    let is_ns_file = source.inode().is_some_and(|inode| crate::anon::NSFS.holds(inode));
+    if source.mount.propagation() == Propagation::Unbindable || !(is_ours(&ns, &source.mount) || is_ns_file) {
         return Err(Errno::EINVAL);
     }
     if depth == Depth::One {

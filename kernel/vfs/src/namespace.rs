@@ -103,6 +103,9 @@ pub fn mknodat(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8], mode: u32, rdev: 
     let (dir, last) = parent_for_create(ctx, at, name, Slash::Refused)?;
     let is_whiteout = kind == S_IFCHR && rdev == 0;
     if is_device && !is_whiteout && !ctx.cred.capable(Cap::MKNOD) {
+        // Who may not write the directory is told that first.
+        let inode = dir.inode().ok_or(Errno::ENOENT)?;
+        perm::permission(inode, ctx.cred, Access::WRITE | Access::EXEC)?;
         return Err(Errno::EPERM);
     }
     let mode = kind | mode & 0o7777 & !ctx.fs.umask();
@@ -156,7 +159,7 @@ fn may_link_descriptor(ctx: &WalkContext<'_>, at: At<'_>) -> bool {
         At::Fd(fd) => ctx.files.get_any(fd).is_ok_and(|file| Arc::ptr_eq(file.cred(), ctx.cred)),
         _ => false,
     };
-    is_own || ctx.cred.capable(Cap::DAC_READ_SEARCH)
+    is_own || ctx.cred.own_capable(Cap::DAC_READ_SEARCH)
 }
 
 fn link_in(old: &Path, dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
@@ -486,7 +489,7 @@ pub fn chroot(ctx: &WalkContext<'_>, path: Path) -> Result<()> {
         return Err(Errno::ENOTDIR);
     }
     perm::permission(inode, ctx.cred, Access::EXEC)?;
-    if !ctx.cred.capable(Cap::SYS_CHROOT) {
+    if !ctx.cred.own_capable(Cap::SYS_CHROOT) {
         return Err(Errno::EPERM);
     }
     ctx.fs.set_root(path);

@@ -18,6 +18,7 @@ mod mapcount;
 mod mm;
 mod mmfile;
 mod mremap;
+mod ns;
 mod pipe;
 mod poll;
 mod proc;
@@ -59,6 +60,7 @@ const AREAS: &[&[harness::Test]] = &[
     tty::TESTS,
     jobs::TESTS,
     proc::TESTS,
+    ns::TESTS,
     sysinfo::TESTS,
     time::TESTS,
     thread::TESTS,

@@ -6,7 +6,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
-use process::pid::{find_task, next_process};
+use process::PidNs;
+use process::pid::{find_task_global, next_process_in, number_in, to_global_in};
 use vfs::inode::{Link, SetAttr};
 use vfs::listing::{DirFile, Each, Listing};
 use vfs::{FileOps, Inode, InodeOps, OpenRequest};
@@ -19,8 +20,8 @@ use crate::system::ENTRIES;
 /// Positions from here on: `self`, `thread-self`, then process n at this + 2 + n.
 const FIRST_PROCESS: u64 = 256;
 
-/// The root directory.
-pub(crate) struct Root;
+/// The root directory, for the processes of a pid namespace.
+pub(crate) struct Root(pub(crate) PidNs);
 
 impl InodeOps for Root {
     fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
@@ -30,14 +31,20 @@ impl InodeOps for Root {
             _ => None,
         };
         if let Some(caller) = caller {
-            return Ok(Some(Fresh::root_owned(dir, name, LINK).make(Box::new(caller))));
+            return Ok(Some(
+                Fresh::root_owned(dir, name, LINK).make(Box::new(SelfLink(caller, self.0.clone()))),
+            ));
         }
         if let Some(entry) = node::find(ENTRIES, name) {
             return Ok(Some(node::make(dir, entry)));
         }
         let number = parse_pid(name).ok_or(Errno::ENOENT)?;
-        let task = find_task(number).ok_or(Errno::ENOENT)?;
-        let target = if task.is_leader() { Target::process(task.group()) } else { Target::thread(&task) };
+        let task = to_global_in(number, &self.0).and_then(find_task_global).ok_or(Errno::ENOENT)?;
+        let target = if task.is_leader() {
+            Target::process(task.group(), &self.0)
+        } else {
+            Target::thread(&task, &self.0)
+        };
         Ok(Some(pid::make_dir(dir, name, &task, target, pid::PROCESS_ENTRIES)))
     }
 
@@ -46,7 +53,7 @@ impl InodeOps for Root {
     }
 
     fn open(&self, _inode: &Arc<Inode>, _request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
-        Ok(Arc::new(DirFile(RootListing)))
+        Ok(Arc::new(DirFile(RootListing(self.0.clone()))))
     }
 
     fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
@@ -55,7 +62,7 @@ impl InodeOps for Root {
     }
 
     fn get_attr(&self, inode: &Arc<Inode>, stat: &mut abi::fs::Statx) -> Result<()> {
-        let processes = u32::try_from(process::pid::processes().count()).unwrap_or(u32::MAX);
+        let processes = u32::try_from(process::pid::processes_in(&self.0).count()).unwrap_or(u32::MAX);
         stat.stx_nlink = inode.nlink().saturating_add(processes);
         Ok(())
     }
@@ -69,7 +76,7 @@ pub(crate) fn parse_pid(name: &[u8]) -> Option<u32> {
     core::str::from_utf8(name).ok()?.parse().ok()
 }
 
-struct RootListing;
+struct RootListing(PidNs);
 
 impl Listing for RootListing {
     fn list(&self, from: u64, each: &mut Each<'_>) -> Result<()> {
@@ -84,8 +91,7 @@ impl Listing for RootListing {
             }
         }
         let mut number = u32::try_from(at - FIRST_PROCESS - 2).ok();
-        while let Some(group) = number.and_then(next_process) {
-            let pid = group.pid();
+        while let Some((pid, _)) = number.and_then(|number| next_process_in(&self.0, number)) {
             number = pid.checked_add(1);
             if !each(format!("{pid}").as_bytes(), DIR, FIRST_PROCESS + 3 + u64::from(pid)) {
                 break;
@@ -95,24 +101,31 @@ impl Listing for RootListing {
     }
 }
 
-/// The links that lead each caller to itself.
+/// Which of the two links.
 enum Caller {
     Process,
     Thread,
 }
 
-impl InodeOps for Caller {
+/// The links that lead each caller to itself. `ENOENT`: it is not in the mount's pid namespace.
+struct SelfLink(Caller, PidNs);
+
+impl InodeOps for SelfLink {
     fn read_link(&self, _inode: &Arc<Inode>) -> Result<Link> {
         self.link().map(Link::Target)
     }
 }
 
-impl Caller {
+impl SelfLink {
     fn link(&self) -> Result<Vec<u8>> {
         let me = process::try_current().ok_or(Errno::ENOENT)?;
-        let text = match self {
-            Caller::Process => format!("{}", me.pid()),
-            Caller::Thread => format!("{}/task/{}", me.pid(), me.tid()),
+        let pid = number_in(me.pid(), &self.1);
+        if pid == 0 {
+            return Err(Errno::ENOENT);
+        }
+        let text = match self.0 {
+            Caller::Process => format!("{pid}"),
+            Caller::Thread => format!("{pid}/task/{}", number_in(me.tid(), &self.1)),
         };
         Ok(text.into_bytes())
     }

@@ -1,4 +1,4 @@
-//! The file system type and its one instance.
+//! The file system type, and its instances: one for the first pid namespace, others as they are mounted.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use abi::fs::S_IFDIR;
 use abi::{Errno, Result};
 use hal::sync::Once;
+use process::PidNs;
 use vfs::dentry::Dentry;
 use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{FileSystemType, Inode, InodeFlags, InodeInit, MountRequest, SuperBlock, SuperInit, SuperOps};
@@ -30,7 +31,11 @@ impl FileSystemType for Proc {
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
         check_options(request.data)?;
-        INSTANCE.get().cloned().ok_or(Errno::ENODEV)
+        let ns = process::try_current().map_or(PidNs::INITIAL, |me| me.group().pid_ns().clone());
+        if ns.is_initial() {
+            return INSTANCE.get().cloned().ok_or(Errno::ENODEV);
+        }
+        Ok(make_root(ns))
     }
 }
 
@@ -57,7 +62,8 @@ impl SuperOps for Super {
     }
 }
 
-pub(crate) fn register() -> Result<()> {
+/// An instance that shows the processes of `ns`.
+fn make_root(ns: PidNs) -> Arc<Dentry> {
     let init = SuperInit {
         fs_type: &TYPE,
         dev: 0,
@@ -69,6 +75,10 @@ pub(crate) fn register() -> Result<()> {
     let sb = SuperBlock::new(init, Box::new(Super));
     let mut root = InodeInit::new(ROOT_INO, S_IFDIR | 0o555);
     root.flags = InodeFlags::VOLATILE;
-    INSTANCE.call_once(|| Dentry::new_root(Inode::new(&sb, root, Box::new(Root), None)));
+    Dentry::new_root(Inode::new(&sb, root, Box::new(Root(ns)), None))
+}
+
+pub(crate) fn register() -> Result<()> {
+    INSTANCE.call_once(|| make_root(PidNs::INITIAL));
     vfs::register_fs(&TYPE)
 }

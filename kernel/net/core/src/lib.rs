@@ -210,7 +210,22 @@ pub fn register_identity(identify: Identify) {
     IDENTIFY.call_once(|| identify);
 }
 
-/// The credentials of the current process.
+/// Translates credentials to what the current process sees of them.
+pub type Show = fn(Ucred) -> Ucred;
+
+static SHOW: Once<Show> = Once::new();
+
+/// Registers who translates. Later calls have no effect.
+pub fn register_show(show: Show) {
+    SHOW.call_once(|| show);
+}
+
+/// `cred` as the current process sees it.
+pub(crate) fn shown(cred: Ucred) -> Ucred {
+    SHOW.get().map_or(cred, |show| show(cred))
+}
+
+/// The credentials of the current process, in numbers of the first namespaces.
 pub fn identity() -> Ucred {
     IDENTIFY.get().map_or_else(Ucred::default, |identify| identify())
 }

@@ -226,7 +226,7 @@ pub fn get(socket: &dyn Socket, name: i32) -> Result<Value> {
         SO_PROTOCOL => Value::Int(0),
         SO_ERROR => Value::Int(socket.take_error().map_or(0, |errno| -(errno.to_return() as i32))),
         SO_ACCEPTCONN => Value::Int(i32::from(socket.is_listening())),
-        SO_PEERCRED => Value::Cred(socket.peer_cred()),
+        SO_PEERCRED => Value::Cred(crate::shown(socket.peer_cred())),
         SO_SNDBUF => as_int(&options.sndbuf),
         SO_RCVBUF => as_int(&options.rcvbuf),
         SO_RCVLOWAT => as_int(&options.rcvlowat),

@@ -14,6 +14,7 @@
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::ControlFlow;
 
 use abi::mman::{MapFlags, Prot};
 use abi::{Errno, Result};
@@ -187,11 +188,64 @@ impl Mappable for KernelPages {
 /// The vDSO: clock data, then code.
 static VDSO: Once<[Arc<KernelPages>; 2]> = Once::new();
 
-/// Maps the vDSO; gives the address of its ELF header, 0 when the machine has none.
-pub(super) fn map_vdso(mm: &Mm) -> Result<u64> {
+/// Clock data that says nothing: the vDSO makes system calls, which know the offsets of a time namespace.
+static NO_CLOCK: Once<Option<Arc<KernelPages>>> = Once::new();
+
+fn no_clock() -> Option<&'static Arc<KernelPages>> {
+    let make = || {
+        let zeroes = |_| Frame::alloc_zeroed();
+        let frames = vdso::data_frames().iter().map(zeroes).collect::<Option<Vec<Frame>>>()?;
+        Some(Arc::new(KernelPages { name: VVAR, frames }))
+    };
+    NO_CLOCK.call_once(make).as_ref()
+}
+
+/// The name of the clock data in /proc/PID/maps.
+const VVAR: &[u8] = b"[vvar]";
+
+/// Replaces the vDSO's clock data in `mm`, a fork's, by data that says nothing.
+pub(crate) fn hide_clock(mm: &Mm) -> Result<()> {
+    let pages = no_clock().ok_or(Errno::ENOMEM)?;
+    let mut place = None;
+    mm.for_each_vma(0, |vma| {
+        if vma.name == VVAR {
+            place = Some(vma.range.clone());
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    let Some(range) = place else { return Ok(()) };
+    let len = range.end - range.start;
+    mm.unmap(range.start, len)?;
+    map_clock(mm, range.start, len, pages)
+}
+
+/// Gives the caller's address space the clock data for the time namespace of `proxy` (setns(2)).
+pub fn show_clock_of(me: &crate::CurrentTask, proxy: &crate::NsProxy) -> Result<()> {
+    let mm = me.mm().ok_or(Errno::ESRCH)?;
+    // The data of the first namespace stays hidden: system calls tell the same time.
+    if proxy.time.is_initial() { Ok(()) } else { hide_clock(&mm) }
+}
+
+/// Maps clock data.
+fn map_clock(mm: &Mm, addr: u64, len: u64, pages: &Arc<KernelPages>) -> Result<()> {
+    let request = MapRequest {
+        addr,
+        flags: MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE,
+        backing: Backing::file(pages.clone()),
+        may: VmFlags::MAYREAD,
+        extra: VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND | VmFlags::DONTDUMP,
+        ..MapRequest::anonymous(len, Prot::READ)
+    };
+    mm.map(request).map(drop)
+}
+
+/// Maps the vDSO, with clock data unless the program is in a time namespace; gives the address of its ELF header, 0
+/// when the machine has none.
+pub(super) fn map_vdso(mm: &Mm, has_offsets: bool) -> Result<u64> {
     let [data, code] = VDSO.call_once(|| {
         let pages = |name, frames| Arc::new(KernelPages { name, frames });
-        [pages(b"[vvar]", vdso::data_frames()), pages(b"[vdso]", vdso::code_frames())]
+        [pages(VVAR, vdso::data_frames()), pages(b"[vdso]", vdso::code_frames())]
     });
     if code.frames.is_empty() {
         return Ok(0);
@@ -206,10 +260,8 @@ pub(super) fn map_vdso(mm: &Mm) -> Result<u64> {
         ..MapRequest::anonymous(len, prot)
     };
     if data_len > 0 {
-        let mut vvar = request(base, data, data_len, Prot::READ);
-        vvar.may = VmFlags::MAYREAD;
-        vvar.extra = VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND | VmFlags::DONTDUMP;
-        mm.map(vvar)?;
+        let shown = if has_offsets { no_clock().ok_or(Errno::ENOMEM)? } else { data };
+        map_clock(mm, base, data_len, shown)?;
     }
     let mut text = request(base + data_len, code, code_len, Prot::READ | Prot::EXEC);
     text.extra = VmFlags::DONTEXPAND;

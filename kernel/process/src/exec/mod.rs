@@ -36,7 +36,7 @@ use hal::trap::UserRegs;
 use hal::{PAGE_SIZE, UserAddr};
 use limits::Resource;
 use mm::{Limits, Mm, Randomness, Rights, layout};
-use security::{Cap, ExecFile, ExecOutcome, ExecUnsafe};
+use security::{Cap, ExecFile, ExecOutcome, ExecUnsafe, IdKind};
 use vfs::inode::DenyWrite;
 use vfs::open::open_exec;
 use vfs::{At, FdTable, File, MountFlags, WalkContext, WalkFlags};
@@ -44,8 +44,10 @@ use vfs::{At, FdTable, File, MountFlags, WalkContext, WalkFlags};
 use crate::clone::name_of;
 use crate::signal::{self, AltStack, SigHand};
 use crate::task::{self, CurrentTask, DEFAULT_TIMER_SLACK_NS, TaskFlags};
-use crate::{exit, timer};
+use crate::{exit, nsproxy, timer};
 use args::Strings;
+pub(crate) use load::hide_clock;
+pub use load::show_clock_of;
 use load::{Placed, Program};
 use stack::at;
 
@@ -300,7 +302,8 @@ fn build(
 
     let program = found.program.map(&mm, interpreter.is_some().then_some(randomness.pie))?;
     let loader = interpreter.map(|(loader, _)| loader.map(&mm, None)).transpose()?;
-    let vdso = load::map_vdso(&mm)?;
+    let has_offsets = me.nsproxy().is_some_and(|proxy| !proxy.time_for_children.is_initial());
+    let vdso = load::map_vdso(&mm, has_offsets)?;
     let auxv = auxiliary_vector(&found.program, &program, loader.as_ref(), vdso, outcome);
     let mut seed = [0; 16];
     random::fill(&mut seed);
@@ -359,6 +362,7 @@ fn auxiliary_vector(
     outcome: &ExecOutcome,
 ) -> Vec<(u64, u64)> {
     let cred = &outcome.cred;
+    let shown = |kind, id| u64::from(cred.user_ns.show(kind, id));
     let (hwcap, hwcap2) = load::hardware_capabilities();
     let mut auxv = Vec::with_capacity(24);
     if vdso != 0 {
@@ -375,10 +379,10 @@ fn auxiliary_vector(
         (at::BASE, loader.map_or(0, |loader| loader.bias)),
         (at::FLAGS, 0),
         (at::ENTRY, placed.entry),
-        (at::UID, u64::from(cred.uid)),
-        (at::EUID, u64::from(cred.euid)),
-        (at::GID, u64::from(cred.gid)),
-        (at::EGID, u64::from(cred.egid)),
+        (at::UID, shown(IdKind::User, cred.uid)),
+        (at::EUID, shown(IdKind::User, cred.euid)),
+        (at::GID, shown(IdKind::Group, cred.gid)),
+        (at::EGID, shown(IdKind::Group, cred.egid)),
         (at::SECURE, u64::from(outcome.is_secure)),
         (at::HWCAP2, hwcap2),
         (at::RSEQ_FEATURE_SIZE, crate::rseq::FEATURE_SIZE),
@@ -417,6 +421,7 @@ fn commit(
     me.clear_flags(TaskFlags::FORKNOEXEC);
     group.did_exec.store(true, Relaxed);
     me.timer_slack.store(DEFAULT_TIMER_SLACK_NS.max(me.timer_slack.load(Relaxed)), Relaxed);
+    nsproxy::enter_time_ns(me);
     take_credentials(me, outcome);
     let old = group.exe.lock().replace(found.exe);
     drop(old);

@@ -17,10 +17,12 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use abi::signal::{NSIG, SI_TKILL, SI_USER, SIG_DFL, SIG_IGN, SIGCONT, SIGKILL, SIGRTMIN, SigInfo, SigSet};
+use abi::signal::{
+    NSIG, SI_QUEUE, SI_TKILL, SI_USER, SIG_DFL, SIG_IGN, SIGCONT, SIGKILL, SIGRTMIN, SigInfo, SigSet,
+};
 use abi::{Errno, Result};
 use limits::Resource;
-use security::Cred;
+use security::{Cred, IdKind};
 
 use super::action::{Default, STOPS, default_action};
 use super::pending::{Charge, Pending};
@@ -75,8 +77,29 @@ pub fn send_kernel(target: Target<'_>, info: SigInfo) {
 }
 
 /// Sends `info` for a process that was found to have the right. `EAGAIN`: the queue of real-time signals is full.
-pub fn send_user(target: Target<'_>, info: SigInfo) -> Result<()> {
-    send(target, info, Force::No)
+pub fn send_user(target: Target<'_>, mut info: SigInfo) -> Result<()> {
+    let me = task::current();
+    let group = target.group();
+    let has_sender = matches!(info.code, SI_USER | SI_TKILL | SI_QUEUE);
+    let mut force = Force::No;
+    if group.pid_ns() != me.group().pid_ns() && pid::number_in(me.pid(), group.pid_ns()) == 0 {
+        // From above: the sender has no number there, and not even an init is safe.
+        force = Force::Yes;
+        if has_sender {
+            info.fields[0] &= !0xffff_ffff;
+        }
+    }
+    if info.code == SI_USER || info.code == SI_TKILL {
+        let uid = uid_seen_by(group, info.uid());
+        info.fields[0] = info.fields[0] & 0xffff_ffff | u64::from(uid) << 32;
+    }
+    send(target, info, force)
+}
+
+/// What the processes of `group` see for user `uid`.
+pub(crate) fn uid_seen_by(group: &ThreadGroup, uid: u32) -> u32 {
+    let task = group.live_task();
+    task.map_or(uid, |task| task.with_cred(|cred| cred.user_ns.show(IdKind::User, uid)))
 }
 
 /// Ends `group` as if by `SIGKILL`; for the OOM killer and others that must.
@@ -367,7 +390,7 @@ pub(crate) fn retarget(task: &Task, newly_blocked: SigSet) {
 /// The `siginfo` of kill(2) or tkill(2) from the caller.
 fn own_info(sig: u32, code: i32) -> SigInfo {
     let task = task::current();
-    SigInfo::user(sig, code, task.pid() as i32, task.with_cred(|cred| cred.uid))
+    SigInfo::user(sig, code, task.own_pid() as i32, task.with_cred(|cred| cred.uid))
 }
 
 /// A signal number from user space; 0 only asks for permission. `EINVAL`: not a signal.
@@ -412,8 +435,9 @@ pub fn kill(pid: i32, sig: i32) -> Result<()> {
         }
         -1 => {
             let me = task::current().group().clone();
-            let others = pid::processes().filter(|group| group.pid() > 1 && !Arc::ptr_eq(group, &me));
-            kill_each(others, info)
+            let others = pid::processes_in(me.pid_ns())
+                .filter(|(number, group)| *number > 1 && !Arc::ptr_eq(group, &me));
+            kill_each(others.map(|(_, group)| group), info)
         }
         _ => {
             let pgid = pid.checked_neg().and_then(|pgid| u32::try_from(pgid).ok()).ok_or(Errno::ESRCH)?;
@@ -439,7 +463,7 @@ fn kill_each(groups: impl Iterator<Item = Arc<ThreadGroup>>, info: SigInfo) -> R
 /// Finds the thread of tkill(2) and tgkill(2); `tgid` 0 means any process.
 fn find_thread(tgid: i32, tid: i32) -> Result<Arc<Task>> {
     let task = u32::try_from(tid).ok().and_then(pid::find_task).ok_or(Errno::ESRCH)?;
-    if tgid != 0 && task.pid() as i32 != tgid { Err(Errno::ESRCH) } else { Ok(task) }
+    if tgid != 0 && pid::visible(task.pid()) as i32 != tgid { Err(Errno::ESRCH) } else { Ok(task) }
 }
 
 /// Signals one thread.
@@ -476,7 +500,7 @@ pub fn sigqueue(pid: i32, tid: Option<i32>, sig: i32, mut info: SigInfo) -> Resu
     }
     info.signo = sig as i32;
     let target = tid.unwrap_or(pid);
-    if (info.code >= 0 || info.code == SI_TKILL) && task::current().pid() as i32 != pid {
+    if (info.code >= 0 || info.code == SI_TKILL) && task::current().own_pid() as i32 != pid {
         return Err(Errno::EPERM);
     }
     match tid {

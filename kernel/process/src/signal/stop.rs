@@ -104,8 +104,10 @@ pub(crate) fn notify_parent_stopped(group: &Arc<ThreadGroup>, why: i32) {
     if action.handler != SIG_IGN && action.flags & SaFlags::NOCLDSTOP.bits() == 0 {
         let status = if why == CLD_CONTINUED { SIGCONT as i32 } else { group.sig.lock().stop_signal as i32 };
         let uid = group.live_task().map_or(0, |task| task.with_cred(|cred| cred.uid));
+        let uid = send::uid_seen_by(&parent, uid);
+        let pid = crate::pid::number_in(group.pid(), parent.pid_ns());
         let (utime, stime) = group.cpu_ticks();
-        let info = SigInfo::child(why, group.pid() as i32, uid, status, utime, stime);
+        let info = SigInfo::child(why, pid as i32, uid, status, utime, stime);
         send::send_kernel(Target::Group(&parent), info);
     }
     parent.child_wait.wake_all();

@@ -104,7 +104,7 @@ impl PosixTimer {
         match self.base {
             Base::Monotonic | Base::Realtime => hal::time::now_ns(),
             Base::ProcessCpu => group.cpu_ns(),
-            Base::ThreadCpu(tid) => pid::find_task(tid).map_or(0, |task| {
+            Base::ThreadCpu(tid) => pid::find_task_global(tid).map_or(0, |task| {
                 let used = task.usage();
                 used.utime_ns + used.stime_ns
             }),
@@ -157,10 +157,10 @@ pub fn timer_create(clock_id: i32, event: TimerEvent) -> Result<i32> {
     if event.notification != Notification::None && !(1..=abi::signal::NSIG).contains(&event.signo) {
         return Err(Errno::EINVAL);
     }
-    if let Notification::Thread(tid) = event.notification
-        && !pid::find_task(tid).is_some_and(|thread| Arc::ptr_eq(thread.group(), group))
-    {
-        return Err(Errno::EINVAL);
+    let mut event = event;
+    if let Notification::Thread(tid) = event.notification {
+        let thread = pid::find_task(tid).filter(|thread| Arc::ptr_eq(thread.group(), group));
+        event.notification = Notification::Thread(thread.ok_or(Errno::EINVAL)?.tid());
     }
     let timer = PosixTimer {
         clock_id,
@@ -216,7 +216,10 @@ pub fn timer_settime(id: i32, flags: u32, new: &Itimerspec) -> Result<Itimerspec
         let offset_ns = if timer.base == Base::Realtime { hal::time::wall_base_ns() } else { 0 };
         timer.due_ns = match (value_ns, is_absolute) {
             (0, _) => 0,
-            (_, true) => value_ns.saturating_sub(u64::try_from(offset_ns).unwrap_or(0)).max(1),
+            (_, true) => {
+                let due_ns = value_ns.saturating_sub(u64::try_from(offset_ns).unwrap_or(0));
+                crate::nsproxy::clock_outside(timer.clock_id, due_ns).max(1)
+            }
             (_, false) => clock_now.saturating_add(value_ns),
         };
         if let Some(machine) = &timer.timer {
@@ -326,7 +329,7 @@ fn notify(group: &Arc<ThreadGroup>, id: u32, now_ns: u64) {
     });
     let Ok(Some((info, notification))) = due else { return };
     let sent = match notification {
-        Notification::Thread(tid) => match pid::find_task(tid) {
+        Notification::Thread(tid) => match pid::find_task_global(tid) {
             Some(task) => signal::send_timer(Target::Thread(&task), info, id),
             None => SentTimer::Ignored,
         },

@@ -69,7 +69,7 @@ pub(super) fn sched(subject: &Subject, out: &mut Text) -> Result<()> {
     const RULE: &str = "-------------------------------------------------------------------";
     let task = &*subject.task;
     push_c_string(out, &task.comm());
-    put!(out, " ({}, #threads: {})\n{RULE}\n", task.tid(), task.group().nr_threads());
+    put!(out, " ({}, #threads: {})\n{RULE}\n", subject.number(task.tid()), task.group().nr_threads());
     let usage = task.usage();
     let ran_ns = usage.utime_ns + usage.stime_ns;
     let name = "se.sum_exec_runtime";
@@ -159,23 +159,6 @@ pub(super) fn no_id(_subject: &Subject, out: &mut Text) -> Result<()> {
 /// `EPERM`: there is no audit that would keep it.
 pub(super) fn set_no_id(_subject: &Subject, _bytes: &[u8]) -> Result<()> {
     Err(Errno::EPERM)
-}
-
-/// /proc/PID/uid_map and its like, of the only user namespace.
-pub(super) fn id_map(_subject: &Subject, out: &mut Text) -> Result<()> {
-    put!(out, "{:10} {:10} {:10}\n", 0, 0, u32::MAX);
-    Ok(())
-}
-
-/// `EPERM`: the first namespace's map cannot be written.
-pub(super) fn set_id_map(_subject: &Subject, _bytes: &[u8]) -> Result<()> {
-    Err(Errno::EPERM)
-}
-
-/// /proc/PID/setgroups.
-pub(super) fn setgroups(_subject: &Subject, out: &mut Text) -> Result<()> {
-    out.push(b"allow\n");
-    Ok(())
 }
 
 /// /proc/PID/coredump_filter: the default.

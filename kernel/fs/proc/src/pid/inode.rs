@@ -21,7 +21,7 @@ impl Entry {
         self.mode
             | match self.kind {
                 Kind::Dir(_) => S_IFDIR,
-                Kind::Link(_) | Kind::Name(..) => S_IFLNK,
+                Kind::Link(_) | Kind::Name(..) | Kind::Ns(_) => S_IFLNK,
                 _ => S_IFREG,
             }
     }
@@ -183,10 +183,18 @@ struct PidNode {
 impl PidNode {
     /// Where a link leads, for those who may look into the process.
     fn path(&self) -> Result<Path> {
-        let Kind::Link(path) = self.entry.kind else { return Err(Errno::EACCES) };
         let subject = self.target.subject().map_err(|_| Errno::ENOENT)?;
-        subject.check_observer()?;
-        path(&subject.task)
+        match self.entry.kind {
+            Kind::Link(path) => {
+                subject.check_observer()?;
+                path(&subject.task)
+            }
+            Kind::Ns(which) => {
+                subject.check_observer()?;
+                nsfs::Namespace::of(&subject.task, which).map(nsfs::Namespace::path)
+            }
+            _ => Err(Errno::EACCES),
+        }
     }
 }
 

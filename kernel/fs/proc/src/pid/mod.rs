@@ -8,6 +8,7 @@
 
 mod accounts;
 mod fd;
+mod idmap;
 mod inode;
 mod maps;
 mod mem;
@@ -22,18 +23,26 @@ use alloc::sync::{Arc, Weak};
 
 use abi::{Errno, Result};
 use mm::Mm;
-use process::pid::find_task;
-use process::{Task, ThreadGroup};
-use security::ObserveIdentity;
+use process::pid::{find_task_global, number_in};
+use process::{PidNs, Task, ThreadGroup};
+use security::{ObserveIdentity, UserNs};
 use vfs::text::Text;
 use vfs::{FileOps, Path};
 
 pub(crate) use inode::{is_current, make_dir};
 pub(crate) use tables::PROCESS_ENTRIES;
 
-/// Whom an inode means.
+/// Whom an inode means, and whose numbers it shows.
 #[derive(Clone)]
-pub(crate) enum Target {
+pub(crate) struct Target {
+    /// The pid namespace of the mount.
+    pub(crate) ns: PidNs,
+    whom: Whom,
+}
+
+/// Numbers are those of the first pid namespace.
+#[derive(Clone)]
+enum Whom {
     /// The process with this id; shown through its leader.
     Process(u32, Weak<ThreadGroup>),
     /// One thread.
@@ -41,27 +50,30 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    pub(crate) fn process(group: &Arc<ThreadGroup>) -> Self {
-        Self::Process(group.pid(), Arc::downgrade(group))
+    pub(crate) fn process(group: &Arc<ThreadGroup>, ns: &PidNs) -> Self {
+        Self { ns: ns.clone(), whom: Whom::Process(group.pid(), Arc::downgrade(group)) }
     }
 
-    pub(crate) fn thread(task: &Arc<Task>) -> Self {
-        Self::Thread(task.tid(), Arc::downgrade(task))
+    pub(crate) fn thread(task: &Arc<Task>, ns: &PidNs) -> Self {
+        Self { ns: ns.clone(), whom: Whom::Thread(task.tid(), Arc::downgrade(task)) }
     }
 
     /// The task, if it is still known by its number. `ESRCH`.
     pub(crate) fn task(&self) -> Result<Arc<Task>> {
-        let task = match self {
-            Self::Process(pid, group) => {
-                find_task(*pid).filter(|task| Arc::as_ptr(task.group()) == group.as_ptr())
+        let task = match &self.whom {
+            Whom::Process(pid, group) => {
+                find_task_global(*pid).filter(|task| Arc::as_ptr(task.group()) == group.as_ptr())
             }
-            Self::Thread(tid, known) => find_task(*tid).filter(|task| Arc::as_ptr(task) == known.as_ptr()),
+            Whom::Thread(tid, known) => {
+                find_task_global(*tid).filter(|task| Arc::as_ptr(task) == known.as_ptr())
+            }
         };
         task.ok_or(Errno::ESRCH)
     }
 
     pub(crate) fn subject(&self) -> Result<Subject> {
-        Ok(Subject { task: self.task()?, is_whole: matches!(self, Self::Process(..)) })
+        let is_whole = matches!(self.whom, Whom::Process(..));
+        Ok(Subject { task: self.task()?, is_whole, ns: self.ns.clone() })
     }
 }
 
@@ -70,9 +82,21 @@ pub(crate) struct Subject {
     pub(crate) task: Arc<Task>,
     /// The whole process and not only this thread.
     pub(crate) is_whole: bool,
+    /// Whose process numbers are shown.
+    pub(crate) ns: PidNs,
 }
 
 impl Subject {
+    /// The number to show for `global`; 0 where the mount's pid namespace has none.
+    pub(crate) fn number(&self, global: u32) -> u32 {
+        number_in(global, &self.ns)
+    }
+
+    /// The user namespace of the reader, whose ids are shown.
+    pub(crate) fn reader_ns(&self) -> UserNs {
+        process::try_current().map_or(UserNs::INITIAL, |me| me.cred().user_ns.clone())
+    }
+
     /// Whether the caller may look into it.
     pub(crate) fn may_observe(&self) -> bool {
         process::prctl::may_observe(&self.task, ObserveIdentity::File)
@@ -104,8 +128,10 @@ pub(crate) enum Kind {
     Tunable(fn(&Subject, &mut Text) -> Result<()>, fn(&Subject, &[u8]) -> Result<()>),
     /// A link to what a path leads to.
     Link(fn(&Task) -> Result<Path>),
-    /// A link that only names something: a namespace.
+    /// A link that only names something: a namespace of a kind that there is one of.
     Name(&'static str, u32),
+    /// A link to a namespace.
+    Ns(nsfs::Which),
     /// A directory with its own rules.
     Dir(DirKind),
     /// A file that is no text.

@@ -100,12 +100,13 @@ pub(super) fn show(subject: &Subject, out: &mut Text) -> Result<()> {
     let task = &*subject.task;
     let group = task.group();
     let id = if subject.is_whole { group.pid() } else { task.tid() };
-    put!(out, "{id} (");
+    put!(out, "{} (", subject.number(id));
     push_c_string(out, &task.comm());
     let tty = group.pgrp().and_then(|pgrp| pgrp.session().tty());
     let (tty_nr, tpgid) =
-        tty.map_or((0, -1), |tty| (old_dev(tty.device()), i64::from(tty.foreground_pgid())));
-    put!(out, ") {} {} {} {} {tty_nr} {tpgid}", state(task).0, group.ppid(), group.pgid(), group.sid());
+        tty.map_or((0, -1), |tty| (old_dev(tty.device()), i64::from(subject.number(tty.foreground_pgid()))));
+    let [ppid, pgid, sid] = [group.ppid(), group.pgid(), group.sid()].map(|id| subject.number(id));
+    put!(out, ") {} {ppid} {pgid} {sid} {tty_nr} {tpgid}", state(task).0);
     let (own, children) = usage(subject);
     put!(out, " {} {} {} {} {}", flags(task), own.min_flt, children.min_flt, own.maj_flt, children.maj_flt);
     put!(out, " {} {}", ticks(own.utime_ns), ticks(own.stime_ns));

@@ -4,6 +4,8 @@ use abi::Result;
 use limits::Resource;
 use mm::Counters;
 use process::Task;
+use process::pid::numbers_from;
+use security::IdKind;
 use vfs::put;
 use vfs::text::{Text, put_cpu_list, put_cpu_mask};
 
@@ -37,25 +39,36 @@ fn show_identity(subject: &Subject, out: &mut Text) {
     }
     let (letter, word) = state(task);
     put!(out, "State:\t{letter} ({word})\n");
-    put!(out, "Tgid:\t{}\nNgid:\t0\nPid:\t{}\n", group.pid(), task.tid());
-    put!(out, "PPid:\t{}\nTracerPid:\t0\n", group.ppid());
+    put!(out, "Tgid:\t{}\nNgid:\t0\nPid:\t{}\n", subject.number(group.pid()), subject.number(task.tid()));
+    put!(out, "PPid:\t{}\nTracerPid:\t0\n", subject.number(group.ppid()));
 }
 
 fn show_ids(subject: &Subject, out: &mut Text) {
     let task = &*subject.task;
     let group = task.group();
     let cred = task.cred();
-    put!(out, "Uid:\t{}\t{}\t{}\t{}\n", cred.uid, cred.euid, cred.suid, cred.fsuid);
-    put!(out, "Gid:\t{}\t{}\t{}\t{}\n", cred.gid, cred.egid, cred.sgid, cred.fsgid);
+    let reader = subject.reader_ns();
+    for (name, kind, ids) in [
+        ("Uid", IdKind::User, [cred.uid, cred.euid, cred.suid, cred.fsuid]),
+        ("Gid", IdKind::Group, [cred.gid, cred.egid, cred.sgid, cred.fsgid]),
+    ] {
+        let [real, effective, saved, files] = ids.map(|id| reader.show(kind, id));
+        put!(out, "{name}:\t{real}\t{effective}\t{saved}\t{files}\n");
+    }
     put!(out, "FDSize:\t{}\nGroups:\t", task.files().map_or(0, |files| files.capacity()));
     for gid in cred.groups() {
-        put!(out, "{gid} ");
+        put!(out, "{} ", reader.show(IdKind::Group, *gid));
     }
     if cred.groups().is_empty() {
         out.push(b" ");
     }
-    put!(out, "\nNStgid:\t{}\nNSpid:\t{}\n", group.pid(), task.tid());
-    put!(out, "NSpgid:\t{}\nNSsid:\t{}\nKthread:\t0\n", group.pgid(), group.sid());
+    let numbers =
+        [("NStgid", group.pid()), ("NSpid", task.tid()), ("NSpgid", group.pgid()), ("NSsid", group.sid())];
+    for (name, global) in numbers {
+        put!(out, "\n{name}:");
+        numbers_from(global, &subject.ns).into_iter().for_each(|number| put!(out, "\t{number}"));
+    }
+    out.push(b"\nKthread:\t0\n");
 }
 
 fn show_memory(subject: &Subject, out: &mut Text) {

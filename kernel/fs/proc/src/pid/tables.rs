@@ -1,11 +1,13 @@
 //! The names in the directories of processes and threads (proc_pid(5)).
 
 use abi::{Errno, Result};
+use nsfs::Which;
 use process::Task;
+use security::NsKind;
 use vfs::Path;
 
-use super::Kind::{Dir, Guarded, Link, Memory, Name, Special, Text, Tunable};
-use super::{DirKind, Entry, Kind, accounts, maps, mem, smaps, stat, status, text};
+use super::Kind::{Dir, Guarded, Link, Memory, Name, Ns, Special, Text, Tunable};
+use super::{DirKind, Entry, Kind, accounts, idmap, maps, mem, smaps, stat, status, text};
 
 const fn entry(name: &'static str, mode: u32, kind: Kind) -> Entry {
     Entry { name, mode, kind }
@@ -25,18 +27,18 @@ fn root(task: &Task) -> Result<Path> {
     task.fs().map(|fs| fs.root()).ok_or(Errno::ENOENT)
 }
 
-/// Inode numbers of the first namespace of each kind on Linux (include/uapi/linux/nsfs.h).
+/// Namespaces. Of control groups and networks there is one, with the number it has on Linux (uapi/linux/nsfs.h).
 const NS_ENTRIES: &[Entry] = &[
     entry("cgroup", 0o777, Name("cgroup", 0xefff_fffb)),
-    entry("ipc", 0o777, Name("ipc", 0xefff_ffff)),
-    entry("mnt", 0o777, Name("mnt", 0xefff_fff8)),
+    entry("ipc", 0o777, Ns(Which::Own(NsKind::Ipc))),
+    entry("mnt", 0o777, Ns(Which::Own(NsKind::Mnt))),
     entry("net", 0o777, Name("net", 0xefff_fff9)),
-    entry("pid", 0o777, Name("pid", 0xefff_fffc)),
-    entry("pid_for_children", 0o777, Name("pid", 0xefff_fffc)),
-    entry("time", 0o777, Name("time", 0xefff_fffa)),
-    entry("time_for_children", 0o777, Name("time", 0xefff_fffa)),
-    entry("user", 0o777, Name("user", 0xefff_fffd)),
-    entry("uts", 0o777, Name("uts", 0xefff_fffe)),
+    entry("pid", 0o777, Ns(Which::Own(NsKind::Pid))),
+    entry("pid_for_children", 0o777, Ns(Which::ForChildren(NsKind::Pid))),
+    entry("time", 0o777, Ns(Which::Own(NsKind::Time))),
+    entry("time_for_children", 0o777, Ns(Which::ForChildren(NsKind::Time))),
+    entry("user", 0o777, Ns(Which::Own(NsKind::User))),
+    entry("uts", 0o777, Ns(Which::Own(NsKind::Uts))),
 ];
 
 /// Attributes of security modules; without one, reading them is an error.
@@ -89,10 +91,10 @@ macro_rules! common {
             entry("loginuid", 0o644, Tunable(accounts::no_id, accounts::set_no_id)),
             entry("sessionid", 0o444, Text(accounts::no_id)),
             entry("io", 0o400, Guarded(accounts::io)),
-            entry("uid_map", 0o644, Tunable(accounts::id_map, accounts::set_id_map)),
-            entry("gid_map", 0o644, Tunable(accounts::id_map, accounts::set_id_map)),
-            entry("projid_map", 0o644, Tunable(accounts::id_map, accounts::set_id_map)),
-            entry("setgroups", 0o644, Tunable(accounts::setgroups, accounts::set_id_map)),
+            entry("uid_map", 0o644, Special(idmap::open_users)),
+            entry("gid_map", 0o644, Special(idmap::open_groups)),
+            entry("projid_map", 0o644, Special(idmap::open_projects)),
+            entry("setgroups", 0o644, Tunable(idmap::setgroups, idmap::set_setgroups)),
         ]
     };
 }
@@ -104,6 +106,7 @@ pub(crate) const PROCESS_ENTRIES: &[Entry] = common![
     entry("mountstats", 0o400, Guarded(text::mountstats)),
     entry("coredump_filter", 0o444, Text(accounts::coredump_filter)),
     entry("timers", 0o444, Text(text::nothing)),
+    entry("timens_offsets", 0o644, Tunable(idmap::time_offsets, idmap::set_time_offsets)),
     entry("timerslack_ns", 0o444, Text(accounts::timer_slack)),
 ];
 

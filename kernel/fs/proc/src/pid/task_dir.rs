@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use abi::fs::Statx;
 use abi::{Errno, Result};
 use process::Task;
-use process::pid::find_task;
+use process::pid::{find_task_global, number_in, to_global_in};
 use vfs::inode::SetAttr;
 use vfs::listing::{DirFile, Each, Listing};
 use vfs::{FileOps, Inode, InodeFlags, InodeOps, OpenRequest};
@@ -27,11 +27,12 @@ struct TaskDir(Target);
 impl InodeOps for TaskDir {
     fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
         let process = self.0.task().map_err(|_| Errno::ENOENT)?;
-        let thread = parse_pid(name).and_then(find_task).ok_or(Errno::ENOENT)?;
+        let global = parse_pid(name).and_then(|number| to_global_in(number, &self.0.ns));
+        let thread = global.and_then(find_task_global).ok_or(Errno::ENOENT)?;
         if !Arc::ptr_eq(thread.group(), process.group()) {
             return Err(Errno::ENOENT);
         }
-        Ok(Some(make_table_dir(dir, name, &thread, Target::thread(&thread), THREAD_ENTRIES)))
+        Ok(Some(make_table_dir(dir, name, &thread, Target::thread(&thread, &self.0.ns), THREAD_ENTRIES)))
     }
 
     fn revalidate(&self, _dir: &Arc<Inode>, _name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
@@ -63,9 +64,10 @@ impl Listing for Threads {
     fn list(&self, from: u64, each: &mut Each<'_>) -> Result<()> {
         let process = self.0.task().map_err(|_| Errno::ENOENT)?;
         let mut threads = process.group().threads();
-        threads.sort_unstable_by_key(|task| task.tid());
-        for task in threads.iter().filter(|task| u64::from(task.tid()) >= from) {
-            let tid = task.tid();
+        let number = |task: &Arc<Task>| number_in(task.tid(), &self.0.ns);
+        threads.sort_unstable_by_key(number);
+        for task in threads.iter().filter(|task| u64::from(number(task)) >= from.max(1)) {
+            let tid = number(task);
             if !each(format!("{tid}").as_bytes(), DIR, u64::from(tid) + 1) {
                 break;
             }

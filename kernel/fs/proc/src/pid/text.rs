@@ -132,7 +132,12 @@ pub(super) fn mountstats(subject: &Subject, out: &mut Text) -> Result<()> {
 /// /proc/PID/task/TID/children. Children belong to the process here, so the leader shows them all.
 pub(super) fn children(subject: &Subject, out: &mut Text) -> Result<()> {
     if subject.task.is_leader() {
-        subject.task.group().children().iter().for_each(|child| put!(out, "{} ", child.pid()));
+        subject
+            .task
+            .group()
+            .children()
+            .iter()
+            .for_each(|child| put!(out, "{} ", subject.number(child.pid())));
     }
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! /proc/sys/kernel (proc_sys_kernel(5), random(4)).
 
+use alloc::sync::Arc;
+
 use abi::{Errno, Result};
 use hal::sync::Once;
-use ns::uts::{self, Name};
+use ns::uts::{self, Name, UtsNs};
 use vfs::put;
 use vfs::text::Text;
 
@@ -13,8 +15,13 @@ const fn shown(name: &'static str, show: crate::node::Show) -> Entry {
     Entry { name, kind: Kind::Shown(show) }
 }
 
+/// The caller's names.
+fn uts_ns() -> Arc<UtsNs> {
+    process::try_current().map_or_else(|| UtsNs::initial().clone(), |me| me.uts())
+}
+
 fn show_name(which: Name, out: &mut Text) -> Result<()> {
-    push_c_string(out, &uts::name(which));
+    push_c_string(out, &uts_ns().name(which));
     out.push(b"\n");
     Ok(())
 }
@@ -22,7 +29,7 @@ fn show_name(which: Name, out: &mut Text) -> Result<()> {
 /// Changes a name to the first line of what was written, cut to what fits.
 fn set_name(which: Name, bytes: &[u8]) -> Result<()> {
     let name = line(bytes);
-    uts::set_name(which, name.get(..uts::NAME_LEN).unwrap_or(name))
+    uts_ns().set_name(which, name.get(..uts::NAME_LEN).unwrap_or(name))
 }
 
 fn set_pid_max(bytes: &[u8]) -> Result<()> {
@@ -109,7 +116,8 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("ngroups_max", "65536"),
     fixed("nmi_watchdog", "0"),
     shown("ns_last_pid", |out| {
-        put!(out, "{}\n", process::pid::last_pid());
+        let ns = process::try_current().map(|me| me.group().pid_ns().clone()).unwrap_or_default();
+        put!(out, "{}\n", ns.last());
         Ok(())
     }),
     shown("osrelease", |out| {

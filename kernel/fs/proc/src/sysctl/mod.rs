@@ -4,6 +4,7 @@
 
 mod fs;
 mod kernel;
+mod user;
 mod vm;
 
 use crate::node::{Entry, dir, fixed};
@@ -31,6 +32,6 @@ pub(crate) static ENTRIES: &[Entry] = &[
             dir("unix", &[fixed("max_dgram_qlen", "10")]),
         ],
     ),
-    dir("user", &[fixed("max_user_namespaces", "0")]),
+    dir("user", user::ENTRIES),
     dir("vm", vm::ENTRIES),
 ];

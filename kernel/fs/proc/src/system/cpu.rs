@@ -127,7 +127,10 @@ pub(super) fn softirqs(out: &mut Text) -> Result<()> {
 /// /proc/uptime: since boot, and idle of all CPUs together; in seconds.
 pub(super) fn uptime(out: &mut Text) -> Result<()> {
     const CENTI: u64 = 10_000_000;
-    let (up, idle) = (hal::time::now_ns() / CENTI, Times::all().idle / CENTI);
+    let (up, idle) = (
+        process::nsproxy::clock_inside(abi::time::clock::BOOTTIME, hal::time::now_ns()) / CENTI,
+        Times::all().idle / CENTI,
+    );
     put!(out, "{}.{:02} {}.{:02}\n", up / 100, up % 100, idle / 100, idle % 100);
     Ok(())
 }

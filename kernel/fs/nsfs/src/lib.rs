@@ -1,0 +1,95 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod file;
+mod setns;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::sync::Arc;
+
+use abi::{Errno, Result};
+use ns::{IpcNs, TimeNs, UtsNs};
+use process::{PidNs, Task};
+use security::{NsId, NsKind, UserNs};
+use vfs::Path;
+use vfs::mount::MountNs;
+
+pub use file::{NsFile, open};
+pub use setns::{setns_file, setns_process};
+
+/// A namespace of some kind.
+#[derive(Clone)]
+pub enum Namespace {
+    /// Host names.
+    Uts(Arc<UtsNs>),
+    /// System V objects and message queues.
+    Ipc(Arc<IpcNs>),
+    /// Offsets of clocks.
+    Time(Arc<TimeNs>),
+    /// Process numbers.
+    Pid(PidNs),
+    /// Ids and capabilities.
+    User(UserNs),
+    /// Mounts.
+    Mnt(Arc<MountNs>),
+}
+
+/// Which namespace of a task is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one that the task is in.
+    Own(NsKind),
+    /// The one that its children will be in: pid and time only.
+    ForChildren(NsKind),
+}
+
+impl Namespace {
+    /// A namespace of `task`. `ENOENT`: the task has ended, there is no such kind, or it has no init yet.
+    pub fn of(task: &Task, which: Which) -> Result<Self> {
+        let proxy = task.nsproxy().ok_or(Errno::ENOENT)?;
+        Ok(match which {
+            Which::Own(NsKind::Uts) => Self::Uts(proxy.uts.clone()),
+            Which::Own(NsKind::Ipc) => Self::Ipc(proxy.ipc.clone()),
+            Which::Own(NsKind::Time) => Self::Time(proxy.time.clone()),
+            Which::Own(NsKind::Pid) => Self::Pid(task.group().pid_ns().clone()),
+            Which::Own(NsKind::User) => Self::User(task.cred().user_ns.clone()),
+            Which::Own(NsKind::Mnt) => Self::Mnt(task.fs().and_then(|fs| fs.ns()).ok_or(Errno::ENOENT)?),
+            Which::ForChildren(NsKind::Time) => Self::Time(proxy.time_for_children.clone()),
+            Which::ForChildren(NsKind::Pid) => {
+                let ns = &proxy.pid_for_children;
+                ns.init().ok_or(Errno::ENOENT)?;
+                Self::Pid(ns.clone())
+            }
+            _ => return Err(Errno::ENOENT),
+        })
+    }
+
+    /// Number and owner.
+    pub fn id(&self) -> &NsId {
+        match self {
+            Self::Uts(ns) => ns.id(),
+            Self::Ipc(ns) => ns.id(),
+            Self::Time(ns) => ns.id(),
+            Self::Pid(ns) => ns.id(),
+            Self::User(ns) => ns.id(),
+            Self::Mnt(ns) => ns.id(),
+        }
+    }
+
+    /// A path to it, as the links in /proc/PID/ns are followed.
+    pub fn path(self) -> Path {
+        let (ino, kind) = (self.id().ino(), self.id().kind());
+        let name = format!("{}:[{ino}]", kind.name());
+        vfs::anon::ns_path(ino, name.as_bytes(), Box::new(file::NsInode(self)))
+    }
+
+    /// What the link says, also for kinds of which there is just one.
+    pub fn link_text(task: &Task, which: Which) -> Result<alloc::vec::Vec<u8>> {
+        let ns = Self::of(task, which)?;
+        Ok(format!("{}:[{}]", ns.id().kind().name(), ns.id().ino()).into_bytes())
+    }
+}
