@@ -134,6 +134,12 @@ impl Bucket {
     }
 }
 
+/// Whether somebody waits on the word of `key`.
+pub(crate) fn has_waiter(key: &Key) -> bool {
+    let bucket = at(index(key));
+    !bucket.is_empty() && bucket.lock().iter().any(|entry| entry.key == *key)
+}
+
 /// Takes `waiter` out of the bucket it is in; `false` when a waker has done so already.
 pub(crate) fn unqueue(waiter: &Arc<Waiter>) -> bool {
     loop {

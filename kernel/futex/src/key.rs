@@ -40,7 +40,18 @@ impl PartialEq for Key {
     }
 }
 
+/// The identity of a [`Key`] as plain numbers, good while the key is kept.
+pub(crate) type KeyId = (u64, u64, bool);
+
 impl Key {
+    /// Its identity.
+    pub fn id(&self) -> KeyId {
+        match self {
+            Self::Private { mm, addr } => (*mm, *addr, false),
+            Self::Shared { mapping, offset } => (Arc::as_ptr(mapping) as usize as u64, *offset, true),
+        }
+    }
+
     /// The key of the word at `addr` of the current address space `mm`. May sleep when `scope` is shared.
     ///
     /// `EINVAL`: not a multiple of 4. `EFAULT`: not in user space, or nothing mapped there.

@@ -6,6 +6,7 @@ extern crate alloc;
 
 mod bucket;
 mod key;
+mod pi;
 mod requeue;
 mod robust;
 #[cfg(test)]
@@ -13,6 +14,9 @@ mod tests;
 mod wait;
 
 pub use key::Scope;
+pub use pi::{
+    FindOwner, Owner, Party, Patience, cmp_requeue_pi, exit_pi, lock_pi, unlock_pi, wait_requeue_pi,
+};
 pub use requeue::{Two, cmp_requeue, requeue, wake_op};
 pub use robust::exit_robust_list;
 pub use wait::{MATCH_ANY, WaitError, Word, wait, wait_multiple, wake};

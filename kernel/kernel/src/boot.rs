@@ -62,6 +62,11 @@ fn set_up(params: Params) -> Result<()> {
         Ok(())
     });
     sysfs::register()?;
+    ipc::register()?;
+    nsfs::register();
+    procfs::provide(procfs::Extra::SysvSem, ipc::show::sem);
+    procfs::provide(procfs::Extra::SysvMsg, ipc::show::msg);
+    procfs::provide(procfs::Extra::SysvShm, ipc::show::shm);
     let fs = make_root()?;
     let files = FdTable::new()?;
     let cred = Arc::new(Cred::root());
@@ -85,6 +90,10 @@ fn register_hooks() {
             if let Some(mm) = task.mm() {
                 futex::exit_robust_list(&mm, head, task.own_tid());
             }
+        }
+
+        fn exit_pi(&self, task: &process::Task) {
+            futex::exit_pi(task.tid());
         }
 
         fn wake(&self, addr: hal::UserAddr) {

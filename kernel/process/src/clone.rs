@@ -96,6 +96,9 @@ pub fn clone(request: &CloneRequest, regs: &UserRegs) -> Result<u32> {
     *child.vfork_done.lock() = vfork.clone();
     publish(&me, &child, request).inspect_err(|_| thread.clone().discard())?;
     charge.keep();
+    if flags.contains(CloneFlags::SYSVSEM) {
+        hooks::task_clone(&me, &child);
+    }
     if let Some((reserved, file)) = pidfd {
         reserved.install(file);
     }
@@ -124,7 +127,7 @@ fn check(me: &CurrentTask, request: &CloneRequest) -> Result<()> {
         || (has(F::SIGHAND) && !has(F::VM))
         || has(F::SIGHAND | F::CLEAR_SIGHAND)
         || (has(F::PARENT) && me.group().is_unkillable.load(Relaxed))
-        || (has(F::PIDFD) && flags.intersects(F::DETACHED | F::THREAD))
+        || has(F::PIDFD | F::DETACHED)
         || has(F::NEWUSER | F::FS)
         || has(F::NEWIPC | F::SYSVSEM)
         || flags.intersects(nsproxy::MISSING)
@@ -138,7 +141,9 @@ fn check(me: &CurrentTask, request: &CloneRequest) -> Result<()> {
 
 /// Threads share user and pid namespace.
 fn may_make_thread(me: &CurrentTask, flags: CloneFlags) -> bool {
-    let has_own_children = me.nsproxy().is_some_and(|proxy| proxy.pid_for_children == *me.group().pid_ns());
+    let guard = hal::rcu::read_lock();
+    let has_own_children =
+        me.nsproxy_ref(&guard).is_some_and(|proxy| proxy.pid_for_children == *me.group().pid_ns());
     has_own_children && !flags.intersects(CloneFlags::NEWUSER | CloneFlags::NEWPID)
 }
 
@@ -260,7 +265,6 @@ fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
         comm: me.comm(),
     });
     inherit(me, &child, request);
-    hooks::task_clone(me, &child, flags.contains(CloneFlags::SYSVSEM));
     Ok(Arc::new(child))
 }
 
@@ -383,7 +387,7 @@ fn reserve_pidfd(me: &CurrentTask, child: &Arc<Task>, request: &CloneRequest) ->
     let limit = usize::try_from(me.group().rlimits().cur(Resource::Nofile)).unwrap_or(usize::MAX);
     let files = me.files().ok_or(Errno::ESRCH)?;
     let reserved = files.reserve(0, limit, FdFlags::CLOEXEC)?;
-    let file = hooks::make_pidfd(child.group())?;
+    let file = hooks::make_pidfd(child)?;
     user::write(request.pidfd, &reserved.fd())?;
     Ok(Some((reserved, file)))
 }

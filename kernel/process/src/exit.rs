@@ -23,7 +23,7 @@ use limits::{Resource, UserResource};
 use crate::family::{ExitState, TreeGuard, disown, lock_tree, pass_on_children};
 use crate::signal::{self, CORE_DUMPED, Target};
 use crate::task::{self, CurrentTask, TaskFlags};
-use crate::{Task, ThreadGroup, hooks, pgrp, pid, pidns, timer};
+use crate::{Task, ThreadGroup, hooks, nsproxy, pgrp, pid, pidns, timer};
 
 /// Threads that exist, the dead leaders that were not waited for included.
 static NR_THREADS: AtomicU32 = AtomicU32::new(0);
@@ -119,7 +119,7 @@ fn end_current(status: i32) {
     hooks::task_exit(&task);
     drop(task.replace_files(None));
     drop(task.replace_fs(None));
-    task.replace_nsproxy(None);
+    nsproxy::leave(&task);
     if is_last {
         pgrp::session_leader_exit(&task);
         if task.group().is_ns_init() {
@@ -153,6 +153,9 @@ pub(crate) fn leave_mm(task: &CurrentTask) {
         && let Some(futex) = hooks::futex()
     {
         futex.exit_robust_list(task, UserAddr(robust));
+    }
+    if let Some(futex) = hooks::futex() {
+        futex.exit_pi(task);
     }
     let clear = task.registered.clear_child_tid.swap(0, Relaxed);
     // Only other threads or a vfork parent could look at it.

@@ -65,6 +65,8 @@ pub struct ThreadGroup {
     /// The pid namespace it is in, and its number there.
     pid_ns: PidNs,
     own_pid: u32,
+    /// 0 until somebody asks.
+    unique: AtomicU64,
     /// Its parent's pid, for getppid(2) without a lock.
     pub(crate) ppid: AtomicU32,
     /// The same in its own namespace; 0 for a parent outside.
@@ -135,6 +137,7 @@ impl ThreadGroup {
             own_ppid: AtomicU32::new(pid::number_in(init.ppid, &init.pid_ns)),
             pid_ns: init.pid_ns,
             own_pid: init.own_pid,
+            unique: AtomicU64::new(0),
             ppid: AtomicU32::new(init.ppid),
             sig: IrqLock::new(
                 "process.sig",
@@ -189,6 +192,11 @@ impl ThreadGroup {
     #[inline]
     pub fn own_pid(&self) -> u32 {
         self.own_pid
+    }
+
+    /// A number that no other process or thread had or will have (the inode of its pidfd).
+    pub fn unique_id(&self) -> u64 {
+        pid::unique_id(&self.unique)
     }
 
     /// The pid namespace that it is in.

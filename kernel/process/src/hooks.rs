@@ -9,12 +9,15 @@ use hal::UserAddr;
 use hal::sync::Once;
 use vfs::File;
 
-use crate::{Task, ThreadGroup};
+use crate::Task;
 
 /// The futex crate's part in the end of a thread.
 pub trait FutexHooks: Sync {
     /// Walks the robust list at `head` and wakes the waiters of each futex that `task`, the caller, still owns.
     fn exit_robust_list(&self, task: &Task, head: UserAddr);
+
+    /// Gives up the PI locks that `task`, the caller, still has.
+    fn exit_pi(&self, task: &Task);
 
     /// Wakes one waiter of the futex at `addr` of the caller's address space.
     fn wake(&self, addr: UserAddr);
@@ -25,14 +28,17 @@ pub trait ExitHook: Sync {
     /// `task` is the caller and exits, or leaves what it shares with its creator (`CLONE_SYSVSEM`).
     fn task_exit(&self, task: &Task);
 
-    /// `parent` makes `child`, which shares its semaphore adjustments if `shares`.
-    fn task_clone(&self, parent: &Task, child: &Task, shares: bool) {
-        let _ = (parent, child, shares);
+    /// `parent` has made `child`, which shares its semaphore adjustments (`CLONE_SYSVSEM`).
+    fn task_clone(&self, parent: &Task, child: &Task) {
+        let _ = (parent, child);
     }
 }
 
 /// Makes a file for a pidfd (`CLONE_PIDFD`).
-pub type PidfdFactory = fn(&Arc<ThreadGroup>) -> Result<Arc<File>>;
+pub type PidfdFactory = fn(&Arc<Task>) -> Result<Arc<File>>;
+
+/// Opens a namespace of a task as a descriptor of the caller; the number is that of the pidfd's ioctl.
+pub type NamespaceOpener = fn(&Task, u32) -> Result<usize>;
 
 static FUTEX: Once<&'static dyn FutexHooks> = Once::new();
 static IPC: Once<&'static dyn ExitHook> = Once::new();
@@ -68,13 +74,25 @@ pub(crate) fn leave_ipc(task: &Task) {
     task_exit(task);
 }
 
-pub(crate) fn task_clone(parent: &Task, child: &Task, shares: bool) {
+pub(crate) fn task_clone(parent: &Task, child: &Task) {
     if let Some(hook) = IPC.get() {
-        hook.task_clone(parent, child, shares);
+        hook.task_clone(parent, child);
     }
 }
 
-/// Makes a pidfd file for `group`. `EINVAL`: no factory is registered.
-pub(crate) fn make_pidfd(group: &Arc<ThreadGroup>) -> Result<Arc<File>> {
-    PIDFD.get().map_or(Err(Errno::EINVAL), |factory| factory(group))
+/// Makes a pidfd file for `task`. `EINVAL`: no factory is registered.
+pub(crate) fn make_pidfd(task: &Arc<Task>) -> Result<Arc<File>> {
+    PIDFD.get().map_or(Err(Errno::EINVAL), |factory| factory(task))
+}
+
+static NAMESPACES: Once<NamespaceOpener> = Once::new();
+
+/// Registers who opens namespaces.
+pub fn register_namespaces(opener: NamespaceOpener) {
+    NAMESPACES.call_once(|| opener);
+}
+
+/// Opens a namespace of `task`. `ENOTTY`: nobody can.
+pub fn open_namespace(task: &Task, number: u32) -> Result<usize> {
+    NAMESPACES.get().map_or(Err(Errno::ENOTTY), |opener| opener(task, number))
 }

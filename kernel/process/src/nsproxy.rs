@@ -32,6 +32,8 @@ pub struct NsProxy {
     pub time_for_children: Arc<TimeNs>,
     /// Where children get their numbers.
     pub pid_for_children: PidNs,
+    /// All are the first of their kind: nothing ends when a task gives it up.
+    pub(crate) is_first: bool,
 }
 
 /// The flags of namespaces that a proxy holds.
@@ -52,12 +54,13 @@ impl NsProxy {
             time: TimeNs::initial().clone(),
             time_for_children: TimeNs::initial().clone(),
             pid_for_children: PidNs::INITIAL,
+            is_first: true,
         })
     }
 
     /// A copy with new namespaces for `flags`, owned by `owner`.
     fn with_new(&self, flags: CloneFlags, owner: &UserNs) -> Result<Self> {
-        let mut new = self.clone();
+        let mut new = Self { is_first: false, ..self.clone() };
         if flags.contains(CloneFlags::NEWUTS) {
             new.uts = self.uts.copy(owner)?;
         }
@@ -71,6 +74,17 @@ impl NsProxy {
             new.time_for_children = self.time.copy(owner)?;
         }
         Ok(new)
+    }
+}
+
+/// The end of `task`: namespaces that nobody else is in go now, not when it is reaped.
+pub(crate) fn leave(task: &Task) {
+    let is_first = {
+        let guard = hal::rcu::read_lock();
+        task.nsproxy_ref(&guard).is_none_or(|proxy| proxy.is_first)
+    };
+    if !is_first {
+        task.replace_nsproxy(None);
     }
 }
 
@@ -112,7 +126,7 @@ pub(crate) fn enter_time_ns(me: &CurrentTask) -> bool {
     if Arc::ptr_eq(&old.time, &old.time_for_children) {
         return false;
     }
-    let mut new = NsProxy::clone(&old);
+    let mut new = NsProxy { is_first: false, ..NsProxy::clone(&old) };
     new.time = new.time_for_children.clone();
     new.time.freeze();
     me.replace_nsproxy(Some(Arc::new(new)));
@@ -220,6 +234,11 @@ pub fn clock_inside(id: i32, machine_ns: u64) -> u64 {
 pub fn clock_outside(id: i32, ns: u64) -> u64 {
     let offset = Clock::of(id).map_or(0, |which| task::current().clock_offset_ns(which));
     ns.saturating_add_signed(offset.saturating_neg())
+}
+
+/// Puts the caller into the namespaces of `proxy` (setns(2)); who may has been checked.
+pub fn enter(me: &CurrentTask, proxy: NsProxy) {
+    me.replace_nsproxy(Some(Arc::new(NsProxy { is_first: false, ..proxy })));
 }
 
 impl Task {

@@ -21,7 +21,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release};
 
 use abi::{Errno, Result};
 use hal::sync::{ArcCell, Once, SpinLock};
@@ -312,6 +312,17 @@ pub fn processes_in(ns: &PidNs) -> impl Iterator<Item = (u32, Arc<crate::ThreadG
 /// All processes of the machine by ascending id. Ones that start or end meanwhile may be missed.
 pub fn processes() -> impl Iterator<Item = Arc<crate::ThreadGroup>> {
     processes_in(&PidNs::INITIAL).map(|(_, group)| group)
+}
+
+static NEXT_UNIQUE: AtomicU64 = AtomicU64::new(1);
+
+/// The number in `place`, given at the first question.
+pub(crate) fn unique_id(place: &AtomicU64) -> u64 {
+    let new = NEXT_UNIQUE.fetch_add(1, Relaxed);
+    match place.compare_exchange(0, new, Relaxed, Relaxed) {
+        Ok(_) => new,
+        Err(old) => old,
+    }
 }
 
 /// Publishes `task` under `tid`, or removes what is there.

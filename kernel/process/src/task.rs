@@ -92,6 +92,8 @@ pub struct Task {
     tid: AtomicU32,
     /// The number in its own pid namespace.
     own_tid: AtomicU32,
+    /// 0 until somebody asks.
+    unique: AtomicU64,
     group: Arc<ThreadGroup>,
     /// Keeps the tid taken.
     pid_ref: SpinLock<Option<PidRef>>,
@@ -154,6 +156,7 @@ impl Task {
         Self {
             tid: AtomicU32::new(init.pid_ref.number()),
             own_tid: AtomicU32::new(init.pid_ref.own_number()),
+            unique: AtomicU64::new(0),
             group: init.group,
             pid_ref: SpinLock::new("process.pid_ref", Some(init.pid_ref)),
             thread: ArcCell::empty(),
@@ -203,6 +206,11 @@ impl Task {
         self.group.own_pid()
     }
 
+    /// A number that no other process or thread had or will have (the inode of its pidfd).
+    pub fn unique_id(&self) -> u64 {
+        crate::pid::unique_id(&self.unique)
+    }
+
     /// Its namespaces; `None` once it exits.
     pub fn nsproxy(&self) -> Option<Arc<NsProxy>> {
         self.nsproxy.load()
@@ -214,7 +222,7 @@ impl Task {
     }
 
     /// Replaces its namespaces; only the task itself calls this.
-    pub fn replace_nsproxy(&self, proxy: Option<Arc<NsProxy>>) {
+    pub(crate) fn replace_nsproxy(&self, proxy: Option<Arc<NsProxy>>) {
         drop(self.nsproxy.swap(proxy));
     }
 

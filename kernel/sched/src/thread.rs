@@ -148,6 +148,9 @@ pub struct Thread {
     pub(crate) ran_on: AtomicU32,
     pub(crate) notices_moves: AtomicBool,
     attributes: AtomicU32,
+    /// What it was given; `attributes` is more while `boost` is.
+    own_attributes: AtomicU32,
+    boost: AtomicU8,
     /// CPUs it may run on.
     affinity: AtomicU64,
     /// Virtual time owed to it when it last left the fair queue.
@@ -192,6 +195,8 @@ impl Thread {
             ran_on: AtomicU32::new(u32::MAX),
             notices_moves: AtomicBool::new(false),
             attributes: AtomicU32::new(encode(Attributes::NORMAL)),
+            own_attributes: AtomicU32::new(encode(Attributes::NORMAL)),
+            boost: AtomicU8::new(0),
             affinity: AtomicU64::new(CpuMask::ALL.0),
             lag: AtomicI64::new(0),
             exec_ns: AtomicU64::new(0),
@@ -229,14 +234,40 @@ impl Thread {
         &self.hal
     }
 
-    /// Policy, nice value and priority.
+    /// Policy, nice value and priority that it runs with now: its own, or what [`Thread::set_boost`] lends it.
     pub fn attributes(&self) -> Attributes {
         decode(self.attributes.load(Ordering::Relaxed))
     }
 
+    /// Policy, nice value and priority that it was given.
+    pub fn own_attributes(&self) -> Attributes {
+        decode(self.own_attributes.load(Ordering::Relaxed))
+    }
+
     /// Changes policy, nice value and priority.
     pub fn set_attributes(self: &Arc<Self>, attributes: Attributes) {
-        core_sched::change(self, || self.attributes.store(encode(attributes), Ordering::Relaxed));
+        self.own_attributes.store(encode(attributes), Ordering::Relaxed);
+        self.apply_attributes();
+    }
+
+    /// Lends it the real-time priority `priority` of one who waits for it; 0 takes that back.
+    pub fn set_boost(self: &Arc<Self>, priority: u8) {
+        if self.boost.swap(priority, Ordering::Relaxed) != priority {
+            self.apply_attributes();
+        }
+    }
+
+    fn apply_attributes(self: &Arc<Self>) {
+        core_sched::change(self, || {
+            let own = self.own_attributes();
+            let boost = self.boost.load(Ordering::Relaxed);
+            let now = if boost > own.priority {
+                Attributes { policy: Policy::Fifo, priority: boost, ..own }
+            } else {
+                own
+            };
+            self.attributes.store(encode(now), Ordering::Relaxed);
+        });
     }
 
     /// The CPUs it may run on.
@@ -429,7 +460,10 @@ pub fn new_user_thread(
     let hal = hal::thread::Thread::new_user(regs, fpu, Box::new(first))?;
     let thread = Thread::wrap(hal, name, NEW | OFF_RQ);
     let parent = current();
-    thread.attributes.store(parent.attributes.load(Ordering::Relaxed), Ordering::Relaxed);
+    // What is lent to the parent is not the child's.
+    let own = parent.own_attributes.load(Ordering::Relaxed);
+    thread.own_attributes.store(own, Ordering::Relaxed);
+    thread.attributes.store(own, Ordering::Relaxed);
     thread.affinity.store(parent.affinity.load(Ordering::Relaxed), Ordering::Relaxed);
     Ok(thread)
 }

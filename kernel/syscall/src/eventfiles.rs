@@ -98,15 +98,28 @@ pub(crate) fn sys_signalfd(cx: &mut Cx<'_>, fd: i32, mask: UserAddr, size: usize
     sys_signalfd4(cx, fd, mask, size, 0)
 }
 
-/// pidfd_open(2). A pidfd of a single thread (`PIDFD_THREAD`) is only to be had for the first one.
+/// What a descriptor, or one of the special values, stands for. `EBADF`: not a pidfd.
+fn subject(fd: i32) -> Result<pidfd::Subject> {
+    /// `PIDFD_SELF_THREAD`, `PIDFD_SELF_THREAD_GROUP`.
+    const SELF_THREAD: i32 = -10000;
+    const SELF_PROCESS: i32 = -10001;
+    let me = process::current();
+    match fd {
+        SELF_THREAD => Ok(pidfd::Subject::Thread(me.arc().clone())),
+        SELF_PROCESS => Ok(pidfd::Subject::Process(me.group().clone())),
+        _ => pidfd::subject_of(&*file(fd)?).cloned().ok_or(Errno::EBADF),
+    }
+}
+
+/// pidfd_open(2).
 pub(crate) fn sys_pidfd_open(_cx: &mut Cx<'_>, pid: i32, flags: u32) -> Result<usize> {
     const THREAD: u32 = OpenFlags::EXCL.bits();
     if flags & !(THREAD | OpenFlags::NONBLOCK.bits()) != 0 {
         return Err(Errno::EINVAL);
     }
-    let group = pidfd::find(pid)?;
     let flags = OpenFlags::from_bits_truncate(flags) | OpenFlags::CLOEXEC;
-    install(flags, |caller| pidfd::create(group, flags, &caller.cred))
+    let subject = pidfd::find(pid, flags)?;
+    install(flags, |caller| pidfd::create(subject, flags, &caller.cred))
 }
 
 /// pidfd_send_signal(2).
@@ -117,19 +130,17 @@ pub(crate) fn sys_pidfd_send_signal(
     info: UserAddr,
     flags: u32,
 ) -> Result<usize> {
-    // PIDFD_SIGNAL_THREAD, _THREAD_GROUP and _PROCESS_GROUP choose the scope; the process is the default.
-    const SCOPES: u32 = 0x7;
-    const THREAD_GROUP: u32 = 0x2;
-    if flags & !SCOPES != 0 || flags.count_ones() > 1 {
-        return Err(Errno::EINVAL);
-    }
-    if flags & !THREAD_GROUP != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let file = file(fd)?;
-    let group = pidfd::group_of(&file).ok_or(Errno::EBADF)?;
+    // PIDFD_SIGNAL_THREAD, _THREAD_GROUP, _PROCESS_GROUP.
+    let scope = match flags {
+        0 => pidfd::Scope::Own,
+        1 => pidfd::Scope::Thread,
+        2 => pidfd::Scope::Process,
+        4 => pidfd::Scope::ProcessGroup,
+        _ => return Err(Errno::EINVAL),
+    };
+    let subject = subject(fd)?;
     let info = if info.0 == 0 { None } else { Some(user::read::<SigInfo>(info)?) };
-    pidfd::send_signal(group, sig, info).map(|()| 0)
+    pidfd::send_signal(&subject, sig, info, scope).map(|()| 0)
 }
 
 /// pidfd_getfd(2).
@@ -138,9 +149,7 @@ pub(crate) fn sys_pidfd_getfd(_cx: &mut Cx<'_>, fd: i32, target: i32, flags: u32
         return Err(Errno::EINVAL);
     }
     let caller = Caller::new()?;
-    let file = caller.files.get(fd)?;
-    let group = pidfd::group_of(&file).ok_or(Errno::EBADF)?;
-    let found = pidfd::get_file(group, target, &caller.cred)?;
+    let found = pidfd::get_file(&subject(fd)?, target, &caller.cred)?;
     caller.install(found, FdFlags::CLOEXEC)
 }
 

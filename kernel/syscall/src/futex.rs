@@ -5,9 +5,10 @@ use alloc::vec::Vec;
 
 use abi::time::Timespec;
 use abi::{Errno, Result};
-use futex::{MATCH_ANY, Scope, Two, WaitError, Word};
+use futex::{MATCH_ANY, Owner, Party, Patience, Scope, Two, WaitError, Word};
 use hal::time::{now_ns, wall_base_ns};
 use hal::{UserAddr, user};
+use process::TaskFlags;
 use process::signal::restart_with;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -21,8 +22,14 @@ mod op {
     pub const REQUEUE: u32 = 3;
     pub const CMP_REQUEUE: u32 = 4;
     pub const WAKE_OP: u32 = 5;
+    pub const LOCK_PI: u32 = 6;
+    pub const UNLOCK_PI: u32 = 7;
+    pub const TRYLOCK_PI: u32 = 8;
     pub const WAIT_BITSET: u32 = 9;
     pub const WAKE_BITSET: u32 = 10;
+    pub const WAIT_REQUEUE_PI: u32 = 11;
+    pub const CMP_REQUEUE_PI: u32 = 12;
+    pub const LOCK_PI2: u32 = 13;
 }
 /// `FUTEX_PRIVATE_FLAG`.
 const PRIVATE: u32 = 128;
@@ -67,7 +74,54 @@ fn deadline(timeout: UserAddr, op: u32, flags: u32) -> Result<Option<u64>> {
     }))
 }
 
-/// futex(2). `ENOSYS`: priority inheritance and other operations that are not there.
+/// The caller, as a taker of PI locks.
+fn party(task: &process::Task) -> Result<Party> {
+    let thread = task.thread().ok_or(Errno::ESRCH)?;
+    Ok(Party { tid: task.own_tid(), id: task.tid(), thread })
+}
+
+/// The owner that a word names.
+fn find_owner(tid: u32) -> Owner {
+    let Some(task) = process::pid::find_task(tid) else { return Owner::Missing };
+    if task.has(TaskFlags::DEAD) {
+        return Owner::Missing;
+    }
+    if task.has(TaskFlags::EXITING) {
+        return Owner::Ending;
+    }
+    party(&task).map_or(Owner::Missing, Owner::Alive)
+}
+
+/// The operations on PI locks.
+fn pi(op: u32, addr: UserAddr, scope: Scope, patience: Patience) -> Result<usize> {
+    let task = process::current();
+    let mm = task.mm().ok_or(Errno::EFAULT)?;
+    let me = party(&task)?;
+    if op == op::UNLOCK_PI {
+        return futex::unlock_pi(&mm, addr, scope, &me).map(|()| 0);
+    }
+    pi_result(futex::lock_pi(&mm, addr, scope, &me, &find_owner, patience))
+}
+
+/// A signal makes the call run again: its deadline is absolute.
+fn pi_result(result: Result<(), WaitError>) -> Result<usize> {
+    match result {
+        Ok(()) => Ok(0),
+        Err(WaitError::Errno(errno)) => Err(errno),
+        Err(WaitError::Interrupted) => Err(Errno::ERESTARTNOINTR),
+    }
+}
+
+/// When `timeout` ends for `FUTEX_LOCK_PI` (always the wall clock) and `FUTEX_LOCK_PI2`.
+fn pi_patience(timeout: UserAddr, op: u32, flags: u32) -> Result<Patience> {
+    Ok(match op {
+        op::LOCK_PI => Patience::Wait(deadline(timeout, op, CLOCK_REALTIME)?),
+        op::LOCK_PI2 => Patience::Wait(deadline(timeout, op, flags)?),
+        _ => Patience::Try,
+    })
+}
+
+/// futex(2). `ENOSYS`: an unknown operation.
 pub(crate) fn sys_futex(
     _cx: &mut Cx<'_>,
     addr: UserAddr,
@@ -79,7 +133,9 @@ pub(crate) fn sys_futex(
 ) -> Result<usize> {
     let (flags, op) = (op & (PRIVATE | CLOCK_REALTIME), op & !(PRIVATE | CLOCK_REALTIME));
     let scope = if flags & PRIVATE != 0 { Scope::Private } else { Scope::Shared };
-    if flags & CLOCK_REALTIME != 0 && !matches!(op, op::WAIT_BITSET | op::WAIT) {
+    if flags & CLOCK_REALTIME != 0
+        && !matches!(op, op::WAIT_BITSET | op::WAIT | op::WAIT_REQUEUE_PI | op::LOCK_PI2)
+    {
         return Err(Errno::ENOSYS);
     }
     let count = |n: u32| if n as i32 <= 0 { 1 } else { n as usize };
@@ -88,6 +144,19 @@ pub(crate) fn sys_futex(
             let bitset = if op == op::WAIT { MATCH_ANY } else { value3 };
             let deadline_ns = deadline(timeout, op, flags)?;
             return Wait { addr, scope, value, bitset, deadline_ns }.run();
+        }
+        op::LOCK_PI | op::LOCK_PI2 | op::TRYLOCK_PI | op::UNLOCK_PI => {
+            return pi(op, addr, scope, pi_patience(timeout, op, flags)?);
+        }
+        op::WAIT_REQUEUE_PI => {
+            if value3 != MATCH_ANY {
+                return Err(Errno::EINVAL);
+            }
+            let deadline_ns = deadline(timeout, op, flags)?;
+            let task = process::current();
+            let mm = task.mm().ok_or(Errno::EFAULT)?;
+            let me = party(&task)?;
+            return pi_result(futex::wait_requeue_pi(&mm, (addr, addr2), scope, value, &me, deadline_ns));
         }
         _ => {}
     }
@@ -109,6 +178,10 @@ pub(crate) fn sys_futex(
         op::REQUEUE => futex::requeue(&mm, Two { nr_wake: value as usize, ..two }),
         op::CMP_REQUEUE => futex::cmp_requeue(&mm, Two { nr_wake: value as usize, ..two }, value3),
         op::WAKE_OP => futex::wake_op(&mm, two, value3),
+        op::CMP_REQUEUE_PI if value != 1 || (value2 as i32) < 0 => Err(Errno::EINVAL),
+        op::CMP_REQUEUE_PI => {
+            futex::cmp_requeue_pi(&mm, (addr, addr2), scope, value3, value2 as usize, &find_owner)
+        }
         _ => Err(Errno::ENOSYS),
     }
 }

@@ -12,6 +12,7 @@ mod eventfiles;
 mod fd;
 mod file;
 mod futex;
+mod ipc;
 mod mem;
 mod missing;
 mod net;

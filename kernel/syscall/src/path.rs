@@ -107,8 +107,12 @@ pub(crate) fn sys_newfstatat(
 
 /// `stat` with the owners as the caller's user namespace shows them.
 fn shown_stat(mut stat: Stat) -> Stat {
-    stat.st_uid = caller::shown_id(IdKind::User, stat.st_uid);
-    stat.st_gid = caller::shown_id(IdKind::Group, stat.st_gid);
+    process::current().with_cred(|cred| {
+        if !cred.user_ns.is_initial() {
+            stat.st_uid = cred.user_ns.show(IdKind::User, stat.st_uid);
+            stat.st_gid = cred.user_ns.show(IdKind::Group, stat.st_gid);
+        }
+    });
     stat
 }
 

@@ -51,7 +51,7 @@ fn may_change(task: &Task) -> Result<()> {
 fn set_policy(pid: i32, policy: Option<Policy>, priority: i32) -> Result<usize> {
     let task = find(pid)?;
     let thread = thread_of(&task)?;
-    let old = thread.attributes();
+    let old = thread.own_attributes();
     let policy = policy.unwrap_or(old.policy);
     let fits = if policy.is_realtime() { (1..=MAX_PRIORITY).contains(&priority) } else { priority == 0 };
     if !fits {
@@ -95,7 +95,7 @@ pub(crate) fn sys_sched_setparam(_cx: &mut Cx<'_>, pid: i32, param: UserAddr) ->
 
 /// sched_getscheduler(2).
 pub(crate) fn sys_sched_getscheduler(_cx: &mut Cx<'_>, pid: i32) -> Result<usize> {
-    Ok(thread_of(&*find(pid)?)?.attributes().policy as usize)
+    Ok(thread_of(&*find(pid)?)?.own_attributes().policy as usize)
 }
 
 /// sched_getparam(2).
@@ -103,7 +103,7 @@ pub(crate) fn sys_sched_getparam(_cx: &mut Cx<'_>, pid: i32, param: UserAddr) ->
     if param.0 == 0 {
         return Err(Errno::EINVAL);
     }
-    let priority = thread_of(&*find(pid)?)?.attributes().priority;
+    let priority = thread_of(&*find(pid)?)?.own_attributes().priority;
     user::write(param, &i32::from(priority))?;
     Ok(0)
 }
@@ -220,7 +220,7 @@ fn set_nice(task: &Task, nice: i32) -> Result<()> {
     let nice = nice.clamp(-20, 19);
     may_change(task)?;
     let thread = thread_of(task)?;
-    let old = thread.attributes();
+    let old = thread.own_attributes();
     let is_admin = process::current().with_cred(|cred| security::capable(cred, Cap::SYS_NICE));
     let lowest = 20 - task.group().rlimits().cur(Resource::Nice).min(40) as i32;
     if nice < i32::from(old.nice) && nice < lowest && !is_admin {

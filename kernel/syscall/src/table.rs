@@ -11,8 +11,8 @@ use hal::UserAddr;
 
 use crate::arg::{Arg, Support};
 use crate::{
-    Cx, Result, cred, eventfiles, fd, file, futex, mem, net, numa, path, poll, range, scheduling, signal, system, task,
-    time, xattr,
+    Cx, Result, cred, eventfiles, fd, file, futex, ipc, mem, net, numa, path, poll, range, scheduling,
+    signal, system, task, time, xattr,
 };
 
 /// One past the highest system-call number that has a row.
@@ -101,6 +101,9 @@ syscalls! {
     26 msync(addr: u64, len: u64, flags: u32) => mem::sys_msync, Support::Full;
     27 mincore(addr: u64, len: u64, vec: UserAddr) => mem::sys_mincore, Support::Full;
     28 madvise(addr: u64, len: u64, advice: u32) => mem::sys_madvise, Support::Partial("see mm");
+    29 shmget(key: i32, size: u64, flags: i32) => ipc::sys_shmget, Support::Partial("SHM_HUGETLB: EINVAL");
+    30 shmat(id: i32, addr: u64, flags: i32) => ipc::sys_shmat, Support::Full;
+    31 shmctl(id: i32, command: i32, buf: UserAddr) => ipc::sys_shmctl, Support::Full;
     32 dup(fd: i32) => fd::sys_dup, Support::Full;
     33 dup2(old: i32, new: i32) => fd::sys_dup2, Support::Full;
     34 pause() => signal::sys_pause, Support::Full;
@@ -142,6 +145,14 @@ syscalls! {
     61 wait4(pid: i32, status: UserAddr, options: u32, rusage: UserAddr) => task::sys_wait4, Support::Full;
     62 kill(pid: i32, sig: i32) => signal::sys_kill, Support::Full;
     63 uname(buf: UserAddr) => system::sys_uname, Support::Full;
+    64 semget(key: i32, count: i32, flags: i32) => ipc::sys_semget, Support::Full;
+    65 semop(id: i32, ops: UserAddr, count: u32) => ipc::sys_semop, Support::Full;
+    66 semctl(id: i32, num: i32, command: i32, arg: u64) => ipc::sys_semctl, Support::Full;
+    67 shmdt(addr: u64) => ipc::sys_shmdt, Support::Full;
+    68 msgget(key: i32, flags: i32) => ipc::sys_msgget, Support::Full;
+    69 msgsnd(id: i32, message: UserAddr, len: usize, flags: i32) => ipc::sys_msgsnd, Support::Full;
+    70 msgrcv(id: i32, message: UserAddr, len: usize, kind: i64, flags: i32) => ipc::sys_msgrcv, Support::Full;
+    71 msgctl(id: i32, command: i32, buf: UserAddr) => ipc::sys_msgctl, Support::Full;
     72 fcntl(fd: i32, cmd: u32, arg: u64)
         => fd::sys_fcntl, Support::Partial("no leases, no F_NOTIFY: EINVAL");
     73 flock(fd: i32, operation: u32) => fd::sys_flock, Support::Full;
@@ -268,6 +279,7 @@ syscalls! {
     217 getdents64(fd: i32, buf: UserAddr, count: u32) => file::sys_getdents64, Support::Full;
     218 set_tid_address(addr: UserAddr) => task::sys_set_tid_address, Support::Full;
     219 restart_syscall() => signal::sys_restart_syscall, Support::Full;
+    220 semtimedop(id: i32, ops: UserAddr, count: u32, timeout: UserAddr) => ipc::sys_semtimedop, Support::Full;
     221 fadvise64(fd: i32, offset: i64, len: i64, advice: i32) => file::sys_fadvise64, Support::Full;
     222 timer_create(id: i32, event: UserAddr, out: UserAddr) => time::sys_timer_create, Support::Full;
     223 timer_settime(id: i32, flags: u32, new: UserAddr, old: UserAddr)
@@ -290,6 +302,14 @@ syscalls! {
     238 set_mempolicy(mode: u32, mask: UserAddr, max: u64) => numa::sys_set_mempolicy, Support::Full;
     239 get_mempolicy(out: UserAddr, mask: UserAddr, max: u64, addr: u64, flags: u64)
         => numa::sys_get_mempolicy, Support::Full;
+    240 mq_open(name: UserAddr, flags: u32, mode: u32, attr: UserAddr) => ipc::sys_mq_open, Support::Full;
+    241 mq_unlink(name: UserAddr) => ipc::sys_mq_unlink, Support::Full;
+    242 mq_timedsend(fd: i32, text: UserAddr, len: usize, priority: u32, timeout: UserAddr)
+        => ipc::sys_mq_timedsend, Support::Full;
+    243 mq_timedreceive(fd: i32, text: UserAddr, len: usize, priority: UserAddr, timeout: UserAddr)
+        => ipc::sys_mq_timedreceive, Support::Full;
+    244 mq_notify(fd: i32, event: UserAddr) => ipc::sys_mq_notify, Support::Partial("SIGEV_THREAD: EBADF");
+    245 mq_getsetattr(fd: i32, new: UserAddr, old: UserAddr) => ipc::sys_mq_getsetattr, Support::Full;
     247 waitid(kind: u32, id: i32, info: UserAddr, options: u32, rusage: UserAddr)
         => task::sys_waitid, Support::Full;
     253 inotify_init() => eventfiles::sys_inotify_init, Support::Full;
@@ -416,17 +436,6 @@ syscalls! {
 
     462 mseal(addr: u64, len: u64, flags: u64) => range::sys_mseal, Support::Full;
     absent {
-        29 shmget,
-        30 shmat,
-        31 shmctl,
-        64 semget,
-        65 semop,
-        66 semctl,
-        67 shmdt,
-        68 msgget,
-        69 msgsnd,
-        70 msgrcv,
-        71 msgctl,
         78 getdents,
         101 ptrace,
         103 syslog,
@@ -463,14 +472,7 @@ syscalls! {
         212 lookup_dcookie,
         214 epoll_ctl_old,
         215 epoll_wait_old,
-        220 semtimedop,
         236 vserver,
-        240 mq_open,
-        241 mq_unlink,
-        242 mq_timedsend,
-        243 mq_timedreceive,
-        244 mq_notify,
-        245 mq_getsetattr,
         246 kexec_load,
         248 add_key,
         249 request_key,

@@ -64,6 +64,8 @@ pub static PIPE: &Kind = &PIPE_KIND;
 pub static SOCKET: &Kind = &SOCKET_KIND;
 /// Namespaces: `uts:[inode]` and the like.
 pub static NSFS: &Kind = &NSFS_KIND;
+/// Processes behind pidfds.
+pub static PIDFS: &Kind = &PIDFS_KIND;
 /// All else: "anon_inode:name".
 pub static ANON: &Kind = &ANON_KIND;
 
@@ -81,6 +83,11 @@ static NSFS_KIND: Kind = Kind {
     fs_type: InternalType("nsfs"),
     magic: 0x6e73_6673,
     instance: LazyLock::new(|| Instance::new(&NSFS_KIND)),
+};
+static PIDFS_KIND: Kind = Kind {
+    fs_type: InternalType("pidfs"),
+    magic: 0x5049_4446,
+    instance: LazyLock::new(|| Instance::new(&PIDFS_KIND)),
 };
 static ANON_KIND: Kind = Kind {
     fs_type: InternalType("anon_inodefs"),
@@ -120,9 +127,17 @@ pub fn new_inode(kind: &'static Kind, mode: u32, cred: &Cred) -> Arc<Inode> {
 
 /// The path of a namespace: a file `name` with number `ino` whose operations are `ops`. Readable by everyone.
 pub fn ns_path(ino: u32, name: &[u8], ops: Box<dyn InodeOps>) -> Path {
-    let instance = &*NSFS.instance;
-    let mode = abi::fs::S_IFREG | 0o444;
-    let init = InodeInit { nlink: 1, flags: InodeFlags::ANONYMOUS, ..InodeInit::new(u64::from(ino), mode) };
+    special_path(NSFS, u64::from(ino), abi::fs::S_IFREG | 0o444, name, ops)
+}
+
+/// The path of a process, number `ino` of pidfs; it shows as what it was before there was a pidfs.
+pub fn pid_path(ino: u64, ops: Box<dyn InodeOps>) -> Path {
+    special_path(PIDFS, ino, abi::fs::S_IFREG | 0o700, b"anon_inode:[pidfd]", ops)
+}
+
+fn special_path(kind: &'static Kind, ino: u64, mode: u32, name: &[u8], ops: Box<dyn InodeOps>) -> Path {
+    let instance = &*kind.instance;
+    let init = InodeInit { nlink: 1, flags: InodeFlags::ANONYMOUS, ..InodeInit::new(ino, mode) };
     let inode = Inode::new(&instance.sb, init, ops, None);
     Path { mount: instance.mount.clone(), dentry: Dentry::new_detached(name, inode) }
 }

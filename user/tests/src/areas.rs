@@ -10,7 +10,9 @@ mod fsdir;
 mod fsio;
 mod fsmeta;
 mod futex;
+mod futexpi;
 mod inotify;
+mod ipc;
 mod jobs;
 mod mem;
 mod memcalls;
@@ -19,6 +21,7 @@ mod mm;
 mod mmfile;
 mod mremap;
 mod ns;
+mod pidfd;
 mod pipe;
 mod poll;
 mod proc;
@@ -61,10 +64,13 @@ const AREAS: &[&[harness::Test]] = &[
     jobs::TESTS,
     proc::TESTS,
     ns::TESTS,
+    ipc::TESTS,
+    pidfd::TESTS,
     sysinfo::TESTS,
     time::TESTS,
     thread::TESTS,
     futex::TESTS,
+    futexpi::TESTS,
     efault::TESTS,
     mem::TESTS,
 ];

@@ -53,7 +53,7 @@ pub fn open(ns: Namespace) -> Result<Arc<File>> {
 }
 
 /// Opens `ns` as a new descriptor of the caller.
-fn install(ns: Namespace) -> Result<usize> {
+pub(crate) fn install(ns: Namespace) -> Result<usize> {
     let me = process::current();
     let limit = usize::try_from(me.group().rlimits().cur(Resource::Nofile)).unwrap_or(usize::MAX);
     let files = me.files().ok_or(Errno::EBADF)?;

@@ -21,6 +21,29 @@ use vfs::mount::MountNs;
 pub use file::{NsFile, open};
 pub use setns::{setns_file, setns_process};
 
+/// Makes the ioctls of pidfds that open namespaces work. Call once at boot.
+pub fn register() {
+    process::hooks::register_namespaces(open_of);
+}
+
+/// `PIDFD_GET_*_NAMESPACE`, by its number (linux/pidfd.h).
+fn open_of(task: &Task, number: u32) -> Result<usize> {
+    let which = match number {
+        2 => Which::Own(NsKind::Ipc),
+        3 => Which::Own(NsKind::Mnt),
+        5 => Which::Own(NsKind::Pid),
+        6 => Which::ForChildren(NsKind::Pid),
+        7 => Which::Own(NsKind::Time),
+        8 => Which::ForChildren(NsKind::Time),
+        9 => Which::Own(NsKind::User),
+        10 => Which::Own(NsKind::Uts),
+        // Control groups and networks: as a Linux without their namespaces.
+        1 | 4 => return Err(Errno::EOPNOTSUPP),
+        _ => return Err(Errno::ENOTTY),
+    };
+    file::install(Namespace::of(task, which)?)
+}
+
 /// A namespace of some kind.
 #[derive(Clone)]
 pub enum Namespace {
@@ -50,6 +73,9 @@ pub enum Which {
 impl Namespace {
     /// A namespace of `task`. `ENOENT`: the task has ended, there is no such kind, or it has no init yet.
     pub fn of(task: &Task, which: Which) -> Result<Self> {
+        if task.has(process::TaskFlags::EXITING) {
+            return Err(Errno::ENOENT);
+        }
         let proxy = task.nsproxy().ok_or(Errno::ENOENT)?;
         Ok(match which {
             Which::Own(NsKind::Uts) => Self::Uts(proxy.uts.clone()),

@@ -86,7 +86,7 @@ fn commit(me: &CurrentTask, list: &[Namespace], proxy: NsProxy, cred: Option<Cre
             _ => {}
         }
     }
-    me.replace_nsproxy(Some(Arc::new(proxy)));
+    process::nsproxy::enter(me, proxy);
     match cred {
         Some(cred) => cred::change(|_| Ok(cred)),
         None => Ok(()),

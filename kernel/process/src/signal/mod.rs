@@ -41,5 +41,8 @@ pub use fault::{force, force_fatal, page_fault, user_exception};
 pub use frame::{AltStack, min_stack_size, sigreturn};
 pub(crate) use pending::Pending;
 pub(crate) use send::{SentTimer, flush_timer, kill_all_threads, retarget, send_timer, uid_seen_by};
-pub use send::{Target, kill, kill_process, send_kernel, send_user, sigqueue, tgkill, tkill};
+pub use send::{
+    Target, kill, kill_process, send_checked, send_checked_pgrp, send_kernel, send_user, sigqueue, tgkill,
+    tkill,
+};
 pub(crate) use stop::{leave_count as leave_stop_count, notify_parent_stopped};

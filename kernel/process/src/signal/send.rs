@@ -460,6 +460,39 @@ fn kill_each(groups: impl Iterator<Item = Arc<ThreadGroup>>, info: SigInfo) -> R
     result
 }
 
+/// The `siginfo` that the caller sends to `to`: its own, or `info` if it may. `EPERM`: that pretends to come from the
+/// kernel or kill(2).
+fn checked_info(sig: i32, code: i32, info: Option<SigInfo>, is_self: bool) -> Result<SigInfo> {
+    let sig = checked(sig)?;
+    match info {
+        None => Ok(own_info(sig, code)),
+        Some(info) if (info.code >= 0 || info.code == SI_TKILL) && !is_self => Err(Errno::EPERM),
+        Some(mut info) => {
+            info.signo = sig as i32;
+            Ok(info)
+        }
+    }
+}
+
+/// Sends `sig` on behalf of the caller, who must have the right; 0 only asks for it (pidfd_send_signal(2)).
+pub fn send_checked(target: Target<'_>, sig: i32, info: Option<SigInfo>) -> Result<()> {
+    let me = task::current();
+    let is_self = Arc::ptr_eq(me.group(), target.group());
+    match target {
+        Target::Group(group) => kill_group(group, checked_info(sig, SI_USER, info, is_self)?),
+        Target::Thread(task) => {
+            let info = checked_info(sig, SI_TKILL, info, is_self)?;
+            may_signal(task, info.signo as u32)?;
+            if info.signo == 0 || task.has(TaskFlags::DEAD) { Ok(()) } else { send_user(target, info) }
+        }
+    }
+}
+
+/// As [`send_checked`] for all members of a process group.
+pub fn send_checked_pgrp(pgrp: &crate::pgrp::ProcessGroup, sig: i32, info: Option<SigInfo>) -> Result<()> {
+    kill_each(pgrp.members().into_iter(), checked_info(sig, SI_USER, info, false)?)
+}
+
 /// Finds the thread of tkill(2) and tgkill(2); `tgid` 0 means any process.
 fn find_thread(tgid: i32, tid: i32) -> Result<Arc<Task>> {
     let task = u32::try_from(tid).ok().and_then(pid::find_task).ok_or(Errno::ESRCH)?;

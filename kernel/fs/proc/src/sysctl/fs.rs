@@ -70,6 +70,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("lease-break-time", "45"),
     fixed("leases-enable", "0"),
     fixed("mount-max", "100000"),
+    dir("mqueue", super::ipc::MQUEUE),
     Entry {
         name: "nr_open",
         kind: Kind::Tunable(

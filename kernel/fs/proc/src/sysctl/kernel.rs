@@ -8,6 +8,7 @@ use ns::uts::{self, Name, UtsNs};
 use vfs::put;
 use vfs::text::Text;
 
+use super::ipc;
 use crate::extra::{self, Extra};
 use crate::node::{Entry, Kind, dir, fixed, line, parse, push_c_string};
 
@@ -110,9 +111,9 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("io_uring_disabled", "2"),
     fixed("kptr_restrict", "0"),
     fixed("modules_disabled", "1"),
-    fixed("msgmax", "8192"),
-    fixed("msgmnb", "16384"),
-    fixed("msgmni", "32000"),
+    ipc::MSGMAX,
+    ipc::MSGMNB,
+    ipc::MSGMNI,
     fixed("ngroups_max", "65536"),
     fixed("nmi_watchdog", "0"),
     shown("ns_last_pid", |out| {
@@ -152,11 +153,11 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("sched_rr_timeslice_ms", "100"),
     fixed("sched_rt_period_us", "1000000"),
     fixed("sched_rt_runtime_us", "1000000"),
-    fixed("sem", "32000\t1024000000\t500\t32000"),
-    fixed("shm_rmid_forced", "0"),
-    fixed("shmall", "18446744073692774399"),
-    fixed("shmmax", "18446744073692774399"),
-    fixed("shmmni", "4096"),
+    ipc::SEM,
+    ipc::SHM_RMID_FORCED,
+    ipc::SHMALL,
+    ipc::SHMMAX,
+    ipc::SHMMNI,
     fixed("sysctl_writes_strict", "1"),
     fixed("sysrq", "0"),
     fixed("tainted", "0"),

@@ -3,6 +3,7 @@
 //! What cannot change here yet shows its fixed value and cannot be written, so that nobody believes that it did.
 
 mod fs;
+mod ipc;
 mod kernel;
 mod user;
 mod vm;

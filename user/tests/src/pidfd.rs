@@ -1,0 +1,138 @@
+//! pidfd_open(2), pidfd_send_signal(2) and what an open pidfd tells.
+
+use crate::prelude::*;
+
+tests!(
+    "pidfd":
+    signals_and_scopes, polls_and_waits, thread_pidfds, info_of_the_living_and_the_dead, inode_is_the_process,
+    namespaces_by_ioctl, self_descriptors, getfd,
+);
+
+const GET_INFO: u32 = 0xc040_ff0b;
+const THREAD: i32 = O_EXCL;
+
+fn pidfd(pid: i32, flags: i32) -> Result<i32, Errno> {
+    sys!(SYS_pidfd_open, pid, flags).map(|fd| fd as i32)
+}
+
+fn signal(fd: i32, sig: i32, flags: i32) -> Result<usize, Errno> {
+    sys!(SYS_pidfd_send_signal, fd, sig, 0, flags)
+}
+
+fn signals_and_scopes() {
+    let c = child(|| {
+        sys!(SYS_setpgid, 0, 0).unwrap();
+        nap(20_000);
+    });
+    nap(20);
+    let fd = pidfd(c.0, 0).unwrap();
+    assert_eq!(signal(fd, 0, 0), Ok(0));
+    assert_eq!(signal(fd, 65, 0), Err(EINVAL));
+    assert_eq!(signal(fd, 0, 8), Err(EINVAL));
+    assert_eq!(signal(fd, 0, 3), Err(EINVAL));
+    assert_eq!(signal(pipe().0, 0, 0), Err(EBADF));
+    assert_eq!(signal(fd, 0, 1), Ok(0), "its first thread");
+    assert_eq!(signal(fd, SIGTERM, 4), Ok(0), "its process group");
+    assert_eq!(c.wait(), Status::Signal(SIGTERM));
+    assert_eq!(signal(fd, 0, 0), Err(ESRCH));
+}
+
+fn polls_and_waits() {
+    let c = child(|| nap(30));
+    let fd = pidfd(c.0, 0).unwrap();
+    assert_eq!(poll1(fd, POLLIN, 0), 0);
+    assert_eq!(poll1(fd, POLLIN, 5000), POLLIN);
+    assert_eq!(signal(fd, 0, 0), Ok(0), "a zombie is still there");
+    c.ok();
+    assert_eq!(poll1(fd, POLLIN, 0), POLLIN | POLLHUP);
+    assert_eq!(pidfd(c.0, 0), Err(ESRCH));
+    assert_eq!(pidfd(-1, 0), Err(EINVAL));
+    assert_eq!(pidfd(getpid(), 1), Err(EINVAL));
+}
+
+fn thread_pidfds() {
+    let (tx, rx) = std::sync::mpsc::channel();
+    let (done_tx, done_rx) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        tx.send(gettid()).unwrap();
+        ignore(done_rx.recv());
+    });
+    let tid = rx.recv().unwrap();
+    assert_eq!(pidfd(tid, 0), Err(ENOENT));
+    let fd = pidfd(tid, THREAD).unwrap();
+    assert_eq!(signal(fd, 0, 0), Ok(0));
+    assert_eq!(poll1(fd, POLLIN, 0), 0);
+    drop(done_tx);
+    thread.join().unwrap();
+    assert!(poll1(fd, POLLIN, 5000) & POLLIN != 0);
+    assert_eq!(signal(fd, 0, 0), Err(ESRCH));
+}
+
+fn info_of_the_living_and_the_dead() {
+    let c = child_code(|| {
+        nap(30);
+        7
+    });
+    let fd = pidfd(c.0, 0).unwrap();
+    let mut info = [0u32; 16];
+    sys!(SYS_ioctl, fd, GET_INFO, &mut info).unwrap();
+    assert_eq!(info[0] & 3, 3, "ids and credentials");
+    assert_eq!(info[4..7], [c.0 as u32, c.0 as u32, getpid() as u32]);
+    assert_eq!(info[7..15], [0; 8]);
+    c.wait();
+    info = [0; 16];
+    assert_eq!(sys!(SYS_ioctl, fd, GET_INFO, &mut info), Err(ESRCH));
+    info[0] = 8;
+    sys!(SYS_ioctl, fd, GET_INFO, &mut info).unwrap();
+    assert_eq!((info[0] & 8, info[15]), (8, 7 << 8));
+    assert_eq!(sys!(SYS_ioctl, fd, 0xc010_ff0bu32, &mut info), Err(EINVAL), "too small");
+}
+
+fn inode_is_the_process() {
+    let c = child(|| nap(20_000));
+    let (one, two, own) =
+        (pidfd(c.0, 0).unwrap(), pidfd(c.0, 0).unwrap(), pidfd(getpid(), 0).unwrap());
+    assert_eq!(fstat(one).st_ino, fstat(two).st_ino);
+    assert_ne!(fstat(one).st_ino, fstat(own).st_ino);
+    let mut fs: statfs = zero();
+    sys!(SYS_fstatfs, one, &mut fs).unwrap();
+    assert_eq!(fs.f_type, 0x5049_4446);
+    let link = std::fs::read_link(format!("/proc/self/fd/{one}")).unwrap();
+    assert_eq!(link.to_str(), Some("anon_inode:[pidfd]"));
+    c.kill(SIGKILL);
+    c.wait();
+}
+
+fn namespaces_by_ioctl() {
+    let own = pidfd(getpid(), 0).unwrap();
+    for (number, name) in [(2, "ipc"), (3, "mnt"), (5, "pid"), (7, "time"), (9, "user"), (10, "uts")] {
+        let ns = sys!(SYS_ioctl, own, 0xff00 | number, 0).unwrap() as i32;
+        let path = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert_eq!(path.to_str().unwrap(), format!("{name}:[{}]", fstat(ns).st_ino));
+    }
+    assert_eq!(sys!(SYS_ioctl, own, 0xff0a, 1), Err(EINVAL));
+    assert_eq!(sys!(SYS_ioctl, own, 0xff40, 0), Err(ENOTTY));
+}
+
+fn self_descriptors() {
+    on_signal(SIGUSR1, 0, count);
+    signal(-10000, SIGUSR1, 0).unwrap();
+    signal(-10001, SIGUSR1, 0).unwrap();
+    settle();
+    assert_eq!(seen(), 2);
+    assert_eq!(signal(-20000, SIGUSR1, 0), Err(EBADF));
+}
+
+fn getfd() {
+    let (reader, writer) = pipe();
+    let c = child(|| nap(20_000));
+    let fd = pidfd(c.0, 0).unwrap();
+    let copy = sys!(SYS_pidfd_getfd, fd, writer, 0).unwrap() as i32;
+    write(copy, b"x").unwrap();
+    assert_eq!(read_vec(reader, 1), Ok(b"x".to_vec()));
+    assert_eq!(sys!(SYS_pidfd_getfd, fd, 999, 0), Err(EBADF));
+    assert_eq!(sys!(SYS_pidfd_getfd, fd, writer, 1), Err(EINVAL));
+    c.kill(SIGKILL);
+    c.wait();
+    assert_eq!(sys!(SYS_pidfd_getfd, fd, writer, 0), Err(ESRCH));
+}
