@@ -237,10 +237,15 @@ mod info {
     pub const PID: u64 = 1;
     pub const CREDS: u64 = 2;
     pub const EXIT: u64 = 8;
+    pub const SUPPORTED: u64 = 32;
+    /// What is known here.
+    pub const ALL: u64 = PID | CREDS | EXIT | SUPPORTED;
 }
 
 /// Words of `struct pidfd_info` in its first version: the mask, the control group's id, ten ids, and the exit code.
 const INFO_WORDS: usize = 16;
+/// Where the fourth version says which bits are known.
+const SUPPORTED_AT: u64 = 80;
 
 /// `PIDFD_GET_INFO`. `EINVAL`: a structure smaller than its first version. `ESRCH`: it is gone, and its exit code was not
 /// asked for.
@@ -289,6 +294,10 @@ fn get_info(subject: &Subject, out: UserAddr, size: usize) -> Result<usize> {
         words[7..14].copy_from_slice(&ids);
         words[14] = group(cred.fsgid);
     }
+    let tells_supported = asked & info::SUPPORTED != 0 && size >= SUPPORTED_AT as usize + 8;
+    if tells_supported {
+        mask |= info::SUPPORTED;
+    }
     words[0] = mask as u32;
     words[1] = (mask >> 32) as u32;
     user::write(out, &words)?;
@@ -296,5 +305,8 @@ fn get_info(subject: &Subject, out: UserAddr, size: usize) -> Result<usize> {
     let zero = [0u8; 64];
     let rest = (size - INFO_WORDS * 4).min(zero.len());
     user::write(UserAddr(out.0.wrapping_add(INFO_WORDS as u64 * 4)), &zero[..rest])?;
+    if tells_supported {
+        user::write(UserAddr(out.0.wrapping_add(SUPPORTED_AT)), &info::ALL)?;
+    }
     Ok(0)
 }
