@@ -43,20 +43,43 @@ impl PageSource for DevicePages {
 }
 
 impl BlockDevice {
-    /// The page cache of the device. Its size is the device's when it was first asked for.
-    pub fn mapping(self: &Arc<Self>) -> &Arc<Mapping> {
-        self.cache.call_once(|| {
+    /// The page cache of the device, which lives while somebody has it open. Its size is the device's when the first
+    /// opener asked for it.
+    pub fn mapping(self: &Arc<Self>) -> Arc<Mapping> {
+        let make = || {
             let source = Arc::new(DevicePages { device: Arc::downgrade(self) });
             Arc::new(Mapping::new_source(source, self.len_bytes()))
-        })
+        };
+        if let Some(mapping) = self.cache.lock().as_ref() {
+            return mapping.clone();
+        }
+        let new = make();
+        self.cache.lock().get_or_insert(new).clone()
+    }
+
+    fn cached(&self) -> Option<Arc<Mapping>> {
+        self.cache.lock().clone()
     }
 
     /// Writes out what is dirty in the cache and flushes the disk (fsync(2) on the device). May sleep.
     pub fn sync(self: &Arc<Self>) -> Result<()> {
-        let written = match self.cache.get() {
+        let written = match self.cached() {
             Some(mapping) => mapping.write_back(0..u64::MAX),
             None => Ok(()),
         };
         written.and(self.flush())
+    }
+
+    /// Writes the cache out and forgets it: nobody has the device open any more.
+    pub(crate) fn drop_cache(self: &Arc<Self>) {
+        let Some(mapping) = self.cached() else { return };
+        if let Err(errno) = mapping.write_back(0..u64::MAX) {
+            log::error!("{}: lost what was written: {errno}", self.name());
+        }
+        mapping.punch(0..u64::MAX);
+        let mut cache = self.cache.lock();
+        if cache.as_ref().is_some_and(|cached| Arc::ptr_eq(cached, &mapping)) {
+            *cache = None;
+        }
     }
 }

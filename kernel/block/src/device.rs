@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
-use hal::sync::{Once, SpinLock};
+use hal::sync::SpinLock;
 use mm::Mapping;
 
 use crate::bio::{Bio, BioFlags, Op};
@@ -32,7 +32,7 @@ pub struct BlockDevice {
     openers: AtomicU32,
     /// What user space set as its block size (`BLKBSZSET`).
     block_size: AtomicU32,
-    pub(crate) cache: Once<Arc<Mapping>>,
+    pub(crate) cache: SpinLock<Option<Arc<Mapping>>>,
 }
 
 impl BlockDevice {
@@ -62,7 +62,7 @@ impl BlockDevice {
             holder: SpinLock::new("block.holder", None),
             openers: AtomicU32::new(0),
             block_size: AtomicU32::new(disk.limits().logical_block_size.max(512)),
-            cache: Once::new(),
+            cache: SpinLock::new("block.cache", None),
         })
     }
 
@@ -114,6 +114,12 @@ impl BlockDevice {
     /// Size in bytes.
     pub fn len_bytes(&self) -> u64 {
         self.nr_sectors().saturating_mul(1 << SECTOR_SHIFT)
+    }
+
+    /// Changes the size of a whole disk. Its cache is written out and made anew. May sleep.
+    pub fn resize(self: &Arc<Self>, sectors: u64) {
+        self.drop_cache();
+        self.disk.set_capacity(sectors);
     }
 
     /// Changes a partition's length (`BLKPG_RESIZE_PARTITION`).
@@ -170,11 +176,16 @@ impl BlockDevice {
         self.disk.openers.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// An opener leaves. What is dirty in the cache is written by the last one, before it calls this.
-    pub fn close(&self) {
+    /// An opener leaves. With the last one the cache is written out and dropped. May sleep.
+    pub fn close(self: &Arc<Self>) {
+        if self.nr_openers() == 1 {
+            self.drop_cache();
+        }
         self.openers.fetch_sub(1, Ordering::AcqRel);
-        if self.disk.openers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.disk.driver().closed();
+        if self.disk.openers.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(whole) = crate::registry::whole_of(&self.disk)
+        {
+            self.disk.driver().closed(&whole);
         }
     }
 

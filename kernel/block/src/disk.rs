@@ -6,7 +6,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use abi::Result;
+use abi::{Errno, Result};
+use hal::UserAddr;
 use hal::sync::IrqLock;
 use sched::WaitQueue;
 
@@ -18,6 +19,15 @@ use crate::request::Request;
 
 /// Requests that may wait in one queue before submitters sleep (Linux: `nr_requests`).
 pub const MAX_WAITING: usize = 256;
+
+/// What a driver must know of who calls ioctl(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Has it `CAP_SYS_ADMIN`?
+    pub is_admin: bool,
+    /// Is the device open for writing?
+    pub can_write: bool,
+}
 
 /// Executes requests.
 pub trait Driver: Send + Sync {
@@ -37,8 +47,16 @@ pub trait Driver: Send + Sync {
         None
     }
 
-    /// The last opener of the disk and its partitions went.
-    fn closed(&self) {}
+    /// An ioctl(2) on a device of the disk that the block layer does not know. `ENOTTY`: neither does the driver.
+    fn ioctl(&self, device: &Arc<BlockDevice>, caller: &Caller, cmd: u32, arg: UserAddr) -> Result<usize> {
+        let _ = (device, caller, cmd, arg);
+        Err(Errno::ENOTTY)
+    }
+
+    /// The last opener of the disk (`whole`) and its partitions goes. May sleep.
+    fn closed(&self, whole: &Arc<BlockDevice>) {
+        let _ = whole;
+    }
 }
 
 /// What the hardware can take.
@@ -142,6 +160,8 @@ struct State {
     again: bool,
 }
 
+static NEXT_SEQUENCE: AtomicU64 = AtomicU64::new(1);
+
 /// A disk.
 pub struct Disk {
     info: DiskInfo,
@@ -150,6 +170,10 @@ pub struct Disk {
     capacity: AtomicU64,
     has_volatile_cache: AtomicBool,
     is_alive: AtomicBool,
+    /// Are partitions looked for?
+    has_partscan: AtomicBool,
+    /// A number that no other disk ever has (`diskseq`).
+    sequence: u64,
     /// Opens of the disk and its partitions.
     pub(crate) openers: AtomicU32,
     pub(crate) flush: FlushQueue,
@@ -172,6 +196,8 @@ impl Disk {
             capacity: AtomicU64::new(info.capacity),
             has_volatile_cache: AtomicBool::new(info.limits.has_volatile_cache),
             is_alive: AtomicBool::new(true),
+            has_partscan: AtomicBool::new(info.minors > 1),
+            sequence: NEXT_SEQUENCE.fetch_add(1, Ordering::Relaxed),
             openers: AtomicU32::new(0),
             flush: FlushQueue::new(),
             room: WaitQueue::new(),
@@ -194,6 +220,26 @@ impl Disk {
     /// Its driver.
     pub fn driver(&self) -> &Arc<dyn Driver> {
         &self.driver
+    }
+
+    /// A number that no other disk ever has.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Are partitions looked for?
+    pub fn has_partscan(&self) -> bool {
+        self.has_partscan.load(Ordering::Relaxed)
+    }
+
+    /// Lets partitions be looked for, or not.
+    pub fn set_partscan(&self, on: bool) {
+        self.has_partscan.store(on, Ordering::Relaxed);
+    }
+
+    /// Openers of the disk and its partitions.
+    pub fn nr_openers(&self) -> u32 {
+        self.openers.load(Ordering::Acquire)
     }
 
     /// Size in sectors.

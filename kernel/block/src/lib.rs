@@ -14,6 +14,7 @@ mod mem;
 mod plug;
 mod registry;
 mod request;
+mod scan;
 mod stats;
 mod sync;
 #[cfg(test)]
@@ -21,7 +22,7 @@ mod tests;
 
 pub use bio::{Bio, BioFlags, Done, Op, Segment, Segments};
 pub use device::{BlockDevice, Claim};
-pub use disk::{Disk, DiskInfo, Driver, Limits, Partition};
+pub use disk::{Caller, Disk, DiskInfo, Driver, Limits, Partition};
 pub use mem::{Fault, MemDisk};
 pub use plug::Plug;
 pub use registry::{
@@ -29,6 +30,7 @@ pub use registry::{
     remove_disk, remove_partition, resize_partition, set_partitions,
 };
 pub use request::Request;
+pub use scan::scan_partitions;
 pub use stats::{Direction, GroupSnapshot, Snapshot};
 
 /// Bytes of a sector, the unit of all positions in this crate.

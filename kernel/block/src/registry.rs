@@ -116,6 +116,11 @@ pub fn by_number(rdev: u64) -> Option<Arc<BlockDevice>> {
     DISKS.lock().iter().flat_map(Entry::devices).find(|device| device.rdev() == rdev).cloned()
 }
 
+/// The device that is all of a disk.
+pub(crate) fn whole_of(disk: &Arc<Disk>) -> Option<Arc<BlockDevice>> {
+    DISKS.lock().iter().find(|entry| Arc::ptr_eq(entry.whole.disk(), disk)).map(|entry| entry.whole.clone())
+}
+
 /// The partitions of a disk.
 pub fn partitions(disk: &Arc<Disk>) -> Vec<Arc<BlockDevice>> {
     let disks = DISKS.lock();

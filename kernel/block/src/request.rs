@@ -66,7 +66,7 @@ impl Request {
     }
 
     /// Where the data is, in the order of the sectors.
-    pub fn segments(&self) -> impl Iterator<Item = &Segment> {
+    pub fn segments(&self) -> impl Iterator<Item = &Segment> + Clone {
         self.bios.iter().flat_map(|bio| bio.segments.iter())
     }
 

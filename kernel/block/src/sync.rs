@@ -7,18 +7,20 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use abi::{Errno, Result};
 use hal::PAGE_SIZE;
 use hal::frame::Frame;
-use sched::Completion;
+use sched::WaitQueue;
 
 use crate::bio::{Bio, BioFlags};
 use crate::device::BlockDevice;
 use crate::{SECTOR_SHIFT, SECTOR_SIZE};
 
-/// Where a waiter finds the result.
-#[derive(Default)]
+/// Where a waiter finds the result. It is told in interrupt context, so no lock that threads spin on may be in it.
 struct Wait {
-    done: Completion,
-    error: AtomicU32,
+    queue: WaitQueue,
+    /// [`PENDING`], 0 for success, or an error number.
+    result: AtomicU32,
 }
+
+const PENDING: u32 = u32::MAX;
 
 /// Sectors written at once where zeroes must be written as data.
 const ZERO_CHUNK: u64 = 1024;
@@ -27,16 +29,17 @@ impl BlockDevice {
     /// Starts `bio` and waits for it; its own `done` is not called. Sleeps, not interruptible.
     pub fn submit_and_wait(self: &Arc<Self>, bio: Bio) -> Result<()> {
         hal::sync::might_sleep();
-        let wait = Arc::new(Wait::default());
+        let wait = Arc::new(Wait { queue: WaitQueue::new(), result: AtomicU32::new(PENDING) });
         let signal = wait.clone();
         let bio = bio.with_flags(BioFlags::SYNC).on_done(move |result, _| {
             let error = result.err().map_or(0, |errno| errno.number().unsigned_abs());
-            signal.error.store(error, Ordering::Release);
-            signal.done.complete();
+            // SeqCst: before the look at who waits (`WaitQueue::wake`).
+            signal.result.store(error, Ordering::SeqCst);
+            signal.queue.wake_all();
         });
         self.submit(bio);
-        wait.done.wait();
-        match wait.error.load(Ordering::Acquire) {
+        let done = || Some(wait.result.load(Ordering::SeqCst)).filter(|result| *result != PENDING);
+        match wait.queue.wait(done) {
             0 => Ok(()),
             raw => Err(Errno::new(raw as i32).unwrap_or(Errno::EIO)),
         }
