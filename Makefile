@@ -5,12 +5,14 @@ CARGO := $(shell command -v cargo 2>/dev/null || echo /usr/bin/cargo)
 XTASK := $(CARGO) xtask
 ARGS  ?=
 
-.PHONY: run test build image check doc gdb setup clean
+.PHONY: run test bench build image check doc gdb setup clean
 
 run: setup          # boot to a shell
 	@$(XTASK) run $(ARGS)
 test: setup         # everything that must pass
 	@$(XTASK) test $(ARGS)
+bench: setup        # speed beside Linux 7.2
+	@$(XTASK) bench $(ARGS)
 build: setup        # the kernel
 	@$(XTASK) build $(ARGS)
 image: setup        # the guest's roots

@@ -51,6 +51,9 @@ pub struct GuestArgs {
     /// How guest code runs: /dev/kvm is touched only when asked for here
     #[arg(long, value_enum, default_value = "tcg")]
     pub accel: Accel,
+    /// Further arguments for QEMU
+    #[arg(skip)]
+    pub extra: Vec<String>,
 }
 
 impl Default for GuestArgs {
@@ -69,6 +72,7 @@ impl Default for GuestArgs {
             share: None,
             debug: false,
             accel: Accel::Tcg,
+            extra: Vec::new(),
         }
     }
 }
@@ -153,11 +157,12 @@ impl GuestArgs {
             disks: self.disks.clone(),
             net: self.net,
             accel: self.accel,
-            extra: Vec::new(),
+            extra: self.extra.clone(),
         }
     }
 
-    fn kernel_file(&self) -> Result<PathBuf> {
+    /// The kernel's file, built or fetched when there is none.
+    pub fn kernel_file(&self) -> Result<PathBuf> {
         match self.kernel.as_str() {
             "keel" => Ok(kernel::build(if self.debug { Flavour::Debug } else { Flavour::Release })?.elf),
             "linux" => linux::image(),

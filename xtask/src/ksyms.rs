@@ -3,6 +3,7 @@
 //! The image reserves a section for the names of its functions (see `symbols.rs` in hal, which explains the format);
 //! only after linking are the addresses known. What does not fit is left out, the longest names first.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -40,10 +41,23 @@ pub fn fill(elf: &Path) -> Result<()> {
     fs::write(elf, bytes).context("cannot write the symbols into the kernel")
 }
 
+/// The functions of the kernel at `elf`, by address as linked.
+pub fn functions(elf: &Path) -> Result<BTreeMap<u64, String>> {
+    let bytes = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
+    let file = object::File::parse(&*bytes).context("the kernel is no ELF file")?;
+    let start = start(&file)?;
+    Ok(collect(&file)?.into_iter().map(|f| (start + u64::from(f.offset), f.name)).collect())
+}
+
+/// The address that offsets count from.
+fn start(file: &object::File<'_>) -> Result<u64> {
+    let start = file.symbols().find(|symbol| symbol.name() == Ok("__image_start"));
+    Ok(start.context("the kernel has no symbol __image_start")?.address())
+}
+
 /// The functions by address, one name each.
 fn collect(file: &object::File<'_>) -> Result<Vec<Function>> {
-    let start = file.symbols().find(|symbol| symbol.name() == Ok("__image_start"));
-    let start = start.context("the kernel has no symbol __image_start")?.address();
+    let start = start(file)?;
     let mut functions: Vec<Function> = file
         .symbols()
         .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod conform;
 mod coverage;
@@ -17,6 +18,7 @@ mod kernel;
 mod ksyms;
 mod linux;
 mod paths;
+mod profile;
 mod qemu;
 mod setup;
 mod test;
@@ -72,6 +74,10 @@ enum Verb {
     Test(test::TestArgs),
     /// Run Linux's self-tests on Keel and on Linux, and compare
     Conform(conform::ConformArgs),
+    /// Measure Keel beside Linux 7.2: all operations, or those named
+    Bench(bench::BenchArgs),
+    /// Show which kernel functions a command's instructions go to
+    Profile(profile::ProfileArgs),
     /// Check format, lints, documentation, layers and the unsafe rule
     Check,
     /// Write docs/compatibility.md from the table of system calls
@@ -139,6 +145,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Run(args) => return interactive::run(&args.guest, args.verbose),
         Verb::Test(args) => return test::run(&args),
         Verb::Conform(args) => return conform::run(&args),
+        Verb::Bench(args) => return bench::run(&args),
+        Verb::Profile(args) => profile::run(&args)?,
         Verb::Setup => setup::run()?,
         Verb::Check => return check::run(),
         Verb::Coverage => coverage::write()?,

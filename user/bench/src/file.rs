@@ -1,6 +1,7 @@
-//! Files of the folder `KEEL_BENCH_DIR`, /tmp when it is not set.
+//! Files on tmpfs (/tmp), and the same operations on ext4 (group `ext4`, on the disk /dev/vda).
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libc::*;
 
@@ -80,9 +81,31 @@ pub const OPS: &[Op] = &[
     op("walk-10000", 1, walk),
 ];
 
+/// The group whose files are on the disk.
+pub const EXT4: &str = "ext4";
+const DISK: &CStr = c"/dev/vda";
+const DISK_MOUNTED: &CStr = c"/mnt";
+
+/// Whether files are made on the disk.
+static ON_DISK: AtomicBool = AtomicBool::new(false);
+
+/// Mounts the disk when it is not, and makes files there from now on.
+pub fn use_disk() -> Res {
+    ON_DISK.store(true, Relaxed);
+    match sys!(SYS_mount, DISK, DISK_MOUNTED, c"ext4", 0, 0) {
+        Err(nix::errno::Errno::EBUSY) => Ok(0),
+        other => other,
+    }
+}
+
+/// Makes files in memory from now on.
+pub fn use_memory() {
+    ON_DISK.store(false, Relaxed);
+}
+
 /// The folder of the measuring process `pid`.
 pub fn folder(pid: i32) -> String {
-    let root = std::env::var("KEEL_BENCH_DIR").unwrap_or_else(|_| "/tmp".into());
+    let root = if ON_DISK.load(Relaxed) { "/mnt" } else { "/tmp" };
     format!("{root}/user-bench.{pid}")
 }
 

@@ -53,7 +53,7 @@ pub const OPS: &[Op] = &[
 ];
 
 /// Descriptors of two ends: (read, write) of the one and of the other.
-type Ends = [i32; 4];
+pub type Ends = [i32; 4];
 
 fn two_pipes() -> Res<Ends> {
     let (there, back) = (pipe()?, pipe()?);
@@ -77,7 +77,7 @@ fn pair(kind: i32) -> Res<Ends> {
     Ok([fds[0], fds[0], fds[1], fds[1]])
 }
 
-fn close_all(ends: Ends) -> Res {
+pub fn close_all(ends: Ends) -> Res {
     let mut fds = ends.to_vec();
     fds.sort_unstable();
     fds.dedup();
@@ -88,7 +88,7 @@ fn close_all(ends: Ends) -> Res {
 }
 
 /// A byte to another process and back.
-fn round_trip(n: u64, ends: impl Fn() -> Res<Ends>) -> Res<u64> {
+pub fn round_trip(n: u64, ends: impl Fn() -> Res<Ends>) -> Res<u64> {
     let ends = ends()?;
     let [my_in, my_out, its_in, its_out] = ends;
     let pid = fork()?;
@@ -110,7 +110,7 @@ fn round_trip(n: u64, ends: impl Fn() -> Res<Ends>) -> Res<u64> {
 }
 
 /// `n` writes of `size` bytes to a process that reads them all and then answers.
-fn stream(n: u64, size: usize, ends: impl Fn() -> Res<Ends>) -> Res<u64> {
+pub fn stream(n: u64, size: usize, ends: impl Fn() -> Res<Ends>) -> Res<u64> {
     let ends = ends()?;
     let [my_in, my_out, its_in, its_out] = ends;
     let pid = fork()?;
@@ -158,7 +158,7 @@ fn from_file(n: u64, send: impl Fn(i32, usize, u64) -> Res) -> Res<u64> {
     r
 }
 
-fn connect_accept(n: u64) -> Res<u64> {
+pub fn connect_accept(n: u64) -> Res<u64> {
     let mut name: sockaddr_un = zero();
     name.sun_family = AF_UNIX as u16;
     let p = path("socket");

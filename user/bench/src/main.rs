@@ -1,7 +1,9 @@
 //! What an operation costs: one static program that measures Linux and Keel alike.
 //!
 //! ```text
-//! user-bench [NAME...] [--list] [--rounds N]     NAME: a prefix of group/operation
+//! user-bench [--exact] [NAME...] [--rounds N]    NAME: a prefix of group/operation
+//! user-bench --list                              names with units and marks
+//! user-bench --programs DIR NAME...              scripts, see `program.rs`
 //! ```
 //!
 //! Each operation is one function of the table in its area's file. It runs in a process of its own,
@@ -11,16 +13,25 @@
 //! shift=0` a nanosecond is an instruction. Output, one line each:
 //!
 //! ```text
+//! kernel Linux 7.2.0 #1 SMP
+//! begin syscall/getppid
 //! bench syscall/getppid 123.4 ns
 //! bench file/create unsupported ENOSYS
 //! ```
+//!
+//! `--list` marks as `bulk` what mostly clears or copies memory: QEMU counts each repetition of a string
+//! instruction as an instruction, which no CPU does, so such rows are judged by time.
 //!
 //! `sys` has all `unsafe` (raw calls come from `user-sys`); every other file is an area.
 
 mod file;
 mod local;
 mod memory;
+mod net;
 mod process;
+mod program;
+mod scale;
+mod start;
 mod sys;
 mod syscall;
 
@@ -33,6 +44,7 @@ pub use user_sys::sys;
 type Run = fn(rounds: u64) -> Res<u64>;
 
 /// A row of the result.
+#[derive(Clone, Copy)]
 struct Op {
     group: &'static str,
     name: &'static str,
@@ -50,7 +62,31 @@ enum Unit {
     Ns,
     /// Nanoseconds for each KiB moved, of so many bytes a repetition.
     NsPerKib(u64),
+    /// No time: memory.
+    Kib,
 }
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Unit::Ns => "ns",
+            Unit::NsPerKib(_) => "ns/KiB",
+            Unit::Kib => "KiB",
+        }
+    }
+}
+
+/// Operations that mostly clear or copy memory.
+const BULK: [&str; 8] = [
+    "memory/fault-anonymous-huge",
+    "local/pipe-64k",
+    "local/unix-stream-64k",
+    "local/sendfile-64k",
+    "local/splice-64k",
+    "local/copy_file_range-1m",
+    "net/tcp-64k",
+    "net/udp-32k",
+];
 
 /// Repeats `f` and returns the time; the words `rounds` and `f` read like the operation itself.
 fn repeat(rounds: u64, mut f: impl FnMut() -> Res) -> Res<u64> {
@@ -67,13 +103,14 @@ fn repeat(rounds: u64, mut f: impl FnMut() -> Res) -> Res<u64> {
 fn value(op: &Op, rounds: u64, ns: u64) -> f64 {
     let each = ns as f64 / rounds as f64;
     match op.unit {
-        Unit::Ns => each,
+        Unit::Ns | Unit::Kib => each,
         Unit::NsPerKib(bytes) => each * 1024.0 / bytes as f64,
     }
 }
 
 /// Measures in this process and prints the line.
 fn measure(op: &Op, rounds: u64) {
+    println!("begin {}/{}", op.group, op.name);
     let mut values = Vec::new();
     let line = loop {
         match (op.run)(rounds) {
@@ -82,11 +119,7 @@ fn measure(op: &Op, rounds: u64) {
         }
         if values.len() == 5 {
             let best = values.iter().copied().fold(f64::INFINITY, f64::min);
-            let unit = match op.unit {
-                Unit::Ns => "ns",
-                Unit::NsPerKib(_) => "ns/KiB",
-            };
-            break format!("{:.1} {unit}", best);
+            break format!("{best:.1} {}", op.unit.name());
         }
     };
     println!("bench {}/{} {line}", op.group, op.name);
@@ -119,36 +152,66 @@ fn run(op: &Op, rounds: Option<u64>) {
     }
 }
 
+/// Says which kernel this is.
+fn announce() {
+    if let Ok(name) = nix::sys::utsname::uname() {
+        let part = std::ffi::OsStr::to_string_lossy;
+        println!("kernel {} {} {}", part(name.sysname()), part(name.release()), part(name.version()));
+    }
+}
+
 fn main() {
+    start::begin();
     if std::env::args().nth(1).as_deref() == Some(process::EXEC_MARK) {
         sys::exit(0);
     }
-    let (mut names, mut rounds, mut list) = (Vec::new(), None, false);
+    let (mut names, mut rounds, mut list, mut exact) = (Vec::new(), None, false, false);
     let mut args = std::env::args().skip(1);
+    let mut programs = None;
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--list" => list = true,
+            "--programs" => programs = args.next(),
+            "--exact" => exact = true,
             "--rounds" => rounds = args.next().and_then(|n| n.parse().ok()),
             _ if arg.starts_with('-') => {
-                eprintln!("usage: user-bench [NAME...] [--list] [--rounds N]");
+                eprintln!("usage: user-bench [--exact] [NAME...] [--list] [--rounds N]");
                 sys::exit(2);
             }
             _ => names.push(arg),
         }
     }
     if !list {
+        announce();
         // What a kernel does in the background after boot would be measured with the first rows.
         let _ = sys!(SYS_nanosleep, &timespec { tv_sec: 3, tv_nsec: 0 }, 0);
     }
-    for op in [syscall::OPS, process::OPS, memory::OPS, file::OPS, local::OPS].into_iter().flatten() {
+    if let Some(scripts) = programs {
+        return names.iter().for_each(|name| program::run(&scripts, name));
+    }
+    for op in all() {
         let full = format!("{}/{}", op.group, op.name);
-        if !names.is_empty() && !names.iter().any(|n| full.starts_with(n.as_str())) {
+        let is_named = |n: &String| full == *n || (!exact && full.starts_with(n.as_str()));
+        if !names.is_empty() && !names.iter().any(is_named) {
             continue;
         }
         if list {
-            println!("{full}");
+            println!("{full} {}{}", op.unit.name(), if BULK.contains(&full.as_str()) { " bulk" } else { "" });
+        } else if op.group == file::EXT4
+            && let Err(e) = file::use_disk()
+        {
+            println!("bench {full} unsupported {e:?}");
         } else {
-            run(op, rounds);
+            run(&op, rounds);
         }
+        file::use_memory();
     }
+}
+
+/// Every operation, in the order of measurement.
+fn all() -> Vec<Op> {
+    let groups =
+        [start::OPS, syscall::OPS, process::OPS, memory::OPS, file::OPS, local::OPS, net::OPS, scale::OPS];
+    let on_disk = file::OPS.iter().map(|op| Op { group: file::EXT4, ..*op });
+    groups.into_iter().flatten().copied().chain(on_disk).collect()
 }

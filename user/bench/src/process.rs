@@ -25,7 +25,7 @@ pub const OPS: &[Op] = &[
     op("fork-exec-static", 50, |n| {
         exec_by_fork(n, c"/proc/self/exe", &[c"x".as_ptr() as usize, MARK as usize, 0])
     }),
-    op("fork-exec-dynamic", 50, |n| {
+    op("fork-exec-true", 50, |n| {
         let program = installed(&[c"/usr/bin/true", c"/bin/true"])?;
         exec_by_fork(n, program, &[program.as_ptr() as usize, 0])
     }),

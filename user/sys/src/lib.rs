@@ -19,7 +19,7 @@ pub trait Arg {
 }
 
 macro_rules! int_args {
-    ($($t:ty)*) => { $(impl Arg for $t { #[inline] fn word(self) -> usize { self as usize } })* };
+    ($($t:ty)*) => { $(impl Arg for $t { #[inline(always)] fn word(self) -> usize { self as usize } })* };
 }
 int_args!(i32 u32 i64 u64 usize isize u16);
 
@@ -43,33 +43,37 @@ pub fn zero<T: Plain>() -> T {
 }
 
 impl<T: Plain> Arg for &T {
+    #[inline(always)]
     fn word(self) -> usize {
         std::ptr::from_ref(self) as usize
     }
 }
 impl<T: Plain> Arg for &mut T {
+    #[inline(always)]
     fn word(self) -> usize {
         std::ptr::from_mut(self) as usize
     }
 }
 impl<T: Plain> Arg for &[T] {
+    #[inline(always)]
     fn word(self) -> usize {
         self.as_ptr() as usize
     }
 }
 impl<T: Plain> Arg for &mut [T] {
+    #[inline(always)]
     fn word(self) -> usize {
         self.as_mut_ptr() as usize
     }
 }
 impl Arg for &CStr {
-    #[inline]
+    #[inline(always)]
     fn word(self) -> usize {
         self.as_ptr() as usize
     }
 }
 impl Arg for &CString {
-    #[inline]
+    #[inline(always)]
     fn word(self) -> usize {
         self.as_ptr() as usize
     }

@@ -6,6 +6,7 @@
 //!   boot       Keel given what it cannot use: no init, a broken initramfs     boot.rs
 //!   user       user/tests in guests: Keel with 1, 2 and 4 CPUs, and Linux     user.rs     \ batch.rs runs the
 //!   scenario   commands of user/scenarios/*.toml, same guests                 scenario.rs / guests of both
+//!   bench      rows of user/bench, held against docs/benchmarks.json         speed.rs
 //!   session    dialogues of user/sessions/*.toml on a pseudo-terminal         session.rs
 //! ```
 //! [`tally`] counts what became of them and knows which are known to fail ([`known`]).
@@ -18,6 +19,7 @@ pub mod known;
 mod machine;
 mod scenario;
 mod session;
+mod speed;
 mod tally;
 mod user;
 
@@ -97,7 +99,7 @@ impl fmt::Display for Platform {
 
 /// Whether a filter begins with the name of a kind of test.
 fn names_a_group(filter: &str) -> bool {
-    ["host/", "machine/", "boot/", "user/", "scenario/", "session/"]
+    ["host/", "machine/", "boot/", "user/", "scenario/", "session/", "bench/"]
         .iter()
         .any(|group| filter.starts_with(group))
 }
@@ -135,12 +137,13 @@ struct Group {
 }
 
 fn chosen_groups(tally: &Tally, args: &TestArgs) -> VecDeque<Group> {
-    let kinds: [(&str, Kind, &str); 5] = [
+    let kinds: [(&str, Kind, &str); 6] = [
         ("machine", machine::run, "tiny"),
         ("boot", boot::run, "tiny"),
         ("user", user::run, "tiny"),
         ("scenario", scenario::run, "debian"),
         ("session", session::run, "debian"),
+        ("bench", speed::run, "tiny"),
     ];
     let mut groups = VecDeque::new();
     for (kernel, smp) in PLATFORMS {
@@ -151,6 +154,10 @@ fn chosen_groups(tally: &Tally, args: &TestArgs) -> VecDeque<Group> {
         for (kind, run, root) in kinds {
             let name = format!("{kind}/{platform}");
             let is_for_keel = ["machine", "boot"].contains(&kind);
+            // Both kernels run in it; what is counted is optimised code on one CPU.
+            if kind == "bench" && (kernel != "keel" || smp != 1 || args.debug) {
+                continue;
+            }
             if tally.may_want(&format!("{name}/")) && !(is_for_keel && kernel == "linux") {
                 groups.push_back(Group { name, run, platform: platform.clone(), root });
             }
@@ -215,7 +222,7 @@ fn prepare(tally: &Tally, group: &Group) -> bool {
     }
     let mut missing = MISSING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut needs: Vec<(&str, Fetch)> = vec![(group.root, image::ensure)];
-    if group.platform.kernel == "linux" {
+    if group.platform.kernel == "linux" || group.name.starts_with("bench/") {
         needs.push(("linux", |_| linux::image()));
     }
     for (name, fetch) in needs {
