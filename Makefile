@@ -5,7 +5,7 @@ CARGO := $(shell command -v cargo 2>/dev/null || echo /usr/bin/cargo)
 XTASK := $(CARGO) xtask
 ARGS  ?=
 
-.PHONY: run test bench build image check doc gdb setup clean
+.PHONY: run test bench conform build image check doc gdb setup clean
 
 run: setup          # boot to a shell
 	@$(XTASK) run $(ARGS)
@@ -13,6 +13,8 @@ test: setup         # everything that must pass
 	@$(XTASK) test $(ARGS)
 bench: setup        # speed beside Linux 7.2
 	@$(XTASK) bench $(ARGS)
+conform: setup      # Linux's self-tests on Keel and on Linux
+	@$(XTASK) conform $(ARGS)
 build: setup        # the kernel
 	@$(XTASK) build $(ARGS)
 image: setup        # the guest's roots

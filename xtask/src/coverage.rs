@@ -1,4 +1,5 @@
-//! docs/compatibility.md: every system call and how much of it Keel has, from the kernel's own table.
+//! docs/compatibility.md: every system call and how much of it Keel has, from the kernel's own table; then what
+//! became of Linux's self-tests (`conform::page`).
 //!
 //! The verb `coverage` writes the page; the check of the same name fails when it is out of date.
 
@@ -8,7 +9,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use regex::Regex;
 
-use crate::paths;
+use crate::{conform, paths};
 
 /// The table, one row a call.
 const TABLE: &str = "kernel/syscall/src/table.rs";
@@ -45,7 +46,7 @@ pub fn check() -> Result<String> {
 fn page() -> Result<String> {
     let text =
         fs::read_to_string(paths::repo().join(TABLE)).with_context(|| format!("{TABLE} cannot be read"))?;
-    render(&parse(&text)?)
+    Ok(render(&parse(&text)?)? + &conform::page::render()?)
 }
 
 fn parse(text: &str) -> Result<Vec<Call>> {

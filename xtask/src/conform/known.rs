@@ -75,6 +75,11 @@ impl Known {
         }
     }
 
+    /// Each entry's program and reason, in the order of the file.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.difference.iter().map(|entry| (entry.test.as_str(), entry.reason.as_str()))
+    }
+
     /// Holds the list against a run. Only entries whose programs were all run can be stale.
     pub fn judge(&self, results: &Results) -> Verdict {
         let mut verdict = Verdict::default();

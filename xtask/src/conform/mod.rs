@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   kselftest   Linux's own self-tests                  kselftest.rs   \
-//!                                                                       guest.rs runs the programs,
-//!                                                                       ktap.rs reads what they print
+//!   user        the project's user/tests                user.rs         > guest.rs runs the programs,
+//!   stress      stress-ng's stressors                   stress.rs      /  ktap.rs reads what they print
 //!   results.rs  where the two differ        known.rs  conformance.toml: which of it is known, and why
 //! ```
 //! Linux's endings are kept in the cache: they change only with its version. A program that differs in a way
@@ -13,7 +13,11 @@ mod guest;
 mod known;
 mod kselftest;
 mod ktap;
+pub mod page;
 mod results;
+pub mod short;
+mod stress;
+mod user;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -96,6 +100,8 @@ struct Group {
     cases: Vec<Case>,
     folders: Vec<(String, PathBuf)>,
     mib: u64,
+    /// CPUs on Linux and on Keel, where the suite decides.
+    smp: Option<(u32, u32)>,
 }
 
 /// Runs what was chosen.
@@ -124,8 +130,14 @@ pub fn run(args: &ConformArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.update {
-        known.clone().update(&results)?;
-        ui::say(&format!("{} is up to date", known::PATH));
+        known.update(&results)?;
+        let is_complete = |dir: &String| {
+            args.tests.is_empty() || args.tests.iter().any(|t| is_part(t.trim_end_matches('/'), dir))
+        };
+        let complete: Vec<String> = results.directories().into_keys().filter(is_complete).collect();
+        page::update(&results, &complete)?;
+        crate::coverage::write()?;
+        ui::say(&format!("{} and docs/compatibility.md are up to date", known::PATH));
         return Ok(ExitCode::SUCCESS);
     }
     Ok(report(&known, &results))
@@ -157,6 +169,20 @@ fn collect(args: &ConformArgs, results: &mut Results) -> Result<Vec<Group>> {
             }
         }
     }
+    if may_hold("user/tests") {
+        let (cases, folder) = user::cases()?;
+        let cases = cases.into_iter().filter(|case| chosen(&case.name)).collect();
+        groups.push(Group { cases, folders: vec![("user".to_owned(), folder)], ..Group::default() });
+    }
+    if may_hold("stress/stress-ng") {
+        let cases: Vec<Case> = stress::cases().into_iter().filter(|case| chosen(&case.name)).collect();
+        let group = |cases: &[Case]| Group {
+            cases: cases.to_vec(),
+            smp: Some((1, args.smp.max(stress::SMP))),
+            ..Group::default()
+        };
+        groups.extend(cases.chunks(MOST_CASES).map(group));
+    }
     groups.retain(|group| !group.cases.is_empty());
     if groups.is_empty() {
         bail!("no test is called {}; `cargo xtask conform --list` shows them", args.tests.join(" or "));
@@ -167,6 +193,11 @@ fn collect(args: &ConformArgs, results: &mut Results) -> Result<Vec<Group>> {
 /// Whether `name` is `prefix` or lies below it.
 fn is_part(prefix: &str, name: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether the user's own tests' endings may come from the cache: they change with the repository.
+fn is_cacheable(name: &str) -> bool {
+    !name.starts_with("user/")
 }
 
 /// Puts a directory's cases into the last group if they fit there, else into a new one.
@@ -185,11 +216,16 @@ fn add(groups: &mut Vec<Group>, cases: Vec<Case>, folder: (String, PathBuf)) {
     }
 }
 
-fn guest_args(args: &ConformArgs, side: Side) -> GuestArgs {
+fn guest_args(args: &ConformArgs, group: &Group, side: Side) -> GuestArgs {
+    let smp = match (group.smp, side) {
+        (None, _) => args.smp,
+        (Some((linux, _)), Side::Linux) => linux,
+        (Some((_, keel)), Side::Keel) => keel,
+    };
     GuestArgs {
         kernel: side.name().to_owned(),
         root: guest::ROOT.to_owned(),
-        smp: args.smp,
+        smp,
         mem: Some(MEMORY),
         debug: args.debug && side == Side::Keel,
         ..GuestArgs::default()
@@ -226,7 +262,7 @@ fn run_linux(args: &ConformArgs, group: &Group, results: &mut Results) -> Result
     let mut todo = Vec::new();
     for case in &group.cases {
         match cache.endings.get(&case.name) {
-            Some(ending) if !args.fresh => {
+            Some(ending) if !args.fresh && is_cacheable(&case.name) => {
                 results.programs.entry(case.name.clone()).or_default().linux = Some(ending.clone());
             }
             _ => todo.push(case.clone()),
@@ -236,17 +272,23 @@ fn run_linux(args: &ConformArgs, group: &Group, results: &mut Results) -> Result
         return Ok(());
     }
     let outputs = output_dir(Side::Linux)?;
-    guest::run(&guest_args(args, Side::Linux), &group.folders, &outputs, &todo, &mut |case, ending| {
-        ui::say(&line_of(&case.name, Side::Linux, &ending));
-        cache.endings.insert(case.name.clone(), ending.clone());
-        results.programs.entry(case.name.clone()).or_default().linux = Some(ending);
-    })?;
+    guest::run(
+        &guest_args(args, group, Side::Linux),
+        &group.folders,
+        &outputs,
+        &todo,
+        &mut |case, ending| {
+            ui::say(&line_of(&case.name, Side::Linux, &ending));
+            cache.endings.insert(case.name.clone(), ending.clone());
+            results.programs.entry(case.name.clone()).or_default().linux = Some(ending);
+        },
+    )?;
     cache.save()
 }
 
 fn run_keel(args: &ConformArgs, group: &Group, cases: &[Case], results: &mut Results) -> Result<()> {
     let outputs = output_dir(Side::Keel)?;
-    guest::run(&guest_args(args, Side::Keel), &group.folders, &outputs, cases, &mut |case, ending| {
+    guest::run(&guest_args(args, group, Side::Keel), &group.folders, &outputs, cases, &mut |case, ending| {
         ui::say(&line_of(&case.name, Side::Keel, &ending));
         results.programs.entry(case.name.clone()).or_default().keel = Some(ending);
     })

@@ -10,6 +10,9 @@ use super::ktap::Mark;
 /// The name of a program's own exit status among its lines.
 pub const EXIT: &str = "exit";
 
+/// The name of the kernel's log among a program's lines: a warning in it fails.
+pub const LOG: &str = "kernel log";
+
 /// One program on both kernels.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Program {
@@ -81,6 +84,9 @@ impl Program {
         let died = matches!(on_keel, Mark::Crash) && on_linux != Mark::Crash;
         if died || (found.is_empty() && on_linux == Mark::Pass && on_keel != Mark::Pass) {
             found.push(Difference { line: EXIT.to_owned(), linux: on_linux, keel: on_keel });
+        }
+        if linux.kernel.is_empty() && !keel.kernel.is_empty() && on_keel != Mark::Crash {
+            found.push(Difference { line: LOG.to_owned(), linux: Mark::Pass, keel: Mark::Fail });
         }
         found
     }

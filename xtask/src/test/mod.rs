@@ -8,6 +8,7 @@
 //!   scenario   commands of user/scenarios/*.toml, same guests                 scenario.rs / guests of both
 //!   bench      rows of user/bench, held against docs/benchmarks.json         speed.rs
 //!   session    dialogues of user/sessions/*.toml on a pseudo-terminal         session.rs
+//!   conform    quick self-tests of Linux, against conformance.toml            conform/short.rs
 //! ```
 //! [`tally`] counts what became of them and knows which are known to fail ([`known`]).
 //! A test's full name begins with these words, e.g. `user/keel-2cpu/fork::reaps`; a filter is any part of it.
@@ -20,7 +21,7 @@ mod machine;
 mod scenario;
 mod session;
 mod speed;
-mod tally;
+pub mod tally;
 mod user;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -37,7 +38,7 @@ use self::known::Known;
 use self::tally::{Tally, Verdict};
 use crate::guest::GuestArgs;
 use crate::kernel::{self, Flavour};
-use crate::{image, linux, ui};
+use crate::{conform, image, linux, ui};
 
 /// Options of `test`.
 #[derive(Args)]
@@ -99,7 +100,7 @@ impl fmt::Display for Platform {
 
 /// Whether a filter begins with the name of a kind of test.
 fn names_a_group(filter: &str) -> bool {
-    ["host/", "machine/", "boot/", "user/", "scenario/", "session/", "bench/"]
+    ["host/", "machine/", "boot/", "user/", "scenario/", "session/", "bench/", "conform/"]
         .iter()
         .any(|group| filter.starts_with(group))
 }
@@ -115,6 +116,7 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
     }
     if !args.host {
         run_guests(&tally, chosen_groups(&tally, args));
+        run_conform(&tally, args);
     }
     ui::say(&format!("tests took {:.0} s", start.elapsed().as_secs_f64()));
     Ok(tally.finish())
@@ -185,6 +187,21 @@ fn run_guests(tally: &Tally, groups: VecDeque<Group>) {
             }
         });
     }
+}
+
+/// Linux's self-tests in their short form.
+fn run_conform(tally: &Tally, args: &TestArgs) {
+    let is_other = args.kernel.as_deref().is_some_and(|k| k != "keel") || args.smp.is_some_and(|n| n != 1);
+    if is_other || !tally.may_want("conform/") {
+        return;
+    }
+    let start = Instant::now();
+    if tally.is_out_of_time() {
+        tally.skip_group("conform", "the time for all tests was over");
+        return;
+    }
+    guard(tally, "conform", || conform::short::run(tally));
+    say_time("conform", start);
 }
 
 fn run_group(tally: &Tally, group: &Group) {
