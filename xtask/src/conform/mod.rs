@@ -32,6 +32,7 @@ use self::guest::{Case, Ending};
 use self::known::Known;
 use self::results::Results;
 use crate::guest::GuestArgs;
+use crate::paths::Lock;
 use crate::{linux, paths, ui};
 
 /// Programs that share a guest.
@@ -65,6 +66,12 @@ pub struct ConformArgs {
     /// Keel built with debug assertions and the lock-order checker
     #[arg(long)]
     debug: bool,
+    /// Run this kernel file as Keel instead of building one
+    #[arg(long, value_name = "FILE", conflicts_with = "debug")]
+    image: Option<PathBuf>,
+    /// Run nothing: take the results of a run from this file
+    #[arg(long, value_name = "FILE", conflicts_with = "tests")]
+    from: Option<PathBuf>,
     /// Only list the tests
     #[arg(long)]
     list: bool,
@@ -106,6 +113,12 @@ struct Group {
 
 /// Runs what was chosen.
 pub fn run(args: &ConformArgs) -> Result<ExitCode> {
+    if let Some(file) = &args.from {
+        let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let results =
+            serde_json::from_slice(&text).with_context(|| format!("{} holds no results", file.display()))?;
+        return conclude(args, &results);
+    }
     let start = Instant::now();
     let mut results = Results { smp: args.smp, is_whole: args.tests.is_empty(), ..Results::default() };
     let groups = collect(args, &mut results)?;
@@ -124,23 +137,29 @@ pub fn run(args: &ConformArgs) -> Result<ExitCode> {
         }
         save(args, &results)?;
     }
-    print_tables(&results);
     ui::say(&format!("conform took {:.0} s", start.elapsed().as_secs_f64()));
+    conclude(args, &results)
+}
+
+/// Prints what a run found and holds it against the list, or brings the list up to date.
+fn conclude(args: &ConformArgs, results: &Results) -> Result<ExitCode> {
+    print_tables(results);
     if args.kernel != Kernels::Both {
         return Ok(ExitCode::SUCCESS);
     }
-    if args.update {
-        known.update(&results)?;
-        let is_complete = |dir: &String| {
-            args.tests.is_empty() || args.tests.iter().any(|t| is_part(t.trim_end_matches('/'), dir))
-        };
-        let complete: Vec<String> = results.directories().into_keys().filter(is_complete).collect();
-        page::update(&results, &complete)?;
-        crate::coverage::write()?;
-        ui::say(&format!("{} and docs/compatibility.md are up to date", known::PATH));
-        return Ok(ExitCode::SUCCESS);
+    let known = Known::read()?;
+    if !args.update {
+        return Ok(report(&known, results));
     }
-    Ok(report(&known, &results))
+    known.update(results)?;
+    let is_complete = |dir: &String| {
+        args.tests.is_empty() || args.tests.iter().any(|t| is_part(t.trim_end_matches('/'), dir))
+    };
+    let complete: Vec<String> = results.directories().into_keys().filter(is_complete).collect();
+    page::update(results, &complete)?;
+    crate::coverage::write()?;
+    ui::say(&format!("{} and docs/compatibility.md are up to date", known::PATH));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The programs that `args` choose, built, in groups that fit a guest.
@@ -222,8 +241,12 @@ fn guest_args(args: &ConformArgs, group: &Group, side: Side) -> GuestArgs {
         (Some((linux, _)), Side::Linux) => linux,
         (Some((_, keel)), Side::Keel) => keel,
     };
+    let kernel = match (&args.image, side) {
+        (Some(file), Side::Keel) => file.display().to_string(),
+        _ => side.name().to_owned(),
+    };
     GuestArgs {
-        kernel: side.name().to_owned(),
+        kernel,
         root: guest::ROOT.to_owned(),
         smp,
         mem: Some(MEMORY),
@@ -252,8 +275,14 @@ impl LinuxCache {
         Ok(LinuxCache { file, endings: endings.unwrap_or_default() })
     }
 
-    fn save(&self) -> Result<()> {
-        write_json(&self.file, &self.endings)
+    /// Adds the endings of `group` to what the file holds by now: another run may have written it.
+    fn save(&self, group: &Group) -> Result<()> {
+        let _lock = Lock::take("conform")?;
+        let mut all: BTreeMap<String, Ending> =
+            fs::read(&self.file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let ours = group.cases.iter().filter_map(|case| self.endings.get_key_value(&case.name));
+        all.extend(ours.map(|(name, ending)| (name.clone(), ending.clone())));
+        write_json(&self.file, &all)
     }
 }
 
@@ -283,7 +312,7 @@ fn run_linux(args: &ConformArgs, group: &Group, results: &mut Results) -> Result
             results.programs.entry(case.name.clone()).or_default().linux = Some(ending);
         },
     )?;
-    cache.save()
+    cache.save(group)
 }
 
 fn run_keel(args: &ConformArgs, group: &Group, cases: &[Case], results: &mut Results) -> Result<()> {

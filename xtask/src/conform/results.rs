@@ -131,10 +131,10 @@ impl Counts {
 }
 
 impl Results {
-    /// Counts by directory, in order, and the number of differences.
+    /// Counts by directory, in order, and the number of differences, of programs that ran on both.
     pub fn directories(&self) -> BTreeMap<String, (Counts, usize)> {
         let mut directories: BTreeMap<String, (Counts, usize)> = BTreeMap::new();
-        for (name, program) in &self.programs {
+        for (name, program) in self.programs.iter().filter(|(_, p)| p.linux.is_some() && p.keel.is_some()) {
             let (dir, _) = name.rsplit_once('/').unwrap_or((name, ""));
             let (counts, differences) = directories.entry(dir.to_owned()).or_default();
             counts.add(program.counts());

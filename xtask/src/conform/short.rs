@@ -38,6 +38,8 @@ pub fn run(tally: &Tally) -> Result<()> {
         update: false,
         fresh: false,
         debug: false,
+        image: None,
+        from: None,
         list: false,
     };
     let mut results = Results { smp: 1, ..Results::default() };
