@@ -11,14 +11,13 @@ use crate::test::tally::{Tally, Verdict};
 const GROUP: &str = "conform";
 
 /// Directories and programs that take a second or two.
-const QUICK: [&str; 14] = [
+const QUICK: [&str; 13] = [
     "kselftest/capabilities",
     "kselftest/clone3",
     "kselftest/fchmodat2",
     "kselftest/filelock",
     "kselftest/kcmp",
     "kselftest/membarrier/membarrier_test_single_thread",
-    "kselftest/mincore",
     "kselftest/pidfd/pidfd_open_test",
     "kselftest/pidfd/pidfd_getfd_test",
     "kselftest/pidfd/pidfd_fdinfo_test",
