@@ -193,6 +193,130 @@ pub struct FOwnerEx {
     pub pid: i32,
 }
 
+/// `struct statmount` without the strings behind it (include/uapi/linux/mount.h). Fields that name a string hold its
+/// offset among them.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the names are those of statmount(2)")]
+pub struct StatMount {
+    pub size: u32,
+    pub mnt_opts: u32,
+    pub mask: u64,
+    pub sb_dev_major: u32,
+    pub sb_dev_minor: u32,
+    pub sb_magic: u64,
+    pub sb_flags: u32,
+    pub fs_type: u32,
+    pub mnt_id: u64,
+    pub mnt_parent_id: u64,
+    pub mnt_id_old: u32,
+    pub mnt_parent_id_old: u32,
+    pub mnt_attr: u64,
+    pub mnt_propagation: u64,
+    pub mnt_peer_group: u64,
+    pub mnt_master: u64,
+    pub propagate_from: u64,
+    pub mnt_root: u32,
+    pub mnt_point: u32,
+    pub mnt_ns_id: u64,
+    pub fs_subtype: u32,
+    pub sb_source: u32,
+    pub opt_num: u32,
+    pub opt_array: u32,
+    pub opt_sec_num: u32,
+    pub opt_sec_array: u32,
+    pub supported_mask: u64,
+    pub mnt_uidmap_num: u32,
+    pub mnt_uidmap: u32,
+    pub mnt_gidmap_num: u32,
+    pub mnt_gidmap: u32,
+    pub spare: [u64; 43],
+}
+
+impl Default for StatMount {
+    fn default() -> Self {
+        zerocopy::FromZeros::new_zeroed()
+    }
+}
+
+const _: () = assert!(size_of::<StatMount>() == 512);
+
+/// `struct mount_attr` of mount_setattr(2), its first version.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RawMountAttr {
+    /// `MOUNT_ATTR_*` to set.
+    pub attr_set: u64,
+    /// `MOUNT_ATTR_*` to clear.
+    pub attr_clr: u64,
+    /// `MS_SHARED` and its kind, or 0.
+    pub propagation: u64,
+    /// Descriptor of a user namespace, for identity-mapped mounts.
+    pub userns_fd: u64,
+}
+
+/// `struct mnt_id_req` of statmount(2) and listmount(2).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MntIdReq {
+    /// Size of the structure in bytes.
+    pub size: u32,
+    /// Descriptor of a mount namespace, or 0.
+    pub mnt_ns_fd: u32,
+    /// Unique id of a mount.
+    pub mnt_id: u64,
+    /// `STATMOUNT_*`, or the id to go on after.
+    pub param: u64,
+    /// Id of a mount namespace, or 0 for the caller's.
+    pub mnt_ns_id: u64,
+}
+
+/// `struct xattr_args`, its first version (include/uapi/linux/xattr.h).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct XattrArgs {
+    /// Address of the value.
+    pub value: u64,
+    /// Size of the value in bytes.
+    pub size: u32,
+    /// `XATTR_CREATE`, `XATTR_REPLACE`.
+    pub flags: u32,
+}
+
+/// `struct fsxattr` (include/uapi/linux/fs.h).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FsXattr {
+    /// `FS_XFLAG_*`.
+    pub xflags: u32,
+    /// Extent size hint, in bytes.
+    pub extsize: u32,
+    /// Number of extents.
+    pub nextents: u32,
+    /// Project id.
+    pub projid: u32,
+    /// Extent size hint of copies on write, in bytes.
+    pub cowextsize: u32,
+    /// Zero.
+    pub pad: [u8; 8],
+}
+
+/// `struct file_attr`, its first version (include/uapi/linux/fs.h).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RawFileAttr {
+    /// `FS_XFLAG_*`.
+    pub xflags: u64,
+    /// Extent size hint, in bytes.
+    pub extsize: u32,
+    /// Number of extents.
+    pub nextents: u32,
+    /// Project id.
+    pub projid: u32,
+    /// Extent size hint of copies on write, in bytes.
+    pub cowextsize: u32,
+}
+
 /// `struct open_how` of openat2(2).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -113,7 +113,7 @@ pub(crate) fn sys_pipe(cx: &mut Cx<'_>, fds: UserAddr) -> Result<usize> {
 
 /// ioctl(2).
 pub(crate) fn sys_ioctl(_cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: usize) -> Result<usize> {
-    fcntl::ioctl(&*files()?, fd, cmd, arg).map_err(|errno| match errno {
+    fcntl::ioctl(&*files()?, fd, cmd, arg, || process::current().cred()).map_err(|errno| match errno {
         Errno::ENOIOCTLCMD => Errno::ENOTTY,
         other => other,
     })

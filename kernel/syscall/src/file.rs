@@ -6,6 +6,8 @@ use hal::uio::{Dest, Src};
 use hal::{UserAddr, user};
 use limits::Resource;
 use process::signal::{Target, send_kernel};
+use vfs::readdir::{self, Layout};
+use vfs::rw::RwFlags;
 use vfs::{File, FileMode, SyncMode, Whence, rw, splice};
 
 use crate::Cx;
@@ -102,9 +104,9 @@ pub(crate) fn sys_pwritev(_cx: &mut Cx<'_>, fd: i32, iov: UserAddr, count: usize
     after_write(&file, result)
 }
 
-/// preadv2(2). `EOPNOTSUPP`: flags.
+/// preadv2(2). A position of -1 is the file's own.
 pub(crate) fn sys_preadv2(
-    cx: &mut Cx<'_>,
+    _cx: &mut Cx<'_>,
     fd: i32,
     iov: UserAddr,
     count: usize,
@@ -112,15 +114,15 @@ pub(crate) fn sys_preadv2(
     _pos_high: u64,
     flags: u32,
 ) -> Result<usize> {
-    if flags != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
-    if pos == -1 { sys_readv(cx, fd, iov, count) } else { sys_preadv(cx, fd, iov, count, pos) }
+    let file = file(fd)?;
+    let mut dst = Dest::user_vec(caller::iovec(iov, count)?);
+    RwFlags::decode(flags, &file)?;
+    if pos == -1 { rw::read(&file, &mut dst) } else { rw::pread(&file, &mut dst, pos) }
 }
 
-/// pwritev2(2). `EOPNOTSUPP`: flags.
+/// pwritev2(2). A position of -1 is the file's own.
 pub(crate) fn sys_pwritev2(
-    cx: &mut Cx<'_>,
+    _cx: &mut Cx<'_>,
     fd: i32,
     iov: UserAddr,
     count: usize,
@@ -128,10 +130,19 @@ pub(crate) fn sys_pwritev2(
     _pos_high: u64,
     flags: u32,
 ) -> Result<usize> {
-    if flags != 0 {
-        return Err(Errno::EOPNOTSUPP);
+    let file = file(fd)?;
+    let mut src = Src::user_vec(caller::iovec(iov, count)?);
+    let flags = RwFlags::decode(flags, &file)?;
+    let fsize = rlimit(Resource::Fsize);
+    let result = if pos == -1 {
+        rw::write_with(&file, &mut src, fsize, flags)
+    } else {
+        rw::pwrite_with(&file, &mut src, pos, fsize, flags)
+    };
+    if flags.contains(RwFlags::NOSIGNAL) && result == Err(Errno::EPIPE) {
+        return result;
     }
-    if pos == -1 { sys_writev(cx, fd, iov, count) } else { sys_pwritev(cx, fd, iov, count, pos) }
+    after_write(&file, result)
 }
 
 /// lseek(2).
@@ -292,7 +303,13 @@ pub(crate) fn sys_ftruncate(_cx: &mut Cx<'_>, fd: i32, size: i64) -> Result<usiz
 /// getdents64(2).
 pub(crate) fn sys_getdents64(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: u32) -> Result<usize> {
     let file = file(fd)?;
-    vfs::readdir::getdents64(&file, &mut Dest::user(buf, count as usize))
+    readdir::getdents(&file, &mut Dest::user(buf, count as usize), Layout::Dirent64)
+}
+
+/// getdents(2), the older form.
+pub(crate) fn sys_getdents(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: u32) -> Result<usize> {
+    let file = file(fd)?;
+    readdir::getdents(&file, &mut Dest::user(buf, count as usize), Layout::Dirent)
 }
 
 /// Advice numbers of posix_fadvise(2).

@@ -15,6 +15,7 @@ mod futex;
 mod ipc;
 mod mem;
 mod missing;
+mod mounts;
 mod net;
 mod numa;
 mod path;

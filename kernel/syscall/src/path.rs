@@ -2,13 +2,14 @@
 
 use alloc::vec::Vec;
 
-use abi::fs::{AT_FDCWD, AtFlags, OpenFlags, OpenHow, RenameFlags, Stat};
+use abi::fs::{AT_FDCWD, AtFlags, OpenFlags, OpenHow, RawFileAttr, RenameFlags, Stat};
 use abi::time::{Timespec, Timeval};
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
 use limits::Resource;
 use security::{Access, Cap, IdKind};
 use vfs::attr::{self, AccessIds, NewTime};
+use vfs::file_attr;
 use vfs::open::How;
 use vfs::{At, Path, WalkFlags, namespace, walk};
 
@@ -117,7 +118,7 @@ fn shown_stat(mut stat: Stat) -> Stat {
 }
 
 /// What `name` leads to; with `AT_EMPTY_PATH` a null pointer is an empty name.
-fn lookup(caller: &Caller, dirfd: i32, name: UserAddr, flags: AtFlags) -> Result<Path> {
+pub(crate) fn lookup(caller: &Caller, dirfd: i32, name: UserAddr, flags: AtFlags) -> Result<Path> {
     let is_null = name.0 == 0 && flags.contains(AtFlags::EMPTY_PATH);
     let name = if is_null { Vec::new() } else { caller::path(name)? };
     if name.is_empty() && flags.contains(AtFlags::EMPTY_PATH) && dirfd != AT_FDCWD {
@@ -181,6 +182,67 @@ pub(crate) fn sys_statfs(_cx: &mut Cx<'_>, name: UserAddr, buf: UserAddr) -> Res
 pub(crate) fn sys_fstatfs(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr) -> Result<usize> {
     let file = caller::files()?.get_any(fd)?;
     user::write(buf, &attr::statfs(file.path())?)?;
+    Ok(0)
+}
+
+/// The file of file_getattr(2) or file_setattr(2), after the checks of their other arguments.
+///
+/// `EINVAL`: unknown flags, or a structure shorter than its first version. `E2BIG`: longer than a page.
+fn attr_target(caller: &Caller, dirfd: i32, name: UserAddr, size: usize, flags: u32) -> Result<Path> {
+    let flags = at_flags(flags, AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH)?;
+    if size > hal::PAGE_SIZE {
+        return Err(Errno::E2BIG);
+    }
+    if size < size_of::<RawFileAttr>() {
+        return Err(Errno::EINVAL);
+    }
+    lookup(caller, dirfd, name, flags)
+}
+
+/// What the file system's refusal is for these calls.
+fn no_attributes(errno: Errno) -> Errno {
+    if errno == Errno::ENOIOCTLCMD { Errno::EOPNOTSUPP } else { errno }
+}
+
+/// file_getattr(2).
+pub(crate) fn sys_file_getattr(
+    _cx: &mut Cx<'_>,
+    dirfd: i32,
+    name: UserAddr,
+    attr: UserAddr,
+    size: usize,
+    flags: u32,
+) -> Result<usize> {
+    let caller = Caller::new()?;
+    let path = attr_target(&caller, dirfd, name, size, flags)?;
+    let found = file_attr::get(&path).map_err(no_attributes)?;
+    user::write(attr, &file_attr::to_raw(&found))?;
+    // What a later version of the structure has and this kernel does not is zero.
+    user::zero(
+        UserAddr(attr.0.wrapping_add(size_of::<RawFileAttr>() as u64)),
+        size - size_of::<RawFileAttr>(),
+    )?;
+    Ok(0)
+}
+
+/// file_setattr(2). `EINVAL`: unknown flags in the structure.
+pub(crate) fn sys_file_setattr(
+    _cx: &mut Cx<'_>,
+    dirfd: i32,
+    name: UserAddr,
+    attr: UserAddr,
+    size: usize,
+    flags: u32,
+) -> Result<usize> {
+    let caller = Caller::new()?;
+    let path = attr_target(&caller, dirfd, name, size, flags)?;
+    let mut bytes = [0; size_of::<RawFileAttr>()];
+    read_versioned(attr, size, &mut bytes)?;
+    let raw: RawFileAttr = zerocopy::transmute!(bytes);
+    if !file_attr::is_known(&raw) {
+        return Err(Errno::EINVAL);
+    }
+    file_attr::set(&path, &caller.cred, |attr| file_attr::apply(&raw, attr)).map_err(no_attributes)?;
     Ok(0)
 }
 

@@ -11,8 +11,8 @@ use hal::UserAddr;
 
 use crate::arg::{Arg, Support};
 use crate::{
-    Cx, Result, cred, eventfiles, fd, file, futex, ipc, mem, net, numa, path, poll, range, scheduling,
-    signal, system, task, time, xattr,
+    Cx, Result, cred, eventfiles, fd, file, futex, ipc, mem, mounts, net, numa, path, poll, range,
+    scheduling, signal, system, task, time, xattr,
 };
 
 /// One past the highest system-call number that has a row.
@@ -160,6 +160,7 @@ syscalls! {
     75 fdatasync(fd: i32) => file::sys_fdatasync, Support::Full;
     76 truncate(name: UserAddr, size: i64) => path::sys_truncate, Support::Full;
     77 ftruncate(fd: i32, size: i64) => file::sys_ftruncate, Support::Full;
+    78 getdents(fd: i32, buf: UserAddr, count: u32) => file::sys_getdents, Support::Full;
     79 getcwd(buf: UserAddr, size: usize) => path::sys_getcwd, Support::Full;
     80 chdir(name: UserAddr) => path::sys_chdir, Support::Full;
     81 fchdir(fd: i32) => path::sys_fchdir, Support::Full;
@@ -401,14 +402,22 @@ syscalls! {
     326 copy_file_range(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, count: usize, flags: u32)
         => file::sys_copy_file_range, Support::Full;
     327 preadv2(fd: i32, iov: UserAddr, count: usize, pos: i64, pos_high: u64, flags: u32)
-        => file::sys_preadv2, Support::Partial("flags: EOPNOTSUPP");
+        => file::sys_preadv2, Support::Partial("RWF_NOWAIT, RWF_DONTCACHE: EOPNOTSUPP");
     328 pwritev2(fd: i32, iov: UserAddr, count: usize, pos: i64, pos_high: u64, flags: u32)
-        => file::sys_pwritev2, Support::Partial("flags: EOPNOTSUPP");
+        => file::sys_pwritev2, Support::Partial("RWF_NOWAIT, RWF_ATOMIC, RWF_DONTCACHE: EOPNOTSUPP");
     332 statx(dirfd: i32, name: UserAddr, flags: u32, mask: u32, buf: UserAddr)
         => path::sys_statx, Support::Full;
     334 rseq(area: UserAddr, len: u32, flags: u32, signature: u32) => cred::sys_rseq, Support::Full;
     424 pidfd_send_signal(fd: i32, sig: i32, info: UserAddr, flags: u32)
         => eventfiles::sys_pidfd_send_signal, Support::Partial("threads and process groups: EINVAL");
+    428 open_tree(dirfd: i32, name: UserAddr, flags: u32) => mounts::sys_open_tree, Support::Full;
+    429 move_mount(from_fd: i32, from: UserAddr, to_fd: i32, to: UserAddr, flags: u32)
+        => mounts::sys_move_mount, Support::Partial("MOVE_MOUNT_SET_GROUP: EINVAL");
+    430 fsopen(name: UserAddr, flags: u32) => mounts::sys_fsopen, Support::Full;
+    431 fsconfig(fd: i32, cmd: u32, key: UserAddr, value: UserAddr, aux: i32)
+        => mounts::sys_fsconfig, Support::Partial("binary values, descriptors: EINVAL");
+    432 fsmount(fd: i32, flags: u32, attributes: u32) => mounts::sys_fsmount, Support::Full;
+    433 fspick(dirfd: i32, name: UserAddr, flags: u32) => mounts::sys_fspick, Support::Full;
     434 pidfd_open(pid: i32, flags: u32)
         => eventfiles::sys_pidfd_open, Support::Partial("PIDFD_THREAD of a later thread: ENOENT");
     435 clone3(args: UserAddr, size: usize) => task::sys_clone3, Support::Full;
@@ -420,6 +429,8 @@ syscalls! {
         => range::sys_process_madvise, Support::Partial("no MADV_COLLAPSE: EINVAL");
     441 epoll_pwait2(ep: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: usize)
         => poll::sys_epoll_pwait2, Support::Full;
+    442 mount_setattr(dirfd: i32, name: UserAddr, flags: u32, attr: UserAddr, size: usize)
+        => mounts::sys_mount_setattr, Support::Partial("MOUNT_ATTR_IDMAP: EINVAL");
     448 process_mrelease(fd: i32, flags: u32) => range::sys_process_mrelease, Support::Full;
     449 futex_waitv(list: UserAddr, nr: u32, flags: u32, timeout: UserAddr, clock: i32)
         => futex::sys_futex_waitv, Support::Full;
@@ -433,10 +444,27 @@ syscalls! {
         => futex::sys_futex_wait, Support::Full;
     456 futex_requeue(list: UserAddr, flags: u32, nr_wake: i32, nr_requeue: i32)
         => futex::sys_futex_requeue, Support::Full;
-
+    457 statmount(request: UserAddr, buf: UserAddr, size: usize, flags: u32)
+        => mounts::sys_statmount, Support::Partial("only the caller's namespace");
+    458 listmount(request: UserAddr, ids: UserAddr, max: usize, flags: u32)
+        => mounts::sys_listmount, Support::Partial("only the caller's namespace");
     462 mseal(addr: u64, len: u64, flags: u64) => range::sys_mseal, Support::Full;
+    463 setxattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr, args: UserAddr, size: usize)
+        => xattr::sys_setxattrat, Support::Full;
+    464 getxattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr, args: UserAddr, size: usize)
+        => xattr::sys_getxattrat, Support::Full;
+    465 listxattrat(dirfd: i32, path: UserAddr, flags: u32, buf: UserAddr, size: usize)
+        => xattr::sys_listxattrat, Support::Full;
+    466 removexattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr)
+        => xattr::sys_removexattrat, Support::Full;
+    467 open_tree_attr(dirfd: i32, name: UserAddr, flags: u32, attr: UserAddr, size: usize)
+        => mounts::sys_open_tree_attr, Support::Partial("MOUNT_ATTR_IDMAP: EINVAL");
+    468 file_getattr(dirfd: i32, name: UserAddr, attr: UserAddr, size: usize, flags: u32)
+        => path::sys_file_getattr, Support::Full;
+    469 file_setattr(dirfd: i32, name: UserAddr, attr: UserAddr, size: usize, flags: u32)
+        => path::sys_file_setattr, Support::Full;
+
     absent {
-        78 getdents,
         101 ptrace,
         103 syslog,
         134 uselib,
@@ -498,31 +526,15 @@ syscalls! {
         425 io_uring_setup,
         426 io_uring_enter,
         427 io_uring_register,
-        428 open_tree,
-        429 move_mount,
-        430 fsopen,
-        431 fsconfig,
-        432 fsmount,
-        433 fspick,
-        442 mount_setattr,
         443 quotactl_fd,
         444 landlock_create_ruleset,
         445 landlock_add_rule,
         446 landlock_restrict_self,
         447 memfd_secret,
         453 map_shadow_stack,
-        457 statmount,
-        458 listmount,
         459 lsm_get_self_attr,
         460 lsm_set_self_attr,
         461 lsm_list_modules,
-        463 setxattrat,
-        464 getxattrat,
-        465 listxattrat,
-        466 removexattrat,
-        467 open_tree_attr,
-        468 file_getattr,
-        469 file_setattr,
         470 listns,
         471 rseq_slice_yield,
     }

@@ -9,6 +9,7 @@ use security::Cred;
 
 use crate::fdtable::{FdFlags, FdTable};
 use crate::file::{File, FileMode};
+use crate::file_attr;
 use crate::inode::{FileKind, InodeFlags};
 use crate::pipe::PipeEnd;
 
@@ -28,7 +29,13 @@ const FIOQSIZE: u32 = 0x5460;
 const FIGETBSZ: u32 = 2;
 
 /// ioctl(2). What is common is done here, the rest by the file. `ENOTTY`: unknown to both. May sleep.
-pub fn ioctl(files: &FdTable, fd: i32, cmd: u32, arg: usize) -> Result<usize> {
+pub fn ioctl(
+    files: &FdTable,
+    fd: i32,
+    cmd: u32,
+    arg: usize,
+    cred: impl FnOnce() -> Arc<Cred>,
+) -> Result<usize> {
     let file = files.get(fd)?;
     let user = UserAddr(arg as u64);
     match cmd {
@@ -46,6 +53,13 @@ pub fn ioctl(files: &FdTable, fd: i32, cmd: u32, arg: usize) -> Result<usize> {
             }
             _ => return Err(Errno::ENOTTY),
         },
+        file_attr::GETFLAGS | file_attr::SETFLAGS | file_attr::FSGETXATTR | file_attr::FSSETXATTR => {
+            match file_attr::ioctl(file.path(), &cred(), cmd, user) {
+                // A file may know the number as one of its own.
+                Err(Errno::ENOIOCTLCMD) => return file.ops().ioctl(&file, cmd, arg).map_err(hide_internal),
+                done => done?,
+            }
+        }
         _ => return file.ops().ioctl(&file, cmd, arg).map_err(hide_internal),
     }
     Ok(0)

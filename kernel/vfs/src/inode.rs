@@ -30,6 +30,7 @@ use sched::RwSem;
 use security::Cred;
 
 use crate::file::FileOps;
+use crate::file_attr::FileAttr;
 use crate::lock::FileLocks;
 use crate::notify::Marks;
 use crate::path::Path;
@@ -207,6 +208,19 @@ pub enum XattrMode {
     Create,
     /// `XATTR_REPLACE`: `ENODATA` if it is not.
     Replace,
+    /// Both at once: `EEXIST` if it is there, `ENODATA` if it is not.
+    Never,
+}
+
+impl XattrMode {
+    /// Whether an attribute that is there, or is not, may be set so. `EEXIST`, `ENODATA`.
+    pub fn check(self, exists: bool) -> Result<()> {
+        match (self, exists) {
+            (Self::Create | Self::Never, true) => Err(Errno::EEXIST),
+            (Self::Replace | Self::Never, false) => Err(Errno::ENODATA),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A file system's part of an inode.
@@ -332,6 +346,19 @@ pub trait InodeOps: Any + Send + Sync {
     fn list_xattr(&self, inode: &Inode) -> Result<Vec<u8>> {
         let _ = inode;
         Ok(Vec::new())
+    }
+
+    /// Flags and project id (ioctl_iflags(2)). `ENOIOCTLCMD`: the file system keeps none.
+    fn file_attr(&self, inode: &Inode) -> Result<FileAttr> {
+        let _ = inode;
+        Err(Errno::ENOIOCTLCMD)
+    }
+
+    /// Stores them, and what [`crate::file_attr::inode_flags`] tells in the inode. Called with `inode.sem` held for
+    /// writing. `EOPNOTSUPP`: one that it does not keep.
+    fn set_file_attr(&self, inode: &Inode, attr: &FileAttr) -> Result<()> {
+        let _ = (inode, attr);
+        Err(Errno::ENOIOCTLCMD)
     }
 }
 

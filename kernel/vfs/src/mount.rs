@@ -277,6 +277,11 @@ impl Mount {
         self.ns.lock().upgrade()
     }
 
+    /// Whether it is in the tree of `ns`.
+    pub(crate) fn is_in(&self, ns: &Arc<MountNs>) -> bool {
+        core::ptr::eq(self.ns.lock().as_ptr(), Arc::as_ptr(ns))
+    }
+
     /// This mount and all mounts below it, parents first. With `LOCK` held.
     pub fn subtree(self: &Arc<Self>) -> Vec<Arc<Mount>> {
         let mut found = alloc::vec![self.clone()];
@@ -310,6 +315,13 @@ impl Drop for WriteAccess {
     fn drop(&mut self) {
         self.0.writers.fetch_sub(1, Release);
     }
+}
+
+/// Attaches `mount`, which is attached nowhere, at `under`, where `top` is: `top` moves on top of it. `LOCK` is held.
+pub(crate) fn attach_beneath(mount: &Arc<Mount>, top: &Arc<Mount>, under: &Path, ns: &Arc<MountNs>) {
+    detach(top);
+    attach(mount, under, ns);
+    attach(top, &Path::root_of(mount), ns);
 }
 
 /// Attaches `mount` at `at`, in `ns`. `LOCK` is held, and `at` is the topmost mount there.
@@ -350,6 +362,8 @@ pub(crate) fn detach(mount: &Arc<Mount>) {
 pub struct MountNs {
     id: NsId,
     root: ArcCell<Mount>,
+    /// The tree of a descriptor, in which nobody lives (`mount_fd`).
+    is_detached: bool,
     /// Counts changes: poll(2) on /proc/mounts tells of them.
     event: AtomicU64,
 }
@@ -360,11 +374,19 @@ pub type Copies = Vec<(Arc<Mount>, Arc<Mount>)>;
 impl MountNs {
     /// The first namespace, whose root is `root`.
     pub fn new(root: &Arc<Mount>) -> Arc<Self> {
-        Self::with(NsId::initial(NsKind::Mnt), root)
+        Self::with(NsId::initial(NsKind::Mnt), root, false)
     }
 
-    fn with(id: NsId, root: &Arc<Mount>) -> Arc<Self> {
-        let ns = Arc::new(Self { id, root: ArcCell::new(root.clone()), event: AtomicU64::new(0) });
+    /// The namespace of a detached tree. It takes the tree apart when it ends. `ENOSPC`: too many namespaces.
+    ///
+    /// LINUX: does not count it among the namespaces of its owner.
+    pub(crate) fn new_detached(root: &Arc<Mount>, owner: &UserNs) -> Result<Arc<Self>> {
+        Ok(Self::with(NsId::new(NsKind::Mnt, owner)?, root, true))
+    }
+
+    fn with(id: NsId, root: &Arc<Mount>, is_detached: bool) -> Arc<Self> {
+        let root_cell = ArcCell::new(root.clone());
+        let ns = Arc::new(Self { id, root: root_cell, is_detached, event: AtomicU64::new(0) });
         for mount in root.subtree() {
             *mount.ns.lock() = Arc::downgrade(&ns);
         }
@@ -379,6 +401,16 @@ impl MountNs {
     /// The mount at the bottom of its root.
     pub fn root(&self) -> Option<Arc<Mount>> {
         self.root.load()
+    }
+
+    /// Whether it is the namespace of a detached tree.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.is_detached
+    }
+
+    /// Gives up the tree, which was attached elsewhere. To be dropped after `LOCK`.
+    pub(crate) fn take_root(&self) -> Option<Arc<Mount>> {
+        self.root.swap(None)
     }
 
     /// How often it has changed.
@@ -404,9 +436,15 @@ impl MountNs {
         let root = self.root().ok_or(Errno::EINVAL)?;
         let pairs = copy_tree(&root, root.root());
         let (_, new_root) = pairs.first().ok_or(Errno::EINVAL)?;
-        let ns = Self::with(id, new_root);
+        let ns = Self::with(id, new_root, false);
         Ok((ns, pairs))
     }
+}
+
+/// Whether a mount of `sb` in the caller's namespace has something open for writing.
+pub(crate) fn sb_has_writers(ctx: &crate::fs_context::WalkContext<'_>, sb: &Arc<SuperBlock>) -> bool {
+    let mounts = ctx.fs.ns().map_or(Vec::new(), |ns| ns.mounts());
+    mounts.iter().any(|mount| Arc::ptr_eq(mount.sb(), sb) && mount.has_writers())
 }
 
 /// Copies the mounts below (`top`, `root`), unattached, as (old, new) pairs with the top first. `LOCK` is held.

@@ -10,6 +10,7 @@ use security::Cap;
 
 use crate::fs_context::WalkContext;
 use crate::mount::{self, Mount, MountFlags, MountNs, Propagation};
+use crate::mount_fd::MovePlace;
 use crate::path::Path;
 use crate::superblock::{self, MountRequest, SbFlags};
 use crate::walk::{self, At, WalkFlags};
@@ -97,12 +98,12 @@ pub fn mount(
     attach_at(ctx, &new, &target)
 }
 
-fn require_admin(ctx: &WalkContext<'_>) -> Result<()> {
+pub(crate) fn require_admin(ctx: &WalkContext<'_>) -> Result<()> {
     let ns = ns_of(ctx)?;
     if ctx.cred.ns_capable(ns.id().owner(), Cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
 }
 
-fn ns_of(ctx: &WalkContext<'_>) -> Result<Arc<MountNs>> {
+pub(crate) fn ns_of(ctx: &WalkContext<'_>) -> Result<Arc<MountNs>> {
     ctx.fs.ns().ok_or(Errno::EINVAL)
 }
 
@@ -115,12 +116,25 @@ fn is_ours(ns: &Arc<MountNs>, mount: &Arc<Mount>) -> bool {
 pub fn attach_at(ctx: &WalkContext<'_>, new: &Arc<Mount>, target: &Path) -> Result<()> {
     let ns = ns_of(ctx)?;
     let _locked = mount::LOCK.lock();
-    attach_locked(&ns, new, target)
+    let mut at = target.clone();
+    walk::cross_mounts(&mut at);
+    // The same file system directly upon itself; binds and moves may do that.
+    if at.is_mount_root() && Arc::ptr_eq(&at.dentry, new.root()) {
+        return Err(Errno::EBUSY);
+    }
+    attach_locked(&ns, new, &at)
 }
 
 fn attach_locked(ns: &Arc<MountNs>, new: &Arc<Mount>, target: &Path) -> Result<()> {
     let mut at = target.clone();
     walk::cross_mounts(&mut at);
+    check_attach(ns, new, &at)?;
+    mount::attach(new, &at, ns);
+    Ok(())
+}
+
+/// Whether `new` may be attached at `at`, the topmost mount there. `LOCK` is held.
+fn check_attach(ns: &Arc<MountNs>, new: &Arc<Mount>, at: &Path) -> Result<()> {
     if !is_ours(ns, &at.mount) {
         return Err(Errno::EINVAL);
     }
@@ -131,18 +145,15 @@ fn attach_locked(ns: &Arc<MountNs>, new: &Arc<Mount>, target: &Path) -> Result<(
     if is_dir(new.root().inode()) != is_dir(at.inode()) {
         return Err(Errno::ENOTDIR);
     }
-    // The same file system directly upon itself.
-    if at.is_mount_root() && Arc::ptr_eq(at.dentry.sb(), new.sb()) && Arc::ptr_eq(&at.dentry, new.root()) {
-        return Err(Errno::EBUSY);
-    }
-    mount::attach(new, &at, ns);
     Ok(())
 }
 
-/// How much of a tree is bound.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
+/// How much of a tree an operation is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// One mount.
     One,
+    /// All mounts below it too.
     Tree,
 }
 
@@ -151,19 +162,27 @@ fn bind(ctx: &WalkContext<'_>, source: &Path, target: &Path, depth: Depth) -> Re
     let _locked = mount::LOCK.lock();
     // The files of namespaces are on no mount that anybody sees, and still can be bound to keep the namespace.
     let is_ns_file = source.inode().is_some_and(|inode| crate::anon::NSFS.holds(inode));
-    if source.mount.propagation() == Propagation::Unbindable || !(is_ours(&ns, &source.mount) || is_ns_file) {
+    if !(is_ours(&ns, &source.mount) || is_ns_file) {
+        return Err(Errno::EINVAL);
+    }
+    let top = copy_for_bind(source, depth)?;
+    let result = attach_locked(&ns, &top, target);
+    if result.is_err() {
+        mount::dissolve(&top);
+    }
+    result
+}
+
+/// A copy of what `source` shows, attached nowhere. `EINVAL`: it is unbindable. `LOCK` is held.
+pub(crate) fn copy_for_bind(source: &Path, depth: Depth) -> Result<Arc<Mount>> {
+    if source.mount.propagation() == Propagation::Unbindable {
         return Err(Errno::EINVAL);
     }
     if depth == Depth::One {
-        return attach_locked(&ns, &source.mount.copy(&source.dentry), target);
+        return Ok(source.mount.copy(&source.dentry));
     }
     let pairs = mount::copy_tree(&source.mount, &source.dentry);
-    let (_, top) = pairs.first().ok_or(Errno::EINVAL)?;
-    let result = attach_locked(&ns, top, target);
-    if result.is_err() {
-        mount::dissolve(top);
-    }
-    result
+    pairs.into_iter().next().map(|(_, top)| top).ok_or(Errno::EINVAL)
 }
 
 fn move_mount(ctx: &WalkContext<'_>, source: &Path, target: &Path) -> Result<()> {
@@ -179,19 +198,41 @@ fn move_mount(ctx: &WalkContext<'_>, source: &Path, target: &Path) -> Result<()>
     {
         return Err(Errno::EINVAL);
     }
+    check_move(source, &at)?;
+    place(&ns, mount, &at, MovePlace::OnTop)
+}
+
+/// Whether the mount of `source` may move to `at`. `EINVAL`: one is a directory and the other is not. `ELOOP`: below
+/// itself. `LOCK` is held.
+pub(crate) fn check_move(source: &Path, at: &Path) -> Result<()> {
     if source.inode().is_some_and(|inode| inode.is_dir()) != at.inode().is_some_and(|inode| inode.is_dir()) {
-        return Err(Errno::ENOTDIR);
+        return Err(Errno::EINVAL);
     }
-    // Not into itself.
     let mut above = Some(at.mount.clone());
     while let Some(here) = above {
-        if Arc::ptr_eq(&here, mount) {
+        if Arc::ptr_eq(&here, &source.mount) {
             return Err(Errno::ELOOP);
         }
         above = here.mountpoint().map(|up| up.mount);
     }
-    mount::detach(mount);
-    mount::attach(mount, &at, &ns);
+    Ok(())
+}
+
+/// Moves `new`, attached or not, to `at` in `ns`, the topmost mount there. Nothing has changed when it fails. `LOCK` is
+/// held.
+pub(crate) fn place(ns: &Arc<MountNs>, new: &Arc<Mount>, at: &Path, place: MovePlace) -> Result<()> {
+    check_attach(ns, new, at)?;
+    if place == MovePlace::OnTop {
+        mount::detach(new);
+        mount::attach(new, at, ns);
+        return Ok(());
+    }
+    let under = at.mount.mountpoint().filter(|_| at.is_mount_root()).ok_or(Errno::EINVAL)?;
+    if Arc::ptr_eq(&under.mount, new) {
+        return Err(Errno::ELOOP);
+    }
+    mount::detach(new);
+    mount::attach_beneath(new, &at.mount, &under, ns);
     Ok(())
 }
 
@@ -219,14 +260,31 @@ fn remount(target: &Path, flags: u64, data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn change_propagation(target: &Path, flags: u64) -> Result<()> {
-    let kind = match flags & !MS_REC & !0x8000 {
+/// The propagation that bits of mount(2) name; `None` for none. `EINVAL`: several, or other bits.
+pub(crate) fn propagation_of(bits: u64) -> Result<Option<Propagation>> {
+    Ok(Some(match bits {
+        0 => return Ok(None),
         MS_SHARED => Propagation::Shared,
         MS_PRIVATE => Propagation::Private,
         MS_SLAVE => Propagation::Slave,
         MS_UNBINDABLE => Propagation::Unbindable,
         _ => return Err(Errno::EINVAL),
-    };
+    }))
+}
+
+/// The bit of mount(2) for `propagation`.
+pub(crate) fn propagation_bits(propagation: Propagation) -> u64 {
+    match propagation {
+        Propagation::Shared => MS_SHARED,
+        Propagation::Private => MS_PRIVATE,
+        Propagation::Slave => MS_SLAVE,
+        Propagation::Unbindable => MS_UNBINDABLE,
+    }
+}
+
+fn change_propagation(target: &Path, flags: u64) -> Result<()> {
+    const MS_SILENT: u64 = 0x8000;
+    let kind = propagation_of(flags & !MS_REC & !MS_SILENT)?.ok_or(Errno::EINVAL)?;
     let _locked = mount::LOCK.lock();
     let mount = mount_at(target)?;
     if flags & MS_REC == 0 {

@@ -125,6 +125,11 @@ pub fn open(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8], how: &How) -> Result
     open_create(ctx, at, name, how)
 }
 
+/// Names what `path` is, as open(2) with `O_PATH` does.
+pub fn open_as_path(path: &Path, cred: &Arc<Cred>) -> Result<Arc<File>> {
+    File::new(path.clone(), Arc::new(NoOps), OpenFlags::PATH, cred)
+}
+
 /// Opens what `path` is, as open(2) without `O_CREAT` does after the walk.
 pub fn open_path(path: &Path, how: &How, cred: &Arc<Cred>) -> Result<Arc<File>> {
     may_open(path, how, cred)?;

@@ -1,4 +1,4 @@
-//! getdents64(2).
+//! getdents64(2) and the older getdents(2).
 
 use alloc::vec::Vec;
 
@@ -14,8 +14,28 @@ use crate::rw;
 /// Entries are collected in a kernel buffer of at most this size, so no lock is held while user memory is written.
 const BUFFER: usize = 32 * 1024;
 
-/// Packs `struct linux_dirent64` records.
+/// The layout of records.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `struct linux_dirent64`: the type before the name.
+    Dirent64,
+    /// `struct linux_dirent`: the type in the last byte of the record.
+    Dirent,
+}
+
+impl Layout {
+    /// Where the name begins, and what follows it: its NUL, and for the older layout the type.
+    fn frame(self) -> (usize, usize) {
+        match self {
+            Self::Dirent64 => (DIRENT64_NAME_OFFSET, 1),
+            Self::Dirent => (DIRENT64_NAME_OFFSET - 1, 2),
+        }
+    }
+}
+
+/// Packs records of one layout.
 struct Records {
+    layout: Layout,
     bytes: Vec<u8>,
     room: usize,
     is_full: bool,
@@ -23,7 +43,8 @@ struct Records {
 
 impl DirEmit for Records {
     fn emit(&mut self, name: &[u8], ino: u64, d_type: u8, next: u64) -> bool {
-        let len = (DIRENT64_NAME_OFFSET + name.len() + 1).next_multiple_of(8);
+        let (before, after) = self.layout.frame();
+        let len = (before + name.len() + after).next_multiple_of(8);
         if self.bytes.len() + len > self.room || self.bytes.try_reserve(len).is_err() {
             self.is_full = true;
             return false;
@@ -32,9 +53,16 @@ impl DirEmit for Records {
         self.bytes.extend_from_slice(&ino.to_ne_bytes());
         self.bytes.extend_from_slice(&next.to_ne_bytes());
         self.bytes.extend_from_slice(&(len as u16).to_ne_bytes());
-        self.bytes.push(d_type);
+        if self.layout == Layout::Dirent64 {
+            self.bytes.push(d_type);
+        }
         self.bytes.extend_from_slice(name);
         self.bytes.resize(end, 0);
+        if self.layout == Layout::Dirent
+            && let Some(last) = self.bytes.last_mut()
+        {
+            *last = d_type;
+        }
         true
     }
 }
@@ -42,14 +70,15 @@ impl DirEmit for Records {
 /// Fills `dst` with entries from the position on; gives the number of bytes, 0 at the end.
 ///
 /// `ENOTDIR`: not a directory. `EINVAL`: the next entry does not fit. `ENOENT`: the directory was removed. `EFAULT`.
-pub fn getdents64(file: &File, dst: &mut Dest<'_>) -> Result<usize> {
+pub fn getdents(file: &File, dst: &mut Dest<'_>, layout: Layout) -> Result<usize> {
     file.require(FileMode::empty())?;
     let inode = file.inode();
     if !inode.is_dir() {
         return Err(Errno::ENOTDIR);
     }
     let _locked = file.lock_pos();
-    let mut records = Records { bytes: Vec::new(), room: dst.remaining().min(BUFFER), is_full: false };
+    let mut records =
+        Records { layout, bytes: Vec::new(), room: dst.remaining().min(BUFFER), is_full: false };
     let mut pos = file.pos();
     {
         let _shared = inode.sem.read();

@@ -12,11 +12,12 @@
 
 use abi::fs::{OpenFlags, S_ISGID, S_ISUID};
 use abi::{Errno, Result};
+use bitflags::bitflags;
 use hal::PAGE_SIZE;
 use hal::uio::{Dest, Src};
 use security::Cap;
 
-use crate::file::{File, FileMode, ShowPart, Whence};
+use crate::file::{File, FileMode, ShowPart, SyncMode, Whence};
 use crate::inode::{FileKind, Inode, InodeFlags, SetAttr};
 use crate::mount::MountFlags;
 use crate::notify::{self, Event};
@@ -28,6 +29,56 @@ pub const MAX_COUNT: usize = 0x7fff_f000;
 
 /// Seconds after which relatime updates an access time anyhow (mount(8)).
 const RELATIME_SECONDS: i64 = 24 * 60 * 60;
+
+bitflags! {
+    /// Flags of preadv2(2) and pwritev2(2).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct RwFlags: u32 {
+        /// Poll for completion; without effect where nothing polls.
+        const HIPRI = 1 << 0;
+        /// As if the file had `O_DSYNC`.
+        const DSYNC = 1 << 1;
+        /// As if the file had `O_SYNC`.
+        const SYNC = 1 << 2;
+        /// Do not wait.
+        const NOWAIT = 1 << 3;
+        /// Write at the end.
+        const APPEND = 1 << 4;
+        /// Write at the position though the file has `O_APPEND`.
+        const NOAPPEND = 1 << 5;
+        /// All or nothing after a crash.
+        const ATOMIC = 1 << 6;
+        /// Leave no pages behind.
+        const DONTCACHE = 1 << 7;
+        /// No SIGPIPE.
+        const NOSIGNAL = 1 << 8;
+    }
+}
+
+impl RwFlags {
+    /// Those of system calls without flags: what the open file says.
+    fn of(file: &File) -> Self {
+        if file.flags().contains(OpenFlags::APPEND) { Self::APPEND } else { Self::empty() }
+    }
+
+    /// Decodes the argument and joins it with what `file` says.
+    ///
+    /// `EOPNOTSUPP`: unknown, or not possible for this file. `EINVAL`: to append and not to append. `EPERM`: not to append
+    /// to a file that can only be appended to.
+    pub fn decode(raw: u32, file: &File) -> Result<Self> {
+        let asked = Self::from_bits(raw).ok_or(Errno::EOPNOTSUPP)?;
+        if asked.contains(Self::APPEND | Self::NOAPPEND) {
+            return Err(Errno::EINVAL);
+        }
+        if asked.intersects(Self::NOWAIT | Self::ATOMIC | Self::DONTCACHE) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if !asked.contains(Self::NOAPPEND) {
+            return Ok(asked | Self::of(file));
+        }
+        if file.inode().flags().contains(InodeFlags::APPEND) { Err(Errno::EPERM) } else { Ok(asked) }
+    }
+}
 
 /// read(2) and readv(2).
 pub fn read(file: &File, dst: &mut Dest<'_>) -> Result<usize> {
@@ -95,10 +146,15 @@ fn limit_count(remaining: usize, truncate: impl FnOnce(usize)) {
 
 /// write(2) and writev(2). `fsize`: the caller's `RLIMIT_FSIZE`. `EFBIG`: at the limit.
 pub fn write(file: &File, src: &mut Src<'_>, fsize: u64) -> Result<usize> {
+    write_with(file, src, fsize, RwFlags::of(file))
+}
+
+/// As [`write`], with the flags of pwritev2(2) at the file's position.
+pub fn write_with(file: &File, src: &mut Src<'_>, fsize: u64, flags: RwFlags) -> Result<usize> {
     file.require(FileMode::WRITE)?;
     let locked = file.lock_pos();
     let mut pos = file.pos();
-    let done = write_at(file, src, &mut pos, fsize)?;
+    let done = write_at(file, src, &mut pos, fsize, flags)?;
     if locked.is_some() {
         file.set_pos(pos);
     }
@@ -107,36 +163,45 @@ pub fn write(file: &File, src: &mut Src<'_>, fsize: u64) -> Result<usize> {
 
 /// pwrite64(2) and pwritev(2). `O_APPEND` files are appended to all the same, as on Linux.
 pub fn pwrite(file: &File, src: &mut Src<'_>, pos: i64, fsize: u64) -> Result<usize> {
+    pwrite_with(file, src, pos, fsize, RwFlags::of(file))
+}
+
+/// As [`pwrite`], with the flags of pwritev2(2).
+pub fn pwrite_with(file: &File, src: &mut Src<'_>, pos: i64, fsize: u64, flags: RwFlags) -> Result<usize> {
     let mut pos = u64::try_from(pos).map_err(|_| Errno::EINVAL)?;
     file.require(FileMode::WRITE)?;
     require_positions(file)?;
-    write_at(file, src, &mut pos, fsize)
+    write_at(file, src, &mut pos, fsize, flags)
 }
 
 /// Writes at `*pos`, or at the end, and moves `*pos` behind what was written.
-fn write_at(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64) -> Result<usize> {
+fn write_at(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags: RwFlags) -> Result<usize> {
     limit_count(src.remaining(), |max| src.truncate(max));
     let inode = file.inode();
     let done = if inode.mapping().is_some() {
         let _exclusive = inode.sem.write();
-        write_cached(file, src, pos, fsize)?
+        write_cached(file, src, pos, fsize, flags)?
     } else {
         file.ops().write(file, src, *pos)?
     };
     *pos = pos.saturating_add(done as u64);
     if done > 0 && !inode.flags().contains(InodeFlags::ANONYMOUS) {
         notify::path_event(file.path(), Event::MODIFY);
+        if flags.intersects(RwFlags::SYNC | RwFlags::DSYNC) {
+            let mode = if flags.contains(RwFlags::SYNC) { SyncMode::Full } else { SyncMode::Data };
+            file.ops().fsync(file, mode)?;
+        }
     }
     Ok(done)
 }
 
 /// The checks of a write to a file with a page cache; its `sem` is held.
-fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64) -> Result<usize> {
+fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags: RwFlags) -> Result<usize> {
     if src.remaining() == 0 {
         return Ok(0);
     }
     let inode = file.inode();
-    if file.flags().contains(OpenFlags::APPEND) {
+    if flags.contains(RwFlags::APPEND) {
         *pos = inode.size();
     }
     let limit = fsize.min(inode.sb().max_bytes());

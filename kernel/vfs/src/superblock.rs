@@ -202,6 +202,11 @@ impl SuperBlock {
         Ok(stat)
     }
 
+    /// Whether a mount shows it.
+    pub(crate) fn is_mounted(&self) -> bool {
+        self.mounts.load(Acquire) > 0
+    }
+
     pub(crate) fn mount_added(&self) {
         self.mounts.fetch_add(1, Relaxed);
     }

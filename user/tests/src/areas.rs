@@ -19,6 +19,7 @@ mod memcalls;
 mod mapcount;
 mod mm;
 mod mmfile;
+mod mountfd;
 mod mremap;
 mod ns;
 mod pidfd;
@@ -52,6 +53,7 @@ const AREAS: &[&[harness::Test]] = &[
     fsdir::TESTS,
     fsmeta::TESTS,
     fsio::TESTS,
+    mountfd::TESTS,
     pipe::TESTS,
     poll::TESTS,
     epoll::TESTS,

@@ -7,7 +7,7 @@ tests!(
     stat_of_a_file, statx_fields, times_move_with_what_happens, utimensat_sets_times, utimes_needs_ownership,
     relatime_updates_after_a_write, chmod_rules, chown_rules, set_gid_folder_passes_its_group,
     write_drops_set_user_id, statfs_of_known_types, xattr_set_get_list_remove, xattr_names_and_sizes,
-    xattr_on_descriptor_and_symlink,
+    xattr_on_descriptor_and_symlink, xattr_at_calls, flags_of_a_file, old_getdents,
 );
 
 fn stat_of_a_file() {
@@ -262,4 +262,95 @@ fn xattr_on_descriptor_and_symlink() {
     assert_eq!(sys!(SYS_lsetxattr, &l, c"user.x", b"v", 1, 0), Err(EPERM), "no user attributes on links");
     assert_eq!(sys!(SYS_lgetxattr, &l, c"user.x", &mut buf, 9), Err(ENODATA));
     assert_eq!(sys!(SYS_getxattr, &l, c"user.x", &mut buf, 9), Ok(1));
+}
+
+/// `struct xattr_args`: address of the value; size, and flags above it.
+fn xattr_args(value: usize, size: u64, flags: u64) -> [u64; 2] {
+    [value as u64, size | flags << 32]
+}
+
+fn xattr_at_calls() {
+    const SETXATTRAT: i64 = 463;
+    const GETXATTRAT: i64 = 464;
+    const LISTXATTRAT: i64 = 465;
+    const REMOVEXATTRAT: i64 = 466;
+    let p = file("f", b"");
+    let fd = open(&p, O_RDONLY).unwrap();
+    let value = b"hello";
+    let args = xattr_args(value.as_ptr() as usize, 5, 0);
+    let set = |dirfd: i32, name: &std::ffi::CStr, at: i32, args: &[u64; 2], size: usize| {
+        sys!(SETXATTRAT, dirfd, name, at, c"trusted.x", args, size)
+    };
+    if set(AT_FDCWD, &p, 0, &args, 16) == Err(EOPNOTSUPP) {
+        skip("this file system has no trusted attributes");
+    }
+    assert_eq!(set(fd, c"", AT_EMPTY_PATH, &args, 16), Ok(0));
+    assert_eq!(set(fd, c"", 0, &args, 16), Err(ENOENT));
+    assert_eq!(set(AT_FDCWD, &p, 0, &args, 15), Err(EINVAL));
+    assert_eq!(set(AT_FDCWD, &p, 0, &args, 5000), Err(E2BIG));
+    assert_eq!(set(AT_FDCWD, &p, AT_REMOVEDIR, &args, 16), Err(EINVAL));
+    let both = xattr_args(value.as_ptr() as usize, 5, 3);
+    assert_eq!(set(AT_FDCWD, &p, 0, &both, 16), Err(EEXIST));
+    let mut out = [0u8; 8];
+    let into = xattr_args(out.as_mut_ptr() as usize, 8, 0);
+    assert_eq!(sys!(GETXATTRAT, AT_FDCWD, &p, 0, c"trusted.x", &into, 16), Ok(5));
+    assert_eq!(&out[..5], value);
+    assert_eq!(sys!(GETXATTRAT, AT_FDCWD, &p, 0, c"trusted.x", &xattr_args(into[0] as usize, 8, 1), 16), Err(EINVAL));
+    let mut names = [0u8; 64];
+    assert_eq!(sys!(LISTXATTRAT, AT_FDCWD, &p, 0, &mut names, 64), Ok(10));
+    assert_eq!(sys!(REMOVEXATTRAT, fd, 0, AT_EMPTY_PATH, c"trusted.x"), Ok(0), "no name at all");
+    assert_eq!(sys!(REMOVEXATTRAT, AT_FDCWD, &p, 0, c"trusted.x"), Err(ENODATA));
+}
+
+fn flags_of_a_file() {
+    const GETFLAGS: u64 = 0x8008_6601;
+    const SETFLAGS: u64 = 0x4008_6602;
+    const FILE_GETATTR: i64 = 468;
+    let p = file("f", b"1");
+    let fd = open(&p, O_RDWR).unwrap();
+    let mut flags = 0u32;
+    if sys!(SYS_ioctl, fd, GETFLAGS, &mut flags) == Err(ENOTTY) {
+        skip("this file system has no flags");
+    }
+    assert_eq!(flags, 0);
+    assert_eq!(sys!(SYS_ioctl, fd, SETFLAGS, &0x20u32), Ok(0), "append only");
+    assert_eq!(open(&p, O_WRONLY), Err(EPERM));
+    assert_eq!(sys!(SYS_unlink, &p), Err(EPERM));
+    assert!(open(&p, O_WRONLY | O_APPEND).is_ok());
+    let mut attr = [0u64; 3];
+    assert_eq!(sys!(FILE_GETATTR, AT_FDCWD, &p, &mut attr, 24, 0), Ok(0));
+    assert_eq!(attr[0], 0x10);
+    assert_eq!(sys!(FILE_GETATTR, AT_FDCWD, &p, &mut attr, 23, 0), Err(EINVAL));
+    assert_eq!(sys!(FILE_GETATTR, AT_FDCWD, c"/proc/version", &mut attr, 24, 0), Err(EOPNOTSUPP));
+    assert_eq!(sys!(SYS_ioctl, fd, SETFLAGS, &0x10u32), Ok(0), "immutable");
+    assert_eq!(sys!(SYS_chmod, &p, 0o600), Err(EPERM));
+    assert_eq!(sys!(SYS_ioctl, fd, SETFLAGS, &0u32), Ok(0));
+    sys!(SYS_unlink, &p).unwrap();
+    let q = file("q", b"");
+    sys!(SYS_chmod, &cstr(dir()), 0o777).unwrap();
+    sys!(SYS_chown, &q, 1000, 1000).unwrap();
+    aside(|| {
+        drop_root();
+        let fd = open(&q, O_RDONLY).unwrap();
+        assert_eq!(sys!(SYS_ioctl, fd, SETFLAGS, &0x40u32), Ok(0), "the owner may");
+        assert_eq!(sys!(SYS_ioctl, fd, SETFLAGS, &0x10u32), Err(EPERM), "needs CAP_LINUX_IMMUTABLE");
+    });
+}
+
+fn old_getdents() {
+    file("name", b"");
+    let fd = open(&cstr(dir()), O_RDONLY | O_DIRECTORY).unwrap();
+    let mut buf = [0u8; 1024];
+    let len = sys!(SYS_getdents, fd, &mut buf, 1024).unwrap();
+    let mut names = Vec::new();
+    let mut at = 0;
+    while at < len {
+        let size = usize::from(u16::from_ne_bytes([buf[at + 16], buf[at + 17]]));
+        let name: Vec<u8> = buf[at + 18..].iter().copied().take_while(|b| *b != 0).collect();
+        names.push((String::from_utf8(name).unwrap(), buf[at + size - 1]));
+        at += size;
+    }
+    names.sort();
+    assert_eq!(names, [(".".into(), DT_DIR), ("..".into(), DT_DIR), ("name".into(), DT_REG)]);
+    assert_eq!(sys!(SYS_getdents, fd, &mut buf, 1024), Ok(0));
 }

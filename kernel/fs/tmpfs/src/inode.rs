@@ -11,6 +11,7 @@ use abi::{Errno, Result};
 use hal::PAGE_SIZE;
 use mm::Mapping;
 use sched::Mutex;
+use vfs::file_attr::{self, FileAttr, FsFlags};
 use vfs::inode::{Rename, RenameKind, XattrMode};
 use vfs::{FileOps, Inode, InodeInit, InodeOps, Link, NewInode, OpenRequest, SetAttr, SuperBlock};
 
@@ -36,6 +37,8 @@ pub(crate) struct TmpInode {
     account: Arc<Account>,
     pub(crate) node: Node,
     xattrs: Mutex<Xattrs>,
+    /// Flags of ioctl_iflags(2).
+    fs_flags: AtomicU32,
     /// [`Seals`] of a regular file.
     pub(crate) seals: AtomicU32,
 }
@@ -54,6 +57,7 @@ pub(crate) fn new(sb: &Arc<SuperBlock>, account: &Arc<Account>, what: &NewInode<
         account: account.clone(),
         node,
         xattrs: Mutex::new("tmpfs.xattrs", Xattrs::new()),
+        fs_flags: AtomicU32::new(0),
         seals: AtomicU32::new(Seals::SEAL.bits()),
     };
     let init =
@@ -234,11 +238,7 @@ impl InodeOps for TmpInode {
 
     fn set_xattr(&self, _inode: &Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
         let mut xattrs = self.xattrs.lock();
-        match (mode, xattrs.contains_key(name)) {
-            (XattrMode::Create, true) => return Err(Errno::EEXIST),
-            (XattrMode::Replace, false) => return Err(Errno::ENODATA),
-            _ => {}
-        }
+        mode.check(xattrs.contains_key(name))?;
         let used: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
         if used + name.len() + value.len() > XATTR_MAX {
             return Err(Errno::ENOSPC);
@@ -260,7 +260,24 @@ impl InodeOps for TmpInode {
         }
         Ok(names)
     }
+
+    fn file_attr(&self, _inode: &Inode) -> Result<FileAttr> {
+        Ok(FileAttr::of_flags(FsFlags::from_bits_retain(self.fs_flags.load(Relaxed))))
+    }
+
+    fn set_file_attr(&self, inode: &Inode, attr: &FileAttr) -> Result<()> {
+        if attr.needs_extended() || !FS_FLAGS.contains(attr.flags) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        self.fs_flags.store(attr.flags.bits(), Relaxed);
+        inode.set_flags(file_attr::inode_flags(attr.flags), file_attr::cleared_inode_flags(attr.flags));
+        Ok(())
+    }
 }
+
+/// The flags of ioctl_iflags(2) that tmpfs keeps.
+const FS_FLAGS: FsFlags =
+    FsFlags::IMMUTABLE.union(FsFlags::APPEND).union(FsFlags::NODUMP).union(FsFlags::NOATIME);
 
 /// Bytes of extended attributes that an inode may hold.
 const XATTR_MAX: usize = 128 * 1024;

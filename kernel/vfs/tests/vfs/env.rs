@@ -114,7 +114,9 @@ impl Env {
         let mut names = Vec::new();
         loop {
             let mut buf = [0; 512];
-            let len = vfs::readdir::getdents64(&dir, &mut Dest::kernel(&mut buf)).unwrap();
+            let len =
+                vfs::readdir::getdents(&dir, &mut Dest::kernel(&mut buf), vfs::readdir::Layout::Dirent64)
+                    .unwrap();
             if len == 0 {
                 break;
             }

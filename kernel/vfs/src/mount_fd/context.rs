@@ -1,0 +1,261 @@
+//! File systems configured step by step: fsopen(2), fspick(2), fsconfig(2), fsmount(2).
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::fs::OpenFlags;
+use abi::{Errno, Result};
+use hal::uio::Dest;
+use sched::Mutex;
+
+use super::{AttrFlags, tree_file};
+use crate::anon;
+use crate::dentry::Dentry;
+use crate::file::{File, FileOps};
+use crate::fs_context::WalkContext;
+use crate::mount::Mount;
+use crate::mount_ops;
+use crate::path::Path;
+use crate::superblock::{self, FileSystemType, MountRequest, SbFlags};
+
+/// The longest list of options, in bytes, as mount(2) has it.
+const OPTIONS_MAX: usize = 4096;
+/// Messages that wait to be read; older ones are forgotten.
+const LOG_MAX: usize = 8;
+
+/// What a context is for, and how far it is.
+enum Phase {
+    /// fsopen(2): parameters are collected.
+    Create,
+    /// The superblock is there: fsmount(2) may take it.
+    Ready(Arc<Dentry>),
+    /// Mounted; or fspick(2): options of an existing superblock are collected.
+    Reconfigure(Arc<Dentry>),
+    /// A command failed half-way: nothing more can be done.
+    Failed,
+}
+
+struct State {
+    phase: Phase,
+    source: Option<Vec<u8>>,
+    options: Vec<u8>,
+    flags: SbFlags,
+    log: VecDeque<Vec<u8>>,
+}
+
+/// The descriptor of fsopen(2) and fspick(2).
+struct Context {
+    fs_type: &'static dyn FileSystemType,
+    state: Mutex<State>,
+}
+
+impl FileOps for Context {
+    /// One message a read. `ENODATA`: there is none. `EMSGSIZE`: the buffer is too small for it.
+    fn read(&self, _file: &File, dst: &mut Dest<'_>, _pos: u64) -> Result<usize> {
+        let mut state = self.state.lock();
+        let message = state.log.front().ok_or(Errno::ENODATA)?;
+        if message.len() > dst.remaining() {
+            return Err(Errno::EMSGSIZE);
+        }
+        let message = state.log.pop_front().unwrap_or_default();
+        drop(state);
+        let done = dst.put_bytes(&message)?;
+        if done < message.len() { Err(Errno::EFAULT) } else { Ok(done) }
+    }
+}
+
+impl State {
+    fn say(&mut self, text: &[&[u8]]) {
+        if self.log.len() == LOG_MAX {
+            self.log.pop_front();
+        }
+        self.log.push_back(text.concat());
+    }
+
+    /// Adds an option to the text that file systems parse. `EINVAL`: too long, or not to be written as text.
+    fn add_option(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let len = self.options.len() + key.len() + value.map_or(0, |value| value.len() + 1) + 1;
+        if len > OPTIONS_MAX || value.is_some_and(|value| value.contains(&b',')) {
+            return Err(Errno::EINVAL);
+        }
+        if !self.options.is_empty() {
+            self.options.push(b',');
+        }
+        self.options.extend_from_slice(key);
+        if let Some(value) = value {
+            self.options.push(b'=');
+            self.options.extend_from_slice(value);
+        }
+        Ok(())
+    }
+}
+
+fn new_context(
+    ctx: &WalkContext<'_>,
+    fs_type: &'static dyn FileSystemType,
+    phase: Phase,
+    flags: SbFlags,
+) -> Result<Arc<File>> {
+    let state = State { phase, source: None, options: Vec::new(), flags, log: VecDeque::new() };
+    let context = Context { fs_type, state: Mutex::new("vfs.fscontext", state) };
+    anon::file("[fscontext]", Arc::new(context), OpenFlags::RDWR, ctx.cred)
+}
+
+/// fsopen(2). `EPERM` without `CAP_SYS_ADMIN`. `ENODEV`: no such file system.
+pub fn fsopen(ctx: &WalkContext<'_>, fs_type: &[u8]) -> Result<Arc<File>> {
+    mount_ops::require_admin(ctx)?;
+    new_context(ctx, superblock::fs_type(fs_type)?, Phase::Create, SbFlags::empty())
+}
+
+/// fspick(2): a context to change the file system at `path`. `EINVAL`: not the root of a mount.
+pub fn fspick(ctx: &WalkContext<'_>, path: &Path) -> Result<Arc<File>> {
+    mount_ops::require_admin(ctx)?;
+    if !path.is_mount_root() {
+        return Err(Errno::EINVAL);
+    }
+    let sb = path.mount.sb();
+    new_context(ctx, sb.fs_type(), Phase::Reconfigure(path.mount.root().clone()), sb.flags())
+}
+
+/// The value of a parameter.
+pub enum ConfigValue {
+    /// `FSCONFIG_SET_FLAG`.
+    Flag,
+    /// `FSCONFIG_SET_STRING`, and the text of `FSCONFIG_SET_PATH`.
+    Text(Vec<u8>),
+}
+
+/// A command of fsconfig(2).
+pub enum ConfigCommand {
+    /// Sets a parameter.
+    Set(Vec<u8>, ConfigValue),
+    /// Makes or finds the superblock.
+    Create,
+    /// Makes the superblock; `EBUSY` if it exists already.
+    CreateExclusive,
+    /// Applies the parameters to the superblock that is there.
+    Reconfigure,
+}
+
+/// fsconfig(2).
+///
+/// `EINVAL`: not such a descriptor, or a parameter that is not known. `EBUSY`: not in this phase. `EPERM`. Others as
+/// mount(2).
+pub fn fsconfig(ctx: &WalkContext<'_>, file: &File, command: ConfigCommand) -> Result<()> {
+    let context = file.ops_as::<Context>().ok_or(Errno::EINVAL)?;
+    let mut state = context.state.lock();
+    match command {
+        ConfigCommand::Set(key, value) => set_parameter(context, &mut state, &key, value),
+        ConfigCommand::Create => create(ctx, context, &mut state),
+        ConfigCommand::CreateExclusive => create_exclusive(ctx, context, &mut state),
+        ConfigCommand::Reconfigure => reconfigure(ctx, context, &mut state),
+    }
+}
+
+/// Flags of the superblock that are parameters by name: what each sets and clears.
+const SB_PARAMETERS: [(&[u8], SbFlags, bool); 6] = [
+    (b"ro", SbFlags::RDONLY, true),
+    (b"rw", SbFlags::RDONLY, false),
+    (b"sync", SbFlags::SYNCHRONOUS, true),
+    (b"async", SbFlags::SYNCHRONOUS, false),
+    (b"lazytime", SbFlags::LAZYTIME, true),
+    (b"nolazytime", SbFlags::LAZYTIME, false),
+];
+
+fn set_parameter(context: &Context, state: &mut State, key: &[u8], value: ConfigValue) -> Result<()> {
+    if !matches!(state.phase, Phase::Create | Phase::Reconfigure(_)) {
+        return Err(Errno::EBUSY);
+    }
+    match value {
+        ConfigValue::Flag => {
+            if let Some((_, flag, on)) = SB_PARAMETERS.iter().find(|(name, ..)| *name == key) {
+                state.flags.set(*flag, *on);
+                return Ok(());
+            }
+            state.add_option(key, None)
+        }
+        ConfigValue::Text(source) if key == b"source" => {
+            if state.source.is_some() {
+                state.say(&[b"e ", context.fs_type.name().as_bytes(), b": Multiple sources"]);
+                return Err(Errno::EINVAL);
+            }
+            state.source = Some(source);
+            Ok(())
+        }
+        ConfigValue::Text(text) => state.add_option(key, Some(&text)),
+    }
+}
+
+fn create(ctx: &WalkContext<'_>, context: &Context, state: &mut State) -> Result<()> {
+    mount_ops::require_admin(ctx)?;
+    if !matches!(state.phase, Phase::Create) {
+        return Err(Errno::EBUSY);
+    }
+    let source = state.source.clone().unwrap_or_default();
+    let request = MountRequest { source: &source, data: &state.options, flags: state.flags, cred: ctx.cred };
+    match context.fs_type.mount(&request) {
+        Ok(root) => {
+            state.phase = Phase::Ready(root);
+            state.options.clear();
+            Ok(())
+        }
+        Err(errno) => {
+            state.phase = Phase::Failed;
+            if errno == Errno::EINVAL {
+                let options = core::mem::take(&mut state.options);
+                state.say(&[b"e ", context.fs_type.name().as_bytes(), b": Bad option in '", &options, b"'"]);
+            }
+            Err(errno)
+        }
+    }
+}
+
+/// As [`create`]. A superblock that is mounted already was not made by this call.
+fn create_exclusive(ctx: &WalkContext<'_>, context: &Context, state: &mut State) -> Result<()> {
+    create(ctx, context, state)?;
+    let is_shared = matches!(&state.phase, Phase::Ready(root) if root.sb().is_mounted());
+    if is_shared {
+        state.phase = Phase::Failed;
+        return Err(Errno::EBUSY);
+    }
+    Ok(())
+}
+
+fn reconfigure(ctx: &WalkContext<'_>, context: &Context, state: &mut State) -> Result<()> {
+    mount_ops::require_admin(ctx)?;
+    let Phase::Reconfigure(root) = &state.phase else { return Err(Errno::EBUSY) };
+    let sb = root.sb().clone();
+    let becomes_readonly = state.flags.contains(SbFlags::RDONLY) && !sb.is_readonly();
+    if becomes_readonly && crate::mount::sb_has_writers(ctx, &sb) {
+        return Err(Errno::EBUSY);
+    }
+    if let Err(errno) = sb.ops().remount(&sb, &state.options) {
+        state.phase = Phase::Failed;
+        state.say(&[b"e ", context.fs_type.name().as_bytes(), b": cannot be changed so"]);
+        return Err(errno);
+    }
+    sb.set_flags(state.flags);
+    state.options.clear();
+    Ok(())
+}
+
+/// fsmount(2): a detached mount of the superblock that fsconfig(2) made.
+///
+/// `EINVAL`: not such a descriptor, no superblock yet, or bad attributes. `EBUSY`: mounted already. `EPERM`.
+pub fn fsmount(ctx: &WalkContext<'_>, file: &File, attributes: u64) -> Result<Arc<File>> {
+    mount_ops::require_admin(ctx)?;
+    let flags = AttrFlags::decode(attributes)?;
+    let context = file.ops_as::<Context>().ok_or(Errno::EINVAL)?;
+    let mut state = context.state.lock();
+    let root = match &state.phase {
+        Phase::Ready(root) => root.clone(),
+        Phase::Create => return Err(Errno::EINVAL),
+        _ => return Err(Errno::EBUSY),
+    };
+    let source = state.source.take().filter(|source| !source.is_empty());
+    let mount = Mount::new(&root, source.as_deref().unwrap_or(b"none"), flags);
+    let tree = tree_file(ctx, &mount)?;
+    state.phase = Phase::Reconfigure(root);
+    Ok(tree)
+}

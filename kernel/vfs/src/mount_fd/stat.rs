@@ -1,0 +1,227 @@
+//! statmount(2) and listmount(2).
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::fs::{StatMount, major, minor};
+use abi::{Errno, Result};
+use bitflags::bitflags;
+
+use super::AttrFlags;
+use crate::fs_context::WalkContext;
+use crate::mount::{Mount, Propagation};
+use crate::mount_ops;
+use crate::path::Path;
+
+/// `LSMT_ROOT`: the root of the caller's namespace.
+pub const LIST_ROOT: u64 = u64::MAX;
+
+bitflags! {
+    /// `STATMOUNT_*`: what is asked for and given (include/uapi/linux/mount.h).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct StatMask: u64 {
+        /// Device, magic and flags of the superblock.
+        const SB_BASIC = 0x1;
+        /// Ids, attributes and propagation.
+        const MNT_BASIC = 0x2;
+        /// `propagate_from`.
+        const PROPAGATE_FROM = 0x4;
+        /// The root within the file system.
+        const MNT_ROOT = 0x8;
+        /// The mount point, as the caller's root sees it.
+        const MNT_POINT = 0x10;
+        /// The name of the file-system type.
+        const FS_TYPE = 0x20;
+        /// The namespace's id.
+        const MNT_NS_ID = 0x40;
+        /// Options, separated by commas.
+        const MNT_OPTS = 0x80;
+        /// The subtype, of which no file system here has one.
+        const FS_SUBTYPE = 0x100;
+        /// What was mounted.
+        const SB_SOURCE = 0x200;
+        /// Options, each with a NUL.
+        const OPT_ARRAY = 0x400;
+        /// Options of security modules: none.
+        const OPT_SEC_ARRAY = 0x800;
+        /// Which bits are known.
+        const SUPPORTED_MASK = 0x1000;
+        const _ = !0;
+    }
+}
+
+/// The bits that this kernel may set in answers.
+const SUPPORTED: StatMask = StatMask::SB_BASIC
+    .union(StatMask::MNT_BASIC)
+    .union(StatMask::PROPAGATE_FROM)
+    .union(StatMask::MNT_ROOT)
+    .union(StatMask::MNT_POINT)
+    .union(StatMask::FS_TYPE)
+    .union(StatMask::MNT_NS_ID)
+    .union(StatMask::MNT_OPTS)
+    .union(StatMask::FS_SUBTYPE)
+    .union(StatMask::SB_SOURCE)
+    .union(StatMask::OPT_ARRAY)
+    .union(StatMask::OPT_SEC_ARRAY)
+    .union(StatMask::SUPPORTED_MASK);
+
+/// The mounts of the caller's namespace that its root reaches, in order of their ids.
+fn reachable(ctx: &WalkContext<'_>) -> Result<Vec<Arc<Mount>>> {
+    let root = ctx.fs.root();
+    let mut mounts = mount_ops::ns_of(ctx)?.mounts();
+    mounts.retain(|mount| Path::root_of(mount).spell(Some(&root)).is_reachable);
+    mounts.sort_by_key(|mount| mount.unique_id());
+    Ok(mounts)
+}
+
+fn find(ctx: &WalkContext<'_>, id: u64) -> Result<Arc<Mount>> {
+    let mounts = mount_ops::ns_of(ctx)?.mounts();
+    mounts.into_iter().find(|mount| mount.unique_id() == id).ok_or(Errno::ENOENT)
+}
+
+/// The answer: the fixed part and the strings behind it.
+struct Answer {
+    fixed: StatMount,
+    mask: StatMask,
+    strings: Vec<u8>,
+}
+
+impl Answer {
+    /// Adds a string; gives its place.
+    fn add(&mut self, bit: StatMask, text: &[u8]) -> u32 {
+        let at = self.strings.len() as u32;
+        self.strings.extend_from_slice(text);
+        self.strings.push(0);
+        self.mask |= bit;
+        at
+    }
+}
+
+/// statmount(2): `struct statmount` and the strings behind it, of the mount with the unique id `id`.
+///
+/// `ENOENT`: there is none in the caller's namespace. `EPERM`: the caller's root does not reach it and it is not
+/// privileged.
+pub fn stat_mount(ctx: &WalkContext<'_>, id: u64, wanted: StatMask) -> Result<(StatMount, Vec<u8>)> {
+    let mount = find(ctx, id)?;
+    let place = Path::root_of(&mount).spell(Some(&ctx.fs.root()));
+    if !place.is_reachable {
+        mount_ops::require_admin(ctx)?;
+    }
+    let mut answer = Answer { fixed: StatMount::default(), mask: StatMask::empty(), strings: Vec::new() };
+    fill_numbers(&mut answer, &mount, wanted);
+    if wanted.contains(StatMask::MNT_POINT) && place.is_reachable {
+        answer.fixed.mnt_point = answer.add(StatMask::MNT_POINT, &place.text);
+    }
+    fill_strings(&mut answer, &mount, wanted);
+    answer.fixed.mask = answer.mask.bits();
+    answer.fixed.size = (size_of::<StatMount>() + answer.strings.len()) as u32;
+    Ok((answer.fixed, answer.strings))
+}
+
+fn fill_numbers(answer: &mut Answer, mount: &Arc<Mount>, wanted: StatMask) {
+    let fixed = &mut answer.fixed;
+    let sb = mount.sb();
+    if wanted.contains(StatMask::SB_BASIC) {
+        answer.mask |= StatMask::SB_BASIC;
+        (fixed.sb_dev_major, fixed.sb_dev_minor) = (major(sb.dev()), minor(sb.dev()));
+        fixed.sb_magic = sb.magic();
+        fixed.sb_flags = sb.flags().bits();
+    }
+    if wanted.contains(StatMask::MNT_BASIC) {
+        answer.mask |= StatMask::MNT_BASIC;
+        let parent = mount.mountpoint().map_or(mount.clone(), |at| at.mount);
+        (fixed.mnt_id, fixed.mnt_id_old) = (mount.unique_id(), mount.id());
+        (fixed.mnt_parent_id, fixed.mnt_parent_id_old) = (parent.unique_id(), parent.id());
+        fixed.mnt_attr = AttrFlags::of_mount(mount.flags()).bits();
+        fixed.mnt_propagation = mount_ops::propagation_bits(mount.propagation());
+        if mount.propagation() == Propagation::Shared {
+            fixed.mnt_peer_group = u64::from(mount.group());
+        }
+    }
+    if wanted.contains(StatMask::PROPAGATE_FROM) {
+        answer.mask |= StatMask::PROPAGATE_FROM;
+    }
+    if let Some(ns) = mount.ns().filter(|_| wanted.contains(StatMask::MNT_NS_ID)) {
+        answer.mask |= StatMask::MNT_NS_ID;
+        fixed.mnt_ns_id = ns.id().id();
+    }
+    if wanted.contains(StatMask::SUPPORTED_MASK) {
+        answer.mask |= StatMask::SUPPORTED_MASK;
+        fixed.supported_mask = SUPPORTED.bits();
+    }
+}
+
+fn fill_strings(answer: &mut Answer, mount: &Arc<Mount>, wanted: StatMask) {
+    let sb = mount.sb();
+    if wanted.contains(StatMask::MNT_ROOT) {
+        let root = mount.root().path_in_fs();
+        answer.fixed.mnt_root = answer.add(StatMask::MNT_ROOT, &root);
+    }
+    if wanted.contains(StatMask::FS_TYPE) {
+        answer.fixed.fs_type = answer.add(StatMask::FS_TYPE, sb.fs_type().name().as_bytes());
+    }
+    if wanted.contains(StatMask::SB_SOURCE) {
+        answer.fixed.sb_source = answer.add(StatMask::SB_SOURCE, mount.source());
+    }
+    if !wanted.intersects(StatMask::MNT_OPTS | StatMask::OPT_ARRAY) {
+        return;
+    }
+    let mut options = Vec::new();
+    sb.ops().show_options(sb, &mut options);
+    let options = options.strip_prefix(b",").unwrap_or(&options);
+    // Without options the bits stay unset, as on Linux.
+    if options.is_empty() {
+        return;
+    }
+    if wanted.contains(StatMask::MNT_OPTS) {
+        answer.fixed.mnt_opts = answer.add(StatMask::MNT_OPTS, options);
+    }
+    if wanted.contains(StatMask::OPT_ARRAY) {
+        answer.fixed.opt_num = options.split(|&byte| byte == b',').count() as u32;
+        let array: Vec<u8> = options.iter().map(|&byte| if byte == b',' { 0 } else { byte }).collect();
+        answer.fixed.opt_array = answer.add(StatMask::OPT_ARRAY, &array);
+    }
+}
+
+/// The order of listmount(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListOrder {
+    /// Oldest first.
+    Forward,
+    /// Newest first (`LISTMOUNT_REVERSE`).
+    Reverse,
+}
+
+/// listmount(2): unique ids of at most `max` mounts below the mount `id`, itself not among them, that come after the id
+/// `last` (0: from the start).
+///
+/// `ENOENT`: no mount `id` in the caller's namespace.
+pub fn list_mounts(
+    ctx: &WalkContext<'_>,
+    id: u64,
+    last: u64,
+    max: usize,
+    order: ListOrder,
+) -> Result<Vec<u64>> {
+    let top = match id {
+        LIST_ROOT => None,
+        id => Some(find(ctx, id)?),
+    };
+    let is_below = |mount: &Arc<Mount>| match &top {
+        None => true,
+        Some(top) => {
+            !Arc::ptr_eq(mount, top) && Path::root_of(mount).spell(Some(&Path::root_of(top))).is_reachable
+        }
+    };
+    let mut mounts = reachable(ctx)?;
+    if order == ListOrder::Reverse {
+        mounts.reverse();
+    }
+    let is_later = |id: u64| match order {
+        _ if last == 0 => true,
+        ListOrder::Forward => id > last,
+        ListOrder::Reverse => id < last,
+    };
+    let ids = mounts.iter().filter(|mount| is_below(mount)).map(|mount| mount.unique_id());
+    Ok(ids.filter(|&id| is_later(id)).take(max).collect())
+}
