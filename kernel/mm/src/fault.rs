@@ -226,7 +226,8 @@ impl Mm {
         };
         if !need.write || flags.contains(PteFlags::WRITE) {
             // A stale translation at worst; the access is tried again with this entry.
-            cursor.protect(addr, touched(&vma.attr, flags.contains(PteFlags::WRITE), need.write));
+            let again = touched(&vma.attr, flags.contains(PteFlags::WRITE), need.write);
+            cursor.protect(addr, again | flags & PteFlags::SOFT);
             return Ok(Attempt::Done);
         }
         let kind = frame.meta().flags.load(Ordering::Relaxed);

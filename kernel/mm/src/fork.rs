@@ -105,6 +105,7 @@ impl Mm {
         drop(parent);
         child.set_auxv(self.auxv());
         child.has_guards.store(self.has_guards.load(Ordering::Relaxed), Ordering::Relaxed);
+        child.inherit_prefs(self);
         child.membarrier().store(self.membarrier().load(Ordering::SeqCst), Ordering::SeqCst);
         Ok(child)
     }

@@ -36,6 +36,6 @@ pub use policy::Policy;
 pub use protect::OnFault;
 pub use remap::RemapRequest;
 pub use remote::Rights;
-pub use show::{PageStats, VmaInfo};
-pub use space::{Counters, Limits, Mm};
+pub use show::{ClearRefs, PageState, PageStats, PageView, VmaInfo};
+pub use space::{Counters, Limits, Mm, Prefs};
 pub use vma::{Backing, FileId, Mappable, MappedFile, STACK_GUARD_GAP, VmFlags, Vma, VmaAttr};

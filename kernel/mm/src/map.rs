@@ -114,13 +114,18 @@ impl Mm {
         if request.flags.contains(MapFlags::FIXED_NOREPLACE) && !space.set.is_free(range.clone()) {
             return Err(Errno::EEXIST);
         }
-        let flags = space.new_flags(&request, len)?;
+        let mut flags = space.new_flags(&request, len)?;
+        if self.denies_exec(flags, flags) {
+            return Err(Errno::EACCES);
+        }
         let fixed = request.flags.contains(MapFlags::FIXED) && !space.set.is_free(range.clone());
         space.check_limits(flags, len, if fixed { space.overlap(&range) } else { 0 })?;
         let backing = match request.backing {
             Backing::Anonymous if flags.contains(VmFlags::MAYSHARE) => {
                 request.offset = 0;
-                Backing::file(Arc::new(ShmemObject::new(len)))
+                let free = flags.contains(VmFlags::NORESERVE);
+                let object = if free { ShmemObject::new(len) } else { ShmemObject::new_charged(len)? };
+                Backing::file(Arc::new(object))
             }
             Backing::Anonymous => {
                 request.offset = start;
@@ -128,9 +133,15 @@ impl Mm {
             }
             backing => backing,
         };
-        let writable = flags.contains(VmFlags::SHARED | VmFlags::MAYWRITE);
-        let guard = writable.then(|| backing.mapping().map(|m| m.allow_writable())).flatten();
-        guard.transpose()?;
+        let mut writable = flags.contains(VmFlags::SHARED | VmFlags::MAYWRITE);
+        if writable && backing.mapping().is_some_and(|m| m.allow_writable().is_err()) {
+            // Sealed against writing: what is only read may be mapped, and stays read-only for good.
+            if flags.contains(VmFlags::WRITE) {
+                return Err(Errno::EPERM);
+            }
+            flags -= VmFlags::MAYWRITE;
+            writable = false;
+        }
         let attr = VmaAttr::new(flags, request.offset, backing, writable);
         let charged = if flags.contains(VmFlags::ACCOUNT) { len >> PAGE_SHIFT } else { 0 };
         if charged > 0 {
@@ -143,6 +154,7 @@ impl Mm {
             refused(e)
         })?;
         space.note_size();
+        self.total_vm.store(space.set.bytes(), Ordering::Relaxed);
         Ok((range, removed, flags.contains(VmFlags::LOCKED)))
     }
 
@@ -423,6 +435,9 @@ impl Space {
                 vm -= VmFlags::MAYWRITE | VmFlags::SHARED;
             }
         } else if kind == MapFlags::DROPPABLE && !is_file {
+            if grows || request.flags.intersects(MapFlags::LOCKED | MapFlags::HUGETLB) {
+                return Err(Errno::EINVAL);
+            }
             vm |= VmFlags::DROPPABLE | VmFlags::NORESERVE | VmFlags::WIPEONFORK | VmFlags::DONTDUMP;
         } else if kind != MapFlags::PRIVATE {
             return Err(Errno::EINVAL);

@@ -43,7 +43,7 @@ impl Mm {
             let new = (old - VmFlags::ACCESS) | access;
             // The MAY bits are the access bits four places up.
             let may = VmFlags::from_bits_truncate(old.bits() >> 4) & VmFlags::ACCESS;
-            if !may.contains(access) {
+            if !may.contains(access) || self.denies_exec(old, new) {
                 return Err(Errno::EACCES);
             }
             if new.is_data() && !old.is_data() {
@@ -108,8 +108,9 @@ impl Mm {
         let mut at = range.start();
         while let Some((addr, entry)) = cursor.next_mapped(at) {
             at = addr + PAGE_SIZE as u64;
-            let Entry::Present { frame, .. } = entry else { continue };
-            let writable = may_write && {
+            let Entry::Present { frame, flags } = entry else { continue };
+            let clean = flags & PteFlags::SOFT;
+            let writable = may_write && clean.is_empty() && {
                 let kind = frame.meta().flags.load(Ordering::Relaxed);
                 if private {
                     kind & page_flags::ANON != 0 && frame.ref_count() == 2
@@ -118,7 +119,7 @@ impl Mm {
                 }
             };
             drop(frame);
-            cursor.protect(addr, pte_flags(attr, writable) & !(PteFlags::ACCESSED | PteFlags::DIRTY));
+            cursor.protect(addr, pte_flags(attr, writable) | clean);
         }
     }
 
@@ -252,7 +253,7 @@ impl OnFault {
 /// The flags of a VMA whose lock state becomes `lock`; kernel-made mappings stay as they are.
 fn with_lock(vma: &Vma, lock: VmFlags) -> (VmFlags, u8) {
     let flags = vma.attr.flags;
-    let special = VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND;
+    let special = VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND | VmFlags::DROPPABLE;
     let new = if flags.intersects(special) { flags } else { (flags - VmFlags::LOCK_MASK) | lock };
     (new, vma.attr.pkey)
 }

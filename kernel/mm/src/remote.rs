@@ -13,7 +13,7 @@ use crate::map::refused;
 use crate::mapping::Mapping;
 use crate::space::Mm;
 use crate::sysctl;
-use crate::vma::VmFlags;
+use crate::vma::{VmFlags, Vma};
 
 /// Whether an access obeys the rights of the mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,15 @@ impl Mm {
         }
     }
 
+    /// As [`frame_at`](Self::frame_at) on behalf of somebody else, to whom secret memory is not shown.
+    fn shown_frame_at(&self, addr: u64, need: Need) -> Result<Frame, FaultError> {
+        let is_secret = |v: &Vma| v.attr.backing.object().is_some_and(|o| o.is_secret());
+        if self.space.read().set.at(addr).is_some_and(is_secret) {
+            return Err(FaultError::SegvAccerr);
+        }
+        self.frame_at(addr, need)
+    }
+
     /// A reference to the frame behind `addr`, for futex keys and the like. May sleep.
     ///
     /// `EFAULT`: the access is not allowed. `ENOMEM`: no memory.
@@ -99,7 +108,7 @@ impl Mm {
         let mut done = 0;
         while done < buf.len() {
             let Some((at, offset, len)) = piece(addr, done, buf.len()) else { break };
-            let Ok(frame) = self.frame_at(at, need) else { break };
+            let Ok(frame) = self.shown_frame_at(at, need) else { break };
             let Some(part) = buf.get_mut(done..done + len) else { break };
             frame.read(offset, part);
             done += len;
@@ -116,7 +125,7 @@ impl Mm {
             if need.force && self.expect_copies(at).is_err() {
                 break;
             }
-            let Ok(frame) = self.frame_at(at, need) else { break };
+            let Ok(frame) = self.shown_frame_at(at, need) else { break };
             let Some(part) = buf.get(done..done + len) else { break };
             frame.write(offset, part);
             done += len;

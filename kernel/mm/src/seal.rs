@@ -1,4 +1,7 @@
-//! mseal(2), remap_file_pages(2), process_mrelease(2): rare calls over ranges of VMAs.
+//! mseal(2), names of mappings, remap_file_pages(2), process_mrelease(2): rare calls over ranges of VMAs.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use abi::mman::{MapFlags, Prot};
 use abi::{Errno, Result};
@@ -41,6 +44,41 @@ impl Mm {
         Ok(())
     }
 
+    /// `PR_SET_VMA_ANON_NAME`: names the anonymous memory of the range, or takes its name away. May sleep.
+    ///
+    /// `EINVAL`: not aligned, or the range overflows. `EBADF`: a file. `ENOMEM`: a hole (the rest was named).
+    /// `EAGAIN`: the count limit.
+    pub fn set_name(&self, addr: u64, len: u64, name: Option<Vec<u8>>) -> Result<()> {
+        let bytes = page_align(len);
+        if !addr.is_multiple_of(PAGE_SIZE as u64) || (len != 0 && bytes == 0) {
+            return Err(Errno::EINVAL);
+        }
+        let end = addr.checked_add(bytes).ok_or(Errno::EINVAL)?;
+        let name = name.map(Arc::new);
+        let mut space = self.space.write();
+        let (mut at, mut hole) = (addr, false);
+        while let Some(vma) = space.set.find(at).filter(|v| v.start < end && at < end) {
+            let part = vma.clip(&(at..end));
+            hole |= part.start > at;
+            at = part.end;
+            let mut attr: VmaAttr = vma.attr.clone();
+            let is_own = match attr.backing.object() {
+                None => true,
+                Some(object) => object.id().major == 0 && object.id().minor == 1,
+            };
+            if !is_own {
+                return Err(Errno::EBADF);
+            }
+            if attr.name == name {
+                continue;
+            }
+            vma_set::Attr::advance(&mut attr, part.start - vma.start);
+            attr.name.clone_from(&name);
+            space.set.modify(part, attr, sysctl::max_map_count()).map_err(|_| Errno::EAGAIN)?;
+        }
+        if hole || at < end { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+
     /// remap_file_pages(2): shows another part of the file at the place of a shared mapping. May sleep.
     ///
     /// `EINVAL`: no shared mapping of one file covers the range, or the range is empty.
@@ -60,7 +98,7 @@ impl Mm {
             let same = |v: &crate::vma::Vma| {
                 v.attr.flags == vm
                     && match (v.attr.backing.object(), first.attr.backing.object()) {
-                        (Some(a), Some(b)) => alloc::sync::Arc::ptr_eq(a, b),
+                        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
                         _ => false,
                     }
             };

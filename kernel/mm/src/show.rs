@@ -5,12 +5,16 @@ use core::ops::{ControlFlow, Range};
 use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
+use bitflags::bitflags;
+use hal::frame::Frame;
 use hal::paging::{Entry, PteFlags};
 use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange};
 
+use crate::fault::GUARD_MARKER;
 use crate::layout::Layout;
 use crate::map::user_range;
 use crate::mapping::page_flags;
+use crate::policy::Policy;
 use crate::space::Mm;
 use crate::vma::{Backing, FileId, VmFlags, Vma};
 
@@ -29,6 +33,8 @@ pub struct VmaInfo {
     pub name: Vec<u8>,
     /// Protection key.
     pub pkey: u8,
+    /// NUMA policy of its own.
+    pub policy: Policy,
 }
 
 /// The pages of a VMA by kind, for smaps; in pages.
@@ -46,13 +52,57 @@ pub struct PageStats {
     pub anonymous: u64,
 }
 
+bitflags! {
+    /// What /proc/PID/pagemap and its ioctl tell of one page, by their own names.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct PageState: u32 {
+        /// In memory.
+        const PRESENT = 1;
+        /// Of a file or shared memory.
+        const FILE = 2;
+        /// Shown by one page table only.
+        const EXCLUSIVE = 4;
+        /// Written to since the last write of 4 to clear_refs.
+        const SOFT_DIRTY = 8;
+        /// A guard page (`MADV_GUARD_INSTALL`).
+        const GUARD = 16;
+        /// The page of zeroes.
+        const ZERO = 32;
+    }
+}
+
+/// One page of an address space: its state and where it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageView {
+    /// State.
+    pub state: PageState,
+    /// Page frame number, 0 for none.
+    pub pfn: u64,
+}
+
+/// What a write to /proc/PID/clear_refs clears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClearRefs {
+    /// The accessed bits of all pages.
+    All,
+    /// Those of anonymous pages.
+    Anonymous,
+    /// Those of file pages.
+    File,
+    /// The soft-dirty bits.
+    SoftDirty,
+    /// The peak of the resident size.
+    Peak,
+}
+
 impl VmaInfo {
     fn new(vma: &Vma, layout: &Layout) -> Self {
         let object = vma.attr.backing.object();
-        let name = match (object, &vma.attr.backing) {
-            (Some(object), _) => object.name(),
-            (None, Backing::Anonymous) => special_name(vma, layout).to_vec(),
-            (None, Backing::File(_)) => Vec::new(),
+        let name = match (object, &vma.attr.name) {
+            (Some(_), Some(given)) => given_name(b"[anon_shmem:", given),
+            (Some(object), None) => object.name(),
+            (None, Some(given)) if special_name(vma, layout).is_empty() => given_name(b"[anon:", given),
+            (None, _) => special_name(vma, layout).to_vec(),
         };
         Self {
             range: vma.start..vma.end,
@@ -61,8 +111,20 @@ impl VmaInfo {
             id: object.map(|o| o.id()).unwrap_or_default(),
             name,
             pkey: vma.attr.pkey,
+            policy: vma.attr.policy,
         }
     }
+}
+
+/// The name that the process gave, in its brackets; cut short without memory for it.
+fn given_name(prefix: &[u8], given: &[u8]) -> Vec<u8> {
+    let mut name = Vec::new();
+    if name.try_reserve_exact(prefix.len() + given.len() + 1).is_ok() {
+        name.extend_from_slice(prefix);
+        name.extend_from_slice(given);
+        name.push(b']');
+    }
+    name
 }
 
 /// `[heap]` and `[stack]`.
@@ -113,8 +175,7 @@ impl Mm {
             if kind & (page_flags::ANON | page_flags::FILE | page_flags::SHMEM) == 0 {
                 continue;
             }
-            // Without `frame` itself, and for file pages without the cache's own reference.
-            let holders = frame.ref_count().saturating_sub(if anon { 1 } else { 2 }).max(1);
+            let holders = holders(&frame, kind);
             stats.rss += 1;
             stats.pss_bytes += PAGE_SIZE as u64 / u64::from(holders);
             stats.anonymous += u64::from(anon);
@@ -159,6 +220,77 @@ impl Mm {
         Ok(())
     }
 
+    /// Shows `each` the pages of `range` that lie in VMAs, in order, until it breaks: mapped or marked ones one by
+    /// one, others as runs. Pages of a VMA that is soft-dirty as a whole are so, too.
+    ///
+    /// Holds `space` for reading and the page table: `each` must not sleep.
+    pub fn for_each_page(
+        &self,
+        range: Range<u64>,
+        mut each: impl FnMut(Range<u64>, PageView) -> ControlFlow<()>,
+    ) {
+        let space = self.space.read();
+        for vma in space.set.overlapping(range.clone()) {
+            let Some(pages) = PageRange::new(vma.start.max(range.start), vma.end.min(range.end)) else {
+                continue;
+            };
+            if vma.attr.flags.contains(VmFlags::PFNMAP) {
+                continue;
+            }
+            let fresh = !vma.attr.flags.contains(VmFlags::SOFTCLEAN);
+            let whole = if fresh { PageState::SOFT_DIRTY } else { PageState::empty() };
+            let hole = PageView { state: whole, pfn: 0 };
+            let mut cursor = self.page_table().cursor(pages);
+            let mut at = pages.start();
+            while let Some((addr, entry)) = cursor.next_mapped(at) {
+                if at < addr && each(at..addr, hole).is_break() {
+                    return;
+                }
+                at = addr + PAGE_SIZE as u64;
+                let mut view = view_of(&entry);
+                view.state |= whole;
+                if each(addr..at, view).is_break() {
+                    return;
+                }
+            }
+            if at < pages.end() && each(at..pages.end(), hole).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// Carries out a write to /proc/PID/clear_refs. May sleep.
+    pub fn clear_refs(&self, what: ClearRefs) {
+        if what == ClearRefs::Peak {
+            return self.rss.reset_peak();
+        }
+        let mut space = self.space.write();
+        for vma in space.set.iter() {
+            let file = matches!(vma.attr.backing, Backing::File(_));
+            let wanted = match what {
+                ClearRefs::Anonymous => !file,
+                ClearRefs::File => file,
+                _ => true,
+            };
+            let Some(pages) = PageRange::new(vma.start, vma.end).filter(|_| wanted) else { continue };
+            let mut cursor = self.page_table().cursor(pages);
+            let mut at = pages.start();
+            while let Some((addr, entry)) = cursor.next_mapped(at) {
+                at = addr + PAGE_SIZE as u64;
+                let Entry::Present { flags, .. } = entry else { continue };
+                if what == ClearRefs::SoftDirty {
+                    // Read-only, so that the next write is seen: `fault_present` makes it writable again.
+                    cursor.protect(addr, (flags - PteFlags::WRITE) | PteFlags::SOFT);
+                } else {
+                    cursor.take_accessed(addr);
+                }
+            }
+        }
+        if what == ClearRefs::SoftDirty {
+            space.set.for_each_mut(|_, attr| attr.flags |= VmFlags::SOFTCLEAN);
+        }
+    }
+
     /// The physical page number behind `addr` and its entry's flags, for /proc/PID/pagemap.
     pub fn query_page(&self, addr: u64) -> Option<(u64, PteFlags)> {
         let page = PageRange::page_of(hal::UserAddr(addr))?;
@@ -166,5 +298,30 @@ impl Mm {
             Entry::Present { frame, flags } => Some((frame.pfn(), flags)),
             _ => None,
         }
+    }
+}
+
+/// How many holders a mapped page has besides the page cache.
+fn holders(frame: &Frame, kind: u32) -> u32 {
+    // Without `frame` itself, and for file pages without the cache's own reference.
+    let own = if kind & page_flags::ANON != 0 { 1 } else { 2 };
+    frame.ref_count().saturating_sub(own).max(1)
+}
+
+fn view_of(entry: &Entry) -> PageView {
+    let mut state = PageState::empty();
+    match entry {
+        Entry::Present { frame, flags } => {
+            let kind = frame.meta().flags.load(Ordering::Relaxed);
+            state |= PageState::PRESENT;
+            state.set(PageState::FILE, kind & (page_flags::FILE | page_flags::SHMEM) != 0);
+            state.set(PageState::ZERO, kind & page_flags::ZERO != 0);
+            state.set(PageState::SOFT_DIRTY, !flags.contains(PteFlags::SOFT));
+            let counted = kind & (page_flags::ANON | page_flags::FILE | page_flags::SHMEM) != 0;
+            state.set(PageState::EXCLUSIVE, counted && holders(frame, kind) == 1);
+            PageView { state, pfn: frame.pfn() }
+        }
+        Entry::Special(GUARD_MARKER) => PageView { state: PageState::GUARD, pfn: 0 },
+        _ => PageView::default(),
     }
 }

@@ -104,6 +104,11 @@ impl Rss {
         }
     }
 
+    /// Lets the peak begin anew at what is resident now.
+    pub fn reset_peak(&self) {
+        self.hiwater.store(self.sum(), Ordering::Relaxed);
+    }
+
     fn sum(&self) -> i64 {
         self.anon.load(Ordering::Relaxed)
             + self.file.load(Ordering::Relaxed)
@@ -154,10 +159,29 @@ pub struct Mm {
     id: u64,
     slot: usize,
     auxv: SpinLock<Vec<u64>>,
+    /// Bytes of all VMAs when one was last made.
+    pub(crate) total_vm: AtomicU64,
     /// Whether guard markers were ever set (madvise).
     pub(crate) has_guards: AtomicBool,
     /// Commands that membarrier(2) was registered for.
     membarrier: AtomicU32,
+    /// [`Prefs`], as bits.
+    prefs: AtomicU32,
+}
+
+bitflags::bitflags! {
+    /// What a process asked of its memory with prctl(2); a child and the next program inherit it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Prefs: u32 {
+        /// `PR_MDWE_REFUSE_EXEC_GAIN`: nothing becomes executable that is or was writable.
+        const NO_EXEC_GAIN = 1;
+        /// `PR_MDWE_NO_INHERIT`: a child of fork does not get the one above.
+        const NOT_INHERITED = 2;
+        /// `PR_SET_THP_DISABLE`.
+        const NO_HUGE_PAGES = 4;
+        /// `PR_THP_DISABLE_EXCEPT_ADVISED`.
+        const ADVISED_HUGE_PAGES = 8;
+    }
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -182,8 +206,10 @@ impl Mm {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             slot,
             auxv: SpinLock::new("mm.auxv", Vec::new()),
+            total_vm: AtomicU64::new(hiwater_vm),
             has_guards: AtomicBool::new(false),
             membarrier: AtomicU32::new(0),
+            prefs: AtomicU32::new(0),
         });
         registry::publish(slot, &mm);
         Ok(mm)
@@ -206,6 +232,32 @@ impl Mm {
         &self.membarrier
     }
 
+    /// What the process asked for.
+    pub fn prefs(&self) -> Prefs {
+        Prefs::from_bits_truncate(self.prefs.load(Ordering::Relaxed))
+    }
+
+    /// Replaces what the process asked for.
+    pub fn set_prefs(&self, prefs: Prefs) {
+        self.prefs.store(prefs.bits(), Ordering::Relaxed);
+    }
+
+    /// Takes over what survives fork and exec.
+    pub fn inherit_prefs(&self, from: &Mm) {
+        let mut prefs = from.prefs();
+        if prefs.contains(Prefs::NOT_INHERITED) {
+            prefs -= Prefs::NO_EXEC_GAIN | Prefs::NOT_INHERITED;
+        }
+        self.set_prefs(prefs);
+    }
+
+    /// Whether a mapping with `old` rights may not get `new` ones (`PR_SET_MDWE`).
+    pub(crate) fn denies_exec(&self, old: VmFlags, new: VmFlags) -> bool {
+        self.prefs().contains(Prefs::NO_EXEC_GAIN)
+            && new.contains(VmFlags::EXEC)
+            && (new.contains(VmFlags::WRITE) || !old.contains(VmFlags::EXEC))
+    }
+
     /// The addresses exec noted. Takes `space` for reading; may sleep.
     pub fn layout(&self) -> Layout {
         self.space.read().layout
@@ -214,6 +266,14 @@ impl Mm {
     /// Resident pages now, without a walk.
     pub fn rss_pages(&self) -> u64 {
         u64::try_from(self.rss.sum()).unwrap_or(0)
+    }
+
+    /// Pages mapped, and of them resident: anonymous, of files, of shared memory. Takes no lock, so the sum of all
+    /// mappings is what it was when one was last made.
+    pub fn sizes_now(&self) -> [u64; 4] {
+        let pages = |n: &AtomicI64| u64::try_from(n.load(Ordering::Relaxed)).unwrap_or(0);
+        let total = self.total_vm.load(Ordering::Relaxed) >> PAGE_SHIFT;
+        [total, pages(&self.rss.anon), pages(&self.rss.file), pages(&self.rss.shmem)]
     }
 
     /// The most pages that were ever resident, for `ru_maxrss`.

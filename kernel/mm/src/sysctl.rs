@@ -17,6 +17,10 @@ pub static OVERCOMMIT_RATIO: Tunable = Tunable::new(50);
 pub static OVERCOMMIT_KBYTES: Tunable = Tunable::new(0);
 /// `kernel.randomize_va_space`: 0 none, 1 without the heap, 2 all.
 pub static RANDOMIZE_VA_SPACE: AtomicU32 = AtomicU32::new(2);
+/// `vm.oom_kill_allocating_task`: the OOM killer takes whoever asks.
+pub static OOM_KILL_ALLOCATING_TASK: AtomicU32 = AtomicU32::new(0);
+/// `vm.oom_dump_tasks`: the OOM killer's report lists all processes.
+pub static OOM_DUMP_TASKS: AtomicU32 = AtomicU32::new(1);
 
 /// The present limit on the number of VMAs.
 pub fn max_map_count() -> usize {

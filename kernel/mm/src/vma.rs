@@ -41,6 +41,8 @@ bitflags! {
         const GROWSDOWN = 0x100;
         /// Its frames belong to a device or to the kernel: never counted, copied or dumped.
         const PFNMAP = 0x400;
+        /// All of it was clean at the last write of 4 to /proc/PID/clear_refs; a new VMA is not.
+        const SOFTCLEAN = 0x1000;
         /// Pages stay in memory.
         const LOCKED = 0x2000;
         /// Device memory.
@@ -110,7 +112,9 @@ impl VmFlags {
         let mut vm = Self::empty();
         vm.set(Self::GROWSDOWN, flags.contains(MapFlags::GROWSDOWN));
         vm.set(Self::LOCKED, flags.contains(MapFlags::LOCKED));
-        vm.set(Self::NORESERVE, flags.contains(MapFlags::NORESERVE));
+        // Who never overcommits does not let a program ask for it.
+        let may_overcommit = crate::sysctl::OVERCOMMIT_MEMORY.load(Ordering::Relaxed) != 2;
+        vm.set(Self::NORESERVE, flags.contains(MapFlags::NORESERVE) && may_overcommit);
         vm.set(Self::NOHUGEPAGE, flags.contains(MapFlags::STACK));
         vm
     }
@@ -154,6 +158,11 @@ pub trait Mappable: Send + Sync {
 
     /// Called for each VMA of this object that goes away.
     fn vma_closed(&self) {}
+
+    /// Whether the kernel must not touch its pages on behalf of anyone (memfd_secret(2)).
+    fn is_secret(&self) -> bool {
+        false
+    }
 
     /// This object as `Any`, for floors that look for their own type behind a VMA.
     fn as_any(&self) -> Option<&dyn core::any::Any> {
@@ -299,6 +308,8 @@ pub struct VmaAttr {
     pub backing: Backing,
     /// NUMA policy.
     pub(crate) policy: Policy,
+    /// Name of anonymous memory (`PR_SET_VMA_ANON_NAME`).
+    pub(crate) name: Option<Arc<Vec<u8>>>,
     history: HistoryCell,
     /// Held for its count.
     _writable: Writable,
@@ -312,10 +323,11 @@ impl Attr for VmaAttr {
     #[inline]
     fn merges(&self, len: u64, next: &Self) -> bool {
         // LINUX: device mappings (VM_SPECIAL) never merge.
-        self.flags == next.flags
+        (self.flags ^ next.flags) - VmFlags::SOFTCLEAN == VmFlags::empty()
             && self.offset.wrapping_add(len) == next.offset
             && self.pkey == next.pkey
             && self.policy == next.policy
+            && self.name == next.name
             && self.backing.is_same(&next.backing)
             && !self.flags.intersects(VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND)
             && match (self.history(), next.history()) {
@@ -326,6 +338,9 @@ impl Attr for VmaAttr {
     }
 
     fn absorb(&mut self, gone: &Self) {
+        if !gone.flags.contains(VmFlags::SOFTCLEAN) {
+            self.flags -= VmFlags::SOFTCLEAN;
+        }
         if gone.history() != History::Fresh && self.history() == History::Fresh {
             self.history = gone.history.clone();
         }
@@ -341,7 +356,16 @@ impl VmaAttr {
     pub(crate) fn new(flags: VmFlags, offset: u64, backing: Backing, counted: bool) -> Self {
         let writable = Writable(backing.mapping().filter(|_| counted).cloned());
         let history = HistoryCell(AtomicU8::new(History::Fresh as u8));
-        Self { flags, pkey: 0, offset, backing, policy: Policy::default(), history, _writable: writable }
+        Self {
+            flags,
+            pkey: 0,
+            offset,
+            backing,
+            policy: Policy::default(),
+            name: None,
+            history,
+            _writable: writable,
+        }
     }
 
     /// What happened to its private pages.

@@ -6,18 +6,22 @@
 //! Sources: proc_pid_oom_score_adj(5).
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
 
 use mm::oom::{Killer, Verdict};
 use sched::Interruptible;
 
 use crate::signal;
-use crate::task::{self, TaskFlags};
+use crate::task::{self, Task, TaskFlags};
 use crate::{ThreadGroup, pid};
 
 /// The adjustment that makes a process immune.
 const NEVER: i32 = -1000;
 /// How long the caller waits for the victim to give memory back.
 const GRACE_NS: u64 = 10_000_000;
+
+/// Most processes that a report lists.
+const MAX_LISTED: usize = 256;
 
 /// The OOM killer, for `mm::oom::register_killer`.
 pub struct OomKiller;
@@ -63,6 +67,59 @@ fn someone_is_dying() -> bool {
     })
 }
 
+/// `vm.oom_kill_allocating_task`.
+fn takes_caller() -> bool {
+    mm::sysctl::OOM_KILL_ALLOCATING_TASK.load(Relaxed) != 0
+}
+
+/// The name of a program, for the log; takes no memory, of which there is none.
+struct Name([u8; 16]);
+
+impl core::fmt::Display for Name {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for chunk in self.0.split(|&byte| byte == 0).next().unwrap_or_default().utf8_chunks() {
+            f.write_str(chunk.valid())?;
+        }
+        Ok(())
+    }
+}
+
+fn name(task: &Task) -> Name {
+    Name(task.comm())
+}
+
+/// Tells in the log why `victim` dies, in the words that programs look for.
+fn report(caller: Option<&Task>, victim: &ThreadGroup) {
+    const KB: u64 = hal::PAGE_SIZE as u64 / 1024;
+    if let Some(caller) = caller {
+        let adj = caller.group().oom_score_adj();
+        log::warn!("{} invoked oom-killer: order=0, oom_score_adj={adj}", name(caller));
+    }
+    let stats = hal::frame::stats();
+    log::warn!("Mem-Info: total:{}kB free:{}kB", stats.total as u64 * KB, stats.free as u64 * KB);
+    if mm::sysctl::OOM_DUMP_TASKS.load(Relaxed) != 0 {
+        log::info!("[  pid  ]   uid      rss oom_score_adj name");
+        for group in pid::processes().take(MAX_LISTED) {
+            let Some(task) = group.live_task() else { continue };
+            let Some(mm) = task.mm() else { continue };
+            let (uid, adj, rss) = (task.cred().uid, group.oom_score_adj(), mm.rss_pages());
+            log::info!("[{:7}] {uid:5} {rss:8} {adj:13} {}", group.pid(), name(&task));
+        }
+    }
+    let Some(task) = victim.live_task() else { return };
+    let Some(mm) = task.mm() else { return };
+    // Without the lock of the address space: the caller may hold it.
+    let [total, anon, file, shmem] = mm.sizes_now().map(|pages| pages * KB);
+    log::error!(
+        "Out of memory: Killed process {} ({}) total-vm:{total}kB, anon-rss:{anon}kB, file-rss:{file}kB, \
+         shmem-rss:{shmem}kB, UID:{} oom_score_adj:{}",
+        victim.pid(),
+        name(&task),
+        task.cred().uid,
+        victim.oom_score_adj()
+    );
+}
+
 impl Killer for OomKiller {
     fn out_of_memory(&self) -> Verdict {
         let me = task::try_current();
@@ -70,8 +127,11 @@ impl Killer for OomKiller {
             return Verdict::GiveUp;
         }
         if !someone_is_dying() {
-            let Some((victim, points)) = worst() else { return Verdict::GiveUp };
-            log::error!("Out of memory: Killed process {} ({} pages)", victim.pid(), points);
+            let own = me.as_ref().map(|me| me.group()).filter(|group| takes_caller() && badness(group) > 0);
+            let Some(victim) = own.cloned().or_else(|| worst().map(|(group, _)| group)) else {
+                return Verdict::GiveUp;
+            };
+            report(me.as_deref(), &victim);
             signal::kill_process(&victim);
             if me.as_ref().is_some_and(|me| Arc::ptr_eq(me.group(), &victim)) {
                 return Verdict::GiveUp;

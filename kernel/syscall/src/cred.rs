@@ -248,7 +248,7 @@ fn prctl_security(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) -> Re
             change(|cred| cred.drop_bounding(cap))?;
         }
         pr::PR_CAP_AMBIENT => return cap_ambient(arg2, arg3, arg4, arg5),
-        _ => return Err(Errno::EINVAL),
+        _ => return crate::range::prctl(option, [arg2, arg3, arg4, arg5]),
     }
     Ok(0)
 }

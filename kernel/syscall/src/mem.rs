@@ -51,6 +51,9 @@ pub(crate) fn sys_mmap(
         return Err(Errno::EINVAL);
     }
     let flags = MapFlags::from_bits_retain(raw_flags);
+    if flags.contains(MapFlags::HUGETLB) {
+        return Err(no_huge_pages(flags));
+    }
     let mut request = MapRequest {
         addr,
         len,
@@ -70,6 +73,30 @@ pub(crate) fn sys_mmap(
         map_file(&mut request, fd)?;
     }
     own_mm()?.map(request).map(|addr| addr as usize)
+}
+
+/// Why a mapping of huge pages fails: the pool of them is empty.
+fn no_huge_pages(flags: MapFlags) -> Errno {
+    /// Binary logarithms of the sizes that there are; 0 means the usual one.
+    const SIZES: [u32; 2] = [0, 21];
+    let size = flags.bits() >> 26 & 0x3f;
+    let is_known = flags.contains(MapFlags::ANONYMOUS) && SIZES.contains(&size);
+    if is_known { Errno::ENOMEM } else { Errno::EINVAL }
+}
+
+/// pkey_mprotect(2): without protection keys, only key -1 (none) exists.
+pub(crate) fn sys_pkey_mprotect(cx: &mut Cx<'_>, addr: u64, len: u64, prot: u32, key: i32) -> Result<usize> {
+    if key == -1 { sys_mprotect(cx, addr, len, prot) } else { Err(Errno::EINVAL) }
+}
+
+/// pkey_alloc(2), as on a CPU without protection keys: there is none to give.
+pub(crate) fn sys_pkey_alloc(_cx: &mut Cx<'_>, flags: u64, rights: u64) -> Result<usize> {
+    if flags != 0 || rights & !3 != 0 { Err(Errno::EINVAL) } else { Err(Errno::ENOSPC) }
+}
+
+/// pkey_free(2): none was given.
+pub(crate) fn sys_pkey_free(_cx: &mut Cx<'_>, _key: i32) -> Result<usize> {
+    Err(Errno::EINVAL)
 }
 
 /// Fills in what a mapping of descriptor `fd` needs. `EBADF`, `EACCES`, `EPERM`, `ENODEV`, `EOPNOTSUPP`.
@@ -102,6 +129,12 @@ fn map_file(request: &mut MapRequest, fd: i32) -> Result<()> {
         request.may -= VmFlags::MAYEXEC;
     }
     request.backing = file.ops().mmap(&file)?;
+    if request.backing.object().is_some_and(|object| object.is_secret()) {
+        if request.flags & MapFlags::TYPE == MapFlags::PRIVATE {
+            return Err(Errno::EINVAL);
+        }
+        request.extra |= VmFlags::LOCKED | VmFlags::DONTDUMP;
+    }
     Ok(())
 }
 

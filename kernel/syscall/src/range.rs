@@ -3,8 +3,10 @@
 use abi::mman::MapFlags;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use hal::thread::Work;
 use hal::{PAGE_SHIFT, UserAddr, user};
+use mm::Prefs;
 use process::{ExitState, ThreadGroup};
 use security::{Cap, ObserveIdentity};
 use vfs::FileMode;
@@ -186,4 +188,69 @@ fn leave_sequence(_: u64) {
     if let Some(task) = process::try_current() {
         task.hal().set_work(Work::NOTIFY);
     }
+}
+
+/// The options of prctl(2) about memory. `EINVAL`: unknown.
+pub(crate) fn prctl(option: u32, args: [u64; 4]) -> Result<usize> {
+    const SET_THP_DISABLE: u32 = 41;
+    const GET_THP_DISABLE: u32 = 42;
+    const SET_MDWE: u32 = 65;
+    const GET_MDWE: u32 = 66;
+    const SET_VMA: u32 = 0x5356_4d41;
+    /// `PR_THP_DISABLE_EXCEPT_ADVISED`.
+    const EXCEPT_ADVISED: u64 = 2;
+    let mm = own_mm()?;
+    let both = Prefs::NO_EXEC_GAIN | Prefs::NOT_INHERITED;
+    let thp = Prefs::NO_HUGE_PAGES | Prefs::ADVISED_HUGE_PAGES;
+    match (option, args) {
+        (SET_THP_DISABLE, [disable, flags @ (0 | EXCEPT_ADVISED), 0, 0]) if disable != 0 || flags == 0 => {
+            let mut prefs = mm.prefs() - thp;
+            prefs.set(Prefs::NO_HUGE_PAGES, disable != 0);
+            prefs.set(Prefs::ADVISED_HUGE_PAGES, flags != 0);
+            mm.set_prefs(prefs);
+            Ok(0)
+        }
+        (GET_THP_DISABLE, [0, 0, 0, 0]) => {
+            let prefs = mm.prefs();
+            let advised = if prefs.contains(Prefs::ADVISED_HUGE_PAGES) { EXCEPT_ADVISED as usize } else { 0 };
+            Ok(usize::from(prefs.contains(Prefs::NO_HUGE_PAGES)) | advised)
+        }
+        (SET_MDWE, [bits, 0, 0, 0]) => {
+            let wanted = u32::try_from(bits).ok().and_then(Prefs::from_bits).filter(|p| both.contains(*p));
+            let wanted = wanted.filter(|p| *p != Prefs::NOT_INHERITED).ok_or(Errno::EINVAL)?;
+            let now = mm.prefs() & both;
+            if !now.is_empty() && now != wanted {
+                return Err(Errno::EPERM);
+            }
+            mm.set_prefs(mm.prefs() | wanted);
+            Ok(0)
+        }
+        (GET_MDWE, [0, 0, 0, 0]) => Ok((mm.prefs() & both).bits() as usize),
+        (SET_VMA, [0, addr, len, name]) => mm.set_name(addr, len, vma_name(UserAddr(name))?).map(|()| 0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Reads the name of a mapping; `None` for a null pointer. `EINVAL`: too long, or bytes that would confuse readers.
+fn vma_name(addr: UserAddr) -> Result<Option<Vec<u8>>> {
+    /// `ANON_VMA_NAME_MAX_LEN`.
+    const MAX: usize = 80;
+    if addr.0 == 0 {
+        return Ok(None);
+    }
+    let name = caller::string(addr, MAX, Errno::EINVAL)?;
+    let is_good = |byte: &u8| (b' '..=b'~').contains(byte) && !b"\\`$[]".contains(byte);
+    if name.iter().all(is_good) { Ok(Some(name)) } else { Err(Errno::EINVAL) }
+}
+
+/// memfd_secret(2).
+pub(crate) fn sys_memfd_secret(_cx: &mut Cx<'_>, flags: u32) -> Result<usize> {
+    let cloexec = abi::fs::OpenFlags::CLOEXEC;
+    if flags & !cloexec.bits() != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let caller = caller::Caller::new()?;
+    let file = tmpfs::create_secret(&caller.cred)?;
+    let fd_flags = if flags != 0 { vfs::FdFlags::CLOEXEC } else { vfs::FdFlags::empty() };
+    caller.install(file, fd_flags)
 }

@@ -77,7 +77,7 @@ syscalls! {
     7 poll(fds: UserAddr, count: u32, timeout: i32) => poll::sys_poll, Support::Full;
     8 lseek(fd: i32, offset: i64, whence: u32) => file::sys_lseek, Support::Full;
     9 mmap(addr: u64, len: u64, prot: u32, raw_flags: u32, fd: i32, offset: u64)
-        => mem::sys_mmap, Support::Partial("no huge pages: EINVAL");
+        => mem::sys_mmap, Support::Partial("no huge pages: ENOMEM, as with an empty pool");
     10 mprotect(addr: u64, len: u64, prot: u32) => mem::sys_mprotect, Support::Full;
     11 munmap(addr: u64, len: u64) => mem::sys_munmap, Support::Full;
     12 brk(brk: u64) => mem::sys_brk, Support::Full;
@@ -100,7 +100,8 @@ syscalls! {
         => mem::sys_mremap, Support::Full;
     26 msync(addr: u64, len: u64, flags: u32) => mem::sys_msync, Support::Full;
     27 mincore(addr: u64, len: u64, vec: UserAddr) => mem::sys_mincore, Support::Full;
-    28 madvise(addr: u64, len: u64, advice: u32) => mem::sys_madvise, Support::Partial("see mm");
+    28 madvise(addr: u64, len: u64, advice: u32)
+        => mem::sys_madvise, Support::Partial("no MADV_COLLAPSE, MADV_MERGEABLE: EINVAL");
     29 shmget(key: i32, size: u64, flags: i32) => ipc::sys_shmget, Support::Partial("SHM_HUGETLB: EINVAL");
     30 shmat(id: i32, addr: u64, flags: i32) => ipc::sys_shmat, Support::Full;
     31 shmctl(id: i32, command: i32, buf: UserAddr) => ipc::sys_shmctl, Support::Full;
@@ -405,6 +406,11 @@ syscalls! {
         => file::sys_preadv2, Support::Partial("RWF_NOWAIT, RWF_DONTCACHE: EOPNOTSUPP");
     328 pwritev2(fd: i32, iov: UserAddr, count: usize, pos: i64, pos_high: u64, flags: u32)
         => file::sys_pwritev2, Support::Partial("RWF_NOWAIT, RWF_ATOMIC, RWF_DONTCACHE: EOPNOTSUPP");
+    329 pkey_mprotect(addr: u64, len: u64, prot: u32, key: i32)
+        => mem::sys_pkey_mprotect, Support::Partial("as without protection keys: EINVAL for any");
+    330 pkey_alloc(flags: u64, rights: u64)
+        => mem::sys_pkey_alloc, Support::Partial("as without protection keys: ENOSPC");
+    331 pkey_free(key: i32) => mem::sys_pkey_free, Support::Partial("as without protection keys: EINVAL");
     332 statx(dirfd: i32, name: UserAddr, flags: u32, mask: u32, buf: UserAddr)
         => path::sys_statx, Support::Full;
     334 rseq(area: UserAddr, len: u32, flags: u32, signature: u32) => cred::sys_rseq, Support::Full;
@@ -431,6 +437,7 @@ syscalls! {
         => poll::sys_epoll_pwait2, Support::Full;
     442 mount_setattr(dirfd: i32, name: UserAddr, flags: u32, attr: UserAddr, size: usize)
         => mounts::sys_mount_setattr, Support::Partial("MOUNT_ATTR_IDMAP: EINVAL");
+    447 memfd_secret(flags: u32) => range::sys_memfd_secret, Support::Full;
     448 process_mrelease(fd: i32, flags: u32) => range::sys_process_mrelease, Support::Full;
     449 futex_waitv(list: UserAddr, nr: u32, flags: u32, timeout: UserAddr, clock: i32)
         => futex::sys_futex_waitv, Support::Full;
@@ -518,9 +525,6 @@ syscalls! {
         320 kexec_file_load,
         321 bpf,
         323 userfaultfd,
-        329 pkey_mprotect,
-        330 pkey_alloc,
-        331 pkey_free,
         333 io_pgetevents,
         335 uretprobe,
         425 io_uring_setup,
@@ -530,7 +534,6 @@ syscalls! {
         444 landlock_create_ruleset,
         445 landlock_add_rule,
         446 landlock_restrict_self,
-        447 memfd_secret,
         453 map_shadow_stack,
         459 lsm_get_self_attr,
         460 lsm_set_self_attr,

@@ -11,7 +11,7 @@ mod memfd;
 mod options;
 mod superblock;
 
-pub use memfd::create_memfd;
+pub use memfd::{create_memfd, create_secret};
 pub use superblock::{Instance, TMPFS, Tmpfs, TmpfsType, new_instance};
 
 /// Makes "tmpfs", "ramfs" and "rootfs" known to mount(2).

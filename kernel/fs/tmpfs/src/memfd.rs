@@ -8,10 +8,10 @@ use abi::fs::{OpenFlags, S_IFREG};
 use abi::{Errno, Result};
 use hal::sync::LazyLock;
 use hal::uio::Src;
-use mm::Mapping;
+use mm::{Backing, FileId, Mappable, Mapping};
 use security::Cred;
 use vfs::dentry::Dentry;
-use vfs::{File, FileMode, NewInode, anon};
+use vfs::{File, FileMode, FileOps, NewInode, anon};
 
 use crate::file;
 use crate::inode;
@@ -88,6 +88,9 @@ impl Seals {
         if add & Self::EXEC != 0 && file.inode().mode() & 0o111 != 0 {
             new |= Self::SHRINK | Self::GROW | Self::WRITE | Self::FUTURE_WRITE;
         }
+        if new & Self::FUTURE_WRITE != 0 {
+            mapping.deny_new_writable();
+        }
         seals.store(new, Relaxed);
         Ok(new)
     }
@@ -130,4 +133,50 @@ pub fn create_memfd(name: &[u8], flags: u32, cred: &Arc<Cred>) -> Result<Arc<Fil
     shown.extend_from_slice(name);
     shown.extend_from_slice(b" (deleted)");
     anon::file_on(&inode, &shown, file::REGULAR.clone(), OpenFlags::RDWR, cred)
+}
+
+/// memfd_secret(2): a file that can only be mapped, and whose pages no one but its mappers reads.
+///
+/// LINUX: there its pages leave the kernel's own map of memory; here frames are reached by copying functions
+/// only, and those that serve others refuse them.
+pub fn create_secret(cred: &Arc<Cred>) -> Result<Arc<File>> {
+    let home = HOME.as_ref().map_err(|errno| *errno)?;
+    let sb = home.sb();
+    let account = &sb.ops_as::<Tmpfs>().ok_or(Errno::ENODEV)?.account;
+    let what = NewInode { mode: S_IFREG | 0o600, uid: cred.fsuid, gid: cred.fsgid, rdev: 0, target: &[] };
+    let inode = inode::new(sb, account, &what)?;
+    inode.set_nlink(0);
+    anon::file_on(&inode, b"/secretmem (deleted)", SECRET.clone(), OpenFlags::RDWR, cred)
+}
+
+static SECRET: LazyLock<Arc<dyn FileOps>> = LazyLock::new(|| Arc::new(Secret));
+
+/// The operations of such a file: reads, writes and all others are refused.
+struct Secret;
+
+impl FileOps for Secret {
+    fn mmap(&self, file: &Arc<File>) -> Result<Backing> {
+        Ok(Backing::file(Arc::new(SecretMap(file.clone()))))
+    }
+}
+
+/// What is mapped: the file, marked.
+struct SecretMap(Arc<File>);
+
+impl Mappable for SecretMap {
+    fn mapping(&self) -> Option<&Arc<Mapping>> {
+        self.0.inode().mapping()
+    }
+
+    fn name(&self) -> Vec<u8> {
+        Mappable::name(&*self.0)
+    }
+
+    fn id(&self) -> FileId {
+        Mappable::id(&*self.0)
+    }
+
+    fn is_secret(&self) -> bool {
+        true
+    }
 }

@@ -36,7 +36,7 @@ pub use stat::PageCounts;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use arrayvec::ArrayVec;
@@ -107,6 +107,8 @@ pub struct Mapping {
     nr_vmas: AtomicU32,
     /// Shared VMAs that may be written; negative while such are denied (memfd seals).
     nr_writable: AtomicI32,
+    /// Whether new ones of these are denied (`F_SEAL_FUTURE_WRITE`).
+    is_closed: AtomicBool,
 }
 
 impl Mapping {
@@ -130,6 +132,7 @@ impl Mapping {
             source,
             nr_vmas: AtomicU32::new(0),
             nr_writable: AtomicI32::new(0),
+            is_closed: AtomicBool::new(false),
         }
     }
 
@@ -165,6 +168,9 @@ impl Mapping {
 
     /// Counts a shared mapping that may be written. `EPERM`: such mappings are denied.
     pub(crate) fn allow_writable(&self) -> Result<()> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Errno::EPERM);
+        }
         self.nr_writable
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n >= 0).then(|| n.saturating_add(1)))
             .map(drop)
@@ -177,6 +183,11 @@ impl Mapping {
 
     pub(crate) fn drop_writable(&self) {
         self.nr_writable.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Denies new writable shared mappings from now on; those there are stay (`F_SEAL_FUTURE_WRITE`).
+    pub fn deny_new_writable(&self) {
+        self.is_closed.store(true, Ordering::Release);
     }
 
     /// Denies writable shared mappings from now on (`F_SEAL_WRITE`). `EBUSY`: there is one.

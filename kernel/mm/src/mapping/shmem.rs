@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use abi::{Errno, Result};
 
 use super::Mapping;
+use crate::commit;
 use crate::vma::{FileId, Mappable};
 
 /// The account that pages of such files are charged to: one for each tmpfs instance, one for the kernel's own.
@@ -62,17 +63,34 @@ impl Shmem {
 pub struct ShmemObject {
     mapping: Arc<Mapping>,
     ino: u64,
+    /// Pages charged to the commit limit.
+    charged: u64,
 }
 
 /// Numbers of shared anonymous objects, for /proc/PID/maps.
 static NEXT_INO: AtomicU64 = AtomicU64::new(1);
 
 impl ShmemObject {
-    /// A new object of `size` bytes.
+    /// A new object of `size` bytes whose pages nobody has been promised.
     pub fn new(size: u64) -> Self {
         let mapping = Mapping::new_shmem(Arc::new(Shmem::new(u64::MAX)));
         mapping.set_size(size);
-        Self { mapping: Arc::new(mapping), ino: NEXT_INO.fetch_add(1, Ordering::Relaxed) }
+        Self { mapping: Arc::new(mapping), ino: NEXT_INO.fetch_add(1, Ordering::Relaxed), charged: 0 }
+    }
+
+    /// As [`new`](Self::new), with all pages charged to the commit limit. `ENOMEM`: it is reached.
+    pub fn new_charged(size: u64) -> Result<Self> {
+        let pages = size.div_ceil(hal::PAGE_SIZE as u64);
+        commit::charge(pages)?;
+        let mut object = Self::new(size);
+        object.charged = pages;
+        Ok(object)
+    }
+}
+
+impl Drop for ShmemObject {
+    fn drop(&mut self) {
+        commit::uncharge(self.charged);
     }
 }
 

@@ -296,6 +296,9 @@ fn build(
     let randomizes = personality & ADDR_NO_RANDOMIZE == 0 || outcome.is_secure;
     let randomness = Randomness::new([(); 4].map(|()| random::next_u64()), randomizes);
     let mm = Mm::new()?;
+    if let Some(old) = me.mm() {
+        mm.inherit_prefs(&old);
+    }
     mm.set_limits(limits);
     let mut places = randomness.layout(limits.stack);
     mm.update_layout(|layout| *layout = places);

@@ -1,10 +1,9 @@
-//! /proc/PID/mem and /proc/PID/pagemap: memory by address (proc_pid_mem(5), proc_pid_pagemap(5)).
+//! /proc/PID/mem: memory by address (proc_pid_mem(5)).
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
-use hal::paging::PteFlags;
 use hal::uio::{Dest, Src};
 use mm::{Mm, Rights};
 use vfs::{File, FileOps, Whence};
@@ -15,12 +14,12 @@ use super::Subject;
 const CHUNK: usize = hal::PAGE_SIZE;
 
 /// The address space of the time of opening; not kept alive by the open file.
-fn observed_mm(subject: &Subject) -> Result<Weak<Mm>> {
+pub(super) fn observed_mm(subject: &Subject) -> Result<Weak<Mm>> {
     subject.check_observer()?;
     Ok(subject.task.mm().map_or_else(Weak::new, |mm| Arc::downgrade(&mm)))
 }
 
-fn chunk() -> Result<Vec<u8>> {
+pub(super) fn chunk() -> Result<Vec<u8>> {
     let mut buf = Vec::new();
     buf.try_reserve_exact(CHUNK).map_err(|_| Errno::ENOMEM)?;
     buf.resize(CHUNK, 0);
@@ -35,7 +34,7 @@ pub(super) fn open(subject: &Subject) -> Result<Arc<dyn FileOps>> {
 struct Memory(Weak<Mm>);
 
 /// What a transfer answers: the part that was done, else the error.
-fn partial(done: usize, errno: Errno) -> Result<usize> {
+pub(super) fn partial(done: usize, errno: Errno) -> Result<usize> {
     if done > 0 { Ok(done) } else { Err(errno) }
 }
 
@@ -79,51 +78,6 @@ impl FileOps for Memory {
             done += put;
             if put < got {
                 break;
-            }
-        }
-        Ok(done)
-    }
-
-    fn seek(&self, file: &File, offset: i64, whence: Whence) -> Result<u64> {
-        vfs::rw::seek_unsized(file, offset, whence)
-    }
-}
-
-/// Opens /proc/PID/pagemap.
-pub(super) fn open_pagemap(subject: &Subject) -> Result<Arc<dyn FileOps>> {
-    Ok(Arc::new(PageMap(observed_mm(subject)?)))
-}
-
-struct PageMap(Weak<Mm>);
-
-/// Bytes of an entry.
-const ENTRY: u64 = 8;
-/// Bits of an entry: the page is in memory; only this process has it.
-const PRESENT: u64 = 1 << 63;
-const PFN_MASK: u64 = (1 << 55) - 1;
-
-impl FileOps for PageMap {
-    fn read(&self, file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
-        if !pos.is_multiple_of(ENTRY) || !(dst.remaining() as u64).is_multiple_of(ENTRY) {
-            return Err(Errno::EINVAL);
-        }
-        let Some(mm) = self.0.upgrade() else { return Ok(0) };
-        let shows_frames = file.cred().capable(security::Cap::SYS_ADMIN);
-        let mut done = 0;
-        while dst.remaining() > 0 {
-            let page = (pos + done as u64) / ENTRY;
-            let Some(addr) = page.checked_mul(hal::PAGE_SIZE as u64).filter(|&a| a < hal::USER_END) else {
-                break;
-            };
-            let entry = match mm.query_page(addr) {
-                Some((pfn, flags)) if flags != PteFlags::NONE => {
-                    PRESENT | if shows_frames { pfn & PFN_MASK } else { 0 }
-                }
-                _ => 0,
-            };
-            match dst.put_bytes(&entry.to_le_bytes()) {
-                Ok(put) => done += put,
-                Err(fault) => return partial(done, fault.into()),
             }
         }
         Ok(done)

@@ -12,6 +12,7 @@ mod idmap;
 mod inode;
 mod maps;
 mod mem;
+mod pagemap;
 mod smaps;
 mod stat;
 mod status;

@@ -35,13 +35,15 @@ const FLAG_NAMES: &[(VmFlags, &str)] = &[
     (VmFlags::NORESERVE, "nr"),
     (VmFlags::WIPEONFORK, "wf"),
     (VmFlags::DONTDUMP, "dd"),
+    // Soft-dirty as a whole: the mark is missing.
+    (VmFlags::SOFTCLEAN, "sd"),
     (VmFlags::HUGEPAGE, "hg"),
     (VmFlags::NOHUGEPAGE, "nh"),
     (VmFlags::SEALED, "sl"),
 ];
 
 /// The mappings, copied so that no lock is held while their pages are counted.
-fn mappings(mm: &Mm) -> Vec<VmaInfo> {
+pub(super) fn mappings(mm: &Mm) -> Vec<VmaInfo> {
     let mut list = Vec::new();
     mm.for_each_vma(0, |vma| {
         if list.try_reserve(1).is_err() {
@@ -98,8 +100,12 @@ pub(super) fn show(mm: &Mm, out: &mut Text) -> Result<()> {
         put_stats(out, &stats, vma.flags.contains(VmFlags::LOCKED));
         put!(out, "THPeligible:           0\n");
         put!(out, "ProtectionKey:  {:8}\nVmFlags: ", vma.pkey);
-        for (_, name) in FLAG_NAMES.iter().filter(|(flag, _)| vma.flags.contains(*flag)) {
-            put!(out, "{name} ");
+        let soft_dirty = !vma.flags.contains(VmFlags::SOFTCLEAN);
+        for (flag, name) in FLAG_NAMES {
+            let is_set = if *name == "sd" { soft_dirty } else { vma.flags.contains(*flag) };
+            if is_set {
+                put!(out, "{name} ");
+            }
         }
         out.push(b"\n");
     }

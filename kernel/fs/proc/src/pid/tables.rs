@@ -7,7 +7,7 @@ use security::NsKind;
 use vfs::Path;
 
 use super::Kind::{Dir, Guarded, Link, Memory, Name, Ns, Special, Text, Tunable};
-use super::{DirKind, Entry, Kind, accounts, idmap, maps, mem, smaps, stat, status, text};
+use super::{DirKind, Entry, Kind, accounts, idmap, maps, mem, pagemap, smaps, stat, status, text};
 
 const fn entry(name: &'static str, mode: u32, kind: Kind) -> Entry {
     Entry { name, mode, kind }
@@ -70,7 +70,8 @@ macro_rules! common {
             entry("cmdline", 0o444, Text(text::cmdline)),
             entry("stat", 0o444, Text(stat::show)),
             entry("statm", 0o444, Text(stat::statm)),
-            entry("maps", 0o444, Memory(maps::show)),
+            entry("maps", 0o444, Special(maps::open)),
+            entry("numa_maps", 0o444, Memory(maps::numa_maps)),
             entry("mem", 0o600, Special(mem::open)),
             entry("cwd", 0o777, Link(cwd)),
             entry("root", 0o777, Link(root)),
@@ -79,7 +80,8 @@ macro_rules! common {
             entry("mountinfo", 0o444, Text(text::mountinfo)),
             entry("smaps", 0o444, Memory(smaps::show)),
             entry("smaps_rollup", 0o444, Memory(smaps::show_rollup)),
-            entry("pagemap", 0o400, Special(mem::open_pagemap)),
+            entry("pagemap", 0o400, Special(pagemap::open)),
+            entry("clear_refs", 0o200, Tunable(text::nothing, pagemap::clear_refs)),
             entry("attr", 0o555, Dir(DirKind::Table(ATTR_ENTRIES))),
             entry("wchan", 0o444, Text(text::wchan)),
             entry("stack", 0o400, Guarded(text::nothing)),
