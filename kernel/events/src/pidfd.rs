@@ -247,11 +247,11 @@ const INFO_WORDS: usize = 16;
 /// Where the fourth version says which bits are known.
 const SUPPORTED_AT: u64 = 80;
 
-/// `PIDFD_GET_INFO`. `EINVAL`: a structure smaller than its first version. `ESRCH`: it is gone, and its exit code was not
+/// `PIDFD_GET_INFO`. `ENOTTY`: a structure smaller than its first version. `ESRCH`: it is gone, and its exit code was not
 /// asked for.
 fn get_info(subject: &Subject, out: UserAddr, size: usize) -> Result<usize> {
     if size < INFO_WORDS * 4 {
-        return Err(Errno::EINVAL);
+        return Err(Errno::ENOTTY);
     }
     let asked: u64 = user::read(out)?;
     let mut words = [0u32; INFO_WORDS];
