@@ -298,15 +298,12 @@ pub fn open(name: &[u8], flags: OpenFlags, mode: u32, size: Option<Size>) -> Res
     }
 }
 
-/// mq_unlink(2). `EACCES`: another user's. `ENOENT`.
+/// mq_unlink(2). `EPERM`: another user's, as the directory is sticky. `ENOENT`.
 pub fn unlink(name: &[u8]) -> Result<()> {
     let name = check_name(name)?;
     let (_, ipc) = current()?;
     let root = Path::root_of(&mount_of(&ipc)?);
-    vfs::namespace::unlink_in(&root, name, &process::current().cred()).map_err(|errno| match errno {
-        Errno::EPERM => Errno::EACCES,
-        other => other,
-    })
+    vfs::namespace::unlink_in(&root, name, &process::current().cred())
 }
 
 #[cfg(test)]
