@@ -11,6 +11,9 @@
 //!          vC──┤dC      ├dA
 //! ```
 //!
+//! Waiting threads lie in a tree by deadline that knows the smallest `v` of each part ([`tree`]), so that choosing
+//! one takes logarithmic time.
+//!
 //! A pure type: it knows no CPU, lock or clock, so it is tested on the host.
 //!
 //! # Invariants (`check_invariants`)
@@ -21,9 +24,10 @@
 //! Sources: Stoica and Abdel-Wahab, "Earliest Eligible Virtual Deadline First" (1995); sched-eevdf.rst of
 //! the kernel documentation for the handling of lag across sleeps.
 
-use alloc::vec::Vec;
+mod tree;
 
 use crate::policy::NICE_0_WEIGHT;
+use tree::Tree;
 
 /// A thread's part in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +60,7 @@ fn virtual_ns(real: u64, weight: u32) -> u64 {
 /// The runnable fair threads of one CPU; `T` identifies one.
 #[derive(Debug)]
 pub struct Queue<T> {
-    waiting: Vec<(Entity, T)>,
+    waiting: Tree<T>,
     current: Option<Entity>,
     /// Sums are relative to this point of virtual time, so that they stay small.
     base: u64,
@@ -67,7 +71,7 @@ pub struct Queue<T> {
 impl<T> Queue<T> {
     /// An empty queue.
     pub const fn new() -> Queue<T> {
-        Queue { waiting: Vec::new(), current: None, base: 0, sum_w: 0, sum_wv: 0 }
+        Queue { waiting: Tree::new(), current: None, base: 0, sum_w: 0, sum_wv: 0 }
     }
 
     /// Number of entities, the current one included.
@@ -143,7 +147,7 @@ impl<T> Queue<T> {
     /// Adds a waiting thread.
     pub fn enqueue(&mut self, entity: Entity, id: T) {
         self.add(&entity);
-        self.waiting.push((entity, id));
+        self.waiting.insert(entity, id);
     }
 
     /// Makes `entity` the current one, which runs already. There must be no current one.
@@ -170,32 +174,21 @@ impl<T> Queue<T> {
     /// Makes the best waiting thread the current one. There must be no current one.
     pub fn pick(&mut self) -> Option<T> {
         debug_assert!(self.current.is_none());
-        let best = match self.waiting.len() {
-            0 => return None,
-            1 => 0,
-            _ => self.best()?,
+        // Not a call of `is_eligible`: the tree is borrowed.
+        let (base, sum_w, sum_wv) = (self.base, i128::from(self.sum_w), self.sum_wv);
+        let eligible = |vruntime: u64| i128::from(vruntime.wrapping_sub(base) as i64) * sum_w <= sum_wv;
+        let (entity, id) = match self.waiting.len() {
+            1 => self.waiting.take_earliest(|_| true)?,
+            _ => self.waiting.take_earliest(eligible)?,
         };
-        let (entity, id) = self.waiting.swap_remove(best);
         self.current = Some(entity);
         Some(id)
-    }
-
-    fn best(&self) -> Option<usize> {
-        let mut best: Option<(usize, u64)> = None;
-        for (i, (entity, _)) in self.waiting.iter().enumerate() {
-            let earlier =
-                best.is_none_or(|(_, deadline)| (entity.deadline.wrapping_sub(deadline) as i64) < 0);
-            if earlier && self.is_eligible(entity) {
-                best = Some((i, entity.deadline));
-            }
-        }
-        best.map(|(i, _)| i)
     }
 
     /// Puts the current thread back among the waiting.
     pub fn put_current(&mut self, id: T) {
         if let Some(entity) = self.current.take() {
-            self.waiting.push((entity, id));
+            self.waiting.insert(entity, id);
         }
     }
 
@@ -207,8 +200,7 @@ impl<T> Queue<T> {
 
     /// Takes a waiting thread out; returns its lag with it.
     pub fn remove(&mut self, is_it: impl Fn(&T) -> bool) -> Option<(i64, T)> {
-        let at = self.waiting.iter().position(|(_, id)| is_it(id))?;
-        let (entity, id) = self.waiting.swap_remove(at);
+        let (entity, id) = self.waiting.take_if(is_it)?;
         Some((self.leave(&entity), id))
     }
 
@@ -253,6 +245,7 @@ impl<T> Queue<T> {
     ///
     /// When one is broken.
     pub fn check_invariants(&self) {
+        self.waiting.check_invariants();
         let all = || self.waiting.iter().map(|(e, _)| e).chain(&self.current);
         assert_eq!(self.sum_w, all().map(|e| i64::from(e.weight)).sum::<i64>(), "E1");
         let sum: i128 = all().map(|e| i128::from(self.key(e.vruntime)) * i128::from(e.weight)).sum();
@@ -269,6 +262,8 @@ impl<T> Default for Queue<T> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
     use proptest::prelude::*;
 
