@@ -34,7 +34,7 @@ use sched::{Interruptible, Mutex, WaitQueue};
 use security::{Cap, Cred};
 
 pub use end::{PipeEnd, create};
-use ring::Ring;
+use ring::{Mode, Ring};
 
 /// Capacity of a new pipe: 16 pages (pipe(7)).
 pub const DEFAULT_CAPACITY: usize = 16 * PAGE_SIZE;
@@ -162,14 +162,14 @@ impl Pipe {
         }
         loop {
             let mut ring = self.ring.lock();
-            let was_full = ring.free() < PIPE_BUF;
+            let was_full = ring.free() == 0;
             let done = ring.read(dst)?;
             let left = ring.len();
+            let has_room = was_full && ring.free() > 0;
             self.mirror(&ring);
             drop(ring);
             if done > 0 {
-                if was_full {
-                    // A writer that waits for less than PIPE_BUF may fit even if the pipe still counts as full.
+                if has_room {
                     self.write_wait.wake_one();
                 }
                 if left > 0 {
@@ -204,7 +204,12 @@ impl Pipe {
             if !self.has_readers() {
                 return if done > 0 { Ok(done) } else { Err(Errno::EPIPE) };
             }
-            match self.write_some(src, is_packet) {
+            let mode = match (is_packet, done) {
+                (true, _) => Mode::Packet,
+                (false, 0) => Mode::Start,
+                (false, _) => Mode::Continued,
+            };
+            match self.write_some(src, mode) {
                 Ok(0) => {}
                 Ok(len) => {
                     done += len;
@@ -213,8 +218,7 @@ impl Pipe {
                 Err(_) if done > 0 => return Ok(done),
                 Err(error) => return Err(error),
             }
-            let need = if total <= PIPE_BUF { total } else { 1 };
-            match self.wait_writable(need, blocking) {
+            match self.wait_writable(blocking) {
                 Err(_) if done > 0 => return Ok(done),
                 result => result?,
             }
@@ -222,16 +226,11 @@ impl Pipe {
         Ok(done)
     }
 
-    /// Puts in what fits, nothing if a small write does not fit whole.
-    fn write_some(&self, src: &mut Src<'_>, is_packet: bool) -> Result<usize> {
-        let left = src.remaining();
+    /// Puts in what fits. Up to [`PIPE_BUF`] bytes fit whole or not at all, as that is the size of a slot.
+    fn write_some(&self, src: &mut Src<'_>, mode: Mode) -> Result<usize> {
         let mut ring = self.ring.lock();
-        let max = if is_packet { PIPE_BUF } else { usize::MAX };
-        if left <= PIPE_BUF && ring.free() < left {
-            return Ok(0);
-        }
         let was_empty = ring.len() == 0;
-        let done = ring.write(src, max, is_packet)?;
+        let done = ring.write(src, mode)?;
         let room = ring.free();
         self.mirror(&ring);
         drop(ring);
@@ -259,16 +258,16 @@ impl Pipe {
             // Edge-triggered epoll sets want to hear of every write; readers have been woken before.
             self.read_wait.wake((PollEvents::IN | PollEvents::RDNORM).bits(), 0);
         }
-        if room >= PIPE_BUF {
+        if room > 0 {
             self.write_wait.wake_one();
         }
     }
 
-    fn wait_writable(&self, need: usize, blocking: Blocking) -> Result<()> {
+    fn wait_writable(&self, blocking: Blocking) -> Result<()> {
         if blocking == Blocking::No {
             return Err(Errno::EAGAIN);
         }
-        let is_ready = || (self.free.load(Acquire) >= need || !self.has_readers()).then_some(());
+        let is_ready = || (self.free.load(Acquire) > 0 || !self.has_readers()).then_some(());
         self.write_wait.wait_interruptible(is_ready).map_err(|_| Errno::ERESTARTSYS)
     }
 
@@ -283,7 +282,7 @@ impl Pipe {
         Ok(true)
     }
 
-    /// Waits until a byte fits. `EPIPE`: no reader.
+    /// Waits until a slot is free; gives how many bytes fit. `EPIPE`: no reader.
     pub fn wait_for_room(&self, blocking: Blocking) -> Result<usize> {
         loop {
             if !self.has_readers() {
@@ -293,7 +292,7 @@ impl Pipe {
             if free > 0 {
                 return Ok(free);
             }
-            self.wait_writable(1, blocking)?;
+            self.wait_writable(blocking)?;
         }
     }
 
@@ -326,7 +325,7 @@ impl Pipe {
             }
         }
         if writes {
-            if self.free.load(Acquire) >= PIPE_BUF {
+            if self.free.load(Acquire) > 0 {
                 events |= PollEvents::OUT | PollEvents::WRNORM;
             }
             if !self.has_readers() {

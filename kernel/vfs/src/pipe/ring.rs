@@ -1,15 +1,22 @@
 //! The bytes of a pipe: a ring on the heap that grows with its content, behind pages that splice(2) put in.
 //!
-//! Linux keeps a pipe's bytes in up to 16 pages. The ring gives the same capacity (16 pages unless fcntl(2)
-//! `F_SETPIPE_SZ` says otherwise), but a pipe that carries little costs little: it starts with [`FIRST`] bytes and
-//! doubles when they are full. Pages of files are queued by reference as long as the ring is empty; what comes after
-//! bytes is copied. In packet mode (`O_DIRECT`, pipe(2)) the boundaries of writes are kept beside it.
+//! Linux keeps a pipe's bytes in up to 16 slots of a page each (unless fcntl(2) `F_SETPIPE_SZ` says otherwise), and
+//! programs see them: a write goes on in the last slot only if what exceeds whole pages fits there, and a pipe is full
+//! until a slot is read to its end. The ring counts such slots, but a pipe that carries little costs little: it starts
+//! with [`FIRST`] bytes and doubles when they are full. Pages of files are queued by reference as long as the ring is
+//! empty; what comes after bytes is copied.
+//!
+//! ```text
+//! slots   [ 100..4096 ][ 0..4096 ][ 0..50 ]      a write of 4146 bytes: 50 go on in the last slot, 4096 get a new one
+//! store    ..bbbbbbbbbbbbbbbbbbbbbbbbbbbb..      the bytes of all slots, back to back
+//! ```
 //!
 //! # Invariants
 //!
 //! - R1: `len - paged <= store.len() <= capacity`; `store.len()` is a power of two or 0.
-//! - R2: if `packets` is not empty, its lengths add up to `len`.
-//! - R3: the lengths of `pages`, none of them 0, add up to `paged`; they come before what is in `store`.
+//! - R2: the lengths of `slots`, none of them 0, add up to `len`; there are at most `capacity / PAGE_SIZE`.
+//! - R3: the lengths of `pages`, none of them 0, add up to `paged`; they come before what is in `store`, and each has
+//!   a slot of its own.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -22,10 +29,35 @@ use mm::PagePart;
 /// Bytes of a ring when the first byte is written.
 const FIRST: usize = 1024;
 
-/// One write in packet mode, or any number of ordinary writes between two such.
-struct Packet {
-    len: usize,
-    is_packet: bool,
+/// What a slot holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Bytes of a stream: a later write may go on in it.
+    Stream,
+    /// One write in packet mode (`O_DIRECT`, pipe(2)).
+    Packet,
+    /// A part of a page that was queued by reference.
+    Page,
+}
+
+/// A page's worth of the pipe.
+struct Slot {
+    /// Bytes of it that were read.
+    offset: u16,
+    /// Bytes of it that were not.
+    len: u16,
+    kind: Kind,
+}
+
+/// How a piece of a write comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// It is the first of its write.
+    Start,
+    /// Others of the same write went before.
+    Continued,
+    /// It is one packet.
+    Packet,
 }
 
 /// See the module's front page.
@@ -35,7 +67,9 @@ pub(super) struct Ring {
     /// All bytes, those in `pages` included.
     len: usize,
     capacity: usize,
-    packets: VecDeque<Packet>,
+    slots: VecDeque<Slot>,
+    /// How many of `slots` are packets.
+    nr_packets: usize,
     pages: VecDeque<PagePart>,
     /// Bytes in `pages`.
     paged: usize,
@@ -48,7 +82,8 @@ impl Ring {
             head: 0,
             len: 0,
             capacity,
-            packets: VecDeque::new(),
+            slots: VecDeque::new(),
+            nr_packets: 0,
             pages: VecDeque::new(),
             paged: 0,
         }
@@ -62,14 +97,14 @@ impl Ring {
         self.capacity
     }
 
-    /// How many more bytes fit; in packet mode a free slot (of a page) is needed as well.
+    /// How many bytes the free slots hold. What goes on in the last slot may fit beyond that.
     pub(super) fn free(&self) -> usize {
-        if self.packets.len() >= self.capacity / PAGE_SIZE { 0 } else { self.capacity - self.len }
+        self.capacity.saturating_sub(self.slots.len() * PAGE_SIZE)
     }
 
-    /// Changes the capacity, a power of two of pages. `EBUSY`: the content does not fit.
+    /// Changes the capacity, a power of two of pages. `EBUSY`: the slots in use are more.
     pub(super) fn set_capacity(&mut self, capacity: usize) -> Result<()> {
-        if self.len > capacity || self.packets.len() > capacity / PAGE_SIZE {
+        if self.slots.len() > capacity / PAGE_SIZE {
             return Err(Errno::EBUSY);
         }
         if self.store.len() > capacity {
@@ -118,18 +153,34 @@ impl Ring {
         }
     }
 
-    /// Copies in as much of `src`, at most `max` bytes, as fits; gives the number of bytes.
+    /// How many of `len` bytes, the start of a write, go on in the last slot: what exceeds whole pages, if it fits.
+    fn mergeable(&self, len: usize) -> usize {
+        let odd = len % PAGE_SIZE;
+        match self.slots.back() {
+            Some(Slot { offset, len, kind: Kind::Stream })
+                if usize::from(*offset) + usize::from(*len) + odd <= PAGE_SIZE =>
+            {
+                odd
+            }
+            _ => 0,
+        }
+    }
+
+    /// Copies in as much of `src` as fits, a packet's worth at most in packet mode; gives the number of bytes.
     ///
     /// `EFAULT` if not one byte could be read.
-    pub(super) fn write(&mut self, src: &mut Src<'_>, max: usize, is_packet: bool) -> Result<usize> {
-        let want = src.remaining().min(max).min(self.free());
+    pub(super) fn write(&mut self, src: &mut Src<'_>, mode: Mode) -> Result<usize> {
+        let (merged, max) = match mode {
+            Mode::Start => (self.mergeable(src.remaining()), usize::MAX),
+            Mode::Continued => (0, usize::MAX),
+            Mode::Packet => (0, PAGE_SIZE),
+        };
+        let want = src.remaining().min(max).min(merged + self.free());
         if want == 0 {
             return Ok(0);
         }
         self.make_room(want)?;
-        if is_packet || !self.packets.is_empty() {
-            self.packets.try_reserve(2).map_err(|_| Errno::ENOMEM)?;
-        }
+        self.slots.try_reserve(want.div_ceil(PAGE_SIZE)).map_err(|_| Errno::ENOMEM)?;
         let size = self.store.len();
         let want = want.min(size - self.stored());
         let start = (self.head + self.stored()) & (size - 1);
@@ -139,46 +190,60 @@ impl Ring {
             // The first part is in; a fault in the second only shortens the write.
             done += src.take_bytes(&mut self.store[..want - first]).unwrap_or(0);
         }
-        self.record(done, is_packet);
-        self.len += done;
+        self.record(done, merged, if mode == Mode::Packet { Kind::Packet } else { Kind::Stream });
         Ok(done)
     }
 
-    /// Queues parts of pages by reference, as many as fit and the last perhaps in part; gives the number of bytes.
+    /// Queues parts of pages by reference, as many as there are free slots; gives the number of bytes.
     /// 0 when what is queued already wants them to be copied.
     pub(super) fn put_pages(&mut self, parts: impl IntoIterator<Item = PagePart>) -> Result<usize> {
-        if self.stored() > 0 || !self.packets.is_empty() {
+        if self.stored() > 0 {
             return Ok(0);
         }
-        let slots = self.capacity / PAGE_SIZE;
         let mut done = 0;
-        for mut part in parts {
-            part.len = part.len.min(self.free());
-            if part.len == 0 || self.pages.len() >= slots {
+        for part in parts {
+            if part.len == 0 || self.free() == 0 {
                 break;
             }
-            if self.pages.try_reserve(1).is_err() {
+            if self.pages.try_reserve(1).is_err() || self.slots.try_reserve(1).is_err() {
                 return if done > 0 { Ok(done) } else { Err(Errno::ENOMEM) };
             }
             done += part.len;
             self.len += part.len;
             self.paged += part.len;
+            self.slots.push_back(Slot { offset: 0, len: part.len as u16, kind: Kind::Page });
             self.pages.push_back(part);
         }
         Ok(done)
     }
 
-    /// Notes the boundaries of a write. The caller has reserved room for two more packets.
-    fn record(&mut self, done: usize, is_packet: bool) {
-        if !is_packet && self.packets.is_empty() {
-            return;
+    /// Notes `done` written bytes, of which up to `merged` belong to the last slot. The caller has reserved slots.
+    fn record(&mut self, done: usize, merged: usize, kind: Kind) {
+        self.len += done;
+        let merged = merged.min(done);
+        if let Some(last) = self.slots.back_mut().filter(|_| merged > 0) {
+            last.len += merged as u16;
         }
-        if self.packets.is_empty() && self.len > 0 {
-            self.packets.push_back(Packet { len: self.len, is_packet: false });
+        let mut left = done - merged;
+        while left > 0 {
+            let len = left.min(PAGE_SIZE);
+            self.slots.push_back(Slot { offset: 0, len: len as u16, kind });
+            self.nr_packets += usize::from(kind == Kind::Packet);
+            left -= len;
         }
-        match self.packets.back_mut() {
-            Some(last) if !is_packet && !last.is_packet => last.len += done,
-            _ => self.packets.push_back(Packet { len: done, is_packet }),
+    }
+
+    /// How many bytes one read may take, and whether they are a packet, whose rest is lost.
+    fn readable(&self) -> (usize, bool) {
+        if self.nr_packets == 0 {
+            return (self.len, false);
+        }
+        match self.slots.front() {
+            Some(front) if front.kind == Kind::Packet => (usize::from(front.len), true),
+            _ => {
+                let stream = self.slots.iter().take_while(|slot| slot.kind != Kind::Packet);
+                (stream.map(|slot| usize::from(slot.len)).sum(), false)
+            }
         }
     }
 
@@ -186,7 +251,7 @@ impl Ring {
     ///
     /// `EFAULT` if not one byte could be written; nothing is lost then.
     pub(super) fn read(&mut self, dst: &mut Dest<'_>) -> Result<usize> {
-        let (limit, is_packet) = self.packets.front().map_or((self.len, false), |p| (p.len, p.is_packet));
+        let (limit, is_packet) = self.readable();
         let want = dst.remaining().min(limit);
         if want == 0 {
             return Ok(0);
@@ -257,13 +322,15 @@ impl Ring {
         self.len -= count;
         self.head = if self.stored() == 0 { 0 } else { (self.head + from_store) & (self.store.len() - 1) };
         let mut left = count;
-        while let Some(front) = self.packets.front_mut() {
-            if front.len > left {
-                front.len -= left;
-                break;
+        while let Some(front) = self.slots.front_mut().filter(|_| left > 0) {
+            let step = usize::from(front.len).min(left);
+            front.offset += step as u16;
+            front.len -= step as u16;
+            left -= step;
+            if front.len == 0 {
+                self.nr_packets -= usize::from(front.kind == Kind::Packet);
+                self.slots.pop_front();
             }
-            left -= front.len;
-            self.packets.pop_front();
         }
     }
 }
@@ -274,7 +341,8 @@ mod tests {
     use alloc::vec;
 
     fn put(ring: &mut Ring, bytes: &[u8], is_packet: bool) -> usize {
-        ring.write(&mut Src::kernel(bytes), usize::MAX, is_packet).unwrap()
+        let mode = if is_packet { Mode::Packet } else { Mode::Start };
+        ring.write(&mut Src::kernel(bytes), mode).unwrap()
     }
 
     fn get(ring: &mut Ring, len: usize) -> Vec<u8> {
@@ -286,7 +354,7 @@ mod tests {
 
     #[test]
     fn bytes_come_out_in_order_whatever_the_pieces() {
-        let mut ring = Ring::new(4096);
+        let mut ring = Ring::new(16 * PAGE_SIZE);
         let mut model = VecDeque::new();
         let mut seed = 7u32;
         let mut next = 0u8;
@@ -296,7 +364,8 @@ mod tests {
             if seed & 0x8000 == 0 {
                 let bytes: Vec<u8> = (0..len).map(|i| next.wrapping_add(i as u8)).collect();
                 let done = put(&mut ring, &bytes, false);
-                assert_eq!(done, len.min(4096 - model.len()));
+                let slots = ring.slots.len();
+                assert!(done == len || slots == 16, "{done} of {len} with {slots} slots");
                 model.extend(&bytes[..done]);
                 next = next.wrapping_add(done as u8);
             } else {
@@ -332,6 +401,7 @@ mod tests {
         assert_eq!(ring.put_pages([part(0, 4096), part(10, 20)]), Ok(4116));
         assert_eq!(put(&mut ring, b"bytes", false), 5);
         assert_eq!(ring.put_pages([part(0, 1)]), Ok(0));
+        assert_eq!(ring.slots.len(), 3);
         assert_eq!(ring.len(), 4121);
         let mut seen = [0; 4121];
         assert_eq!(ring.peek(&mut seen), 4121);
@@ -340,7 +410,7 @@ mod tests {
         assert_eq!(get(&mut ring, 4100), seen[4100..]);
         assert_eq!((ring.len(), frame.ref_count()), (0, 1));
         assert_eq!(ring.put_pages((0..20).map(|_| part(0, 4095))), Ok(16 * 4095));
-        assert_eq!(ring.free(), 16);
+        assert_eq!(ring.free(), 0);
     }
 
     #[test]
@@ -353,13 +423,41 @@ mod tests {
     }
 
     #[test]
+    fn a_full_pipe_stays_full_until_a_slot_is_read() {
+        let mut ring = Ring::new(16 * PAGE_SIZE);
+        for _ in 0..16 {
+            assert_eq!(put(&mut ring, &[1; PAGE_SIZE], false), PAGE_SIZE);
+        }
+        assert_eq!((put(&mut ring, b"x", false), ring.free()), (0, 0));
+        get(&mut ring, PAGE_SIZE - 1);
+        assert_eq!((put(&mut ring, b"x", false), ring.free()), (0, 0));
+        get(&mut ring, 1);
+        assert_eq!((put(&mut ring, b"x", false), ring.free()), (1, 0));
+        assert_eq!(put(&mut ring, b"yz", false), 2, "the last slot has room");
+    }
+
+    #[test]
+    fn a_write_goes_on_in_the_last_slot_if_its_odd_part_fits() {
+        let mut ring = Ring::new(16 * PAGE_SIZE);
+        put(&mut ring, &[1; 100], false);
+        put(&mut ring, &[2; PAGE_SIZE + 50], false);
+        assert_eq!(ring.slots.iter().map(|slot| slot.len).collect::<Vec<_>>(), [150, 4096]);
+        put(&mut ring, &[3; 10], false);
+        get(&mut ring, 150);
+        put(&mut ring, &[4; 4087], false);
+        assert_eq!(ring.slots.iter().map(|slot| slot.len).collect::<Vec<_>>(), [4096, 10, 4087]);
+        assert_eq!(ring.write(&mut Src::kernel(&[5; 3]), Mode::Continued), Ok(3));
+        assert_eq!((ring.slots.len(), ring.len()), (4, 4096 + 10 + 4087 + 3));
+    }
+
+    #[test]
     fn capacity_changes_keep_the_content() {
         let mut ring = Ring::new(65536);
         put(&mut ring, &[1; 5000], false);
         assert_eq!(ring.set_capacity(4096), Err(Errno::EBUSY));
-        get(&mut ring, 1000);
+        get(&mut ring, 4096);
         ring.set_capacity(4096).unwrap();
-        assert_eq!(ring.free(), 96);
-        assert_eq!(get(&mut ring, 5000), vec![1; 4000]);
+        assert_eq!(ring.free(), 0);
+        assert_eq!(get(&mut ring, 5000), vec![1; 904]);
     }
 }
