@@ -217,7 +217,10 @@ impl Mm {
         let mut space = self.space.write();
         let mut at = range.start;
         let mut hole = false;
-        while let Some(vma) = space.set.find(at).filter(|v| v.start < range.end) {
+        // `at` may be inside of the last VMA: one that did not change was not split.
+        while at < range.end
+            && let Some(vma) = space.set.find(at).filter(|v| v.start < range.end)
+        {
             let part = vma.clip(&(at..range.end));
             hole |= part.start > at;
             at = part.end;

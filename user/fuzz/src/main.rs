@@ -11,7 +11,7 @@
 //!
 //! Half of the children are root in a scratch folder that they cannot leave (chroot(2)), the other half an ordinary user
 //! who sees the whole system. What a child does depends on the seed and its number alone, up to races among its threads:
-//! `--child N` runs one again.
+//! `--child N` runs one again and tells each call (thread, number, arguments) before it is made.
 //!
 //! It fails when a killed process does not end, or when the kernel's log has a report. A dead guest reports itself.
 
@@ -19,7 +19,7 @@ mod calls;
 mod values;
 
 use std::ffi::CString;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use libc::*;
 use user_sys::{atomic, call, exit, fork, sys, zero};
@@ -35,6 +35,9 @@ const DEATH_MS: usize = 20_000;
 /// Words that the kernel's log must not have.
 const REPORTS: [&str; 6] =
     ["panicked", "kernel oops", "lockdep:", "atomic context", "kernel BUG", "invariant"];
+
+/// Whether each call is told before it is made.
+static IS_TRACED: AtomicBool = AtomicBool::new(false);
 
 struct Options {
     seed: u64,
@@ -89,6 +92,8 @@ fn main() {
     println!("seed {}", options.seed);
     let counters = counters();
     if let Some(number) = options.child {
+        let _ = sys!(SYS_dup2, 1, TRACE);
+        IS_TRACED.store(true, Relaxed);
         run_child(options.seed, number, counters);
         return;
     }
@@ -272,6 +277,7 @@ fn work(seed: u64, arena: usize, may_leave: bool, calls: &AtomicU32) {
             *arg = values.argument(letter);
         }
         calls.fetch_add(1, Relaxed);
+        trace(nr, args);
         match call(nr, args) {
             Ok(0) if nr == SYS_fork => {
                 // A few calls more, then gone: the parent has a child to wait for and to signal.
@@ -282,6 +288,18 @@ fn work(seed: u64, arena: usize, may_leave: bool, calls: &AtomicU32) {
             Ok(pid) if nr == SYS_fork => CHILD.store(pid, Relaxed),
             _ => {}
         }
+    }
+}
+
+/// Descriptor of the output with `--child`, out of the way of the others.
+const TRACE: i32 = 63;
+
+/// Tells of a call before it is made, if somebody listens.
+fn trace(nr: c_long, args: [usize; 6]) {
+    if IS_TRACED.load(Relaxed) {
+        let tid = sys!(SYS_gettid).unwrap_or(0);
+        let text = format!("{tid}: {nr} {args:x?}\n");
+        let _ = sys!(SYS_write, TRACE, text.as_bytes(), text.len());
     }
 }
 
