@@ -174,7 +174,8 @@ fn await_end(pid: i32, patience_ms: usize) -> bool {
 /// Ends the descendants that the child has left to this worker.
 fn clean_up(number: u64, bad: &AtomicU32) {
     for round in 0..DEATH_MS / 10 {
-        while sys!(SYS_wait4, -1, 0, WNOHANG, 0).is_ok_and(|pid| pid > 0) {}
+        // Also those that clone3(2) made without a signal for their end.
+        while sys!(SYS_wait4, -1, 0, WNOHANG | __WALL, 0).is_ok_and(|pid| pid > 0) {}
         let own = std::process::id();
         let list = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
         let left: Vec<i32> = list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
