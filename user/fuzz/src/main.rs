@@ -32,6 +32,8 @@ const THREADS: usize = 3;
 /// Milliseconds until a child is killed, and until a killed one must be gone.
 const PATIENCE_MS: usize = 1500;
 const DEATH_MS: usize = 20_000;
+/// Where the arena goes if there is room.
+const ARENA_HINT: usize = 0x1000_0000_0000;
 /// Words that the kernel's log must not have.
 const REPORTS: [&str; 6] =
     ["panicked", "kernel oops", "lockdep:", "atomic context", "kernel BUG", "invariant"];
@@ -227,11 +229,11 @@ fn child(seed: u64, number: u64, scratch: &str, calls: &'static AtomicU32) -> ! 
         let _ = sys!(SYS_setresuid, 1000, 1000, 1000);
     }
     interrupt_often();
-    // Unmapped pages on both sides.
+    // Unmapped pages on both sides, and nothing else near that stray writes could reach.
     let len = Values::ARENA_LEN;
-    let Ok(arena) = sys!(SYS_mmap, 0, len + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) else {
-        exit(3)
-    };
+    let map =
+        [ARENA_HINT, len + 8192, PROT_NONE as usize, (MAP_PRIVATE | MAP_ANONYMOUS) as usize, usize::MAX, 0];
+    let Ok(arena) = call(SYS_mmap, map) else { exit(3) };
     let arena = arena + 4096;
     let _ = sys!(SYS_mprotect, arena, len, PROT_READ | PROT_WRITE);
     let threads: Vec<_> = (1..THREADS as u64)
