@@ -4,10 +4,14 @@
 //! counted, when someone reads or asks for the time left: an unread timer costs one interrupt, however short its
 //! period.
 //!
+//! # Locks
+//!
+//! `WALL` (the timers on the wall clock) is outside of a timer's `timer`, which is outside of its `state`.
+//!
 //! Sources: timerfd_create(2).
 
 use alloc::format;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use abi::fs::OpenFlags;
@@ -25,7 +29,7 @@ use crate::seek_nowhere;
 
 /// `TFD_TIMER_ABSTIME`.
 const ABSTIME: u32 = 1;
-/// `TFD_TIMER_CANCEL_ON_SET`: accepted, as nobody sets the clock discontinuously while the timer runs.
+/// `TFD_TIMER_CANCEL_ON_SET`: a read fails with `ECANCELED` after the wall clock was set.
 const CANCEL_ON_SET: u32 = 2;
 
 #[derive(Debug, Default)]
@@ -39,6 +43,8 @@ struct State {
     /// 0: only once.
     interval_ns: u64,
     settime_flags: u32,
+    /// The wall clock was set, and this is a timer that is cancelled by that.
+    is_cancelled: bool,
 }
 
 impl State {
@@ -93,11 +99,26 @@ pub struct TimerFd {
     clock: i32,
 }
 
+/// The open timers on the wall clock.
+static WALL: Mutex<Vec<Weak<TimerFd>>> = Mutex::new("events.timerfd.wall", Vec::new());
+
+/// The wall clock was set forward by `moved_ns`: timers that wait for a time of it follow, or are cancelled.
+pub fn clock_was_set(moved_ns: i64) {
+    for timer in WALL.lock().iter().filter_map(Weak::upgrade) {
+        timer.clock_was_set(moved_ns);
+    }
+}
+
 impl TimerFd {
     /// The expirations not read so far, if there are any; starts a periodic timer again.
-    fn take(&self) -> Option<u64> {
+    /// `ECANCELED`: the wall clock was set.
+    fn take(&self) -> Option<Result<u64>> {
         let timer = self.timer.lock();
         let mut state = self.shared.state.lock();
+        if core::mem::take(&mut state.is_cancelled) {
+            state.ticks = 0;
+            return Some(Err(Errno::ECANCELED));
+        }
         if state.ticks == 0 {
             return None;
         }
@@ -107,7 +128,32 @@ impl TimerFd {
         if let Some(next) = next {
             timer.start(next);
         }
-        Some(ticks)
+        Some(Ok(ticks))
+    }
+
+    fn is_on_wall(&self) -> bool {
+        matches!(self.clock, clock::REALTIME | clock::REALTIME_ALARM)
+    }
+
+    fn clock_was_set(&self, moved_ns: i64) {
+        let timer = self.timer.lock();
+        let mut state = self.shared.state.lock();
+        if state.settime_flags & ABSTIME == 0 {
+            return;
+        }
+        state.is_cancelled = state.settime_flags & CANCEL_ON_SET != 0;
+        let is_cancelled = state.is_cancelled;
+        let due = state.due_ns.map(|due| due.saturating_add_signed(moved_ns.saturating_neg()));
+        state.due_ns = due;
+        let restarts = due.filter(|_| !state.is_expired);
+        drop(state);
+        if let Some(due) = restarts {
+            timer.cancel();
+            timer.start(due);
+        }
+        if is_cancelled {
+            self.shared.wait.wake_events((PollEvents::IN | PollEvents::RDNORM).bits());
+        }
     }
 
     /// timerfd_gettime(2).
@@ -137,7 +183,7 @@ impl TimerFd {
             None
         } else if flags & ABSTIME == 0 {
             Some(now.saturating_add(value))
-        } else if matches!(self.clock, clock::REALTIME | clock::REALTIME_ALARM) {
+        } else if self.is_on_wall() {
             Some(u64::try_from(value as i128 - i128::from(hal::time::wall_base_ns())).unwrap_or(0))
         } else {
             Some(process::nsproxy::clock_outside(self.clock, value))
@@ -171,9 +217,9 @@ impl FileOps for TimerFd {
             return Err(Errno::EINVAL);
         }
         let ticks = match self.take() {
-            Some(ticks) => ticks,
+            Some(taken) => taken?,
             None if file.is_nonblocking() => return Err(Errno::EAGAIN),
-            None => self.shared.wait.wait_deadline(|| self.take(), None, Interruptible::Yes)?,
+            None => self.shared.wait.wait_deadline(|| self.take(), None, Interruptible::Yes)??,
         };
         if dst.put_bytes(&ticks.to_ne_bytes())? < 8 {
             return Err(Errno::EFAULT);
@@ -183,8 +229,11 @@ impl FileOps for TimerFd {
 
     fn poll(&self, _file: &File, table: &mut PollTable) -> PollEvents {
         table.register(&self.shared.wait);
-        let has_ticks = self.shared.state.lock().ticks > 0;
-        if has_ticks { PollEvents::IN | PollEvents::RDNORM } else { PollEvents::empty() }
+        let is_readable = {
+            let state = self.shared.state.lock();
+            state.ticks > 0 || state.is_cancelled
+        };
+        if is_readable { PollEvents::IN | PollEvents::RDNORM } else { PollEvents::empty() }
     }
 
     fn show_fdinfo(&self, _file: &File, out: &mut Vec<u8>) {
@@ -220,8 +269,14 @@ pub fn create(clock: i32, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<File
         Arc::new(Shared { state: IrqLock::new("events.timerfd", State::default()), wait: WaitQueue::new() });
     let action = shared.clone();
     let timer = Timer::new(Arc::new(move || action.expire()));
-    let ops = TimerFd { shared, timer: Mutex::new("events.timerfd.timer", timer), clock };
-    vfs::anon::file("[timerfd]", Arc::new(ops), OpenFlags::RDWR | flags & OpenFlags::NONBLOCK, cred)
+    let ops = Arc::new(TimerFd { shared, timer: Mutex::new("events.timerfd.timer", timer), clock });
+    if ops.is_on_wall() {
+        let mut wall = WALL.lock();
+        wall.retain(|timer| timer.strong_count() > 0);
+        wall.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        wall.push(Arc::downgrade(&ops));
+    }
+    vfs::anon::file("[timerfd]", ops, OpenFlags::RDWR | flags & OpenFlags::NONBLOCK, cred)
 }
 
 #[cfg(test)]

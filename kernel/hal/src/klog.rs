@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::sync::{IrqLock, Once};
 
-/// Bytes of text kept.
-const RING_BYTES: usize = 128 * 1024;
+/// Bytes of records kept.
+pub const RING_BYTES: usize = 128 * 1024;
 /// Longest record; the rest is cut.
 const MAX_LINE: usize = 1000;
 
@@ -58,6 +58,8 @@ struct Ring {
     tail: u64,
     first_seq: u64,
     next_seq: u64,
+    /// Number and position of the record after the one read last: readers mostly go on from there.
+    hint: (u64, u64),
 }
 
 /// Header of a stored record: length (2), priority (2), time (8).
@@ -102,7 +104,7 @@ impl Ring {
 
 static RING: IrqLock<Ring> = IrqLock::new(
     "hal.klog.ring",
-    Ring { bytes: [0; RING_BYTES], head: 0, tail: 0, first_seq: 0, next_seq: 0 },
+    Ring { bytes: [0; RING_BYTES], head: 0, tail: 0, first_seq: 0, next_seq: 0, hint: (0, 0) },
 );
 static CONSOLES: IrqLock<Vec<&'static dyn Console>> = IrqLock::new("hal.klog.consoles", Vec::new());
 static CONSOLE_LEVEL: AtomicU8 = AtomicU8::new(7);
@@ -194,23 +196,26 @@ pub fn seq_range() -> (u64, u64) {
 }
 
 /// Reads the first record with number `seq` or later into `text`; `None` when there is none yet.
-/// Costs a walk over the records before it.
+/// Costs a walk over the records before it, unless it comes after the one that was read last.
 pub fn read(seq: u64, text: &mut Vec<u8>) -> Option<RecordInfo> {
     text.clear();
     text.try_reserve(MAX_LINE).ok()?;
-    let ring = RING.lock();
+    let mut ring = RING.lock();
     let seq = seq.max(ring.first_seq);
     if seq >= ring.next_seq {
         return None;
     }
-    let mut at = ring.head;
-    for _ in ring.first_seq..seq {
+    let (hint_seq, hint_at) = ring.hint;
+    let is_near = (ring.first_seq..=seq).contains(&hint_seq);
+    let (start, mut at) = if is_near { (hint_seq, hint_at) } else { (ring.first_seq, ring.head) };
+    for _ in start..seq {
         let (len, ..) = ring.header(at);
         at += (HEADER + len) as u64;
     }
     let (len, priority, time_ns) = ring.header(at);
     text.resize(len, 0);
     ring.get(at + HEADER as u64, text);
+    ring.hint = (seq + 1, at + (HEADER + len) as u64);
     Some(RecordInfo { seq, time_ns, priority })
 }
 

@@ -316,7 +316,7 @@ fn realtime() {
         .expect("memory for a thread");
         let _one = thread.set_affinity(CpuMask::single(CpuId::BOOT));
         if priority > 0 {
-            thread.set_attributes(Attributes { policy: Policy::Fifo, nice: 0, priority });
+            thread.set_attributes(Attributes { policy: Policy::Fifo, priority, ..Attributes::NORMAL });
         }
         sched::start(&thread, sched::Placement::Fork);
     }

@@ -47,11 +47,31 @@ pub struct Attributes {
     pub nice: i8,
     /// 1 to 99 (highest) for FIFO and RR, else 0.
     pub priority: u8,
+    /// A new thread of this one starts with ordinary attributes instead of these (`SCHED_RESET_ON_FORK`).
+    pub reset_on_fork: bool,
+    /// How long a fair thread runs before others of the same standing do.
+    pub slice_ns: u32,
 }
 
 impl Attributes {
     /// SCHED_OTHER at nice 0.
-    pub const NORMAL: Attributes = Attributes { policy: Policy::Normal, nice: 0, priority: 0 };
+    pub const NORMAL: Attributes = Attributes {
+        policy: Policy::Normal,
+        nice: 0,
+        priority: 0,
+        reset_on_fork: false,
+        slice_ns: DEFAULT_SLICE_NS,
+    };
+
+    /// What a new thread of one with these attributes gets.
+    pub const fn inherited(self) -> Attributes {
+        if !self.reset_on_fork {
+            return self;
+        }
+        let policy = if self.policy.is_realtime() { Policy::Normal } else { self.policy };
+        let nice = if self.policy.is_realtime() || self.nice < 0 { 0 } else { self.nice };
+        Attributes { policy, nice, priority: 0, reset_on_fork: false, slice_ns: self.slice_ns }
+    }
 
     /// The weight in the fair class.
     pub const fn weight(self) -> u32 {
@@ -61,6 +81,11 @@ impl Attributes {
         }
     }
 }
+
+/// A fair thread's slice unless it asked for another (Linux: `sysctl_sched_base_slice`).
+pub const DEFAULT_SLICE_NS: u32 = 3_000_000;
+/// The shortest and longest slices that a thread may ask for (sched_setattr(2)).
+pub const SLICE_RANGE_NS: core::ops::RangeInclusive<u32> = 100_000..=100_000_000;
 
 /// The weight of nice 0.
 pub const NICE_0_WEIGHT: u32 = 1024;
@@ -104,6 +129,17 @@ pub const fn nice_weight(nice: i8) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn children_of_a_resetting_thread_are_ordinary() {
+        let fifo =
+            Attributes { policy: Policy::Fifo, priority: 5, reset_on_fork: true, ..Attributes::NORMAL };
+        assert_eq!(fifo.inherited(), Attributes::NORMAL);
+        let eager = Attributes { nice: -3, ..fifo };
+        assert_eq!(Attributes { policy: Policy::Batch, priority: 0, ..eager }.inherited().nice, 0);
+        let kept = Attributes { reset_on_fork: false, ..fifo };
+        assert_eq!(kept.inherited(), kept);
+    }
 
     #[test]
     fn a_step_of_nice_is_a_quarter() {

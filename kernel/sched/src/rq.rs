@@ -8,8 +8,6 @@ use crate::policy::{Attributes, Policy};
 use crate::rt::{End, RtQueue};
 use crate::thread::Thread;
 
-/// A fair thread's slice.
-const SLICE_NS: u64 = 3_000_000;
 /// A round-robin thread's turn (Linux: sched_rr_timeslice_ms).
 pub(crate) const TURN_NS: u64 = 100_000_000;
 /// How long a fair thread runs before a newcomer may preempt it.
@@ -102,10 +100,10 @@ impl RunQueue {
             self.rt.push(attributes.priority, thread, End::Back);
             return wins;
         }
-        let weight = attributes.weight();
+        let (weight, slice_ns) = (attributes.weight(), u64::from(attributes.slice_ns));
         let entity = match arrival {
-            Arrival::New => self.fair.place_new(weight, SLICE_NS),
-            _ => self.fair.place(thread.lag.load(Ordering::Relaxed), weight, SLICE_NS),
+            Arrival::New => self.fair.place_new(weight, slice_ns),
+            _ => self.fair.place(thread.lag.load(Ordering::Relaxed), weight, slice_ns),
         };
         self.fair.enqueue(entity, thread);
         let Some(current) = &self.current else { return true };
@@ -168,7 +166,8 @@ impl RunQueue {
     /// Makes `thread`, which runs already, the current one of a CPU that joins.
     pub(crate) fn join(&mut self, thread: Arc<Thread>, now: u64) {
         if !thread.is_idle.load(Ordering::Relaxed) {
-            let entity = self.fair.place(0, thread.attributes().weight(), SLICE_NS);
+            let attributes = thread.attributes();
+            let entity = self.fair.place(0, attributes.weight(), u64::from(attributes.slice_ns));
             self.fair.enqueue_current(entity);
         }
         self.current = Some(thread);
@@ -208,7 +207,8 @@ impl RunQueue {
         let Some(current) = self.take_current() else { return change() };
         change();
         if !current.is_idle.load(Ordering::Relaxed) && !current.attributes().policy.is_realtime() {
-            let entity = self.fair.place(0, current.attributes().weight(), SLICE_NS);
+            let attributes = current.attributes();
+            let entity = self.fair.place(0, attributes.weight(), u64::from(attributes.slice_ns));
             self.fair.enqueue_current(entity);
         }
         self.current = Some(current);

@@ -147,9 +147,9 @@ pub struct Thread {
     /// The CPU it really ran on last, and whether user code must be told of moves and preemptions (rseq(2)).
     pub(crate) ran_on: AtomicU32,
     pub(crate) notices_moves: AtomicBool,
-    attributes: AtomicU32,
+    attributes: AtomicU64,
     /// What it was given; `attributes` is more while `boost` is.
-    own_attributes: AtomicU32,
+    own_attributes: AtomicU64,
     boost: AtomicU8,
     /// CPUs it may run on.
     affinity: AtomicU64,
@@ -170,14 +170,19 @@ pub struct Thread {
 pub(crate) static SELF: Slot<Arc<Thread>> = Slot::new();
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-fn encode(attributes: Attributes) -> u32 {
-    u32::from_le_bytes([attributes.policy as u8, attributes.nice as u8, attributes.priority, 0])
+/// Attributes as one word, so that they change at once.
+fn encode(attributes: Attributes) -> u64 {
+    let Attributes { policy, nice, priority, reset_on_fork, slice_ns } = attributes;
+    let low = u32::from_le_bytes([policy as u8, nice as u8, priority, u8::from(reset_on_fork)]);
+    u64::from(slice_ns) << 32 | u64::from(low)
 }
 
-fn decode(word: u32) -> Attributes {
-    let [policy, nice, priority, _] = word.to_le_bytes();
+#[inline]
+fn decode(word: u64) -> Attributes {
+    let [policy, nice, priority, reset_on_fork] = (word as u32).to_le_bytes();
     let policy = Policy::from_number(u32::from(policy)).unwrap_or_default();
-    Attributes { policy, nice: nice as i8, priority }
+    let (reset_on_fork, slice_ns) = (reset_on_fork != 0, (word >> 32) as u32);
+    Attributes { policy, nice: nice as i8, priority, reset_on_fork, slice_ns }
 }
 
 impl Thread {
@@ -194,8 +199,8 @@ impl Thread {
             cpu: AtomicU32::new(hal::cpu::raw_current_id().0),
             ran_on: AtomicU32::new(u32::MAX),
             notices_moves: AtomicBool::new(false),
-            attributes: AtomicU32::new(encode(Attributes::NORMAL)),
-            own_attributes: AtomicU32::new(encode(Attributes::NORMAL)),
+            attributes: AtomicU64::new(encode(Attributes::NORMAL)),
+            own_attributes: AtomicU64::new(encode(Attributes::NORMAL)),
             boost: AtomicU8::new(0),
             affinity: AtomicU64::new(CpuMask::ALL.0),
             lag: AtomicI64::new(0),
@@ -461,7 +466,7 @@ pub fn new_user_thread(
     let thread = Thread::wrap(hal, name, NEW | OFF_RQ);
     let parent = current();
     // What is lent to the parent is not the child's.
-    let own = parent.own_attributes.load(Ordering::Relaxed);
+    let own = encode(parent.own_attributes().inherited());
     thread.own_attributes.store(own, Ordering::Relaxed);
     thread.attributes.store(own, Ordering::Relaxed);
     thread.affinity.store(parent.affinity.load(Ordering::Relaxed), Ordering::Relaxed);

@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+mod adjtime;
 pub mod arg;
 mod caller;
 mod control;

@@ -9,6 +9,7 @@ use hal::cpu::CpuMask;
 use hal::{UserAddr, user};
 use limits::Resource;
 use process::{Task, pid};
+use sched::policy::{DEFAULT_SLICE_NS, SLICE_RANGE_NS};
 use sched::{Attributes, Policy, Thread};
 use security::Cap;
 
@@ -48,25 +49,63 @@ fn may_change(task: &Task) -> Result<()> {
     }
 }
 
-fn set_policy(pid: i32, policy: Option<Policy>, priority: i32) -> Result<usize> {
-    let task = find(pid)?;
-    let thread = thread_of(&task)?;
+/// What a caller wants to change; the rest stays.
+struct Change {
+    policy: Option<Policy>,
+    priority: i32,
+    nice: Option<i32>,
+    slice_ns: Option<u32>,
+    reset_on_fork: Option<bool>,
+}
+
+/// Whether `new` needs `CAP_SYS_NICE`, judged from the attributes alone.
+fn needs_privilege(task: &Task, old: Attributes, new: Attributes) -> bool {
+    let rlimits = task.group().rlimits();
+    let lowest_nice = 20 - rlimits.cur(Resource::Nice).min(40) as i32;
+    let may_have_nice = |nice: i8| i32::from(nice) >= lowest_nice;
+    if new.policy.is_realtime() {
+        let limit = rlimits.cur(Resource::Rtprio);
+        if new.policy != old.policy && limit == 0
+            || new.priority > old.priority && u64::from(new.priority) > limit
+        {
+            return true;
+        }
+    } else if new.nice < old.nice && !may_have_nice(new.nice) {
+        return true;
+    }
+    // Leaving SCHED_IDLE is like lowering the nice value.
+    old.policy == Policy::Idle && new.policy != Policy::Idle && !may_have_nice(old.nice)
+        || old.reset_on_fork && !new.reset_on_fork
+}
+
+/// Applies `change` to a task. `ESRCH`, `EINVAL`: the priority does not fit the policy. `EPERM`.
+fn apply(task: &Task, change: &Change) -> Result<usize> {
+    let thread = thread_of(task)?;
     let old = thread.own_attributes();
-    let policy = policy.unwrap_or(old.policy);
-    let fits = if policy.is_realtime() { (1..=MAX_PRIORITY).contains(&priority) } else { priority == 0 };
+    let policy = change.policy.unwrap_or(old.policy);
+    let fits = if policy.is_realtime() {
+        (1..=MAX_PRIORITY).contains(&change.priority)
+    } else {
+        change.priority == 0
+    };
     if !fits {
         return Err(Errno::EINVAL);
     }
-    may_change(&task)?;
-    let is_admin = process::current().with_cred(|cred| security::capable(cred, Cap::SYS_NICE));
-    if policy.is_realtime() && !is_admin {
-        let limit = task.group().rlimits().cur(Resource::Rtprio);
-        let raises = priority > i32::from(old.priority) || policy != old.policy;
-        if raises && priority as u64 > limit {
-            return Err(Errno::EPERM);
-        }
+    let new = Attributes {
+        policy,
+        priority: change.priority as u8,
+        nice: change
+            .nice
+            .filter(|_| !policy.is_realtime())
+            .map_or(old.nice, |nice| nice.clamp(-20, 19) as i8),
+        reset_on_fork: change.reset_on_fork.unwrap_or(old.reset_on_fork),
+        slice_ns: change.slice_ns.filter(|_| !policy.is_realtime()).unwrap_or(old.slice_ns),
+    };
+    if needs_privilege(task, old, new) {
+        crate::require(Cap::SYS_NICE)?;
     }
-    thread.set_attributes(Attributes { policy, priority: priority as u8, nice: old.nice });
+    may_change(task)?;
+    thread.set_attributes(new);
     Ok(0)
 }
 
@@ -81,8 +120,10 @@ pub(crate) fn sys_sched_setscheduler(
         return Err(Errno::EINVAL);
     }
     let priority: i32 = user::read(param)?;
-    let policy = Policy::from_number(policy as u32 & !RESET_ON_FORK).ok_or(Errno::EINVAL)?;
-    set_policy(pid, Some(policy), priority)
+    let task = find(pid)?;
+    let reset_on_fork = Some(policy as u32 & RESET_ON_FORK != 0);
+    let policy = Some(Policy::from_number(policy as u32 & !RESET_ON_FORK).ok_or(Errno::EINVAL)?);
+    apply(&task, &Change { policy, priority, nice: None, slice_ns: None, reset_on_fork })
 }
 
 /// sched_setparam(2).
@@ -90,12 +131,16 @@ pub(crate) fn sys_sched_setparam(_cx: &mut Cx<'_>, pid: i32, param: UserAddr) ->
     if param.0 == 0 || pid < 0 {
         return Err(Errno::EINVAL);
     }
-    set_policy(pid, None, user::read(param)?)
+    let priority: i32 = user::read(param)?;
+    let change = Change { policy: None, priority, nice: None, slice_ns: None, reset_on_fork: None };
+    apply(&*find(pid)?, &change)
 }
 
 /// sched_getscheduler(2).
 pub(crate) fn sys_sched_getscheduler(_cx: &mut Cx<'_>, pid: i32) -> Result<usize> {
-    Ok(thread_of(&*find(pid)?)?.own_attributes().policy as usize)
+    let attributes = thread_of(&*find(pid)?)?.own_attributes();
+    let reset = if attributes.reset_on_fork { RESET_ON_FORK } else { 0 };
+    Ok((attributes.policy as u32 | reset) as usize)
 }
 
 /// sched_getparam(2).
@@ -133,12 +178,11 @@ pub(crate) fn sys_sched_get_priority_min(_cx: &mut Cx<'_>, policy: u32) -> Resul
 pub(crate) fn sys_sched_rr_get_interval(_cx: &mut Cx<'_>, pid: i32, out: UserAddr) -> Result<usize> {
     /// Turn of SCHED_RR threads (Linux: `RR_TIMESLICE`).
     const RR_NS: u64 = 100_000_000;
-    /// Slice of fair threads.
-    const FAIR_NS: u64 = 3_000_000;
-    let ns = match thread_of(&*find(pid)?)?.attributes().policy {
+    let attributes = thread_of(&*find(pid)?)?.own_attributes();
+    let ns = match attributes.policy {
         Policy::RoundRobin => RR_NS,
         Policy::Fifo => 0,
-        _ => FAIR_NS,
+        _ => u64::from(attributes.slice_ns),
     };
     user::write(out, &Timespec::from_ns(ns))?;
     Ok(0)
@@ -170,28 +214,79 @@ pub(crate) fn sys_sched_getaffinity(_cx: &mut Cx<'_>, pid: i32, size: u32, mask:
     Ok(8)
 }
 
-/// `struct sched_attr`: size, policy, flags, nice, priority, then three times of deadline scheduling.
-const ATTR_SIZE: usize = 48;
+/// `struct sched_attr` as this kernel knows it: size, policy, flags (64 bits), nice, priority, three 64-bit times, two
+/// utilisation clamps. The first version had no clamps.
+const ATTR_SIZE: usize = 56;
+const ATTR_SIZE_FIRST: usize = 48;
 
-/// sched_setattr(2). `EINVAL`: deadline scheduling, unknown flags.
+/// `sched_flags` (sched_setattr(2)).
+mod flag {
+    pub const RESET_ON_FORK: u64 = 1;
+    pub const KEEP_POLICY: u64 = 8;
+    pub const KEEP_PARAMS: u64 = 0x10;
+    pub const UTIL_CLAMP: u64 = 0x60;
+    /// All that exist; 2 and 4 concern deadline scheduling.
+    pub const ALL: u64 = 0x7f;
+}
+
+/// Reads `struct sched_attr`. `E2BIG`: it has fields that are not known here; the known size is told in it.
+fn read_attr(addr: UserAddr) -> Result<[u8; ATTR_SIZE]> {
+    let size: u32 = user::read(addr)?;
+    let size = if size == 0 { ATTR_SIZE_FIRST } else { size as usize };
+    let mut bytes = [0; ATTR_SIZE];
+    let result = if (ATTR_SIZE_FIRST..=hal::PAGE_SIZE).contains(&size) {
+        crate::path::read_versioned(addr, size, &mut bytes)
+    } else {
+        Err(Errno::E2BIG)
+    };
+    if result == Err(Errno::E2BIG) {
+        user::write(addr, &(ATTR_SIZE as u32))?;
+    }
+    result.map(|()| bytes)
+}
+
+/// sched_setattr(2). `EINVAL`: deadline scheduling, unknown flags. `EOPNOTSUPP`: utilisation clamps.
 pub(crate) fn sys_sched_setattr(_cx: &mut Cx<'_>, pid: i32, attr: UserAddr, flags: u32) -> Result<usize> {
     if attr.0 == 0 || pid < 0 || flags != 0 {
         return Err(Errno::EINVAL);
     }
-    let size: u32 = user::read(attr)?;
-    let size = if size == 0 { ATTR_SIZE } else { size as usize };
-    if !(ATTR_SIZE..=hal::PAGE_SIZE).contains(&size) {
-        return Err(Errno::E2BIG);
-    }
-    let mut bytes = [0; ATTR_SIZE];
-    crate::path::read_versioned(attr, size, &mut bytes)?;
+    let bytes = read_attr(attr)?;
     let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let policy = Policy::from_number(word(4)).ok_or(Errno::EINVAL)?;
-    let nice = word(16) as i32;
-    if !policy.is_realtime() {
-        set_nice(&*find(pid)?, nice)?;
+    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+    let (number, flags) = (word(4), long(8));
+    if (number as i32) < 0 {
+        return Err(Errno::EINVAL);
     }
-    set_policy(pid, Some(policy), word(20) as i32)
+    let task = find(pid)?;
+    let (mut priority, mut nice, mut runtime) = (word(20) as i32, word(16) as i32, long(24));
+    if flags & flag::KEEP_PARAMS != 0 {
+        let old = thread_of(&task)?.own_attributes();
+        (priority, nice, runtime) = (i32::from(old.priority), i32::from(old.nice), u64::from(old.slice_ns));
+    }
+    let policy = match flags & flag::KEEP_POLICY {
+        0 => Some(Policy::from_number(number).ok_or(Errno::EINVAL)?),
+        _ => None,
+    };
+    if flags & !flag::ALL != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if flags & flag::UTIL_CLAMP != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let slice_ns = match runtime {
+        0 => DEFAULT_SLICE_NS,
+        ns => u32::try_from(ns).unwrap_or(u32::MAX).clamp(*SLICE_RANGE_NS.start(), *SLICE_RANGE_NS.end()),
+    };
+    let reset_on_fork = policy.map(|_| flags & flag::RESET_ON_FORK != 0);
+    if flags & flag::KEEP_PARAMS == 0 {
+        let (nice, slice_ns) = (Some(nice), Some(slice_ns));
+        return apply(&task, &Change { policy, priority, nice, slice_ns, reset_on_fork });
+    }
+    // The policy is checked, but counts among the parameters that are kept.
+    if policy.is_some_and(|policy| policy.is_realtime() != (priority > 0)) {
+        return Err(Errno::EINVAL);
+    }
+    apply(&task, &Change { policy: None, priority, nice: None, slice_ns: None, reset_on_fork })
 }
 
 /// sched_getattr(2).
@@ -202,16 +297,27 @@ pub(crate) fn sys_sched_getattr(
     size: u32,
     flags: u32,
 ) -> Result<usize> {
-    if attr.0 == 0 || pid < 0 || flags != 0 || (size as usize) < ATTR_SIZE {
+    let is_sane = (ATTR_SIZE_FIRST..=hal::PAGE_SIZE).contains(&(size as usize));
+    if attr.0 == 0 || pid < 0 || flags != 0 || !is_sane {
         return Err(Errno::EINVAL);
     }
-    let attributes = thread_of(&*find(pid)?)?.attributes();
+    let size = (size as usize).min(ATTR_SIZE);
+    let attributes = thread_of(&*find(pid)?)?.own_attributes();
     let mut words = [0u32; ATTR_SIZE / 4];
-    words[0] = ATTR_SIZE as u32;
+    words[0] = size as u32;
     words[1] = attributes.policy as u32;
-    words[4] = i32::from(attributes.nice) as u32;
-    words[5] = u32::from(attributes.priority);
-    user::write(attr, &words)?;
+    words[2] = u32::from(attributes.reset_on_fork);
+    if attributes.policy.is_realtime() {
+        words[5] = u32::from(attributes.priority);
+    } else {
+        words[4] = i32::from(attributes.nice) as u32;
+        words[6] = attributes.slice_ns;
+    }
+    let mut bytes = [0; ATTR_SIZE];
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    user::write_bytes(attr, &bytes[..size])?;
     Ok(0)
 }
 

@@ -1,9 +1,11 @@
 //! The system as a whole: names, random numbers, the CPU one runs on.
 
 use abi::{Errno, Result};
+use hal::uio::Dest;
 use hal::{UserAddr, user};
 use ns::uts;
 use security::Cap;
+use syslog::Action;
 
 use crate::Cx;
 
@@ -34,6 +36,45 @@ pub(crate) fn sys_sethostname(_cx: &mut Cx<'_>, name: UserAddr, len: i32) -> Res
 /// setdomainname(2), with the errors of sethostname(2).
 pub(crate) fn sys_setdomainname(_cx: &mut Cx<'_>, name: UserAddr, len: i32) -> Result<usize> {
     set_name(uts::Name::Domain, name, len)
+}
+
+/// syslog(2). `EINVAL`: no such action, no buffer, a negative length. `EPERM`: `CAP_SYSLOG` is missing. `EFAULT`.
+pub(crate) fn sys_syslog(_cx: &mut Cx<'_>, action: i32, buf: UserAddr, len: i32) -> Result<usize> {
+    // Linux asks for the permission first, also for numbers that are no action.
+    let action = Action::from_number(action);
+    process::current().with_cred(|cred| syslog::check(action.unwrap_or(Action::Open), cred))?;
+    let action = action?;
+    let dest = || match usize::try_from(len) {
+        Ok(len) if buf.0 != 0 => Ok(Dest::user(buf, len)),
+        _ => Err(Errno::EINVAL),
+    };
+    match action {
+        Action::Close | Action::Open => {}
+        Action::Read => {
+            let mut dest = dest()?;
+            let reader = syslog::Reader::new();
+            while dest.remaining() > 0 {
+                match syslog::read(&mut dest)? {
+                    0 => reader.wait()?,
+                    done => return Ok(done),
+                }
+            }
+        }
+        Action::ReadAll | Action::ReadClear => {
+            let done = syslog::read_all(&mut dest()?)?;
+            if action == Action::ReadClear && len > 0 {
+                syslog::clear();
+            }
+            return Ok(done);
+        }
+        Action::Clear => syslog::clear(),
+        Action::ConsoleOff => syslog::console_off(),
+        Action::ConsoleOn => syslog::console_on(),
+        Action::ConsoleLevel => syslog::set_console_level(len)?,
+        Action::SizeUnread => return syslog::unread(),
+        Action::SizeBuffer => return Ok(hal::klog::RING_BYTES),
+    }
+    Ok(0)
 }
 
 /// Flags of getrandom(2).

@@ -185,6 +185,7 @@ syscalls! {
     99 sysinfo(out: UserAddr) => system::sys_sysinfo, Support::Full;
     100 times(buf: UserAddr) => task::sys_times, Support::Full;
     102 getuid() => cred::sys_getuid, Support::Full;
+    103 syslog(action: i32, buf: UserAddr, len: i32) => system::sys_syslog, Support::Full;
     104 getgid() => cred::sys_getgid, Support::Full;
     105 setuid(uid: u32) => cred::sys_setuid, Support::Full;
     106 setgid(gid: u32) => cred::sys_setgid, Support::Full;
@@ -238,6 +239,7 @@ syscalls! {
     155 pivot_root(new_root: UserAddr, put_old: UserAddr) => path::sys_pivot_root, Support::Full;
     157 prctl(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) => cred::sys_prctl, Support::Full;
     158 arch_prctl(code: u32, addr: u64) => cred::sys_arch_prctl, Support::Full;
+    159 adjtimex(buf: UserAddr) => time::sys_adjtimex, Support::Partial("no change of rate: EOPNOTSUPP");
     160 setrlimit(resource: u32, new: UserAddr) => task::sys_setrlimit, Support::Full;
     161 chroot(name: UserAddr) => path::sys_chroot, Support::Full;
     162 sync() => path::sys_sync, Support::Full;
@@ -362,7 +364,7 @@ syscalls! {
     284 eventfd(start: u32) => eventfiles::sys_eventfd, Support::Full;
     285 fallocate(fd: i32, mode: u32, offset: i64, len: i64) => file::sys_fallocate, Support::Full;
     286 timerfd_settime(fd: i32, flags: u32, new: UserAddr, old: UserAddr)
-        => eventfiles::sys_timerfd_settime, Support::Partial("the clock is never set: no ECANCELED");
+        => eventfiles::sys_timerfd_settime, Support::Full;
     287 timerfd_gettime(fd: i32, now: UserAddr) => eventfiles::sys_timerfd_gettime, Support::Full;
     288 accept4(fd: i32, addr: UserAddr, len: UserAddr, flags: u32) => net::sys_accept4, Support::Full;
     289 signalfd4(fd: i32, mask: UserAddr, size: usize, flags: u32) => eventfiles::sys_signalfd4, Support::Full;
@@ -379,6 +381,8 @@ syscalls! {
         => net::sys_recvmmsg, Support::Full;
     302 prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr)
         => task::sys_prlimit64, Support::Full;
+    305 clock_adjtime(id: i32, buf: UserAddr)
+        => time::sys_clock_adjtime, Support::Partial("no change of rate: EOPNOTSUPP");
     306 syncfs(fd: i32) => path::sys_syncfs, Support::Full;
     307 sendmmsg(fd: i32, messages: UserAddr, count: u32, flags: u32) => net::sys_sendmmsg, Support::Full;
     308 setns(fd: i32, nstype: u32) => task::sys_setns, Support::Partial("network and cgroup namespaces: EINVAL");
@@ -473,13 +477,11 @@ syscalls! {
 
     absent {
         101 ptrace,
-        103 syslog,
         134 uselib,
         136 ustat,
         139 sysfs,
         154 modify_ldt,
         156 _sysctl,
-        159 adjtimex,
         163 acct,
         167 swapon,
         168 swapoff,
@@ -519,7 +521,6 @@ syscalls! {
         301 fanotify_mark,
         303 name_to_handle_at,
         304 open_by_handle_at,
-        305 clock_adjtime,
         313 finit_module,
         317 seccomp,
         320 kexec_file_load,

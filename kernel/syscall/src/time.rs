@@ -10,13 +10,13 @@ use process::nsproxy::{clock_inside, clock_outside};
 use process::signal::restart_with;
 use process::timer::{Notification, TimerEvent, Which};
 use process::{pid, timer};
-use sched::{Interruptible, sleep_until};
+use sched::{Interruptible, Mutex, WaitError, WaitQueue, sleep_until};
 use security::Cap;
 
-use crate::Cx;
+use crate::{Cx, adjtime};
 
 /// The wall clock, in nanoseconds since the Epoch.
-fn wall_ns() -> u64 {
+pub(crate) fn wall_ns() -> u64 {
     u64::try_from(wall_base_ns().saturating_add_unsigned(now_ns())).unwrap_or(0)
 }
 
@@ -81,20 +81,63 @@ pub(crate) fn sys_clock_getres(_cx: &mut Cx<'_>, id: i32, out: UserAddr) -> Resu
     Ok(0)
 }
 
-/// clock_settime(2): the wall clock only. `EPERM`: no `CAP_SYS_TIME`. `EINVAL`.
+/// clock_settime(2): the wall clock only. `EPERM`: no `CAP_SYS_TIME`, or the CPU clock of a task. `EINVAL`.
 pub(crate) fn sys_clock_settime(_cx: &mut Cx<'_>, id: i32, time: UserAddr) -> Result<usize> {
-    if id != clock::REALTIME {
-        return Err(Errno::EINVAL);
+    match id {
+        clock::REALTIME => {}
+        id if id < 0 => {}
+        _ => return Err(Errno::EINVAL),
     }
     let time: Timespec = user::read(time)?;
+    if id != clock::REALTIME {
+        read_clock(id)?;
+        return Err(Errno::EPERM);
+    }
     set_wall(time.to_ns()?)
 }
 
-fn set_wall(ns: u64) -> Result<usize> {
-    let ns = i64::try_from(ns).map_err(|_| Errno::EINVAL)?;
+/// Sleepers until a time of the wall clock: they look again when it was set.
+static CLOCK_SET: WaitQueue = WaitQueue::new();
+/// Serialises settings of the wall clock.
+static SETTING: Mutex<()> = Mutex::new("syscall.wall_clock", ());
+/// The last second that the wall clock can be set to: what is set must last 30 years (Linux: `TIME_SETTOD_SEC_MAX`).
+const LAST_SETTABLE_SEC: u64 = i64::MAX as u64 / NSEC_PER_SEC - 30 * 365 * 24 * 3600;
+
+/// Sets the wall clock, and whatever waits for a time of it. `EINVAL`: too late, or before the boot would be 1970.
+/// `EPERM`.
+pub(crate) fn set_wall(ns: u64) -> Result<usize> {
+    if ns / NSEC_PER_SEC >= LAST_SETTABLE_SEC {
+        return Err(Errno::EINVAL);
+    }
     crate::require(Cap::SYS_TIME)?;
-    hal::time::set_wall_ns(ns);
+    if ns < now_ns() {
+        return Err(Errno::EINVAL);
+    }
+    let _setting = SETTING.lock();
+    let before = wall_base_ns();
+    hal::time::set_wall_ns(ns as i64);
+    let moved_ns = wall_base_ns().saturating_sub(before);
+    timer::clock_was_set(moved_ns);
+    events::timerfd::clock_was_set(moved_ns);
+    CLOCK_SET.wake_all();
     Ok(0)
+}
+
+/// adjtimex(2).
+pub(crate) fn sys_adjtimex(_cx: &mut Cx<'_>, buf: UserAddr) -> Result<usize> {
+    let mut timex: adjtime::Timex = user::read(buf)?;
+    let state = adjtime::adjust(&mut timex)?;
+    user::write(buf, &timex)?;
+    Ok(state)
+}
+
+/// clock_adjtime(2). `EOPNOTSUPP`: not the wall clock. `EINVAL`: no such clock.
+pub(crate) fn sys_clock_adjtime(cx: &mut Cx<'_>, id: i32, buf: UserAddr) -> Result<usize> {
+    let _readable: adjtime::Timex = user::read(buf)?;
+    match id {
+        clock::REALTIME => sys_adjtimex(cx, buf),
+        id => read_clock(id).and(Err(Errno::EOPNOTSUPP)),
+    }
 }
 
 /// gettimeofday(2).
@@ -154,6 +197,13 @@ pub(crate) fn sys_clock_nanosleep(
 ) -> Result<usize> {
     match id {
         clock::MONOTONIC | clock::BOOTTIME | clock::REALTIME | clock::TAI | clock::PROCESS_CPUTIME_ID => {}
+        // The machine does not sleep, so these have nothing to wake it from.
+        clock::REALTIME_ALARM | clock::BOOTTIME_ALARM => {
+            if flags & !TIMER_ABSTIME != 0 {
+                return Err(Errno::EINVAL);
+            }
+            crate::require(Cap::WAKE_ALARM)?;
+        }
         clock::THREAD_CPUTIME_ID
         | clock::MONOTONIC_RAW
         | clock::REALTIME_COARSE
@@ -170,18 +220,30 @@ pub(crate) fn sys_clock_nanosleep(
     if flags & TIMER_ABSTIME == 0 {
         return sleep_relative(now_ns().saturating_add(ns), left);
     }
-    if !matches!(id, clock::REALTIME | clock::TAI) {
+    if !matches!(id, clock::REALTIME | clock::TAI | clock::REALTIME_ALARM) {
         return sleep_until(clock_outside(id, ns), Interruptible::Yes)
             .map(|()| 0)
             .map_err(|_| Errno::ERESTARTNOHAND);
     }
-    // The wall clock may be set meanwhile: look again at least every second.
-    while wall_ns() < ns {
-        let step = (ns - wall_ns()).min(NSEC_PER_SEC);
-        let deadline = now_ns().saturating_add(step);
-        sleep_until(deadline, Interruptible::Yes).map_err(|_| Errno::ERESTARTNOHAND)?;
+    sleep_until_wall(ns)
+}
+
+/// Sleeps until the wall clock shows `until_ns`, whoever sets it meanwhile.
+fn sleep_until_wall(until_ns: u64) -> Result<usize> {
+    loop {
+        let base = wall_base_ns();
+        let left = until_ns.saturating_sub(wall_ns());
+        if left == 0 {
+            return Ok(0);
+        }
+        let was_set = || (wall_base_ns() != base).then_some(());
+        let deadline = now_ns().saturating_add(left);
+        if let Err(WaitError::Interrupted) =
+            CLOCK_SET.wait_deadline(was_set, Some(deadline), Interruptible::Yes)
+        {
+            return Err(Errno::ERESTARTNOHAND);
+        }
     }
-    Ok(0)
 }
 
 /// Sleeps until the process has used `until_ns` of CPU time.

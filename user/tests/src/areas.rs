@@ -1,4 +1,5 @@
 // The areas, in the order in which they run: what others rest on comes first.
+mod clockset;
 mod clone;
 mod efault;
 mod epoll;
@@ -26,10 +27,12 @@ mod pidfd;
 mod pipe;
 mod poll;
 mod proc;
+mod scheduling;
 mod signal;
 mod signalfd;
 mod sigwait;
 mod sysinfo;
+mod syslog;
 mod thread;
 mod time;
 mod timerfd;
@@ -70,6 +73,9 @@ const AREAS: &[&[harness::Test]] = &[
     pidfd::TESTS,
     sysinfo::TESTS,
     time::TESTS,
+    clockset::TESTS,
+    scheduling::TESTS,
+    syslog::TESTS,
     thread::TESTS,
     futex::TESTS,
     futexpi::TESTS,

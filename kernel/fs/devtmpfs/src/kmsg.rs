@@ -122,7 +122,9 @@ impl FileOps for Kmsg {
         }
         let (first, next) = klog::seq_range();
         let seq = match whence {
-            Whence::Set | Whence::Data => first,
+            Whence::Set => first,
+            // What came after the last clear (syslog(2)).
+            Whence::Data => first.max(syslog::cleared()),
             Whence::End => next,
             _ => return Err(Errno::EINVAL),
         };

@@ -27,13 +27,18 @@ const KMSG: u32 = 11;
 struct Mem;
 
 impl DeviceDriver for Mem {
-    fn open(&self, rdev: u64, _inode: &Arc<Inode>, _request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
+    fn open(&self, rdev: u64, _inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
         match minor(rdev) {
             NULL => Ok(Arc::new(Null)),
             ZERO => Ok(Arc::new(Zero)),
             FULL => Ok(Arc::new(Full)),
             RANDOM | URANDOM => Ok(Arc::new(Random)),
-            KMSG => Ok(Arc::new(Kmsg::new())),
+            KMSG => {
+                if request.flags.can_read() {
+                    syslog::check(syslog::Action::ReadAll, request.cred)?;
+                }
+                Ok(Arc::new(Kmsg::new()))
+            }
             _ => Err(Errno::ENXIO),
         }
     }

@@ -38,7 +38,7 @@ pub(crate) enum Kind {
     /// Text with these permissions.
     Mode(u32, Show),
     /// A file that is no text, for root only.
-    Private(fn() -> Arc<dyn FileOps>),
+    Private(fn() -> Result<Arc<dyn FileOps>>),
     /// A tunable that only shows, with a fixed value.
     Fixed(&'static str),
     /// A tunable that only shows.
@@ -141,7 +141,7 @@ impl InodeOps for Static {
         Ok(match self.0 {
             Kind::Dir(entries) => Arc::new(DirFile(Table(entries))),
             Kind::Text(show) | Kind::Mode(_, show) => TextFile::open(*show),
-            Kind::Private(open) => open(),
+            Kind::Private(open) => open()?,
             _ => TextFile::open(Tunable(self.0)),
         })
     }

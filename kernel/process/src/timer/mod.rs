@@ -30,8 +30,8 @@ use crate::task::{self, CurrentTask};
 pub(crate) use itimer::{CpuItimer, RealItimer};
 pub use itimer::{Which, alarm, getitimer, setitimer};
 pub use posix::{
-    Notification, TimerEvent, TimerInfo, timer_create, timer_delete, timer_getoverrun, timer_gettime,
-    timer_list, timer_settime,
+    Notification, TimerEvent, TimerInfo, clock_was_set, timer_create, timer_delete, timer_getoverrun,
+    timer_gettime, timer_list, timer_settime,
 };
 pub(crate) use posix::{PosixTimer, signal_taken};
 

@@ -18,6 +18,7 @@ use abi::time::{Itimerspec, TIMER_ABSTIME, Timespec, clock};
 use abi::{Errno, Result};
 use limits::Resource;
 use sched::Timer;
+use security::Cap;
 
 use super::{Timers, arm_cpu, next_expiry, with};
 use crate::signal::{self, SentTimer, Target};
@@ -73,6 +74,8 @@ enum Base {
 pub(crate) struct PosixTimer {
     clock_id: i32,
     base: Base,
+    /// Set to a time of the wall clock: it moves when that is set.
+    is_wall: bool,
     event: TimerEvent,
     timer: Option<Timer>,
     /// Expiry in monotonic or CPU time; 0 when disarmed.
@@ -131,11 +134,19 @@ impl PosixTimer {
     }
 }
 
-/// The base of clock `id`. `EINVAL`: no such clock. `EOPNOTSUPP`: one without timers.
+/// The base of clock `id`. `EINVAL`: no such clock. `EOPNOTSUPP`: one without timers. `EPERM`: an alarm clock without
+/// `CAP_WAKE_ALARM`.
 fn base_of(id: i32) -> Result<Base> {
     match id {
         clock::MONOTONIC | clock::BOOTTIME => Ok(Base::Monotonic),
         clock::REALTIME | clock::TAI => Ok(Base::Realtime),
+        // The machine does not sleep, so these have nothing to wake it from.
+        clock::REALTIME_ALARM | clock::BOOTTIME_ALARM => {
+            if !task::current().with_cred(|cred| cred.capable(Cap::WAKE_ALARM)) {
+                return Err(Errno::EPERM);
+            }
+            Ok(if id == clock::REALTIME_ALARM { Base::Realtime } else { Base::Monotonic })
+        }
         clock::PROCESS_CPUTIME_ID => Ok(Base::ProcessCpu),
         clock::THREAD_CPUTIME_ID => Ok(Base::ThreadCpu(task::current().tid())),
         clock::MONOTONIC_RAW | clock::REALTIME_COARSE | clock::MONOTONIC_COARSE => Err(Errno::EOPNOTSUPP),
@@ -165,6 +176,7 @@ pub fn timer_create(clock_id: i32, event: TimerEvent) -> Result<i32> {
     let timer = PosixTimer {
         clock_id,
         base,
+        is_wall: false,
         event,
         timer: None,
         due_ns: 0,
@@ -211,6 +223,7 @@ pub fn timer_settime(id: i32, flags: u32, new: &Itimerspec) -> Result<Itimerspec
     let is_absolute = flags & TIMER_ABSTIME != 0;
     let is_cpu = with_timer(group, id, |timer| {
         timer.interval_ns = interval_ns;
+        timer.is_wall = is_absolute && timer.base == Base::Realtime;
         timer.is_queued = false;
         timer.overrun = 0;
         let offset_ns = if timer.base == Base::Realtime { hal::time::wall_base_ns() } else { 0 };
@@ -253,6 +266,7 @@ impl PosixTimer {
         Self {
             clock_id: self.clock_id,
             base: self.base,
+            is_wall: self.is_wall,
             event: self.event,
             timer: None,
             due_ns: self.due_ns,
@@ -282,6 +296,21 @@ pub fn timer_delete(id: i32) -> Result<()> {
     let gone = with(group, |timers| timers.posix.get_mut(idx).and_then(Option::take)).ok_or(Errno::EINVAL)?;
     signal::flush_timer(group, gone.event.signo, id as u32);
     Ok(())
+}
+
+/// The wall clock was set forward by `moved_ns`: timers that wait for a time of it follow.
+pub fn clock_was_set(moved_ns: i64) {
+    for group in pid::processes() {
+        let mut timers = group.timers.lock();
+        let Some(timers) = timers.as_mut() else { continue };
+        for timer in timers.posix.iter_mut().flatten().filter(|timer| timer.is_wall && timer.due_ns != 0) {
+            timer.due_ns = timer.due_ns.saturating_add_signed(moved_ns.saturating_neg()).max(1);
+            if let Some(machine) = timer.timer.as_ref().filter(|_| !timer.is_queued) {
+                machine.cancel();
+                machine.start(timer.due_ns);
+            }
+        }
+    }
 }
 
 /// A timer as /proc/PID/timers shows it.

@@ -1,6 +1,7 @@
 //! /proc/sys/kernel (proc_sys_kernel(5), random(4)).
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
 
 use abi::{Errno, Result};
 use hal::sync::Once;
@@ -56,15 +57,33 @@ fn put_uuid(out: &mut Text, uuid: &[u8; 16]) {
 
 static BOOT_ID: Once<[u8; 16]> = Once::new();
 
-/// Console level, and the three other levels of printk, which are fixed.
+/// Console level, and the three other levels of printk.
 fn printk(out: &mut Text) -> Result<()> {
-    put!(out, "{}\t4\t1\t7\n", hal::klog::console_level());
+    put!(out, "{}", hal::klog::console_level());
+    for level in &syslog::LEVELS {
+        put!(out, "\t{}", level.load(Relaxed));
+    }
+    out.push(b"\n");
     Ok(())
 }
 
 fn set_printk(bytes: &[u8]) -> Result<()> {
-    let first = line(bytes).split(u8::is_ascii_whitespace).find(|word| !word.is_empty()).unwrap_or(&[]);
-    hal::klog::set_console_level(u8::try_from(parse(first)?).map_err(|_| Errno::EINVAL)?);
+    let words = line(bytes).split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mut values = [0; 4];
+    let mut nr = 0;
+    // Checked first: a bad number changes nothing.
+    for (value, word) in values.iter_mut().zip(words) {
+        *value = u32::try_from(parse(word)?).map_err(|_| Errno::EINVAL)?;
+        nr += 1;
+    }
+    let [console, others @ ..] = values;
+    if nr == 0 {
+        return Err(Errno::EINVAL);
+    }
+    hal::klog::set_console_level(u8::try_from(console).unwrap_or(u8::MAX));
+    for (level, value) in syslog::LEVELS.iter().zip(others).take(nr - 1) {
+        level.store(value, Relaxed);
+    }
     Ok(())
 }
 
@@ -99,7 +118,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("core_pipe_limit", "0"),
     fixed("core_uses_pid", "0"),
     fixed("ctrl-alt-del", "0"),
-    fixed("dmesg_restrict", "0"),
+    Entry { name: "dmesg_restrict", kind: Kind::Number32(&syslog::DMESG_RESTRICT, 0..=1) },
     Entry {
         name: "domainname",
         kind: Kind::Tunable(|out| show_name(Name::Domain, out), |bytes| set_name(Name::Domain, bytes)),
