@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::cpio::Writer;
 use crate::kernel::{self, Flavour};
-use crate::qemu::{Accel, Machine};
+use crate::qemu::{Accel, Keep, Machine};
 use crate::{image, linux, paths, userland};
 
 /// The choice of a guest, the same for every verb that boots one.
@@ -33,6 +33,9 @@ pub struct GuestArgs {
     /// QEMU's CPU model, with features, e.g. `max,-erms`
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
+    /// Keep what the guest writes to a root on a disk (a FILE ending in .ext4)
+    #[arg(long)]
+    pub keep: bool,
     /// A raw disk image; may be given several times
     #[arg(long = "disk", value_name = "FILE")]
     pub disks: Vec<PathBuf>,
@@ -66,6 +69,7 @@ impl Default for GuestArgs {
             mem: None,
             icount: false,
             cpu: None,
+            keep: false,
             disks: Vec::new(),
             append: String::new(),
             net: false,
@@ -126,27 +130,41 @@ impl GuestArgs {
             fs::metadata(disk).with_context(|| format!("the disk {} cannot be read", disk.display()))?;
         }
         let kernel = self.kernel_file()?;
-        let root = self.root_file()?;
+        // A root on a disk needs an initramfs with the overlay only.
+        let root = if self.root_is_disk() { None } else { Some(self.root_file()?) };
         let init = userland::init()?;
-        let initrd = scratch_file(&root)?;
+        let initrd = scratch_file(root.as_deref())?;
         // From here on the file is removed whatever happens.
-        let guest = Guest { machine: self.machine(kernel, initrd.clone()), initrd };
+        let guest = Guest { machine: self.machine(kernel, initrd.clone())?, initrd };
         let mut out = File::create(&guest.initrd)
             .with_context(|| format!("cannot write {}", guest.initrd.display()))?;
-        io::copy(&mut File::open(&root)?, &mut out)
-            .context("the initramfs could not be put together: is the disk full?")?;
-        pad_to_page(&mut out)?;
+        if let Some(root) = &root {
+            io::copy(&mut File::open(root)?, &mut out)
+                .context("the initramfs could not be put together: is the disk full?")?;
+            pad_to_page(&mut out)?;
+        }
         let mut writer = Writer::new(io::BufWriter::new(out));
         add_overlay(&mut writer, &init, job, self.share.as_deref())?;
         writer.finish()?.flush()?;
         Ok(guest)
     }
 
-    fn machine(&self, kernel: PathBuf, initrd: PathBuf) -> Machine {
+    fn root_is_disk(&self) -> bool {
+        self.root.ends_with(".ext4")
+    }
+
+    fn machine(&self, kernel: PathBuf, initrd: PathBuf) -> Result<Machine> {
+        let root_disk = match self.root_is_disk() {
+            true => {
+                Some((existing(&self.root, "root")?, if self.keep { Keep::Writes } else { Keep::Nothing }))
+            }
+            false => None,
+        };
+        let root = if root_disk.is_some() { "root=/dev/vda rootfstype=ext4 rw " } else { "" };
         let default_mem = if self.root == "debian" { 2048 } else { 512 };
         // panic=-1 restarts at once, which ends QEMU; without it a panic would look like a hang.
-        let cmdline = format!("console=ttyS0 8250.nr_uarts=4 panic=-1 {}", self.append);
-        Machine {
+        let cmdline = format!("console=ttyS0 8250.nr_uarts=4 panic=-1 {root}{}", self.append);
+        Ok(Machine {
             kernel,
             initrd,
             cmdline: cmdline.trim_end().to_owned(),
@@ -154,11 +172,12 @@ impl GuestArgs {
             mem: self.mem.unwrap_or(default_mem),
             cpu: self.cpu.clone(),
             icount: self.icount,
+            root_disk,
             disks: self.disks.clone(),
             net: self.net,
             accel: self.accel,
             extra: self.extra.clone(),
-        }
+        })
     }
 
     /// The kernel's file, built or fetched when there is none.
@@ -172,11 +191,6 @@ impl GuestArgs {
 
     fn root_file(&self) -> Result<PathBuf> {
         let name = self.root.as_str();
-        if name.ends_with(".ext4") {
-            bail!(
-                "a root on ext4 needs a block device driver, which Keel does not have yet: use a .cpio file"
-            );
-        }
         if name.ends_with(".cpio") || name.contains('/') {
             existing(name, "root")
         } else {
@@ -219,11 +233,11 @@ fn pad_to_page(out: &mut File) -> Result<()> {
 }
 
 /// A place for an initramfs a little larger than `root`: in memory when it has plenty of room.
-fn scratch_file(root: &Path) -> Result<PathBuf> {
+fn scratch_file(root: Option<&Path>) -> Result<PathBuf> {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let name = format!("keel-initrd-{}-{number}", std::process::id());
-    let need = root.metadata()?.len();
+    let need = root.map_or(Ok(0), |root| root.metadata().map(|meta| meta.len()))?;
     let shm = Path::new("/dev/shm");
     let room = rustix::fs::statvfs(shm).map(|s| s.f_bavail * s.f_frsize).unwrap_or(0);
     let dir = if room > 4 * need + (64 << 20) { shm.to_owned() } else { paths::logs()? };

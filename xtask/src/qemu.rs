@@ -28,6 +28,15 @@ pub enum Accel {
     Auto,
 }
 
+/// What becomes of a guest's writes to its root disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// The image stays as it was.
+    Nothing,
+    /// They are in the image afterwards.
+    Writes,
+}
+
 /// The machine, without its serial ports.
 pub struct Machine {
     /// The kernel file.
@@ -44,6 +53,8 @@ pub struct Machine {
     pub cpu: Option<String>,
     /// Guest time counts instructions.
     pub icount: bool,
+    /// The disk with the root file system, which becomes /dev/vda, and whether it keeps what the guest writes.
+    pub root_disk: Option<(PathBuf, Keep)>,
     /// Raw disk images.
     pub disks: Vec<PathBuf>,
     /// QEMU's user network.
@@ -73,6 +84,11 @@ impl Machine {
             qemu.args(["-rtc", "base=2025-01-01T00:00:00,clock=vm"]);
         }
         qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        if let Some((disk, keep)) = &self.root_disk {
+            let snapshot = if *keep == Keep::Nothing { "on" } else { "off" };
+            let drive = format!("file={},format=raw,if=virtio,snapshot={snapshot}", escape(disk));
+            qemu.args(["-drive", &drive]);
+        }
         for disk in &self.disks {
             qemu.args(["-drive", &format!("file={},format=raw,if=virtio", escape(disk))]);
         }

@@ -113,24 +113,57 @@ impl Mmio {
     }
 
     #[track_caller]
-    fn check(&self, offset: usize) -> usize {
-        assert!(
-            offset.is_multiple_of(4) && offset < self.len && self.len - offset >= 4,
-            "access outside of the window"
-        );
+    fn check(&self, offset: usize, width: usize) -> usize {
+        let is_inside = offset.is_multiple_of(width) && offset < self.len && self.len - offset >= width;
+        // The claim need not begin at a multiple of `width`, but registers do.
+        assert!(is_inside && self.phys.is_multiple_of(width as u64), "access outside of the window");
         offset
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: windows are not empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Reads the 8-bit register at `offset`.
+    #[track_caller]
+    pub fn read_u8(&self, offset: usize) -> u8 {
+        self.window.read_u8(self.check(offset, 1))
+    }
+
+    /// Writes the 8-bit register at `offset`.
+    #[track_caller]
+    pub fn write_u8(&self, offset: usize, value: u8) {
+        self.window.write_u8(self.check(offset, 1), value);
+    }
+
+    /// Reads the 16-bit register at `offset`.
+    #[track_caller]
+    pub fn read_u16(&self, offset: usize) -> u16 {
+        self.window.read_u16(self.check(offset, 2))
+    }
+
+    /// Writes the 16-bit register at `offset`.
+    #[track_caller]
+    pub fn write_u16(&self, offset: usize, value: u16) {
+        self.window.write_u16(self.check(offset, 2), value);
     }
 
     /// Reads the 32-bit register at `offset`.
     #[track_caller]
     pub fn read_u32(&self, offset: usize) -> u32 {
-        self.window.read_u32(self.check(offset))
+        self.window.read_u32(self.check(offset, 4))
     }
 
     /// Writes the 32-bit register at `offset`.
     #[track_caller]
     pub fn write_u32(&self, offset: usize, value: u32) {
-        self.window.write_u32(self.check(offset), value);
+        self.window.write_u32(self.check(offset, 4), value);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Interrupts: switching them off, and handlers for device lines.
+//! Interrupts: switching them off, and handlers for device lines and messages.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 use core::marker::PhantomData;
 
 use crate::arch;
+use crate::cpu::CpuId;
 use crate::preempt;
-use crate::sync::IrqLock;
+use crate::sync::{IrqLock, Once};
 
 /// Proof that interrupts are off on this CPU; dropping it restores what was before.
 #[must_use]
@@ -122,6 +123,51 @@ pub(crate) fn dispatch(line: IrqLine) {
     }
 }
 
+/// Where a device writes to raise a message-signalled interrupt, and what (PCI Local Bus 3.0, ch. 6.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MsiMessage {
+    /// The address.
+    pub address: u64,
+    /// The value.
+    pub data: u32,
+}
+
+struct MsiHandler {
+    name: String,
+    cpu: CpuId,
+    run: Box<dyn Fn() + Send + Sync>,
+    count: core::sync::atomic::AtomicU64,
+}
+
+/// Handlers by message number; one is set before its message is known to any device.
+static MSI: [Once<MsiHandler>; arch::irq::NR_MSI] = [const { Once::new() }; arch::irq::NR_MSI];
+
+/// The number that /proc/interrupts shows for the first message-signalled interrupt: those below are lines.
+const FIRST_MSI: usize = 24;
+
+/// Calls `handler` on `cpu`, with interrupts off, whenever a device sends the message that this returns.
+///
+/// There is no way back: the message stays the caller's.
+pub fn request_msi(
+    name: &str,
+    cpu: CpuId,
+    handler: Box<dyn Fn() + Send + Sync>,
+) -> Result<MsiMessage, RequestError> {
+    let (number, message) = arch::irq::assign_msi(cpu).ok_or(RequestError::NoSpace)?;
+    let handler = MsiHandler { name: String::from(name), cpu, run: handler, count: Default::default() };
+    MSI.get(number).ok_or(RequestError::NoSpace)?.call_once(|| handler);
+    Ok(message)
+}
+
+/// Runs the handler of message `number`; the machine's interrupt entry calls it, with interrupts off.
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the hosted machine has no devices"))]
+pub(crate) fn dispatch_msi(number: usize) {
+    if let Some(handler) = MSI.get(number).and_then(Once::get) {
+        handler.count.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        (handler.run)();
+    }
+}
+
 /// What /proc/interrupts shows.
 pub fn collect_counts() -> Vec<IrqInfo> {
     let mut infos: Vec<IrqInfo> = Vec::new();
@@ -132,6 +178,15 @@ pub fn collect_counts() -> Vec<IrqInfo> {
         };
         let count = handler.count.load(core::sync::atomic::Ordering::Relaxed);
         infos.push(IrqInfo { label, name: String::from(handler.name), counts: alloc::vec![count] });
+    }
+    for (number, handler) in MSI.iter().enumerate().filter_map(|(n, slot)| Some((n, slot.get()?))) {
+        let mut counts = alloc::vec![0; crate::cpu::nr_cpus().max(handler.cpu.index() + 1)];
+        counts[handler.cpu.index()] = handler.count.load(core::sync::atomic::Ordering::Relaxed);
+        infos.push(IrqInfo {
+            label: alloc::format!("{}", FIRST_MSI + number),
+            name: handler.name.clone(),
+            counts,
+        });
     }
     infos.extend(arch::irq::collect_counts());
     infos

@@ -12,7 +12,7 @@ use security::Cred;
 use vfs::{At, FdFlags, FdTable, FsContext, Mount, MountFlags, MountNs, Path, WalkContext, WalkFlags};
 
 use crate::params::Params;
-use crate::upcalls;
+use crate::{devices, root, upcalls};
 
 /// Most descriptors of the first process while it is set up.
 const NOFILE: usize = 1024;
@@ -67,6 +67,7 @@ fn set_up(params: Params) -> Result<()> {
     procfs::provide(procfs::Extra::SysvSem, ipc::show::sem);
     procfs::provide(procfs::Extra::SysvMsg, ipc::show::msg);
     procfs::provide(procfs::Extra::SysvShm, ipc::show::shm);
+    devices::find(&params)?;
     let fs = make_root()?;
     let files = FdTable::new()?;
     let cred = Arc::new(Cred::root());
@@ -74,7 +75,7 @@ fn set_up(params: Params) -> Result<()> {
     make_default_nodes(&cx)?;
     unpack(&cx);
     start_terminals(params.console.as_deref());
-    let program = first_program(&cx, &params);
+    let program = first_program(&cx, &params)?;
     let start = {
         let (fs, files) = (fs.clone(), files.clone());
         move || start_first(&fs, &files, &program, &params)
@@ -160,22 +161,25 @@ fn start_terminals(console: Option<&str>) {
 }
 
 /// Chooses the first program, or stops the machine as Linux does when there is none.
-fn first_program(cx: &WalkContext<'_>, params: &Params) -> Vec<String> {
+fn first_program(cx: &WalkContext<'_>, params: &Params) -> Result<Vec<String>> {
     let exists = |path: &str| vfs::walk(cx, At::Cwd, path.as_bytes(), WalkFlags::FOLLOW).is_ok();
     if exists(&params.rdinit) {
-        return Vec::from([params.rdinit.clone()]);
+        return Ok(Vec::from([params.rdinit.clone()]));
     }
-    log::warn!("rdinit={}: not found in the initramfs", params.rdinit);
+    match &params.root {
+        Some(name) => root::mount(cx, params, name)?,
+        None => log::warn!("rdinit={}: not found in the initramfs", params.rdinit),
+    }
     match &params.init {
-        Some(init) => Vec::from([init.clone()]),
+        Some(init) => Ok(Vec::from([init.clone()])),
         None => {
             let usual = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
             let found: Vec<String> =
                 usual.into_iter().filter(|path| exists(path)).map(String::from).collect();
             if found.is_empty() {
-                hal::power::stop("No working init found: no initramfs with /init, and no disk");
+                hal::power::stop("No working init found: no initramfs with /init, and no root=");
             }
-            found
+            Ok(found)
         }
     }
 }

@@ -10,7 +10,11 @@ extern crate alloc;
 #[cfg(not(feature = "selftest"))]
 mod boot;
 #[cfg(not(feature = "selftest"))]
+mod devices;
+#[cfg(not(feature = "selftest"))]
 mod params;
+#[cfg(not(feature = "selftest"))]
+mod root;
 #[cfg(all(target_os = "none", feature = "schedtest"))]
 mod schedtest;
 #[cfg(all(target_os = "none", feature = "selftest", not(feature = "schedtest")))]

@@ -17,6 +17,18 @@ pub(crate) struct Params {
     pub max_cpus: usize,
     /// The last `console=`, without its options.
     pub console: Option<String>,
+    /// `root=`, the device of the root file system.
+    pub root: Option<String>,
+    /// `rootfstype=`, the types to try, separated by commas.
+    pub root_types: Option<String>,
+    /// `rootflags=`, options of the root file system.
+    pub root_flags: String,
+    /// `rootwait`: the root's device may come late.
+    pub root_wait: bool,
+    /// `rw`, against `ro`.
+    pub root_writable: bool,
+    /// `virtio_mmio.device=`, each a device as `<size>@<base>:<irq>[:<id>]`.
+    pub virtio_mmio: Vec<String>,
     /// Words for the first program: those after `--` and those that the kernel does not know.
     pub init_args: Vec<String>,
     /// `name=value` words that the kernel does not know: the first program's environment.
@@ -25,12 +37,6 @@ pub(crate) struct Params {
 
 /// Parameters that are known and either obeyed elsewhere or without effect here.
 const KNOWN: &[&str] = &[
-    "root",
-    "rootfstype",
-    "rootflags",
-    "rootwait",
-    "ro",
-    "rw",
     "mem",
     "nokaslr",
     "kaslr",
@@ -79,6 +85,12 @@ impl Params {
             init: None,
             max_cpus: hal::cpu::MAX_CPUS,
             console: None,
+            root: None,
+            root_types: None,
+            root_flags: String::new(),
+            root_wait: false,
+            root_writable: false,
+            virtio_mmio: Vec::new(),
             init_args: cmdline::init_args(line).map(String::from).collect(),
             init_env: Vec::new(),
         };
@@ -100,6 +112,18 @@ impl Params {
             self.max_cpus = value.parse::<usize>().unwrap_or(self.max_cpus).clamp(1, hal::cpu::MAX_CPUS);
         } else if param.is("console") {
             self.console = value.split(',').next().map(String::from);
+        } else if param.is("root") {
+            self.root = Some(String::from(value));
+        } else if param.is("rootfstype") {
+            self.root_types = Some(String::from(value));
+        } else if param.is("rootflags") {
+            self.root_flags = String::from(value);
+        } else if param.is("rootwait") {
+            self.root_wait = true;
+        } else if param.is("ro") || param.is("rw") {
+            self.root_writable = param.is("rw");
+        } else if param.is("virtio_mmio.device") {
+            self.virtio_mmio.push(String::from(value));
         } else if param.is("quiet") {
             klog::set_console_level(4);
         } else if param.is("debug") {

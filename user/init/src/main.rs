@@ -22,6 +22,7 @@ mod exec;
 mod job;
 mod mounts;
 mod power;
+mod root;
 mod session;
 
 use job::Job;
@@ -43,13 +44,19 @@ fn counter() -> u64 {
 /// Runs the job and powers off; see the head of the file.
 fn main() {
     let started = counter();
+    let job = Job::read();
+    if let Err(error) = root::switch() {
+        complain(format_args!("root file system: {error}"));
+    }
     mounts::mount_all();
     mounts::open_console();
     power::install_handlers();
     let _ = nix::unistd::setsid();
     let _ = nix::unistd::sethostname(mounts::host_name());
+    // A root on a disk has no folder for it.
+    let _ = std::fs::create_dir("/.keel");
     let _ = std::fs::write(STARTED, started.to_string());
-    match Job::read() {
+    match job {
         Ok(Job::Exec(command)) => exec::run(&command),
         Ok(Job::Shell(terminal)) => session::run(&terminal),
         Err(error) => complain(format_args!("no job in {}: {error}", job::PATH)),

@@ -1,4 +1,5 @@
 // The areas, in the order in which they run: what others rest on comes first.
+mod block;
 mod clockset;
 mod clone;
 mod efault;
@@ -57,6 +58,7 @@ const AREAS: &[&[harness::Test]] = &[
     fsmeta::TESTS,
     fsio::TESTS,
     mountfd::TESTS,
+    block::TESTS,
     pipe::TESTS,
     poll::TESTS,
     epoll::TESTS,

@@ -16,6 +16,9 @@ use crate::{paths, ui, userland};
 /// Time for a whole run of the program; each test has a limit of its own, which the idle one exceeds.
 const PATIENCE: Patience = Patience { total: Duration::from_secs(900), idle: Duration::from_secs(100) };
 
+/// Size of the scratch disk; `user/tests/src/block.rs` knows it.
+const DISK_BYTES: u64 = 16 << 20;
+
 /// Runs the program's tests on `platform`.
 pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     let program = userland::program("user-tests")?;
@@ -26,9 +29,14 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     fs::copy(&program, share.join("user-tests"))?;
     let mut guest = platform.guest("tiny", Some(1024));
     guest.share = Some(share.clone());
+    // A scratch disk for the tests of block devices; its file is sparse.
+    let disk = share.with_extension("disk");
+    fs::File::create(&disk).and_then(|file| file.set_len(DISK_BYTES)).context("no scratch disk")?;
+    guest.disks = vec![disk.clone()];
     let result =
         batch::run(tally, &format!("user/{platform}"), &guest, names, PATIENCE, &mut Ktap::default());
     let _ = fs::remove_dir_all(share);
+    let _ = fs::remove_file(disk);
     result
 }
 

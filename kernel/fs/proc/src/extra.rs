@@ -18,9 +18,13 @@ pub enum Extra {
     SysvShm,
     /// /proc/sys/kernel/pty/nr, a number.
     PtyCount,
+    /// /proc/partitions.
+    Partitions,
+    /// /proc/diskstats.
+    DiskStats,
 }
 
-const COUNT: usize = 5;
+const COUNT: usize = 7;
 
 type Rows = fn(&mut Text) -> Result<()>;
 
@@ -48,7 +52,8 @@ fn headline(what: Extra) -> &'static str {
             "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      \
              atime      dtime      ctime                   rss                  swap\n"
         }
-        Extra::PtyCount => "",
+        Extra::Partitions => "major minor  #blocks  name\n\n",
+        Extra::PtyCount | Extra::DiskStats => "",
     }
 }
 

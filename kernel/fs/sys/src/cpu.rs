@@ -58,7 +58,7 @@ pub(crate) fn items(part: Part) -> Items {
         Part::Clock0 => {
             Vec::from([value("available_clocksource", "tsc "), value("current_clocksource", "tsc")])
         }
-        Part::Bus => Vec::from([sub("cpu", Part::BusCpu)]),
+        Part::Bus => Vec::from([sub("cpu", Part::BusCpu), subdir("pci", Place::PciBus)]),
         Part::BusCpu => Vec::from([sub("devices", Part::BusCpuDevices)]),
         Part::BusCpuDevices => online()
             .map(|cpu| {

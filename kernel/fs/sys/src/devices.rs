@@ -13,6 +13,7 @@ use abi::fs::{major, minor};
 use vfs::dev::{DeviceKind, Node};
 use vfs::put;
 
+use crate::hardware;
 use crate::place::{Items, Place, attribute, link, subdir};
 
 /// Which directory.
@@ -59,7 +60,9 @@ fn name_of(node: &Node) -> String {
 }
 
 fn of_class(class: &'static str) -> impl Iterator<Item = Node> {
-    vfs::dev::nodes().into_iter().filter(move |node| class_of(node) == class)
+    // Block devices have directories of their own: see `hardware`.
+    let is_char = |node: &Node| node.kind == DeviceKind::Char;
+    vfs::dev::nodes().into_iter().filter(move |node| is_char(node) && class_of(node) == class)
 }
 
 /// Links named by `name`, leading up to the root by `up` and then to each device that `wanted` takes.
@@ -76,20 +79,30 @@ fn number(node: &Node) -> String {
 
 pub(crate) fn items(part: &Part) -> Items {
     match part {
-        Part::Virtual => classes(|class| of_class(class).next().is_some(), Part::VirtualClass),
+        Part::Virtual => {
+            let mut items = classes(|class| of_class(class).next().is_some(), Part::VirtualClass);
+            if hardware::has_virtual_blocks() {
+                items.insert(0, subdir("block", Place::Hardware(String::from("virtual/block"))));
+            }
+            items
+        }
         Part::VirtualClass(class) => of_class(class)
             .map(|node| subdir(name_of(&node), Place::Device(Part::Device(class, name_of(&node)))))
             .collect(),
         Part::Device(class, name) => device(class, name),
         Part::Classes => classes(|_| true, Part::Class),
+        Part::Class("block") => hardware::block_links("../../", false, |device| String::from(device.name())),
         Part::Class(class) => links("../../", |node| class_of(node) == *class, name_of),
         Part::Numbers => Vec::from([
             subdir("block", Place::Device(Part::Blocks)),
             subdir("char", Place::Device(Part::Chars)),
         ]),
         Part::Chars => links("../../", |node| node.kind == DeviceKind::Char, number),
-        Part::Blocks => links("../../", |node| node.kind == DeviceKind::Block, number),
-        Part::Block => links("../", |node| node.kind == DeviceKind::Block, name_of),
+        Part::Blocks => hardware::block_links("../../", false, |device| {
+            let (major, minor) = device.number();
+            format!("{major}:{minor}")
+        }),
+        Part::Block => hardware::block_links("../", true, |device| String::from(device.name())),
     }
 }
 

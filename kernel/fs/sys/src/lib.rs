@@ -6,9 +6,11 @@ extern crate alloc;
 
 mod cpu;
 mod devices;
+mod hardware;
 mod inode;
 mod kernel;
 mod place;
+mod queue;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use abi::Result;
 use vfs::text::Text;
 
-use crate::{cpu, devices, kernel};
+use crate::{cpu, devices, hardware, kernel};
 
 /// Makes the text of an attribute.
 pub(crate) type Show = Box<dyn Fn(&mut Text) -> Result<()> + Send + Sync>;
@@ -43,6 +43,12 @@ pub(crate) enum Place {
     System(cpu::Part),
     /// `devices/virtual`, `class`, `dev`, `block` and what is below.
     Device(devices::Part),
+    /// What is below `devices` at this path: buses and block devices.
+    Hardware(String),
+    /// `bus/pci`.
+    PciBus,
+    /// `bus/pci/devices`.
+    PciDevices,
 }
 
 impl Place {
@@ -53,10 +59,15 @@ impl Place {
             Self::Empty => Vec::new(),
             Self::Kernel(part) => kernel::items(*part),
             Self::Power => Vec::from([value("state", "")]),
-            Self::Devices => Vec::from([
-                subdir("system", Self::System(cpu::Part::System)),
-                subdir("virtual", Self::Device(devices::Part::Virtual)),
-            ]),
+            Self::Devices => {
+                let mut items = hardware::items("");
+                items.push(subdir("system", Self::System(cpu::Part::System)));
+                items.push(subdir("virtual", Self::Device(devices::Part::Virtual)));
+                items
+            }
+            Self::Hardware(path) => hardware::items(path),
+            Self::PciBus => Vec::from([subdir("devices", Self::PciDevices)]),
+            Self::PciDevices => hardware::pci_links(),
             Self::System(part) => cpu::items(*part),
             Self::Device(part) => devices::items(part),
         }
@@ -64,7 +75,7 @@ impl Place {
 
     /// Whether names in it come and go.
     pub(crate) fn is_volatile(&self) -> bool {
-        matches!(self, Self::Device(_))
+        matches!(self, Self::Device(_) | Self::Devices | Self::Hardware(_) | Self::PciDevices)
     }
 }
 

@@ -3,7 +3,14 @@
 use alloc::vec::Vec;
 
 use super::cpu::{deliver, local};
-use crate::irq::{IrqInfo, IrqLine, RequestError};
+use crate::cpu::CpuId;
+use crate::irq::{IrqInfo, IrqLine, MsiMessage, RequestError};
+
+pub const NR_MSI: usize = 1;
+
+pub fn assign_msi(_cpu: CpuId) -> Option<(usize, MsiMessage)> {
+    None
+}
 
 pub fn save_and_disable() -> bool {
     local(|l| l.irqs_on.replace(false))

@@ -15,6 +15,7 @@ pub mod ipi;
 pub mod irq;
 pub mod mem;
 pub mod paging;
+pub mod pci;
 pub mod power;
 pub mod rng;
 pub mod smp;

@@ -39,6 +39,15 @@ pub(crate) struct Override {
     pub(crate) level: bool,
 }
 
+/// Memory-mapped PCI configuration space of segment 0 (PCI Firmware Specification 3.3, ch. 4.1.2: MCFG).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ecam {
+    /// Where bus 0 would be.
+    pub(crate) base: u64,
+    /// The buses that it covers, both ends included.
+    pub(crate) buses: (u8, u8),
+}
+
 /// A register in I/O ports (Generic Address Structure, system I/O space).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PortRegister {
@@ -65,6 +74,8 @@ pub(crate) struct Platform {
     pub(crate) pm1_control: (u16, u16),
     /// The reset register and the value that resets.
     pub(crate) reset: Option<(PortRegister, u8)>,
+    /// PCI's memory-mapped configuration space.
+    pub(crate) ecam: Option<Ecam>,
     /// Physical address of the DSDT, which names the sleep types.
     pub(crate) dsdt: u64,
 }
@@ -149,6 +160,7 @@ fn read_platform(rsdp: u64) -> Option<Platform> {
             b"APIC" => parse_madt,
             b"FACP" => parse_fadt,
             b"HPET" => parse_hpet,
+            b"MCFG" => parse_mcfg,
             _ => continue,
         };
         match read_table(paddr) {
@@ -203,6 +215,19 @@ fn parse_hpet(table: &[u8], platform: &mut Platform) -> Option<()> {
     const SYSTEM_MEMORY: u8 = 0;
     if u8_at(table, 40)? == SYSTEM_MEMORY {
         platform.hpet = u64_at(table, 44).filter(|address| *address != 0);
+    }
+    Some(())
+}
+
+fn parse_mcfg(table: &[u8], platform: &mut Platform) -> Option<()> {
+    const ENTRY: usize = 16;
+    let mut at = HEADER + 8;
+    while let Some(base) = u64_at(table, at) {
+        let buses = (u8_at(table, at + 10)?, u8_at(table, at + 11)?);
+        if u16_at(table, at + 8)? == 0 && base != 0 && buses.0 <= buses.1 {
+            platform.ecam = Some(Ecam { base, buses });
+        }
+        at += ENTRY;
     }
     Some(())
 }

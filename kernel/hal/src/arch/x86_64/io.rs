@@ -72,13 +72,37 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Reads the register at `offset`, which the front checked.
+    /// Reads the 8-bit register at `offset`, which the front checked.
+    pub(crate) fn read_u8(&self, offset: usize) -> u8 {
+        // SAFETY: inside the window, which is mapped for good, and aligned.
+        unsafe { ((self.base as usize + offset) as *const u8).read_volatile() }
+    }
+
+    /// Writes it.
+    pub(crate) fn write_u8(&self, offset: usize, value: u8) {
+        // SAFETY: as `read_u8`; the memory is a device's, not the kernel's (`map_device`).
+        unsafe { ((self.base as usize + offset) as *mut u8).write_volatile(value) }
+    }
+
+    /// Reads the 16-bit register at `offset`, which the front checked.
+    pub(crate) fn read_u16(&self, offset: usize) -> u16 {
+        // SAFETY: inside the window, which is mapped for good, and aligned.
+        unsafe { ((self.base as usize + offset) as *const u16).read_volatile() }
+    }
+
+    /// Writes it.
+    pub(crate) fn write_u16(&self, offset: usize, value: u16) {
+        // SAFETY: as `read_u16`; the memory is a device's, not the kernel's (`map_device`).
+        unsafe { ((self.base as usize + offset) as *mut u16).write_volatile(value) }
+    }
+
+    /// Reads the 32-bit register at `offset`, which the front checked.
     pub(crate) fn read_u32(&self, offset: usize) -> u32 {
-        // SAFETY: inside the window, which is mapped for good.
+        // SAFETY: inside the window, which is mapped for good, and aligned.
         unsafe { ((self.base as usize + offset) as *const u32).read_volatile() }
     }
 
-    /// Writes the register at `offset`, which the front checked.
+    /// Writes it.
     pub(crate) fn write_u32(&self, offset: usize, value: u32) {
         // SAFETY: as `read_u32`; the memory is a device's, not the kernel's (`map_device`).
         unsafe { ((self.base as usize + offset) as *mut u32).write_volatile(value) }
@@ -95,7 +119,16 @@ pub(crate) fn map_device(phys: PhysAddr, len: usize) -> Result<Window, ClaimErro
         .any(|region| region.kind != Kind::Reserved && start < region.end && region.start < end);
     let platform = acpi::platform();
     let ours = platform.io_apics.iter().map(|io_apic| io_apic.address).chain([platform.local_apic]);
-    if len == 0 || is_memory || ours.chain(platform.hpet).any(|address| (start..end).contains(&address)) {
+    // Configuration space is `hal::pci`'s: what is written there moves devices.
+    let is_config = platform.ecam.is_some_and(|ecam| {
+        let bus = |n: u8, more| ecam.base.saturating_add((u64::from(n) + more) << 20);
+        start < bus(ecam.buses.1, 1) && bus(ecam.buses.0, 0) < end
+    });
+    if len == 0
+        || is_memory
+        || is_config
+        || ours.chain(platform.hpet).any(|address| (start..end).contains(&address))
+    {
         return Err(ClaimError::Forbidden);
     }
     let vaddr = kernel::reserve(end - start + page, page).ok_or(ClaimError::NoMemory)?;

@@ -5,18 +5,24 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::{apic, cpu, instr, power, time};
-use crate::cpu::MAX_CPUS;
-use crate::irq::{IrqInfo, IrqLine, RequestError};
+use crate::cpu::{CpuId, MAX_CPUS};
+use crate::irq::{IrqInfo, IrqLine, MsiMessage, RequestError};
 
 /// The interrupt flag in RFLAGS.
 const IF: u64 = 1 << 9;
 /// Vectors for device lines; those below are exceptions and, by tradition, the 8259's.
 const FIRST_DEVICE: u8 = 0x30;
 const NR_DEVICE: usize = (apic::VECTOR_TIMER - FIRST_DEVICE) as usize;
+/// Message-signalled interrupts that there can be: each vector can be one.
+pub(crate) const NR_MSI: usize = NR_DEVICE;
 
 /// The line of each device vector: 0 is none, else 1 + number, with [`GSI`] for a global interrupt.
 static LINES: [AtomicU32; NR_DEVICE] = [const { AtomicU32::new(0) }; NR_DEVICE];
 const GSI: u32 = 1 << 31;
+/// The vector is a message's; its number is the slot's.
+const MESSAGE: u32 = 1 << 30;
+/// Where messages to local APICs go (Intel SDM vol. 3, 11.11.1).
+const MESSAGE_ADDRESS: u64 = 0xfee0_0000;
 /// CPUs are told to stop: an NMI means that.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
@@ -96,6 +102,18 @@ pub(crate) fn assign_vector(line: IrqLine) -> Option<u8> {
     Some(FIRST_DEVICE + at as u8)
 }
 
+/// A free vector as a message to `cpu`: its number, and what raises it.
+pub(crate) fn assign_msi(cpu: CpuId) -> Option<(usize, MsiMessage)> {
+    // The message holds 8 bits of the APIC id; fixed delivery, physical destination, by edge.
+    let id = apic::id_of(cpu.0);
+    let id = if id <= 0xff { id } else { apic::id_of(0) };
+    let free =
+        |slot: &AtomicU32| slot.compare_exchange(0, MESSAGE, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    let at = LINES.iter().position(free)?;
+    let data = u32::from(FIRST_DEVICE) + at as u32;
+    Some((at, MsiMessage { address: MESSAGE_ADDRESS | u64::from(id) << 12, data }))
+}
+
 /// Did the interrupt that this CPU handles come in user mode?
 pub(crate) fn interrupted_user_mode() -> bool {
     STATES[cpu::current_id() as usize].from_user.load(Ordering::Relaxed)
@@ -128,6 +146,10 @@ pub(crate) fn interrupt(vector: u8, from_user: bool) {
             match line.map_or(0, |line| line.load(Ordering::Acquire)) {
                 // A spurious interrupt must not be acknowledged.
                 0 => count(Kind::Spurious),
+                MESSAGE => {
+                    apic::end_of_interrupt();
+                    crate::irq::dispatch_msi(usize::from(vector - FIRST_DEVICE));
+                }
                 code => {
                     let number = (code & !GSI) - 1;
                     crate::irq::dispatch(if code & GSI == 0 {

@@ -20,6 +20,7 @@ pub(crate) mod irq;
 pub(crate) mod layout;
 pub(crate) mod mem;
 pub(crate) mod paging;
+pub(crate) mod pci;
 mod phys;
 pub(crate) mod power;
 pub(crate) mod rng;

@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod device;
+mod mmio;
+mod pci_transport;
+mod queue;
+mod ring;
+
+pub use device::{Device, Features, QueueSetup, Transport, kind, next_bus_index};
+pub use mmio::probe as probe_mmio;
+pub use pci_transport::{VENDOR, pci_kind, probe as probe_pci};
+pub use queue::{Done, MAX_HEADER, MAX_PIECES, MAX_TAIL, Piece, Prepared, Queue};

@@ -1,0 +1,238 @@
+//! Virtio over PCI, modern devices (VIRTIO 1.2, ch. 4.1).
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::{Errno, Result};
+use hal::cpu::CpuId;
+use hal::io::Mmio;
+use hal::sync::{Once, SpinLock};
+use pci::Msix;
+
+use crate::device::{Handler, QueueSetup, Transport, no_interrupt};
+
+/// The vendor of virtio functions.
+pub const VENDOR: u16 = 0x1af4;
+/// Functions of the modern kind: this + device type.
+const MODERN: u16 = 0x1040;
+/// Functions that are legacy, too, by their type.
+const TRANSITIONAL: [(u16, u32); 6] =
+    [(0x1000, 1), (0x1001, 2), (0x1002, 5), (0x1003, 3), (0x1005, 4), (0x1009, 9)];
+
+const CAPABILITY_VENDOR: u8 = 0x09;
+const COMMON: u8 = 1;
+const NOTIFY: u8 = 2;
+const DEVICE: u8 = 4;
+
+// The common configuration.
+const FEATURE_SELECT: usize = 0;
+const FEATURE: usize = 4;
+const GUEST_FEATURE_SELECT: usize = 8;
+const GUEST_FEATURE: usize = 12;
+const CONFIG_VECTOR: usize = 16;
+const STATUS: usize = 20;
+const GENERATION: usize = 21;
+const QUEUE_SELECT: usize = 22;
+const QUEUE_SIZE: usize = 24;
+const QUEUE_VECTOR: usize = 26;
+const QUEUE_ENABLE: usize = 28;
+const QUEUE_NOTIFY_OFFSET: usize = 30;
+const QUEUE_DESCRIPTORS: usize = 32;
+const QUEUE_AVAILABLE: usize = 40;
+const QUEUE_USED: usize = 48;
+const COMMON_LEN: usize = 56;
+/// No message for this queue.
+const NO_VECTOR: u16 = 0xffff;
+/// Queues whose place for notifications is remembered.
+const MAX_QUEUES: usize = 130;
+
+struct PciTransport {
+    device: Arc<pci::Device>,
+    kind: u32,
+    common: Mmio,
+    notify: Mmio,
+    notify_multiplier: u32,
+    config: Option<Mmio>,
+    msix: Msix,
+    /// Next free entry of the table; also guards selected registers.
+    next_vector: SpinLock<u16>,
+    /// Where to write for each queue.
+    notify_at: Vec<Once<usize>>,
+}
+
+/// The device type of a virtio function. `None`: it is something else.
+pub fn pci_kind(device: &pci::Device) -> Option<u32> {
+    if device.id.0 != VENDOR {
+        return None;
+    }
+    let transitional = TRANSITIONAL.iter().find(|(id, _)| *id == device.id.1).map(|(_, kind)| *kind);
+    transitional
+        .or_else(|| device.id.1.checked_sub(MODERN).filter(|kind| (1..64).contains(kind)).map(u32::from))
+}
+
+/// Where a structure of the device is: register, offset, length, and where its capability begins.
+type Place = (u8, u64, usize, u8);
+
+fn find(device: &pci::Device, kind: u8) -> Option<Place> {
+    let at = device.address();
+    let is_it = |cap: &&pci::Capability| {
+        cap.id == CAPABILITY_VENDOR && hal::pci::read_u8(at, u16::from(cap.offset) + 3) == kind
+    };
+    let offset = device.capabilities().iter().find(is_it)?.offset;
+    let read = |field: u16| hal::pci::read_u32(at, u16::from(offset) + field);
+    Some((hal::pci::read_u8(at, u16::from(offset) + 4), read(8).into(), read(12) as usize, offset))
+}
+
+/// Makes a transport of a virtio function. `ENODEV`: it is legacy only, or has no MSI-X.
+pub fn probe(device: &Arc<pci::Device>, name: &'static str) -> Result<Box<dyn Transport>> {
+    let kind = pci_kind(device).ok_or(Errno::ENODEV)?;
+    let map = |(bar, offset, len, _): Place, max: usize| {
+        device.map_bar(bar, offset, len.min(max), name).map_err(|_| Errno::EBUSY)
+    };
+    let common = find(device, COMMON).filter(|place| place.2 >= COMMON_LEN).ok_or(Errno::ENODEV)?;
+    let notify = find(device, NOTIFY).ok_or(Errno::ENODEV)?;
+    device.enable();
+    let notify_multiplier = hal::pci::read_u32(device.address(), u16::from(notify.3) + 16);
+    let config = match find(device, DEVICE) {
+        Some(place) => Some(map(place, 4096)?),
+        None => None,
+    };
+    Ok(Box::new(PciTransport {
+        common: map(common, COMMON_LEN)?,
+        notify: map(notify, 1 << 20)?,
+        notify_multiplier,
+        config,
+        msix: Msix::enable(device, name).ok_or(Errno::ENODEV)?,
+        next_vector: SpinLock::new("virtio.pci", 0),
+        notify_at: (0..MAX_QUEUES).map(|_| Once::new()).collect(),
+        device: device.clone(),
+        kind,
+    }))
+}
+
+impl PciTransport {
+    /// The next message for `handler` on `cpu`: its number in the table.
+    fn new_vector(&self, next: &mut u16, name: &str, cpu: CpuId, handler: Handler) -> Result<u16> {
+        if *next >= self.msix.len() {
+            return Err(Errno::ENOSPC);
+        }
+        let message = hal::irq::request_msi(name, cpu, handler).map_err(no_interrupt)?;
+        let vector = *next;
+        self.msix.set(vector, message);
+        *next += 1;
+        Ok(vector)
+    }
+
+    fn write_u64(&self, offset: usize, value: u64) {
+        self.common.write_u32(offset, value as u32);
+        self.common.write_u32(offset + 4, (value >> 32) as u32);
+    }
+}
+
+impl Transport for PciTransport {
+    fn parent(&self) -> String {
+        let at = self.device.address();
+        alloc::format!("pci0000:{:02x}/{at}", 0)
+    }
+
+    fn kind(&self) -> u32 {
+        self.kind
+    }
+
+    fn features(&self) -> u64 {
+        self.common.write_u32(FEATURE_SELECT, 0);
+        let low = self.common.read_u32(FEATURE);
+        self.common.write_u32(FEATURE_SELECT, 1);
+        u64::from(self.common.read_u32(FEATURE)) << 32 | u64::from(low)
+    }
+
+    fn set_features(&self, features: u64) {
+        for half in 0..2 {
+            self.common.write_u32(GUEST_FEATURE_SELECT, half);
+            self.common.write_u32(GUEST_FEATURE, (features >> (32 * half)) as u32);
+        }
+    }
+
+    fn status(&self) -> u8 {
+        self.common.read_u8(STATUS)
+    }
+
+    fn set_status(&self, status: u8) {
+        self.common.write_u8(STATUS, status);
+        if status == 0 {
+            // The device answers 0 when it has reset; a dead one must not hang us.
+            let deadline_ns = hal::time::now_ns() + 1_000_000_000;
+            while self.status() != 0 && hal::time::now_ns() < deadline_ns {
+                hal::cpu::relax();
+            }
+        }
+    }
+
+    fn config(&self, offset: usize, width: usize) -> u32 {
+        let Some(config) = &self.config else { return 0 };
+        if offset.checked_add(width).is_none_or(|end| end > config.len()) {
+            return 0;
+        }
+        match width {
+            1 => config.read_u8(offset).into(),
+            2 => config.read_u16(offset).into(),
+            _ => config.read_u32(offset),
+        }
+    }
+
+    fn set_config_u8(&self, offset: usize, value: u8) {
+        if let Some(config) = self.config.as_ref().filter(|config| offset < config.len()) {
+            config.write_u8(offset, value);
+        }
+    }
+
+    fn generation(&self) -> u32 {
+        self.common.read_u8(GENERATION).into()
+    }
+
+    fn max_queue_size(&self, idx: u16) -> u16 {
+        let _lock = self.next_vector.lock();
+        self.common.write_u16(QUEUE_SELECT, idx);
+        self.common.read_u16(QUEUE_SIZE)
+    }
+
+    fn set_queue(&self, idx: u16, setup: QueueSetup) -> Result<()> {
+        let _lock = self.next_vector.lock();
+        self.common.write_u16(QUEUE_SELECT, idx);
+        self.common.write_u16(QUEUE_SIZE, setup.size);
+        self.write_u64(QUEUE_DESCRIPTORS, setup.descriptors.0);
+        self.write_u64(QUEUE_AVAILABLE, setup.available.0);
+        self.write_u64(QUEUE_USED, setup.used.0);
+        let offset = u32::from(self.common.read_u16(QUEUE_NOTIFY_OFFSET)) as usize;
+        let at = offset * self.notify_multiplier as usize;
+        if !at.is_multiple_of(2) || at.checked_add(2).is_none_or(|end| end > self.notify.len()) {
+            return Err(Errno::ENODEV);
+        }
+        self.notify_at.get(usize::from(idx)).ok_or(Errno::ENOSPC)?.call_once(|| at);
+        self.common.write_u16(QUEUE_ENABLE, 1);
+        Ok(())
+    }
+
+    fn set_queue_handler(&self, idx: u16, name: &str, cpu: CpuId, handler: Handler) -> Result<()> {
+        let mut next = self.next_vector.lock();
+        let vector = self.new_vector(&mut next, name, cpu, handler)?;
+        self.common.write_u16(QUEUE_SELECT, idx);
+        self.common.write_u16(QUEUE_VECTOR, vector);
+        if self.common.read_u16(QUEUE_VECTOR) == NO_VECTOR { Err(Errno::ENOSPC) } else { Ok(()) }
+    }
+
+    fn set_config_handler(&self, name: &str, handler: Handler) -> Result<()> {
+        let mut next = self.next_vector.lock();
+        let vector = self.new_vector(&mut next, name, CpuId(0), handler)?;
+        self.common.write_u16(CONFIG_VECTOR, vector);
+        if self.common.read_u16(CONFIG_VECTOR) == NO_VECTOR { Err(Errno::ENOSPC) } else { Ok(()) }
+    }
+
+    fn notify(&self, idx: u16) {
+        if let Some(at) = self.notify_at.get(usize::from(idx)).and_then(Once::get) {
+            self.notify.write_u16(*at, idx);
+        }
+    }
+}
