@@ -48,7 +48,7 @@ impl BlockDevice {
     pub fn mapping(self: &Arc<Self>) -> Arc<Mapping> {
         let make = || {
             let source = Arc::new(DevicePages { device: Arc::downgrade(self) });
-            Arc::new(Mapping::new_source(source, self.len_bytes()))
+            Mapping::with_source(source, self.len_bytes())
         };
         if let Some(mapping) = self.cache.lock().as_ref() {
             return mapping.clone();

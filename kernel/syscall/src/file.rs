@@ -313,10 +313,12 @@ pub(crate) fn sys_getdents(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: u32)
 }
 
 /// Advice numbers of posix_fadvise(2).
+const POSIX_FADV_WILLNEED: i32 = 3;
+const POSIX_FADV_DONTNEED: i32 = 4;
 const POSIX_FADV_NOREUSE: i32 = 5;
 
-/// fadvise64(2): the page cache of memory-backed files has nothing to be advised about.
-pub(crate) fn sys_fadvise64(_cx: &mut Cx<'_>, fd: i32, _offset: i64, len: i64, advice: i32) -> Result<usize> {
+/// fadvise64(2): memory-backed files have nothing to be advised about.
+pub(crate) fn sys_fadvise64(_cx: &mut Cx<'_>, fd: i32, offset: i64, len: i64, advice: i32) -> Result<usize> {
     let file = file(fd)?;
     if file.ops_as::<vfs::pipe::PipeEnd>().is_some() {
         return Err(Errno::ESPIPE);
@@ -324,12 +326,29 @@ pub(crate) fn sys_fadvise64(_cx: &mut Cx<'_>, fd: i32, _offset: i64, len: i64, a
     if len < 0 || !(0..=POSIX_FADV_NOREUSE).contains(&advice) {
         return Err(Errno::EINVAL);
     }
+    if let Some(mapping) = file.inode().mapping() {
+        let start = u64::try_from(offset).unwrap_or(0);
+        let end = if len == 0 { u64::MAX } else { start.saturating_add(len as u64) };
+        // Advice: an error is no reason to fail.
+        match advice {
+            POSIX_FADV_WILLNEED => drop(mapping.read_ahead(start..end)),
+            POSIX_FADV_DONTNEED => {
+                drop(mapping.write_back(start..end));
+                mapping.drop_clean(start..end);
+            }
+            _ => {}
+        }
+    }
     Ok(0)
 }
 
 /// readahead(2).
-pub(crate) fn sys_readahead(_cx: &mut Cx<'_>, fd: i32, _offset: i64, _count: usize) -> Result<usize> {
+pub(crate) fn sys_readahead(_cx: &mut Cx<'_>, fd: i32, offset: i64, count: usize) -> Result<usize> {
     let file = file(fd)?;
     file.require(FileMode::READ)?;
-    if file.inode().mapping().is_none() { Err(Errno::EINVAL) } else { Ok(0) }
+    let Some(mapping) = file.inode().mapping() else { return Err(Errno::EINVAL) };
+    let start = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    // Advice: an error is no reason to fail.
+    let _ = mapping.read_ahead(start..start.saturating_add(count as u64));
+    Ok(0)
 }

@@ -633,14 +633,17 @@ pub(crate) fn sys_pivot_root(_cx: &mut Cx<'_>, new_root: UserAddr, put_old: User
     vfs::mount_ops::pivot_root(&caller.walk(), &new_root, &put_old).map(|()| 0)
 }
 
-/// sync(2): every file system here lives in memory.
+/// sync(2).
 pub(crate) fn sys_sync(_cx: &mut Cx<'_>) -> Result<usize> {
+    vfs::superblock::sync_all();
     Ok(0)
 }
 
 /// syncfs(2).
 pub(crate) fn sys_syncfs(_cx: &mut Cx<'_>, fd: i32) -> Result<usize> {
-    caller::file(fd).map(|_| 0)
+    let file = caller::file(fd)?;
+    let sb = file.inode().sb();
+    sb.ops().sync(sb).map(|()| 0)
 }
 
 /// vhangup(2). `EPERM`: no `CAP_SYS_TTY_CONFIG`.

@@ -119,5 +119,8 @@ pub fn dupfd(files: &FdTable, fd: i32, min: i32, limit: usize, flags: FdFlags) -
 /// fsync(2) and fdatasync(2).
 pub fn fsync(file: &File, mode: crate::file::SyncMode) -> Result<()> {
     file.require(FileMode::empty())?;
-    file.ops().fsync(file, mode)
+    let result = file.ops().fsync(file, mode);
+    // Told now, so not again by the next call, whichever way it comes.
+    let noted = file.check_write_error();
+    result.and(noted)
 }

@@ -254,6 +254,8 @@ pub struct File {
     /// Set for descriptions that may write: keeps the mount from becoming read-only.
     write_access: Option<WriteAccess>,
     release_watches: SpinLock<Vec<Weak<dyn ReleaseWatch>>>,
+    /// Errors of write-back that it was told ([`mm::mapping::ErrSeq`]).
+    errors_seen: AtomicU32,
 }
 
 /// Flags of open(2) that are no status flags of the description.
@@ -288,7 +290,10 @@ impl File {
                 write_access = Some(access);
             }
         }
+        let errors_seen =
+            inode.mapping().and_then(|mapping| mapping.error()).map_or(0, |error| error.sample());
         Ok(Arc::new(Self {
+            errors_seen: AtomicU32::new(errors_seen),
             id: lock::new_owner_id(),
             path,
             inode,
@@ -424,6 +429,14 @@ impl File {
             Ok(())
         } else {
             Err(Errno::EBADF)
+        }
+    }
+
+    /// The error of write-back that it was not told yet, once.
+    pub fn check_write_error(&self) -> Result<()> {
+        match self.inode.mapping().and_then(|mapping| mapping.error()) {
+            Some(error) => error.check(&self.errors_seen),
+            None => Ok(()),
         }
     }
 

@@ -313,6 +313,11 @@ pub trait InodeOps: Any + Send + Sync {
         Ok(())
     }
 
+    /// Told after the VFS changed times by itself: a read or a write.
+    fn times_changed(&self, inode: &Arc<Inode>) {
+        let _ = inode;
+    }
+
     /// Corrects `stat` beyond what the [`Inode`] knows, and may refresh the inode first.
     fn get_attr(&self, inode: &Arc<Inode>, stat: &mut Statx) -> Result<()> {
         let _ = (inode, stat);

@@ -255,6 +255,10 @@ fn remount(target: &Path, flags: u64, data: &[u8]) -> Result<()> {
         return Err(Errno::EBUSY);
     }
     sb.ops().remount(sb, data)?;
+    let is_readonly = sb_flags(flags).contains(SbFlags::RDONLY);
+    if is_readonly != sb.is_readonly() {
+        sb.ops().set_readonly(sb, is_readonly)?;
+    }
     mount.set_flags(mount_flags(flags))?;
     sb.set_flags(sb_flags(flags));
     Ok(())

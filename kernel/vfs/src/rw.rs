@@ -213,6 +213,7 @@ fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags
     let done = file.ops().write(file, src, *pos)?;
     if done > 0 {
         inode.touch_mtime();
+        inode.ops().times_changed(inode);
     }
     Ok(done)
 }
@@ -317,5 +318,6 @@ pub(crate) fn touch_atime(path: &Path) {
     }
     if !path.mount.is_readonly() {
         inode.update_times(|times| times.atime = now);
+        inode.ops().times_changed(inode);
     }
 }

@@ -1,7 +1,7 @@
 //! File systems: their types, and the mounted instances (superblocks).
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, Ordering::*};
@@ -73,6 +73,12 @@ pub trait SuperOps: Any + Send + Sync {
         Ok(())
     }
 
+    /// Becomes read-only or writable (`MS_REMOUNT`), before the flags change. `EROFS`: it cannot be written to.
+    fn set_readonly(&self, sb: &SuperBlock, readonly: bool) -> Result<()> {
+        let _ = (sb, readonly);
+        Ok(())
+    }
+
     /// Writes out everything that is dirty.
     fn sync(&self, sb: &SuperBlock) -> Result<()> {
         let _ = sb;
@@ -124,7 +130,7 @@ pub fn new_anon_dev() -> u64 {
 impl SuperBlock {
     /// Makes a superblock.
     pub fn new(init: SuperInit, ops: Box<dyn SuperOps>) -> Arc<Self> {
-        Arc::new(Self {
+        let sb = Arc::new(Self {
             fs_type: init.fs_type,
             dev: if init.dev == 0 { new_anon_dev() } else { init.dev },
             magic: init.magic,
@@ -134,7 +140,13 @@ impl SuperBlock {
             ops,
             rename: Mutex::new("vfs.sb.rename", ()),
             mounts: AtomicU32::new(0),
-        })
+        });
+        if sb.fs_type.needs_device() {
+            let mut all = ON_DEVICES.lock();
+            all.retain(|known| known.strong_count() > 0);
+            all.push(Arc::downgrade(&sb));
+        }
+        sb
     }
 
     /// The file system's type.
@@ -215,6 +227,17 @@ impl SuperBlock {
         if self.mounts.fetch_sub(1, AcqRel) == 1 {
             dcache::shrink_sb(self);
         }
+    }
+}
+
+/// File systems that have something to write out.
+static ON_DEVICES: Mutex<Vec<Weak<SuperBlock>>> = Mutex::new("vfs.on_devices", Vec::new());
+
+/// Writes out everything that is dirty in all file systems (sync(2)). Errors are told by fsync(2).
+pub fn sync_all() {
+    let all: Vec<_> = ON_DEVICES.lock().iter().filter_map(Weak::upgrade).collect();
+    for sb in all {
+        let _ = sb.ops.sync(&sb);
     }
 }
 

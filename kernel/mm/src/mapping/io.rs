@@ -5,8 +5,7 @@ use hal::frame::Frame;
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 
-use super::{Mapping, Source, page_flags};
-use crate::counters;
+use super::{Mapping, Source};
 use crate::oom;
 use core::sync::atomic::Ordering;
 
@@ -124,6 +123,9 @@ impl Mapping {
                 Err(_) => break,
             }
         }
+        if !self.is_shmem() {
+            self.throttle();
+        }
         Ok(done)
     }
 
@@ -135,11 +137,45 @@ impl Mapping {
         }
         let frame = match cached {
             Some(frame) => frame,
+            None if len == PAGE_SIZE => match self.write_whole(idx, src)? {
+                Some(n) => return Ok(n),
+                None => self.get_or_fill(idx)?,
+            },
             None => self.get_or_fill(idx)?,
         };
         self.mark_dirty(idx, &frame)?;
         let n = src.take_into_frame(&frame, offset, len).map_err(|_| Errno::EFAULT)?;
+        // Write-back may have made it clean before the bytes came, or before the file reached to them.
+        if n > 0 {
+            self.grow(idx, offset + n);
+        }
+        self.mark_dirty(idx, &frame)?;
         if n == 0 { Err(Errno::EFAULT) } else { Ok(n) }
+    }
+
+    /// Makes page `idx` of a file system's file out of `src` without reading it. `None`: the bytes could not all be
+    /// had, or the page came meanwhile; nothing was taken.
+    fn write_whole(&self, idx: u64, src: &mut Src<'_>) -> Result<Option<usize>> {
+        let frame = oom::alloc()?;
+        let n = src.take_into_frame(&frame, 0, PAGE_SIZE).map_err(|_| Errno::EFAULT)?;
+        if n < PAGE_SIZE {
+            src.revert(n);
+            return Ok(None);
+        }
+        let Source::Pages(pages) = &self.source else { return Err(Errno::EIO) };
+        let inserted = pages.source.prepare_write(idx).and_then(|()| self.insert_new(idx, &frame));
+        if !inserted.inspect_err(|_| src.revert(n))? {
+            src.revert(n);
+            return Ok(None);
+        }
+        self.grow(idx, PAGE_SIZE);
+        self.mark_dirty(idx, &frame)?;
+        Ok(Some(n))
+    }
+
+    /// Makes the file reach to byte `end` of page `idx` at least.
+    fn grow(&self, idx: u64, end: usize) {
+        self.size.fetch_max((idx << PAGE_SHIFT) + end as u64, Ordering::AcqRel);
     }
 
     /// As `write_page` for a page that is a hole: fill it first, show it afterwards, zero only the rest.
@@ -174,31 +210,5 @@ impl Mapping {
             self.get_or_fill(idx)?;
         }
         Ok(())
-    }
-
-    /// Writes the dirty pages of `range` (bytes) back to the file system. May sleep.
-    pub fn write_back(&self, range: core::ops::Range<u64>) -> Result<()> {
-        let Source::Pages(pages) = &self.source else { return Ok(()) };
-        let end = range.end.div_ceil(PAGE_SIZE as u64);
-        let mut next = range.start >> PAGE_SHIFT;
-        let mut result = Ok(());
-        loop {
-            let mut found = None;
-            self.pages.lock().for_each(next..end, |idx, frame| {
-                let dirty = frame.meta().flags.load(Ordering::Acquire) & page_flags::DIRTY != 0;
-                if dirty {
-                    found = Some((idx, frame.clone()));
-                }
-                !dirty
-            });
-            let Some((idx, frame)) = found else { return result };
-            frame.meta().flags.fetch_and(!page_flags::DIRTY, Ordering::AcqRel);
-            pages.nr_dirty.fetch_sub(1, Ordering::Relaxed);
-            counters::DIRTY.add(-1);
-            if let Err(e) = pages.source.write_page(idx, &frame) {
-                result = Err(e);
-            }
-            next = idx + 1;
-        }
     }
 }

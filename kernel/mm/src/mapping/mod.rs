@@ -22,17 +22,23 @@
 //!
 //! # Locks
 //!
-//! `filling` (sleeps, around I/O) > page-table cursor > `pages`. None is held while user memory is copied.
+//! `writing` (sleeps, around write-back) > `filling` (sleeps, around reads) > page-table cursor > `pages`. None is held
+//! while user memory is copied. Truncation holds both of the first, so no I/O on a page that goes is under way.
 
+mod errseq;
+mod fill;
 mod io;
 pub mod radix;
 mod shmem;
 mod stat;
 pub(crate) mod truncate;
+pub mod writeback;
 
+pub use errseq::ErrSeq;
 pub use io::PagePart;
 pub use shmem::{Shmem, ShmemObject};
 pub use stat::PageCounts;
+pub use truncate::Frozen;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -71,8 +77,19 @@ pub trait PageSource: Send + Sync {
     /// Fills `frame` (whose contents are arbitrary) with page `idx` of the file. May sleep.
     fn read_page(&self, idx: u64, frame: &Frame) -> Result<()>;
 
+    /// Fills `frames` with the pages from `first` on, all of which begin before the end of the file. May sleep.
+    fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        (first..).zip(frames).try_for_each(|(idx, frame)| self.read_page(idx, frame))
+    }
+
     /// Writes page `idx` back. May sleep.
     fn write_page(&self, idx: u64, frame: &Frame) -> Result<()>;
+
+    /// Writes the pages from `first` on back, and has them on the device when it returns. May sleep.
+    fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        let write = |(idx, frame): (u64, &Frame)| self.write_page(idx, frame);
+        (first..).zip(frames).map(write).fold(Ok(()), |all, one| all.and(one))
+    }
 
     /// Called before page `idx` is first written through a mapping or write(2): reserve space for it.
     fn prepare_write(&self, idx: u64) -> Result<()> {
@@ -92,9 +109,15 @@ pub enum Source {
 /// State of a mapping with a file system behind.
 pub struct Pages {
     source: Arc<dyn PageSource>,
-    /// One reader at a time fills a missing page.
+    /// One reader at a time fills missing pages.
     filling: Mutex<()>,
+    /// One thread at a time writes pages back.
+    writing: Mutex<()>,
     nr_dirty: AtomicU64,
+    /// When the first of the dirty pages became so, in nanoseconds since boot; 0 if there is none.
+    dirty_since: AtomicU64,
+    ahead: fill::Ahead,
+    error: ErrSeq,
 }
 
 /// The page cache of one file; see the module's front page.
@@ -120,9 +143,39 @@ impl Mapping {
 
     /// The cache of a file of `size` bytes in a file system.
     pub fn new_source(source: Arc<dyn PageSource>, size: u64) -> Self {
-        let pages =
-            Pages { source, filling: Mutex::new("mm.mapping.filling", ()), nr_dirty: AtomicU64::new(0) };
+        let pages = Pages {
+            source,
+            filling: Mutex::new("mm.mapping.filling", ()),
+            writing: Mutex::new("mm.mapping.writing", ()),
+            nr_dirty: AtomicU64::new(0),
+            dirty_since: AtomicU64::new(0),
+            ahead: fill::Ahead::new(),
+            error: ErrSeq::new(),
+        };
         Self::new(Source::Pages(Box::new(pages)), size)
+    }
+
+    /// As [`Mapping::new_source`], known to write-back and reclaim.
+    pub fn with_source(source: Arc<dyn PageSource>, size: u64) -> Arc<Self> {
+        let mapping = Arc::new(Self::new_source(source, size));
+        writeback::register(&mapping);
+        mapping
+    }
+
+    /// The errors of write-back; `None` for files that live in memory.
+    pub fn error(&self) -> Option<&ErrSeq> {
+        match &self.source {
+            Source::Pages(pages) => Some(&pages.error),
+            Source::Shmem(_) => None,
+        }
+    }
+
+    /// Number of pages that differ from what the file system holds.
+    pub fn nr_dirty(&self) -> u64 {
+        match &self.source {
+            Source::Pages(pages) => pages.nr_dirty.load(Ordering::Relaxed),
+            Source::Shmem(_) => 0,
+        }
     }
 
     fn new(source: Source, size: u64) -> Self {
@@ -256,15 +309,7 @@ impl Mapping {
                 let frame = oom::alloc_zeroed()?;
                 self.insert(idx, frame)
             }
-            Source::Pages(pages) => {
-                let _filling = pages.filling.lock();
-                if let Some(frame) = self.get(idx) {
-                    return Ok(frame);
-                }
-                let frame = oom::alloc()?;
-                pages.source.read_page(idx, &frame)?;
-                self.insert(idx, frame)
-            }
+            Source::Pages(pages) => self.fill(pages, idx),
         }
     }
 
@@ -315,15 +360,17 @@ impl Mapping {
     }
 
     /// Notes that page `idx` will differ from what the file system holds. May sleep.
-    pub(crate) fn mark_dirty(&self, idx: u64, frame: &Frame) -> Result<()> {
+    pub fn mark_dirty(&self, idx: u64, frame: &Frame) -> Result<()> {
         if let Source::Pages(pages) = &self.source
             && frame.meta().flags.load(Ordering::Acquire) & page_flags::DIRTY == 0
         {
             pages.source.prepare_write(idx)?;
             let old = frame.meta().flags.fetch_or(page_flags::DIRTY, Ordering::AcqRel);
             if old & page_flags::DIRTY == 0 {
-                pages.nr_dirty.fetch_add(1, Ordering::Relaxed);
                 counters::DIRTY.add(1);
+                if pages.nr_dirty.fetch_add(1, Ordering::Relaxed) == 0 {
+                    pages.dirty_since.store(hal::time::now_ns().max(1), Ordering::Relaxed);
+                }
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
+use sched::MutexGuard;
 
 use super::{Mapping, Source, page_flags};
 use crate::counters;
@@ -12,6 +13,8 @@ use crate::registry;
 
 /// Pages taken out under one hold of the lock.
 const CHUNK: usize = 64;
+/// Pages looked at under one hold of the lock.
+const SCAN: usize = 256;
 
 impl Mapping {
     /// Sets the length in bytes without touching pages: for files that grow or are just made.
@@ -24,6 +27,10 @@ impl Mapping {
     /// The caller holds the inode's lock. May sleep. Cost: the pages beyond, and when the file is mapped,
     /// one step per VMA of the machine.
     pub fn truncate(&self, size: u64) {
+        self.freeze().truncate(size);
+    }
+
+    fn truncate_frozen(&self, size: u64) {
         let old = self.size.swap(size, Ordering::AcqRel);
         if size >= old {
             self.zero_part(old..(old | (PAGE_SIZE as u64 - 1)).saturating_add(1));
@@ -40,6 +47,10 @@ impl Mapping {
     ///
     /// Private copies of mappers stay. The caller holds the inode's lock. May sleep.
     pub fn punch(&self, range: Range<u64>) {
+        self.freeze().punch(range);
+    }
+
+    fn punch_frozen(&self, range: Range<u64>) {
         let (first, end) = (range.start.div_ceil(PAGE_SIZE as u64), range.end >> PAGE_SHIFT);
         if first > end {
             return self.zero_part(range);
@@ -53,12 +64,71 @@ impl Mapping {
         self.drop_pages(first..end, Private::Keep);
     }
 
+    /// Zeroes what a mapping may have stored behind the end of the file in its last page, before a write at `pos`
+    /// behind the end shows it. The caller holds the inode's lock.
+    pub fn zero_gap(&self, pos: u64) -> abi::Result<()> {
+        let size = self.size();
+        if pos <= size || in_page(size) == 0 {
+            return Ok(());
+        }
+        let idx = size >> PAGE_SHIFT;
+        let Some(frame) = self.get(idx) else { return Ok(()) };
+        frame.zero(in_page(size) as usize..PAGE_SIZE);
+        self.mark_dirty(idx, &frame)
+    }
+
     /// Zeroes bytes within one page, if it is cached.
     fn zero_part(&self, range: Range<u64>) {
         let len = range.end.saturating_sub(range.start) as usize;
         let from = in_page(range.start) as usize;
         if let Some(frame) = self.get(range.start >> PAGE_SHIFT) {
             frame.zero(from..from.saturating_add(len).min(PAGE_SIZE));
+        }
+    }
+
+    /// Waits for I/O on the file's pages, and keeps new from beginning while the result lives: a file system frees
+    /// the blocks of a range under it. May sleep; not to be taken inside of a transaction.
+    pub fn freeze(&self) -> Frozen<'_> {
+        let locks = match &self.source {
+            Source::Pages(pages) => Some((pages.writing.lock(), pages.filling.lock())),
+            Source::Shmem(_) => None,
+        };
+        Frozen { mapping: self, _locks: locks }
+    }
+
+    /// Drops clean pages of `range` (bytes) that nobody uses; gives how many went.
+    pub fn drop_clean(&self, range: Range<u64>) -> usize {
+        let Source::Pages(_) = &self.source else { return 0 };
+        let end = range.end.div_ceil(PAGE_SIZE as u64);
+        let (mut next, mut total) = (range.start >> PAGE_SHIFT, 0);
+        loop {
+            let mut gone = ArrayVec::<_, CHUNK>::new();
+            {
+                let mut pages = self.pages.lock();
+                let mut idle = ArrayVec::<_, CHUNK>::new();
+                let mut seen = 0;
+                let mut stopped = None;
+                pages.for_each(next..end, |idx, frame| {
+                    if idle.is_full() || seen == SCAN {
+                        stopped = Some(idx);
+                        return false;
+                    }
+                    seen += 1;
+                    // The cache holds the only reference, and none can be taken without its lock.
+                    let is_dirty = frame.meta().flags.load(Ordering::Acquire) & page_flags::DIRTY != 0;
+                    if !is_dirty && frame.ref_count() == 1 {
+                        idle.push(idx);
+                    }
+                    true
+                });
+                gone.extend(idle.into_iter().filter_map(|idx| pages.remove(idx)));
+                next = stopped.unwrap_or(end);
+            }
+            total += gone.len();
+            self.count_cached(-(gone.len() as i64));
+            if next >= end {
+                return total;
+            }
         }
     }
 
@@ -81,6 +151,24 @@ impl Mapping {
         if self.nr_vmas() > 0 {
             registry::unmap_everywhere(self, range, private);
         }
+    }
+}
+
+/// A mapping without I/O ([`Mapping::freeze`]).
+pub struct Frozen<'a> {
+    mapping: &'a Mapping,
+    _locks: Option<(MutexGuard<'a, ()>, MutexGuard<'a, ()>)>,
+}
+
+impl Frozen<'_> {
+    /// As [`Mapping::truncate`].
+    pub fn truncate(&self, size: u64) {
+        self.mapping.truncate_frozen(size);
+    }
+
+    /// As [`Mapping::punch`].
+    pub fn punch(&self, range: Range<u64>) {
+        self.mapping.punch_frozen(range);
     }
 }
 

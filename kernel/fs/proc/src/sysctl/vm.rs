@@ -1,6 +1,7 @@
 //! /proc/sys/vm (proc_sys_vm(5)).
 
 use abi::{Errno, Result};
+use mm::mapping::writeback;
 use mm::sysctl as tunables;
 
 use crate::node::{Entry, Kind, fixed, parse};
@@ -21,7 +22,7 @@ const fn number64(
     Entry { name, kind: Kind::Number64(value, range) }
 }
 
-/// Drops dentries (2); the page cache (1) holds the files themselves. `EINVAL`: not 1 to 4.
+/// Drops clean pages of files on disks (1) and dentries (2). `EINVAL`: not 1 to 4.
 fn drop_caches(bytes: &[u8]) -> Result<()> {
     let what = parse(bytes)?;
     if !(1..=4).contains(&what) {
@@ -30,6 +31,9 @@ fn drop_caches(bytes: &[u8]) -> Result<()> {
     if what & 2 != 0 {
         vfs::shrink_dentries();
     }
+    if what & 1 != 0 {
+        writeback::drop_caches();
+    }
     Ok(())
 }
 
@@ -37,11 +41,11 @@ fn drop_caches(bytes: &[u8]) -> Result<()> {
 pub(super) static ENTRIES: &[Entry] = &[
     fixed("admin_reserve_kbytes", "0"),
     fixed("dirty_background_bytes", "0"),
-    fixed("dirty_background_ratio", "10"),
+    number32("dirty_background_ratio", &writeback::BACKGROUND_RATIO, 0..=100),
     fixed("dirty_bytes", "0"),
-    fixed("dirty_expire_centisecs", "3000"),
-    fixed("dirty_ratio", "20"),
-    fixed("dirty_writeback_centisecs", "500"),
+    number32("dirty_expire_centisecs", &writeback::EXPIRE_CENTISECS, 0..=i32::MAX as u32),
+    number32("dirty_ratio", &writeback::RATIO, 0..=100),
+    number32("dirty_writeback_centisecs", &writeback::INTERVAL_CENTISECS, 0..=i32::MAX as u32),
     Entry { name: "compact_memory", kind: Kind::Trigger(|_| Ok(())) },
     Entry { name: "drop_caches", kind: Kind::Trigger(drop_caches) },
     fixed("laptop_mode", "0"),
