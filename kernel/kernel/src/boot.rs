@@ -67,6 +67,8 @@ fn set_up(params: Params) -> Result<()> {
     procfs::provide(procfs::Extra::SysvSem, ipc::show::sem);
     procfs::provide(procfs::Extra::SysvMsg, ipc::show::msg);
     procfs::provide(procfs::Extra::SysvShm, ipc::show::shm);
+    ext4::register()?;
+    mm::mapping::writeback::start()?;
     devices::find(&params)?;
     let fs = make_root()?;
     let files = FdTable::new()?;

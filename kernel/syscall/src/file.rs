@@ -333,7 +333,7 @@ pub(crate) fn sys_fadvise64(_cx: &mut Cx<'_>, fd: i32, offset: i64, len: i64, ad
         match advice {
             POSIX_FADV_WILLNEED => drop(mapping.read_ahead(start..end)),
             POSIX_FADV_DONTNEED => {
-                drop(mapping.write_back(start..end));
+                let _ = mapping.write_back(start..end);
                 mapping.drop_clean(start..end);
             }
             _ => {}

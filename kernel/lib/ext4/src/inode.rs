@@ -496,6 +496,13 @@ impl Inode {
             && self.sectors(layout) <= xattr_sectors
     }
 
+    /// Makes the block map the target of a short symbolic link, which fits with a NUL behind it.
+    pub fn set_short_target(&mut self, target: &[u8]) {
+        let map = self.map_mut();
+        map.fill(0);
+        view::put(map, 0, target);
+    }
+
     /// Makes the block map an empty extent tree.
     pub fn init_extents(&mut self) {
         self.set_flags(self.flags() | flags::EXTENTS);

@@ -456,3 +456,11 @@ fn check_features(sb: &RawSuper) -> Result<()> {
     }
     Ok(())
 }
+
+impl Layout {
+    /// Where blocks of inode `ino` should be when nothing else is known: in its group, spread by its number.
+    pub fn inode_goal(&self, ino: u32) -> u64 {
+        let (group, idx) = ((ino.max(1) - 1) / self.inodes_per_group, ino % 16);
+        self.group_start(group.min(self.nr_groups - 1)) + u64::from(self.blocks_per_group / 16 * idx)
+    }
+}

@@ -6,6 +6,11 @@ use bitflags::bitflags;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::block::{Blocks, Edit, Seal};
+use crate::error::Result;
+use crate::layout::Layout;
+use crate::view;
+
 /// Where the superblock begins, in bytes.
 pub const OFFSET: u64 = 1024;
 /// Its length.
@@ -243,4 +248,28 @@ impl RawSuper {
 
 pub(crate) fn join(low: U32, high: U32, has_high: bool) -> u64 {
     u64::from(low.get()) | if has_high { u64::from(high.get()) << 32 } else { 0 }
+}
+
+/// Looks at the superblock by `f`.
+pub fn look<R>(layout: &Layout, blocks: &dyn Blocks, f: impl FnOnce(&RawSuper) -> R) -> Result<R> {
+    let (block, at) = layout.super_place();
+    let held = blocks.read(block)?;
+    Ok(f(view::get::<RawSuper>(held.bytes(), at)?))
+}
+
+/// Changes the superblock by `f`.
+pub fn change<R>(layout: &Layout, edit: &mut dyn Edit, f: impl FnOnce(&mut RawSuper) -> R) -> Result<R> {
+    let (block, at) = layout.super_place();
+    Ok(f(view::get_mut::<RawSuper>(edit.write(block, Seal::Super)?, at)?))
+}
+
+/// Notes in the superblock `raw` that the journal needs no replay, with its checksum.
+pub fn clear_recover(raw: &mut [u8]) -> Result<()> {
+    let sb: &mut RawSuper = view::get_mut(raw, 0)?;
+    sb.change_incompat(Incompat::empty(), Incompat::RECOVER);
+    if sb.ro_compat().contains(RoCompat::METADATA_CSUM) {
+        let csum = crate::crc::crc32c(!0, view::slice(raw, 0, CHECKSUM_AT)?);
+        view::put(raw, CHECKSUM_AT, &csum.to_le_bytes());
+    }
+    Ok(())
 }

@@ -1,0 +1,351 @@
+//! Open regular files.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::*;
+
+use abi::fs::OpenFlags;
+use abi::{Errno, Result};
+use ext4_image::extent::Mapping as Found;
+use ext4_image::inode::flags;
+use ext4_image::{dir, extent};
+use hal::sync::LazyLock;
+use hal::uio::{Dest, Src};
+use hal::{PAGE_SHIFT, PAGE_SIZE};
+use mm::Mapping;
+use security::Cap;
+use vfs::{File, FileOps, Inode, ShowPart, SyncMode, Whence};
+
+use crate::node::{Node, node};
+use crate::pages::State;
+
+/// The operations have no state, so one object serves all open files.
+pub(crate) static REGULAR: LazyLock<Arc<dyn FileOps>> = LazyLock::new(|| Arc::new(Regular));
+
+struct Regular;
+
+const KEEP_SIZE: u32 = 1;
+const PUNCH_HOLE: u32 = 2;
+const ZERO_RANGE: u32 = 16;
+
+/// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS`.
+const GETFLAGS: u32 = 0x8008_6601;
+const SETFLAGS: u32 = 0x4008_6602;
+
+/// Blocks that fallocate(2) asks for under one handle.
+const ALLOCATE_STEP: u32 = 8192;
+
+fn mapping(inode: &Inode) -> Result<&Arc<Mapping>> {
+    inode.mapping().ok_or(Errno::EINVAL)
+}
+
+/// `EINVAL` unless an `O_DIRECT` transfer is of whole sectors.
+fn check_direct(file: &File, pos: u64, len: usize) -> Result<bool> {
+    if !file.flags().contains(OpenFlags::DIRECT) {
+        return Ok(false);
+    }
+    let inode_node = node(file.inode())?;
+    let unit = u64::from(inode_node.fs.disk.device().logical_block_size());
+    if pos.is_multiple_of(unit) && (len as u64).is_multiple_of(unit) { Ok(true) } else { Err(Errno::EINVAL) }
+}
+
+impl FileOps for Regular {
+    fn read(&self, file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
+        check_direct(file, pos, dst.remaining())?;
+        mapping(file.inode())?.read(pos, dst)
+    }
+
+    fn write(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<usize> {
+        let inode = file.inode();
+        let node = node(inode)?;
+        let is_direct = check_direct(file, pos, src.remaining())?;
+        if node.fs.layout.reserved_blocks > 0 && !file.cred().capable(Cap::SYS_RESOURCE) {
+            node.leave_reserve(pos, src)?;
+        }
+        let mapping = mapping(inode)?;
+        mapping.zero_gap(pos)?;
+        let done = mapping.write(pos, src)?;
+        if is_direct {
+            // The bytes are on the device when an O_DIRECT write returns, and nothing stale is cached.
+            mapping.write_back(pos..pos + done as u64)?;
+        }
+        let is_sync = file.flags().intersects(OpenFlags::SYNC | OpenFlags::DSYNC)
+            || node.flags.load(Relaxed) & flags::SYNC != 0;
+        if is_sync && done > 0 {
+            inode.touch_mtime();
+            mapping.write_back(pos..pos + done as u64)?;
+            node.sync(inode, SyncMode::Full)?;
+        }
+        Ok(done)
+    }
+
+    fn share(&self, file: &File, pos: u64, len: usize, each: &mut ShowPart<'_>) -> Result<usize> {
+        mapping(file.inode())?.share(pos, len, each)
+    }
+
+    fn fsync(&self, file: &File, mode: SyncMode) -> Result<()> {
+        let inode = file.inode();
+        let written = mapping(inode)?.write_back(0..u64::MAX);
+        written.and(node(inode)?.sync(inode, mode))
+    }
+
+    fn fallocate(&self, file: &File, mode: u32, offset: u64, len: u64) -> Result<()> {
+        let inode = file.inode();
+        let node = node(inode)?;
+        if node.flags.load(Relaxed) & flags::EXTENTS == 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let end = offset + len;
+        match mode {
+            m if m == PUNCH_HOLE | KEEP_SIZE => node.punch(inode, offset, end)?,
+            m if m == ZERO_RANGE || m == ZERO_RANGE | KEEP_SIZE => {
+                node.punch(inode, offset, end)?;
+                node.preallocate(inode, offset, end)?;
+            }
+            0 | KEEP_SIZE => node.preallocate(inode, offset, end)?,
+            _ => return Err(Errno::EOPNOTSUPP),
+        }
+        if mode & KEEP_SIZE == 0 && end > inode.size() {
+            mapping(inode)?.truncate(end);
+        }
+        inode.touch_mtime();
+        node.write_size(inode)
+    }
+
+    fn seek(&self, file: &File, offset: i64, whence: Whence) -> Result<u64> {
+        match whence {
+            Whence::Data | Whence::Hole => node(file.inode())?.seek(file.inode(), offset, whence),
+            _ => vfs::rw::generic_seek(file, offset, whence),
+        }
+    }
+
+    fn check_flags(&self, _file: &File, _flags: OpenFlags) -> Result<()> {
+        Ok(())
+    }
+
+    fn ioctl(&self, file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
+        ioctl(file, cmd, arg)
+    }
+}
+
+/// chattr(1) and lsattr(1).
+pub(crate) fn ioctl(file: &File, cmd: u32, arg: usize) -> Result<usize> {
+    let inode = file.inode();
+    let node = node(inode)?;
+    let addr = hal::UserAddr(arg as u64);
+    match cmd {
+        GETFLAGS => {
+            let raw = node.flags.load(Relaxed) & !flags::HUGE_FILE;
+            hal::user::write_bytes(addr, &raw.to_ne_bytes()).map_err(|_| Errno::EFAULT)?;
+            Ok(0)
+        }
+        SETFLAGS => {
+            let mut raw = [0; 4];
+            hal::user::read_bytes(addr, &mut raw).map_err(|_| Errno::EFAULT)?;
+            set_flags(file, u32::from_ne_bytes(raw)).map(|()| 0)
+        }
+        _ => Err(Errno::ENOTTY),
+    }
+}
+
+fn set_flags(file: &File, wanted: u32) -> Result<()> {
+    let inode = file.inode();
+    let node = node(inode)?;
+    let cred = file.cred();
+    if inode.sb().is_readonly() {
+        return Err(Errno::EROFS);
+    }
+    if !security::owner_or_capable(cred, inode.uid()) {
+        return Err(Errno::EACCES);
+    }
+    let _exclusive = inode.sem.write();
+    let old = node.flags.load(Relaxed);
+    let changed = (old ^ wanted) & !(flags::EXTENTS | flags::INDEX | flags::INLINE_DATA | flags::HUGE_FILE);
+    if changed & !flags::USER_MODIFIABLE != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if changed & (flags::IMMUTABLE | flags::APPEND) != 0 && !cred.capable(Cap::LINUX_IMMUTABLE) {
+        return Err(Errno::EPERM);
+    }
+    let new = old & !flags::USER_MODIFIABLE | wanted & flags::USER_MODIFIABLE;
+    inode.touch_ctime();
+    node.fs.begin()?.run(|layout, txn| {
+        let mut raw = node.load(layout, txn)?;
+        raw.set_flags(raw.flags() & !flags::USER_MODIFIABLE | new & flags::USER_MODIFIABLE);
+        node.put_attributes(&mut raw, inode);
+        raw.store(layout, txn)?;
+        node.changed(txn);
+        Ok(())
+    })?;
+    node.flags.store(new, Relaxed);
+    let all = vfs::InodeFlags::IMMUTABLE | vfs::InodeFlags::APPEND | vfs::InodeFlags::NOATIME;
+    let set = crate::node::vfs_flags(new);
+    inode.set_flags(set, all - set);
+    Ok(())
+}
+
+impl Node {
+    /// Cuts a write so that blocks of the privileged stay. `ENOSPC`: none but those are left.
+    fn leave_reserve(&self, pos: u64, src: &mut Src<'_>) -> Result<()> {
+        let blocks = self.fs.available()?;
+        if (blocks << self.fs.layout.block_bits) > src.remaining() as u64 * 2 + (PAGE_SIZE as u64 * 2) {
+            return Ok(());
+        }
+        // Near the end only what is there already may be overwritten.
+        let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
+        if blocks == 0 && pos.saturating_add(src.remaining() as u64) > size.next_multiple_of(PAGE_SIZE as u64)
+        {
+            return Err(Errno::ENOSPC);
+        }
+        Ok(())
+    }
+
+    /// Makes the inode, and the transactions that its data needs, durable. Its pages are on the device.
+    pub(crate) fn sync(&self, inode: &Arc<Inode>, mode: SyncMode) -> Result<()> {
+        if inode.sb().is_readonly() && !self.fs.is_aborted.load(Acquire) {
+            return Ok(());
+        }
+        if mode == SyncMode::Full {
+            self.write_attributes(inode)?;
+        }
+        let tid = if mode == SyncMode::Full { self.tid.load(Acquire) } else { self.data_tid.load(Acquire) };
+        self.fs.commit_or_flush(tid)
+    }
+
+    /// Writes the size and the attributes to disk.
+    pub(crate) fn write_size(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.fs.begin()?.run(|layout, txn| {
+            let mut raw = self.load(layout, txn)?;
+            raw.set_size(inode.size());
+            self.disk_size.store(inode.size(), Release);
+            self.put_attributes(&mut raw, inode);
+            raw.store(layout, txn)?;
+            self.data_changed(txn);
+            Ok(())
+        })
+    }
+
+    /// Sets the size: pages and blocks beyond go, and what is left of the last page is zeroed on disk, too.
+    pub(crate) fn set_size(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
+        let mapping = mapping(inode)?;
+        if self.flags.load(Relaxed) & flags::INLINE_DATA != 0 {
+            return Err(Errno::EROFS);
+        }
+        if self.fs.is_aborted.load(Acquire) {
+            return Err(Errno::EROFS);
+        }
+        let old = inode.size();
+        let edge = size.min(old);
+        self.dirty_edge(inode, edge)?;
+        let bits = self.fs.layout.block_bits;
+        if size < old {
+            let frozen = mapping.freeze();
+            frozen.truncate(size);
+            self.release_range(size.div_ceil(PAGE_SIZE as u64)..u64::MAX);
+            // First the size, so that a crash while blocks are freed leaves no file that reaches into them.
+            self.write_size(inode)?;
+            let first = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| Errno::EFBIG)?;
+            self.unmap(first, 1 << 32)?;
+        } else {
+            mapping.truncate(size);
+            self.write_size(inode)?;
+        }
+        Ok(())
+    }
+
+    /// Has the page that byte `pos` is in the middle of cached and dirty, so that a cut in it reaches the disk.
+    fn dirty_edge(&self, inode: &Arc<Inode>, pos: u64) -> Result<()> {
+        let mapping = mapping(inode)?;
+        if pos.is_multiple_of(PAGE_SIZE as u64) || pos >= inode.size() {
+            return Ok(());
+        }
+        let idx = pos >> PAGE_SHIFT;
+        if mapping.get(idx).is_none() {
+            let block = u32::try_from(pos >> self.fs.layout.block_bits).map_err(|_| Errno::EFBIG)?;
+            let found = self.fs.look(|layout, view| self.find(layout, view, &mut None, block))?;
+            if matches!(found, Found::Hole(_)) {
+                return Ok(());
+            }
+        }
+        let frame = mapping.get_or_fill(idx)?;
+        mapping.mark_dirty(idx, &frame)
+    }
+
+    /// Makes bytes `start..end` a hole.
+    fn punch(&self, inode: &Arc<Inode>, start: u64, end: u64) -> Result<()> {
+        let end = end.min(inode.size().next_multiple_of(PAGE_SIZE as u64).max(start));
+        let mapping = mapping(inode)?;
+        self.dirty_edge(inode, start)?;
+        self.dirty_edge(inode, end)?;
+        let bits = self.fs.layout.block_bits;
+        let (first, last) = (start.div_ceil(1 << bits), end >> bits);
+        let frozen = mapping.freeze();
+        frozen.punch(start..end);
+        self.release_range(start.div_ceil(PAGE_SIZE as u64)..end >> PAGE_SHIFT);
+        if first < last {
+            self.unmap(u32::try_from(first).map_err(|_| Errno::EFBIG)?, last)?;
+        }
+        Ok(())
+    }
+
+    /// Gives bytes `start..end` blocks where they have none; those read as zeroes.
+    fn preallocate(&self, inode: &Arc<Inode>, start: u64, end: u64) -> Result<()> {
+        let bits = self.fs.layout.block_bits;
+        mapping(inode)?.write_back(start..end)?;
+        let (mut at, to) = (start >> bits, end.div_ceil(1 << bits));
+        let mut has_waited = false;
+        while at < to {
+            let logical = u32::try_from(at).map_err(|_| Errno::EFBIG)?;
+            let handle = self.fs.begin()?;
+            let step = handle.run(|layout, txn| {
+                let raw = self.load(layout, txn)?;
+                match dir::map(layout, txn, &raw, logical)? {
+                    Found::Extent(extent) => Ok(extent.len),
+                    Found::Hole(len) => {
+                        let want = u64::from(len).min(to - at).min(ALLOCATE_STEP.into()) as u32;
+                        let want = want.min(extent::MAX_LEN - 1);
+                        self.allocate(layout, txn, logical, want, None, State::Unwritten).map(|(_, len)| len)
+                    }
+                }
+            });
+            drop(handle);
+            match step {
+                Ok(len) => at += u64::from(len),
+                Err(Errno::ENOSPC) if !has_waited => {
+                    has_waited = true;
+                    self.fs.commit(self.fs.running())?;
+                }
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// `SEEK_DATA` and `SEEK_HOLE`: blocks that were written and pages that will be are data.
+    fn seek(&self, inode: &Arc<Inode>, offset: i64, whence: Whence) -> Result<u64> {
+        let size = inode.size();
+        let pos = u64::try_from(offset).ok().filter(|&pos| pos < size).ok_or(Errno::ENXIO)?;
+        let bits = self.fs.layout.block_bits;
+        if self.flags.load(Relaxed) & flags::INLINE_DATA != 0 {
+            return Ok(if whence == Whence::Data { pos } else { size });
+        }
+        // So that all data has blocks.
+        mapping(inode)?.write_back(0..u64::MAX)?;
+        let mut at = pos >> bits;
+        while at << bits < size {
+            let logical = u32::try_from(at).map_err(|_| Errno::EFBIG)?;
+            let found = self.fs.look(|layout, view| {
+                let raw = self.load(layout, view)?;
+                dir::map(layout, view, &raw, logical)
+            });
+            let (is_data, len) = match found? {
+                Found::Extent(extent) => (!extent.is_unwritten, extent.len),
+                Found::Hole(len) => (false, len),
+            };
+            if is_data == (whence == Whence::Data) {
+                return Ok((at << bits).max(pos));
+            }
+            at += u64::from(len);
+        }
+        if whence == Whence::Hole { Ok(size) } else { Err(Errno::ENXIO) }
+    }
+}

@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod cache;
+mod dirops;
+mod disk;
+mod error;
+mod file;
+mod fs;
+mod gate;
+mod icache;
+mod journal;
+mod mount;
+mod names;
+mod node;
+mod options;
+mod pages;
+mod ranges;
+mod space;
+mod state;
+mod superops;
+#[cfg(test)]
+mod tests;
+mod xattrs;
+
+pub use mount::register;

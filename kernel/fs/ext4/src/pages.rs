@@ -1,0 +1,391 @@
+//! The page cache's side of a file: reading pages, promising blocks to dirty ones, writing them back.
+//!
+//! Write-back allocates: each run of pages without blocks gets adjacent blocks as far as there are. Data is on the
+//! device before the transaction that makes it visible can commit, because the handle is held over the I/O.
+
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::*;
+
+use abi::{Errno, Result};
+use ext4_image::block::Freed;
+use ext4_image::extent::{self, Extent, Mapping as Found};
+use ext4_image::inode::{self as disk, flags};
+use ext4_image::{Blocks, Edit, Error, Layout, alloc_blocks, dir, free_blocks};
+use hal::frame::Frame;
+use hal::{PAGE_SHIFT, PAGE_SIZE};
+use mm::PageSource;
+
+use crate::error::errno;
+use crate::fs::Handle;
+use crate::node::Node;
+use crate::state::Txn;
+
+/// Extents that write-back maps under one handle: each may change a bitmap, a descriptor and nodes of a tree.
+const MAX_PIECES: usize = 6;
+
+/// A run of blocks of the file and where it is on the device.
+struct Piece {
+    /// First block in the file.
+    logical: u64,
+    len: u64,
+    physical: u64,
+    /// Blocks of it become written by this.
+    is_unwritten: bool,
+}
+
+impl Node {
+    fn has_inline_data(&self) -> bool {
+        self.flags.load(Relaxed) & flags::INLINE_DATA != 0
+    }
+
+    /// What the file has at block `logical`, out of the memory of the last look if it is there.
+    pub(crate) fn find(
+        &self,
+        layout: &Layout,
+        blocks: &dyn Blocks,
+        raw: &mut Option<disk::Inode>,
+        logical: u32,
+    ) -> ext4_image::Result<Found> {
+        let last = *self.last.lock();
+        if let Some(extent) = last
+            && logical >= extent.logical
+            && u64::from(logical) < extent.end()
+        {
+            let skipped = logical - extent.logical;
+            let physical = extent.physical + u64::from(skipped);
+            return Ok(Found::Extent(Extent { logical, len: extent.len - skipped, physical, ..extent }));
+        }
+        if raw.is_none() {
+            *raw = Some(self.load(layout, blocks)?);
+        }
+        let Some(raw) = raw else { return Err(Error::Io) };
+        let found = dir::map(layout, blocks, raw, logical)?;
+        if let Found::Extent(extent) = found {
+            *self.last.lock() = Some(extent);
+        }
+        Ok(found)
+    }
+
+    /// Where the blocks `from..to` are, holes and unwritten ones left out.
+    fn written_pieces(&self, from: u64, to: u64) -> Result<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        self.fs.look(|layout, view| {
+            let (mut at, mut raw) = (from, None);
+            while at < to {
+                let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
+                match self.find(layout, view, &mut raw, logical)? {
+                    Found::Hole(len) => at += u64::from(len),
+                    Found::Extent(extent) => {
+                        let len = u64::from(extent.len).min(to - at);
+                        if !extent.is_unwritten {
+                            pieces.try_reserve(1).map_err(|_| Error::NoMemory)?;
+                            pieces.push(Piece {
+                                logical: at,
+                                len,
+                                physical: extent.physical,
+                                is_unwritten: false,
+                            });
+                        }
+                        at += len;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(pieces)
+    }
+
+    fn read_inline(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        let bytes = self.fs.look(|layout, view| dir::inline_file(&self.load(layout, view)?))?;
+        for (idx, frame) in (first..).zip(frames) {
+            let start = usize::try_from(idx << PAGE_SHIFT).unwrap_or(usize::MAX);
+            let rest = bytes.get(start..).unwrap_or_default();
+            let part = rest.get(..rest.len().min(PAGE_SIZE)).unwrap_or_default();
+            frame.write(0, part);
+            frame.zero(part.len()..PAGE_SIZE);
+        }
+        Ok(())
+    }
+
+    /// Adds the blocks of `piece` to a transfer of `frames`, the first of which is page `first`.
+    fn add_piece(
+        &self,
+        transfer: &mut crate::disk::Transfer<'_>,
+        piece: &Piece,
+        first: u64,
+        frames: &[Frame],
+    ) -> Result<()> {
+        let bits = self.fs.layout.block_bits;
+        let (mut at, end) = (piece.logical << bits, (piece.logical + piece.len) << bits);
+        let mut pos = piece.physical << bits;
+        while at < end {
+            let offset = (at % PAGE_SIZE as u64) as usize;
+            let len = (end - at).min((PAGE_SIZE - offset) as u64) as usize;
+            let nth = usize::try_from((at >> PAGE_SHIFT).wrapping_sub(first)).unwrap_or(usize::MAX);
+            let frame = frames.get(nth).ok_or(Errno::EIO)?;
+            transfer.add(pos, frame, offset, len)?;
+            (at, pos) = (at + len as u64, pos + len as u64);
+        }
+        Ok(())
+    }
+
+    /// The mapping of the blocks from `at` on, allocated where there are none, up to a few pieces.
+    fn map_for_write(
+        &self,
+        layout: &Layout,
+        txn: &mut Txn<'_>,
+        mut at: u64,
+        to: u64,
+    ) -> ext4_image::Result<Vec<Piece>> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut raw = None;
+        while at < to && pieces.len() < MAX_PIECES {
+            let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
+            let piece = match self.find(layout, txn, &mut raw, logical)? {
+                Found::Extent(extent) => Piece {
+                    logical: at,
+                    len: u64::from(extent.len).min(to - at),
+                    physical: extent.physical,
+                    is_unwritten: extent.is_unwritten,
+                },
+                Found::Hole(len) => {
+                    let want = u64::from(len).min(to - at) as u32;
+                    let goal = pieces.last().map(|before| before.physical + before.len);
+                    match self.allocate(layout, txn, logical, want, goal, State::Written) {
+                        // What is mapped so far can be written; the rest has its own try.
+                        Err(Error::NoSpace) if !pieces.is_empty() => return Ok(pieces),
+                        Err(error) => return Err(error),
+                        Ok((physical, len)) => {
+                            raw = None;
+                            Piece { logical: at, len: len.into(), physical, is_unwritten: false }
+                        }
+                    }
+                }
+            };
+            at += piece.len;
+            pieces.try_reserve(1).map_err(|_| Error::NoMemory)?;
+            pieces.push(piece);
+        }
+        Ok(pieces)
+    }
+
+    /// Gives the file up to `want` adjacent blocks at block `logical`, where there is a hole.
+    pub(crate) fn allocate(
+        &self,
+        layout: &Layout,
+        txn: &mut Txn<'_>,
+        logical: u32,
+        want: u32,
+        goal: Option<u64>,
+        state: State,
+    ) -> ext4_image::Result<(u64, u32)> {
+        let mut raw = self.load(layout, txn)?;
+        if !raw.has_flags(flags::EXTENTS) {
+            return Err(Error::Unsupported("growing a file without extents"));
+        }
+        let goal = match goal {
+            Some(goal) => goal,
+            None => self.goal(layout, txn, &raw, logical)?,
+        };
+        let max = if state == State::Unwritten { extent::MAX_LEN - 1 } else { extent::MAX_LEN };
+        let (physical, len) = alloc_blocks(layout, txn, goal, want.min(max))?;
+        let new = Extent { logical, len, physical, is_unwritten: state == State::Unwritten };
+        if let Err(error) = extent::insert(layout, txn, &mut raw, new) {
+            free_blocks(layout, txn, physical, len.into(), Freed::Data)?;
+            return Err(error);
+        }
+        *self.last.lock() = None;
+        self.data_changed(txn);
+        Ok((physical, len))
+    }
+
+    /// Where a new block at `logical` should be: behind the block before it, or in the inode's group.
+    fn goal(
+        &self,
+        layout: &Layout,
+        txn: &dyn Edit,
+        raw: &disk::Inode,
+        logical: u32,
+    ) -> ext4_image::Result<u64> {
+        if let Some(before) = logical.checked_sub(1)
+            && let Found::Extent(extent) = dir::map(layout, txn, raw, before)?
+        {
+            return Ok(extent.physical + 1);
+        }
+        Ok(layout.inode_goal(self.ino))
+    }
+
+    /// Writes blocks from `at` on as far as one handle carries; gives where to go on.
+    fn write_some(&self, at: u64, to: u64, first: u64, frames: &[Frame]) -> Result<u64> {
+        let handle = self.fs.begin()?;
+        let pieces = handle.run(|layout, txn| self.map_for_write(layout, txn, at, to))?;
+        let end = pieces.last().map_or(at, |piece| piece.logical + piece.len);
+        if end == at {
+            return Err(Errno::ENOSPC);
+        }
+        let mut transfer = self.fs.disk.start_write();
+        for piece in &pieces {
+            self.add_piece(&mut transfer, piece, first, frames)?;
+        }
+        transfer.wait()?;
+        self.note_written(&handle, &pieces, end)?;
+        self.release_pages(at, end);
+        Ok(end)
+    }
+
+    /// Makes what was written visible: extents as written, and the size on disk.
+    fn note_written(&self, handle: &Handle<'_>, pieces: &[Piece], end: u64) -> Result<()> {
+        let Some(inode) = self.vfs.get().and_then(alloc::sync::Weak::upgrade) else { return Ok(()) };
+        let size = inode.size().min(end << self.fs.layout.block_bits);
+        let is_longer = size > self.disk_size.load(Acquire);
+        if !is_longer && !pieces.iter().any(|piece| piece.is_unwritten) {
+            return Ok(());
+        }
+        handle.run(|layout, txn| {
+            let mut raw = self.load(layout, txn)?;
+            for piece in pieces.iter().filter(|piece| piece.is_unwritten) {
+                extent::mark_written(layout, txn, &mut raw, piece.logical as u32, piece.len as u32)?;
+                *self.last.lock() = None;
+            }
+            if is_longer {
+                raw.set_size(size);
+                self.disk_size.store(size, Release);
+            }
+            self.put_attributes(&mut raw, &inode);
+            raw.store(layout, txn)?;
+            self.data_changed(txn);
+            Ok(())
+        })
+    }
+
+    /// Takes back the promises of pages that lie in blocks `from..to` now.
+    fn release_pages(&self, from: u64, to: u64) {
+        let per_page = self.fs.blocks_per_page();
+        let gone = self.reserved.lock().remove(from / per_page..to.div_ceil(per_page));
+        self.fs.unreserve(gone);
+    }
+
+    /// Takes back the promises of pages `pages`, which are gone.
+    pub(crate) fn release_range(&self, pages: core::ops::Range<u64>) {
+        let gone = self.reserved.lock().remove(pages);
+        self.fs.unreserve(gone);
+    }
+
+    /// Whether all blocks of page `idx` that the file reaches have a place.
+    fn is_mapped(&self, idx: u64) -> Result<bool> {
+        let per_page = self.fs.blocks_per_page();
+        self.fs.look(|layout, view| {
+            let (mut at, end, mut raw) = (idx * per_page, (idx + 1) * per_page, None);
+            while at < end {
+                let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
+                match self.find(layout, view, &mut raw, logical)? {
+                    Found::Hole(_) => return Ok(false),
+                    Found::Extent(extent) => at += u64::from(extent.len),
+                }
+            }
+            Ok(true)
+        })
+    }
+}
+
+/// How new blocks are entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Written,
+    Unwritten,
+}
+
+impl PageSource for Node {
+    fn read_page(&self, idx: u64, frame: &Frame) -> Result<()> {
+        self.read_pages(idx, core::slice::from_ref(frame))
+    }
+
+    fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        if self.has_inline_data() {
+            return self.read_inline(first, frames);
+        }
+        let bits = self.fs.layout.block_bits;
+        let from = first << (PAGE_SHIFT - bits);
+        let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
+        let to = (from + frames.len() as u64 * self.fs.blocks_per_page()).min(size.div_ceil(1 << bits));
+        let pieces = self.written_pieces(from, to)?;
+        // What no piece covers is zero.
+        let mut covered = from << bits;
+        let mut transfer = self.fs.disk.start_read();
+        for piece in &pieces {
+            zero(first, frames, covered, piece.logical << bits);
+            covered = (piece.logical + piece.len) << bits;
+            self.add_piece(&mut transfer, piece, first, frames)?;
+        }
+        zero(first, frames, covered, (first + frames.len() as u64) << PAGE_SHIFT);
+        transfer.wait()?;
+        // Blocks hold whole sectors: what is behind the end of the file may be anything.
+        zero(first, frames, size.max(first << PAGE_SHIFT), (first + frames.len() as u64) << PAGE_SHIFT);
+        Ok(())
+    }
+
+    fn write_page(&self, idx: u64, frame: &Frame) -> Result<()> {
+        self.write_pages(idx, core::slice::from_ref(frame))
+    }
+
+    fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        if self.has_inline_data() {
+            return Err(Errno::EROFS);
+        }
+        let bits = self.fs.layout.block_bits;
+        let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
+        let per_page = self.fs.blocks_per_page();
+        let mut at = first * per_page;
+        let to = (at + frames.len() as u64 * per_page).min(size.div_ceil(1 << bits));
+        let mut has_waited = false;
+        while at < to {
+            match self.write_some(at, to, first, frames) {
+                Ok(next) => at = next,
+                // Blocks that were freed a moment ago can be had after a commit.
+                Err(Errno::ENOSPC) if !has_waited => {
+                    has_waited = true;
+                    self.fs.commit(self.fs.running())?;
+                }
+                Err(errno) => {
+                    self.release_range(first..first + frames.len() as u64);
+                    return Err(errno);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare_write(&self, idx: u64) -> Result<()> {
+        if self.has_inline_data() || self.fs.is_aborted.load(Acquire) {
+            return Err(Errno::EROFS);
+        }
+        if u32::try_from((idx + 1) * self.fs.blocks_per_page()).is_err() {
+            return Err(errno(Error::TooBig));
+        }
+        let is_promised = self.reserved.lock().first_in(idx..idx + 1).is_some();
+        if !is_promised && !self.is_mapped(idx)? {
+            if self.fs.reserve(1).is_err() {
+                // Freed blocks and broken promises may come back.
+                self.fs.commit(self.fs.running())?;
+                self.fs.reserve(1)?;
+            }
+            if self.reserved.lock().insert(idx..idx + 1) == 0 {
+                self.fs.unreserve(1);
+            }
+        }
+        self.pages_dirty();
+        Ok(())
+    }
+}
+
+/// Zeroes the bytes `from..to` of the file in `frames`, the first of which is page `first`.
+fn zero(first: u64, frames: &[Frame], from: u64, to: u64) {
+    for (idx, frame) in (first..).zip(frames) {
+        let base = idx << PAGE_SHIFT;
+        let start = from.clamp(base, base + PAGE_SIZE as u64) - base;
+        let end = to.clamp(base, base + PAGE_SIZE as u64) - base;
+        if start < end {
+            frame.zero(start as usize..end as usize);
+        }
+    }
+}

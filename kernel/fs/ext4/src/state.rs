@@ -1,0 +1,171 @@
+//! The metadata that differs from the device, and the two ways to it: [`View`] reads, [`Txn`] changes.
+//!
+//! ```text
+//!   live block:   data (newest)          in the running transaction, if `in_running`
+//!                 committed (frozen)     in the journal, not yet home
+//! ```
+//!
+//! A commit freezes `data` by sharing it as `committed`; the next change copies it ([`Block::make_unique`]).
+//! A checkpoint writes `committed` home; a block that is in neither state any more moves to the clean cache.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use ext4_image::block::Freed;
+use ext4_image::{Block, BlockRef, Blocks, Edit, Error, Result, Seal};
+
+use crate::error::from_device;
+use crate::fs::Fs;
+use crate::ranges::Ranges;
+
+/// A metadata block that is not home yet.
+pub(crate) struct Live {
+    pub(crate) data: BlockRef,
+    pub(crate) seal: Seal,
+    pub(crate) in_running: bool,
+    pub(crate) committed: Option<BlockRef>,
+}
+
+/// See the module's front page. Guarded by `Fs::state`.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) live: BTreeMap<u64, Live>,
+    /// Blocks of `live` in the running transaction.
+    pub(crate) nr_running: usize,
+    /// Metadata blocks that the running transaction freed.
+    pub(crate) revoked: BTreeSet<u64>,
+    /// All blocks that it freed.
+    pub(crate) freed: Ranges,
+    /// Those of the transaction that is being committed.
+    pub(crate) freed_before: Ranges,
+    /// Number of the running transaction.
+    pub(crate) tid: u64,
+}
+
+impl State {
+    /// The blocks of the running transaction.
+    pub(crate) fn running(&self) -> Vec<(u64, Seal)> {
+        let is_running = |(_, live): &(&u64, &Live)| live.in_running;
+        self.live.iter().filter(is_running).map(|(&nr, live)| (nr, live.seal)).collect()
+    }
+
+    /// Whether the running transaction has anything in it.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.nr_running == 0 && self.revoked.is_empty() && self.freed.is_empty()
+    }
+}
+
+/// Reads metadata.
+pub(crate) struct View<'a> {
+    pub(crate) fs: &'a Fs,
+    pub(crate) state: &'a State,
+}
+
+fn read(fs: &Fs, state: &State, nr: u64) -> Result<BlockRef> {
+    if let Some(live) = state.live.get(&nr) {
+        return Ok(live.data.clone());
+    }
+    if let Some(block) = fs.cache.get(nr) {
+        return Ok(block);
+    }
+    let block = fs.disk.read_block(nr).map_err(from_device)?;
+    Ok(fs.cache.insert(nr, Arc::new(block)))
+}
+
+impl Blocks for View<'_> {
+    fn read(&self, nr: u64) -> Result<BlockRef> {
+        read(self.fs, self.state, nr)
+    }
+}
+
+/// Changes metadata.
+pub(crate) struct Txn<'a> {
+    pub(crate) fs: &'a Fs,
+    pub(crate) state: &'a mut State,
+}
+
+impl Txn<'_> {
+    fn enlist(&mut self, nr: u64, data: Option<BlockRef>, seal: Seal) -> Result<&mut [u8]> {
+        let state = &mut *self.state;
+        let live = match state.live.entry(nr) {
+            alloc::collections::btree_map::Entry::Occupied(found) => {
+                let live = found.into_mut();
+                if let Some(data) = data {
+                    live.data = data;
+                }
+                live
+            }
+            alloc::collections::btree_map::Entry::Vacant(place) => {
+                let data = data.ok_or(Error::Io)?;
+                place.insert(Live { data, seal, in_running: false, committed: None })
+            }
+        };
+        if !live.in_running {
+            live.in_running = true;
+            state.nr_running += 1;
+            state.revoked.remove(&nr);
+        }
+        live.seal = seal;
+        Block::make_unique(&mut live.data)
+    }
+}
+
+impl Blocks for Txn<'_> {
+    fn read(&self, nr: u64) -> Result<BlockRef> {
+        read(self.fs, self.state, nr)
+    }
+}
+
+impl Edit for Txn<'_> {
+    fn write(&mut self, nr: u64, seal: Seal) -> Result<&mut [u8]> {
+        if self.state.live.contains_key(&nr) {
+            return self.enlist(nr, None, seal);
+        }
+        let data = match self.fs.cache.remove(nr) {
+            Some(block) => block,
+            None => Arc::new(self.fs.disk.read_block(nr).map_err(from_device)?),
+        };
+        self.enlist(nr, Some(data), seal)
+    }
+
+    fn create(&mut self, nr: u64, seal: Seal) -> Result<&mut [u8]> {
+        self.fs.cache.remove(nr);
+        let block = Block::zeroed(self.fs.layout.block_size)?;
+        block.set_checked();
+        self.enlist(nr, Some(Arc::new(block)), seal)
+    }
+
+    fn freed(&mut self, start: u64, count: u64, what: Freed) {
+        let state = &mut *self.state;
+        state.freed.insert(start..start + count);
+        if what == Freed::Data {
+            return;
+        }
+        for nr in start..start + count {
+            self.fs.cache.remove(nr);
+            if let Some(live) = state.live.get_mut(&nr) {
+                if live.in_running {
+                    live.in_running = false;
+                    state.nr_running -= 1;
+                }
+                // What the journal has of it must get home until this transaction is in the journal, too.
+                if let Some(committed) = &live.committed {
+                    live.data = committed.clone();
+                } else {
+                    state.live.remove(&nr);
+                }
+            }
+            state.revoked.insert(nr);
+        }
+    }
+
+    fn first_held(&self, start: u64, end: u64) -> Option<(u64, u64)> {
+        let parts = [&self.state.freed, &self.state.freed_before].map(|set| set.first_in(start..end));
+        parts.into_iter().flatten().map(|part| (part.start, part.end)).min()
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(vfs::time::now().tv_sec).unwrap_or(0)
+    }
+}

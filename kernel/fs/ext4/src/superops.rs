@@ -1,0 +1,162 @@
+//! What the VFS asks of the file system as a whole, and the thread that commits every few seconds.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::*;
+
+use abi::fs::Statfs;
+use abi::{Errno, Result};
+use ext4_image::Support;
+use sched::Interruptible;
+use vfs::{SuperBlock, SuperOps};
+
+use crate::fs::Fs;
+use crate::node::node;
+
+/// ext4's part of a superblock. When it goes, nothing of the file system is in use any more.
+pub(crate) struct Super(pub(crate) Arc<Fs>);
+
+impl SuperOps for Super {
+    fn statfs(&self, _sb: &SuperBlock) -> Result<Statfs> {
+        self.0.statfs()
+    }
+
+    fn show_options(&self, _sb: &SuperBlock, out: &mut Vec<u8>) {
+        self.0.options.lock().show(out);
+    }
+
+    fn remount(&self, _sb: &SuperBlock, data: &[u8]) -> Result<()> {
+        let mut options = self.0.options.lock();
+        *options = options.parse(data)?;
+        Ok(())
+    }
+
+    fn set_readonly(&self, _sb: &SuperBlock, readonly: bool) -> Result<()> {
+        if readonly {
+            return self.0.quiesce();
+        }
+        let is_possible = matches!(self.0.layout.support(), Support::ReadWrite)
+            && !self.0.is_aborted.load(Acquire)
+            && !self.0.disk.device().is_read_only();
+        if is_possible { Ok(()) } else { Err(Errno::EROFS) }
+    }
+
+    fn sync(&self, sb: &SuperBlock) -> Result<()> {
+        if sb.is_readonly() {
+            return Ok(());
+        }
+        self.0.wait_for_evictions();
+        self.0.quiesce()
+    }
+}
+
+impl Drop for Super {
+    fn drop(&mut self) {
+        let fs = self.0.clone();
+        let finish = move || {
+            fs.wait_for_evictions();
+            if let Err(errno) = fs.quiesce()
+                && errno != Errno::EROFS
+            {
+                log::error!("ext4 ({}): the last write failed: {errno:?}", fs.disk.device().name());
+            }
+        };
+        if self.0.dirty.lock().is_empty() && self.0.nr_evictions.load(Acquire) == 0 {
+            finish();
+        } else {
+            sched::workqueue::queue(Box::new(finish));
+        }
+    }
+}
+
+impl Fs {
+    /// Waits until inodes without names are freed whose last user is gone.
+    pub(crate) fn wait_for_evictions(&self) {
+        self.evicted.wait(|| (self.nr_evictions.load(Acquire) == 0).then_some(()));
+    }
+
+    /// Writes attributes of dirty inodes; those without dirty pages are let go.
+    pub(crate) fn write_inodes(&self, pages: Pages) -> Result<()> {
+        let dirty = core::mem::take(&mut *self.dirty.lock());
+        let mut result = Ok(());
+        let mut kept = BTreeMap::new();
+        for (ino, inode) in dirty {
+            let Ok(node) = node(&inode) else { continue };
+            let mapping = inode.mapping();
+            if pages == Pages::Write
+                && let Some(mapping) = mapping
+            {
+                result = result.and(mapping.write_back(0..u64::MAX));
+            }
+            let has_pages = mapping.is_some_and(|mapping| mapping.nr_dirty() > 0);
+            if has_pages {
+                kept.insert(ino, inode.clone());
+            } else {
+                node.mark_clean();
+            }
+            // Inodes without names go with their last user.
+            if inode.nlink() > 0 || Arc::strong_count(&inode) > 2 {
+                result = result.and(node.write_attributes(&inode));
+            }
+        }
+        let mut dirty = self.dirty.lock();
+        for (ino, inode) in kept {
+            dirty.entry(ino).or_insert(inode);
+        }
+        result
+    }
+
+    /// Writes out everything: pages, inodes, the journal, and the journal's blocks home.
+    pub(crate) fn sync(&self) -> Result<()> {
+        if self.is_aborted.load(Acquire) {
+            return Err(Errno::EROFS);
+        }
+        let has_dirty = !self.dirty.lock().is_empty();
+        let written = if has_dirty { self.write_inodes(Pages::Write) } else { Ok(()) };
+        if written.is_ok() && !self.is_active() {
+            return Ok(());
+        }
+        written.and(self.commit_and_checkpoint())
+    }
+
+    /// Starts the thread that commits every few seconds while the file system is mounted.
+    pub(crate) fn start_committer(self: &Arc<Self>) -> Result<()> {
+        let fs = Arc::downgrade(self);
+        sched::spawn("jbd2", move || committer(&fs)).map(drop).map_err(|_| Errno::ENOMEM)
+    }
+}
+
+/// Whether pages are written with the inodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    Write,
+    Leave,
+}
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
+
+fn committer(fs: &Weak<Fs>) {
+    let mut slept = 0;
+    loop {
+        // Short sleeps, so that the thread ends soon after the file system.
+        let _ = sched::sleep_until(hal::time::now_ns() + NS_PER_SECOND, Interruptible::No);
+        let Some(fs) = fs.upgrade() else { return };
+        slept += 1;
+        if slept < fs.options.lock().commit_seconds || fs.is_aborted.load(Acquire) {
+            continue;
+        }
+        slept = 0;
+        let has_dirty = !fs.dirty.lock().is_empty();
+        let has_changes = !fs.state.read().is_clean();
+        if has_dirty || has_changes {
+            let written = fs.write_inodes(Pages::Leave).and(fs.commit(fs.running()));
+            if let Err(errno) = written
+                && errno != Errno::EROFS
+            {
+                log::error!("ext4 ({}): write-back failed: {errno:?}", fs.disk.device().name());
+            }
+        }
+    }
+}

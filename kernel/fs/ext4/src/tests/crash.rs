@@ -1,0 +1,190 @@
+//! Power failures: every write is recorded; at many points the disk is rebuilt as a cache that was lost would leave
+//! it: all that was flushed, and any part of the rest. e2fsck must be content and what was synced must be there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, Weak};
+
+use block::{MemDisk, Op};
+
+use super::env::{Env, Random, fsck, fsck_after_crash, fsync, image, pattern};
+
+const SECTOR: usize = 512;
+/// What reaches the disk whole. Linux counts on it for the superblock, too.
+const UNIT: usize = 1024;
+
+enum Event {
+    Write {
+        sector: usize,
+        bytes: Vec<u8>,
+    },
+    Flush,
+    /// The test says: from here on these files have these contents, or do not exist.
+    Promise(BTreeMap<String, Option<Vec<u8>>>),
+}
+
+#[derive(Default)]
+struct Log {
+    events: Vec<Event>,
+    /// A write whose bytes are not on the disk yet.
+    pending: Option<(usize, usize)>,
+}
+
+impl Log {
+    fn settle(&mut self, memory: &MemDisk) {
+        if let Some((sector, count)) = self.pending.take() {
+            let image = memory.snapshot();
+            let bytes = image[sector * SECTOR..(sector + count) * SECTOR].to_vec();
+            self.events.push(Event::Write { sector, bytes });
+        }
+    }
+}
+
+fn record(env: &Env) -> Arc<Mutex<Log>> {
+    let log = Arc::new(Mutex::new(Log::default()));
+    let (store, memory): (_, Weak<MemDisk>) = (log.clone(), Arc::downgrade(&env.memory));
+    env.memory.set_fault(move |op, sector, count| {
+        let mut log = store.lock().unwrap();
+        if let Some(memory) = memory.upgrade() {
+            log.settle(&memory);
+        }
+        match op {
+            Op::Write => log.pending = Some((sector as usize, count as usize)),
+            Op::Flush => log.events.push(Event::Flush),
+            _ => {}
+        }
+        Ok(())
+    });
+    log
+}
+
+/// The disk after a crash behind event `end`, and the last promise that had been made.
+fn rebuild(
+    base: &[u8],
+    events: &[Event],
+    random: &mut Random,
+) -> (Vec<u8>, BTreeMap<String, Option<Vec<u8>>>) {
+    let mut disk = base.to_vec();
+    let mut promised = BTreeMap::new();
+    let last_flush = events.iter().rposition(|event| matches!(event, Event::Flush)).unwrap_or(0);
+    // Of what was not flushed, all, nothing or some reached the disk, unit by unit.
+    let share = random.below(5);
+    for (nr, event) in events.iter().enumerate() {
+        match event {
+            Event::Flush => {}
+            Event::Promise(files) => promised = files.clone(),
+            Event::Write { sector, bytes } => {
+                for (at, chunk) in bytes.chunks(UNIT).enumerate() {
+                    if nr < last_flush || random.below(4) < share {
+                        let at = sector * SECTOR + at * UNIT;
+                        disk[at..at + chunk.len()].copy_from_slice(chunk);
+                    }
+                }
+            }
+        }
+    }
+    (disk, promised)
+}
+
+/// A workload of synced and unsynced changes; gives the recorded events.
+fn run(env: &Env, seed: u64) -> Vec<Event> {
+    let log = record(env);
+    let mut random = Random(seed);
+    let mut state: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
+    for step in 0..120u64 {
+        let name = format!("/dir{}/file{}", random.below(3), random.below(8));
+        // A file that is about to change promises nothing until it is synced again.
+        let withdraw = |names: &[&String], state: &mut BTreeMap<String, Option<Vec<u8>>>| {
+            for name in names {
+                state.remove(*name);
+            }
+            log.lock().unwrap().events.push(Event::Promise(state.clone()));
+        };
+        match random.below(6) {
+            0..=2 => {
+                withdraw(&[&name], &mut state);
+                let bytes = pattern(random.below(20_000) as usize, step);
+                let file = env.put(&name, &bytes).unwrap();
+                if random.below(3) > 0 {
+                    fsync(&file).unwrap();
+                    state.insert(name, Some(bytes));
+                }
+            }
+            3 => {
+                withdraw(&[&name], &mut state);
+                if env.unlink(&name).is_ok() && random.below(2) == 0 {
+                    env.sync().unwrap();
+                    state.insert(name, None);
+                }
+            }
+            4 => {
+                let to = format!("/dir{}/file{}", random.below(3), random.below(8));
+                withdraw(&[&name, &to], &mut state);
+                let contents = env.get(&name).ok();
+                let is_moved = env.rename(&name, &to, abi::fs::RenameFlags::empty()).is_ok() && name != to;
+                if is_moved && random.below(2) == 0 {
+                    env.sync().unwrap();
+                    state.insert(name, None);
+                    state.insert(to, contents);
+                }
+            }
+            _ => {
+                withdraw(&[&name], &mut state);
+                if let Ok(file) = env.open(&name, abi::fs::OpenFlags::RDWR) {
+                    let size = random.below(10_000);
+                    vfs::attr::ftruncate(&file, size as i64, u64::MAX).unwrap();
+                    if random.below(2) == 0 {
+                        fsync(&file).unwrap();
+                        drop(file);
+                        let bytes = env.get(&name).unwrap();
+                        state.insert(name, Some(bytes));
+                    }
+                }
+            }
+        }
+        let mut log = log.lock().unwrap();
+        log.settle(&env.memory);
+        log.events.push(Event::Promise(state.clone()));
+    }
+    env.memory.clear_fault();
+    std::mem::take(&mut log.lock().unwrap().events)
+}
+
+fn crash(args: &[&str], size: u64, seed: u64, points: usize) {
+    let Some(image) = image(args, size) else { return };
+    let mut env = Env::new(&image);
+    for nr in 0..3 {
+        env.mkdir(&format!("/dir{nr}")).unwrap();
+    }
+    env.remount();
+    let base = env.memory.snapshot();
+    let events = run(&env, seed);
+    drop(env);
+    let mut random = Random(seed ^ 0xabcdef);
+    for point in 0..points {
+        let end = random.below(events.len() as u64) as usize + 1;
+        let (disk, promised) = rebuild(&base, &events[..end], &mut random);
+        fsck_after_crash(&disk);
+        let mut env = Env::new(&disk);
+        for (name, expected) in &promised {
+            let found = env.get(name).ok();
+            assert!(
+                found == *expected,
+                "point {point}, event {end}: {name} has {:?} bytes, not {:?}",
+                found.map(|bytes| bytes.len()),
+                expected.as_ref().map(|bytes| bytes.len())
+            );
+        }
+        env.put("/after", b"it goes on").unwrap();
+        fsck(&env.unmount());
+    }
+}
+
+#[test]
+fn what_was_synced_survives_crashes_with_checksums() {
+    crash(&["-t", "ext4", "-b", "1024", "-J", "size=1"], 4 << 20, 1, 25);
+}
+
+#[test]
+fn what_was_synced_survives_crashes_in_large_blocks() {
+    crash(&["-t", "ext4", "-b", "4096", "-J", "size=4"], 10 << 20, 2, 15);
+}

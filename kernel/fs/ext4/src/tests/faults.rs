@@ -1,0 +1,58 @@
+//! Devices that fail.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use abi::Errno;
+use block::Op;
+
+use super::env::{Env, fsync, image, pattern};
+
+#[test]
+fn a_write_error_is_told_once_to_each_open_file() {
+    let Some(image) = image(&["-t", "ext4"], 8 << 20) else { return };
+    let mut env = Env::new(&image);
+    let file = env.put("/file", &pattern(50_000, 1)).unwrap();
+    let other = env.open("/file", abi::fs::OpenFlags::RDWR).unwrap();
+    fsync(&file).unwrap();
+    env.put("/file2", b"").unwrap();
+    vfs::rw::pwrite(&file, &mut hal::uio::Src::kernel(&[9; 10]), 0, u64::MAX).unwrap();
+    env.memory.set_fault(|op, _, _| if op == Op::Write { Err(Errno::EIO) } else { Ok(()) });
+    let written = file.inode().mapping().unwrap().write_back(0..u64::MAX);
+    assert_eq!(written, Err(Errno::EIO));
+    env.memory.clear_fault();
+    assert_eq!(fsync(&file), Err(Errno::EIO));
+    assert_eq!(fsync(&file), Ok(()));
+    assert_eq!(fsync(&other), Err(Errno::EIO));
+    drop((file, other));
+    env.unmount();
+}
+
+#[test]
+fn a_failing_journal_stops_writing_and_keeps_the_disk_sound() {
+    let Some(image) = image(&["-t", "ext4"], 8 << 20) else { return };
+    for limit in (0..60).step_by(3) {
+        let env = Env::new(&image);
+        let count = Arc::new(AtomicU64::new(0));
+        let counter = count.clone();
+        env.memory.set_fault(move |op, _, _| {
+            let is_over = op == Op::Write && counter.fetch_add(1, Ordering::Relaxed) >= limit;
+            if is_over { Err(Errno::EIO) } else { Ok(()) }
+        });
+        let mut last = Ok(());
+        for nr in 0..40 {
+            last = env.put(&format!("/file{nr}"), &pattern(3000, nr)).and_then(|file| fsync(&file));
+            if last.is_err() {
+                break;
+            }
+        }
+        assert!(matches!(last, Err(Errno::EIO | Errno::EROFS)), "{last:?}");
+        assert!(env.mkdir("/more").is_err());
+        env.memory.clear_fault();
+        let image = env.memory.snapshot();
+        drop(env);
+        super::env::fsck(&image);
+        let mut again = Env::new(&image);
+        super::env::fsck(&again.unmount());
+    }
+}

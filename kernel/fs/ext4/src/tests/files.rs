@@ -1,0 +1,297 @@
+//! Files, names and attributes, written, read again after a remount, and checked.
+
+use std::collections::BTreeMap;
+
+use abi::Errno;
+use abi::fs::{OpenFlags, RenameFlags};
+use hal::uio::{Dest, Src};
+use vfs::Whence;
+use vfs::inode::XattrMode;
+
+use super::env::{Env, Random, fsck, fsync, image, pattern};
+
+const KINDS: &[&[&str]] = &[
+    &["-t", "ext4"],
+    &["-t", "ext4", "-b", "1024", "-O", "^metadata_csum,^64bit"],
+    &["-t", "ext4", "-b", "2048", "-O", "metadata_csum_seed,orphan_file"],
+    &["-t", "ext4", "-b", "1024", "-O", "^has_journal"],
+];
+
+fn each_kind(test: impl Fn(Env)) {
+    for kind in KINDS {
+        if let Some(image) = image(kind, 12 << 20) {
+            test(Env::new(&image));
+        }
+    }
+}
+
+#[test]
+fn what_is_written_is_read_after_a_remount() {
+    each_kind(|mut env| {
+        let contents: Vec<Vec<u8>> =
+            [0, 1, 511, 4096, 4097, 70_000, 3_000_000].iter().map(|&len| pattern(len, len as u64)).collect();
+        env.mkdir("/dir").unwrap();
+        for (nr, bytes) in contents.iter().enumerate() {
+            env.put(&format!("/dir/file{nr}"), bytes).unwrap();
+            assert!(env.get(&format!("/dir/file{nr}")).unwrap() == *bytes);
+        }
+        env.symlink("dir/file3", "/short").unwrap();
+        env.symlink(&format!("{}dir/file4", "./".repeat(60)), "/long").unwrap();
+        env.link("/dir/file1", "/hard").unwrap();
+        env.remount();
+        for (nr, bytes) in contents.iter().enumerate() {
+            assert!(env.get(&format!("/dir/file{nr}")).unwrap() == *bytes, "file{nr}");
+        }
+        assert!(env.get("/short").unwrap() == contents[3]);
+        assert!(env.get("/long").unwrap() == contents[4]);
+        assert_eq!(env.stat("/hard").unwrap().st_nlink, 2);
+        assert_eq!(env.list("/dir").unwrap().len(), contents.len());
+        fsck(&env.unmount());
+    });
+}
+
+#[test]
+fn random_writes_agree_with_an_array() {
+    each_kind(|mut env| {
+        let mut random = Random(77);
+        let mut model: Vec<u8> = Vec::new();
+        env.create("/file").unwrap();
+        for step in 0..250 {
+            let file = env.open("/file", OpenFlags::RDWR).unwrap();
+            let at = random.below(400_000);
+            let len = 1 + random.below(if step % 9 == 0 { 60_000 } else { 3000 });
+            match random.below(9) {
+                0 => {
+                    vfs::attr::ftruncate(&file, at as i64, u64::MAX).unwrap();
+                    model.resize(at as usize, 0);
+                }
+                1 => {
+                    vfs::attr::fallocate(&file, 3, at as i64, len as i64, u64::MAX).unwrap();
+                    let (from, to) = ((at as usize).min(model.len()), ((at + len) as usize).min(model.len()));
+                    model[from..to].fill(0);
+                }
+                2 => {
+                    vfs::attr::fallocate(&file, 0, at as i64, len as i64, u64::MAX).unwrap();
+                    let end = (at + len) as usize;
+                    if end > model.len() {
+                        model.resize(end, 0);
+                    }
+                }
+                3 => fsync(&file).unwrap(),
+                _ => {
+                    let bytes = pattern(len as usize, step);
+                    assert_eq!(
+                        vfs::rw::pwrite(&file, &mut Src::kernel(&bytes), at as i64, u64::MAX),
+                        Ok(bytes.len())
+                    );
+                    let end = (at + len) as usize;
+                    if end > model.len() {
+                        model.resize(end, 0);
+                    }
+                    model[at as usize..end].copy_from_slice(&bytes);
+                }
+            }
+            drop(file);
+            if step % 50 == 25 {
+                env.remount();
+            }
+            if step % 10 == 0 {
+                assert!(env.get("/file").unwrap() == model, "step {step}");
+            }
+        }
+        env.remount();
+        assert!(env.get("/file").unwrap() == model);
+        fsck(&env.unmount());
+    });
+}
+
+#[test]
+fn names_agree_with_a_model() {
+    each_kind(|mut env| {
+        let mut random = Random(31);
+        // Path of each file and its number; directories d0 to d3.
+        let mut model: BTreeMap<String, u64> = BTreeMap::new();
+        for nr in 0..4 {
+            env.mkdir(&format!("/d{nr}")).unwrap();
+        }
+        let name = |random: &mut Random| format!("/d{}/n{}", random.below(4), random.below(40));
+        for step in 0..600 {
+            let (a, b) = (name(&mut random), name(&mut random));
+            match random.below(6) {
+                0 | 1 => {
+                    env.put(&a, &step.to_string().into_bytes()).unwrap();
+                    let linked = model.get(&a).copied();
+                    for value in model.values_mut().filter(|value| Some(**value) == linked) {
+                        *value = step;
+                    }
+                    model.insert(a, step);
+                }
+                2 => {
+                    let expected = if model.remove(&a).is_some() { Ok(()) } else { Err(Errno::ENOENT) };
+                    assert_eq!(env.unlink(&a), expected);
+                }
+                3 => match (model.get(&a).copied(), model.get(&b).copied()) {
+                    (None, _) => assert_eq!(env.rename(&a, &b, RenameFlags::empty()), Err(Errno::ENOENT)),
+                    (Some(value), other) => {
+                        env.rename(&a, &b, RenameFlags::empty()).unwrap();
+                        // Two names of one file stay both (rename(2)).
+                        if Some(value) != other {
+                            model.remove(&a);
+                            model.insert(b, value);
+                        }
+                    }
+                },
+                4 => match (model.get(&a).copied(), model.contains_key(&b)) {
+                    (Some(value), false) => {
+                        env.link(&a, &b).unwrap();
+                        model.insert(b, value);
+                    }
+                    (None, _) => assert_eq!(env.link(&a, &b), Err(Errno::ENOENT)),
+                    _ => assert_eq!(env.link(&a, &b), Err(Errno::EEXIST)),
+                },
+                _ => {
+                    if let (Some(x), Some(y)) = (model.get(&a).copied(), model.get(&b).copied()) {
+                        env.rename(&a, &b, RenameFlags::EXCHANGE).unwrap();
+                        model.insert(a, y);
+                        model.insert(b, x);
+                    }
+                }
+            }
+            if step % 150 == 149 {
+                env.remount();
+            }
+        }
+        for dir in 0..4 {
+            let prefix = format!("/d{dir}/");
+            let expected: Vec<_> = model.keys().filter_map(|name| name.strip_prefix(&prefix)).collect();
+            let mut expected: Vec<String> = expected.into_iter().map(String::from).collect();
+            expected.sort();
+            assert_eq!(env.list(&prefix).unwrap(), expected);
+        }
+        for (name, value) in &model {
+            assert_eq!(env.get(name).unwrap(), value.to_string().into_bytes(), "{name}");
+        }
+        fsck(&env.unmount());
+    });
+}
+
+#[test]
+fn directories_move_with_their_parents_counted() {
+    each_kind(|mut env| {
+        for name in ["/a", "/b", "/a/x", "/a/x/deep", "/b/y"] {
+            env.mkdir(name).unwrap();
+        }
+        assert_eq!(env.rmdir("/a"), Err(Errno::ENOTEMPTY));
+        env.rename("/a/x", "/b/x", RenameFlags::empty()).unwrap();
+        assert_eq!((env.stat("/a").unwrap().st_nlink, env.stat("/b").unwrap().st_nlink), (2, 4));
+        env.rename("/b/x", "/a", RenameFlags::EXCHANGE).unwrap();
+        env.rename("/b/y", "/b/x", RenameFlags::empty()).unwrap();
+        env.put("/file", b"x").unwrap();
+        env.rename("/file", "/moved", RenameFlags::WHITEOUT).unwrap();
+        assert_eq!(env.stat("/file").unwrap().st_mode & 0o170_000, 0o020_000);
+        env.remount();
+        assert_eq!(env.list("/").unwrap(), ["a", "b", "file", "lost+found", "moved"]);
+        assert_eq!(env.list("/a").unwrap(), ["deep"]);
+        fsck(&env.unmount());
+    });
+}
+
+#[test]
+fn attributes_and_times_survive() {
+    each_kind(|mut env| {
+        env.put("/file", b"x").unwrap();
+        let (path, cred) = (env.walk("/file").unwrap(), security::Cred::root());
+        vfs::xattr::set(&path, b"user.one", b"value", XattrMode::Any, &cred).unwrap();
+        vfs::xattr::set(&path, b"user.big", &[7; 700], XattrMode::Any, &cred).unwrap();
+        assert_eq!(vfs::xattr::set(&path, b"user.one", b"", XattrMode::Create, &cred), Err(Errno::EEXIST));
+        vfs::attr::chmod(&path, 0o4711, &cred).unwrap();
+        vfs::attr::chown(&path, 70_000, 80_000, &cred).unwrap();
+        drop(path);
+        let before = env.stat("/file").unwrap();
+        env.remount();
+        let after = env.stat("/file").unwrap();
+        assert_eq!((after.st_mode, after.st_uid, after.st_gid), (0o100_711, 70_000, 80_000));
+        assert_eq!((after.st_mtime, after.st_ctime), (before.st_mtime, before.st_ctime));
+        assert_eq!(after.st_ctime_nsec, before.st_ctime_nsec);
+        let path = env.walk("/file").unwrap();
+        assert_eq!(vfs::xattr::get(&path, b"user.one", &cred).unwrap(), b"value");
+        assert_eq!(vfs::xattr::get(&path, b"user.big", &cred).unwrap(), [7; 700]);
+        vfs::xattr::remove(&path, b"user.big", &cred).unwrap();
+        assert_eq!(vfs::xattr::get(&path, b"user.big", &cred), Err(Errno::ENODATA));
+        assert_eq!(vfs::xattr::list(&path, &cred).unwrap(), b"user.one\0");
+        drop(path);
+        fsck(&env.unmount());
+    });
+}
+
+#[test]
+fn files_without_names_go_with_their_last_user() {
+    each_kind(|mut env| {
+        let free = env.walk("/").unwrap().dentry.sb().statfs().unwrap().f_bfree;
+        let file = env.put("/file", &pattern(200_000, 1)).unwrap();
+        fsync(&file).unwrap();
+        env.unlink("/file").unwrap();
+        let mut byte = [0];
+        assert_eq!(vfs::rw::pread(&file, &mut Dest::kernel(&mut byte), 5), Ok(1));
+        // A crash here leaves an orphan, which the next mount frees.
+        env.sync().unwrap();
+        let crashed = env.memory.snapshot();
+        drop(file);
+        let mut again = Env::new(&crashed);
+        again.sync().unwrap();
+        assert_eq!(again.walk("/").unwrap().dentry.sb().statfs().unwrap().f_bfree, free);
+        fsck(&again.unmount());
+        let temporary = env.open("/", OpenFlags::TMPFILE | OpenFlags::RDWR).unwrap();
+        vfs::rw::write(&temporary, &mut Src::kernel(b"temporary"), u64::MAX).unwrap();
+        drop(temporary);
+        env.sync().unwrap();
+        fsck(&env.unmount());
+    });
+}
+
+#[test]
+fn holes_and_data_are_told_apart() {
+    each_kind(|mut env| {
+        let file = env.create("/file").unwrap();
+        for at in [0, 1 << 20] {
+            vfs::rw::pwrite(&file, &mut Src::kernel(&[1; 5000]), at, u64::MAX).unwrap();
+        }
+        let seek = |offset, whence| vfs::rw::lseek(&file, offset, whence);
+        assert_eq!(seek(0, Whence::Data), Ok(0));
+        let hole = seek(0, Whence::Hole).unwrap();
+        assert!((5000..=8192).contains(&hole));
+        assert_eq!(seek(hole as i64, Whence::Data), Ok(1 << 20));
+        assert_eq!(seek(1 << 20, Whence::Hole), Ok((1 << 20) + 5000));
+        assert_eq!(seek(2 << 20, Whence::Data), Err(Errno::ENXIO));
+        assert!(env.stat("/file").unwrap().st_blocks < 64);
+        drop(file);
+        fsck(&env.unmount());
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_recovers() {
+    let Some(image) = image(&["-t", "ext4", "-b", "1024", "-m", "0"], 4 << 20) else { return };
+    let mut env = Env::new(&image);
+    let mut files = 0;
+    let error = loop {
+        match env.put(&format!("/file{files}"), &pattern(100_000, files)) {
+            Ok(_) => files += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, Errno::ENOSPC);
+    assert!(files > 10);
+    env.remount();
+    for nr in 0..files {
+        assert!(env.get(&format!("/file{nr}")).unwrap() == pattern(100_000, nr), "file{nr}");
+    }
+    for nr in 0..=files {
+        env.unlink(&format!("/file{nr}")).unwrap();
+    }
+    env.sync().unwrap();
+    for nr in 0..files {
+        env.put(&format!("/again{nr}"), &pattern(100_000, nr)).unwrap();
+    }
+    fsck(&env.unmount());
+}

@@ -1,0 +1,7 @@
+//! The whole file system on disks in memory; e2fsck judges the images that it leaves.
+
+mod crash;
+mod env;
+mod faults;
+mod files;
+mod hostile;
