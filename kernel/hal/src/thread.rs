@@ -14,6 +14,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::Deref;
@@ -106,6 +107,15 @@ pub enum Fpu {
     CopyCurrent,
     /// The initial state.
     Fresh,
+}
+
+/// Up to four places at which user code stops with a debug exception.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Breakpoints {
+    /// Where.
+    pub addr: [u64; 4],
+    /// Which of them are on, and their kinds and lengths: the bits of DR7 on x86.
+    pub control: u64,
 }
 
 /// A thread of execution in the kernel, and of a user program if it is one's.
@@ -234,6 +244,23 @@ impl Thread {
         &self.work
     }
 
+    /// Replaces its breakpoints, from its next way to user mode on. execve(2) drops them, new threads have none.
+    ///
+    /// `Err`: one that is on lies outside user memory, is not aligned to its length or of a kind that cannot be.
+    pub fn set_breakpoints(&self, wanted: &Breakpoints) -> Result<(), Fault> {
+        arch::thread::set_breakpoints(self, wanted)
+    }
+
+    /// Forbids its user code to read the time-stamp counter (`PR_SET_TSC`), from its next way to user mode on.
+    pub fn forbid_tsc(&self, on: bool) {
+        arch::thread::forbid_tsc(self, on);
+    }
+
+    /// Whether that is forbidden.
+    pub fn is_tsc_forbidden(&self) -> bool {
+        arch::thread::is_tsc_forbidden(self)
+    }
+
     /// Is it running, or is its context still being saved?
     pub fn is_on_cpu(&self) -> bool {
         self.on_cpu.load(Ordering::Acquire)
@@ -354,6 +381,17 @@ impl Current {
     /// Puts the floating-point state, FS and GS base back to their initial values (execve).
     pub fn reset_user_state(&self) {
         arch::thread::reset_user_state(self);
+    }
+
+    /// The floating-point state, in the layout of a signal frame without its end mark.
+    pub fn fpu_bytes(&self) -> Result<Vec<u8>, NoMemory> {
+        arch::thread::fpu_bytes(self)
+    }
+
+    /// Sets the floating-point state: all of it from what [`Current::fpu_bytes`] gives, or the part that every CPU
+    /// has from its first 512 bytes. `Err`: another length, or bits that the CPU refuses.
+    pub fn set_fpu_bytes(&self, bytes: &[u8]) -> Result<(), Fault> {
+        arch::thread::set_fpu_bytes(self, bytes)
     }
 
     /// Writes the floating-point state to a signal frame at `to` (64-byte aligned), in the kernel's XSAVE

@@ -66,7 +66,7 @@ pub struct Access {
 pub struct Exception {
     /// Vector number (Intel SDM vol. 3, table 6-1).
     pub vector: u8,
-    /// The CPU's error code, 0 where there is none.
+    /// The CPU's error code; the bits of DR6 for a debug exception; 0 where there is neither.
     pub error_code: u64,
     /// The faulting address of a page fault, else 0.
     pub cr2: u64,

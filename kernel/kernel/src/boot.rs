@@ -108,6 +108,8 @@ fn register_hooks() {
     }
     static FUTEXES: Futexes = Futexes;
     process::hooks::register_futex(&FUTEXES);
+    seccomp::init();
+    coredump::init();
 }
 
 /// Makes the rootfs and the view of it that the first process will have.

@@ -29,7 +29,8 @@ use crate::group::GroupInit;
 use crate::pid::{self, PidRef};
 use crate::signal::{AltStack, Clear, SigHand};
 use crate::task::{self, CurrentTask, TaskFlags, TaskInit};
-use crate::{NsProxy, PidNs, Task, ThreadGroup, cred, exec, exit, hooks, nsproxy, pgrp};
+use crate::trace::NewTie;
+use crate::{NsProxy, PidNs, Task, ThreadGroup, cred, exec, exit, hooks, nsproxy, pgrp, trace};
 
 /// What clone3(2) is asked for.
 #[derive(Clone, Debug, Default)]
@@ -81,20 +82,24 @@ impl VforkDone {
 /// Makes a task as `request` says; `regs` are those of the caller's system call. Gives its tid.
 ///
 /// The errors are those of clone(2); `ERESTARTNOINTR` when a signal has to be handled first.
-pub fn clone(request: &CloneRequest, regs: &UserRegs) -> Result<u32> {
+pub fn clone(request: &CloneRequest, regs: &mut UserRegs) -> Result<u32> {
     let me = task::current();
     let flags = request.flags;
     check(&me, request)?;
     if me.signal_pending() {
         return Err(Errno::ERESTARTNOINTR);
     }
+    let event = trace::fork_event(&me, request);
     let charge = ProcessCharge::new(&me)?;
     let child = build(&me, request)?;
     let thread = make_thread(&me, &child, request, regs)?;
     let pidfd = reserve_pidfd(&me, &child, request).inspect_err(|_| thread.clone().discard())?;
     let vfork = flags.contains(CloneFlags::VFORK).then(VforkDone::new);
     *child.vfork_done.lock() = vfork.clone();
-    publish(&me, &child, request).inspect_err(|_| thread.clone().discard())?;
+    let is_traced = me.has(TaskFlags::TRACED) && (event.is_some() || flags.contains(CloneFlags::PTRACE));
+    let tie = if is_traced { NewTie::for_child(&me) } else { Ok(None) };
+    let tie = tie.inspect_err(|_| thread.clone().discard())?;
+    publish(&me, &child, request, tie).inspect_err(|_| thread.clone().discard())?;
     charge.keep();
     if flags.contains(CloneFlags::SYSVSEM) {
         hooks::task_clone(&me, &child);
@@ -111,8 +116,12 @@ pub fn clone(request: &CloneRequest, regs: &UserRegs) -> Result<u32> {
     drop(child);
     sched::start(&thread, placement);
     drop(thread);
+    if let Some(event) = event {
+        trace::clone_event(&me, regs, event, tid);
+    }
     if let Some(vfork) = vfork {
         vfork.wait();
+        trace::vfork_done_event(&me, regs, tid);
     }
     Ok(tid)
 }
@@ -297,6 +306,10 @@ fn build_group(me: &CurrentTask, request: &CloneRequest, pid_ref: &PidRef) -> Th
         dumpable: parent.dumpable(),
         oom_score_adj: parent.oom_score_adj(),
     });
+    let shares_parent = request.flags.contains(CloneFlags::PARENT);
+    let maker = if shares_parent { parent.parent_tid.load(Relaxed) } else { me.tid() };
+    group.parent_tid.store(maker, Relaxed);
+    group.set_coredump_filter(parent.coredump_filter());
     *group.exe.lock() = parent.exe.lock().clone();
     if group.is_ns_init() {
         group.is_unkillable.store(true, Relaxed);
@@ -361,6 +374,9 @@ fn make_thread(
         thread.discard();
         return Err(error);
     }
+    if me.hal().is_tsc_forbidden() {
+        thread.hal().forbid_tsc(true);
+    }
     task::bind(thread.hal(), child.clone());
     drop(child.thread.swap(Some(thread.clone())));
     if child.registered.rseq.load(Relaxed) != 0 {
@@ -393,16 +409,27 @@ fn reserve_pidfd(me: &CurrentTask, child: &Arc<Task>, request: &CloneRequest) ->
 }
 
 /// Makes the child visible, unless something came that must be handled first.
-fn publish(me: &CurrentTask, child: &Arc<Task>, request: &CloneRequest) -> Result<()> {
+fn publish(
+    me: &CurrentTask,
+    child: &Arc<Task>,
+    request: &CloneRequest,
+    mut tie: Option<NewTie>,
+) -> Result<()> {
     let group = child.group();
     if request.flags.contains(CloneFlags::THREAD) {
+        let tree = tie.is_some().then(lock_tree);
         let mut state = group.sig.lock();
         refuse_if_interrupted(me)?;
         state.threads.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        child.inherit_seccomp(me);
         group.nr_live.fetch_add(1, Relaxed);
         pid::set_task(child.tid(), Some(child.clone()));
         state.threads.push(child.clone());
         exit::count_thread();
+        drop(state);
+        if let Some(tree) = &tree {
+            trace::inherit(me, &mut tie, child, tree);
+        }
         return Ok(());
     }
     let parent = if request.flags.contains(CloneFlags::PARENT) { me.group().parent() } else { None };
@@ -410,6 +437,7 @@ fn publish(me: &CurrentTask, child: &Arc<Task>, request: &CloneRequest) -> Resul
     let tree = lock_tree();
     refuse_if_interrupted(me)?;
     let home = me.group().pgrp().ok_or(Errno::ERESTARTNOINTR)?;
+    child.inherit_seccomp(me);
     group.nr_live.store(1, Relaxed);
     group.sig.lock().threads.push(child.clone());
     adopt(&parent, group, &tree);
@@ -419,6 +447,9 @@ fn publish(me: &CurrentTask, child: &Arc<Task>, request: &CloneRequest) -> Resul
     pgrp::join(group, &home, &tree);
     pid::set_task(child.tid(), Some(child.clone()));
     exit::count_thread();
+    if tie.is_some() {
+        trace::inherit(me, &mut tie, child, &tree);
+    }
     Ok(())
 }
 

@@ -17,13 +17,14 @@ use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use abi::signal::{CLD_DUMPED, CLD_EXITED, CLD_KILLED, SIG_IGN, SIGCHLD, SaFlags, SigInfo, SigSet};
 use hal::thread::Work;
+use hal::trap::UserRegs;
 use hal::{UserAddr, user};
-use limits::{Resource, UserResource};
+use limits::UserResource;
 
 use crate::family::{ExitState, TreeGuard, disown, lock_tree, pass_on_children};
 use crate::signal::{self, CORE_DUMPED, Target};
 use crate::task::{self, CurrentTask, TaskFlags};
-use crate::{Task, ThreadGroup, hooks, nsproxy, pgrp, pid, pidns, timer};
+use crate::{Task, ThreadGroup, coredump, hooks, nsproxy, pgrp, pid, pidns, timer, trace};
 
 /// Threads that exist, the dead leaders that were not waited for included.
 static NR_THREADS: AtomicU32 = AtomicU32::new(0);
@@ -47,6 +48,11 @@ fn exit_status(code: i32) -> i32 {
 /// exit(2): the calling thread ends when the system call returns.
 pub fn request_exit(code: i32) {
     request(exit_status(code));
+}
+
+/// The calling thread ends as if by signal `sig`, without its process; on the way to user mode.
+pub fn request_thread_end(sig: i32) {
+    request(sig);
 }
 
 /// exit_group(2): all threads of the caller end.
@@ -75,16 +81,15 @@ pub(crate) fn begin_group_exit(task: &CurrentTask, status: i32) -> i32 {
     status
 }
 
-/// Whether a core-dumping signal counts as having dumped core: the limit allows one, and the process is dumpable.
-pub(crate) fn would_dump_core(task: &Task) -> bool {
-    task.group().rlimits().cur(Resource::Core) > 0 && task.group().dumpable() == 1
-}
-
 /// Ends the calling thread with wait status `status`.
 ///
 /// Call it at the base of the kernel stack only: nothing above is dropped.
-pub(crate) fn exit_thread(status: i32) -> ! {
-    end_current(status);
+pub(crate) fn exit_thread(status: i32, regs: &mut UserRegs) -> ! {
+    let task = task::current();
+    if task.has(TaskFlags::TRACED) {
+        trace::exit_event(&task, regs, status);
+    }
+    end_current(status, Some(regs));
     sched::exit_thread()
 }
 
@@ -96,15 +101,15 @@ pub fn thread_exit() -> ! {
         && !task.has(TaskFlags::EXITING)
     {
         let status = begin_group_exit(&task, abi::signal::SIGKILL as i32);
-        end_current(status);
+        end_current(status, None);
     }
     sched::exit_thread()
 }
 
 /// Everything but the last switch.
-fn end_current(status: i32) {
+fn end_current(status: i32, regs: Option<&UserRegs>) {
     let task = task::current();
-    leave_signals(&task);
+    leave_signals(&task, regs);
     task.exit_code.store(status, Relaxed);
     let is_last = task.group().nr_live.fetch_sub(1, AcqRel) == 1;
     if is_last {
@@ -126,21 +131,25 @@ fn end_current(status: i32) {
             pidns::zap(&task);
         }
     }
+    let filters = task.seccomp.swap(None);
+    drop(filters);
     finish(task.arc());
 }
 
-/// Takes no signals from now on, and passes on what others could take.
-fn leave_signals(task: &CurrentTask) {
-    let is_stopped_now = {
+/// Takes no signals from now on, and passes on what others could take. Tells `regs` to a core dump that waits for them.
+fn leave_signals(task: &CurrentTask, regs: Option<&UserRegs>) {
+    let (is_stopped_now, core) = {
         let mut state = task.group().sig.lock();
         task.set_flags(TaskFlags::EXITING);
-        let had_to_stop = task.has(TaskFlags::STOP_PENDING);
-        task.clear_flags(TaskFlags::STOP_PENDING);
-        had_to_stop && signal::leave_stop_count(&mut state)
+        let ends_stop = task.has(TaskFlags::STOP_PENDING) && signal::take_part_in_stop(task, &mut state);
+        (ends_stop, state.core.clone())
     };
     signal::retarget(task, SigSet(u64::MAX));
     if is_stopped_now {
         signal::notify_parent_stopped(task.group(), abi::signal::CLD_STOPPED);
+    }
+    if let Some(core) = core {
+        coredump::take_part(task, &core, regs);
     }
 }
 
@@ -189,34 +198,91 @@ fn release_mm(task: &CurrentTask) {
 }
 
 /// Marks the thread as dead, and the process when it was the last one.
+///
+/// A thread that is traced stays, like a leader, until its tracer has waited for it; so does the process.
 fn finish(task: &Arc<Task>) {
     let group = task.group().clone();
     group.note_dead(task);
+    let mut garbage = Garbage::default();
     let tree = lock_tree();
     let is_final = {
-        let mut state = group.sig.lock();
+        let state = group.sig.lock();
         task.set_flags(TaskFlags::DEAD);
-        if !task.is_leader() {
-            state.threads.retain(|other| !Arc::ptr_eq(other, task));
-        }
         state.threads.iter().all(|other| other.has(TaskFlags::DEAD))
     };
     drop(task.thread.swap(None));
-    let mut garbage = Garbage::default();
-    if !task.is_leader() {
-        release_task(task, &mut garbage);
+    while let Some(tracee) = trace::tracee_at_exit(task) {
+        lose_tracer(&tracee, &tree, &mut garbage);
     }
     if is_final {
-        end_group(&group, &tree, &mut garbage);
+        give_up_children(&group, &tree, &mut garbage);
+    }
+    if !task.is_leader() && (!task.has(TaskFlags::TRACED) || tell_tracer(task) == Reap::Now) {
+        release_thread(task, &tree, &mut garbage);
+    }
+    if is_final {
+        end_group_if_alone(&group, &tree, &mut garbage);
     }
     drop(tree);
     group.exit_wait.wake_all();
     drop(garbage);
 }
 
+/// The tracer of `task` ends: the task goes on without, or is passed to its parent when it has ended.
+fn lose_tracer(task: &Arc<Task>, tree: &TreeGuard, garbage: &mut Garbage) {
+    garbage.2.extend(trace::unlink(task, tree));
+    garbage.1.push(task.clone());
+    if !task.has(TaskFlags::DEAD) {
+        return;
+    }
+    let group = task.group();
+    if !task.is_leader() {
+        release_thread(task, tree, garbage);
+        end_group_if_alone(group, tree, garbage);
+    } else if group.exit_state() == ExitState::Zombie {
+        pass_to_parent(group, tree, garbage);
+    }
+}
+
+/// The tracer has waited for the zombie leader of `group`: now the parent can. The result must be dropped without locks.
+#[must_use]
+pub(crate) fn reap_for_tracer(group: &Arc<ThreadGroup>, leader: &Arc<Task>, tree: &TreeGuard) -> Garbage {
+    let mut garbage = Garbage::default();
+    garbage.2.extend(trace::unlink(leader, tree));
+    pass_to_parent(group, tree, &mut garbage);
+    garbage
+}
+
+/// The tracer has waited for the dead thread `task`. The result must be dropped without locks.
+#[must_use]
+pub(crate) fn reap_thread(task: &Arc<Task>, tree: &TreeGuard) -> Garbage {
+    let mut garbage = Garbage::default();
+    release_thread(task, tree, &mut garbage);
+    end_group_if_alone(task.group(), tree, &mut garbage);
+    garbage
+}
+
+/// Takes a dead thread that is no leader out of its process and the tables.
+fn release_thread(task: &Arc<Task>, tree: &TreeGuard, garbage: &mut Garbage) {
+    garbage.2.extend(trace::unlink(task, tree));
+    task.group().sig.lock().threads.retain(|other| !Arc::ptr_eq(other, task));
+    release_task(task, garbage);
+}
+
+/// The process becomes a zombie once its leader is dead and alone.
+fn end_group_if_alone(group: &Arc<ThreadGroup>, tree: &TreeGuard, garbage: &mut Garbage) {
+    let is_alone = {
+        let state = group.sig.lock();
+        state.threads.len() == 1 && state.threads.iter().all(|task| task.has(TaskFlags::DEAD))
+    };
+    if is_alone && group.exit_state() == ExitState::Alive {
+        end_group(group, tree, garbage);
+    }
+}
+
 /// References that must be dropped without locks.
 #[derive(Default)]
-pub(crate) struct Garbage(Vec<Arc<ThreadGroup>>, Vec<Arc<Task>>);
+pub(crate) struct Garbage(Vec<Arc<ThreadGroup>>, Vec<Arc<Task>>, Vec<Arc<trace::Tracee>>);
 
 /// Takes a dead task out of the tables.
 fn release_task(task: &Arc<Task>, garbage: &mut Garbage) {
@@ -238,21 +304,43 @@ pub(crate) fn forget_leader(leader: &Task) {
     NR_THREADS.fetch_sub(1, Relaxed);
 }
 
-/// The process has no threads left: its children get a new parent, its own parent is told.
-fn end_group(group: &Arc<ThreadGroup>, tree: &TreeGuard, garbage: &mut Garbage) {
-    if let Some((reaper, children)) = pass_on_children(group, tree) {
-        for child in &children {
-            send_parent_death(child);
-            if child.exit_state() == ExitState::Zombie && notify_parent(child, &reaper) == Reap::Now {
-                garbage.merge(reap(child, tree));
-            }
-            pgrp::signal_if_orphaned(child, group, None, tree);
+/// The process has no threads left: its children get a new parent.
+fn give_up_children(group: &Arc<ThreadGroup>, tree: &TreeGuard, garbage: &mut Garbage) {
+    let Some((reaper, children)) = pass_on_children(group, tree) else { return };
+    for child in &children {
+        send_parent_death(child);
+        let is_parents = child.leader_tracer.load(Relaxed) == 0;
+        let is_zombie = child.exit_state() == ExitState::Zombie;
+        if is_zombie && is_parents && notify_parent(child, &reaper) == Reap::Now {
+            garbage.merge(reap(child, tree));
         }
-        garbage.0.extend(children);
+        pgrp::signal_if_orphaned(child, group, None, tree);
     }
+    garbage.0.extend(children);
+}
+
+/// The process is a zombie: its parent is told, or first the tracer of its leader.
+fn end_group(group: &Arc<ThreadGroup>, tree: &TreeGuard, garbage: &mut Garbage) {
     let Some(parent) = group.parent() else { return };
     pgrp::signal_if_orphaned(group, &parent, Some(group), tree);
     group.set_exit_state(ExitState::Zombie, tree);
+    let tracer = group.leader_tracer.load(Relaxed);
+    if tracer != 0 && tracer != parent.pid() {
+        if let Some(leader) = group.leader()
+            && tell_tracer(&leader) == Reap::Now
+        {
+            garbage.2.extend(trace::unlink(&leader, tree));
+            pass_to_parent(group, tree, garbage);
+        }
+    } else {
+        pass_to_parent(group, tree, garbage);
+    }
+    garbage.0.push(parent);
+}
+
+/// Tells the parent of the zombie `group`, which may not want to know.
+fn pass_to_parent(group: &Arc<ThreadGroup>, tree: &TreeGuard, garbage: &mut Garbage) {
+    let Some(parent) = group.parent() else { return };
     if notify_parent(group, &parent) == Reap::Now {
         parent.note_reaped(group);
         garbage.merge(reap(group, tree));
@@ -260,10 +348,31 @@ fn end_group(group: &Arc<ThreadGroup>, tree: &TreeGuard, garbage: &mut Garbage) 
     garbage.0.push(parent);
 }
 
+/// Tells the tracer of the end of `task`.
+fn tell_tracer(task: &Arc<Task>) -> Reap {
+    let Some(tie) = task.tracee() else { return Reap::Now };
+    let tracer = tie.tracer().group();
+    let action = tracer.with_hand(|hand| hand.get(SIGCHLD));
+    let is_ignored = action.handler == SIG_IGN;
+    if !is_ignored {
+        let mut info = end_info(task.group(), tracer);
+        if !task.is_leader() {
+            let uid = signal::uid_seen_by(tracer, task.with_cred(|cred| cred.uid));
+            let tid = pid::number_in(task.tid(), tracer.pid_ns());
+            info = SigInfo::child(info.code, tid as i32, uid, info.fields[1] as i32, 0, 0);
+        }
+        signal::send_kernel(Target::Group(tracer), info);
+    }
+    tracer.child_wait.wake_all();
+    let keeps = !is_ignored && action.flags & SaFlags::NOCLDWAIT.bits() == 0;
+    if keeps { Reap::Later } else { Reap::Now }
+}
+
 impl Garbage {
     fn merge(&mut self, other: Self) {
         self.0.extend(other.0);
         self.1.extend(other.1);
+        self.2.extend(other.2);
     }
 }
 
@@ -292,8 +401,8 @@ fn notify_parent(group: &Arc<ThreadGroup>, parent: &Arc<ThreadGroup>) -> Reap {
     let action = parent.with_hand(|hand| hand.get(SIGCHLD));
     let mut reap = Reap::Later;
     let mut wants_signal = exit_signal != 0;
-    if parent.reaps_all.load(Relaxed) {
-        return Reap::Now;
+    if parent.reaps_all.load(Relaxed) || group.reaps_itself.load(Relaxed) {
+        reap = Reap::Now;
     }
     if exit_signal == SIGCHLD {
         let ignores = action.handler == SIG_IGN;
@@ -361,6 +470,7 @@ pub(crate) fn reap(group: &Arc<ThreadGroup>, tree: &TreeGuard) -> Garbage {
     pgrp::leave(group, tree);
     let threads = core::mem::take(&mut group.sig.lock().threads);
     for task in threads {
+        garbage.2.extend(trace::unlink(&task, tree));
         release_task(&task, &mut garbage);
     }
     garbage.0.extend(disown(group, tree));

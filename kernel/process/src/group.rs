@@ -26,6 +26,7 @@ use limits::Rlimits;
 use sched::WaitQueue;
 
 use crate::Task;
+use crate::coredump::Core;
 use crate::exec::Executable;
 use crate::family::{ExitState, Family};
 use crate::pgrp::ProcessGroup;
@@ -55,6 +56,8 @@ pub(crate) struct GroupSig {
     pub(crate) is_continued: bool,
     /// A stop or continuation that the parent shall be told of: `CLD_STOPPED` or `CLD_CONTINUED`, 0 for none.
     pub(crate) notify_parent: i32,
+    /// A core dump is being made.
+    pub(crate) core: Option<Arc<Core>>,
     /// Where the search for a thread to take a shared signal begins.
     pub(crate) next_target: usize,
 }
@@ -71,6 +74,12 @@ pub struct ThreadGroup {
     pub(crate) ppid: AtomicU32,
     /// The same in its own namespace; 0 for a parent outside.
     pub(crate) own_ppid: AtomicU32,
+    /// The tid of the parent's thread that made it.
+    pub(crate) parent_tid: AtomicU32,
+    /// Process id of who traces its leader; 0 for nobody. Changed under the family lock.
+    pub(crate) leader_tracer: AtomicU32,
+    /// Tasks that its threads trace.
+    pub(crate) nr_tracees: AtomicU32,
     pub(crate) sig: IrqLock<GroupSig>,
     /// A copy of the set of `GroupSig::shared`, read by the threads without the lock.
     pub(crate) shared_set: AtomicU64,
@@ -109,9 +118,16 @@ pub struct ThreadGroup {
     /// `PR_GET_DUMPABLE`.
     pub(crate) dumpable: AtomicU8,
     oom_score_adj: AtomicI32,
+    /// /proc/PID/coredump_filter.
+    coredump_filter: AtomicU32,
+    /// Nobody waits for it: the kernel started it.
+    pub(crate) reaps_itself: AtomicBool,
     /// Start in nanoseconds since boot.
     pub(crate) start_ns: u64,
 }
+
+/// Anonymous memory, ELF headers and private huge pages (core(5)).
+const DEFAULT_COREDUMP_FILTER: u32 = 0x33;
 
 /// What a new process gets.
 pub(crate) struct GroupInit {
@@ -139,6 +155,9 @@ impl ThreadGroup {
             own_pid: init.own_pid,
             unique: AtomicU64::new(0),
             ppid: AtomicU32::new(init.ppid),
+            parent_tid: AtomicU32::new(0),
+            leader_tracer: AtomicU32::new(0),
+            nr_tracees: AtomicU32::new(0),
             sig: IrqLock::new(
                 "process.sig",
                 GroupSig {
@@ -151,6 +170,7 @@ impl ThreadGroup {
                     is_stopped: false,
                     is_continued: false,
                     notify_parent: 0,
+                    core: None,
                     next_target: 0,
                 },
             ),
@@ -178,6 +198,8 @@ impl ThreadGroup {
             did_exec: AtomicBool::new(false),
             dumpable: AtomicU8::new(init.dumpable),
             oom_score_adj: AtomicI32::new(init.oom_score_adj),
+            coredump_filter: AtomicU32::new(DEFAULT_COREDUMP_FILTER),
+            reaps_itself: AtomicBool::new(false),
             start_ns: hal::time::now_ns(),
         }
     }
@@ -342,6 +364,16 @@ impl ThreadGroup {
     /// Sets /proc/PID/oom_score_adj; the caller has checked range and rights.
     pub fn set_oom_score_adj(&self, adj: i32) {
         self.oom_score_adj.store(adj, Relaxed);
+    }
+
+    /// /proc/PID/coredump_filter: which kinds of mappings are in a core dump (core(5)).
+    pub fn coredump_filter(&self) -> u32 {
+        self.coredump_filter.load(Relaxed)
+    }
+
+    /// Sets /proc/PID/coredump_filter.
+    pub fn set_coredump_filter(&self, filter: u32) {
+        self.coredump_filter.store(filter, Relaxed);
     }
 
     /// `PR_GET_DUMPABLE`: 1 when others of the same user may look into the process.

@@ -7,9 +7,12 @@ use alloc::sync::Arc;
 use abi::{Errno, Result};
 use hal::UserAddr;
 use hal::sync::Once;
+use hal::trap::UserRegs;
 use vfs::File;
 
 use crate::Task;
+use crate::task::CurrentTask;
+use crate::trace::Enter;
 
 /// The futex crate's part in the end of a thread.
 pub trait FutexHooks: Sync {
@@ -34,6 +37,12 @@ pub trait ExitHook: Sync {
     }
 }
 
+/// seccomp's part in a system call of `task`, the caller.
+pub trait SeccompHooks: Sync {
+    /// Decides about the call that `regs` ask for.
+    fn enter(&self, task: &CurrentTask, regs: &mut UserRegs) -> Enter;
+}
+
 /// Makes a file for a pidfd (`CLONE_PIDFD`).
 pub type PidfdFactory = fn(&Arc<Task>) -> Result<Arc<File>>;
 
@@ -43,6 +52,7 @@ pub type NamespaceOpener = fn(&Task, u32) -> Result<usize>;
 static FUTEX: Once<&'static dyn FutexHooks> = Once::new();
 static IPC: Once<&'static dyn ExitHook> = Once::new();
 static PIDFD: Once<PidfdFactory> = Once::new();
+static SECCOMP: Once<&'static dyn SeccompHooks> = Once::new();
 
 /// Registers the futex crate.
 pub fn register_futex(hooks: &'static dyn FutexHooks) {
@@ -57,6 +67,16 @@ pub fn register_exit(hook: &'static dyn ExitHook) {
 /// Registers the maker of pidfds.
 pub fn register_pidfd(factory: PidfdFactory) {
     PIDFD.call_once(|| factory);
+}
+
+/// Registers seccomp.
+pub fn register_seccomp(hooks: &'static dyn SeccompHooks) {
+    SECCOMP.call_once(|| hooks);
+}
+
+/// What seccomp makes of the system call of `task`.
+pub(crate) fn seccomp(task: &CurrentTask, regs: &mut UserRegs) -> Enter {
+    SECCOMP.get().map_or(Enter::Run, |hooks| hooks.enter(task, regs))
 }
 
 pub(crate) fn futex() -> Option<&'static dyn FutexHooks> {

@@ -5,11 +5,13 @@
 extern crate alloc;
 
 mod clone;
+pub mod coredump;
 pub mod cred;
 pub mod exec;
 pub mod exit;
 pub mod family;
 mod group;
+pub mod helper;
 pub mod hooks;
 pub mod nsproxy;
 pub mod oom;
@@ -18,10 +20,12 @@ pub mod pid;
 pub mod pidns;
 pub mod prctl;
 pub mod rseq;
+pub mod seccomp;
 mod show;
 pub mod signal;
 mod task;
 pub mod timer;
+pub mod trace;
 pub mod usage;
 pub mod wait;
 

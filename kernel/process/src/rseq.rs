@@ -92,6 +92,15 @@ pub(crate) fn watch(task: &task::Task) {
     }
 }
 
+/// Address, length and signature of the area of `task`; zeros when there is none.
+pub fn registration(task: &task::Task) -> (u64, u32, u32) {
+    let own = &task.registered;
+    match own.rseq.load(Relaxed) {
+        0 => (0, 0, 0),
+        area => (area, own.rseq_len.load(Relaxed), own.rseq_sig.load(Relaxed)),
+    }
+}
+
 /// Ends the registration: unregister, execve(2).
 pub(crate) fn forget(task: &task::Task) {
     if task.registered.rseq.swap(0, Relaxed) != 0

@@ -8,6 +8,7 @@
 //! | `mm`, `files`, `fs` | the task itself, under the field's lock | anyone, under the lock |
 //! | `pending` | anyone, under [`ThreadGroup::sig`] and its own lock | the same |
 //! | `pending_set` | as `pending`; a copy of its set | the task itself, without a lock |
+//! | `tracee` | under the family lock and [`ThreadGroup::sig`] | anyone, through RCU |
 //! | `flags` | under [`ThreadGroup::sig`], except `EXITING` and `FORKNOEXEC`, which the task sets itself | anyone |
 //! | the other atomics | the task itself | anyone, as a hint for /proc |
 //!
@@ -15,8 +16,9 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use abi::signal::SigSet;
 use abi::{Errno, Result};
@@ -29,11 +31,13 @@ use sched::Kill;
 use security::Cred;
 use vfs::{FdTable, File, FsContext};
 
-use crate::ThreadGroup;
 use crate::clone::VforkDone;
 use crate::nsproxy::NsProxy;
 use crate::pid::PidRef;
 use crate::signal::{AltStack, Pending};
+use crate::trace::dispatch::Dispatch;
+use crate::trace::{DebugRegs, Tracee};
+use crate::{ThreadGroup, seccomp};
 
 /// Where each hal thread keeps its task.
 static TASK: Slot<Arc<Task>> = Slot::new();
@@ -60,6 +64,22 @@ bitflags! {
         const EXIT_REQUESTED = 128;
         /// A robust list, a rseq area or the like is registered: exit has something to do.
         const PR_SET = 256;
+        /// Another thread traces it.
+        const TRACED = 512;
+        /// ... which took hold by `PTRACE_SEIZE`.
+        const SEIZED = 1024;
+        /// It shall enter a traced stop.
+        const TRAP_STOP = 2048;
+        /// It shall tell its seizing tracer that a stop of its process began or ended.
+        const TRAP_NOTIFY = 4096;
+        /// It is in a traced stop.
+        const TRACE_STOPPED = 8192;
+        /// It is in a traced stop that the tracer left by `PTRACE_LISTEN`.
+        const LISTENING = 1 << 14;
+        /// Its pending stop counts among those that the process waits for.
+        const STOP_COUNTED = 1 << 15;
+        /// Another thread's seccomp filter took its way to new rights (`SECCOMP_FILTER_FLAG_TSYNC`).
+        const NO_NEW_PRIVS = 1 << 16;
     }
 }
 
@@ -120,6 +140,21 @@ pub struct Task {
     pub(crate) registered: UserRegistered,
     pub(crate) vfork_done: SpinLock<Option<Arc<VforkDone>>>,
     pub(crate) exit_code: AtomicI32,
+    /// The signal of the last stop of its process that it had to take part in.
+    pub(crate) stop_signal: AtomicU32,
+    /// Its tie to its tracer; changed under the family lock and `ThreadGroup::sig`.
+    pub(crate) tracee: ArcCell<Tracee>,
+    /// The tasks that it traces.
+    pub(crate) tracees: SpinLock<Vec<Arc<Task>>>,
+    /// Its debug registers as its tracer sees them.
+    pub(crate) debug: SpinLock<DebugRegs>,
+    /// Changed under `ThreadGroup::sig`.
+    pub(crate) seccomp: ArcCell<seccomp::State>,
+    pub(crate) dispatch: SpinLock<Dispatch>,
+    /// Its present call became a signal.
+    pub(crate) was_dispatched: AtomicBool,
+    /// [`crate::trace::SyscallWork`].
+    pub(crate) syscall_work: AtomicU32,
     comm: SeqLock<[u8; 16]>,
     /// `PR_SET_PDEATHSIG`.
     pub(crate) pdeath_signal: AtomicU32,
@@ -178,6 +213,14 @@ impl Task {
             registered: UserRegistered::default(),
             vfork_done: SpinLock::new("process.vfork_done", None),
             exit_code: AtomicI32::new(0),
+            stop_signal: AtomicU32::new(0),
+            tracee: ArcCell::empty(),
+            tracees: SpinLock::new("process.tracees", Vec::new()),
+            debug: SpinLock::new("process.debug_regs", DebugRegs::default()),
+            seccomp: ArcCell::empty(),
+            dispatch: SpinLock::new("process.dispatch", Dispatch::default()),
+            was_dispatched: AtomicBool::new(false),
+            syscall_work: AtomicU32::new(0),
             comm: SeqLock::new("process.comm", init.comm),
             pdeath_signal: AtomicU32::new(0),
             timer_slack: AtomicU64::new(DEFAULT_TIMER_SLACK_NS),

@@ -9,15 +9,17 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 
 use abi::process::{Rusage, WaitOptions};
-use abi::signal::{CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, SIGCHLD, SIGCONT};
+use abi::signal::{
+    CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, CLD_TRAPPED, SIGCHLD, SIGCONT,
+};
 use abi::{Errno, Result};
 use security::IdKind;
 
-use crate::ThreadGroup;
-use crate::family::{ExitState, lock_tree};
+use crate::exit::{self, Garbage};
+use crate::family::{ExitState, TreeGuard, lock_tree};
 use crate::signal::CORE_DUMPED;
-use crate::task;
-use crate::{exit, pid};
+use crate::task::{self, TaskFlags};
+use crate::{Task, ThreadGroup, pid, trace};
 
 /// Which children are meant.
 #[derive(Clone)]
@@ -54,6 +56,7 @@ impl Event {
         match self.code {
             CLD_EXITED => self.status >> 8 & 0xff,
             CLD_STOPPED => self.status >> 8 & 0xff,
+            CLD_TRAPPED => self.status >> 8,
             CLD_CONTINUED => SIGCONT as i32,
             _ => self.status & 0x7f,
         }
@@ -92,11 +95,25 @@ enum Scan {
 fn scan(me: &Arc<ThreadGroup>, who: &Who, options: WaitOptions) -> Scan {
     let tree = lock_tree();
     let mut has_candidate = false;
+    if me.nr_tracees.load(Relaxed) > 0
+        && let Some((event, garbage)) = scan_tracees(me, who, options, &tree, &mut has_candidate)
+    {
+        drop(tree);
+        drop(garbage);
+        return Scan::Event(event);
+    }
     let mut found = None;
     {
         let family = me.family.lock();
         for child in family.children.iter().filter(|child| is_eligible(child, who, options)) {
+            let tracer = child.leader_tracer.load(Relaxed);
+            if tracer == me.pid() {
+                continue; // seen above
+            }
             has_candidate = true;
+            if tracer != 0 && child.exit_state() == ExitState::Zombie {
+                continue; // its tracer comes first
+            }
             if child.exit_state() == ExitState::Zombie {
                 if options.contains(WaitOptions::EXITED) {
                     found = Some((child.clone(), None));
@@ -131,6 +148,91 @@ fn scan(me: &Arc<ThreadGroup>, who: &Who, options: WaitOptions) -> Scan {
     }
 }
 
+/// Looks at all tasks that the threads of `me` trace, the caller's alone with `__WNOTHREAD`. Gives an event with what
+/// must be dropped without locks.
+fn scan_tracees(
+    me: &Arc<ThreadGroup>,
+    who: &Who,
+    options: WaitOptions,
+    tree: &TreeGuard,
+    has_candidate: &mut bool,
+) -> Option<(Event, Garbage)> {
+    let caller = task::current();
+    for tracer in me.threads() {
+        if options.contains(WaitOptions::NOTHREAD) && !Arc::ptr_eq(&tracer, caller.arc()) {
+            continue;
+        }
+        // Under the family lock the list changes through this function only.
+        for place in 0.. {
+            let tracee = tracer.tracees.lock().get(place).cloned();
+            let Some(tracee) = tracee else { break };
+            if !is_meant(&tracee, who) {
+                continue;
+            }
+            *has_candidate = true;
+            if let Some(event) = tracee_event(me, &tracee, options, tree) {
+                return Some(event);
+            }
+        }
+    }
+    None
+}
+
+/// Whether the call is about the tracee `task`.
+fn is_meant(task: &Arc<Task>, who: &Who) -> bool {
+    match who {
+        Who::Any => true,
+        Who::Pid(pid) => task.tid() == *pid,
+        Who::Pgid(pgid) => task.group().pgid() == *pgid,
+        Who::Process(group) => task.is_leader() && Arc::ptr_eq(task.group(), group),
+    }
+}
+
+/// The end or the unreported stop of a tracee.
+fn tracee_event(
+    me: &Arc<ThreadGroup>,
+    task: &Arc<Task>,
+    options: WaitOptions,
+    tree: &TreeGuard,
+) -> Option<(Event, Garbage)> {
+    let keep = options.contains(WaitOptions::NOWAIT);
+    let group = task.group();
+    let uid = task.with_cred(|cred| cred.uid);
+    let uid = task::current().with_cred(|cred| cred.user_ns.show(IdKind::User, uid));
+    let pid = pid::visible(task.tid());
+    if !task.has(TaskFlags::DEAD) {
+        let code = trace::unreported_stop(task, !keep)?;
+        let rusage = group.usage().to_rusage();
+        let event = Event { pid, uid, code: CLD_TRAPPED, status: code << 8 | 0x7f, rusage };
+        return Some((event, Garbage::default()));
+    }
+    if !options.contains(WaitOptions::EXITED) {
+        return None;
+    }
+    if !task.is_leader() {
+        let status = group.sig.lock().exit.unwrap_or_else(|| task.exit_code.load(Relaxed));
+        let rusage = group.usage().to_rusage();
+        let event = Event { pid, uid, code: end_code(status), status, rusage };
+        let garbage = if keep { Garbage::default() } else { exit::reap_thread(task, tree) };
+        group.exit_wait.wake_all();
+        return Some((event, garbage));
+    }
+    if group.exit_state() != ExitState::Zombie {
+        return None;
+    }
+    let event = end_event(group);
+    let is_parent = group.parent().is_some_and(|parent| Arc::ptr_eq(&parent, me));
+    let garbage = match () {
+        () if keep => Garbage::default(),
+        () if is_parent => {
+            me.note_reaped(group);
+            exit::reap(group, tree)
+        }
+        () => exit::reap_for_tracer(group, task, tree),
+    };
+    Some((event, garbage))
+}
+
 /// Whether the call is about `child`.
 fn is_eligible(child: &Arc<ThreadGroup>, who: &Who, options: WaitOptions) -> bool {
     let is_meant = match who {
@@ -149,14 +251,19 @@ fn uid_of(child: &ThreadGroup) -> u32 {
     task::current().with_cred(|cred| cred.user_ns.show(IdKind::User, uid))
 }
 
-/// The event of a zombie.
-fn end_event(child: &Arc<ThreadGroup>) -> Event {
-    let status = child.exit_status();
-    let code = match status & 0x7f {
+/// The `CLD_*` of an end with `status`.
+fn end_code(status: i32) -> i32 {
+    match status & 0x7f {
         0 => CLD_EXITED,
         _ if status & CORE_DUMPED != 0 => CLD_DUMPED,
         _ => CLD_KILLED,
-    };
+    }
+}
+
+/// The event of a zombie.
+fn end_event(child: &Arc<ThreadGroup>) -> Event {
+    let status = child.exit_status();
+    let code = end_code(status);
     let used = *child.usage.lock();
     let mut sum = used.dead;
     sum.add(&used.children);

@@ -172,10 +172,10 @@ mod tests {
         assert!(!may_kill(&user(5), &user(6)));
         assert!(may_kill(&Cred::root(), &user(6)));
         let setuid = user(5).exec(
-            &crate::ExecFile { uid: 0, gid: 0, mode: 0o4755, is_nosuid: false },
+            &crate::ExecFile { uid: 0, gid: 0, mode: 0o4755, is_nosuid: false, caps: None },
             crate::ExecUnsafe::empty(),
         );
-        assert!(may_kill(&user(5), &setuid.cred), "the real id still matches");
+        assert!(may_kill(&user(5), &setuid.unwrap().cred), "the real id still matches");
     }
 
     #[test]

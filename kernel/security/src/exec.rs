@@ -6,11 +6,12 @@
 //! ```
 //!
 //! Sources: execve(2), capabilities(7) "Transformation of capabilities during execve()" and "Capabilities and
-//! execution of programs by root". File capabilities are not there yet: every file has empty sets.
+//! execution of programs by root" and "File capability extended attribute versioning".
 
+use abi::{Errno, Result};
 use bitflags::bitflags;
 
-use crate::{Cap, CapSet, Cred, IdKind, SecureBits};
+use crate::{Cap, CapSet, Cred, IdKind, SecureBits, UserNs};
 
 /// Mode bit: run as the file's owner.
 const S_ISUID: u32 = 0o4000;
@@ -30,6 +31,57 @@ pub struct ExecFile {
     pub mode: u32,
     /// The file is on a mount with `MS_NOSUID`.
     pub is_nosuid: bool,
+    /// Its capabilities, if it has the attribute `security.capability`.
+    pub caps: Option<FileCaps>,
+}
+
+/// Capabilities of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileCaps {
+    /// What the program gets, within the bounding set.
+    pub permitted: CapSet,
+    /// What it keeps of what its caller lets it inherit.
+    pub inheritable: CapSet,
+    /// They are in effect from the start.
+    pub is_effective: bool,
+    /// They count where this user is the root of a user namespace, and in the namespaces below.
+    pub root: u32,
+}
+
+impl FileCaps {
+    /// Reads the attribute `security.capability`. `None`: nothing that counts here.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        const REVISION: u32 = 0xff00_0000;
+        const EFFECTIVE: u32 = 1;
+        let word = |idx: usize| Some(u32::from_le_bytes(value.get(4 * idx..4 * idx + 4)?.try_into().ok()?));
+        let magic = word(0)?;
+        let (nr_words, len) = match magic & REVISION {
+            0x0100_0000 => (1, 12),
+            0x0200_0000 => (2, 20),
+            0x0300_0000 => (2, 24),
+            _ => return None,
+        };
+        if value.len() != len {
+            return None;
+        }
+        let (mut permitted, mut inheritable) = (0u64, 0u64);
+        for idx in 0..nr_words {
+            permitted |= u64::from(word(1 + 2 * idx)?) << (32 * idx);
+            inheritable |= u64::from(word(2 + 2 * idx)?) << (32 * idx);
+        }
+        Some(Self {
+            permitted: CapSet::from_bits(permitted),
+            inheritable: CapSet::from_bits(inheritable),
+            is_effective: magic & EFFECTIVE != 0,
+            root: if len == 24 { word(5)? } else { 0 },
+        })
+    }
+
+    /// Whether they count in `ns`.
+    fn is_for(&self, ns: &UserNs) -> bool {
+        let mut places = core::iter::successors(Some(ns), |ns| ns.parent());
+        places.any(|ns| ns.from_global(IdKind::User, self.root) == Some(0))
+    }
 }
 
 bitflags! {
@@ -54,7 +106,9 @@ pub struct ExecOutcome {
 
 impl Cred {
     /// The credentials after this task has executed `file`.
-    pub fn exec(&self, file: &ExecFile, risk: ExecUnsafe) -> ExecOutcome {
+    ///
+    /// `EPERM`: the file needs capabilities in effect that the bounding set withholds.
+    pub fn exec(&self, file: &ExecFile, risk: ExecUnsafe) -> Result<ExecOutcome> {
         let mut new = self.clone();
         if !file.is_nosuid && !self.no_new_privs {
             // Owners without a number in the caller's namespace give no rights (Linux: bprm_fill_uid).
@@ -69,12 +123,22 @@ impl Cred {
         }
         let mut gets_effective = false;
         new.permitted = CapSet::EMPTY;
-        if !self.securebits.contains(SecureBits::NOROOT) {
-            let root = self.root_uid();
+        let root = self.root_uid();
+        let caps = file.caps.filter(|caps| !file.is_nosuid && caps.is_for(&self.user_ns));
+        if let Some(caps) = caps {
+            new.permitted = (caps.permitted & self.bounding) | (caps.inheritable & self.inheritable);
+            gets_effective = caps.is_effective;
+            if gets_effective && !caps.permitted.is_subset(new.permitted) {
+                return Err(Errno::EPERM);
+            }
+        }
+        // A file that is both set-user-ID root and has capabilities gives just these.
+        let is_mixed = caps.is_some() && Some(new.euid) == root && Some(new.uid) != root;
+        if !self.securebits.contains(SecureBits::NOROOT) && !is_mixed {
             if Some(new.euid) == root || Some(new.uid) == root {
                 new.permitted = self.bounding | self.inheritable;
             }
-            gets_effective = Some(new.euid) == root;
+            gets_effective |= Some(new.euid) == root;
         }
         let is_set_id = new.euid != self.uid || new.egid != self.gid;
         let gains = !new.permitted.is_subset(self.permitted);
@@ -89,15 +153,15 @@ impl Cred {
         new.fsuid = new.euid;
         new.sgid = new.egid;
         new.fsgid = new.egid;
-        if is_set_id {
+        if is_set_id || caps.is_some() {
             new.ambient = CapSet::EMPTY;
         }
         new.permitted = new.permitted | new.ambient;
         new.effective = if gets_effective { new.permitted } else { new.ambient };
         new.securebits.remove(SecureBits::KEEP_CAPS);
         let grew = !new.permitted.is_subset(new.ambient);
-        let is_secure = is_set_id || (Some(new.uid) != self.root_uid() && (gets_effective || grew));
-        ExecOutcome { cred: new, is_secure }
+        let is_secure = is_set_id || (Some(new.uid) != root && (gets_effective || grew));
+        Ok(ExecOutcome { cred: new, is_secure })
     }
 }
 
@@ -105,7 +169,7 @@ impl Cred {
 mod tests {
     use super::*;
 
-    const SETUID_ROOT: ExecFile = ExecFile { uid: 0, gid: 0, mode: 0o4755, is_nosuid: false };
+    const SETUID_ROOT: ExecFile = ExecFile { uid: 0, gid: 0, mode: 0o4755, is_nosuid: false, caps: None };
     const PLAIN: ExecFile = ExecFile { mode: 0o755, ..SETUID_ROOT };
 
     fn user() -> Cred {
@@ -114,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_setuid_root_file_gives_everything() {
-        let out = user().exec(&SETUID_ROOT, ExecUnsafe::empty());
+        let out = user().exec(&SETUID_ROOT, ExecUnsafe::empty()).unwrap();
         assert!(out.is_secure);
         assert_eq!((out.cred.uid, out.cred.euid, out.cred.suid, out.cred.fsuid), (1000, 0, 0, 0));
         assert_eq!(out.cred.effective, CapSet::FULL);
@@ -126,9 +190,9 @@ mod tests {
         let mut careful = user();
         careful.no_new_privs = true;
         for out in [
-            user().exec(&nosuid, ExecUnsafe::empty()),
-            careful.exec(&SETUID_ROOT, ExecUnsafe::empty()),
-            user().exec(&SETUID_ROOT, ExecUnsafe::SHARED_FS),
+            user().exec(&nosuid, ExecUnsafe::empty()).unwrap(),
+            careful.exec(&SETUID_ROOT, ExecUnsafe::empty()).unwrap(),
+            user().exec(&SETUID_ROOT, ExecUnsafe::SHARED_FS).unwrap(),
         ] {
             assert_eq!(out.cred.euid, 1000);
             assert!(out.cred.permitted.is_empty() && out.cred.effective.is_empty());
@@ -137,7 +201,8 @@ mod tests {
 
     #[test]
     fn root_keeps_its_rights_within_the_bounding_set() {
-        let out = Cred::root().drop_bounding(Cap::SYS_BOOT).unwrap().exec(&PLAIN, ExecUnsafe::empty());
+        let out =
+            Cred::root().drop_bounding(Cap::SYS_BOOT).unwrap().exec(&PLAIN, ExecUnsafe::empty()).unwrap();
         assert!(!out.is_secure);
         assert_eq!(out.cred.effective, CapSet::FULL.without(Cap::SYS_BOOT));
     }
@@ -147,16 +212,61 @@ mod tests {
         let few = CapSet::EMPTY.with(Cap::KILL);
         let mut cred = user();
         (cred.permitted, cred.inheritable, cred.ambient) = (few, few, few);
-        let out = cred.exec(&PLAIN, ExecUnsafe::empty());
+        let out = cred.exec(&PLAIN, ExecUnsafe::empty()).unwrap();
         assert_eq!((out.cred.permitted, out.cred.effective), (few, few));
         let other = ExecFile { uid: 7, mode: 0o4755, ..PLAIN };
-        let out = cred.exec(&other, ExecUnsafe::empty());
+        let out = cred.exec(&other, ExecUnsafe::empty()).unwrap();
         assert!(out.cred.permitted.is_empty() && out.is_secure);
     }
 
     #[test]
     fn setgid_without_group_execute_is_no_setgid() {
         let file = ExecFile { gid: 9, mode: 0o2745, ..PLAIN };
-        assert_eq!(user().exec(&file, ExecUnsafe::empty()).cred.egid, 1000);
+        assert_eq!(user().exec(&file, ExecUnsafe::empty()).unwrap().cred.egid, 1000);
+    }
+
+    const NET_RAW: FileCaps = FileCaps {
+        permitted: CapSet::EMPTY.with(Cap::NET_RAW),
+        inheritable: CapSet::EMPTY,
+        is_effective: true,
+        root: 0,
+    };
+
+    #[test]
+    fn a_file_with_capabilities_gives_them_within_the_bounding_set() {
+        let file = ExecFile { caps: Some(NET_RAW), ..PLAIN };
+        let out = user().exec(&file, ExecUnsafe::empty()).unwrap();
+        assert_eq!((out.cred.permitted, out.cred.effective), (NET_RAW.permitted, NET_RAW.permitted));
+        assert!(out.is_secure);
+        let mut narrow = user();
+        narrow.bounding = CapSet::EMPTY;
+        assert_eq!(narrow.exec(&file, ExecUnsafe::empty()).map(drop), Err(Errno::EPERM));
+        let lazy = ExecFile { caps: Some(FileCaps { is_effective: false, ..NET_RAW }), ..PLAIN };
+        let out = narrow.exec(&lazy, ExecUnsafe::empty()).unwrap();
+        assert!(out.cred.permitted.is_empty());
+        let foreign = ExecFile { caps: Some(FileCaps { root: 1000, ..NET_RAW }), ..PLAIN };
+        let out = user().exec(&foreign, ExecUnsafe::empty()).unwrap();
+        assert!(out.cred.permitted.is_empty(), "for the root of another namespace");
+        let nosuid = ExecFile { is_nosuid: true, ..file };
+        assert!(user().exec(&nosuid, ExecUnsafe::empty()).unwrap().cred.permitted.is_empty());
+        let mut careful = user();
+        careful.no_new_privs = true;
+        assert!(careful.exec(&file, ExecUnsafe::empty()).unwrap().cred.permitted.is_empty());
+    }
+
+    #[test]
+    fn the_attribute_has_three_forms() {
+        let bytes = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        let net_raw = 1 << 13;
+        assert_eq!(FileCaps::parse(&bytes(&[0x0100_0001, net_raw, 0])), Some(NET_RAW));
+        assert_eq!(FileCaps::parse(&bytes(&[0x0200_0001, net_raw, 0, 0, 0])), Some(NET_RAW));
+        assert_eq!(FileCaps::parse(&bytes(&[0x0300_0001, net_raw, 0, 0, 0, 0])), Some(NET_RAW));
+        assert_eq!(
+            FileCaps::parse(&bytes(&[0x0300_0001, net_raw, 0, 0, 0, 1000])),
+            Some(FileCaps { root: 1000, ..NET_RAW })
+        );
+        assert_eq!(FileCaps::parse(&bytes(&[0x0200_0001, net_raw, 0])), None);
+        assert_eq!(FileCaps::parse(&bytes(&[0x0400_0001, net_raw, 0, 0, 0])), None);
+        assert_eq!(FileCaps::parse(&[]), None);
     }
 }

@@ -19,7 +19,7 @@ pub use access::{
 pub use caps::{Cap, CapSet};
 pub use capset::SecureBits;
 pub use cred::{Cred, KEEP_ID};
-pub use exec::{ExecFile, ExecOutcome, ExecUnsafe};
+pub use exec::{ExecFile, ExecOutcome, ExecUnsafe, FileCaps};
 pub use ns::{MAX as MAX_NAMESPACES, NR_KINDS as NR_NS_KINDS, NsId, NsKind};
 pub use userns::{Extent, IdKind, MAX_EXTENTS, OVERFLOW_ID, UserNs};
 

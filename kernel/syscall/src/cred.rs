@@ -7,8 +7,8 @@ use process::cred::{change, change_if};
 use process::{pid, prctl};
 use security::{Cap, CapSet, Cred, IdKind, SecureBits};
 
-use crate::Cx;
 use crate::caller::{global_id, shown_id};
+use crate::{Cx, trace};
 
 /// Reads one field of the caller's credentials.
 fn id(kind: IdKind, field: impl FnOnce(&Cred) -> u32) -> Result<usize> {
@@ -206,6 +206,18 @@ pub(crate) fn sys_prctl(
         pr::PR_SET_TIMERSLACK => prctl::set_timer_slack(arg2),
         pr::PR_GET_TIMERSLACK => return Ok(prctl::timer_slack() as usize),
         pr::PR_GET_TID_ADDRESS => return Err(Errno::EINVAL),
+        pr::PR_GET_TSC => {
+            let is_forbidden = hal::thread::current().is_tsc_forbidden();
+            user::write(UserAddr(arg2), if is_forbidden { &pr::PR_TSC_SIGSEGV } else { &pr::PR_TSC_ENABLE })?;
+        }
+        pr::PR_SET_TSC => match u32::try_from(arg2) {
+            Ok(pr::PR_TSC_ENABLE) => hal::thread::current().forbid_tsc(false),
+            Ok(pr::PR_TSC_SIGSEGV) => hal::thread::current().forbid_tsc(true),
+            _ => return Err(Errno::EINVAL),
+        },
+        pr::PR_SET_SECCOMP => return trace::set_seccomp(arg2, arg3),
+        pr::PR_GET_SECCOMP => return Ok(trace::seccomp_mode()),
+        pr::PR_SET_SYSCALL_USER_DISPATCH => return trace::set_dispatch(arg2, arg3, arg4, arg5),
         _ => return prctl_security(option, arg2, arg3, arg4, arg5),
     }
     Ok(0)
@@ -223,7 +235,7 @@ fn prctl_security(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) -> Re
             if arg2 != 0 || arg3 != 0 || arg4 != 0 || arg5 != 0 {
                 return Err(Errno::EINVAL);
             }
-            return Ok(usize::from(process::current().with_cred(|cred| cred.no_new_privs)));
+            return Ok(usize::from(process::current().no_new_privs()));
         }
         pr::PR_SET_KEEPCAPS => {
             if arg2 > 1 {

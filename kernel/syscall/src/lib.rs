@@ -28,11 +28,14 @@ mod system;
 pub mod table;
 mod task;
 mod time;
+mod trace;
 mod xattr;
 
 use abi::Errno;
 pub use abi::Result;
+use hal::thread::Work;
 use hal::trap::UserRegs;
+use process::trace::{Enter, enter_syscall, leave_syscall};
 
 /// The context of one system call: the registers it came in with.
 pub struct Cx<'a> {
@@ -51,6 +54,26 @@ impl Cx<'_> {
 /// Runs the system call that `regs` asks for and leaves its result in the result register.
 #[inline]
 pub fn dispatch(regs: &mut UserRegs) {
+    if hal::thread::current().work().contains(Work::TRACE) {
+        dispatch_watched(regs);
+    } else {
+        run(regs);
+    }
+}
+
+/// As [`dispatch`] for a task whose system calls are looked at.
+#[cold]
+#[inline(never)]
+fn dispatch_watched(regs: &mut UserRegs) {
+    if enter_syscall(regs) == Enter::Run {
+        run(regs);
+    }
+    leave_syscall(regs);
+}
+
+/// Makes the call.
+#[inline(always)]
+fn run(regs: &mut UserRegs) {
     let nr = regs.orig_rax;
     let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
     let mut cx = Cx { regs, keeps_result: false };

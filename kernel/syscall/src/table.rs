@@ -12,7 +12,7 @@ use hal::UserAddr;
 use crate::arg::{Arg, Support};
 use crate::{
     Cx, Result, cred, eventfiles, fd, file, futex, ipc, mem, mounts, net, numa, path, poll, range,
-    scheduling, signal, system, task, time, xattr,
+    scheduling, signal, system, task, time, trace, xattr,
 };
 
 /// One past the highest system-call number that has a row.
@@ -184,6 +184,8 @@ syscalls! {
     98 getrusage(who: i32, usage: UserAddr) => task::sys_getrusage, Support::Full;
     99 sysinfo(out: UserAddr) => system::sys_sysinfo, Support::Full;
     100 times(buf: UserAddr) => task::sys_times, Support::Full;
+    101 ptrace(request: i64, pid: i64, addr: u64, data: u64)
+        => trace::sys_ptrace, Support::Partial("no PTRACE_SINGLEBLOCK, no 32-bit programs: EIO");
     102 getuid() => cred::sys_getuid, Support::Full;
     103 syslog(action: i32, buf: UserAddr, len: i32) => system::sys_syslog, Support::Full;
     104 getgid() => cred::sys_getgid, Support::Full;
@@ -397,6 +399,7 @@ syscalls! {
         => scheduling::sys_sched_getattr, Support::Full;
     316 renameat2(old_fd: i32, old: UserAddr, new_fd: i32, new: UserAddr, flags: u32)
         => path::sys_renameat2, Support::Full;
+    317 seccomp(op: u32, flags: u32, args: UserAddr) => trace::sys_seccomp, Support::Full;
     318 getrandom(buf: UserAddr, len: usize, flags: u32) => system::sys_getrandom, Support::Full;
     319 memfd_create(name: UserAddr, flags: u32)
         => mem::sys_memfd_create, Support::Partial("no huge pages: EINVAL");
@@ -476,7 +479,6 @@ syscalls! {
         => path::sys_file_setattr, Support::Full;
 
     absent {
-        101 ptrace,
         134 uselib,
         136 ustat,
         139 sysfs,
@@ -522,7 +524,6 @@ syscalls! {
         303 name_to_handle_at,
         304 open_by_handle_at,
         313 finit_module,
-        317 seccomp,
         320 kexec_file_load,
         321 bpf,
         323 userfaultfd,

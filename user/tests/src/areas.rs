@@ -2,6 +2,7 @@
 mod block;
 mod clockset;
 mod clone;
+mod coredump;
 mod efault;
 mod epoll;
 mod eventfd;
@@ -16,9 +17,9 @@ mod futexpi;
 mod inotify;
 mod ipc;
 mod jobs;
+mod mapcount;
 mod mem;
 mod memcalls;
-mod mapcount;
 mod mm;
 mod mmfile;
 mod mountfd;
@@ -28,7 +29,9 @@ mod pidfd;
 mod pipe;
 mod poll;
 mod proc;
+mod ptrace;
 mod scheduling;
+mod seccomp;
 mod signal;
 mod signalfd;
 mod sigwait;
@@ -69,6 +72,9 @@ const AREAS: &[&[harness::Test]] = &[
     unix::TESTS,
     tty::TESTS,
     jobs::TESTS,
+    ptrace::TESTS,
+    seccomp::TESTS,
+    coredump::TESTS,
     proc::TESTS,
     ns::TESTS,
     ipc::TESTS,

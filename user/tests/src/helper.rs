@@ -26,6 +26,13 @@ pub fn main(args: &[String]) -> ! {
             let _ = crate::kit::write(1, line.as_bytes());
             0
         }
+        // count FILE WORD: writes the number of bytes of the standard input and WORD to FILE
+        "count" => {
+            let mut bytes = Vec::new();
+            let _ = std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes);
+            let _ = std::fs::write(text(1), format!("{} {}\n", bytes.len(), text(2)));
+            0
+        }
         // env: prints the environment
         "env" => {
             let line: String = std::env::vars().map(|(k, v)| format!("[{k}={v}]")).collect();

@@ -36,7 +36,7 @@ use hal::trap::UserRegs;
 use hal::{PAGE_SIZE, UserAddr};
 use limits::Resource;
 use mm::{Limits, Mm, Randomness, Rights, layout};
-use security::{Cap, ExecFile, ExecOutcome, ExecUnsafe, IdKind};
+use security::{Cap, Cred, ExecFile, ExecOutcome, ExecUnsafe, FileCaps, IdKind};
 use vfs::inode::DenyWrite;
 use vfs::open::open_exec;
 use vfs::{At, FdTable, File, MountFlags, WalkContext, WalkFlags};
@@ -44,7 +44,8 @@ use vfs::{At, FdTable, File, MountFlags, WalkContext, WalkFlags};
 use crate::clone::name_of;
 use crate::signal::{self, AltStack, SigHand};
 use crate::task::{self, CurrentTask, DEFAULT_TIMER_SLACK_NS, TaskFlags};
-use crate::{exit, nsproxy, timer};
+use crate::trace::{DebugRegs, dispatch};
+use crate::{exit, nsproxy, timer, trace};
 use args::Strings;
 pub(crate) use load::hide_clock;
 pub use load::show_clock_of;
@@ -106,7 +107,12 @@ pub fn execve(request: &ExecRequest<'_>, regs: &mut UserRegs) -> Result<()> {
         // A program may rely on having a name.
         args.push(b"")?;
     }
-    run(&me, request.at, request.path, request.flags, args, env, regs)
+    let old_tid = trace::tid_for_tracer(&me);
+    run(&me, request.at, request.path, request.flags, args, env, regs)?;
+    if me.has(TaskFlags::TRACED) {
+        trace::exec_event(&me, regs, old_tid);
+    }
+    Ok(())
 }
 
 /// Executes the first program: paths and strings come from the kernel. Gives its registers.
@@ -142,7 +148,7 @@ fn run(
 ) -> Result<()> {
     let found = find(me, at, path, flags, args)?;
     let interpreter = open_interpreter(me, &found.program)?;
-    let outcome = new_credentials(me, &found.exe.file);
+    let outcome = new_credentials(me, &found.exe.file)?;
     let files = private_files(me)?;
     let new = build(me, &found, interpreter.as_ref(), &env, &outcome)?;
     thread::become_only_thread(me)?;
@@ -242,18 +248,27 @@ fn open_interpreter(me: &CurrentTask, program: &Program) -> Result<Option<(Progr
 }
 
 /// The credentials under the new program.
-fn new_credentials(me: &CurrentTask, file: &File) -> ExecOutcome {
+fn new_credentials(me: &CurrentTask, file: &File) -> Result<ExecOutcome> {
     let inode = file.inode();
     let about = ExecFile {
         uid: inode.uid(),
         gid: inode.gid(),
         mode: inode.mode(),
         is_nosuid: file.path().mount.flags().contains(MountFlags::NOSUID),
+        // A file system without attributes has none.
+        caps: inode
+            .ops()
+            .get_xattr(inode, b"security.capability")
+            .ok()
+            .and_then(|value| FileCaps::parse(&value)),
     };
     // One reference of each thread that shares it, and the one just taken.
     let is_shared = me.fs().is_some_and(|fs| Arc::strong_count(&fs) > me.group().nr_threads() as usize + 1);
-    let risk = if is_shared { ExecUnsafe::SHARED_FS } else { ExecUnsafe::empty() };
-    me.with_cred(|cred| cred.exec(&about, risk))
+    let mut risk = if is_shared { ExecUnsafe::SHARED_FS } else { ExecUnsafe::empty() };
+    risk.set(ExecUnsafe::TRACED, me.tracee().is_some_and(|tie| !tie.is_privileged(me)));
+    let mut cred = Cred::clone(&me.cred());
+    cred.no_new_privs |= me.has(TaskFlags::NO_NEW_PRIVS);
+    cred.exec(&about, risk)
 }
 
 /// A copy of the descriptors when other tasks share them: the new program has its own.
@@ -428,8 +443,8 @@ fn commit(
     take_credentials(me, outcome);
     let old = group.exe.lock().replace(found.exe);
     drop(old);
-    let rflags = regs.rflags;
-    *regs = UserRegs { rip: new.entry, rsp: new.sp, orig_rax: u64::MAX, ..UserRegs::default() };
+    let (rflags, orig_rax) = (regs.rflags, regs.orig_rax);
+    *regs = UserRegs { rip: new.entry, rsp: new.sp, orig_rax, ..UserRegs::default() };
     // Interrupts on, everything else as after reset (AMD64 supplement 3.4.1).
     (regs.cs, regs.ss, regs.rflags) = (0x33, 0x2b, rflags & !0xc_0dd5 | 0x202);
 }
@@ -446,6 +461,8 @@ fn reset_signals(me: &CurrentTask) {
     }
     *me.alt_stack.lock() = AltStack::NONE;
     drop(me.restart.lock().take());
+    dispatch::reset(me);
+    *me.debug.lock() = DebugRegs::default();
     crate::rseq::forget(me);
     group.exit_signal.store(abi::signal::SIGCHLD, Relaxed);
 }

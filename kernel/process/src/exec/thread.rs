@@ -15,7 +15,7 @@ use sched::Interruptible;
 
 use crate::family::lock_tree;
 use crate::task::{CurrentTask, TaskFlags};
-use crate::{exit, pid, signal};
+use crate::{Task, exit, pid, signal, trace};
 
 /// Ends all other threads of the caller's process. `EAGAIN`: the process ends, or another thread does the same.
 pub(super) fn become_only_thread(me: &CurrentTask) -> Result<()> {
@@ -33,8 +33,10 @@ pub(super) fn become_only_thread(me: &CurrentTask) -> Result<()> {
     }
     let others_are_dead = || {
         let state = group.sig.lock();
-        let alone = state.threads.iter().all(|task| Arc::ptr_eq(task, me.arc()) || task.has(TaskFlags::DEAD));
-        alone.then_some(())
+        // A traced thread stays until its tracer has waited for it; the dead leader is taken over.
+        let is_out_of_way =
+            |task: &Arc<Task>| Arc::ptr_eq(task, me.arc()) || (task.is_leader() && task.has(TaskFlags::DEAD));
+        state.threads.iter().all(is_out_of_way).then_some(())
     };
     let waited = group.exit_wait.wait_deadline(others_are_dead, None, Interruptible::Killable);
     if waited.is_ok() && !me.is_leader() {
@@ -56,11 +58,16 @@ fn take_over(me: &CurrentTask) {
     if let Some(leader) = &leader
         && let Some(pid_ref) = leader.release_tid()
     {
+        let tie = trace::unlink(leader, &tree);
         pid::set_task(me.tid(), None);
         me.take_tid(pid_ref);
         pid::set_task(me.tid(), Some(me.arc().clone()));
+        trace::leader_changed(me);
         exit::forget_leader(leader);
+        drop(tree);
+        drop(tie);
+    } else {
+        drop(tree);
     }
-    drop(tree);
     drop(leader);
 }

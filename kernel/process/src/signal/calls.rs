@@ -10,6 +10,7 @@ use sched::{Interruptible, WaitError};
 
 use super::action::{Default, default_action};
 use super::{deliver, frame, send};
+use crate::Task;
 use crate::task::{self, CurrentTask, Restart, TaskFlags};
 
 /// How rt_sigprocmask(2) changes the mask.
@@ -191,6 +192,24 @@ pub fn sigtimedwait(wanted: SigSet, deadline_ns: Option<u64>) -> Result<SigInfo>
         (None, Err(WaitError::TimedOut)) => Err(Errno::EAGAIN),
         (None, _) => Err(Errno::EINTR),
     }
+}
+
+/// The pending signal at place `at` of the queue of `task`, or of its process. It stays pending.
+pub fn peek_pending(task: &Task, is_shared: bool, at: usize) -> Option<SigInfo> {
+    let state = task.group().sig.lock();
+    if is_shared { state.shared.entry(at) } else { task.pending.lock().entry(at) }
+}
+
+/// The mask of the stopped tracee `task`, as it will be after the present call.
+pub fn mask_of(task: &Task) -> SigSet {
+    if task.has(TaskFlags::RESTORE_MASK) { SigSet(task.saved_mask.load(Relaxed)) } else { task.blocked() }
+}
+
+/// Sets the mask of the stopped tracee `task`, which looks at its signals when it goes on.
+pub fn set_mask_of(task: &Task, mask: SigSet) {
+    let _state = task.group().sig.lock();
+    task.store_blocked(mask);
+    task.clear_flags(TaskFlags::RESTORE_MASK);
 }
 
 /// sigaltstack(2). `sp` is the caller's stack pointer.

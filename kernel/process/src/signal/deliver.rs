@@ -23,9 +23,9 @@ use hal::trap::UserRegs;
 
 use super::action::{Default, default_action};
 use super::{frame, pending, send, stop};
-use crate::exit;
 use crate::task::{self, CurrentTask, TaskFlags};
 use crate::timer;
+use crate::{coredump, exit, trace};
 
 /// Bytes of the `syscall` instruction, which a restart runs again.
 const SYSCALL_LEN: u64 = 2;
@@ -50,7 +50,7 @@ pub fn exit_to_user(regs: &mut UserRegs) {
     if work.contains(Work::SIGNAL) {
         if task.has(TaskFlags::EXIT_REQUESTED) {
             let code = task.exit_code.load(Relaxed);
-            exit::exit_thread(code);
+            exit::exit_thread(code, regs);
         }
         handle_signal(&task, regs);
     }
@@ -58,11 +58,15 @@ pub fn exit_to_user(regs: &mut UserRegs) {
 
 /// Takes one signal and acts on it, or finishes an interrupted call when there is none.
 fn handle_signal(task: &CurrentTask, regs: &mut UserRegs) {
-    match next_signal(task) {
+    match next_signal(task, regs) {
         Next::Handler(info, action) => {
             prepare_restart(regs, Some(&action));
+            let steps = task.has(TaskFlags::TRACED) && trace::leave_step(task, regs);
             crate::rseq::update(task, regs);
-            frame::enter_handler(task, &info, &action, regs);
+            let is_entered = frame::enter_handler(task, &info, &action, regs);
+            if steps && is_entered {
+                trace::handler_entered(task, regs);
+            }
             send::recalc(task);
         }
         Next::Nothing => {
@@ -73,7 +77,7 @@ fn handle_signal(task: &CurrentTask, regs: &mut UserRegs) {
             }
             send::recalc(task);
         }
-        Next::Exit(status) => exit::exit_thread(status),
+        Next::Exit(status) => exit::exit_thread(status, regs),
     }
 }
 
@@ -88,7 +92,7 @@ enum Next {
 }
 
 /// Takes signals until one needs a handler or ends the process.
-fn next_signal(task: &CurrentTask) -> Next {
+fn next_signal(task: &CurrentTask, regs: &mut UserRegs) -> Next {
     let group = task.group();
     loop {
         let mut state = group.sig.lock();
@@ -104,11 +108,20 @@ fn next_signal(task: &CurrentTask) -> Next {
         if task.has(TaskFlags::STOP_PENDING) {
             drop(state);
             stop::participate(task);
+            if !task.has(TaskFlags::TRAP_STOP) {
+                continue;
+            }
+            state = group.sig.lock();
+        }
+        if task.flags().intersects(TaskFlags::TRAP_STOP | TaskFlags::TRAP_NOTIFY) {
+            drop(state);
+            trace::jobctl_trap(task, regs);
             continue;
         }
         let Some(info) = take_locked(task, &mut state, task.blocked()) else { return Next::Nothing };
         drop(state);
         let info = rearm_timer(task, info);
+        let Some(info) = trace::signal_stop(task, regs, info) else { continue };
         let sig = info.signo as u32;
         let action = group.with_hand(|hand| hand.take_for_delivery(sig));
         match action.handler {
@@ -116,14 +129,15 @@ fn next_signal(task: &CurrentTask) -> Next {
             SIG_DFL => {}
             _ => return Next::Handler(info, action),
         }
-        if let Some(status) = act_by_default(task, sig) {
+        if let Some(status) = act_by_default(task, regs, info) {
             return Next::Exit(status);
         }
     }
 }
 
-/// The default action of `sig`; gives the wait status when the process has to end.
-fn act_by_default(task: &CurrentTask, sig: u32) -> Option<i32> {
+/// The default action for the signal of `info`; gives the wait status when the process has to end.
+fn act_by_default(task: &CurrentTask, regs: &UserRegs, info: SigInfo) -> Option<i32> {
+    let sig = info.signo as u32;
     let group = task.group();
     let action = default_action(sig);
     if action == Default::Ignore || (group.is_unkillable.load(Relaxed) && !SigSet::UNBLOCKABLE.has(sig)) {
@@ -133,12 +147,14 @@ fn act_by_default(task: &CurrentTask, sig: u32) -> Option<i32> {
         if sig != SIGSTOP && group.pgrp().is_some_and(|pgrp| pgrp.is_orphaned()) {
             return None;
         }
-        stop::begin(&mut group.sig.lock(), sig);
+        stop::begin(task, &mut group.sig.lock(), sig);
         stop::participate(task);
         return None;
     }
-    let core = if action == Default::Core && exit::would_dump_core(task) { CORE_DUMPED } else { 0 };
-    Some(exit::begin_group_exit(task, sig as i32 | core))
+    Some(match action {
+        Default::Core => coredump::end_with_dump(task, regs, info),
+        _ => exit::begin_group_exit(task, sig as i32),
+    })
 }
 
 /// Takes the next signal that `blocked` lets through, the thread's own before the shared ones.
@@ -172,7 +188,8 @@ pub(super) fn rearm_timer(task: &CurrentTask, info: SigInfo) -> SigInfo {
 /// Decides how an interrupted system call goes on; `action` is that of the handler about to run.
 #[inline]
 fn prepare_restart(regs: &mut UserRegs, action: Option<&SigAction>) {
-    if regs.orig_rax == NO_SYSCALL {
+    // A debugger writes -1 as 32 or 64 bits.
+    if regs.orig_rax as u32 == NO_SYSCALL as u32 {
         return;
     }
     let Some(error) = internal_error(regs.rax) else { return };

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use abi::signal::{
     BUS_ADRALN, BUS_ADRERR, FPE_FLTDIV, FPE_FLTINV, FPE_FLTOVF, FPE_FLTRES, FPE_FLTUND, FPE_INTDIV,
     ILL_ILLOPN, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL, SIG_DFL, SIG_IGN, SIGBUS, SIGFPE, SIGILL, SIGKILL,
-    SIGSEGV, SIGTRAP, SigInfo, SigSet, TRAP_TRACE,
+    SIGSEGV, SIGTRAP, SigInfo, SigSet, TRAP_BRKPT, TRAP_HWBKPT, TRAP_TRACE,
 };
 use hal::UserAddr;
 use hal::trap::{Access, Exception, UserRegs};
@@ -28,6 +28,11 @@ pub fn force(info: SigInfo) {
 /// Ends the caller by `sig`, whatever its handler.
 pub fn force_fatal(sig: u32) {
     force_with(SigInfo::kernel(sig), Handler::Never);
+}
+
+/// Ends the caller by the signal of `info`, whatever its handler.
+pub fn force_deadly(info: SigInfo) {
+    force_with(info, Handler::Never);
 }
 
 /// Whether a forced signal may run a handler.
@@ -121,11 +126,15 @@ fn signal_bad_access(task: &CurrentTask, addr: UserAddr, access: Access, error: 
 /// Another exception of user code: sends the signal.
 pub fn user_exception(exception: Exception, regs: &mut UserRegs) {
     let task = task::current();
-    note(&task, exception.vector, exception.error_code, exception.cr2);
+    let is_debug = exception.vector == DEBUG;
+    note(&task, exception.vector, if is_debug { 0 } else { exception.error_code }, exception.cr2);
     let at = regs.rip;
     force(match exception.vector {
         0 => SigInfo::fault(SIGFPE, FPE_INTDIV, at),
-        1 => SigInfo::fault(SIGTRAP, TRAP_TRACE, at),
+        DEBUG => {
+            task.debug.lock().status = exception.error_code;
+            SigInfo::fault(SIGTRAP, debug_code(exception.error_code), at)
+        }
         3 => SigInfo::kernel(SIGTRAP),
         4 | 5 => SigInfo::kernel(SIGSEGV),
         6 => SigInfo::fault(SIGILL, ILL_ILLOPN, at),
@@ -134,6 +143,20 @@ pub fn user_exception(exception: Exception, regs: &mut UserRegs) {
         10..=12 => SigInfo::fault(SIGBUS, SI_KERNEL, 0),
         _ => SigInfo::kernel(SIGSEGV),
     });
+}
+
+/// Vector of debug exceptions.
+const DEBUG: u8 = 1;
+
+/// The `si_code` of a debug exception with DR6 `status`.
+fn debug_code(status: u64) -> i32 {
+    const HITS: u64 = 0xf;
+    const SINGLE_STEP: u64 = 1 << 14;
+    match () {
+        () if status & SINGLE_STEP != 0 => TRAP_TRACE,
+        () if status & HITS != 0 => TRAP_HWBKPT,
+        () => TRAP_BRKPT,
+    }
 }
 
 /// The `si_code` of a floating-point exception; `status` has the unmasked exception bits of the x87 status word or MXCSR.

@@ -117,8 +117,13 @@ pub(super) fn change_alt_stack(sp: u64, new: Option<&StackT>) -> Result<StackT> 
     Ok(old)
 }
 
-/// Makes `regs` run the handler of `action` for `info`; a stack that cannot hold the frame is a `SIGSEGV`.
-pub(super) fn enter_handler(task: &CurrentTask, info: &SigInfo, action: &SigAction, regs: &mut UserRegs) {
+/// Makes `regs` run the handler of `action` for `info`; a stack that cannot hold the frame is a `SIGSEGV`, and false.
+pub(super) fn enter_handler(
+    task: &CurrentTask,
+    info: &SigInfo,
+    action: &SigAction,
+    regs: &mut UserRegs,
+) -> bool {
     let sig = info.signo as u32;
     let mask = if task.has(TaskFlags::RESTORE_MASK) {
         SigSet(task.saved_mask.load(Relaxed))
@@ -132,7 +137,7 @@ pub(super) fn enter_handler(task: &CurrentTask, info: &SigInfo, action: &SigActi
         } else {
             fault::force(SigInfo::kernel(SIGSEGV));
         }
-        return;
+        return false;
     }
     task.clear_flags(TaskFlags::RESTORE_MASK);
     let own = if action.flags & SaFlags::NODEFER.bits() == 0 { SigSet::of(sig) } else { SigSet::EMPTY };
@@ -143,6 +148,7 @@ pub(super) fn enter_handler(task: &CurrentTask, info: &SigInfo, action: &SigActi
     if stack.flags & SS_AUTODISARM != 0 {
         *stack = AltStack::NONE;
     }
+    true
 }
 
 /// Chooses the place of a frame of `fpu_len` bytes of floating-point state: gives the places of both parts.

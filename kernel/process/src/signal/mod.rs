@@ -32,17 +32,17 @@ mod stop;
 pub(crate) use action::Clear;
 pub use action::SigHand;
 pub use calls::{
-    CallMask, dequeue, pause, restart_syscall, restart_with, set_mask_for_call, sigaction, sigaltstack,
-    sigmask, signals_pending, sigpending, sigsuspend, sigtimedwait,
+    CallMask, dequeue, mask_of, pause, peek_pending, restart_syscall, restart_with, set_mask_for_call,
+    set_mask_of, sigaction, sigaltstack, sigmask, signals_pending, sigpending, sigsuspend, sigtimedwait,
 };
 pub(crate) use deliver::CORE_DUMPED;
 pub use deliver::exit_to_user;
-pub use fault::{force, force_fatal, page_fault, user_exception};
+pub use fault::{force, force_deadly, force_fatal, page_fault, user_exception};
 pub use frame::{AltStack, min_stack_size, sigreturn};
 pub(crate) use pending::Pending;
-pub(crate) use send::{SentTimer, flush_timer, kill_all_threads, retarget, send_timer, uid_seen_by};
+pub(crate) use send::{SentTimer, flush_timer, kill_all_threads, recalc, retarget, send_timer, uid_seen_by};
 pub use send::{
     Target, kill, kill_process, send_checked, send_checked_pgrp, send_kernel, send_user, sigqueue, tgkill,
     tkill,
 };
-pub(crate) use stop::{leave_count as leave_stop_count, notify_parent_stopped};
+pub(crate) use stop::{notify_parent_stopped, take_part as take_part_in_stop};

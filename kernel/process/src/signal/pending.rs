@@ -113,6 +113,11 @@ impl Pending {
         entry.info
     }
 
+    /// The entry at place `at` of the queue.
+    pub(crate) fn entry(&self, at: usize) -> Option<SigInfo> {
+        self.queue.get(at).map(|entry| entry.info)
+    }
+
     /// Drops all instances of the signals in `which`.
     pub(crate) fn flush(&mut self, which: SigSet) {
         if self.set.intersection(which).is_empty() {

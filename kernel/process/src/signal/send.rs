@@ -28,9 +28,9 @@ use super::action::{Default, STOPS, default_action};
 use super::pending::{Charge, Pending};
 use super::stop;
 use crate::group::GroupSig;
-use crate::pid;
 use crate::task::{self, CurrentTask, Notify, TaskFlags};
 use crate::{Task, ThreadGroup};
+use crate::{coredump, pid};
 
 /// Who shall get a signal.
 #[derive(Clone, Copy)]
@@ -199,6 +199,9 @@ fn prepare(
     force: Force,
 ) -> bool {
     if state.exit.is_some() {
+        if sig == SIGKILL {
+            coredump::interrupt(state);
+        }
         return false;
     }
     if STOPS.has(sig) {
@@ -227,6 +230,10 @@ fn is_ignored(group: &ThreadGroup, state: &GroupSig, target: Target<'_>, sig: u3
         Target::Thread(task) => Some(task),
         Target::Group(_) => state.threads.first(),
     };
+    // A tracer sees every signal.
+    if sig != SIGKILL && task.is_some_and(|task| task.has(TaskFlags::TRACED)) {
+        return false;
+    }
     // A blocked signal stays pending whatever the action is now: that may change before it is unblocked.
     if task
         .is_some_and(|task| task.blocked().has(sig) || task.waited_for.load(Relaxed) & SigSet::of(sig).0 != 0)
@@ -262,7 +269,7 @@ fn wants(task: &Task, sig: u32) -> bool {
     if task.blocked().has(sig) || task.has(TaskFlags::EXITING) {
         return false;
     }
-    sig == SIGKILL || !task.has(TaskFlags::STOPPED)
+    sig == SIGKILL || !task.flags().intersects(TaskFlags::STOPPED | TaskFlags::TRACE_STOPPED)
 }
 
 /// The thread that takes a shared signal: the first one if it can, else the next in turn.
@@ -287,6 +294,7 @@ fn is_fatal_now(group: &ThreadGroup, task: &Task, sig: u32) -> bool {
         return true;
     }
     default_action(sig) == Default::Terminate
+        && !task.has(TaskFlags::TRACED)
         && !group.is_unkillable.load(Relaxed)
         && task.waited_for.load(Relaxed) & SigSet::of(sig).0 == 0
         && group.with_hand(|hand| hand.get(sig).handler) == SIG_DFL
@@ -296,7 +304,7 @@ fn is_fatal_now(group: &ThreadGroup, task: &Task, sig: u32) -> bool {
 pub(crate) fn kill_all_threads(state: &mut GroupSig, except: Option<&Task>) {
     state.stop_count = 0;
     for task in &state.threads {
-        task.clear_flags(TaskFlags::STOP_PENDING);
+        task.clear_flags(TaskFlags::STOP_PENDING | TaskFlags::STOP_COUNTED);
         if except.is_some_and(|except| core::ptr::eq(except, &**task)) || task.has(TaskFlags::DEAD) {
             continue;
         }
@@ -338,14 +346,18 @@ pub(crate) fn flush_timer(group: &ThreadGroup, sig: u32, id: u32) {
     }
 }
 
+/// Flags that need the slow way to user mode.
+const WORK: TaskFlags = TaskFlags::KILLED
+    .union(TaskFlags::STOP_PENDING)
+    .union(TaskFlags::EXIT_REQUESTED)
+    .union(TaskFlags::TRAP_STOP)
+    .union(TaskFlags::TRAP_NOTIFY);
+
 /// Sets or clears the caller's `Work::SIGNAL` by what is pending and not blocked.
 pub(crate) fn recalc(task: &CurrentTask) {
     let open = |task: &CurrentTask| {
         let pending = task.pending_set().union(task.group().shared_set());
-        !pending.minus(task.blocked()).is_empty()
-            || task
-                .flags()
-                .intersects(TaskFlags::KILLED | TaskFlags::STOP_PENDING | TaskFlags::EXIT_REQUESTED)
+        !pending.minus(task.blocked()).is_empty() || task.flags().intersects(WORK)
     };
     let is_set = task.signal_pending();
     if open(task) {

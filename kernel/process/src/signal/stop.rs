@@ -11,14 +11,15 @@
 //! Sources: signal(7), wait(2) `WUNTRACED` and `WCONTINUED`; order of events as on Linux 7.2.
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
 
 use abi::signal::{CLD_CONTINUED, CLD_STOPPED, SIG_IGN, SIGCHLD, SIGCONT, SaFlags, SigInfo};
 use sched::Interruptible;
 
 use super::send::{self, Target};
-use crate::ThreadGroup;
 use crate::group::GroupSig;
 use crate::task::{CurrentTask, Notify, TaskFlags};
+use crate::{Task, ThreadGroup, trace};
 
 /// Undoes a stop, finished or not; `SIGCONT` was sent.
 pub(super) fn continue_group(group: &ThreadGroup, state: &mut GroupSig) {
@@ -29,24 +30,25 @@ pub(super) fn continue_group(group: &ThreadGroup, state: &mut GroupSig) {
         // The stop was on its way: the parent learns of the stop, as if both had happened.
         state.notify_parent = CLD_STOPPED;
     }
-    let was_stopping = state.is_stopped || state.stop_count > 0;
     state.is_stopped = false;
     state.stop_count = 0;
     state.stop_signal = 0;
-    if !was_stopping {
-        return;
-    }
     for task in &state.threads {
-        task.clear_flags(TaskFlags::STOP_PENDING | TaskFlags::STOPPED);
-        // Each looks again; the first to do so tells the parent.
-        task.notify(Notify::Signal);
+        let had_to_stop = task.flags().intersects(TaskFlags::STOP_PENDING | TaskFlags::STOPPED);
+        task.clear_flags(TaskFlags::STOP_PENDING | TaskFlags::STOP_COUNTED | TaskFlags::STOPPED);
+        if task.has(TaskFlags::SEIZED) {
+            trace::trap_notify(task);
+        } else if had_to_stop || state.notify_parent != 0 {
+            // Each looks again; the first to do so tells the parent.
+            task.notify(Notify::Signal);
+        }
     }
     group.stop_wait.wake_all();
 }
 
-/// Begins a stop of all threads by `sig`, unless one is under way.
-pub(super) fn begin(state: &mut GroupSig, sig: u32) {
-    if state.stop_count > 0 || state.exit.is_some() {
+/// Begins a stop of all threads by `sig`, unless the caller `me` has to take part in one already.
+pub(super) fn begin(me: &Task, state: &mut GroupSig, sig: u32) {
+    if me.has(TaskFlags::STOP_PENDING) || state.stop_count > 0 || state.exit.is_some() || state.exec {
         return;
     }
     if !state.is_stopped {
@@ -57,13 +59,26 @@ pub(super) fn begin(state: &mut GroupSig, sig: u32) {
         if task.flags().intersects(TaskFlags::EXITING | TaskFlags::DEAD | TaskFlags::STOPPED) {
             continue;
         }
-        task.set_flags(TaskFlags::STOP_PENDING);
+        task.set_flags(TaskFlags::STOP_PENDING | TaskFlags::STOP_COUNTED);
+        task.stop_signal.store(sig, Relaxed);
         state.stop_count += 1;
-        task.notify(Notify::Signal);
+        if task.has(TaskFlags::SEIZED) && !core::ptr::eq(&**task, me) {
+            trace::trap_notify(task);
+        } else {
+            task.notify(Notify::Signal);
+        }
     }
 }
 
-/// Takes part in the stop that is pending for `task`, the caller. Returns after SIGCONT or a kill.
+/// Counts `task` as stopped; true when it was the last, so that the process is stopped now.
+pub(crate) fn take_part(task: &Task, state: &mut GroupSig) -> bool {
+    let counts = task.has(TaskFlags::STOP_COUNTED);
+    task.clear_flags(TaskFlags::STOP_PENDING | TaskFlags::STOP_COUNTED);
+    counts && leave_count(state)
+}
+
+/// Takes part in the stop that is pending for `task`, the caller. Returns after SIGCONT or a kill; a traced task gets
+/// its flag for the traced stop instead.
 pub(super) fn participate(task: &CurrentTask) {
     let group = task.group();
     let is_last = {
@@ -71,9 +86,12 @@ pub(super) fn participate(task: &CurrentTask) {
         if !task.has(TaskFlags::STOP_PENDING) || task.has(TaskFlags::KILLED) {
             return;
         }
-        task.clear_flags(TaskFlags::STOP_PENDING);
+        if task.has(TaskFlags::TRACED) {
+            task.set_flags(TaskFlags::TRAP_STOP);
+            return;
+        }
         task.set_flags(TaskFlags::STOPPED);
-        leave_count(&mut state)
+        take_part(task, &mut state)
     };
     if is_last {
         notify_parent_stopped(group, CLD_STOPPED);

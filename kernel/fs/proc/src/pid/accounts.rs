@@ -161,11 +161,23 @@ pub(super) fn set_no_id(_subject: &Subject, _bytes: &[u8]) -> Result<()> {
     Err(Errno::EPERM)
 }
 
-/// /proc/PID/coredump_filter: the default.
+/// /proc/PID/coredump_filter.
 pub(super) fn coredump_filter(subject: &Subject, out: &mut Text) -> Result<()> {
     if subject.task.mm().is_some() {
-        out.push(b"00000033\n");
+        put!(out, "{:08x}\n", subject.task.group().coredump_filter());
     }
+    Ok(())
+}
+
+/// Sets it. `EINVAL`: no number. `ESRCH`: the memory is gone.
+pub(super) fn set_coredump_filter(subject: &Subject, bytes: &[u8]) -> Result<()> {
+    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?.trim();
+    let filter = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    subject.task.mm().ok_or(Errno::ESRCH)?;
+    subject.task.group().set_coredump_filter(filter.map_err(|_| Errno::EINVAL)?);
     Ok(())
 }
 

@@ -24,6 +24,9 @@ const NICE_0_PRIORITY: i32 = 20;
 /// The letter and the word for what a thread does.
 pub(super) fn state(task: &Task) -> (char, &'static str) {
     let Some(thread) = task.thread().filter(|_| !task.has(TaskFlags::DEAD)) else { return ('Z', "zombie") };
+    if task.has(TaskFlags::TRACE_STOPPED) {
+        return ('t', "tracing stop");
+    }
     if task.has(TaskFlags::STOPPED) {
         return ('T', "stopped");
     }

@@ -40,7 +40,8 @@ fn show_identity(subject: &Subject, out: &mut Text) {
     let (letter, word) = state(task);
     put!(out, "State:\t{letter} ({word})\n");
     put!(out, "Tgid:\t{}\nNgid:\t0\nPid:\t{}\n", subject.number(group.pid()), subject.number(task.tid()));
-    put!(out, "PPid:\t{}\nTracerPid:\t0\n", subject.number(group.ppid()));
+    put!(out, "PPid:\t{}\n", subject.number(group.ppid()));
+    put!(out, "TracerPid:\t{}\n", subject.number(task.tracer_tid()));
 }
 
 fn show_ids(subject: &Subject, out: &mut Text) {
@@ -125,7 +126,9 @@ fn show_rights(task: &Task, out: &mut Text) {
     ] {
         put!(out, "{name}:\t{:016x}\n", set.bits());
     }
-    put!(out, "NoNewPrivs:\t{}\nSeccomp:\t0\nSeccomp_filters:\t0\n", u32::from(cred.no_new_privs));
+    let (mode, filters) = task.seccomp().map_or((0, 0), |state| (state.mode as u8, state.nr_filters));
+    put!(out, "NoNewPrivs:\t{}\n", u32::from(task.no_new_privs()));
+    put!(out, "Seccomp:\t{mode}\nSeccomp_filters:\t{filters}\n");
     out.push(b"Speculation_Store_Bypass:\tunknown\nSpeculationIndirectBranch:\tunknown\n");
 }
 

@@ -148,8 +148,19 @@ pub(super) fn wchan(_subject: &Subject, out: &mut Text) -> Result<()> {
     Ok(())
 }
 
-/// /proc/PID/syscall. Registers of others are not to be had, so all look as if they ran.
-pub(super) fn syscall(_subject: &Subject, out: &mut Text) -> Result<()> {
-    out.push(b"running\n");
+/// /proc/PID/syscall. Only a traced stop shows the registers; all others look as if they ran.
+pub(super) fn syscall(subject: &Subject, out: &mut Text) -> Result<()> {
+    let Some(regs) = process::trace::stopped_regs(&subject.task) else {
+        out.push(b"running\n");
+        return Ok(());
+    };
+    let nr = regs.orig_rax as i64;
+    put!(out, "{nr}");
+    if nr >= 0 {
+        for arg in [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] {
+            put!(out, " {arg:#x}");
+        }
+    }
+    put!(out, " {:#x} {:#x}\n", regs.rsp, regs.rip);
     Ok(())
 }

@@ -114,9 +114,19 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("bootloader_type", "0"),
     fixed("bootloader_version", "0"),
     fixed("cap_last_cap", "40"),
-    fixed("core_pattern", "core"),
+    Entry {
+        name: "core_pattern",
+        kind: Kind::Tunable(
+            |out| {
+                push_c_string(out, &coredump::core_pattern());
+                out.push(b"\n");
+                Ok(())
+            },
+            |bytes| coredump::set_core_pattern(line(bytes)),
+        ),
+    },
     fixed("core_pipe_limit", "0"),
-    fixed("core_uses_pid", "0"),
+    Entry { name: "core_uses_pid", kind: Kind::Number32(&coredump::USES_PID, 0..=u32::MAX) },
     fixed("ctrl-alt-del", "0"),
     Entry { name: "dmesg_restrict", kind: Kind::Number32(&syslog::DMESG_RESTRICT, 0..=1) },
     Entry {

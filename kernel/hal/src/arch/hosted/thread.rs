@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::panic;
 use std::string::String;
@@ -11,7 +12,7 @@ use super::cpu;
 use crate::addr::UserAddr;
 use crate::error::{Fault, NoMemory};
 use crate::preempt::NO_RESCHED;
-use crate::thread::{Current, Fpu, Thread};
+use crate::thread::{Breakpoints, Current, Fpu, Thread};
 use crate::trap::{self, Oops, UserRegs};
 
 /// What a thread gets when it is switched to.
@@ -198,6 +199,24 @@ pub fn save_fpu(_current: &Current, to: UserAddr) -> Result<(), Fault> {
 
 pub fn restore_fpu(_current: &Current, from: UserAddr) -> Result<(), Fault> {
     crate::user::read::<[u8; 512]>(from).map(|_| ())
+}
+
+pub fn fpu_bytes(_current: &Current) -> Result<Vec<u8>, NoMemory> {
+    Ok(alloc::vec![0; fpu_frame_size()])
+}
+
+pub fn set_fpu_bytes(_current: &Current, bytes: &[u8]) -> Result<(), Fault> {
+    if bytes.len() == fpu_frame_size() { Ok(()) } else { Err(Fault) }
+}
+
+pub fn set_breakpoints(_thread: &Thread, wanted: &Breakpoints) -> Result<(), Fault> {
+    if wanted.addr.iter().all(|&addr| addr < crate::USER_END) { Ok(()) } else { Err(Fault) }
+}
+
+pub fn forbid_tsc(_thread: &Thread, _on: bool) {}
+
+pub fn is_tsc_forbidden(_thread: &Thread) -> bool {
+    false
 }
 
 pub fn fpu_frame_size() -> usize {

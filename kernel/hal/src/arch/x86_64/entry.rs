@@ -10,6 +10,8 @@
 //! SYSCALL: swapgs, take the kernel stack, push everything, call system_call(&mut regs)
 //!   work flags 0, rcx == rip, r11 == rflags and both harmless: swapgs, sysretq; otherwise as above
 //! NMI, #DF, #MC: stack of their own, GS base from the word at its top, restored by MSR afterwards
+//! #DB: stack of its own; from user mode the frame moves to the thread's stack and goes the way of the stubs,
+//!   from the kernel it is treated as the three above
 //! ```
 //!
 //! # Invariants
@@ -18,7 +20,8 @@
 //!   a canonical `rip` in the lower half and `rflags` with only arithmetic bits, AC, DF and ID free.
 //! - E2: the instructions between SWAPGS and the kernel stack, and between the user's RSP and SYSRET, run with
 //!   interrupts off and touch nothing that can fault; NMI and machine check do not trust GS or RSP.
-//! - E3: #DB never strikes those instructions: SFMASK and gates clear TF, and nobody can set the debug registers.
+//! - E3: #DB may strike those instructions (`mov ss` from a watched address delays it past SYSCALL), and user copies:
+//!   so it has a stack of its own and trusts neither GS nor RSP when it comes from the kernel. SFMASK and gates clear TF.
 //!
 //! A panic unwinds through these frames: the CFI below describes them, and [`super::unwind`]'s personality ends the
 //! thread at the first frame that user mode entered through.
@@ -44,6 +47,7 @@ pub(super) const USER_FLAGS: u64 = 0x202;
 unsafe extern "C" {
     /// The 256 stubs, 16 bytes each.
     pub(super) static keel_vector_stubs: [[u8; 16]; 256];
+    pub(super) fn keel_debug_entry();
     pub(super) fn keel_nmi_entry();
     pub(super) fn keel_double_fault_entry();
     pub(super) fn keel_machine_check_entry();
@@ -305,9 +309,35 @@ keel_unwound:
     .size   \name, . - \name
     .endm
 
+    KEEL_IST_ENTRY keel_debug_from_kernel, 1, 0
     KEEL_IST_ENTRY keel_nmi_entry, 2, 0
     KEEL_IST_ENTRY keel_double_fault_entry, 8, 1
     KEEL_IST_ENTRY keel_machine_check_entry, 18, 0
+
+    .balign 16
+    .globl  keel_debug_entry
+    .type   keel_debug_entry, @function
+keel_debug_entry:
+    test    byte ptr [rsp + 8], 3
+    jz      keel_debug_from_kernel
+    push    rax                             # [rdi] rdi, rax, rip, cs, rflags, rsp, ss
+    push    rdi
+    mov     rdi, rsp
+    swapgs
+    mov     rsp, gs:[{kernel_sp}]
+    swapgs
+    add     rsp, 8                          # where the CPU itself would have begun: a multiple of 16
+    push    qword ptr [rdi + 48]
+    push    qword ptr [rdi + 40]
+    push    qword ptr [rdi + 32]
+    push    qword ptr [rdi + 24]
+    push    qword ptr [rdi + 16]
+    mov     rax, [rdi + 8]
+    mov     rdi, [rdi]
+    push    0
+    mov     dword ptr [rsp + 4], 1
+    jmp     keel_trap_entry
+    .size   keel_debug_entry, . - keel_debug_entry
 
     .section .rodata.keel_lsda, "a", @progbits
 keel_lsda:

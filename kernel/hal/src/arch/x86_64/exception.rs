@@ -4,6 +4,7 @@
 //!              from user mode                         from the kernel
 //! page fault   upcall page_fault, interrupts on       in a user copy: upcall (may sleep), else fix-up; else oops
 //! exception    upcall user_exception                  fix-up if the instruction has one, else oops
+//! #DB          the same with DR6, unless it is stale  ignored: a user copy met a watched address
 //! interrupt    irq::interrupt                         the same, then preemption if wanted and allowed
 //! ```
 //!
@@ -15,10 +16,11 @@
 use core::sync::atomic::Ordering;
 
 use super::cpulocal::{self, HARDIRQ, NMI};
+use super::debug::{NEED_DEBUG, NO_TSC};
 use super::entry::{FREE_FLAGS, USER_FLAGS};
 use super::fpu::{self, NEED_LOAD};
 use super::gdt::{USER_CS, USER_DS};
-use super::{instr, unwind, usercopy};
+use super::{debug, instr, unwind, usercopy};
 use crate::addr::{USER_END, UserAddr};
 use crate::preempt;
 use crate::thread::{Thread, Work};
@@ -26,6 +28,7 @@ use crate::trap::{self, Access, Exception, UserRegs};
 
 /// Vector numbers.
 pub(super) mod vector {
+    pub(in super::super) const DEBUG: u8 = 1;
     pub(in super::super) const NMI: u8 = 2;
     pub(in super::super) const DOUBLE_FAULT: u8 = 8;
     pub(in super::super) const GENERAL_PROTECTION: u8 = 13;
@@ -86,7 +89,22 @@ fn access(error_code: u64) -> Access {
     }
 }
 
-fn user_trap(vector: u8, error_code: u64, regs: &mut UserRegs) {
+fn user_trap(vector: u8, mut error_code: u64, regs: &mut UserRegs) {
+    if vector == vector::DEBUG {
+        // SAFETY: the thread that user code ran in is the current one, and alive.
+        let thread: &Thread = unsafe { &*cpulocal::current_thread() };
+        match debug::take_cause(thread, regs) {
+            Some(cause) => error_code = cause,
+            None => return,
+        }
+    }
+    if vector == vector::GENERAL_PROTECTION {
+        // SAFETY: as above.
+        let thread: &Thread = unsafe { &*cpulocal::current_thread() };
+        if debug::lift_tsc_ban(thread) {
+            return;
+        }
+    }
     let cr2 = if vector == vector::PAGE_FAULT { instr::read_cr2() } else { 0 };
     // SAFETY: user code always runs with interrupts on.
     unsafe { instr::sti() };
@@ -124,12 +142,13 @@ fn handle_kernel_fault(cr2: u64, error_code: u64, regs: &UserRegs) -> bool {
     outcome.is_ok()
 }
 
-/// NMI, double fault and machine check, each on its own stack; GS is right already.
+/// NMI, double fault, machine check and #DB from the kernel, each on its own stack; GS is right already.
 pub(super) extern "C-unwind" fn ist_trap(regs: &mut UserRegs) {
     let (vector, error_code) = take_cause(regs);
     cpulocal::preempt_add(NMI);
     match vector {
         vector::NMI => super::irq::nmi(),
+        vector::DEBUG => debug::in_kernel(regs),
         vector::DOUBLE_FAULT => unwind::die(vector, error_code, instr::read_cr2(), regs),
         _ => unwind::die(vector, error_code, 0, regs),
     }
@@ -145,18 +164,21 @@ pub(super) extern "C-unwind" fn system_call(regs: &mut UserRegs) {
 
 /// Does what the current thread's work word asks for before user mode. Interrupts are off at entry and at the end.
 ///
-/// The flag of tracing stays set for as long as the thread is traced: by itself it asks for one call, not for a loop.
+/// The flags of tracing, of breakpoints and of the ban on the time-stamp counter stay set for as long as these last: the
+/// first is for system-call entry, the others set the CPU up at the end.
 pub(super) extern "C-unwind" fn exit_work(regs: &mut UserRegs) {
     // SAFETY: a thread that is about to enter user mode is the current one, and alive.
     let thread: &Thread = unsafe { &*cpulocal::current_thread() };
-    let mut done = 0;
     loop {
-        let work = thread.work_word().load(Ordering::Relaxed) & !done;
+        let word = thread.work_word().load(Ordering::Relaxed);
+        let work = word & !(Work::TRACE.bits() | NEED_DEBUG | NO_TSC);
         if work == 0 {
+            if word & (NEED_DEBUG | NO_TSC) != 0 {
+                debug::enter(thread, word);
+            }
             return;
         }
         if work & !NEED_LOAD != 0 {
-            done = Work::TRACE.bits();
             // SAFETY: this is a thread's own context on its way to user mode, where interrupts are on.
             unsafe { instr::sti() };
             match trap::upcalls() {

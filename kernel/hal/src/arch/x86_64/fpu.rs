@@ -26,6 +26,7 @@
 //! layout of the software bytes.
 
 use alloc::alloc::{Layout, alloc, dealloc};
+use alloc::vec::Vec;
 use core::arch::asm;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -325,6 +326,52 @@ pub(super) fn copy_of(thread: &Thread, buffer: &Buffer) -> Result<Buffer, NoMemo
     // SAFETY: two different buffers of `size` bytes; only this thread changes its own.
     unsafe { core::ptr::copy_nonoverlapping(buffer.bytes(), copy.bytes(), size()) };
     Ok(copy)
+}
+
+/// The current thread's registers, laid out as in a signal frame but for its end mark.
+pub(super) fn snapshot(thread: &Thread, buffer: &Buffer) -> Result<Vec<u8>, NoMemory> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(size()).map_err(|_| NoMemory)?;
+    bytes.resize(size(), 0);
+    sync(thread, buffer);
+    buffer.spell_out();
+    // SAFETY: both have `size` bytes. A save by preemption meanwhile writes the same values again: this thread, their
+    // owner, is here.
+    unsafe { core::ptr::copy_nonoverlapping(buffer.bytes(), bytes.as_mut_ptr(), size()) };
+    if let Some(software) = bytes.get_mut(SOFTWARE..LEGACY_BYTES) {
+        software.fill(0);
+        if HAS_XSAVE.load(Ordering::Relaxed) {
+            software[..8].copy_from_slice(&features().to_le_bytes());
+        }
+    }
+    Ok(bytes)
+}
+
+/// Sets the current thread's registers: all from a whole snapshot, x87 and SSE from its first 512 bytes.
+///
+/// `Err`: another length, or MXCSR bits that the CPU does not have.
+pub(super) fn replace(thread: &Thread, buffer: &Buffer, bytes: &[u8]) -> Result<(), Fault> {
+    let is_whole = bytes.len() == size();
+    if !is_whole && bytes.len() != LEGACY_BYTES {
+        return Err(Fault);
+    }
+    let mxcsr = u32::from_le_bytes([bytes[MXCSR], bytes[MXCSR + 1], bytes[MXCSR + 2], bytes[MXCSR + 3]]);
+    if mxcsr & !MXCSR_VALID.load(Ordering::Relaxed) != 0 {
+        return Err(Fault);
+    }
+    sync(thread, buffer);
+    disown(thread);
+    let present = buffer.xstate_bv();
+    // SAFETY: the buffer has `size` bytes, and `bytes` at most as many. F2 lets us change it: it is disowned, and the
+    // thread cannot reach user mode, hence XRSTOR, before `sanitise` below.
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.bytes(), bytes.len()) };
+    if !is_whole {
+        if HAS_XSAVE.load(Ordering::Relaxed) {
+            buffer.put(LEGACY_BYTES, present | X87 | SSE);
+        }
+    }
+    buffer.sanitise(features());
+    Ok(())
 }
 
 /// Gives the current thread the initial state (execve).

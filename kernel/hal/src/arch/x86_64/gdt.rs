@@ -4,10 +4,10 @@
 //! user data 0x2b. The slot of 32-bit user code stays empty: this kernel runs no 32-bit programs, and without the
 //! segment no far jump reaches 32-bit mode.
 //!
-//! Interrupt stacks: NMI, double fault and machine check may strike while RSP or GS is not the kernel's (the first
+//! Interrupt stacks: NMI, double fault, machine check and #DB may strike while RSP or GS is not the kernel's (the first
 //! instructions of SYSCALL entry, a kernel stack that ran into its guard page), so each has a stack of its own. The
 //! word at a stack's top holds the address of the [`CpuLocal`] it belongs to, which is how the entry code of these
-//! three finds it.
+//! four finds it.
 //!
 //! Source: Intel SDM vol. 3, ch. 3.4.5 (descriptors), 8.2.3 (TSS), 7.14.5 (IST).
 
@@ -35,6 +35,7 @@ pub(super) const CPU_NUMBER: u16 = 0x7b;
 pub(super) const IST_NMI: u8 = 1;
 pub(super) const IST_DOUBLE_FAULT: u8 = 2;
 pub(super) const IST_MACHINE_CHECK: u8 = 3;
+pub(super) const IST_DEBUG: u8 = 4;
 
 const IST_BYTES: usize = 8192;
 
@@ -62,7 +63,7 @@ struct TaskState {
 pub(super) struct Descriptors {
     gdt: [u64; 16],
     tss: TaskState,
-    stacks: [IstStack; 3],
+    stacks: [IstStack; 4],
 }
 
 #[repr(C, packed)]
@@ -90,7 +91,7 @@ impl Descriptors {
                 reserved3: 0,
                 io_map_base: size_of::<TaskState>() as u16, // no I/O map: ports fault in user mode
             },
-            stacks: [EMPTY; 3],
+            stacks: [EMPTY; 4],
         }
     }
 }

@@ -9,10 +9,10 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 
 use super::entry::{
-    keel_double_fault_entry, keel_machine_check_entry, keel_nmi_entry, keel_syscall_entry,
+    keel_debug_entry, keel_double_fault_entry, keel_machine_check_entry, keel_nmi_entry, keel_syscall_entry,
     keel_syscall32_entry, keel_vector_stubs,
 };
-use super::gdt::{IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, KERNEL_CS, SYSRET_BASE};
+use super::gdt::{IST_DEBUG, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, KERNEL_CS, SYSRET_BASE};
 use super::instr::{self, IA32_EFER};
 
 const IA32_STAR: u32 = 0xc000_0081;
@@ -76,6 +76,7 @@ pub(super) unsafe fn build() {
         let dpl = if matches!(vector, BREAKPOINT | OVERFLOW) { 3 } else { 0 };
         *gate = Gate::new(stub.as_ptr() as u64, 0, dpl);
     }
+    gates[1] = Gate::new(keel_debug_entry as *const () as u64, IST_DEBUG, 0);
     gates[2] = Gate::new(keel_nmi_entry as *const () as u64, IST_NMI, 0);
     gates[8] = Gate::new(keel_double_fault_entry as *const () as u64, IST_DOUBLE_FAULT, 0);
     gates[18] = Gate::new(keel_machine_check_entry as *const () as u64, IST_MACHINE_CHECK, 0);

@@ -167,6 +167,47 @@ pub(crate) fn read_cr2() -> u64 {
     value
 }
 
+/// Reads DR6, the cause of the last debug exception.
+#[inline]
+pub(crate) fn read_dr6() -> u64 {
+    let value: u64;
+    // SAFETY: as `read_cr0`.
+    unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sets DR6, which the CPU only ever adds to; bits that must be 0 or 1 are the caller's care.
+#[inline]
+pub(crate) fn write_dr6(value: u64) {
+    // SAFETY: a record of what happened; its upper half is 0 in every caller's constant, else this raises #GP.
+    unsafe { asm!("mov dr6, {}", in(reg) value & 0xffff_ffff, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Sets DR7, which breakpoints are on and what they wait for.
+///
+/// # Safety
+///
+/// 1. The upper half is 0, and what is switched on cannot strike kernel code outside user copies.
+#[inline]
+pub(crate) unsafe fn write_dr7(value: u64) {
+    // SAFETY: 1.
+    unsafe { asm!("mov dr7, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// Sets the four breakpoint addresses, DR0 to DR3.
+///
+/// # Safety
+///
+/// 1. As for [`write_dr7`]: the addresses are user addresses, hence canonical.
+#[inline]
+pub(crate) unsafe fn write_breakpoints([a, b, c, d]: [u64; 4]) {
+    // SAFETY: 1.
+    unsafe {
+        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) a, in(reg) b, in(reg) c, in(reg) d,
+             options(nostack, preserves_flags));
+    }
+}
+
 /// Reads CR3, the physical address of the top page table and its flags.
 #[inline]
 pub(crate) fn read_cr3() -> u64 {

@@ -7,6 +7,7 @@ pub(crate) mod boot;
 pub(crate) mod console;
 pub(crate) mod cpu;
 pub(crate) mod cpulocal;
+mod debug;
 mod entry;
 mod exception;
 mod fpu;

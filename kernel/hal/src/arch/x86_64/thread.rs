@@ -19,6 +19,7 @@
 //! - A2: while a user thread runs, its FS and GS bases and data selectors are in the CPU; `fs_base`, `gs_base` and
 //!   `selectors` hold them only while it is switched away.
 
+use alloc::vec::Vec;
 use core::arch::{asm, naked_asm};
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
@@ -26,13 +27,15 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::cpu::Feature;
 use super::cpulocal::{self, OFFSET_KERNEL_SP};
+use super::debug::DebugState;
+pub(crate) use super::debug::{forbid_tsc, is_tsc_forbidden, set as set_breakpoints};
 use super::fpu::{self, Buffer};
 use super::instr::{self, IA32_FS_BASE, IA32_KERNEL_GS_BASE};
 use super::stack::KernelStack;
 use super::{gdt, unwind};
 use crate::addr::UserAddr;
 use crate::error::{Fault, NoMemory};
-use crate::thread::{Current, Fpu, Thread};
+use crate::thread::{Breakpoints, Current, Fpu, Thread};
 use crate::trap::UserRegs;
 
 pub(crate) use super::fpu::fpu_frame_size;
@@ -62,6 +65,8 @@ pub(crate) struct ArchThread {
     fpu: UnsafeCell<Option<Buffer>>,
     /// The CPU whose registers may hold this thread's; see invariant F2 of `fpu`.
     pub(super) fpu_cpu: AtomicU32,
+    /// Breakpoints that others may change at any time.
+    pub(super) debug: DebugState,
     /// It panicked, and its stack is being unwound.
     pub(super) panicking: AtomicBool,
 }
@@ -76,6 +81,7 @@ impl ArchThread {
             selectors: UnsafeCell::new([0; 4]),
             fpu: UnsafeCell::new(fpu),
             fpu_cpu: AtomicU32::new(fpu::NO_CPU),
+            debug: DebugState::new(),
             panicking: AtomicBool::new(false),
         }
     }
@@ -361,10 +367,22 @@ pub(crate) fn reset_user_state(current: &Current) {
     if let Some(buffer) = current.arch.fpu() {
         fpu::reset(current, buffer);
     }
+    // None is always accepted.
+    let _none = set_breakpoints(current, &Breakpoints::default());
     let _off = crate::irq::disable();
     write_selectors([0; 4]);
     write_fs_base(0);
     write_user_gs_base(0);
+}
+
+/// The current thread's FPU state, as a signal frame has it.
+pub(crate) fn fpu_bytes(current: &Current) -> Result<Vec<u8>, NoMemory> {
+    fpu::snapshot(current, current.arch.fpu().ok_or(NoMemory)?)
+}
+
+/// Sets the current thread's FPU state.
+pub(crate) fn set_fpu_bytes(current: &Current, bytes: &[u8]) -> Result<(), Fault> {
+    fpu::replace(current, current.arch.fpu().ok_or(Fault)?, bytes)
 }
 
 /// Writes the current thread's FPU state to a signal frame.

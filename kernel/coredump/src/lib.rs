@@ -1,0 +1,92 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod image;
+mod notes;
+mod pattern;
+mod sink;
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use abi::{Errno, Result};
+use hal::sync::SpinLock;
+use limits::Resource;
+use process::coredump::CoreDump;
+
+/// Longest kernel.core_pattern.
+const PATTERN_MAX: usize = 127;
+
+/// kernel.core_pattern, up to the first NUL.
+static PATTERN: SpinLock<[u8; PATTERN_MAX + 1]> = SpinLock::new("coredump.pattern", initial_pattern());
+/// kernel.core_uses_pid.
+pub static USES_PID: AtomicU32 = AtomicU32::new(0);
+
+const fn initial_pattern() -> [u8; PATTERN_MAX + 1] {
+    let mut pattern = [0; PATTERN_MAX + 1];
+    let name = b"core";
+    let mut at = 0;
+    while at < name.len() {
+        pattern[at] = name[at];
+        at += 1;
+    }
+    pattern
+}
+
+/// kernel.core_pattern.
+pub fn core_pattern() -> Vec<u8> {
+    let pattern = *PATTERN.lock();
+    pattern.iter().copied().take_while(|&byte| byte != 0).collect()
+}
+
+/// Sets kernel.core_pattern, cut to what fits. `EINVAL`: a program that is no absolute path, or a socket.
+pub fn set_core_pattern(text: &[u8]) -> Result<()> {
+    let text = text.get(..PATTERN_MAX).unwrap_or(text);
+    if text.first() == Some(&b'@') || (text.first() == Some(&b'|') && text.get(1) != Some(&b'/')) {
+        return Err(Errno::EINVAL);
+    }
+    let mut pattern = [0; PATTERN_MAX + 1];
+    for (to, &from) in pattern.iter_mut().zip(text) {
+        *to = from;
+    }
+    *PATTERN.lock() = pattern;
+    Ok(())
+}
+
+/// What `process` calls.
+struct Dumper;
+
+impl process::coredump::Hooks for Dumper {
+    fn is_wanted(&self, task: &process::Task) -> bool {
+        let limit = task.group().rlimits().cur(Resource::Core);
+        let is_piped = PATTERN.lock().first() == Some(&b'|');
+        // A program that handles dumps runs with a limit of 1, so that its own end starts no other.
+        if is_piped { limit != 1 } else { limit >= hal::PAGE_SIZE as u64 }
+    }
+
+    fn dump(&self, dump: &CoreDump<'_>) -> bool {
+        match sink::open(dump).and_then(|mut sink| image::write(dump, &mut sink)) {
+            Ok(()) => true,
+            Err(errno) => {
+                let name = dump.task.comm();
+                let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+                let name = alloc::string::String::from_utf8_lossy(name).into_owned();
+                log::info!("{name}[{}]: no core was dumped: {errno:?}", dump.task.pid());
+                false
+            }
+        }
+    }
+}
+
+/// Registers the dumper. Call it once at boot.
+pub fn init() {
+    process::coredump::register(&Dumper);
+}
+
+/// Whether core_uses_pid is on.
+pub(crate) fn uses_pid() -> bool {
+    USES_PID.load(Relaxed) != 0
+}

@@ -1,0 +1,191 @@
+use super::*;
+use alloc::vec::Vec;
+use proptest::prelude::*;
+
+const LOAD_NR: Instruction = Instruction { code: 0x20, jt: 0, jf: 0, k: 0 };
+const ALLOW: u32 = 0x7fff_0000;
+
+fn op(code: u16, k: u32) -> Instruction {
+    Instruction { code, jt: 0, jf: 0, k }
+}
+
+fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
+    Instruction { code, jt, jf, k }
+}
+
+fn ret(k: u32) -> Instruction {
+    op(0x06, k)
+}
+
+fn program(source: &[Instruction]) -> Result<Program, Invalid> {
+    Program::new(source.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn result(source: &[Instruction], data: &Data) -> u32 {
+    program(source).unwrap().run(data)
+}
+
+#[test]
+fn the_usual_filter_decides_by_number() {
+    let filter = [LOAD_NR, jump(0x15, 39, 0, 1), ret(5), ret(ALLOW)];
+    assert_eq!(result(&filter, &Data { nr: 39, ..Data::default() }), 5);
+    assert_eq!(result(&filter, &Data { nr: 40, ..Data::default() }), ALLOW);
+}
+
+#[test]
+fn every_word_of_the_data_can_be_loaded() {
+    let data = Data {
+        nr: 1,
+        arch: 2,
+        instruction_pointer: 4 << 32 | 3,
+        args: [6 << 32 | 5, 0, 0, 0, 0, 16 << 32 | 15],
+    };
+    for (word, wanted) in [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (14, 15), (15, 16)] {
+        assert_eq!(result(&[op(0x20, word * 4), op(0x16, 0)], &data), wanted);
+    }
+    for bad in [64, 2, 61, u32::MAX] {
+        assert!(program(&[op(0x20, bad), ret(0)]).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn arithmetic_wraps_and_division_by_zero_ends() {
+    let run = |code: u16, a: u32, k: u32| result(&[op(0x00, a), op(code, k), op(0x16, 0)], &Data::default());
+    assert_eq!(run(0x04, u32::MAX, 2), 1);
+    assert_eq!(run(0x14, 0, 1), u32::MAX);
+    assert_eq!(run(0x34, 9, 2), 4);
+    assert_eq!(run(0x64, 1, 31), 1 << 31);
+    assert_eq!(run(0x84, 1, 0), u32::MAX, "negation");
+    let by_x = [op(0x00, 9), op(0x01, 0), op(0x3c, 0), ret(7)];
+    assert_eq!(result(&by_x, &Data::default()), 0);
+}
+
+#[test]
+fn what_linux_refuses_is_refused() {
+    let refused: [&[Instruction]; 12] = [
+        &[],
+        &[LOAD_NR],                     // does not return
+        &[op(0x34, 0), ret(0)],         // division by 0
+        &[op(0x64, 32), ret(0)],        // shift by 32
+        &[op(0x94, 2), ret(0)],         // modulo is not for seccomp
+        &[op(0x05, 1), ret(0)],         // jump out
+        &[jump(0x15, 0, 1, 0), ret(0)], // likewise
+        &[op(0x60, 0), ret(0)],         // reads what was not written
+        &[op(0x02, 16), ret(0)],        // no such word
+        &[op(0x30, 0), ret(0)],         // byte load
+        &[op(0x40, 0), ret(0)],         // indexed load
+        &[op(0xb1, 0), ret(0)],         // header length
+    ];
+    for source in refused {
+        assert_eq!(program(source).map(drop), Err(Invalid), "{source:x?}");
+    }
+    let long = vec![op(0, 0); MAX_LEN];
+    let mut fits = long.clone();
+    fits[MAX_LEN - 1] = ret(3);
+    assert_eq!(result(&fits, &Data::default()), 3);
+    assert!(program(&[long, vec![ret(3)]].concat()).is_err());
+}
+
+#[test]
+fn scratch_words_must_be_written_on_every_path() {
+    // if nr == 0 then M[0] = A; A = M[0]
+    let one_path = [LOAD_NR, jump(0x15, 0, 0, 1), op(0x02, 0), op(0x60, 0), op(0x16, 0)];
+    assert!(program(&one_path).is_err());
+    let both = [LOAD_NR, op(0x02, 0), jump(0x15, 0, 0, 1), op(0x02, 0), op(0x60, 0), op(0x16, 0)];
+    assert_eq!(result(&both, &Data { nr: 8, ..Data::default() }), 8);
+}
+
+#[test]
+fn results_that_need_no_arguments_are_known_before() {
+    let filter = [LOAD_NR, jump(0x15, 1, 1, 0), ret(ALLOW), op(0x20, 16), op(0x16, 0)];
+    let filter = program(&filter).unwrap();
+    assert_eq!(filter.constant(0, 0), Some(ALLOW));
+    assert_eq!(filter.constant(1, 0), None);
+}
+
+/// The machine again, straight from the encoded instructions.
+fn model(source: &[Instruction], words: &[u32; 16]) -> u32 {
+    let (mut a, mut x, mut m, mut at) = (0u32, 0u32, [0u32; 16], 0usize);
+    loop {
+        let i = source[at];
+        let b = if i.code & 8 == 0 { i.k } else { x };
+        at += 1;
+        match i.code {
+            0x20 => a = words[i.k as usize / 4],
+            0x00 => a = i.k,
+            0x01 => x = i.k,
+            0x80 => a = 64,
+            0x81 => x = 64,
+            0x60 => a = m[i.k as usize],
+            0x61 => x = m[i.k as usize],
+            0x02 => m[i.k as usize] = a,
+            0x03 => m[i.k as usize] = x,
+            0x04 | 0x0c => a = a.wrapping_add(b),
+            0x14 | 0x1c => a = a.wrapping_sub(b),
+            0x24 | 0x2c => a = a.wrapping_mul(b),
+            0x34 | 0x3c if b == 0 => return 0,
+            0x34 | 0x3c => a /= b,
+            0x44 | 0x4c => a |= b,
+            0x54 | 0x5c => a &= b,
+            0x64 | 0x6c => a <<= b & 31,
+            0x74 | 0x7c => a >>= b & 31,
+            0xa4 | 0xac => a ^= b,
+            0x84 => a = 0u32.wrapping_sub(a),
+            0x05 => at += i.k as usize,
+            0x15 | 0x1d => at += usize::from(if a == b { i.jt } else { i.jf }),
+            0x25 | 0x2d => at += usize::from(if a > b { i.jt } else { i.jf }),
+            0x35 | 0x3d => at += usize::from(if a >= b { i.jt } else { i.jf }),
+            0x45 | 0x4d => at += usize::from(if a & b != 0 { i.jt } else { i.jf }),
+            0x06 => return i.k,
+            0x16 => return a,
+            0x07 => x = a,
+            0x87 => a = x,
+            _ => panic!("the checker let {i:x?} pass"),
+        }
+    }
+}
+
+const CODES: [u16; 43] = [
+    0x20, 0x00, 0x01, 0x80, 0x81, 0x60, 0x61, 0x02, 0x03, 0x04, 0x0c, 0x14, 0x1c, 0x24, 0x2c, 0x34, 0x3c,
+    0x44, 0x4c, 0x54, 0x5c, 0x64, 0x6c, 0x74, 0x7c, 0xa4, 0xac, 0x84, 0x05, 0x15, 0x1d, 0x25, 0x2d, 0x35,
+    0x3d, 0x45, 0x4d, 0x06, 0x16, 0x07, 0x87, 0x30, 0x94,
+];
+
+fn instruction() -> impl Strategy<Value = Instruction> {
+    let k = prop_oneof![0u32..16, Just(4), Just(60), any::<u32>()];
+    (prop::sample::select(&CODES[..]), 0u8..4, 0u8..4, k).prop_map(|(code, jt, jf, k)| Instruction {
+        code,
+        jt,
+        jf,
+        k,
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_program_is_refused_or_runs_like_the_model(
+        mut source in prop::collection::vec(instruction(), 0..24),
+        words in any::<[u32; 16]>(),
+    ) {
+        source.push(op(0x16, 0));
+        let Ok(program) = program(&source) else { return Ok(()) };
+        let pair = |n: usize| u64::from(words[n]) | u64::from(words[n + 1]) << 32;
+        let data = Data {
+            nr: words[0],
+            arch: words[1],
+            instruction_pointer: pair(2),
+            args: [4, 6, 8, 10, 12, 14].map(pair),
+        };
+        prop_assert_eq!(program.run(&data), model(&source, &words));
+        prop_assert_eq!(program.source(), &source[..]);
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(raw in prop::collection::vec(any::<(u16, u8, u8, u32)>(), 0..64)) {
+        let source: Vec<_> = raw.into_iter().map(|(code, jt, jf, k)| Instruction { code, jt, jf, k }).collect();
+        if let Ok(program) = program(&source) {
+            program.run(&Data::default());
+        }
+    }
+}
