@@ -69,6 +69,8 @@ fn set_up(params: Params) -> Result<()> {
     procfs::provide(procfs::Extra::SysvShm, ipc::show::shm);
     ext4::register()?;
     mm::mapping::writeback::start()?;
+    mm::oom::register_reclaim(|_| vfs::shrink_dentries());
+    mm::reclaim::start()?;
     devices::find(&params)?;
     let fs = make_root()?;
     let files = FdTable::new()?;

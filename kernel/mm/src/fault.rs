@@ -10,6 +10,7 @@
 //! A private page is reused when its only reference is the page table's (and ours): the cursor is locked,
 //! so nobody can take another one from this table, and no other holder exists.
 
+use alloc::sync::Arc;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
@@ -108,6 +109,63 @@ enum Attempt {
     WantsNotify(Frame),
 }
 
+/// How one attempt to handle a fault ended.
+pub(crate) enum Step {
+    Done,
+    /// Let go of `space`, call [`Wait::finish`], and begin anew.
+    Wait(Wait),
+}
+
+/// What a fault needs that may take long, so it is had while no lock of the address space is held: otherwise a thread
+/// that waits for memory would keep write-back from taking pages out of its page table.
+pub(crate) enum Wait {
+    /// A free frame.
+    Memory,
+    /// A page of a file system's file, which is to be dirty if so.
+    Page(Arc<Mapping>, u64, bool),
+    /// The page is to become dirty.
+    Notify(Arc<Mapping>, u64, Frame),
+}
+
+/// What was waited for.
+pub(crate) struct Got {
+    pub kind: FaultKind,
+    /// Keeps the page from being reclaimed until the next attempt maps it.
+    _page: Option<Frame>,
+}
+
+impl Default for Got {
+    #[inline]
+    fn default() -> Self {
+        Self { kind: FaultKind::Minor, _page: None }
+    }
+}
+
+impl Wait {
+    /// Has what is needed. Sleeps; the caller holds no lock.
+    #[cold]
+    pub fn finish(self, got: &mut Got) -> Result<(), FaultError> {
+        match self {
+            Self::Memory => oom::relieve()?,
+            Self::Page(mapping, idx, dirty) => {
+                let frame = mapping.get_or_fill(idx).map_err(fill_error)?;
+                got.kind = FaultKind::Major;
+                counters::PGMAJFAULT.add(1);
+                if dirty {
+                    mapping.mark_dirty(idx, &frame).map_err(fill_error)?;
+                }
+                got._page = Some(frame);
+            }
+            Self::Notify(mapping, idx, frame) => {
+                mapping.throttle();
+                mapping.mark_dirty(idx, &frame).map_err(fill_error)?;
+                got._page = Some(frame);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The page of zeroes that reads of untouched memory see.
 pub(crate) fn zero_frame() -> Option<Frame> {
     static ZERO: Once<Option<Frame>> = Once::new();
@@ -152,31 +210,37 @@ impl Mm {
 
     /// As [`handle_fault`](Self::handle_fault) for any need.
     pub(crate) fn fault_in(&self, addr: u64, need: Need) -> Result<FaultKind, FaultError> {
+        let mut got = Got::default();
         loop {
-            {
+            let wait = {
                 let space = self.space.read();
                 match space.set.find(addr) {
-                    Some(vma) if vma.start <= addr => return self.fault_vma(vma, addr, need),
-                    Some(vma) if vma.attr.flags.contains(VmFlags::GROWSDOWN) => {}
+                    Some(vma) if vma.start <= addr => match self.fault_vma(vma, addr, need)? {
+                        Step::Done => return Ok(got.kind),
+                        Step::Wait(wait) => Some(wait),
+                    },
+                    Some(vma) if vma.attr.flags.contains(VmFlags::GROWSDOWN) => None,
                     _ => return Err(FaultError::SegvMaperr),
                 }
+            };
+            match wait {
+                Some(wait) => wait.finish(&mut got)?,
+                None => self.grow_stack(addr)?,
             }
-            self.grow_stack(addr)?;
         }
     }
 
-    /// Makes an access inside of `vma` possible; the caller holds `space`.
-    pub(crate) fn fault_vma(&self, vma: &Vma, addr: u64, need: Need) -> Result<FaultKind, FaultError> {
+    /// One attempt to make an access inside of `vma` possible; the caller holds `space`.
+    #[inline]
+    pub(crate) fn fault_vma(&self, vma: &Vma, addr: u64, need: Need) -> Result<Step, FaultError> {
         if !need.is_allowed(vma.attr.flags) {
             return Err(FaultError::SegvAccerr);
         }
         let page = page_at(addr).ok_or(FaultError::SegvMaperr)?;
         match &vma.attr.backing {
-            Backing::Anonymous => loop {
-                match self.fault_anonymous(vma, page, need)? {
-                    Attempt::Done => return Ok(FaultKind::Minor),
-                    _ => oom::relieve()?,
-                }
+            Backing::Anonymous => match self.fault_anonymous(vma, page, need)? {
+                Attempt::Done => Ok(Step::Done),
+                _ => Ok(Step::Wait(Wait::Memory)),
             },
             Backing::File(_) => match vma.attr.backing.mapping() {
                 Some(mapping) => self.fault_file(vma, page, need, mapping),
@@ -197,7 +261,7 @@ impl Mm {
             let Some(zero) = zero_frame() else { return Ok(Attempt::NoMemory) };
             return Ok(done_or_no_memory(cursor.map(addr, zero, touched(&vma.attr, false, false))));
         }
-        let Some(frame) = Frame::alloc_zeroed() else { return Ok(Attempt::NoMemory) };
+        let Some(frame) = Frame::alloc_user_zeroed() else { return Ok(Attempt::NoMemory) };
         frame.meta().flags.store(page_flags::ANON, Ordering::Relaxed);
         let writable = vma.attr.flags.contains(VmFlags::WRITE);
         if cursor.map(addr, frame, touched(&vma.attr, writable, true)).is_err() {
@@ -245,7 +309,7 @@ impl Mm {
             cursor.protect(addr, touched(&vma.attr, writable, true));
             return Ok(Attempt::Done);
         }
-        let copy = if kind & page_flags::ZERO != 0 { Frame::alloc_zeroed() } else { copy_of(&frame) };
+        let copy = if kind & page_flags::ZERO != 0 { Frame::alloc_user_zeroed() } else { copy_of(&frame) };
         let Some(copy) = copy else { return Ok(Attempt::NoMemory) };
         copy.meta().flags.store(page_flags::ANON, Ordering::Relaxed);
         if cursor.map(addr, copy, touched(&vma.attr, writable, true)).is_err() {
@@ -263,11 +327,10 @@ impl Mm {
         vma: &Vma,
         page: PageRange,
         need: Need,
-        mapping: &Mapping,
-    ) -> Result<FaultKind, FaultError> {
+        mapping: &Arc<Mapping>,
+    ) -> Result<Step, FaultError> {
         let idx = vma.attr.offset_at(vma.start, page.start()) >> PAGE_SHIFT;
         let copies = need.write && vma.attr.is_private();
-        let mut kind = FaultKind::Minor;
         loop {
             let attempt = if copies {
                 self.try_private_copy(vma, page, idx, need, mapping)?
@@ -275,21 +338,24 @@ impl Mm {
                 self.try_cached(vma, page, idx, need, mapping)?
             };
             match attempt {
-                Attempt::Done => return Ok(kind),
-                Attempt::NoMemory => oom::relieve()?,
-                Attempt::WantsNotify(frame) => mapping.mark_dirty(idx, &frame).map_err(fill_error)?,
+                Attempt::Done => return Ok(Step::Done),
+                Attempt::NoMemory => return Ok(Step::Wait(Wait::Memory)),
+                Attempt::WantsNotify(frame) => {
+                    return Ok(Step::Wait(Wait::Notify(mapping.clone(), idx, frame)));
+                }
+                Attempt::NotCached if !mapping.has_page(idx) => return Err(FaultError::Bus),
+                Attempt::NotCached if mapping.is_shmem() => {
+                    let Some(frame) = Frame::alloc_user_zeroed() else {
+                        return Ok(Step::Wait(Wait::Memory));
+                    };
+                    match mapping.insert(idx, frame) {
+                        Err(Errno::ENOMEM) => return Ok(Step::Wait(Wait::Memory)),
+                        Err(e) if e != Errno::EAGAIN => return Err(fill_error(e)),
+                        _ => {}
+                    }
+                }
                 Attempt::NotCached => {
-                    if !mapping.has_page(idx) {
-                        return Err(FaultError::Bus);
-                    }
-                    let frame = mapping.get_or_fill(idx).map_err(fill_error)?;
-                    if !mapping.is_shmem() {
-                        kind = FaultKind::Major;
-                        counters::PGMAJFAULT.add(1);
-                        if need.write && !copies {
-                            mapping.mark_dirty(idx, &frame).map_err(fill_error)?;
-                        }
-                    }
+                    return Ok(Step::Wait(Wait::Page(mapping.clone(), idx, need.write && !copies)));
                 }
             }
         }
@@ -399,31 +465,29 @@ impl Mm {
     }
 
     /// A fault on an object that gives its frames itself.
-    fn fault_object(&self, vma: &Vma, page: PageRange, need: Need) -> Result<FaultKind, FaultError> {
+    fn fault_object(&self, vma: &Vma, page: PageRange, need: Need) -> Result<Step, FaultError> {
         let object: &dyn Mappable = match vma.attr.backing.object() {
             Some(object) => &**object,
             None => return Err(FaultError::Bus),
         };
         let offset = vma.attr.offset_at(vma.start, page.start());
-        loop {
-            let frame = object.fault(offset, need.write)?;
-            let mut cursor = self.page_table().cursor(page);
-            let attempt = match cursor.query(page.start()) {
-                Entry::None if need.write && vma.attr.is_private() => {
-                    drop(cursor);
-                    self.map_object_copy(vma, page, &frame)
-                }
-                Entry::None => {
-                    let writable = vma.attr.flags.contains(VmFlags::WRITE) && !vma.attr.is_private();
-                    let flags = touched(&vma.attr, writable, need.write);
-                    done_or_no_memory(cursor.map(page.start(), frame, flags))
-                }
-                present => self.fault_present(&mut cursor, vma, page.start(), present, need)?,
-            };
-            match attempt {
-                Attempt::Done => return Ok(FaultKind::Minor),
-                _ => oom::relieve()?,
+        let frame = object.fault(offset, need.write)?;
+        let mut cursor = self.page_table().cursor(page);
+        let attempt = match cursor.query(page.start()) {
+            Entry::None if need.write && vma.attr.is_private() => {
+                drop(cursor);
+                self.map_object_copy(vma, page, &frame)
             }
+            Entry::None => {
+                let writable = vma.attr.flags.contains(VmFlags::WRITE) && !vma.attr.is_private();
+                let flags = touched(&vma.attr, writable, need.write);
+                done_or_no_memory(cursor.map(page.start(), frame, flags))
+            }
+            present => self.fault_present(&mut cursor, vma, page.start(), present, need)?,
+        };
+        match attempt {
+            Attempt::Done => Ok(Step::Done),
+            _ => Ok(Step::Wait(Wait::Memory)),
         }
     }
 
@@ -444,7 +508,7 @@ impl Mm {
 }
 
 fn copy_of(frame: &Frame) -> Option<Frame> {
-    let copy = Frame::alloc()?;
+    let copy = Frame::alloc_user()?;
     copy.copy_from(frame);
     Some(copy)
 }

@@ -15,6 +15,7 @@ pub mod mapping;
 pub mod oom;
 pub mod policy;
 mod protect;
+pub mod reclaim;
 pub mod registry;
 mod remap;
 mod remote;
@@ -27,6 +28,7 @@ pub mod sysctl;
 #[cfg(test)]
 mod tests;
 mod vma;
+mod walk;
 
 pub use fault::{FaultError, FaultKind};
 pub use layout::{Layout, Randomness};

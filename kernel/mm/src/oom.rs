@@ -1,18 +1,16 @@
 //! What happens when no frame is left.
 //!
 //! ```text
-//! alloc fails -> reclaim hooks (drop what can be made again) -> retry
-//!             -> OOM killer picks a victim -> wait a little -> retry
+//! alloc fails -> reclaim's thread makes pages free -> retry
+//!             -> it gave up: OOM killer picks a victim -> wait a little -> retry
 //!             -> the caller itself must die, or nobody can: Oom
 //! ```
-
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::Errno;
 use hal::frame::Frame;
 use hal::sync::{Once, SpinLock};
 
-use crate::counters;
+use crate::{counters, reclaim};
 
 /// No frame could be had; the caller's page fault or system call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +46,8 @@ pub type Reclaim = fn(wanted: usize) -> usize;
 const MAX_HOOKS: usize = 8;
 static HOOKS: SpinLock<[Option<Reclaim>; MAX_HOOKS]> = SpinLock::new("mm.oom.hooks", [None; MAX_HOOKS]);
 
-/// Frames that only allocations on behalf of the kernel may take, so that an OOM kill can proceed.
-const RETRIES: usize = 16;
-
-static FAILURES: AtomicUsize = AtomicUsize::new(0);
+/// Attempts that find the freed memory taken by others.
+const RETRIES: usize = 256;
 
 /// Registers the OOM killer; only the first call counts.
 pub fn register_killer(killer: &'static dyn Killer) {
@@ -66,7 +62,7 @@ pub fn register_reclaim(hook: Reclaim) {
 }
 
 /// Asks all hooks for `wanted` pages; returns how many came.
-pub fn reclaim(wanted: usize) -> usize {
+pub(crate) fn reclaim(wanted: usize) -> usize {
     let hooks = *HOOKS.lock();
     let mut freed = 0;
     for hook in hooks.iter().flatten() {
@@ -80,26 +76,29 @@ pub fn reclaim(wanted: usize) -> usize {
 /// A frame with arbitrary contents. May sleep and kill a process.
 #[inline]
 pub fn alloc() -> Result<Frame, Oom> {
-    match Frame::alloc() {
+    match Frame::alloc_user() {
         Some(frame) => Ok(frame),
-        None => alloc_slow(Frame::alloc),
+        None => alloc_slow(Frame::alloc_user, Frame::alloc),
     }
 }
 
 /// A frame of zeroes. May sleep and kill a process.
 #[inline]
 pub fn alloc_zeroed() -> Result<Frame, Oom> {
-    match Frame::alloc_zeroed() {
+    match Frame::alloc_user_zeroed() {
         Some(frame) => Ok(frame),
-        None => alloc_slow(Frame::alloc_zeroed),
+        None => alloc_slow(Frame::alloc_user_zeroed, Frame::alloc_zeroed),
     }
 }
 
 #[cold]
-fn alloc_slow(try_alloc: fn() -> Option<Frame>) -> Result<Frame, Oom> {
+fn alloc_slow(above: fn() -> Option<Frame>, reserved: fn() -> Option<Frame>) -> Result<Frame, Oom> {
+    if reclaim::may_use_reserve() {
+        return reserved().ok_or(Oom);
+    }
     for _ in 0..RETRIES {
         relieve()?;
-        if let Some(frame) = try_alloc() {
+        if let Some(frame) = above() {
             return Ok(frame);
         }
     }
@@ -109,8 +108,7 @@ fn alloc_slow(try_alloc: fn() -> Option<Frame>) -> Result<Frame, Oom> {
 /// Makes memory free after an allocation failed; the caller holds no spinlock and tries again. May sleep.
 #[cold]
 pub fn relieve() -> Result<(), Oom> {
-    FAILURES.fetch_add(1, Ordering::Relaxed);
-    if reclaim(32) > 0 {
+    if reclaim::is_started() && reclaim::wait_for_memory() {
         return Ok(());
     }
     counters::OOM_KILL.add(1);

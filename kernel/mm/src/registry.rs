@@ -57,6 +57,11 @@ pub(crate) fn release(slot: usize) {
 
 /// Calls `visit` for each address space that lives.
 pub fn for_each(mut visit: impl FnMut(&Arc<Mm>)) {
+    for_each_owned(|mm| visit(&mm));
+}
+
+/// As [`for_each`]; `visit` decides where what may be the last reference is dropped.
+pub(crate) fn for_each_owned(mut visit: impl FnMut(Arc<Mm>)) {
     let mut slot = 0;
     loop {
         let mm = match MMS.lock().slots.get(slot) {
@@ -64,7 +69,7 @@ pub fn for_each(mut visit: impl FnMut(&Arc<Mm>)) {
             Some(place) => place.as_ref().and_then(Weak::upgrade),
         };
         if let Some(mm) = mm {
-            visit(&mm);
+            visit(mm);
         }
         slot += 1;
     }

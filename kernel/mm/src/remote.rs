@@ -8,7 +8,7 @@ use hal::frame::Frame;
 use hal::paging::Entry;
 use hal::{PAGE_SIZE, PageRange, UserAddr};
 
-use crate::fault::{FaultError, Need};
+use crate::fault::{FaultError, Got, Need, Step};
 use crate::map::refused;
 use crate::mapping::Mapping;
 use crate::space::Mm;
@@ -29,7 +29,7 @@ impl Mm {
     ///
     /// `ENOMEM` at a hole or without memory, `EFAULT` beyond the end of a file.
     pub(crate) fn populate_with(&self, range: Range<u64>, write: Option<bool>) -> Result<()> {
-        let mut at = range.start;
+        let (mut at, mut got) = (range.start, Got::default());
         while at < range.end {
             let space = self.space.read();
             let Some(vma) = space.set.find(at).filter(|v| v.start < range.end) else { break };
@@ -54,9 +54,16 @@ impl Mm {
             let need = Need { write, ..Need::READ };
             // One hold of the lock for some pages: long enough to be cheap, short enough for writers.
             let stop = end.min(at.saturating_add(64 * PAGE_SIZE as u64));
-            while at < stop {
-                self.fault_vma(vma, at, need)?;
-                at += PAGE_SIZE as u64;
+            let mut wait = None;
+            while at < stop && wait.is_none() {
+                match self.fault_vma(vma, at, need)? {
+                    Step::Done => at += PAGE_SIZE as u64,
+                    Step::Wait(what) => wait = Some(what),
+                }
+            }
+            drop(space);
+            if let Some(wait) = wait {
+                wait.finish(&mut got)?;
             }
         }
         if write.is_some() && at < range.end { Err(Errno::ENOMEM) } else { Ok(()) }

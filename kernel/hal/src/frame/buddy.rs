@@ -37,6 +37,8 @@ pub(crate) trait MetaMap {
 /// Free runs by order. See the module's head.
 pub(crate) struct Buddy {
     heads: [u32; MAX_ORDER as usize + 1],
+    /// Runs in each list.
+    counts: [usize; MAX_ORDER as usize + 1],
     /// Frames in all lists.
     nr_free: usize,
 }
@@ -44,12 +46,17 @@ pub(crate) struct Buddy {
 impl Buddy {
     /// An allocator that owns nothing.
     pub(crate) const fn new() -> Buddy {
-        Buddy { heads: [0; MAX_ORDER as usize + 1], nr_free: 0 }
+        Buddy { heads: [0; MAX_ORDER as usize + 1], counts: [0; MAX_ORDER as usize + 1], nr_free: 0 }
     }
 
     /// Frames in the free lists.
     pub(crate) fn nr_free(&self) -> usize {
         self.nr_free
+    }
+
+    /// Runs in the free lists, by order.
+    pub(crate) fn counts(&self) -> [usize; MAX_ORDER as usize + 1] {
+        self.counts
     }
 
     /// Takes the frames `start..end` in; they must be new. Costs one list insertion per largest aligned run.
@@ -100,6 +107,7 @@ impl Buddy {
             map.meta(next).index.store(u64::from(Self::next(map, next)) << 32 | u64::from(pfn), Relaxed);
         }
         self.nr_free += 1 << order;
+        self.counts[order as usize] += 1;
     }
 
     fn unlink(&mut self, map: &impl MetaMap, pfn: u32, order: u32) {
@@ -114,6 +122,7 @@ impl Buddy {
         }
         map.meta(pfn).state.store(0, Relaxed);
         self.nr_free -= 1 << order;
+        self.counts[order as usize] -= 1;
     }
 
     fn next(map: &impl MetaMap, pfn: u32) -> u32 {

@@ -89,11 +89,12 @@ impl Local {
         Local { frames: [0; LOCAL_MAX], count: 0 }
     }
 
-    /// Takes up to [`BATCH`] frames from the buddy.
+    /// Takes up to [`BATCH`] frames from the buddy, which keeps `reserve` of them.
     #[cold]
-    fn refill(&mut self) {
+    fn refill(&mut self, reserve: usize) {
         let mut buddy = BUDDY.lock();
         while self.count < BATCH
+            && buddy.nr_free() > reserve
             && let Some(pfn) = buddy.alloc(&Machine, 0)
         {
             self.frames[self.count] = pfn;
@@ -120,6 +121,8 @@ static LOCALS: CpuCells<Local> = CpuCells::new([const { UnsafeCell::new(Local::n
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
 /// Free frames in the buddy; kept beside it so that readers need no lock.
 static BUDDY_FREE: AtomicUsize = AtomicUsize::new(0);
+/// Frames that [`Frame::alloc_user`] leaves for the kernel.
+static RESERVE: AtomicUsize = AtomicUsize::new(0);
 /// Free frames in the per-CPU lists, counted when batches move and corrected by readers.
 static LOCAL_FREE: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CPUS];
 
@@ -142,7 +145,7 @@ pub(crate) unsafe fn add_range(start: u64, end: u64) {
 /// A run of `2^order` frames with arbitrary contents and no references, aligned to its size.
 pub(crate) fn alloc_run(order: u32) -> Option<u32> {
     if order == 0 {
-        return alloc_one();
+        return alloc_one(0);
     }
     if order > MAX_ORDER {
         return None;
@@ -168,13 +171,14 @@ pub(crate) unsafe fn free_run(pfn: u32, order: u32) {
     BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
 }
 
-fn alloc_one() -> Option<u32> {
+/// One frame; the buddy keeps `reserve` frames when it has to give some.
+fn alloc_one(reserve: usize) -> Option<u32> {
     arch::mem::ensure_ready();
     // SAFETY: nothing below allocates or frees a frame through this list.
     unsafe {
         LOCALS.with(|local| {
             if local.count == 0 {
-                local.refill();
+                local.refill(reserve);
             }
             let at = local.count.checked_sub(1)?;
             local.count = at;
@@ -202,8 +206,22 @@ fn free_one(pfn: u32) {
 impl Frame {
     /// A frame with arbitrary contents; `None` when there is none.
     pub fn alloc() -> Option<Frame> {
-        let pfn = NonZeroU32::new(alloc_one()?)?;
+        let pfn = NonZeroU32::new(alloc_one(0)?)?;
         Some(Frame::adopt(pfn))
+    }
+
+    /// As [`alloc`](Self::alloc) for memory that user space decides about, of which there may be any amount: leaves
+    /// what [`set_reserve`] says to the kernel, which needs memory to make memory free.
+    pub fn alloc_user() -> Option<Frame> {
+        let pfn = NonZeroU32::new(alloc_one(RESERVE.load(Ordering::Relaxed))?)?;
+        Some(Frame::adopt(pfn))
+    }
+
+    /// As [`alloc_user`](Self::alloc_user), full of zeroes.
+    pub fn alloc_user_zeroed() -> Option<Frame> {
+        let frame = Frame::alloc_user()?;
+        frame.zero(0..PAGE_SIZE);
+        Some(frame)
     }
 
     /// The first reference to a frame fresh from the allocator.
@@ -390,6 +408,21 @@ impl FrameRun {
     pub fn paddr(&self) -> PhysAddr {
         self.frames[0].paddr()
     }
+}
+
+/// Sets how many free frames [`Frame::alloc_user`] leaves alone; 0 at boot. What a CPU has at hand does not count.
+pub fn set_reserve(nr_frames: usize) {
+    RESERVE.store(nr_frames, Ordering::Relaxed);
+}
+
+/// Free runs by order, up to the largest (/proc/buddyinfo).
+pub fn free_runs() -> [usize; 11] {
+    BUDDY.lock().counts()
+}
+
+/// How many frames [`Frame::alloc_user`] could take from the buddy, beside what CPUs have at hand.
+pub fn nr_above_reserve() -> usize {
+    BUDDY_FREE.load(Ordering::Relaxed).saturating_sub(RESERVE.load(Ordering::Relaxed))
 }
 
 /// Numbers about physical memory.

@@ -63,7 +63,8 @@ impl Mapping {
         frames.push(oom::alloc()?);
         for idx in (first..).take(wanted.min(MAX_AHEAD)).skip(1) {
             // Reading ahead takes no memory from anyone.
-            let Some(frame) = Some(idx).filter(|&idx| self.get(idx).is_none()).and_then(|_| Frame::alloc())
+            let Some(frame) =
+                Some(idx).filter(|&idx| self.get(idx).is_none()).and_then(|_| Frame::alloc_user())
             else {
                 break;
             };

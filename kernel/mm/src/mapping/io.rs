@@ -5,7 +5,7 @@ use hal::frame::Frame;
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 
-use super::{Mapping, Source};
+use super::{Mapping, Source, note_use};
 use crate::oom;
 use core::sync::atomic::Ordering;
 
@@ -90,7 +90,13 @@ impl Mapping {
         dest: &mut Dest<'_>,
     ) -> Result<usize> {
         let copied = match (page, &self.source) {
-            (Some(frame), _) => dest.put_frame(&frame, offset, len),
+            (Some(frame), _) => {
+                // Once for a page that is read in small pieces.
+                if offset == 0 {
+                    note_use(&frame);
+                }
+                dest.put_frame(&frame, offset, len)
+            }
             (None, Source::Shmem(_)) => dest.put_zero(len),
             (None, Source::Pages(_)) => {
                 let frame = self.get_or_fill(idx)?;

@@ -30,6 +30,7 @@ mod fill;
 mod io;
 pub mod radix;
 mod shmem;
+mod shrink;
 mod stat;
 pub(crate) mod truncate;
 pub mod writeback;
@@ -37,6 +38,7 @@ pub mod writeback;
 pub use errseq::ErrSeq;
 pub use io::PagePart;
 pub use shmem::{Shmem, ShmemObject};
+pub(crate) use shrink::note_use;
 pub use stat::PageCounts;
 pub use truncate::Frozen;
 
@@ -70,6 +72,10 @@ pub mod page_flags {
     pub const DIRTY: u32 = 8;
     /// The one page of zeroes.
     pub const ZERO: u32 = 16;
+    /// Used since it was read or since reclaim last looked.
+    pub const USED: u32 = 32;
+    /// Used again after that.
+    pub const ACTIVE: u32 = 64;
 }
 
 /// A file system's side of the page cache.
@@ -117,6 +123,8 @@ pub struct Pages {
     /// When the first of the dirty pages became so, in nanoseconds since boot; 0 if there is none.
     dirty_since: AtomicU64,
     ahead: fill::Ahead,
+    /// The page at which reclaim goes on.
+    hand: AtomicU64,
     error: ErrSeq,
 }
 
@@ -150,6 +158,7 @@ impl Mapping {
             nr_dirty: AtomicU64::new(0),
             dirty_since: AtomicU64::new(0),
             ahead: fill::Ahead::new(),
+            hand: AtomicU64::new(0),
             error: ErrSeq::new(),
         };
         Self::new(Source::Pages(Box::new(pages)), size)

@@ -22,7 +22,7 @@
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
 use arrayvec::ArrayVec;
@@ -54,6 +54,8 @@ static ALL: SpinLock<Vec<Weak<Mapping>>> = SpinLock::new("mm.writeback.all", Vec
 /// Dirty pages beyond which writers write; refreshed by the thread.
 static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
 static KICKED: AtomicU32 = AtomicU32::new(0);
+/// Memory is short.
+static PRESSED: AtomicBool = AtomicBool::new(false);
 static WAKE: WaitQueue = WaitQueue::new();
 
 /// Makes `mapping` known to write-back and reclaim. Without memory for that it is written on demand only.
@@ -84,13 +86,13 @@ fn for_each(mut visit: impl FnMut(&Arc<Mapping>)) {
 
 /// Pages that may be dirty at `percent` of what is free or cached.
 fn share(percent: u32) -> u64 {
-    let pages = hal::frame::stats().free as u64 + counters::CACHED.get();
+    let files = counters::CACHED.get().saturating_sub(counters::SHMEM.get());
+    let pages = hal::frame::stats().free as u64 + files;
     pages * u64::from(percent.min(100)) / 100
 }
 
-/// Starts the thread that writes back, and lets reclaim drop clean pages.
+/// Starts the thread that writes back.
 pub fn start() -> Result<()> {
-    crate::oom::register_reclaim(reclaim);
     LIMIT.store(share(RATIO.load(Ordering::Relaxed)).max(1), Ordering::Relaxed);
     sched::spawn("kflush", flusher).map(drop).map_err(|_| Errno::ENOMEM)
 }
@@ -111,7 +113,8 @@ fn flusher() {
 
 /// Writes what is old, or everything while too much is dirty.
 fn write_old() {
-    let background = share(BACKGROUND_RATIO.load(Ordering::Relaxed));
+    let pressed = PRESSED.swap(false, Ordering::Relaxed);
+    let background = if pressed { 0 } else { share(BACKGROUND_RATIO.load(Ordering::Relaxed)) };
     let expire = u64::from(EXPIRE_CENTISECS.load(Ordering::Relaxed)) * NS_PER_CENTISEC;
     for_each(|mapping| {
         let Source::Pages(pages) = &mapping.source else { return };
@@ -124,18 +127,33 @@ fn write_old() {
     });
 }
 
-/// Drops about `wanted` clean pages; dirty ones are written by the thread.
-fn reclaim(wanted: usize) -> usize {
-    if counters::DIRTY.get() > 0 {
-        kick();
-    }
-    let mut freed = 0;
-    for_each(|mapping| {
-        if freed < wanted {
-            freed += mapping.drop_clean(0..u64::MAX);
+/// Drops up to `wanted` clean pages that were not used lately; how many went. The next call goes on where this one
+/// ended; each page is looked at twice at most.
+pub(crate) fn shrink(wanted: usize) -> usize {
+    static HAND: AtomicUsize = AtomicUsize::new(0);
+    let (mut freed, mut left) = (0, 2 * ALL.lock().len());
+    while freed < wanted && left > 0 {
+        left -= 1;
+        let at = HAND.load(Ordering::Relaxed);
+        let known = ALL.lock().get(at).map(Weak::upgrade);
+        let Some(known) = known else {
+            HAND.store(0, Ordering::Relaxed);
+            continue;
+        };
+        if let Some(mapping) = known {
+            freed += mapping.shrink(wanted - freed);
         }
-    });
+        if freed < wanted {
+            HAND.store(at + 1, Ordering::Relaxed);
+        }
+    }
     freed
+}
+
+/// Has the thread write all that is dirty.
+pub(crate) fn write_all() {
+    PRESSED.store(true, Ordering::Relaxed);
+    kick();
 }
 
 /// Drops all clean pages (`vm.drop_caches`).
@@ -153,7 +171,7 @@ fn kick() {
 impl Mapping {
     /// Lets a writer pay for dirty pages when there are too many.
     #[inline]
-    pub(super) fn throttle(&self) {
+    pub(crate) fn throttle(&self) {
         if counters::DIRTY.get() > LIMIT.load(Ordering::Relaxed) {
             self.throttle_slow();
         }

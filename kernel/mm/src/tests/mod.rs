@@ -1,6 +1,7 @@
 //! Tests on the hosted machine: real faults, real copies, frames counted.
 
 mod paths;
+mod reclaim;
 
 use std::sync::{Mutex, MutexGuard};
 

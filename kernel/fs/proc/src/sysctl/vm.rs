@@ -50,7 +50,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     Entry { name: "drop_caches", kind: Kind::Trigger(drop_caches) },
     fixed("laptop_mode", "0"),
     number64("max_map_count", &tunables::MAX_MAP_COUNT, 0..=i32::MAX as u64),
-    fixed("min_free_kbytes", "0"),
+    number64("min_free_kbytes", &mm::reclaim::MIN_FREE_KBYTES, 0..=i32::MAX as u64),
     number64("mmap_min_addr", &tunables::MMAP_MIN_ADDR, 0..=i64::MAX as u64),
     fixed("mmap_rnd_bits", "28"),
     fixed("nr_hugepages", "0"),

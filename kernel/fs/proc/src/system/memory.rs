@@ -2,6 +2,7 @@
 
 use abi::Result;
 use mm::counters::{MemInfo, OOM_KILL, PGFAULT, PGMAJFAULT, collect_meminfo};
+use mm::reclaim;
 use vfs::put;
 use vfs::text::Text;
 
@@ -99,6 +100,10 @@ pub(super) fn vmstat(out: &mut Text) -> Result<()> {
         ("pgpgout", 0),
         ("pswpin", 0),
         ("pswpout", 0),
+        ("pageoutrun", reclaim::RUNS.get()),
+        ("allocstall_normal", reclaim::STALLS.get()),
+        ("pgscan_kswapd", reclaim::SCANNED.get()),
+        ("pgsteal_kswapd", reclaim::STOLEN.get()),
         ("pgfault", PGFAULT.get()),
         ("pgmajfault", PGMAJFAULT.get()),
         ("oom_kill", OOM_KILL.get()),
@@ -113,8 +118,9 @@ pub(super) fn zoneinfo(out: &mut Text) -> Result<()> {
     let info: MemInfo = collect_meminfo();
     put!(out, "Node 0, zone   Normal\n");
     put!(out, "  pages free     {}\n", info.free);
-    for name in ["boost", "min", "low", "high"] {
-        put!(out, "        {name:<8} 0\n");
+    let marks = reclaim::marks();
+    for (name, mark) in [("boost", 0), ("min", marks.min), ("low", marks.low), ("high", marks.high)] {
+        put!(out, "        {name:<8} {mark}\n");
     }
     for name in ["spanned", "present", "managed"] {
         put!(out, "        {name:<8} {}\n", info.total);
@@ -123,10 +129,10 @@ pub(super) fn zoneinfo(out: &mut Text) -> Result<()> {
     Ok(())
 }
 
-/// /proc/buddyinfo. Free blocks are not counted by size: all free memory shows as single pages.
+/// /proc/buddyinfo: free blocks by size. Pages that CPUs have at hand are in none.
 pub(super) fn buddyinfo(out: &mut Text) -> Result<()> {
-    put!(out, "Node 0, zone   Normal {:6} ", hal::frame::stats().free);
-    (1..11).for_each(|_| put!(out, "{:6} ", 0));
+    put!(out, "Node 0, zone   Normal ");
+    hal::frame::free_runs().iter().for_each(|runs| put!(out, "{runs:6} "));
     out.push(b"\n");
     Ok(())
 }
