@@ -13,10 +13,11 @@ use hal::{PageRange, UserAddr};
 
 use crate::fault::GUARD_MARKER;
 use crate::map::page_align;
-use crate::mapping::Mapping;
-use crate::oom;
+use crate::mapping::{Mapping, page_flags};
 use crate::space::{Mm, RssDelta};
 use crate::vma::{Backing, VmFlags, Vma};
+use crate::walk::{Aim, Lock};
+use crate::{oom, swap};
 
 /// Advice that changes VMA flags: what to set, what to clear.
 fn flag_advice(advice: Advice) -> Option<(VmFlags, VmFlags)> {
@@ -110,8 +111,44 @@ impl Mm {
             raw::MADV_REMOVE => self.remove_pages(range),
             raw::MADV_POPULATE_READ => self.populate_with(range, Some(false)),
             raw::MADV_POPULATE_WRITE => self.populate_with(range, Some(true)),
+            raw::MADV_COLD | raw::MADV_PAGEOUT => {
+                let result = self.advise_pages(range.clone(), advice);
+                if result != Err(Errno::EINVAL) {
+                    let aim = if advice == raw::MADV_COLD { Aim::Cold } else { Aim::Out };
+                    self.age_range(range, aim, Lock::Wait);
+                }
+                result
+            }
             _ => self.advise_pages(range, advice),
         }
+    }
+
+    /// `MADV_FREE`: pages of `range` go when memory is short, unless they are written before.
+    fn free_lazily(&self, range: Range<u64>) {
+        let Some(range) = PageRange::new(range.start, range.end) else { return };
+        let mut delta = RssDelta::default();
+        let mut cursor = self.page_table().cursor(range);
+        let mut at = range.start();
+        while let Some((addr, entry)) = cursor.next_mapped(at) {
+            at = addr + PAGE_SIZE as u64;
+            match &entry {
+                // Two references: the entry's and the one in `frame`.
+                Entry::Present { frame, .. } if frame.ref_count() == 2 => {
+                    let flags = &frame.meta().flags;
+                    if flags.load(Ordering::Relaxed) & page_flags::ANON != 0 {
+                        cursor.take_dirty(addr);
+                        flags.fetch_or(page_flags::LAZY, Ordering::Relaxed);
+                    }
+                }
+                Entry::Special(value) if swap::is_swap(*value) => {
+                    delta.count_gone(&entry);
+                    cursor.unmap(addr);
+                }
+                _ => {}
+            }
+        }
+        drop(cursor);
+        self.rss.apply(delta);
     }
 
     /// Advice about pages, which changes no VMA.
@@ -134,8 +171,7 @@ impl Mm {
                 raw::MADV_FREE if !matches!(vma.attr.backing, Backing::Anonymous) || locked => {
                     return Err(Errno::EINVAL);
                 }
-                // LINUX: pages stay until memory is short; here they go at once, which the caller cannot rely on.
-                raw::MADV_FREE => self.zap_pages(part),
+                raw::MADV_FREE => self.free_lazily(part),
                 raw::MADV_GUARD_INSTALL | raw::MADV_GUARD_REMOVE
                     if fixed || flags.contains(VmFlags::DONTEXPAND) =>
                 {
@@ -145,7 +181,7 @@ impl Mm {
                 raw::MADV_GUARD_INSTALL => self.install_guards(part)?,
                 raw::MADV_GUARD_REMOVE => self.remove_guards(part),
                 raw::MADV_COLD | raw::MADV_PAGEOUT if fixed || locked => return Err(Errno::EINVAL),
-                // WILLNEED, COLD and PAGEOUT are hints about what is in memory anyway.
+                // WILLNEED is a hint about what is in memory anyway.
                 _ => {}
             }
         }
@@ -163,8 +199,8 @@ impl Mm {
         let mut at = range.start();
         while let Some((addr, entry)) = cursor.next_mapped(at) {
             at = addr + PAGE_SIZE as u64;
-            if let Entry::Present { frame, .. } = entry {
-                delta.count(frame.meta().flags.load(Ordering::Relaxed), -1);
+            if !matches!(entry, Entry::Special(GUARD_MARKER)) {
+                delta.count_gone(&entry);
                 cursor.unmap(addr);
             }
         }
@@ -180,11 +216,10 @@ impl Mm {
             let Some(page) = PageRange::page_of(UserAddr(at)) else { break };
             let mut cursor = self.page_table().cursor(page);
             // A fault may have put a page here since it was cleared.
-            if let Entry::Present { frame, .. } = cursor.query(at) {
-                let mut delta = RssDelta::default();
-                delta.count(frame.meta().flags.load(Ordering::Relaxed), -1);
-                self.rss.apply(delta);
-            }
+            let mut delta = RssDelta::default();
+            let old = cursor.unmap(at);
+            old.iter().for_each(|entry| delta.count_gone(entry));
+            self.rss.apply(delta);
             let done = cursor.set_special(at, GUARD_MARKER).is_ok();
             drop(cursor);
             if done { at += PAGE_SIZE as u64 } else { oom::relieve()? }

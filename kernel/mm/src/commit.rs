@@ -4,7 +4,7 @@ use abi::{Errno, Result};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::counters::COMMITTED;
-use crate::sysctl;
+use crate::{swap, sysctl};
 
 /// Pages of the machine. Read once: a sum over all zones is too dear for each mmap.
 fn total_pages() -> u64 {
@@ -23,10 +23,10 @@ fn total_pages() -> u64 {
 pub fn limit() -> u64 {
     let kbytes = sysctl::OVERCOMMIT_KBYTES.load(Ordering::Relaxed);
     if kbytes != 0 {
-        return kbytes >> 2;
+        return (kbytes >> 2).saturating_add(swap::TOTAL.get());
     }
     let ratio = sysctl::OVERCOMMIT_RATIO.load(Ordering::Relaxed);
-    total_pages().saturating_mul(ratio) / 100
+    (total_pages().saturating_mul(ratio) / 100).saturating_add(swap::TOTAL.get())
 }
 
 /// Promises `pages`. `ENOMEM`: refused by the mode in force.
@@ -34,7 +34,7 @@ pub(crate) fn charge(pages: u64) -> Result<()> {
     let fits = match sysctl::OVERCOMMIT_MEMORY.load(Ordering::Relaxed) {
         1 => true,
         // Only what could never be had at all is refused.
-        0 => pages <= total_pages(),
+        0 => pages <= total_pages().saturating_add(swap::TOTAL.get()),
         _ => COMMITTED.get().saturating_add(pages) <= limit(),
     };
     if !fits {

@@ -25,6 +25,7 @@ use crate::counters;
 use crate::mapping::{Mapping, page_flags};
 use crate::oom::{self, Oom};
 use crate::space::Mm;
+use crate::swap::{self, Pinned};
 use crate::vma::{Backing, Mappable, VmFlags, Vma, VmaAttr};
 
 /// Pages mapped around a read fault on a file when they are cached.
@@ -107,6 +108,8 @@ enum Attempt {
     NotCached,
     /// The page must be announced as dirty first.
     WantsNotify(Frame),
+    /// The page is in swap.
+    Swapped(Pinned),
 }
 
 /// How one attempt to handle a fault ended.
@@ -125,6 +128,8 @@ pub(crate) enum Wait {
     Page(Arc<Mapping>, u64, bool),
     /// The page is to become dirty.
     Notify(Arc<Mapping>, u64, Frame),
+    /// A page in swap.
+    Swapped(Pinned),
 }
 
 /// What was waited for.
@@ -142,9 +147,9 @@ impl Default for Got {
 }
 
 impl Wait {
-    /// Has what is needed. Sleeps; the caller holds no lock.
+    /// Has what is needed for the fault of `mm` at `addr`. Sleeps; the caller holds no lock.
     #[cold]
-    pub fn finish(self, got: &mut Got) -> Result<(), FaultError> {
+    pub fn finish(self, mm: &Mm, addr: u64, got: &mut Got) -> Result<(), FaultError> {
         match self {
             Self::Memory => oom::relieve()?,
             Self::Page(mapping, idx, dirty) => {
@@ -155,6 +160,12 @@ impl Wait {
                     mapping.mark_dirty(idx, &frame).map_err(fill_error)?;
                 }
                 got._page = Some(frame);
+            }
+            Self::Swapped(page) => {
+                got.kind = FaultKind::Major;
+                counters::PGMAJFAULT.add(1);
+                let frame = page.read().map_err(fill_error)?;
+                mm.swap_in(addr & !(PAGE_SIZE as u64 - 1), page, frame)?;
             }
             Self::Notify(mapping, idx, frame) => {
                 mapping.throttle();
@@ -224,7 +235,7 @@ impl Mm {
                 }
             };
             match wait {
-                Some(wait) => wait.finish(&mut got)?,
+                Some(wait) => wait.finish(self, addr, &mut got)?,
                 None => self.grow_stack(addr)?,
             }
         }
@@ -240,6 +251,7 @@ impl Mm {
         match &vma.attr.backing {
             Backing::Anonymous => match self.fault_anonymous(vma, page, need)? {
                 Attempt::Done => Ok(Step::Done),
+                Attempt::Swapped(page) => Ok(Step::Wait(Wait::Swapped(page))),
                 _ => Ok(Step::Wait(Wait::Memory)),
             },
             Backing::File(_) => match vma.attr.backing.mapping() {
@@ -284,6 +296,9 @@ impl Mm {
     ) -> Result<Attempt, FaultError> {
         let (frame, flags) = match entry {
             Entry::Present { frame, flags } => (frame, flags),
+            Entry::Special(value) if swap::is_swap(value) => {
+                return Ok(Attempt::Swapped(Pinned::new(value)));
+            }
             // LINUX: a guard page is told as if nothing were mapped.
             Entry::Special(_) => return Err(FaultError::SegvMaperr),
             Entry::None => return Ok(Attempt::NotCached),
@@ -340,6 +355,7 @@ impl Mm {
             match attempt {
                 Attempt::Done => return Ok(Step::Done),
                 Attempt::NoMemory => return Ok(Step::Wait(Wait::Memory)),
+                Attempt::Swapped(page) => return Ok(Step::Wait(Wait::Swapped(page))),
                 Attempt::WantsNotify(frame) => {
                     return Ok(Step::Wait(Wait::Notify(mapping.clone(), idx, frame)));
                 }
@@ -487,6 +503,7 @@ impl Mm {
         };
         match attempt {
             Attempt::Done => Ok(Step::Done),
+            Attempt::Swapped(page) => Ok(Step::Wait(Wait::Swapped(page))),
             _ => Ok(Step::Wait(Wait::Memory)),
         }
     }

@@ -11,14 +11,13 @@ use abi::{Errno, Result};
 use arrayvec::ArrayVec;
 use hal::frame::Frame;
 use hal::paging::{Entry, ForkMode, PteFlags};
-use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange};
+use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, UserAddr};
 
 use crate::commit;
-use crate::fault::GUARD_MARKER;
 use crate::mapping::page_flags;
-use crate::oom;
 use crate::space::{Mm, Space};
 use crate::vma::{Backing, VmFlags, Vma, VmaAttr};
+use crate::{oom, swap};
 use vma_set::VmaSet;
 
 /// Entries of private file mappings copied at once.
@@ -163,24 +162,28 @@ impl Mm {
 
     fn copy_all(&self, range: Range<u64>, child: &Self) -> Result<()> {
         let Some(range) = PageRange::new(range.start, range.end) else { return Ok(()) };
-        self.page_table().fork_range(child.page_table(), range, ForkMode::Cow).map_err(|_| Errno::ENOMEM)
+        let result = self.page_table().fork_range(child.page_table(), range, ForkMode::Cow);
+        if self.has_swapped.load(Ordering::Relaxed) {
+            child.adopt_swapped(range);
+        }
+        result.map_err(|_| Errno::ENOMEM)
     }
 
-    /// Copies the anonymous pages and the guard markers of a file mapping.
+    /// Copies the anonymous pages, swapped ones too, and the guard markers of a file mapping.
     fn copy_anonymous(&self, vma: &Vma, child: &Self) -> Result<()> {
         let Some(range) = PageRange::new(vma.start, vma.end) else { return Ok(()) };
         let mut at = range.start();
         loop {
             let mut batch = ArrayVec::<(u64, Frame, PteFlags), BATCH>::new();
-            let mut guards = ArrayVec::<u64, BATCH>::new();
+            let mut specials = ArrayVec::<(u64, u64), BATCH>::new();
             let mut cursor = self.page_table().cursor(range);
             while let Some((addr, entry)) = cursor.next_mapped(at).filter(|_| !batch.is_full()) {
                 at = addr + PAGE_SIZE as u64;
                 let (frame, flags) = match entry {
                     Entry::Present { frame, flags } => (frame, flags),
-                    Entry::Special(GUARD_MARKER) => {
-                        guards.push(addr);
-                        if guards.is_full() {
+                    Entry::Special(value) => {
+                        specials.push((addr, value));
+                        if specials.is_full() {
                             break;
                         }
                         continue;
@@ -195,10 +198,13 @@ impl Mm {
                 batch.push((addr, frame, flags));
             }
             drop(cursor);
-            let full = batch.is_full() || guards.is_full();
-            for addr in guards {
-                while child.page_table().cursor(range).set_special(addr, GUARD_MARKER).is_err() {
+            let full = batch.is_full() || specials.is_full();
+            for (addr, value) in specials {
+                while child.page_table().cursor(range).set_special(addr, value).is_err() {
                     oom::relieve()?;
+                }
+                if swap::is_swap(value) {
+                    child.adopt_swapped(PageRange::page_of(UserAddr(addr)).ok_or(Errno::ENOMEM)?);
                 }
             }
             for (addr, frame, flags) in batch {

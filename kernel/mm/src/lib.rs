@@ -23,6 +23,7 @@ mod seal;
 pub mod selftest;
 mod show;
 mod space;
+pub mod swap;
 mod sync;
 pub mod sysctl;
 #[cfg(test)]

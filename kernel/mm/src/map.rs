@@ -205,11 +205,7 @@ impl Mm {
         while at < range.end {
             let end = at.saturating_add(CLEAR_STEP).min(range.end);
             if let Some(step) = PageRange::new(at, end) {
-                self.page_table().cursor(step).unmap_range(step, &mut |_, entry| {
-                    if let Entry::Present { frame, .. } = entry {
-                        delta.count(frame.meta().flags.load(Ordering::Relaxed), -1);
-                    }
-                });
+                self.page_table().cursor(step).unmap_range(step, &mut |_, entry| delta.count_gone(entry));
             }
             at = end;
         }
@@ -414,7 +410,10 @@ impl Space {
         if request.flags.contains(MapFlags::LOCKED) && self.limits.memlock == 0 {
             return Err(Errno::EPERM);
         }
-        if vm.contains(VmFlags::LOCKED) && self.locked_bytes().saturating_add(len) > self.limits.memlock {
+        // Secret memory is no locked memory, but limited like it.
+        let secret = request.backing.object().is_some_and(|object| object.is_secret());
+        let limited = secret || vm.contains(VmFlags::LOCKED);
+        if limited && self.locked_bytes().saturating_add(len) > self.limits.memlock {
             return Err(Errno::EAGAIN);
         }
         let kind = request.flags & MapFlags::TYPE;

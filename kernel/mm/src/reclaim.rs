@@ -21,7 +21,9 @@
 //! ```text
 //!   read, or accessed flag found by a walk: -> USED -> ACTIVE
 //!   scan of the page cache:  ACTIVE -> USED (stays)     other clean pages that nothing else refers to go
-//!   walk of page tables:     accessed flag set: noted, cleared      else the entry goes, the page may follow
+//!   walk of page tables:     accessed flag set: noted, cleared      ACTIVE: cleared
+//!                            else a file's entry goes, and the page may follow; a private page goes to swap,
+//!                            or to nowhere when it is free to go (`MADV_FREE`) and was not written since
 //! ```
 //!
 //! There is no list of pages and no reverse map: mappings and address spaces are walked by a hand each, as a clock.
@@ -183,11 +185,14 @@ fn round(fruitless: usize) -> usize {
     let before = free();
     let mut freed = 0;
     let files = || counters::CACHED.get().saturating_sub(counters::SHMEM.get());
-    if files() > file_floor() {
+    let may_shrink = files() > file_floor();
+    if may_shrink {
         freed = writeback::shrink(BATCH);
-        if freed == 0 {
-            walk::age_all();
-            freed = writeback::shrink(BATCH);
+    }
+    if freed == 0 {
+        freed = walk::age_all();
+        if may_shrink {
+            freed += writeback::shrink(BATCH);
         }
     }
     if freed == 0 && fruitless == FRUITLESS / 2 {

@@ -63,7 +63,7 @@ impl Mm {
             }
             drop(space);
             if let Some(wait) = wait {
-                wait.finish(&mut got)?;
+                wait.finish(self, at, &mut got)?;
             }
         }
         if write.is_some() && at < range.end { Err(Errno::ENOMEM) } else { Ok(()) }

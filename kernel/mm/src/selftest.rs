@@ -251,6 +251,13 @@ impl World {
         }
     }
 
+    /// Pages go to swap, if there is any; nothing else changes.
+    fn page_out(&mut self, s: usize) {
+        let (a, b) = self.range();
+        let advice = abi::raw::general::MADV_PAGEOUT;
+        let _ = self.spaces[s].mm.advise((BASE + a as u64) * PAGE, (b - a) as u64 * PAGE, advice);
+    }
+
     fn truncate(&mut self) {
         let o = self.below(3);
         let size = self.below(24);
@@ -292,6 +299,7 @@ impl World {
             }
             10 if self.spaces.len() > 1 => drop(self.spaces.swap_remove(s)),
             11..17 => self.write(s, i, byte),
+            17 => self.page_out(s),
             _ => self.check_page(s, i),
         }
     }

@@ -16,6 +16,7 @@ use crate::map::user_range;
 use crate::mapping::page_flags;
 use crate::policy::Policy;
 use crate::space::Mm;
+use crate::swap;
 use crate::vma::{Backing, FileId, VmFlags, Vma};
 
 /// A VMA as /proc/PID/maps shows it.
@@ -50,6 +51,8 @@ pub struct PageStats {
     pub private_dirty: u64,
     pub referenced: u64,
     pub anonymous: u64,
+    pub lazy: u64,
+    pub swap: u64,
 }
 
 bitflags! {
@@ -68,6 +71,8 @@ bitflags! {
         const GUARD = 16;
         /// The page of zeroes.
         const ZERO = 32;
+        /// In swap; the number of the page is where.
+        const SWAPPED = 64;
     }
 }
 
@@ -169,7 +174,10 @@ impl Mm {
         let mut at = range.start();
         while let Some((addr, entry)) = cursor.next_mapped(at) {
             at = addr + PAGE_SIZE as u64;
-            let Entry::Present { frame, flags } = entry else { continue };
+            let Entry::Present { frame, flags } = entry else {
+                stats.swap += u64::from(matches!(entry, Entry::Special(value) if swap::is_swap(value)));
+                continue;
+            };
             let kind = frame.meta().flags.load(Ordering::Relaxed);
             let anon = kind & page_flags::ANON != 0;
             if kind & (page_flags::ANON | page_flags::FILE | page_flags::SHMEM) == 0 {
@@ -179,6 +187,7 @@ impl Mm {
             stats.rss += 1;
             stats.pss_bytes += PAGE_SIZE as u64 / u64::from(holders);
             stats.anonymous += u64::from(anon);
+            stats.lazy += u64::from(kind & page_flags::LAZY != 0 && !flags.contains(PteFlags::DIRTY));
             stats.referenced += u64::from(flags.contains(PteFlags::ACCESSED));
             let dirty = anon || flags.contains(PteFlags::DIRTY);
             *match (holders > 1, dirty) {
@@ -320,6 +329,9 @@ fn view_of(entry: &Entry) -> PageView {
             let counted = kind & (page_flags::ANON | page_flags::FILE | page_flags::SHMEM) != 0;
             state.set(PageState::EXCLUSIVE, counted && holders(frame, kind) == 1);
             PageView { state, pfn: frame.pfn() }
+        }
+        Entry::Special(value) if swap::is_swap(*value) => {
+            PageView { state: PageState::SWAPPED, pfn: swap::place_of(*value) }
         }
         Entry::Special(GUARD_MARKER) => PageView { state: PageState::GUARD, pfn: 0 },
         _ => PageView::default(),

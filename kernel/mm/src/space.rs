@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use hal::PAGE_SHIFT;
-use hal::paging::PageTable;
+use hal::paging::{Entry, PageTable};
 use hal::sync::SpinLock;
 use vma_set::VmaSet;
 
@@ -29,9 +29,9 @@ use crate::commit;
 use crate::fork::Copies;
 use crate::layout::Layout;
 use crate::mapping::page_flags;
-use crate::registry;
 use crate::sync::RwSem;
 use crate::vma::{VmFlags, VmaAttr};
+use crate::{registry, swap};
 
 /// Resource limits of the process that an address space obeys, in bytes; `u64::MAX` for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub(crate) struct Rss {
     pub anon: AtomicI64,
     pub file: AtomicI64,
     pub shmem: AtomicI64,
+    /// Not resident: in swap.
+    pub swap: AtomicI64,
     hiwater: AtomicI64,
 }
 
@@ -79,9 +81,23 @@ pub(crate) struct RssDelta {
     pub anon: i64,
     pub file: i64,
     pub shmem: i64,
+    pub swap: i64,
 }
 
 impl RssDelta {
+    /// Notes that `entry` was taken out of a page table.
+    #[inline]
+    pub fn count_gone(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Present { frame, .. } => self.count(frame.meta().flags.load(Ordering::Relaxed), -1),
+            Entry::Special(value) if swap::is_swap(*value) => {
+                swap::put(*value);
+                self.swap -= 1;
+            }
+            _ => {}
+        }
+    }
+
     /// Counts `n` pages with the frame flags `flags`.
     #[inline]
     pub fn count(&mut self, flags: u32, n: i64) {
@@ -97,7 +113,9 @@ impl RssDelta {
 
 impl Rss {
     pub fn apply(&self, delta: RssDelta) {
-        for (counter, n) in [(&self.anon, delta.anon), (&self.file, delta.file), (&self.shmem, delta.shmem)] {
+        let Self { anon, file, shmem, swap, .. } = self;
+        let changes = [(anon, delta.anon), (file, delta.file), (shmem, delta.shmem), (swap, delta.swap)];
+        for (counter, n) in changes {
             if n != 0 {
                 counter.fetch_add(n, Ordering::Relaxed);
             }
@@ -138,6 +156,7 @@ pub struct Counters {
     pub rss_anon: u64,
     pub rss_file: u64,
     pub rss_shmem: u64,
+    pub swap: u64,
     pub hiwater_rss: u64,
     pub map_count: u64,
 }
@@ -163,6 +182,8 @@ pub struct Mm {
     pub(crate) total_vm: AtomicU64,
     /// Whether guard markers were ever set (madvise).
     pub(crate) has_guards: AtomicBool,
+    /// Whether pages ever went to swap.
+    pub(crate) has_swapped: AtomicBool,
     /// Commands that membarrier(2) was registered for.
     membarrier: AtomicU32,
     /// [`Prefs`], as bits.
@@ -208,6 +229,7 @@ impl Mm {
             auxv: SpinLock::new("mm.auxv", Vec::new()),
             total_vm: AtomicU64::new(hiwater_vm),
             has_guards: AtomicBool::new(false),
+            has_swapped: AtomicBool::new(false),
             membarrier: AtomicU32::new(0),
             prefs: AtomicU32::new(0),
         });
@@ -276,6 +298,11 @@ impl Mm {
         [total, pages(&self.rss.anon), pages(&self.rss.file), pages(&self.rss.shmem)]
     }
 
+    /// Pages in swap. Takes no lock.
+    pub fn swap_pages(&self) -> u64 {
+        u64::try_from(self.rss.swap.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
     /// The most pages that were ever resident, for `ru_maxrss`.
     pub fn hiwater_rss(&self) -> u64 {
         u64::try_from(self.rss.note_peak()).unwrap_or(0)
@@ -317,6 +344,7 @@ impl Mm {
             rss_anon: pages(&self.rss.anon),
             rss_file: pages(&self.rss.file),
             rss_shmem: pages(&self.rss.shmem),
+            swap: pages(&self.rss.swap),
             hiwater_rss: u64::try_from(self.rss.note_peak()).unwrap_or(0),
             map_count: space.set.len() as u64,
             ..Counters::default()
@@ -350,14 +378,17 @@ impl Mm {
         let mut at = 0;
         while let Some((addr, entry)) = cursor.next_mapped(at) {
             assert!(space.set.at(addr).is_some(), "page at {addr:#x} outside of every VMA");
-            if let hal::paging::Entry::Present { frame, .. } = entry {
-                found.count(frame.meta().flags.load(Ordering::Relaxed), 1);
+            match entry {
+                Entry::Present { frame, .. } => found.count(frame.meta().flags.load(Ordering::Relaxed), 1),
+                Entry::Special(value) if swap::is_swap(value) => found.swap += 1,
+                _ => {}
             }
             at = addr + hal::PAGE_SIZE as u64;
         }
         assert_eq!(found.anon, self.rss.anon.load(Ordering::Relaxed), "anonymous RSS");
         assert_eq!(found.file, self.rss.file.load(Ordering::Relaxed), "file RSS");
         assert_eq!(found.shmem, self.rss.shmem.load(Ordering::Relaxed), "shared-memory RSS");
+        assert_eq!(found.swap, self.rss.swap.load(Ordering::Relaxed), "swapped pages");
     }
 }
 
@@ -371,6 +402,7 @@ impl Drop for Mm {
             }
         }
         commit::uncharge(charged);
+        self.for_each_swapped(hal::PageRange::all(), |_, value| swap::put(value));
         // The page table frees its frames when the last thread has left it, the set its files.
         self.page_table.evict();
     }

@@ -1,72 +1,197 @@
-//! Walks over the page tables of all processes for reclaim: which pages were used, and which entries can go.
+//! Walks over page tables for reclaim and madvise(2): which pages were used, and which entries can go.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
-use hal::paging::Entry;
-use hal::{PAGE_SIZE, PageRange};
+use hal::frame::Frame;
+use hal::paging::{Cursor, Entry, PteFlags};
+use hal::{PAGE_SIZE, PageRange, USER_END};
 
 use crate::mapping::page_flags;
 use crate::space::{Mm, RssDelta};
-use crate::vma::{VmFlags, Vma};
+use crate::swap::{self, Batch};
+use crate::vma::{Backing, VmFlags, Vma};
 use crate::{mapping, reclaim, registry};
 
-/// Entries looked at under one hold of a page table's lock.
+/// Entries looked at under one hold of the locks.
 const STEP: usize = 128;
 
-/// Ages the pages of all address spaces. An address space that is being changed is left out.
-pub(crate) fn age_all() {
+/// What a walk is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Note what was used, take out what was not.
+    Age,
+    /// Make pages look unused (`MADV_COLD`).
+    Cold,
+    /// Take out what can be (`MADV_PAGEOUT`).
+    Out,
+}
+
+/// What a walk does when the address space is being changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// It ends.
+    Try,
+    /// It waits.
+    Wait,
+}
+
+/// Ages the pages of all address spaces; how many went. An address space that is being changed is left out.
+pub(crate) fn age_all() -> usize {
+    let mut freed = 0;
     registry::for_each_owned(|mm| {
-        mm.age();
+        freed += mm.age_range(0..USER_END, Aim::Age, Lock::Try);
         if Arc::strong_count(&mm) == 1 {
             // Its files may close with it, which can take locks that whoever waits for memory holds.
             sched::workqueue::queue(Box::new(move || drop(mm)));
         }
     });
+    freed
+}
+
+/// What one step of a walk did.
+#[derive(Default)]
+struct Done {
+    delta: RssDelta,
+    freed: usize,
 }
 
 impl Mm {
-    /// Notes which pages of files were used since the last time, and unmaps the others: they fault in again, or go.
-    fn age(&self) {
-        let Some(space) = self.space.try_read() else { return };
-        for vma in space.set.iter() {
-            let fixed = VmFlags::LOCKED | VmFlags::PFNMAP | VmFlags::IO;
-            if !vma.attr.flags.intersects(fixed) && vma.attr.backing.mapping().is_some_and(|m| !m.is_shmem())
-            {
-                self.age_vma(vma);
+    /// Ages the pages of `range`; how many private ones went. Sleeps while pages are written to swap.
+    pub(crate) fn age_range(&self, range: Range<u64>, aim: Aim, lock: Lock) -> usize {
+        let (mut batch, mut freed, mut next) = (Batch::default(), 0, Some(range.start));
+        while let Some(at) = next {
+            let mut done = Done::default();
+            next = self.age_step(at..range.end, aim, lock, &mut batch, &mut done);
+            freed += done.freed;
+            self.rss.note_peak();
+            self.rss.apply(done.delta);
+            if batch.is_full() {
+                freed += batch.write();
             }
         }
+        freed + batch.write()
     }
 
-    fn age_vma(&self, vma: &Vma) {
-        let Some(range) = PageRange::new(vma.start, vma.end) else { return };
-        let mut at = range.start();
-        while at < range.end() {
-            let mut delta = RssDelta::default();
-            let mut cursor = self.page_table().cursor(range);
-            for nr in 0..=STEP {
-                let Some((addr, entry)) = cursor.next_mapped(at).filter(|_| nr < STEP) else {
-                    at = if nr < STEP { range.end() } else { at };
-                    break;
-                };
-                at = addr + PAGE_SIZE as u64;
-                let Entry::Present { frame, .. } = entry else { continue };
-                let kind = frame.meta().flags.load(Ordering::Relaxed);
-                if kind & page_flags::FILE == 0 {
-                    continue;
-                }
-                reclaim::SCANNED.add(1);
-                if cursor.take_accessed(addr) {
-                    mapping::note_use(&frame);
-                } else {
-                    cursor.unmap(addr);
-                    delta.count(kind, -1);
-                }
+    /// Ages some pages of `range`; where to go on.
+    fn age_step(
+        &self,
+        range: Range<u64>,
+        aim: Aim,
+        lock: Lock,
+        batch: &mut Batch,
+        done: &mut Done,
+    ) -> Option<u64> {
+        let space = match lock {
+            Lock::Try => self.space.try_read()?,
+            Lock::Wait => self.space.read(),
+        };
+        for vma in space.set.overlapping(range.clone()) {
+            let fixed = VmFlags::LOCKED | VmFlags::PFNMAP | VmFlags::IO;
+            if vma.attr.flags.intersects(fixed) || !has_pages_to_age(vma) {
+                continue;
             }
-            drop(cursor);
-            self.rss.note_peak();
-            self.rss.apply(delta);
+            let part = vma.clip(&range);
+            if let Some(next) = self.age_vma(part, aim, batch, done) {
+                return Some(next);
+            }
+        }
+        None
+    }
+
+    /// Ages up to [`STEP`] pages of `range`, which is inside of a VMA; where to go on, if not at its end.
+    fn age_vma(&self, range: Range<u64>, aim: Aim, batch: &mut Batch, done: &mut Done) -> Option<u64> {
+        let range = PageRange::new(range.start, range.end)?;
+        let mut cursor = self.page_table().cursor(range);
+        let mut at = range.start();
+        for _ in 0..STEP {
+            let (addr, entry) = cursor.next_mapped(at)?;
+            at = addr + PAGE_SIZE as u64;
+            let Entry::Present { frame, .. } = entry else { continue };
+            reclaim::SCANNED.add(1);
+            let was_used = cursor.take_accessed(addr);
+            let meta = &frame.meta().flags;
+            let active = meta.load(Ordering::Relaxed) & page_flags::ACTIVE != 0;
+            match aim {
+                Aim::Cold => {
+                    let _ = meta.fetch_and(!(page_flags::USED | page_flags::ACTIVE), Ordering::Relaxed);
+                }
+                Aim::Age if was_used => mapping::note_use(&frame),
+                Aim::Age if active => {
+                    let _ = meta.fetch_and(!page_flags::ACTIVE, Ordering::Relaxed);
+                }
+                _ => self.take_out(&mut cursor, addr, &frame, batch, done),
+            }
+            if batch.is_full() {
+                break;
+            }
+        }
+        Some(at)
+    }
+
+    /// Takes an entry out, if the page can be had again.
+    fn take_out(
+        &self,
+        cursor: &mut Cursor<'_>,
+        addr: u64,
+        frame: &Frame,
+        batch: &mut Batch,
+        done: &mut Done,
+    ) {
+        let kind = frame.meta().flags.load(Ordering::Relaxed);
+        if kind & page_flags::FILE != 0 {
+            cursor.unmap(addr);
+            done.delta.count(kind, -1);
+            return;
+        }
+        // Two references: the entry's and the one in `frame`. Others may be about to use the contents.
+        if kind & page_flags::ANON == 0 || frame.ref_count() != 2 {
+            return;
+        }
+        if kind & page_flags::LAZY != 0 {
+            if is_clean(cursor, addr) {
+                cursor.unmap(addr);
+                done.delta.anon -= 1;
+                done.freed += 1;
+            } else {
+                frame.meta().flags.fetch_and(!page_flags::LAZY, Ordering::Relaxed);
+            }
+            return;
+        }
+        if !swap::has_room() {
+            return;
+        }
+        let Some(value) = batch.add(frame) else { return };
+        self.has_swapped.store(true, Ordering::Relaxed);
+        // Cannot fail: the entry's table is there.
+        if cursor.set_special(addr, value).is_err() {
+            swap::put(value);
+            return;
+        }
+        done.delta.anon -= 1;
+        done.delta.swap += 1;
+    }
+}
+
+/// Whether the page at `addr` was not written since the entry was clean; from now on no write goes unseen.
+fn is_clean(cursor: &mut Cursor<'_>, addr: u64) -> bool {
+    if let Entry::Present { flags, .. } = cursor.query(addr) {
+        // A write from now on faults, and finds that the page is its own.
+        cursor.protect(addr, flags - PteFlags::WRITE);
+        cursor.flush();
+    }
+    matches!(cursor.query(addr), Entry::Present { flags, .. } if !flags.contains(PteFlags::DIRTY))
+}
+
+/// Whether a walk finds anything to do in `vma`.
+fn has_pages_to_age(vma: &Vma) -> bool {
+    match &vma.attr.backing {
+        Backing::Anonymous => true,
+        Backing::File(_) => {
+            let is_file = vma.attr.backing.mapping().is_some_and(|m| !m.is_shmem());
+            is_file || vma.attr.flags.contains(VmFlags::COWED)
         }
     }
 }

@@ -24,6 +24,7 @@ mod poll;
 mod range;
 mod scheduling;
 mod signal;
+mod swap;
 mod system;
 pub mod table;
 mod task;

@@ -133,7 +133,11 @@ fn map_file(request: &mut MapRequest, fd: i32) -> Result<()> {
         if request.flags & MapFlags::TYPE == MapFlags::PRIVATE {
             return Err(Errno::EINVAL);
         }
-        request.extra |= VmFlags::LOCKED | VmFlags::DONTDUMP;
+        if request.prot.contains(Prot::EXEC) {
+            return Err(Errno::EPERM);
+        }
+        request.may -= VmFlags::MAYEXEC;
+        request.extra |= VmFlags::DONTDUMP;
     }
     Ok(())
 }

@@ -189,6 +189,8 @@ pub(crate) fn sys_sysinfo(_cx: &mut Cx<'_>, out: UserAddr) -> Result<usize> {
         totalram: frames.total as u64 * page,
         freeram: frames.free as u64 * page,
         sharedram: info.shmem * page,
+        totalswap: mm::swap::TOTAL.get() * page,
+        freeswap: mm::swap::TOTAL.get().saturating_sub(mm::swap::USED.get()) * page,
         procs: u16::try_from(process::exit::nr_threads()).unwrap_or(u16::MAX),
         mem_unit: 1,
         ..Default::default()

@@ -12,7 +12,7 @@ use hal::UserAddr;
 use crate::arg::{Arg, Support};
 use crate::{
     Cx, Result, cred, eventfiles, fd, file, futex, ipc, mem, mounts, net, numa, path, poll, range,
-    scheduling, signal, system, task, time, trace, xattr,
+    scheduling, signal, swap, system, task, time, trace, xattr,
 };
 
 /// One past the highest system-call number that has a row.
@@ -249,6 +249,8 @@ syscalls! {
     165 mount(source: UserAddr, target: UserAddr, fs_type: UserAddr, flags: u64, data: UserAddr)
         => path::sys_mount, Support::Full;
     166 umount2(name: UserAddr, flags: u32) => path::sys_umount2, Support::Full;
+    167 swapon(path: UserAddr, flags: u32) => swap::sys_swapon, Support::Partial("block devices only");
+    168 swapoff(path: UserAddr) => swap::sys_swapoff, Support::Full;
     169 reboot(magic1: u32, magic2: u32, command: u32, arg: u64) => system::sys_reboot, Support::Full;
     170 sethostname(name: UserAddr, len: i32) => system::sys_sethostname, Support::Full;
     171 setdomainname(name: UserAddr, len: i32) => system::sys_setdomainname, Support::Full;
@@ -485,8 +487,6 @@ syscalls! {
         154 modify_ldt,
         156 _sysctl,
         163 acct,
-        167 swapon,
-        168 swapoff,
         172 iopl,
         173 ioperm,
         174 create_module,

@@ -114,6 +114,11 @@ pub trait FileOps: Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
+    /// The device that swap goes to when this file is swapped to. `EINVAL`: it cannot be.
+    fn swap_device(&self) -> Result<Arc<dyn mm::swap::SwapDevice>> {
+        Err(Errno::EINVAL)
+    }
+
     /// Registers with the wait queues of the object and tells what is ready.
     fn poll(&self, file: &File, table: &mut PollTable) -> PollEvents {
         let _ = (file, table);

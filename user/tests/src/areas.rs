@@ -35,6 +35,7 @@ mod seccomp;
 mod signal;
 mod signalfd;
 mod sigwait;
+mod swap;
 mod sysinfo;
 mod syslog;
 mod thread;
@@ -89,4 +90,5 @@ const AREAS: &[&[harness::Test]] = &[
     futexpi::TESTS,
     efault::TESTS,
     mem::TESTS,
+    swap::TESTS,
 ];

@@ -331,6 +331,8 @@ fn secret_memory() {
     let mut byte = [0u8];
     let local = [byte.as_mut_ptr() as usize, 1];
     assert_eq!(sys!(SYS_process_vm_readv, getpid(), &local, 1, &[a, 1usize], 1, 0), Err(EFAULT));
+    assert_eq!(map(PAGE, RW | PROT_EXEC, MAP_SHARED, fd), Err(EPERM), "no code in it");
+    assert_eq!(sys!(SYS_mprotect, a, PAGE, PROT_EXEC), Err(EACCES));
 }
 
 /// The entries of `n` pages in /proc/self/pagemap.

@@ -10,6 +10,7 @@ use mm::Mapping;
 use vfs::file::ShowPart;
 use vfs::{File, FileOps, OpenRequest, SyncMode, Whence};
 
+use crate::swap::SwapDisk;
 use crate::{direct, ioctl};
 
 // fallocate(2) mode flags.
@@ -69,6 +70,12 @@ impl Drop for BlockFile {
 }
 
 impl FileOps for BlockFile {
+    fn swap_device(&self) -> Result<Arc<dyn mm::swap::SwapDevice>> {
+        // What was written through the cache, such as the header, must be on the device.
+        self.mapping().write_back(0..u64::MAX)?;
+        Ok(Arc::new(SwapDisk::new(self.device())))
+    }
+
     fn read(&self, file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
         self.require_alive()?;
         let left = self.device.len_bytes().saturating_sub(pos);

@@ -8,6 +8,7 @@ mod direct;
 mod file;
 mod ioctl;
 mod show;
+mod swap;
 
 use alloc::sync::Arc;
 

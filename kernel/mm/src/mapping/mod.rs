@@ -76,6 +76,8 @@ pub mod page_flags {
     pub const USED: u32 = 32;
     /// Used again after that.
     pub const ACTIVE: u32 = 64;
+    /// May go without a trace while it is clean (`MADV_FREE`).
+    pub const LAZY: u32 = 128;
 }
 
 /// A file system's side of the page cache.
@@ -93,8 +95,12 @@ pub trait PageSource: Send + Sync {
 
     /// Writes the pages from `first` on back, and has them on the device when it returns. May sleep.
     fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
-        let write = |(idx, frame): (u64, &Frame)| self.write_page(idx, frame);
-        (first..).zip(frames).map(write).fold(Ok(()), |all, one| all.and(one))
+        // Each is tried, whatever becomes of the others.
+        let mut result = Ok(());
+        for (idx, frame) in (first..).zip(frames) {
+            result = result.and(self.write_page(idx, frame));
+        }
+        result
     }
 
     /// Called before page `idx` is first written through a mapping or write(2): reserve space for it.

@@ -2,6 +2,7 @@
 
 mod paths;
 mod reclaim;
+mod swap;
 
 use std::sync::{Mutex, MutexGuard};
 

@@ -31,6 +31,7 @@ const BITS: &[(PageState, u64)] = &[
     (PageState::EXCLUSIVE, 1 << 56),
     (PageState::GUARD, 1 << 58),
     (PageState::FILE, 1 << 61),
+    (PageState::SWAPPED, 1 << 62),
     (PageState::PRESENT, 1 << 63),
 ];
 const PFN_MASK: u64 = (1 << 55) - 1;
@@ -113,6 +114,7 @@ const SWAPPED: u64 = 16;
 const CATEGORIES: &[(PageState, u64)] = &[
     (PageState::FILE, 4),
     (PageState::PRESENT, 8),
+    (PageState::SWAPPED, SWAPPED),
     (PageState::ZERO, 32),
     (PageState::SOFT_DIRTY, 128),
     // A marker is an entry without a page.

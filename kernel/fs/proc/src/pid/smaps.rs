@@ -73,19 +73,14 @@ fn put_stats(out: &mut Text, stats: &PageStats, locked: bool) {
     put_kb(out, "Private_Dirty:", stats.private_dirty * KB);
     put_kb(out, "Referenced:", stats.referenced * KB);
     put_kb(out, "Anonymous:", stats.anonymous * KB);
-    for name in [
-        "KSM:",
-        "LazyFree:",
-        "AnonHugePages:",
-        "ShmemPmdMapped:",
-        "FilePmdMapped:",
-        "Shared_Hugetlb:",
-        "Private_Hugetlb:",
-        "Swap:",
-        "SwapPss:",
-    ] {
+    put_kb(out, "KSM:", 0);
+    put_kb(out, "LazyFree:", stats.lazy * KB);
+    for name in ["AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:", "Shared_Hugetlb:", "Private_Hugetlb:"]
+    {
         put_kb(out, name, 0);
     }
+    put_kb(out, "Swap:", stats.swap * KB);
+    put_kb(out, "SwapPss:", stats.swap * KB);
     put_kb(out, "Locked:", if locked { pss } else { 0 });
 }
 
@@ -132,6 +127,8 @@ pub(super) fn show_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
         sum.private_dirty += stats.private_dirty;
         sum.referenced += stats.referenced;
         sum.anonymous += stats.anonymous;
+        sum.lazy += stats.lazy;
+        sum.swap += stats.swap;
         locked_bytes += if vma.flags.contains(VmFlags::LOCKED) { stats.pss_bytes } else { 0 };
     }
     put_stats(out, &sum, locked_bytes > 0);

@@ -91,7 +91,7 @@ fn show_memory(subject: &Subject, out: &mut Text) {
         ("VmExe", code),
         ("VmLib", c.exec.saturating_sub(code)),
         ("VmPTE", page_table_pages(&c)),
-        ("VmSwap", 0),
+        ("VmSwap", c.swap),
         ("HugetlbPages", 0),
     ] {
         put!(out, "{name}:\t{:8} kB\n", pages * KB);

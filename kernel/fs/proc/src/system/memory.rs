@@ -2,7 +2,7 @@
 
 use abi::Result;
 use mm::counters::{MemInfo, OOM_KILL, PGFAULT, PGMAJFAULT, collect_meminfo};
-use mm::reclaim;
+use mm::{reclaim, swap};
 use vfs::put;
 use vfs::text::Text;
 
@@ -30,8 +30,8 @@ pub(super) fn meminfo(out: &mut Text) -> Result<()> {
         ("Inactive(file)", 0),
         ("Unevictable", info.mlocked * KB),
         ("Mlocked", info.mlocked * KB),
-        ("SwapTotal", 0),
-        ("SwapFree", 0),
+        ("SwapTotal", swap::TOTAL.get() * KB),
+        ("SwapFree", swap::TOTAL.get().saturating_sub(swap::USED.get()) * KB),
         ("Dirty", info.dirty * KB),
         ("Writeback", 0),
         ("AnonPages", info.anon * KB),
@@ -98,8 +98,8 @@ pub(super) fn vmstat(out: &mut Text) -> Result<()> {
         ("nr_shmem", info.shmem),
         ("pgpgin", 0),
         ("pgpgout", 0),
-        ("pswpin", 0),
-        ("pswpout", 0),
+        ("pswpin", swap::PSWPIN.get()),
+        ("pswpout", swap::PSWPOUT.get()),
         ("pageoutrun", reclaim::RUNS.get()),
         ("allocstall_normal", reclaim::STALLS.get()),
         ("pgscan_kswapd", reclaim::SCANNED.get()),
@@ -137,9 +137,16 @@ pub(super) fn buddyinfo(out: &mut Text) -> Result<()> {
     Ok(())
 }
 
-/// /proc/swaps: a headline, as there is no swap.
+/// /proc/swaps.
 pub(super) fn swaps(out: &mut Text) -> Result<()> {
     out.push(b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
+    for area in swap::areas() {
+        let start = out.len();
+        out.push_escaped(&area.path, b" \t\n\\");
+        out.pad_to(start, 40);
+        let kind = if area.is_partition { "partition" } else { "file\t" };
+        put!(out, "{kind}\t{}\t\t{}\t\t{}\n", area.size * KB, area.used * KB, area.priority);
+    }
     Ok(())
 }
 
