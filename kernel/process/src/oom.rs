@@ -37,7 +37,8 @@ pub fn badness(group: &ThreadGroup) -> u64 {
     }
     let Some(mm) = group.live_task().and_then(|task| task.mm()) else { return 0 };
     let total = i64::try_from(hal::frame::stats().total).unwrap_or(i64::MAX);
-    let points = i64::try_from(mm.rss_pages() + mm.swap_pages()).unwrap_or(i64::MAX) + i64::from(adj) * (total / 1000);
+    let points =
+        i64::try_from(mm.rss_pages() + mm.swap_pages()).unwrap_or(i64::MAX) + i64::from(adj) * (total / 1000);
     u64::try_from(points.max(1)).unwrap_or(1)
 }
 
