@@ -77,7 +77,7 @@ pub(crate) fn sys_open_tree_attr(
     caller.install(file, cloexec(flags, OpenFlags::CLOEXEC.bits()))
 }
 
-/// move_mount(2). `MOVE_MOUNT_SET_GROUP` is not there: `EINVAL`.
+/// move_mount(2).
 pub(crate) fn sys_move_mount(
     _cx: &mut Cx<'_>,
     from_fd: i32,
@@ -89,9 +89,11 @@ pub(crate) fn sys_move_mount(
     const SYMLINKS: u32 = 1;
     const AUTOMOUNTS: u32 = 2;
     const EMPTY_PATH: u32 = 4;
+    const SET_GROUP: u32 = 0x100;
     const BENEATH: u32 = 0x200;
     let of_one = SYMLINKS | AUTOMOUNTS | EMPTY_PATH;
-    if flags & !(of_one | of_one << 4 | BENEATH) != 0 {
+    let is_known = flags & !(of_one | of_one << 4 | BENEATH | SET_GROUP) == 0;
+    if !is_known || flags & (BENEATH | SET_GROUP) == BENEATH | SET_GROUP {
         return Err(Errno::EINVAL);
     }
     let caller = Caller::new()?;
@@ -103,6 +105,9 @@ pub(crate) fn sys_move_mount(
     };
     let to = find(to_fd, to_name, flags >> 4)?;
     let from = find(from_fd, from_name, flags)?;
+    if flags & SET_GROUP != 0 {
+        return mount_fd::set_group(&caller.walk(), from, to).map(|()| 0);
+    }
     let place = if flags & BENEATH != 0 { MovePlace::Beneath } else { MovePlace::OnTop };
     mount_fd::move_mount(&caller.walk(), from, to, place).map(|()| 0)
 }

@@ -427,7 +427,7 @@ syscalls! {
         => eventfiles::sys_pidfd_send_signal, Support::Partial("threads and process groups: EINVAL");
     428 open_tree(dirfd: i32, name: UserAddr, flags: u32) => mounts::sys_open_tree, Support::Full;
     429 move_mount(from_fd: i32, from: UserAddr, to_fd: i32, to: UserAddr, flags: u32)
-        => mounts::sys_move_mount, Support::Partial("MOVE_MOUNT_SET_GROUP: EINVAL");
+        => mounts::sys_move_mount, Support::Full;
     430 fsopen(name: UserAddr, flags: u32) => mounts::sys_fsopen, Support::Full;
     431 fsconfig(fd: i32, cmd: u32, key: UserAddr, value: UserAddr, aux: i32)
         => mounts::sys_fsconfig, Support::Partial("binary values, descriptors: EINVAL");

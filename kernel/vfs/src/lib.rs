@@ -28,6 +28,7 @@ pub mod open;
 pub mod path;
 pub mod perm;
 pub mod pipe;
+pub mod propagation;
 pub mod readdir;
 pub mod rw;
 pub mod splice;

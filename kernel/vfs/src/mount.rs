@@ -14,8 +14,9 @@
 //!
 //! # Locks
 //!
-//! [`LOCK`] is held over every change of the tree. Walks take no lock: they follow RCU pointers and compare
-//! `dcache::Sequence`, which every change moves on.
+//! [`lock_trees`] is held over every change of the tree. Who ends the last reference to a namespace meanwhile leaves its
+//! tree to whoever holds the lock, who takes it apart afterwards. Walks take no lock: they follow RCU pointers and compare
+//! `dcache::Sequence`, which every change moves on. How mounts follow each other is in [`crate::propagation`].
 
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
@@ -26,16 +27,46 @@ use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::rcu::{self, ReadGuard};
 use hal::sync::{ArcCell, RcuCell, SpinLock};
-use sched::Mutex;
+use sched::{Mutex, MutexGuard};
 use security::{NsId, NsKind, UserNs};
 
 use crate::dcache;
 use crate::dentry::Dentry;
 use crate::path::Path;
+use crate::propagation::{Inherit, Role};
 use crate::superblock::SuperBlock;
 
 /// Serialises changes of mount trees.
-pub(crate) static LOCK: Mutex<()> = Mutex::new("vfs.mounts", ());
+static LOCK: Mutex<()> = Mutex::new("vfs.mounts", ());
+
+/// Roots of trees whose namespace has ended, to be taken apart.
+static ORPHANS: SpinLock<Vec<Arc<Mount>>> = SpinLock::new("vfs.orphans", Vec::new());
+
+/// The right to change mount trees.
+#[must_use]
+pub(crate) struct TreeGuard(Option<MutexGuard<'static, ()>>);
+
+/// Takes the lock over all mount trees. Sleeps.
+pub(crate) fn lock_trees() -> TreeGuard {
+    TreeGuard(Some(LOCK.lock()))
+}
+
+impl Drop for TreeGuard {
+    fn drop(&mut self) {
+        self.0 = None;
+        dissolve_orphans();
+    }
+}
+
+/// Takes apart what ended namespaces left, unless somebody has the lock: then they do it when they open it.
+fn dissolve_orphans() {
+    while !ORPHANS.lock().is_empty() {
+        let Some(locked) = LOCK.try_lock() else { return };
+        let orphans = core::mem::take(&mut *ORPHANS.lock());
+        orphans.iter().for_each(dissolve);
+        drop(locked);
+    }
+}
 
 bitflags! {
     /// Flags of a mount, with the numbers of mount(2).
@@ -62,19 +93,36 @@ bitflags! {
     }
 }
 
-/// How mounts below a mount propagate (mount_namespaces(7)). Kept and shown; not yet acted upon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Propagation {
-    /// `MS_PRIVATE`.
-    Private,
-    /// `MS_SHARED`.
-    Shared,
-    /// `MS_SLAVE`.
-    Slave,
-    /// `MS_UNBINDABLE`.
-    Unbindable,
+bitflags! {
+    /// What a less privileged namespace may not undo in a mount that it got from a more privileged one
+    /// (mount_namespaces(7), "Restrictions on mount namespaces").
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    struct Locks: u32 {
+        /// It cannot be unmounted or moved alone: something may be hidden below it.
+        const PLACE = 1;
+        /// How access times are kept.
+        const ATIME = 2;
+        /// `RDONLY`, which is set.
+        const RDONLY = 4;
+        /// `NOSUID`, which is set.
+        const NOSUID = 8;
+        /// `NODEV`, which is set.
+        const NODEV = 16;
+        /// `NOEXEC`, which is set.
+        const NOEXEC = 32;
+    }
 }
+
+/// Locks of flags that are set.
+const FLAG_LOCKS: [(Locks, MountFlags); 4] = [
+    (Locks::RDONLY, MountFlags::RDONLY),
+    (Locks::NOSUID, MountFlags::NOSUID),
+    (Locks::NODEV, MountFlags::NODEV),
+    (Locks::NOEXEC, MountFlags::NOEXEC),
+];
+
+/// Flags that tell how access times are kept.
+const ATIME_FLAGS: MountFlags = MountFlags::NOATIME.union(MountFlags::NODIRATIME).union(MountFlags::RELATIME);
 
 /// Where a mount is attached.
 pub(crate) struct MountPlace {
@@ -92,9 +140,9 @@ pub struct Mount {
     sb: Arc<SuperBlock>,
     source: Vec<u8>,
     flags: AtomicU32,
-    propagation: AtomicU32,
-    /// Id of the peer group of a shared mount, as mountinfo shows it.
-    group: AtomicU32,
+    /// Set with `LOCK` held, like `role`.
+    locks: AtomicU32,
+    pub(crate) role: SpinLock<Role>,
     is_internal: bool,
     place: ArcCell<MountPlace>,
     children: RcuCell<Children>,
@@ -104,7 +152,6 @@ pub struct Mount {
 }
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
-static NEXT_GROUP: AtomicU32 = AtomicU32::new(1);
 
 /// Unique mount ids begin here, so that they are not mistaken for the old ones (statx(2) `STATX_MNT_ID_UNIQUE`).
 const UNIQUE_ID_BASE: u64 = 1 << 31;
@@ -130,8 +177,8 @@ impl Mount {
             sb: root.sb().clone(),
             source: source.to_vec(),
             flags: AtomicU32::new(flags.bits()),
-            propagation: AtomicU32::new(Propagation::Private as u32),
-            group: AtomicU32::new(0),
+            locks: AtomicU32::new(0),
+            role: SpinLock::new("vfs.mount.role", Role::default()),
             is_internal,
             place: ArcCell::empty(),
             children: RcuCell::empty(),
@@ -141,11 +188,42 @@ impl Mount {
     }
 
     /// A mount of `root` (in this mount's file system) with the same properties, attached nowhere.
-    pub(crate) fn copy(&self, root: &Arc<Dentry>) -> Arc<Self> {
+    pub(crate) fn copy(&self, root: &Arc<Dentry>, inherit: Inherit) -> Arc<Self> {
         let new = Self::alloc(root, &self.source, self.flags(), false);
-        new.propagation.store(self.propagation.load(Relaxed), Relaxed);
-        new.group.store(self.group.load(Relaxed), Relaxed);
+        new.locks.store(self.locks.load(Relaxed), Relaxed);
+        self.pass_role(&new, inherit);
         new
+    }
+
+    /// Whether it cannot be unmounted or moved alone.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.locks.load(Relaxed) & Locks::PLACE.bits() != 0
+    }
+
+    /// Binds it to its place.
+    pub(crate) fn lock_place(&self) {
+        self.locks.fetch_or(Locks::PLACE.bits(), Relaxed);
+    }
+
+    /// Frees its place: it becomes the top of a tree of its own.
+    pub(crate) fn unlock_place(&self) {
+        self.locks.fetch_and(!Locks::PLACE.bits(), Relaxed);
+    }
+
+    /// Whether something is mounted below `dentry` that cannot be unmounted alone.
+    pub(crate) fn has_locked_children(&self, dentry: &Arc<Dentry>) -> bool {
+        self.copy_children().iter().any(|(at, child)| child.is_locked() && at.is_below(dentry))
+    }
+
+    /// Whether its flags may become `flags`. `EPERM`: one of them is locked.
+    pub(crate) fn check_locks(&self, flags: MountFlags) -> Result<()> {
+        let locks = Locks::from_bits_truncate(self.locks.load(Relaxed));
+        let is_undone = |(lock, flag): &(Locks, MountFlags)| locks.contains(*lock) && !flags.contains(*flag);
+        let changes_atime = (self.flags() ^ flags).intersects(ATIME_FLAGS);
+        if FLAG_LOCKS.iter().any(is_undone) || (locks.contains(Locks::ATIME) && changes_atime) {
+            return Err(Errno::EPERM);
+        }
+        Ok(())
     }
 
     /// The id of mountinfo.
@@ -185,28 +263,6 @@ impl Mount {
     /// Whether no path leads here: pipes, sockets, anonymous inodes.
     pub fn is_internal(&self) -> bool {
         self.is_internal
-    }
-
-    /// How mounts below it propagate.
-    pub fn propagation(&self) -> Propagation {
-        match self.propagation.load(Relaxed) {
-            1 => Propagation::Shared,
-            2 => Propagation::Slave,
-            3 => Propagation::Unbindable,
-            _ => Propagation::Private,
-        }
-    }
-
-    /// The peer group id of a shared mount.
-    pub fn group(&self) -> u32 {
-        self.group.load(Relaxed)
-    }
-
-    pub(crate) fn set_propagation(&self, propagation: Propagation) {
-        self.propagation.store(propagation as u32, Relaxed);
-        if propagation == Propagation::Shared && self.group() == 0 {
-            self.group.store(NEXT_GROUP.fetch_add(1, Relaxed), Relaxed);
-        }
     }
 
     /// Whether nothing may be written through it.
@@ -259,6 +315,12 @@ impl Mount {
         children.iter().find(|(at, _)| Arc::ptr_eq(at, dentry)).map(|(_, mount)| mount)
     }
 
+    /// What is mounted on `dentry` in this mount. With `LOCK` held.
+    pub(crate) fn child_at(&self, dentry: &Arc<Dentry>) -> Option<Arc<Mount>> {
+        let guard = rcu::read_lock();
+        self.child(&guard, dentry).cloned()
+    }
+
     /// The mounts on this one, in order of their making.
     pub fn children(&self) -> Vec<Arc<Mount>> {
         let guard = rcu::read_lock();
@@ -298,6 +360,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
+        self.leave_groups();
         self.sb.mount_removed();
     }
 }
@@ -424,7 +487,7 @@ impl MountNs {
 
     /// All mounts, parents first.
     pub fn mounts(&self) -> Vec<Arc<Mount>> {
-        let _locked = LOCK.lock();
+        let _locked = lock_trees();
         self.root().map_or(Vec::new(), |root| root.subtree())
     }
 
@@ -432,10 +495,15 @@ impl MountNs {
     /// many. `EINVAL`: it has no mounts any more.
     pub fn copy(&self, owner: &UserNs) -> Result<(Arc<Self>, Copies)> {
         let id = NsId::new(NsKind::Mnt, owner)?;
-        let _locked = LOCK.lock();
+        let _locked = lock_trees();
         let root = self.root().ok_or(Errno::EINVAL)?;
-        let pairs = copy_tree(&root, root.root());
+        let is_same_owner = self.id.owner() == owner;
+        let inherit = if is_same_owner { Inherit::Peer } else { Inherit::Slave };
+        let pairs = copy_tree(&root, root.root(), inherit, Unbindable::Copied);
         let (_, new_root) = pairs.first().ok_or(Errno::EINVAL)?;
+        if !is_same_owner {
+            lock_tree(new_root);
+        }
         let ns = Self::with(id, new_root, false);
         Ok((ns, pairs))
     }
@@ -447,9 +515,39 @@ pub(crate) fn sb_has_writers(ctx: &crate::fs_context::WalkContext<'_>, sb: &Arc<
     mounts.iter().any(|mount| Arc::ptr_eq(mount.sb(), sb) && mount.has_writers())
 }
 
+/// What copies do with unbindable mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unbindable {
+    /// They are copied as others: a namespace's copy.
+    Copied,
+    /// They and what is below them is left out: a bind mount.
+    LeftOut,
+}
+
+/// Copies `top` and all below it, unattached. `LOCK` is held.
+pub(crate) fn copy_all(top: &Arc<Mount>, inherit: Inherit) -> Arc<Mount> {
+    let pairs = copy_tree(top, top.root(), inherit, Unbindable::LeftOut);
+    pairs.into_iter().next().map_or_else(|| top.copy(top.root(), inherit), |(_, new)| new)
+}
+
+/// Locks a tree that a less privileged namespace gets: its places but the top's, and the flags that are set.
+pub(crate) fn lock_tree(top: &Arc<Mount>) {
+    for mount in top.subtree() {
+        let mut locks = Locks::ATIME;
+        locks.set(Locks::PLACE, !Arc::ptr_eq(&mount, top));
+        FLAG_LOCKS.iter().for_each(|(lock, flag)| locks.set(*lock, mount.flags().contains(*flag)));
+        mount.locks.fetch_or(locks.bits(), Relaxed);
+    }
+}
+
 /// Copies the mounts below (`top`, `root`), unattached, as (old, new) pairs with the top first. `LOCK` is held.
-pub(crate) fn copy_tree(top: &Arc<Mount>, root: &Arc<Dentry>) -> Vec<(Arc<Mount>, Arc<Mount>)> {
-    let mut pairs = alloc::vec![(top.clone(), top.copy(root))];
+pub(crate) fn copy_tree(
+    top: &Arc<Mount>,
+    root: &Arc<Dentry>,
+    inherit: Inherit,
+    unbindable: Unbindable,
+) -> Copies {
+    let mut pairs = alloc::vec![(top.clone(), top.copy(root, inherit))];
     for old in top.subtree().into_iter().skip(1) {
         let Some(at) = old.mountpoint() else { continue };
         if !at.dentry.is_below(at.mount.root()) || (Arc::ptr_eq(&at.mount, top) && !at.dentry.is_below(root))
@@ -460,7 +558,10 @@ pub(crate) fn copy_tree(top: &Arc<Mount>, root: &Arc<Dentry>) -> Vec<(Arc<Mount>
         else {
             continue;
         };
-        let new = old.copy(old.root());
+        if unbindable == Unbindable::LeftOut && old.is_unbindable() {
+            continue;
+        }
+        let new = old.copy(old.root(), inherit);
         let mut children = parent.copy_children();
         children.push((at.dentry.clone(), new.clone()));
         at.dentry.add_mount();
@@ -477,14 +578,15 @@ pub(crate) fn dissolve(top: &Arc<Mount>) {
     members.reverse();
     for mount in members {
         detach(&mount);
+        mount.leave_groups();
     }
 }
 
 impl Drop for MountNs {
     fn drop(&mut self) {
         if let Some(root) = self.root.swap(None) {
-            let _locked = LOCK.lock();
-            dissolve(&root);
+            ORPHANS.lock().push(root);
+            dissolve_orphans();
         }
     }
 }

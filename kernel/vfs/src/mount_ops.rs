@@ -9,9 +9,10 @@ use sched::{Interruptible, Mutex};
 use security::Cap;
 
 use crate::fs_context::WalkContext;
-use crate::mount::{self, Mount, MountFlags, MountNs, Propagation};
+use crate::mount::{self, Mount, MountFlags, MountNs, Unbindable};
 use crate::mount_fd::MovePlace;
 use crate::path::Path;
+use crate::propagation::{Inherit, Propagation, Removal, Spread};
 use crate::superblock::{self, MountRequest, SbFlags};
 use crate::walk::{self, At, WalkFlags};
 
@@ -109,13 +110,13 @@ pub(crate) fn ns_of(ctx: &WalkContext<'_>) -> Result<Arc<MountNs>> {
 
 /// Whether `mount` is in the caller's tree.
 fn is_ours(ns: &Arc<MountNs>, mount: &Arc<Mount>) -> bool {
-    mount.ns().is_some_and(|own| Arc::ptr_eq(&own, ns))
+    mount.is_in(ns)
 }
 
 /// Mounts `new` on `target`, on top of what is mounted there.
 pub fn attach_at(ctx: &WalkContext<'_>, new: &Arc<Mount>, target: &Path) -> Result<()> {
     let ns = ns_of(ctx)?;
-    let _locked = mount::LOCK.lock();
+    let _locked = mount::lock_trees();
     let mut at = target.clone();
     walk::cross_mounts(&mut at);
     // The same file system directly upon itself; binds and moves may do that.
@@ -129,7 +130,9 @@ fn attach_locked(ns: &Arc<MountNs>, new: &Arc<Mount>, target: &Path) -> Result<(
     let mut at = target.clone();
     walk::cross_mounts(&mut at);
     check_attach(ns, new, &at)?;
+    let spread = Spread::prepare(new, &at, ns)?;
     mount::attach(new, &at, ns);
+    spread.attach(ns);
     Ok(())
 }
 
@@ -159,13 +162,14 @@ pub enum Depth {
 
 fn bind(ctx: &WalkContext<'_>, source: &Path, target: &Path, depth: Depth) -> Result<()> {
     let ns = ns_of(ctx)?;
-    let _locked = mount::LOCK.lock();
+    let _locked = mount::lock_trees();
     // The files of namespaces are on no mount that anybody sees, and still can be bound to keep the namespace.
     let is_ns_file = source.inode().is_some_and(|inode| crate::anon::NSFS.holds(inode));
     if !(is_ours(&ns, &source.mount) || is_ns_file) {
         return Err(Errno::EINVAL);
     }
     let top = copy_for_bind(source, depth)?;
+    top.unlock_place();
     let result = attach_locked(&ns, &top, target);
     if result.is_err() {
         mount::dissolve(&top);
@@ -173,21 +177,23 @@ fn bind(ctx: &WalkContext<'_>, source: &Path, target: &Path, depth: Depth) -> Re
     result
 }
 
-/// A copy of what `source` shows, attached nowhere. `EINVAL`: it is unbindable. `LOCK` is held.
+/// A copy of what `source` shows, attached nowhere. `EINVAL`: it is unbindable, or shows what a mount that cannot be
+/// unmounted hides. `LOCK` is held.
 pub(crate) fn copy_for_bind(source: &Path, depth: Depth) -> Result<Arc<Mount>> {
-    if source.mount.propagation() == Propagation::Unbindable {
+    let mount = &source.mount;
+    if mount.is_unbindable() || (depth == Depth::One && mount.has_locked_children(&source.dentry)) {
         return Err(Errno::EINVAL);
     }
     if depth == Depth::One {
-        return Ok(source.mount.copy(&source.dentry));
+        return Ok(mount.copy(&source.dentry, Inherit::Peer));
     }
-    let pairs = mount::copy_tree(&source.mount, &source.dentry);
+    let pairs = mount::copy_tree(mount, &source.dentry, Inherit::Peer, Unbindable::LeftOut);
     pairs.into_iter().next().map(|(_, top)| top).ok_or(Errno::EINVAL)
 }
 
 fn move_mount(ctx: &WalkContext<'_>, source: &Path, target: &Path) -> Result<()> {
     let ns = ns_of(ctx)?;
-    let _locked = mount::LOCK.lock();
+    let _locked = mount::lock_trees();
     let mut at = target.clone();
     walk::cross_mounts(&mut at);
     let mount = &source.mount;
@@ -198,13 +204,24 @@ fn move_mount(ctx: &WalkContext<'_>, source: &Path, target: &Path) -> Result<()>
     {
         return Err(Errno::EINVAL);
     }
+    check_detachable(mount)?;
     check_move(source, &at)?;
     place(&ns, mount, &at, MovePlace::OnTop)
 }
 
-/// Whether the mount of `source` may move to `at`. `EINVAL`: one is a directory and the other is not. `ELOOP`: below
-/// itself. `LOCK` is held.
+/// Whether `mount` may leave its place. `EINVAL`: it cannot be moved alone, or its parent is shared: the copies
+/// elsewhere could not follow. `LOCK` is held.
+pub(crate) fn check_detachable(mount: &Arc<Mount>) -> Result<()> {
+    let is_free = !mount.is_locked() && mount.mountpoint().is_some_and(|at| !at.mount.is_shared());
+    if is_free { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// Whether the mount of `source` may move to `at`. `EINVAL`: one is a directory and the other is not, or something
+/// unbindable would become shared. `ELOOP`: below itself. `LOCK` is held.
 pub(crate) fn check_move(source: &Path, at: &Path) -> Result<()> {
+    if at.mount.is_shared() && source.mount.subtree().iter().any(|mount| mount.is_unbindable()) {
+        return Err(Errno::EINVAL);
+    }
     if source.inode().is_some_and(|inode| inode.is_dir()) != at.inode().is_some_and(|inode| inode.is_dir()) {
         return Err(Errno::EINVAL);
     }
@@ -223,16 +240,24 @@ pub(crate) fn check_move(source: &Path, at: &Path) -> Result<()> {
 pub(crate) fn place(ns: &Arc<MountNs>, new: &Arc<Mount>, at: &Path, place: MovePlace) -> Result<()> {
     check_attach(ns, new, at)?;
     if place == MovePlace::OnTop {
+        let spread = Spread::prepare(new, at, ns)?;
         mount::detach(new);
         mount::attach(new, at, ns);
+        spread.attach(ns);
         return Ok(());
     }
     let under = at.mount.mountpoint().filter(|_| at.is_mount_root()).ok_or(Errno::EINVAL)?;
     if Arc::ptr_eq(&under.mount, new) {
         return Err(Errno::ELOOP);
     }
+    // What comes with it elsewhere must not land on the mounts that this is about.
+    if at.mount.is_locked() || under.mount.spreads_onto(&at.mount, &under) || under.mount.spreads_onto(new, &under) {
+        return Err(Errno::EINVAL);
+    }
+    let spread = Spread::prepare(new, &under, ns)?;
     mount::detach(new);
     mount::attach_beneath(new, &at.mount, &under, ns);
+    spread.attach(ns);
     Ok(())
 }
 
@@ -241,15 +266,31 @@ fn mount_at(path: &Path) -> Result<&Arc<Mount>> {
     if path.is_mount_root() { Ok(&path.mount) } else { Err(Errno::EINVAL) }
 }
 
+/// The flags that a remount asks for: access times stay as they are unless something is said about them.
+fn remount_flags(mount: &Mount, flags: u64) -> MountFlags {
+    const MS_NODIRATIME: u64 = 2048;
+    let kept = MountFlags::NOATIME | MountFlags::NODIRATIME | MountFlags::RELATIME | MountFlags::STRICTATIME;
+    let mut new = mount_flags(flags);
+    if flags & (MS_NOATIME | MS_NODIRATIME | MS_RELATIME | MS_STRICTATIME) == 0 {
+        new = (new - kept) | (mount.flags() & kept);
+    }
+    new
+}
+
 fn remount_bind(target: &Path, flags: u64) -> Result<()> {
-    let _locked = mount::LOCK.lock();
-    mount_at(target)?.set_flags(mount_flags(flags))
+    let _locked = mount::lock_trees();
+    let mount = mount_at(target)?;
+    let flags = remount_flags(mount, flags);
+    mount.check_locks(flags)?;
+    mount.set_flags(flags)
 }
 
 fn remount(target: &Path, flags: u64, data: &[u8]) -> Result<()> {
-    let _locked = mount::LOCK.lock();
+    let _locked = mount::lock_trees();
     let mount = mount_at(target)?;
     let sb = mount.sb();
+    let new_flags = remount_flags(mount, flags);
+    mount.check_locks(new_flags)?;
     let becomes_readonly = sb_flags(flags).contains(SbFlags::RDONLY) && !sb.is_readonly();
     if becomes_readonly && mount.has_writers() {
         return Err(Errno::EBUSY);
@@ -259,7 +300,7 @@ fn remount(target: &Path, flags: u64, data: &[u8]) -> Result<()> {
     if is_readonly != sb.is_readonly() {
         sb.ops().set_readonly(sb, is_readonly)?;
     }
-    mount.set_flags(mount_flags(flags))?;
+    mount.set_flags(new_flags)?;
     sb.set_flags(sb_flags(flags));
     Ok(())
 }
@@ -276,20 +317,21 @@ pub(crate) fn propagation_of(bits: u64) -> Result<Option<Propagation>> {
     }))
 }
 
-/// The bit of mount(2) for `propagation`.
-pub(crate) fn propagation_bits(propagation: Propagation) -> u64 {
-    match propagation {
-        Propagation::Shared => MS_SHARED,
-        Propagation::Private => MS_PRIVATE,
-        Propagation::Slave => MS_SLAVE,
-        Propagation::Unbindable => MS_UNBINDABLE,
-    }
+/// The bits of mount(2) for how `mount` propagates.
+pub(crate) fn propagation_bits(mount: &Mount) -> u64 {
+    let bits = [
+        (mount.is_shared(), MS_SHARED),
+        (mount.master().is_some(), MS_SLAVE),
+        (mount.is_unbindable(), MS_UNBINDABLE),
+    ];
+    let set = bits.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, bit)| all | bit);
+    if set == 0 { MS_PRIVATE } else { set }
 }
 
 fn change_propagation(target: &Path, flags: u64) -> Result<()> {
     const MS_SILENT: u64 = 0x8000;
     let kind = propagation_of(flags & !MS_REC & !MS_SILENT)?.ok_or(Errno::EINVAL)?;
-    let _locked = mount::LOCK.lock();
+    let _locked = mount::lock_trees();
     let mount = mount_at(target)?;
     if flags & MS_REC == 0 {
         mount.set_propagation(kind);
@@ -316,12 +358,16 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
     let ns = ns_of(ctx)?;
     let mount = mount_at(&path)?.clone();
     drop(path);
-    if !is_ours(&ns, &mount) || mount.mountpoint().is_none() {
+    if !is_ours(&ns, &mount) || mount.mountpoint().is_none() || mount.is_locked() {
         return Err(Errno::EINVAL);
     }
+    // What goes with it is given up after the lock.
+    let _gone;
     if flags & MNT_DETACH != 0 {
-        let _locked = mount::LOCK.lock();
+        let _locked = mount::lock_trees();
+        let removal = Removal::of(&mount.subtree());
         mount::dissolve(&mount);
+        _gone = removal.detach();
         return Ok(());
     }
     if flags & MNT_EXPIRE != 0 {
@@ -330,9 +376,12 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
     // References that wait for a grace period are no users, so a busy mount gets some time.
     for attempt in 0..=GRACE_TRIES {
         {
-            let _locked = mount::LOCK.lock();
-            if !is_busy(&mount) {
+            let _locked = mount::lock_trees();
+            let removal = Removal::of(core::slice::from_ref(&mount));
+            if !is_busy(&mount) && !removal.mounts().iter().any(is_used) {
                 mount::detach(&mount);
+                mount.leave_groups();
+                _gone = removal.detach();
                 break;
             }
             if attempt == GRACE_TRIES || !mount.children().is_empty() {
@@ -350,10 +399,15 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
 const GRACE_TRIES: u32 = 10;
 const GRACE_NS: u64 = 2_000_000;
 
-/// Whether somebody but the tree and the caller holds `mount`.
+/// Whether something is mounted on `mount`, or somebody but the tree and the caller holds it.
 fn is_busy(mount: &Arc<Mount>) -> bool {
+    !mount.children().is_empty() || is_used(mount)
+}
+
+/// Whether somebody but the tree and the caller holds `mount`, on which nothing is mounted.
+fn is_used(mount: &Arc<Mount>) -> bool {
     const OURS: usize = 2;
-    !mount.children().is_empty() || Arc::strong_count(mount) > OURS
+    mount.children().is_empty() && Arc::strong_count(mount) > OURS
 }
 
 /// Contexts that pivot_root(2) has to move: all tasks'. The floor above registers how to visit them.
@@ -369,7 +423,8 @@ pub fn set_visit_contexts(visit: VisitContexts) {
 
 /// pivot_root(2).
 ///
-/// `EPERM`; `ENOTDIR`; `EBUSY`: one of them is the current root's mount; `EINVAL`: not mounts, or not below.
+/// `EPERM`; `ENOTDIR`; `EBUSY`: one of them is the current root's mount; `EINVAL`: not mounts, or not below, or mounts
+/// would have to propagate.
 pub fn pivot_root(ctx: &WalkContext<'_>, new_root: &[u8], put_old: &[u8]) -> Result<()> {
     require_admin(ctx)?;
     let flags = WalkFlags::FOLLOW | WalkFlags::DIRECTORY;
@@ -378,7 +433,7 @@ pub fn pivot_root(ctx: &WalkContext<'_>, new_root: &[u8], put_old: &[u8]) -> Res
     let root = ctx.fs.root();
     let ns = ns_of(ctx)?;
     {
-        let _locked = mount::LOCK.lock();
+        let _locked = mount::lock_trees();
         if Arc::ptr_eq(&new.mount, &root.mount) || Arc::ptr_eq(&old.mount, &root.mount) {
             return Err(Errno::EBUSY);
         }
@@ -391,6 +446,16 @@ pub fn pivot_root(ctx: &WalkContext<'_>, new_root: &[u8], put_old: &[u8]) -> Res
             return Err(Errno::EINVAL);
         }
         let top = top.ok_or(Errno::EINVAL)?;
+        let new_parent = new.mount.mountpoint().ok_or(Errno::EINVAL)?;
+        let is_shared = [&old.mount, &new_parent.mount, &top.mount].iter().any(|mount| mount.is_shared());
+        if is_shared || new.mount.is_locked() {
+            return Err(Errno::EINVAL);
+        }
+        if root.mount.is_locked() {
+            new.mount.lock_place();
+            root.mount.unlock_place();
+        }
+        drop(new_parent);
         mount::detach(&new.mount);
         mount::detach(&root.mount);
         mount::attach(&root.mount, &old, &ns);

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use abi::fs::{major, minor};
 
 use crate::fs_context::FsContext;
-use crate::mount::{Mount, MountFlags, Propagation};
+use crate::mount::{Mount, MountFlags, MountNs};
 use crate::path::Path;
 use crate::superblock::SbFlags;
 
@@ -63,7 +63,8 @@ fn push_super_options(out: &mut Vec<u8>, mount: &Mount) {
 pub fn show(fs: &FsContext, format: Format) -> Vec<u8> {
     let mut out = Vec::new();
     let root = fs.root();
-    let mounts = fs.ns().map_or(Vec::new(), |ns| ns.mounts());
+    let Some(ns) = fs.ns() else { return out };
+    let mounts = ns.mounts();
     for mount in &mounts {
         let spelled = Path::root_of(mount).spell(Some(&root));
         if !spelled.is_reachable {
@@ -71,7 +72,9 @@ pub fn show(fs: &FsContext, format: Format) -> Vec<u8> {
         }
         match format {
             Format::Mounts => push_mounts_line(&mut out, mount, &spelled.text),
-            Format::MountInfo => push_mountinfo_line(&mut out, mount, &spelled.text),
+            Format::MountInfo => {
+                push_mountinfo_line(&mut out, mount, &spelled.text, (&ns, &root));
+            },
         }
     }
     out
@@ -96,7 +99,23 @@ fn push_mounts_line(out: &mut Vec<u8>, mount: &Mount, at: &[u8]) {
     out.extend_from_slice(b" 0 0\n");
 }
 
-fn push_mountinfo_line(out: &mut Vec<u8>, mount: &Arc<Mount>, at: &[u8]) {
+/// Appends the fields of propagation, as seen in the namespace and from the root `seen`.
+fn push_propagation(out: &mut Vec<u8>, mount: &Mount, seen: (&Arc<MountNs>, &Path)) {
+    if let Some(group) = mount.group() {
+        out.extend(format!(" shared:{group}").bytes());
+    }
+    if let Some(master) = mount.master() {
+        out.extend(format!(" master:{master}").bytes());
+        if let Some(from) = mount.dominating(seen.0, seen.1).filter(|from| *from != master) {
+            out.extend(format!(" propagate_from:{from}").bytes());
+        }
+    }
+    if mount.is_unbindable() {
+        out.extend_from_slice(b" unbindable");
+    }
+}
+
+fn push_mountinfo_line(out: &mut Vec<u8>, mount: &Arc<Mount>, at: &[u8], seen: (&Arc<MountNs>, &Path)) {
     let parent = mount.mountpoint().map_or(mount.id(), |up| up.mount.id());
     let dev = mount.sb().dev();
     out.extend(format!("{} {} {}:{} ", mount.id(), parent, major(dev), minor(dev)).bytes());
@@ -105,12 +124,7 @@ fn push_mountinfo_line(out: &mut Vec<u8>, mount: &Arc<Mount>, at: &[u8]) {
     push_escaped(out, at);
     out.push(b' ');
     push_mount_options(out, mount);
-    match mount.propagation() {
-        Propagation::Shared => out.extend(format!(" shared:{}", mount.group()).bytes()),
-        Propagation::Slave if mount.group() != 0 => out.extend(format!(" master:{}", mount.group()).bytes()),
-        Propagation::Unbindable => out.extend_from_slice(b" unbindable"),
-        _ => {}
-    }
+    push_propagation(out, mount, seen);
     out.extend(format!(" - {} ", mount.sb().fs_type().name()).bytes());
     push_escaped(out, mount.source());
     out.extend_from_slice(if mount.sb().is_readonly() { b" ro" } else { b" rw" });

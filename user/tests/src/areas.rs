@@ -23,6 +23,7 @@ mod memcalls;
 mod mm;
 mod mmfile;
 mod mountfd;
+mod mounts;
 mod mremap;
 mod ns;
 mod pidfd;
@@ -62,6 +63,7 @@ const AREAS: &[&[harness::Test]] = &[
     fsmeta::TESTS,
     fsio::TESTS,
     mountfd::TESTS,
+    mounts::TESTS,
     block::TESTS,
     pipe::TESTS,
     poll::TESTS,

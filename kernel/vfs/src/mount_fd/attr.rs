@@ -7,9 +7,10 @@ use abi::{Errno, Result};
 
 use super::{AttrFlags, Held};
 use crate::fs_context::WalkContext;
-use crate::mount::{self, Mount, MountFlags, Propagation};
+use crate::mount::{self, Mount, MountFlags};
 use crate::mount_ops::{self, Depth};
 use crate::path::Path;
+use crate::propagation::Propagation;
 
 /// A checked request of mount_setattr(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -49,13 +50,13 @@ impl MountAttr {
 
 /// mount_setattr(2): changes the mount whose root `path` is, or all below it too. All or nothing.
 ///
-/// `EPERM` without `CAP_SYS_ADMIN`. `EINVAL`: no root of a mount, or not in the caller's namespace nor in a detached
+/// `EPERM` without `CAP_SYS_ADMIN`, or a flag is locked. `EINVAL`: no root of a mount, or not in the caller's namespace nor in a detached
 /// tree. `EBUSY`: one would become read-only while something is open for writing.
 pub fn set_attr(ctx: &WalkContext<'_>, path: Path, depth: Depth, change: &MountAttr) -> Result<()> {
     mount_ops::require_admin(ctx)?;
     let own = mount_ops::ns_of(ctx)?;
     let target = Held::new(path);
-    let _locked = mount::LOCK.lock();
+    let _locked = mount::lock_trees();
     if !target.path.is_mount_root() || !target.is_usable(&own) {
         return Err(Errno::EINVAL);
     }
@@ -63,6 +64,9 @@ pub fn set_attr(ctx: &WalkContext<'_>, path: Path, depth: Depth, change: &MountA
         Depth::One => alloc::vec![target.path.mount.clone()],
         Depth::Tree => target.path.mount.subtree(),
     };
+    for member in &members {
+        member.check_locks(change.apply(member.flags()))?;
+    }
     set_flags_of_all(&members, change)?;
     if let Some(kind) = change.propagation {
         members.iter().for_each(|member| member.set_propagation(kind));

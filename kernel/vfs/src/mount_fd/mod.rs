@@ -11,7 +11,7 @@
 //!
 //! # Locks
 //!
-//! [`crate::mount::LOCK`] over every change. Namespaces of detached trees take it when they end, so references to
+//! [`crate::mount::lock_trees`] over every change. Namespaces of detached trees take it when they end, so references to
 //! them are dropped after it ([`Held`]).
 //!
 //! Sources: the manual pages above, include/uapi/linux/mount.h.
@@ -25,6 +25,7 @@ use alloc::sync::Arc;
 use abi::fs::OpenFlags;
 use abi::{Errno, Result};
 use bitflags::bitflags;
+use security::Cap;
 
 use crate::file::{File, FileMode, FileOps};
 use crate::fs_context::WalkContext;
@@ -171,7 +172,7 @@ pub fn clone_tree(ctx: &WalkContext<'_>, path: Path, depth: Depth) -> Result<Arc
     let own = mount_ops::ns_of(ctx)?;
     let source = Held::new(path);
     let top = {
-        let _locked = mount::LOCK.lock();
+        let _locked = mount::lock_trees();
         if !source.is_usable(&own) {
             return Err(Errno::EINVAL);
         }
@@ -201,7 +202,7 @@ pub fn move_mount(ctx: &WalkContext<'_>, from: Path, to: Path, place: MovePlace)
     let (from, to) = (Held::new(from), Held::new(at));
     // Dropped after the lock: the namespace that an attached tree leaves empty.
     let mut _emptied = None;
-    let _locked = mount::LOCK.lock();
+    let _locked = mount::lock_trees();
     if !from.path.is_mount_root() || !from.is_usable(&own) || !to.is_usable(&own) {
         return Err(Errno::EINVAL);
     }
@@ -212,10 +213,33 @@ pub fn move_mount(ctx: &WalkContext<'_>, from: Path, to: Path, place: MovePlace)
         _emptied = ns.take_root();
         return Ok(());
     }
-    if from.path.mount.mountpoint().is_none() {
+    mount_ops::check_detachable(&from.path.mount)?;
+    mount_ops::place(target_ns, &from.path.mount, &to.path, place)
+}
+
+/// move_mount(2) with `MOVE_MOUNT_SET_GROUP`: the mount of `to` gets the peer group and the master of that of `from`.
+///
+/// `EPERM` without `CAP_SYS_ADMIN` over either. `EINVAL`: one is no root of an attached mount; they show different file
+/// systems; `to` shows more than `from`, or what is hidden there; `to` is not private; `from` is.
+pub fn set_group(ctx: &WalkContext<'_>, from: Path, to: Path) -> Result<()> {
+    let (from, to) = (Held::new(from), Held::new(to));
+    for side in [&from, &to] {
+        let ns = side.ns.as_ref().ok_or(Errno::EINVAL)?;
+        if !ctx.cred.ns_capable(ns.id().owner(), Cap::SYS_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+    }
+    let _locked = mount::lock_trees();
+    let (source, target) = (&from.path.mount, &to.path.mount);
+    let are_roots = from.path.is_mount_root() && to.path.is_mount_root();
+    if !are_roots
+        || !Arc::ptr_eq(source.sb(), target.sb())
+        || !target.root().is_below(source.root())
+        || source.has_locked_children(target.root())
+    {
         return Err(Errno::EINVAL);
     }
-    mount_ops::place(target_ns, &from.path.mount, &to.path, place)
+    target.set_group_of(source)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use bitflags::bitflags;
 
 use super::AttrFlags;
 use crate::fs_context::WalkContext;
-use crate::mount::{Mount, Propagation};
+use crate::mount::Mount;
 use crate::mount_ops;
 use crate::path::Path;
 
@@ -108,7 +108,8 @@ pub fn stat_mount(ctx: &WalkContext<'_>, id: u64, wanted: StatMask) -> Result<(S
         mount_ops::require_admin(ctx)?;
     }
     let mut answer = Answer { fixed: StatMount::default(), mask: StatMask::empty(), strings: Vec::new() };
-    fill_numbers(&mut answer, &mount, wanted);
+    let from = ctx.fs.ns().and_then(|ns| mount.dominating(&ns, &ctx.fs.root()));
+    fill_numbers(&mut answer, &mount, wanted, from);
     if wanted.contains(StatMask::MNT_POINT) && place.is_reachable {
         answer.fixed.mnt_point = answer.add(StatMask::MNT_POINT, &place.text);
     }
@@ -118,7 +119,8 @@ pub fn stat_mount(ctx: &WalkContext<'_>, id: u64, wanted: StatMask) -> Result<(S
     Ok((answer.fixed, answer.strings))
 }
 
-fn fill_numbers(answer: &mut Answer, mount: &Arc<Mount>, wanted: StatMask) {
+/// `from` is the group that it propagates from.
+fn fill_numbers(answer: &mut Answer, mount: &Arc<Mount>, wanted: StatMask, from: Option<u32>) {
     let fixed = &mut answer.fixed;
     let sb = mount.sb();
     if wanted.contains(StatMask::SB_BASIC) {
@@ -133,13 +135,13 @@ fn fill_numbers(answer: &mut Answer, mount: &Arc<Mount>, wanted: StatMask) {
         (fixed.mnt_id, fixed.mnt_id_old) = (mount.unique_id(), mount.id());
         (fixed.mnt_parent_id, fixed.mnt_parent_id_old) = (parent.unique_id(), parent.id());
         fixed.mnt_attr = AttrFlags::of_mount(mount.flags()).bits();
-        fixed.mnt_propagation = mount_ops::propagation_bits(mount.propagation());
-        if mount.propagation() == Propagation::Shared {
-            fixed.mnt_peer_group = u64::from(mount.group());
-        }
+        fixed.mnt_propagation = mount_ops::propagation_bits(mount);
+        fixed.mnt_peer_group = mount.group().map_or(0, u64::from);
+        fixed.mnt_master = mount.master().map_or(0, u64::from);
     }
     if wanted.contains(StatMask::PROPAGATE_FROM) {
         answer.mask |= StatMask::PROPAGATE_FROM;
+        fixed.propagate_from = from.map_or(0, u64::from);
     }
     if let Some(ns) = mount.ns().filter(|_| wanted.contains(StatMask::MNT_NS_ID)) {
         answer.mask |= StatMask::MNT_NS_ID;

@@ -132,3 +132,131 @@ fn mountinfo_tells_ids_roots_and_escapes() {
     assert!(line.contains(" /with\\040space/sub /b rw shared:"), "{text}");
     assert!(line.ends_with(" - rootfs rootfs rw,inode64"), "{text}");
 }
+
+const UNBINDABLE: u64 = 1 << 17;
+const PRIVATE: u64 = 1 << 18;
+const SLAVE: u64 = 1 << 19;
+const SHARED: u64 = 1 << 20;
+
+/// The optional fields of the mounts at `at` in mountinfo, the top one last.
+fn optional_fields(env: &Env, at: &str) -> Vec<String> {
+    let text = String::from_utf8(show(&env.fs, Format::MountInfo)).unwrap();
+    let lines = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let fields = |line: Vec<&str>| line[6..].iter().take_while(|f| **f != "-").copied().collect::<Vec<_>>().join(" ");
+    lines.filter(|line| line[4] == at).map(fields).collect()
+}
+
+/// /s is a shared tmpfs with directories d and e; /peer, /slave, /both and /below are bound to it: a peer, a slave, a
+/// slave that is shared too, and a slave of that.
+fn env_with_groups() -> Env {
+    let env = Env::new();
+    for dir in ["/s", "/peer", "/slave", "/both", "/below"] {
+        env.mkdir(dir).unwrap();
+    }
+    env.mount("x", "/s", "tmpfs", 0).unwrap();
+    env.mount("", "/s", "", SHARED).unwrap();
+    env.mkdir("/s/d").unwrap();
+    env.mkdir("/s/e").unwrap();
+    for dir in ["/peer", "/slave", "/both"] {
+        env.mount("/s", dir, "", BIND).unwrap();
+    }
+    env.mount("", "/slave", "", SLAVE).unwrap();
+    env.mount("", "/both", "", SLAVE).unwrap();
+    env.mount("", "/both", "", SHARED).unwrap();
+    env.mount("/both", "/below", "", BIND).unwrap();
+    env.mount("", "/below", "", SLAVE).unwrap();
+    env
+}
+
+fn nr_at(env: &Env, at: &str) -> usize {
+    optional_fields(env, at).len()
+}
+
+#[test]
+fn a_mount_appears_on_peers_and_slaves_but_not_above() {
+    let env = env_with_groups();
+    env.mount("n", "/peer/d", "tmpfs", 0).unwrap();
+    env.create("/peer/d/f").unwrap();
+    for at in ["/s/d", "/slave/d", "/both/d", "/below/d"] {
+        assert_eq!(env.list(at), ["f"], "{at}");
+    }
+    let shared = &optional_fields(&env, "/s/d")[0];
+    assert_eq!(&optional_fields(&env, "/peer/d")[0], shared);
+    assert_eq!(optional_fields(&env, "/slave/d")[0], shared.replace("shared", "master"));
+    let both = &optional_fields(&env, "/both/d")[0];
+    assert!(both.contains("shared:") && both.ends_with(&shared.replace("shared", "master")), "{both}");
+    assert!(both.contains(&optional_fields(&env, "/below/d")[0].replace("master", "shared")));
+
+    env.mount("m", "/both/e", "tmpfs", 0).unwrap();
+    assert_eq!([nr_at(&env, "/s/e"), nr_at(&env, "/below/e"), nr_at(&env, "/slave/e")], [0, 1, 0]);
+    env.umount("/s/d", 0).unwrap();
+    for at in ["/s/d", "/peer/d", "/slave/d", "/both/d", "/below/d"] {
+        assert_eq!(nr_at(&env, at), 0, "{at}");
+    }
+    assert_eq!(nr_at(&env, "/both/e"), 1);
+}
+
+#[test]
+fn what_propagates_goes_under_what_is_there() {
+    let env = env_with_groups();
+    env.mount("own", "/slave/d", "tmpfs", 0).unwrap();
+    env.create("/slave/d/own").unwrap();
+    env.mount("n", "/s/d", "tmpfs", 0).unwrap();
+    assert_eq!(env.list("/slave/d"), ["own"]);
+    assert_eq!(nr_at(&env, "/slave/d"), 2);
+    env.umount("/s/d", DETACH).unwrap();
+    assert_eq!(env.list("/slave/d"), ["own"]);
+    assert_eq!(nr_at(&env, "/slave/d"), 1);
+}
+
+#[test]
+fn what_is_mounted_upon_or_in_use_elsewhere_stays() {
+    let env = env_with_groups();
+    env.mount("n", "/s/d", "tmpfs", 0).unwrap();
+    env.mkdir("/s/d/in").unwrap();
+    env.mount("m", "/slave/d/in", "tmpfs", 0).unwrap();
+    let held = env.walk("/peer/d").unwrap();
+    assert_eq!(env.umount("/s/d", 0), Err(Errno::EBUSY));
+    drop(held);
+    env.umount("/s/d", 0).unwrap();
+    assert_eq!([nr_at(&env, "/peer/d"), nr_at(&env, "/slave/d")], [0, 1]);
+}
+
+#[test]
+fn moves_and_binds_mind_propagation() {
+    let env = env_with_groups();
+    env.mkdir("/u").unwrap();
+    env.mkdir("/to").unwrap();
+    env.mount("u", "/u", "tmpfs", 0).unwrap();
+    env.mount("", "/u", "", UNBINDABLE).unwrap();
+    assert_eq!(optional_fields(&env, "/u"), ["unbindable"]);
+    assert_eq!(env.mount("/u", "/to", "", BIND), Err(Errno::EINVAL));
+    assert_eq!(env.mount("/u", "/s/d", "", MOVE), Err(Errno::EINVAL), "unbindable into shared");
+    env.mount("", "/u", "", PRIVATE).unwrap();
+    env.mount("/u", "/s/d", "", MOVE).unwrap();
+    assert_eq!(nr_at(&env, "/peer/d"), 1);
+    assert_eq!(env.mount("/s/d", "/to", "", MOVE), Err(Errno::EINVAL), "out of a shared parent");
+    env.mount("", "/s", "", PRIVATE).unwrap();
+    env.mount("/s/d", "/to", "", MOVE).unwrap();
+    assert_eq!(nr_at(&env, "/peer/d"), 1, "the copy stays");
+}
+
+#[test]
+fn slaves_of_a_group_that_ends_follow_its_master() {
+    let env = env_with_groups();
+    let master = optional_fields(&env, "/s")[0].replace("shared", "master");
+    env.umount("/both", 0).unwrap();
+    assert_eq!(optional_fields(&env, "/below"), [master]);
+    env.umount("/s", 0).unwrap();
+    env.umount("/peer", 0).unwrap();
+    assert_eq!(optional_fields(&env, "/below"), [""]);
+}
+
+#[test]
+fn a_tree_bound_into_itself_does_not_grow_without_end() {
+    let env = env_with_groups();
+    env.mount("/s", "/s/d", "", BIND | REC).unwrap();
+    let nr = nr_at(&env, "/s/d") + nr_at(&env, "/peer/d") + nr_at(&env, "/slave/d");
+    assert_eq!(nr, 3);
+    assert_eq!(nr_at(&env, "/s/d/d"), 0);
+}
