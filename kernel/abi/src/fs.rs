@@ -28,6 +28,8 @@ bitflags! {
         const SYNC_BIT = 0o4000000;
         const PATH = 0o10000000;
         const TMPFILE_BIT = 0o20000000;
+        /// `O_EMPTYPATH`: an empty name means the start itself.
+        const EMPTYPATH = 1 << 26;
         const SYNC = 0o4010000;
         const TMPFILE = 0o20200000;
     }
@@ -59,6 +61,7 @@ bitflags! {
         const STATX_FORCE_SYNC = 0x2000;
         const STATX_DONT_SYNC = 0x4000;
         const RECURSIVE = 0x8000;
+        const EXECVE_CHECK = 0x1_0000;
     }
 }
 

@@ -36,6 +36,9 @@ bitflags! {
         const IO = 0x8000_0000;
         const CLEAR_SIGHAND = 0x1_0000_0000;
         const INTO_CGROUP = 0x2_0000_0000;
+        const AUTOREAP = 0x4_0000_0000;
+        const NNP = 0x8_0000_0000;
+        const PIDFD_AUTOKILL = 0x10_0000_0000;
     }
 
     /// Options of wait4(2) and waitid(2).

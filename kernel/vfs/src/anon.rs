@@ -125,6 +125,20 @@ pub fn new_inode(kind: &'static Kind, mode: u32, cred: &Cred) -> Arc<Inode> {
     new_inode_in(&kind.instance.sb, mode, cred.fsuid, cred.fsgid)
 }
 
+/// As [`new_inode`], with operations of its own.
+pub fn new_inode_with(kind: &'static Kind, mode: u32, cred: &Cred, ops: Box<dyn InodeOps>) -> Arc<Inode> {
+    let ino = NEXT_INO.fetch_add(1, Relaxed);
+    let flags = InodeFlags::ANONYMOUS;
+    let init =
+        InodeInit { uid: cred.fsuid, gid: cred.fsgid, nlink: 1, flags, ..InodeInit::new(ino, mode) };
+    Inode::new(&kind.instance.sb, init, ops, None)
+}
+
+/// Whether nobody may change its mode and owner: all but pipes and sockets, which have inodes of their own.
+pub(crate) fn has_fixed_attributes(inode: &Inode) -> bool {
+    [ANON, PIDFS, NSFS].iter().any(|kind| kind.magic == inode.sb().magic())
+}
+
 /// The path of a namespace: a file `name` with number `ino` whose operations are `ops`. Readable by everyone.
 pub fn ns_path(ino: u32, name: &[u8], ops: Box<dyn InodeOps>) -> Path {
     special_path(NSFS, u64::from(ino), abi::fs::S_IFREG | 0o444, name, ops)

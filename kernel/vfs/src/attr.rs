@@ -10,6 +10,7 @@ use abi::time::Timespec;
 use abi::{Errno, Result};
 use security::{Access, Cap, CapSet, Cred};
 
+use crate::anon;
 use crate::file::{File, FileMode};
 use crate::fs_context::WalkContext;
 use crate::inode::{FileKind, Inode, InodeFlags, SetAttr};
@@ -150,13 +151,13 @@ fn check_mutable(inode: &Inode) -> Result<()> {
 
 /// Changes the permissions of what `path` names (chmod(2), fchmod(2), fchmodat2(2)).
 ///
-/// `EPERM`: not the owner's or a privileged call. `EOPNOTSUPP`: a symbolic link.
+/// `EPERM`: not the owner's or a privileged call. `EOPNOTSUPP`: a symbolic link, or an anonymous object.
 pub fn chmod(path: &Path, mode: u32, cred: &Cred) -> Result<()> {
     let _write = path.mount.want_write()?;
     let inode = path.inode().ok_or(Errno::ENOENT)?;
     let _exclusive = inode.sem.write();
     check_mutable(inode)?;
-    if inode.is_symlink() {
+    if inode.is_symlink() || anon::has_fixed_attributes(inode) {
         return Err(Errno::EOPNOTSUPP);
     }
     if !security::owner_or_capable(cred, inode.uid()) {
@@ -182,6 +183,9 @@ pub fn chown(path: &Path, uid: u32, gid: u32, cred: &Cred) -> Result<()> {
     let inode = path.inode().ok_or(Errno::ENOENT)?;
     let _exclusive = inode.sem.write();
     check_mutable(inode)?;
+    if anon::has_fixed_attributes(inode) {
+        return Err(Errno::EOPNOTSUPP);
+    }
     let uid = Some(uid).filter(|&uid| uid != u32::MAX);
     let gid = Some(gid).filter(|&gid| gid != u32::MAX);
     let is_owner = cred.fsuid == inode.uid();

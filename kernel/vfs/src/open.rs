@@ -26,11 +26,21 @@ pub struct How {
     flags: OpenFlags,
     mode: u32,
     resolve: ResolveFlags,
+    wanted: Wanted,
+}
+
+/// What kinds of files an open is content with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// All.
+    Any,
+    /// Regular files (`OPENAT2_REGULAR`).
+    Regular,
 }
 
 /// Flags that `O_PATH` leaves standing.
 const PATH_FLAGS: OpenFlags =
-    OpenFlags::PATH.union(OpenFlags::DIRECTORY).union(OpenFlags::NOFOLLOW).union(OpenFlags::CLOEXEC);
+    OpenFlags::PATH.union(OpenFlags::DIRECTORY).union(OpenFlags::NOFOLLOW).union(OpenFlags::CLOEXEC).union(OpenFlags::EMPTYPATH);
 
 impl How {
     /// The request of open(2) and openat(2): unknown flags are ignored.
@@ -44,14 +54,21 @@ impl How {
         if flags.contains(OpenFlags::PATH) {
             flags &= PATH_FLAGS;
         }
-        Self { flags, mode, resolve: ResolveFlags::empty() }.check()
+        Self { flags, mode, resolve: ResolveFlags::empty(), wanted: Wanted::Any }.check()
     }
 
     /// The request of openat2(2): everything unknown or contradictory is `EINVAL`.
     pub fn from_openat2(how: &OpenHow) -> Result<Self> {
-        let bits = u32::try_from(how.flags).map_err(|_| Errno::EINVAL)?;
+        /// `OPENAT2_REGULAR`.
+        const REGULAR: u64 = 1 << 32;
+        let wanted = if how.flags & REGULAR != 0 { Wanted::Regular } else { Wanted::Any };
+        let bits = u32::try_from(how.flags & !REGULAR).map_err(|_| Errno::EINVAL)?;
         let flags = OpenFlags::from_bits(bits).ok_or(Errno::EINVAL)?;
         let resolve = ResolveFlags::from_bits(how.resolve).ok_or(Errno::EINVAL)?;
+        let contradicts = OpenFlags::DIRECTORY | OpenFlags::PATH;
+        if wanted == Wanted::Regular && flags.intersects(contradicts) {
+            return Err(Errno::EINVAL);
+        }
         if flags.contains(OpenFlags::PATH) && !PATH_FLAGS.contains(flags) {
             return Err(Errno::EINVAL);
         }
@@ -66,7 +83,7 @@ impl How {
         if resolve.contains(ResolveFlags::CACHED) && flags.intersects(changes) {
             return Err(Errno::EAGAIN);
         }
-        Self { flags, mode: how.mode as u32, resolve }.check()
+        Self { flags, mode: how.mode as u32, resolve, wanted }.check()
     }
 
     #[inline]
@@ -104,6 +121,7 @@ impl How {
             || self.flags.contains(OpenFlags::CREAT | OpenFlags::EXCL);
         walk.set(WalkFlags::FOLLOW, !no_follow);
         walk.set(WalkFlags::DIRECTORY, self.flags.contains(OpenFlags::DIRECTORY));
+        walk.set(WalkFlags::EMPTY_PATH, self.flags.contains(OpenFlags::EMPTYPATH));
         walk
     }
 }
@@ -141,6 +159,9 @@ fn may_open(path: &Path, how: &How, cred: &Cred) -> Result<()> {
     let inode = path.inode().ok_or(Errno::ENOENT)?;
     let access = how.access();
     let mount = path.mount.flags();
+    if how.wanted == Wanted::Regular && !inode.is_regular() {
+        return Err(Errno::EFTYPE);
+    }
     match inode.kind() {
         FileKind::Symlink => return Err(Errno::ELOOP),
         FileKind::Directory if access.contains(Access::WRITE) => return Err(Errno::EISDIR),
@@ -309,7 +330,8 @@ pub fn open_exec(
         return Err(Errno::EACCES);
     }
     perm::permission(&inode, ctx.cred, Access::EXEC)?;
-    let how = How { flags: OpenFlags::empty(), mode: 0, resolve: ResolveFlags::empty() };
+    let how =
+        How { flags: OpenFlags::empty(), mode: 0, resolve: ResolveFlags::empty(), wanted: Wanted::Any };
     let file = finish(&path, &how, ctx.cred)?;
     let deny = inode.deny_write_access()?;
     Ok((file, deny))

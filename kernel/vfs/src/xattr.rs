@@ -50,7 +50,7 @@ fn check(inode: &Inode, name: &[u8], cred: &Cred, how: Use) -> Result<()> {
     if name.len() == b"user.".len() {
         return Err(Errno::EINVAL);
     }
-    if !matches!(inode.kind(), FileKind::Regular | FileKind::Directory) {
+    if !matches!(inode.kind(), FileKind::Regular | FileKind::Directory | FileKind::Socket) {
         return Err(refused);
     }
     let is_sticky = inode.is_dir() && inode.mode() & abi::fs::S_ISVTX != 0;

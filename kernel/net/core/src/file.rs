@@ -12,6 +12,8 @@ use sched::PollTable;
 use security::Cred;
 use vfs::{File, FileMode, FileOps, anon};
 
+use crate::xattr::SocketInode;
+
 use crate::{MsgFlags, Outgoing, SockType, Socket};
 
 /// `SIOCOUTQ`.
@@ -83,7 +85,8 @@ impl Drop for SocketFile {
 /// Opens a file on `socket`, which is released with it, also when this fails. Of `flags`, `O_NONBLOCK` counts.
 pub fn open(socket: Arc<dyn Socket>, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<File>> {
     let ops = Arc::new(SocketFile { socket });
-    let inode = anon::new_inode(anon::SOCKET, S_IFSOCK | 0o777, cred);
+    let own = alloc::boxed::Box::new(SocketInode::new());
+    let inode = anon::new_inode_with(anon::SOCKET, S_IFSOCK | 0o777, cred, own);
     anon::open(&inode, ops, OpenFlags::RDWR | flags & OpenFlags::NONBLOCK, cred)
 }
 

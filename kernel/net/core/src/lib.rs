@@ -11,6 +11,7 @@
 extern crate alloc;
 
 mod file;
+mod xattr;
 pub mod options;
 
 use alloc::sync::Arc;

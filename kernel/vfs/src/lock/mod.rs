@@ -160,6 +160,15 @@ impl FileLocks {
         self.sets.lock().records.conflict(wanted).copied()
     }
 
+    /// A lock of `asked`'s own owner somewhere in its range (`F_OFD_GETLK` with `F_UNLCK`).
+    pub fn own(&self, asked: &RangeLock) -> Option<RangeLock> {
+        let sets = self.sets.lock();
+        let is_it = |held: &&RangeLock| {
+            held.owner == asked.owner && held.start <= asked.last && asked.start <= held.last
+        };
+        sets.records.iter().find(is_it).copied()
+    }
+
     fn clear_owner(&self, class: Class, owner: LockOwner) {
         if self.sets.lock().of(class).clear_owner(owner) {
             self.removed();
@@ -228,15 +237,18 @@ const F_RDLCK: i16 = 0;
 const F_WRLCK: i16 = 1;
 const F_UNLCK: i16 = 2;
 
-/// fcntl(2) `F_GETLK` and `F_OFD_GETLK`: replaces `flock` by the lock in the way, or by `F_UNLCK`.
+/// fcntl(2) `F_GETLK` and `F_OFD_GETLK`: replaces `flock` by the lock in the way, or by `F_UNLCK`. `F_OFD_GETLK` with
+/// `F_UNLCK` asks for a lock of the description itself.
 pub fn fcntl_getlk(file: &File, owner: RecordOwner, flock: &mut Flock) -> Result<()> {
+    let asks_own = flock.l_type == F_UNLCK && owner == RecordOwner::File;
     let kind = match flock.l_type {
+        F_UNLCK if asks_own => LockKind::Read,
         F_RDLCK => LockKind::Read,
         F_WRLCK => LockKind::Write,
         _ => return Err(Errno::EINVAL),
     };
     let wanted = range_of(file, owner, flock, kind)?;
-    match file.inode().locks_if_any().and_then(|locks| locks.conflicting(&wanted)) {
+    match file.inode().locks_if_any().and_then(|locks| if asks_own { locks.own(&wanted) } else { locks.conflicting(&wanted) }) {
         None => flock.l_type = F_UNLCK,
         Some(lock) => {
             flock.l_type = if lock.kind == LockKind::Read { F_RDLCK } else { F_WRLCK };
