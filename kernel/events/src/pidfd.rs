@@ -14,6 +14,7 @@ use abi::poll::PollEvents;
 use abi::signal::SigInfo;
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
+use process::hooks::OnClose;
 use process::signal::{self, Target};
 use process::{ExitState, Task, TaskFlags, ThreadGroup, hooks, pid};
 use sched::PollTable;
@@ -43,7 +44,7 @@ pub enum Scope {
 }
 
 /// The operations of a pidfd.
-pub struct PidFd(Subject);
+pub struct PidFd(Subject, OnClose);
 
 /// An inode of pidfs has no operations of its own.
 struct PidInode;
@@ -103,6 +104,10 @@ impl FileOps for PidFd {
         FileMode::STREAM
     }
 
+    fn can_poll(&self, _file: &File) -> bool {
+        true
+    }
+
     fn poll(&self, _file: &File, table: &mut PollTable) -> PollEvents {
         table.register(&self.0.group().exit_wait);
         if self.0.is_gone() {
@@ -111,6 +116,13 @@ impl FileOps for PidFd {
             PollEvents::IN | PollEvents::RDNORM
         } else {
             PollEvents::empty()
+        }
+    }
+
+    fn release(&self, _file: &File) {
+        if self.1 == OnClose::Kill && !self.0.has_ended() {
+            let info = SigInfo::new(abi::signal::SIGKILL, abi::signal::SI_KERNEL);
+            signal::send_kernel(Target::Group(self.0.group()), info);
         }
     }
 
@@ -143,17 +155,21 @@ pub fn group_of(file: &File) -> Option<&Arc<ThreadGroup>> {
 
 /// Makes a pidfd; of `flags`, `O_NONBLOCK` counts, and `O_EXCL` says that it is one of a thread.
 pub fn create(subject: Subject, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<File>> {
+    open(PidFd(subject, OnClose::Nothing), flags, cred)
+}
+
+fn open(pidfd: PidFd, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<File>> {
     let flags = OpenFlags::RDWR | flags & (OpenFlags::NONBLOCK | OpenFlags::EXCL);
-    let path = vfs::anon::pid_path(subject.ino(), Box::new(PidInode));
-    File::new(path, Arc::new(PidFd(subject)), flags, cred)
+    let path = vfs::anon::pid_path(pidfd.0.ino(), Box::new(PidInode));
+    File::new(path, Arc::new(pidfd), flags, cred)
 }
 
 /// The pidfd of `CLONE_PIDFD`.
-pub(crate) fn for_clone(task: &Arc<Task>) -> Result<Arc<File>> {
+pub(crate) fn for_clone(task: &Arc<Task>, on_close: OnClose) -> Result<Arc<File>> {
     let is_thread = !task.is_leader();
     let subject =
         if is_thread { Subject::Thread(task.clone()) } else { Subject::Process(task.group().clone()) };
-    create(subject, OpenFlags::empty(), &process::current().cred())
+    open(PidFd(subject, on_close), OpenFlags::empty(), &process::current().cred())
 }
 
 /// What pidfd_open(2) means. `EINVAL`: no positive id. `ESRCH`: no such process. `ENOENT`: a thread's id, and a process

@@ -16,7 +16,7 @@ mod undo;
 
 pub use perm::{IPC_CREAT, IPC_EXCL, IPC_NOWAIT, PermDs};
 pub use state::{Ipc, current};
-pub use undo::Hooks;
+pub use undo::{Hooks, undo_owner};
 
 use abi::Result;
 

@@ -56,6 +56,11 @@ impl OwnerId {
     }
 }
 
+/// A number that processes with the same adjustments (`CLONE_SYSVSEM`) have in common; 0: none yet (kcmp(2)).
+pub fn undo_owner(task: &Task) -> u64 {
+    OwnerId::of(task).0
+}
+
 impl Owners {
     fn owner_of(&mut self, pid: u32) -> Option<&mut Owner> {
         let number = match self.of.get(&pid) {

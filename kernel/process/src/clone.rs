@@ -26,6 +26,7 @@ use vfs::{FdFlags, FdTable, FsContext};
 
 use crate::family::{self, Family, adopt, lock_tree};
 use crate::group::GroupInit;
+use crate::hooks::OnClose;
 use crate::pid::{self, PidRef};
 use crate::signal::{AltStack, Clear, SigHand};
 use crate::task::{self, CurrentTask, TaskFlags, TaskInit};
@@ -140,10 +141,18 @@ fn check(me: &CurrentTask, request: &CloneRequest) -> Result<()> {
         || has(F::NEWUSER | F::FS)
         || has(F::NEWIPC | F::SYSVSEM)
         || flags.intersects(nsproxy::MISSING)
+        || (has(F::AUTOREAP) && (request.exit_signal != 0 || flags.intersects(F::THREAD | F::PARENT)))
+        || has(F::NNP | F::THREAD)
+        || (has(F::PIDFD_AUTOKILL) && (!has(F::PIDFD | F::AUTOREAP) || has(F::THREAD)))
         || (has(F::THREAD) && !may_make_thread(me, flags))
         || request.exit_signal > NSIG;
     if bad {
         return Err(Errno::EINVAL);
+    }
+    // A child that can gain rights must not be killed at will by who has none over it.
+    let is_privileged = || me.with_cred(|cred| cred.own_capable(Cap::SYS_ADMIN));
+    if has(F::PIDFD_AUTOKILL) && !has(F::NNP) && !is_privileged() {
+        return Err(Errno::EPERM);
     }
     Ok(())
 }
@@ -237,7 +246,12 @@ pub fn max_threads() -> u32 {
 /// Makes the child's task, and its process unless it is a thread. Nothing is visible yet.
 fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
     let flags = request.flags;
-    let cred = child_cred(me, flags)?;
+    let mut cred = child_cred(me, flags)?;
+    if flags.contains(CloneFlags::NNP) && !cred.no_new_privs {
+        let mut new = (*cred).clone();
+        new.no_new_privs = true;
+        cred = Arc::new(new);
+    }
     let proxy = nsproxy::for_child(me, flags, &cred)?;
     let pid_ns = &proxy.pid_for_children;
     if !request.set_tid.is_empty() {
@@ -311,6 +325,7 @@ fn build_group(me: &CurrentTask, request: &CloneRequest, pid_ref: &PidRef) -> Th
     group.parent_tid.store(maker, Relaxed);
     group.set_coredump_filter(parent.coredump_filter());
     *group.exe.lock() = parent.exe.lock().clone();
+    group.reaps_itself.store(request.flags.contains(CloneFlags::AUTOREAP), Relaxed);
     if group.is_ns_init() {
         group.is_unkillable.store(true, Relaxed);
     }
@@ -403,7 +418,8 @@ fn reserve_pidfd(me: &CurrentTask, child: &Arc<Task>, request: &CloneRequest) ->
     let limit = usize::try_from(me.group().rlimits().cur(Resource::Nofile)).unwrap_or(usize::MAX);
     let files = me.files().ok_or(Errno::ESRCH)?;
     let reserved = files.reserve(0, limit, FdFlags::CLOEXEC)?;
-    let file = hooks::make_pidfd(child)?;
+    let kills = request.flags.contains(CloneFlags::PIDFD_AUTOKILL);
+    let file = hooks::make_pidfd(child, if kills { OnClose::Kill } else { OnClose::Nothing })?;
     user::write(request.pidfd, &reserved.fd())?;
     Ok(Some((reserved, file)))
 }

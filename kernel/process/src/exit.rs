@@ -401,8 +401,12 @@ fn notify_parent(group: &Arc<ThreadGroup>, parent: &Arc<ThreadGroup>) -> Reap {
     let action = parent.with_hand(|hand| hand.get(SIGCHLD));
     let mut reap = Reap::Later;
     let mut wants_signal = exit_signal != 0;
-    if parent.reaps_all.load(Relaxed) || group.reaps_itself.load(Relaxed) {
+    if parent.reaps_all.load(Relaxed) {
         reap = Reap::Now;
+    }
+    if group.reaps_itself.load(Relaxed) {
+        parent.child_wait.wake_all();
+        return Reap::Now;
     }
     if exit_signal == SIGCHLD {
         let ignores = action.handler == SIG_IGN;

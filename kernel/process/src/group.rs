@@ -120,7 +120,7 @@ pub struct ThreadGroup {
     oom_score_adj: AtomicI32,
     /// /proc/PID/coredump_filter.
     coredump_filter: AtomicU32,
-    /// Nobody waits for it: the kernel started it.
+    /// Nobody waits for it: the kernel started it, or its maker said so (`CLONE_AUTOREAP`).
     pub(crate) reaps_itself: AtomicBool,
     /// Start in nanoseconds since boot.
     pub(crate) start_ns: u64,

@@ -43,8 +43,17 @@ pub trait SeccompHooks: Sync {
     fn enter(&self, task: &CurrentTask, regs: &mut UserRegs) -> Enter;
 }
 
+/// What happens to a process when the pidfd that came with it is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnClose {
+    /// Nothing.
+    Nothing,
+    /// It is killed (`CLONE_PIDFD_AUTOKILL`).
+    Kill,
+}
+
 /// Makes a file for a pidfd (`CLONE_PIDFD`).
-pub type PidfdFactory = fn(&Arc<Task>) -> Result<Arc<File>>;
+pub type PidfdFactory = fn(&Arc<Task>, OnClose) -> Result<Arc<File>>;
 
 /// Opens a namespace of a task as a descriptor of the caller; the number is that of the pidfd's ioctl.
 pub type NamespaceOpener = fn(&Task, u32) -> Result<usize>;
@@ -101,8 +110,8 @@ pub(crate) fn task_clone(parent: &Task, child: &Task) {
 }
 
 /// Makes a pidfd file for `task`. `EINVAL`: no factory is registered.
-pub(crate) fn make_pidfd(task: &Arc<Task>) -> Result<Arc<File>> {
-    PIDFD.get().map_or(Err(Errno::EINVAL), |factory| factory(task))
+pub(crate) fn make_pidfd(task: &Arc<Task>, on_close: OnClose) -> Result<Arc<File>> {
+    PIDFD.get().map_or(Err(Errno::EINVAL), |factory| factory(task, on_close))
 }
 
 static NAMESPACES: Once<NamespaceOpener> = Once::new();

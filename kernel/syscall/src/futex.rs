@@ -149,9 +149,7 @@ pub(crate) fn sys_futex(
             return pi(op, addr, scope, pi_patience(timeout, op, flags)?);
         }
         op::WAIT_REQUEUE_PI => {
-            if value3 != MATCH_ANY {
-                return Err(Errno::EINVAL);
-            }
+            // The sixth argument, a bit mask elsewhere, is ignored.
             let deadline_ns = deadline(timeout, op, flags)?;
             let task = process::current();
             let mm = task.mm().ok_or(Errno::EFAULT)?;

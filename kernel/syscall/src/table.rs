@@ -529,6 +529,7 @@ syscalls! {
         323 userfaultfd,
         333 io_pgetevents,
         335 uretprobe,
+        336 uprobe,
         425 io_uring_setup,
         426 io_uring_enter,
         427 io_uring_register,

@@ -121,7 +121,7 @@ pub(crate) fn sys_execveat(
     envp: UserAddr,
     flags: u32,
 ) -> Result<usize> {
-    let flags = crate::fd::at_flags(flags, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)?;
+    let flags = crate::fd::at_flags(flags, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::EXECVE_CHECK)?;
     let path = caller::path(path)?;
     let request = ExecRequest { at: At::from_raw(dirfd), path: &path, argv, envp, flags };
     execve(&request, cx.regs).map(|()| 0)
@@ -416,7 +416,7 @@ pub(crate) fn sys_setns(_cx: &mut Cx<'_>, fd: i32, wanted: u32) -> Result<usize>
     nsfs::setns_process(&task, wanted).map(|()| 0)
 }
 
-/// kcmp(2), for objects that exist here.
+/// kcmp(2). No task has an I/O context; watched files of epoll are not compared: `EINVAL`.
 pub(crate) fn sys_kcmp(
     _cx: &mut Cx<'_>,
     first: i32,
@@ -447,6 +447,8 @@ pub(crate) fn sys_kcmp(
             alloc::sync::Arc::as_ptr(&one.group().hand()).addr(),
             alloc::sync::Arc::as_ptr(&two.group().hand()).addr(),
         ),
+        5 => 0,
+        6 => order(ipc::undo_owner(&one) as usize, ipc::undo_owner(&two) as usize),
         _ => return Err(Errno::EINVAL),
     })
 }

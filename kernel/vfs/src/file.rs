@@ -125,6 +125,11 @@ pub trait FileOps: Any + Send + Sync {
         PollEvents::IN | PollEvents::OUT | PollEvents::RDNORM | PollEvents::WRNORM
     }
 
+    /// Whether poll has a meaning: regular files and directories are always ready (epoll_ctl(2), `EPERM`).
+    fn can_poll(&self, file: &File) -> bool {
+        !file.inode().is_regular() && !file.inode().is_dir()
+    }
+
     /// What [`FileOps::poll`] would tell without registering, if that needs no lock that sleeps. It is asked with
     /// spinlocks held.
     fn ready(&self, file: &File) -> Option<PollEvents> {

@@ -427,6 +427,8 @@ pub struct MountNs {
     root: ArcCell<Mount>,
     /// The tree of a descriptor, in which nobody lives (`mount_fd`).
     is_detached: bool,
+    /// The number of the namespace that a detached tree was copied in; only there it may be used. 0: anywhere.
+    origin: u64,
     /// Counts changes: poll(2) on /proc/mounts tells of them.
     event: AtomicU64,
 }
@@ -437,19 +439,21 @@ pub type Copies = Vec<(Arc<Mount>, Arc<Mount>)>;
 impl MountNs {
     /// The first namespace, whose root is `root`.
     pub fn new(root: &Arc<Mount>) -> Arc<Self> {
-        Self::with(NsId::initial(NsKind::Mnt), root, false)
+        Self::with(NsId::initial(NsKind::Mnt), root, None)
     }
 
     /// The namespace of a detached tree. It takes the tree apart when it ends. `ENOSPC`: too many namespaces.
     ///
     /// LINUX: does not count it among the namespaces of its owner.
-    pub(crate) fn new_detached(root: &Arc<Mount>, owner: &UserNs) -> Result<Arc<Self>> {
-        Ok(Self::with(NsId::new(NsKind::Mnt, owner)?, root, true))
+    pub(crate) fn new_detached(root: &Arc<Mount>, owner: &UserNs, origin: u64) -> Result<Arc<Self>> {
+        Ok(Self::with(NsId::new(NsKind::Mnt, owner)?, root, Some(origin)))
     }
 
-    fn with(id: NsId, root: &Arc<Mount>, is_detached: bool) -> Arc<Self> {
+    /// `detached` is the origin of a detached tree.
+    fn with(id: NsId, root: &Arc<Mount>, detached: Option<u64>) -> Arc<Self> {
         let root_cell = ArcCell::new(root.clone());
-        let ns = Arc::new(Self { id, root: root_cell, is_detached, event: AtomicU64::new(0) });
+        let (is_detached, origin) = (detached.is_some(), detached.unwrap_or(0));
+        let ns = Arc::new(Self { id, root: root_cell, is_detached, origin, event: AtomicU64::new(0) });
         for mount in root.subtree() {
             *mount.ns.lock() = Arc::downgrade(&ns);
         }
@@ -469,6 +473,11 @@ impl MountNs {
     /// Whether it is the namespace of a detached tree.
     pub(crate) fn is_detached(&self) -> bool {
         self.is_detached
+    }
+
+    /// Whether it is the namespace of a detached tree that somebody in `own` may use.
+    pub(crate) fn is_detached_for(&self, own: &MountNs) -> bool {
+        self.is_detached && (self.origin == 0 || self.origin == own.id.id())
     }
 
     /// Gives up the tree, which was attached elsewhere. To be dropped after `LOCK`.
@@ -504,7 +513,7 @@ impl MountNs {
         if !is_same_owner {
             lock_tree(new_root);
         }
-        let ns = Self::with(id, new_root, false);
+        let ns = Self::with(id, new_root, None);
         Ok((ns, pairs))
     }
 }

@@ -97,18 +97,13 @@ pub fn get(file: &File) -> Result<&Epoll> {
     epoll_of(file).ok_or(Errno::EINVAL)
 }
 
-/// Whether poll has a meaning for `file`: regular files and directories are always ready.
-fn can_poll(file: &File) -> bool {
-    !file.inode().is_regular() && !file.inode().is_dir()
-}
-
 /// epoll_ctl(2): `fd` is the number by which the caller names `target`.
 ///
 /// `EPERM`: `target` is a regular file or directory. `EINVAL`: `epoll` is no set, `target` is the same, an unknown
 /// operation, or bits that do not go with `EPOLLEXCLUSIVE`. `ELOOP`: sets would contain each other, or too deep.
 /// `EEXIST`, `ENOENT`: there is or is not such an item. `ENOMEM`. May sleep.
 pub fn ctl(epoll: &Arc<File>, target: &Arc<File>, fd: i32, op: Ctl) -> Result<()> {
-    if !can_poll(target) {
+    if !target.ops().can_poll(target) {
         return Err(Errno::EPERM);
     }
     let set = get(epoll)?;

@@ -25,7 +25,11 @@ mod request {
     pub const GET_PID_IN_PIDNS: u32 = 0x8004_b708;
     pub const GET_TGID_IN_PIDNS: u32 = 0x8004_b709;
     pub const GET_ID: u32 = 0x8008_b70d;
+    pub const MNT_GET_INFO: u32 = 0x8010_b70a;
 }
+
+/// Size of `struct mnt_ns_info` in its first version.
+const MNT_INFO_SIZE: u32 = 16;
 
 /// The inode of a namespace.
 pub(crate) struct NsInode(pub(crate) Namespace);
@@ -128,6 +132,13 @@ impl FileOps for NsFile {
             request::GET_MNTNS_ID if ns.id().kind() != NsKind::Mnt => Err(Errno::EINVAL),
             request::GET_MNTNS_ID | request::GET_ID => {
                 user::write(out, &ns.id().id())?;
+                Ok(0)
+            }
+            request::MNT_GET_INFO => {
+                let Namespace::Mnt(mounts) = ns else { return Err(Errno::EINVAL) };
+                let info = [MNT_INFO_SIZE, mounts.mounts().len() as u32];
+                user::write(out, &info)?;
+                user::write(UserAddr(out.0.wrapping_add(8)), &ns.id().id())?;
                 Ok(0)
             }
             request::GET_PID_FROM_PIDNS

@@ -37,8 +37,8 @@ fn open_of(task: &Task, number: u32) -> Result<usize> {
         8 => Which::ForChildren(NsKind::Time),
         9 => Which::Own(NsKind::User),
         10 => Which::Own(NsKind::Uts),
-        // Control groups and networks: as a Linux without their namespaces.
-        1 | 4 => return Err(Errno::EOPNOTSUPP),
+        1 => Which::Own(NsKind::Cgroup),
+        4 => Which::Own(NsKind::Net),
         _ => return Err(Errno::ENOTTY),
     };
     file::install(Namespace::of(task, which)?)
@@ -59,7 +59,12 @@ pub enum Namespace {
     User(UserNs),
     /// Mounts.
     Mnt(Arc<MountNs>),
+    /// The only one of its kind: that of control groups or of the network.
+    Only(&'static NsId),
 }
+
+static CGROUP: NsId = NsId::initial(NsKind::Cgroup);
+static NET: NsId = NsId::initial(NsKind::Net);
 
 /// Which namespace of a task is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +89,8 @@ impl Namespace {
             Which::Own(NsKind::Pid) => Self::Pid(task.group().pid_ns().clone()),
             Which::Own(NsKind::User) => Self::User(task.cred().user_ns.clone()),
             Which::Own(NsKind::Mnt) => Self::Mnt(task.fs().and_then(|fs| fs.ns()).ok_or(Errno::ENOENT)?),
+            Which::Own(NsKind::Cgroup) => Self::Only(&CGROUP),
+            Which::Own(NsKind::Net) => Self::Only(&NET),
             Which::ForChildren(NsKind::Time) => Self::Time(proxy.time_for_children.clone()),
             Which::ForChildren(NsKind::Pid) => {
                 let ns = &proxy.pid_for_children;
@@ -103,6 +110,7 @@ impl Namespace {
             Self::Pid(ns) => ns.id(),
             Self::User(ns) => ns.id(),
             Self::Mnt(ns) => ns.id(),
+            Self::Only(id) => id,
         }
     }
 

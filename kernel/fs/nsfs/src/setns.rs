@@ -27,21 +27,27 @@ pub fn setns_file(ns: &Namespace, wanted: u32) -> Result<()> {
     enter(core::slice::from_ref(ns))
 }
 
-/// setns(2) with a pidfd of `target`: enters the namespaces that `wanted` names. `EINVAL`: none, unknown ones, or kinds
-/// that are missing. `EPERM`: the caller may not look into it.
+/// setns(2) with a pidfd of `target`: enters the namespaces that `wanted` names. `EINVAL`: none, or unknown ones.
+/// `EPERM`: the caller may not look into it.
 pub fn setns_process(target: &Arc<Task>, wanted: u32) -> Result<()> {
     let flags = CloneFlags::from_bits(u64::from(wanted)).ok_or(Errno::EINVAL)?;
     if flags.is_empty() || !KNOWN.contains(flags) {
-        return Err(Errno::EINVAL);
-    }
-    if flags.intersects(CloneFlags::NEWNET | CloneFlags::NEWCGROUP) {
         return Err(Errno::EINVAL);
     }
     if !process::prctl::may_observe(target, security::ObserveIdentity::Real) {
         return Err(Errno::EPERM);
     }
     // The user namespace first: its capabilities count for the others.
-    let order = [NsKind::User, NsKind::Mnt, NsKind::Uts, NsKind::Ipc, NsKind::Pid, NsKind::Time];
+    let order = [
+        NsKind::User,
+        NsKind::Mnt,
+        NsKind::Uts,
+        NsKind::Ipc,
+        NsKind::Pid,
+        NsKind::Time,
+        NsKind::Cgroup,
+        NsKind::Net,
+    ];
     let mut list = alloc::vec::Vec::new();
     for kind in order.into_iter().filter(|kind| wanted & kind.clone_flag() != 0) {
         list.push(Namespace::of(target, Which::Own(kind)).map_err(|_| Errno::ESRCH)?);
@@ -71,7 +77,7 @@ fn enter(list: &[Namespace]) -> Result<()> {
                 proxy.time = ns.clone();
                 proxy.time_for_children = ns.clone();
             }
-            Namespace::User(_) | Namespace::Mnt(_) => {}
+            Namespace::User(_) | Namespace::Mnt(_) | Namespace::Only(_) => {}
         }
     }
     commit(&me, list, proxy, is_new_cred.then_some(cred))

@@ -96,7 +96,8 @@ pub struct ExecRequest<'a> {
 
 /// execve(2) and execveat(2): on success `regs` are those of the new program, whose first instruction comes next.
 pub fn execve(request: &ExecRequest<'_>, regs: &mut UserRegs) -> Result<()> {
-    if !(AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW).contains(request.flags) {
+    let known = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::EXECVE_CHECK;
+    if !known.contains(request.flags) {
         return Err(Errno::EINVAL);
     }
     let me = task::current();
@@ -107,12 +108,23 @@ pub fn execve(request: &ExecRequest<'_>, regs: &mut UserRegs) -> Result<()> {
         // A program may rely on having a name.
         args.push(b"")?;
     }
+    if request.flags.contains(AtFlags::EXECVE_CHECK) {
+        // Whether it may be executed is all that is asked; what it holds does not matter.
+        return open(&me, request.at, request.path, walk_flags(request.flags)).map(drop);
+    }
     let old_tid = trace::tid_for_tracer(&me);
     run(&me, request.at, request.path, request.flags, args, env, regs)?;
     if me.has(TaskFlags::TRACED) {
         trace::exec_event(&me, regs, old_tid);
     }
     Ok(())
+}
+
+fn walk_flags(flags: AtFlags) -> WalkFlags {
+    let mut walk = WalkFlags::FOLLOW;
+    walk.set(WalkFlags::FOLLOW, !flags.contains(AtFlags::SYMLINK_NOFOLLOW));
+    walk.set(WalkFlags::EMPTY_PATH, flags.contains(AtFlags::EMPTY_PATH));
+    walk
 }
 
 /// Executes the first program: paths and strings come from the kernel. Gives its registers.
@@ -160,13 +172,7 @@ fn run(
 fn find(me: &CurrentTask, at: At<'_>, path: &[u8], flags: AtFlags, mut args: Strings) -> Result<Found> {
     let file_name = shown_name(at, path)?;
     let mut name = copy(path)?;
-    if path.is_empty() {
-        name = copy(&file_name)?;
-    }
-    let mut walk = WalkFlags::FOLLOW;
-    walk.set(WalkFlags::FOLLOW, !flags.contains(AtFlags::SYMLINK_NOFOLLOW));
-    walk.set(WalkFlags::EMPTY_PATH, flags.contains(AtFlags::EMPTY_PATH));
-    let mut opened = open(me, at, path, walk)?;
+    let mut opened = open(me, at, path, walk_flags(flags))?;
     let mut shown = copy(&file_name)?;
     for depth in 0..=MAX_DEPTH {
         let (file, deny) = opened;
@@ -175,6 +181,10 @@ fn find(me: &CurrentTask, at: At<'_>, path: &[u8], flags: AtFlags, mut args: Str
         probe.truncate(len);
         let Some(script) = script::parse(&probe)? else {
             let program = Program::parse(file.clone(), &probe)?;
+            if path.is_empty() {
+                // A descriptor has no name; the file has.
+                name = copy(&file.path().dentry.name())?;
+            }
             let exe = Arc::new(Executable { file, _deny: deny });
             return Ok(Found { program, exe, args, file_name, name });
         };

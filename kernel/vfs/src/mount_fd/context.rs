@@ -255,7 +255,7 @@ pub fn fsmount(ctx: &WalkContext<'_>, file: &File, attributes: u64) -> Result<Ar
     };
     let source = state.source.take().filter(|source| !source.is_empty());
     let mount = Mount::new(&root, source.as_deref().unwrap_or(b"none"), flags);
-    let tree = tree_file(ctx, &mount)?;
+    let tree = tree_file(ctx, &mount, 0)?;
     state.phase = Phase::Reconfigure(root);
     Ok(tree)
 }

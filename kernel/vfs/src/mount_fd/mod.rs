@@ -130,9 +130,9 @@ impl FileOps for TreeFile {
     }
 }
 
-/// The descriptor of the detached tree below `top`.
-fn tree_file(ctx: &WalkContext<'_>, top: &Arc<Mount>) -> Result<Arc<File>> {
-    let ns = MountNs::new_detached(top, &ctx.cred.user_ns)?;
+/// The descriptor of the detached tree below `top`, to be used in the mount namespace number `origin`; 0: anywhere.
+fn tree_file(ctx: &WalkContext<'_>, top: &Arc<Mount>, origin: u64) -> Result<Arc<File>> {
+    let ns = MountNs::new_detached(top, &ctx.cred.user_ns, origin)?;
     File::new(Path::root_of(top), Arc::new(TreeFile { ns }), OpenFlags::PATH, ctx.cred)
 }
 
@@ -151,7 +151,7 @@ impl Held {
     /// Whether it is in the caller's namespace, or in a detached tree. With `LOCK` held.
     fn is_usable(&self, own: &Arc<MountNs>) -> bool {
         match &self.ns {
-            Some(ns) => self.path.mount.is_in(ns) && (Arc::ptr_eq(ns, own) || ns.is_detached()),
+            Some(ns) => self.path.mount.is_in(ns) && (Arc::ptr_eq(ns, own) || ns.is_detached_for(own)),
             None => false,
         }
     }
@@ -178,7 +178,7 @@ pub fn clone_tree(ctx: &WalkContext<'_>, path: Path, depth: Depth) -> Result<Arc
         }
         mount_ops::copy_for_bind(&source.path, depth)?
     };
-    tree_file(ctx, &top)
+    tree_file(ctx, &top, own.id().id())
 }
 
 /// Where move_mount(2) puts a mount.
@@ -209,9 +209,16 @@ pub fn move_mount(ctx: &WalkContext<'_>, from: Path, to: Path, place: MovePlace)
     let target_ns = to.ns.as_ref().ok_or(Errno::EINVAL)?;
     mount_ops::check_move(&from.path, &to.path)?;
     if let Some(ns) = from.detached_top() {
+        if Arc::ptr_eq(ns, target_ns) {
+            return Err(Errno::EINVAL);
+        }
         mount_ops::place(target_ns, &from.path.mount, &to.path, place)?;
         _emptied = ns.take_root();
         return Ok(());
+    }
+    // Only what is attached here moves within here; parts of a detached tree stay in it.
+    if !from.path.mount.is_in(&own) || !to.path.mount.is_in(&own) {
+        return Err(Errno::EINVAL);
     }
     mount_ops::check_detachable(&from.path.mount)?;
     mount_ops::place(target_ns, &from.path.mount, &to.path, place)

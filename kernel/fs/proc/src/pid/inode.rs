@@ -21,7 +21,7 @@ impl Entry {
         self.mode
             | match self.kind {
                 Kind::Dir(_) => S_IFDIR,
-                Kind::Link(_) | Kind::Name(..) | Kind::Ns(_) => S_IFLNK,
+                Kind::Link(_) | Kind::Ns(_) => S_IFLNK,
                 _ => S_IFREG,
             }
     }
@@ -210,10 +210,6 @@ impl InodeOps for PidNode {
     }
 
     fn link_text(&self, _inode: &Arc<Inode>) -> Result<Vec<u8>> {
-        if let Kind::Name(kind, number) = self.entry.kind {
-            self.target.subject()?.check_observer()?;
-            return Ok(alloc::format!("{kind}:[{number}]").into_bytes());
-        }
         self.path().map(|path| spell_for_caller(&path))
     }
 

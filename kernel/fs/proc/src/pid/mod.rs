@@ -129,8 +129,6 @@ pub(crate) enum Kind {
     Tunable(fn(&Subject, &mut Text) -> Result<()>, fn(&Subject, &[u8]) -> Result<()>),
     /// A link to what a path leads to.
     Link(fn(&Task) -> Result<Path>),
-    /// A link that only names something: a namespace of a kind that there is one of.
-    Name(&'static str, u32),
     /// A link to a namespace.
     Ns(nsfs::Which),
     /// A directory with its own rules.

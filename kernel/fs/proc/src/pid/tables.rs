@@ -6,7 +6,7 @@ use process::Task;
 use security::NsKind;
 use vfs::Path;
 
-use super::Kind::{Dir, Guarded, Link, Memory, Name, Ns, Special, Text, Tunable};
+use super::Kind::{Dir, Guarded, Link, Memory, Ns, Special, Text, Tunable};
 use super::{DirKind, Entry, Kind, accounts, idmap, maps, mem, pagemap, smaps, stat, status, text};
 
 const fn entry(name: &'static str, mode: u32, kind: Kind) -> Entry {
@@ -27,12 +27,12 @@ fn root(task: &Task) -> Result<Path> {
     task.fs().map(|fs| fs.root()).ok_or(Errno::ENOENT)
 }
 
-/// Namespaces. Of control groups and networks there is one, with the number it has on Linux (uapi/linux/nsfs.h).
+/// Namespaces.
 const NS_ENTRIES: &[Entry] = &[
-    entry("cgroup", 0o777, Name("cgroup", 0xefff_fffb)),
+    entry("cgroup", 0o777, Ns(Which::Own(NsKind::Cgroup))),
     entry("ipc", 0o777, Ns(Which::Own(NsKind::Ipc))),
     entry("mnt", 0o777, Ns(Which::Own(NsKind::Mnt))),
-    entry("net", 0o777, Name("net", 0xefff_fff9)),
+    entry("net", 0o777, Ns(Which::Own(NsKind::Net))),
     entry("pid", 0o777, Ns(Which::Own(NsKind::Pid))),
     entry("pid_for_children", 0o777, Ns(Which::ForChildren(NsKind::Pid))),
     entry("time", 0o777, Ns(Which::Own(NsKind::Time))),

@@ -46,6 +46,14 @@ impl Times {
     }
 }
 
+/// When the machine was started, in seconds of the wall clock, as the caller's time namespace has it.
+fn boot_time() -> i64 {
+    let now = hal::time::now_ns();
+    let inside = process::nsproxy::clock_inside(abi::time::clock::BOOTTIME, now);
+    let offset = inside.wrapping_sub(now) as i64;
+    hal::time::wall_base_ns().saturating_sub(offset) / 1_000_000_000
+}
+
 /// /proc/stat.
 pub(super) fn stat(out: &mut Text) -> Result<()> {
     out.push(b"cpu ");
@@ -56,7 +64,7 @@ pub(super) fn stat(out: &mut Text) -> Result<()> {
     }
     put_interrupt_counts(out);
     put!(out, "ctxt {}\n", stats::nr_switches());
-    put!(out, "btime {}\n", hal::time::wall_base_ns() / 1_000_000_000);
+    put!(out, "btime {}\n", boot_time());
     put!(out, "processes {}\n", stats::nr_created());
     put!(out, "procs_running {}\n", stats::nr_running().max(1));
     put!(out, "procs_blocked {}\n", stats::nr_uninterruptible());
