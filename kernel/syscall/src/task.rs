@@ -121,7 +121,8 @@ pub(crate) fn sys_execveat(
     envp: UserAddr,
     flags: u32,
 ) -> Result<usize> {
-    let flags = crate::fd::at_flags(flags, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::EXECVE_CHECK)?;
+    let flags =
+        crate::fd::at_flags(flags, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::EXECVE_CHECK)?;
     let path = caller::path(path)?;
     let request = ExecRequest { at: At::from_raw(dirfd), path: &path, argv, envp, flags };
     execve(&request, cx.regs).map(|()| 0)

@@ -129,8 +129,7 @@ pub fn new_inode(kind: &'static Kind, mode: u32, cred: &Cred) -> Arc<Inode> {
 pub fn new_inode_with(kind: &'static Kind, mode: u32, cred: &Cred, ops: Box<dyn InodeOps>) -> Arc<Inode> {
     let ino = NEXT_INO.fetch_add(1, Relaxed);
     let flags = InodeFlags::ANONYMOUS;
-    let init =
-        InodeInit { uid: cred.fsuid, gid: cred.fsgid, nlink: 1, flags, ..InodeInit::new(ino, mode) };
+    let init = InodeInit { uid: cred.fsuid, gid: cred.fsgid, nlink: 1, flags, ..InodeInit::new(ino, mode) };
     Inode::new(&kind.instance.sb, init, ops, None)
 }
 

@@ -251,7 +251,10 @@ pub(crate) fn place(ns: &Arc<MountNs>, new: &Arc<Mount>, at: &Path, place: MoveP
         return Err(Errno::ELOOP);
     }
     // What comes with it elsewhere must not land on the mounts that this is about.
-    if at.mount.is_locked() || under.mount.spreads_onto(&at.mount, &under) || under.mount.spreads_onto(new, &under) {
+    if at.mount.is_locked()
+        || under.mount.spreads_onto(&at.mount, &under)
+        || under.mount.spreads_onto(new, &under)
+    {
         return Err(Errno::EINVAL);
     }
     let spread = Spread::prepare(new, &under, ns)?;

@@ -74,7 +74,7 @@ pub fn show(fs: &FsContext, format: Format) -> Vec<u8> {
             Format::Mounts => push_mounts_line(&mut out, mount, &spelled.text),
             Format::MountInfo => {
                 push_mountinfo_line(&mut out, mount, &spelled.text, (&ns, &root));
-            },
+            }
         }
     }
     out

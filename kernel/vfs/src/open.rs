@@ -39,8 +39,11 @@ enum Wanted {
 }
 
 /// Flags that `O_PATH` leaves standing.
-const PATH_FLAGS: OpenFlags =
-    OpenFlags::PATH.union(OpenFlags::DIRECTORY).union(OpenFlags::NOFOLLOW).union(OpenFlags::CLOEXEC).union(OpenFlags::EMPTYPATH);
+const PATH_FLAGS: OpenFlags = OpenFlags::PATH
+    .union(OpenFlags::DIRECTORY)
+    .union(OpenFlags::NOFOLLOW)
+    .union(OpenFlags::CLOEXEC)
+    .union(OpenFlags::EMPTYPATH);
 
 impl How {
     /// The request of open(2) and openat(2): unknown flags are ignored.
@@ -330,8 +333,7 @@ pub fn open_exec(
         return Err(Errno::EACCES);
     }
     perm::permission(&inode, ctx.cred, Access::EXEC)?;
-    let how =
-        How { flags: OpenFlags::empty(), mode: 0, resolve: ResolveFlags::empty(), wanted: Wanted::Any };
+    let how = How { flags: OpenFlags::empty(), mode: 0, resolve: ResolveFlags::empty(), wanted: Wanted::Any };
     let file = finish(&path, &how, ctx.cred)?;
     let deny = inode.deny_write_access()?;
     Ok((file, deny))

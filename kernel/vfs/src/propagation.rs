@@ -380,7 +380,8 @@ impl Removal {
         for mount in &self.0 {
             let at = mount.mountpoint();
             let ns = mount.ns();
-            let covering = mount.child_at(mount.root()).filter(|m| !self.0.iter().any(|gone| Arc::ptr_eq(gone, m)));
+            let covering =
+                mount.child_at(mount.root()).filter(|m| !self.0.iter().any(|gone| Arc::ptr_eq(gone, m)));
             mount::detach(mount);
             mount.leave_groups();
             if let (Some(at), Some(ns), Some(covering)) = (at, ns, covering) {

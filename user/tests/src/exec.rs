@@ -299,6 +299,10 @@ fn execveat_by_descriptor() {
     assert_eq!(sys!(SYS_execveat, fd, c"", &words[..], &[0usize], 0), Err(ENOENT));
     assert_eq!(sys!(SYS_execveat, 999, c"x", &words[..], &[0usize], 0), Err(EBADF));
     assert_eq!(sys!(SYS_execveat, fd, c"x", &words[..], &[0usize], 0x40), Err(EINVAL));
+    let check = |fd: i32| sys!(SYS_execveat, fd, c"", &words[..], &[0usize], AT_EMPTY_PATH | 0x1_0000);
+    assert_eq!(check(fd), Ok(0), "it may be executed, and is not");
+    let text = file("text", b"no program");
+    assert_eq!(check(open(&text, O_RDONLY).unwrap()), Err(EACCES));
     let link = path("l");
     sys!(SYS_symlink, &me(), &link).unwrap();
     assert_eq!(sys!(SYS_execveat, AT_FDCWD, &link, &words[..], &[0usize], AT_SYMLINK_NOFOLLOW), Err(ELOOP));

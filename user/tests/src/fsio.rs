@@ -217,6 +217,11 @@ fn open_file_description_locks() {
     let set = |fd, kind| sys!(SYS_fcntl, fd, F_OFD_SETLK, &range(kind, 0, 0));
     set(a, F_WRLCK).unwrap();
     assert_eq!(set(b, F_RDLCK), Err(EAGAIN), "two opens of one process conflict");
+    let own = |fd| {
+        let mut asked = range(F_UNLCK, 0, 10);
+        sys!(SYS_fcntl, fd, F_OFD_GETLK, &mut asked).map(|_| i32::from(asked.l_type))
+    };
+    assert_eq!((own(a), own(b)), (Ok(F_WRLCK), Ok(F_UNLCK)), "asks for its own locks");
     let a2 = sys!(SYS_dup, a).unwrap() as i32;
     close(a);
     assert_eq!(set(b, F_RDLCK), Err(EAGAIN));

@@ -127,7 +127,10 @@ fn a_user_namespace_reveals_nothing() {
         assert_eq!(sys!(SYS_mount, &top, &mkdir("s/b/x"), 0, MS_BIND, 0), Err(EINVAL));
         assert_eq!(sys!(SYS_mount, 0, &a, 0, MS_BIND | MS_REMOUNT | MS_NOSUID, 0), Err(EPERM));
         assert_eq!(sys!(SYS_mount, 0, &a, 0, MS_BIND | MS_REMOUNT | MS_RDONLY, 0), Err(EPERM));
-        assert_eq!(sys!(SYS_mount, 0, &a, 0, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, 0), Ok(0));
+        assert_eq!(
+            sys!(SYS_mount, 0, &a, 0, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, 0),
+            Ok(0)
+        );
         assert_eq!(tmpfs(&path("s/b")), Ok(0));
     });
     assert_eq!(nr_at("s/b"), 0);

@@ -5,7 +5,8 @@ use crate::prelude::*;
 tests!(
     "pidfd":
     signals_and_scopes, polls_and_waits, thread_pidfds, info_of_the_living_and_the_dead, inode_is_the_process,
-    namespaces_by_ioctl, self_descriptors, getfd,
+    namespaces_by_ioctl, self_descriptors, getfd, epoll_watches, children_that_nobody_reaps,
+    attributes_stay,
 );
 
 const GET_INFO: u32 = 0xc040_ff0b;
@@ -135,4 +136,56 @@ fn getfd() {
     c.kill(SIGKILL);
     c.wait();
     assert_eq!(sys!(SYS_pidfd_getfd, fd, writer, 0), Err(ESRCH));
+}
+
+fn epoll_watches() {
+    let c = child(|| nap(30));
+    let fd = pidfd(c.0, 0).unwrap();
+    let set = sys!(SYS_epoll_create1, 0).unwrap();
+    let mut event = epoll_event { events: EPOLLIN as u32, u64: 7 };
+    assert_eq!(sys!(SYS_epoll_ctl, set, EPOLL_CTL_ADD, fd, &event), Ok(0));
+    assert_eq!(sys!(SYS_epoll_wait, set, &mut event, 1, 5000), Ok(1));
+    c.ok();
+}
+
+fn children_that_nobody_reaps() {
+    const AUTOREAP: u64 = 1 << 34;
+    const NNP: u64 = 1 << 35;
+    const AUTOKILL: u64 = 1 << 36;
+    let clone3 = |flags: u64, sig: i32, fd: &mut i32, f: &dyn Fn()| {
+        let mut args: clone_args = zero();
+        (args.flags, args.exit_signal, args.pidfd) = (flags, sig as u64, fd as *mut i32 as u64);
+        let result = sys!(SYS_clone3, &args, size_of::<clone_args>());
+        if result == Ok(0) {
+            f();
+            exit(0);
+        }
+        result
+    };
+    let pidfd_flag = CLONE_PIDFD as u64;
+    let mut fd = -1;
+    assert_eq!(clone3(AUTOREAP, SIGCHLD, &mut fd, &|| {}), Err(EINVAL), "a signal and nobody who waits");
+    assert_eq!(clone3(AUTOREAP | AUTOKILL, 0, &mut fd, &|| {}), Err(EINVAL), "no pidfd");
+    assert_eq!(clone3(pidfd_flag | AUTOKILL, 0, &mut fd, &|| {}), Err(EINVAL), "somebody waits");
+    let nnp = || assert_eq!(sys!(SYS_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), Ok(1));
+    clone3(pidfd_flag | AUTOREAP | NNP, 0, &mut fd, &nnp).unwrap();
+    assert_eq!(poll1(fd, POLLIN, 5000) & POLLIN, POLLIN);
+    assert_eq!(sys!(SYS_wait4, -1, 0, 0, 0), Err(ECHILD));
+    close(fd);
+    let pid = clone3(pidfd_flag | AUTOREAP | NNP | AUTOKILL, 0, &mut fd, &|| nap(20_000)).unwrap();
+    let other = pidfd(pid as i32, 0).unwrap();
+    close(fd);
+    assert_eq!(poll1(other, POLLIN, 5000) & POLLIN, POLLIN, "killed with its pidfd");
+}
+
+fn attributes_stay() {
+    let fd = pidfd(getpid(), 0).unwrap();
+    assert_eq!(sys!(SYS_fchmod, fd, 0o777), Err(EOPNOTSUPP));
+    assert_eq!(sys!(SYS_fchown, fd, 1, 1), Err(EOPNOTSUPP));
+    let (socket, _) = socketpair(SOCK_STREAM);
+    assert_eq!(sys!(SYS_fchmod, socket, 0o600), Ok(0));
+    assert_eq!(sys!(SYS_fsetxattr, socket, c"user.a", b"v", 1, 0), Ok(0));
+    let mut value = [0u8; 4];
+    assert_eq!(sys!(SYS_fgetxattr, socket, c"user.a", &mut value, 4), Ok(1));
+    assert_eq!(sys!(SYS_fgetxattr, socket, c"user.b", &mut value, 4), Err(ENODATA));
 }

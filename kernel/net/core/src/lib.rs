@@ -11,8 +11,8 @@
 extern crate alloc;
 
 mod file;
-mod xattr;
 pub mod options;
+mod xattr;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

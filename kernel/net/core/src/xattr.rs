@@ -44,7 +44,8 @@ fn set(xattrs: &mut Xattrs, name: &[u8], value: &[u8], mode: XattrMode) -> Resul
     let old = xattrs.get(name).map(Vec::len);
     mode.check(old.is_some())?;
     let used: usize = xattrs.values().map(Vec::len).sum();
-    let has_room = (old.is_some() || xattrs.len() < MAX_NR) && used - old.unwrap_or(0) + value.len() <= MAX_SIZE;
+    let has_room =
+        (old.is_some() || xattrs.len() < MAX_NR) && used - old.unwrap_or(0) + value.len() <= MAX_SIZE;
     if !has_room {
         return Err(Errno::ENOSPC);
     }

@@ -248,7 +248,11 @@ pub fn fcntl_getlk(file: &File, owner: RecordOwner, flock: &mut Flock) -> Result
         _ => return Err(Errno::EINVAL),
     };
     let wanted = range_of(file, owner, flock, kind)?;
-    match file.inode().locks_if_any().and_then(|locks| if asks_own { locks.own(&wanted) } else { locks.conflicting(&wanted) }) {
+    match file
+        .inode()
+        .locks_if_any()
+        .and_then(|locks| if asks_own { locks.own(&wanted) } else { locks.conflicting(&wanted) })
+    {
         None => flock.l_type = F_UNLCK,
         Some(lock) => {
             flock.l_type = if lock.kind == LockKind::Read { F_RDLCK } else { F_WRLCK };

@@ -142,7 +142,8 @@ const SHARED: u64 = 1 << 20;
 fn optional_fields(env: &Env, at: &str) -> Vec<String> {
     let text = String::from_utf8(show(&env.fs, Format::MountInfo)).unwrap();
     let lines = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let fields = |line: Vec<&str>| line[6..].iter().take_while(|f| **f != "-").copied().collect::<Vec<_>>().join(" ");
+    let fields =
+        |line: Vec<&str>| line[6..].iter().take_while(|f| **f != "-").copied().collect::<Vec<_>>().join(" ");
     lines.filter(|line| line[4] == at).map(fields).collect()
 }
 
