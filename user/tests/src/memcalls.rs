@@ -154,7 +154,7 @@ fn advice_to_another() {
     assert_eq!(advise(pidfd, MADV_COLD, 1), Err(EINVAL));
     assert_eq!(advise(pidfd, MADV_DONTNEED, 0), Err(EINVAL), "only for oneself");
     assert_eq!(advise(pidfd, 999, 0), Err(EINVAL));
-    assert_eq!(advise(0, MADV_COLD, 0).is_err(), true);
+    assert!(advise(0, MADV_COLD, 0).is_err());
     assert_eq!(advise(own, MADV_DONTNEED, 0), Ok(2 * PAGE));
     assert_eq!(peek(a), 0);
     kid.kill(SIGKILL);

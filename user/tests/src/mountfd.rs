@@ -251,7 +251,7 @@ fn what_statmount_tells() {
     assert_eq!(number(&found, 24), 0x0102_1994, "magic");
     assert_eq!((number(&found, 40), number(&found, 48)), (id, mount_id(&cstr(dir()))));
     assert_eq!(number(&found, 64), 0, "attributes: relatime");
-    assert_eq!(number(&found, 72), u64::from(MS_PRIVATE));
+    assert_eq!(number(&found, 72), MS_PRIVATE);
     assert_eq!(string(&found, 36), "tmpfs");
     assert_eq!(string(&found, 104), "/");
     assert_eq!(string(&found, 108), a.to_str().unwrap());
