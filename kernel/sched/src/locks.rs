@@ -4,6 +4,7 @@
 //! moment when there are other CPUs (the holder is probably about to finish), then sleeps.
 
 use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use hal::sync::cells::{TryCell, TryGuard, TryReadGuard, TryRwCell, TryWriteGuard, Waiters};
 use hal::sync::lockdep::{self, Class};
@@ -375,27 +376,29 @@ impl<T: ?Sized> core::fmt::Debug for RwSem<T> {
     }
 }
 
-/// Something that happens once and can be waited for.
+/// Something that happens once and can be waited for. It may happen in an interrupt, so no lock that threads spin
+/// on is in it.
 pub struct Completion {
-    done: SpinLock<bool>,
+    done: AtomicBool,
     queue: WaitQueue,
 }
 
 impl Completion {
     /// Not done yet.
     pub const fn new() -> Completion {
-        Completion { done: SpinLock::new("sched.completion", false), queue: WaitQueue::new() }
+        Completion { done: AtomicBool::new(false), queue: WaitQueue::new() }
     }
 
     /// It happened: all waiters go on, now and later.
     pub fn complete(&self) {
-        *self.done.lock() = true;
+        // SeqCst: before the look at who waits (`WaitQueue::wake`).
+        self.done.store(true, Ordering::SeqCst);
         self.queue.wake_all();
     }
 
     /// Did it happen?
     pub fn is_done(&self) -> bool {
-        *self.done.lock()
+        self.done.load(Ordering::SeqCst)
     }
 
     /// Waits until it happened.
