@@ -35,8 +35,12 @@ fn partition(entry: Entry) -> Partition {
 
 /// Reads the partition table of a whole disk and makes its partitions the disk's. May sleep.
 ///
-/// `EBUSY`: a partition that would go is in use. `EIO`: the table cannot be read.
+/// `EBUSY`: a partition is in use, even one that would stay. `EIO`: the table cannot be read.
 pub fn scan_partitions(whole: &Arc<BlockDevice>) -> Result<()> {
+    let is_used = |part: &Arc<BlockDevice>| part.nr_openers() > 0 || part.holder().is_some();
+    if registry::partitions(whole.disk()).iter().any(is_used) {
+        return Err(Errno::EBUSY);
+    }
     let table = partition_table::read(&mut Bytes(whole))?;
     let parts: Vec<Partition> =
         table.map_or_else(Vec::new, |table| table.entries.into_iter().map(partition).collect());
