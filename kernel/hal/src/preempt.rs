@@ -12,7 +12,7 @@ use crate::sync::Once;
 /// Set in the count word while nobody wants this CPU to reschedule.
 pub(crate) const NO_RESCHED: u32 = 1 << 31;
 
-static HOOK: Once<fn()> = Once::new();
+static HOOK: Once<fn(&PreemptGuard)> = Once::new();
 
 /// Proof that the current thread stays on its CPU. Preemption is off until it is dropped.
 #[must_use]
@@ -66,9 +66,10 @@ pub fn need_resched() -> bool {
     arch::cpu::preempt_load() & NO_RESCHED == 0
 }
 
-/// Registers the function that preempts the current thread. It is called with preemption and interrupts on
-/// whenever they become possible while a reschedule is wanted; it must clear the request. Once only.
-pub fn set_resched_hook(hook: fn()) {
+/// Registers the function that preempts the current thread. It is called with interrupts on, and with preemption off
+/// by the one guard that it gets, whenever a reschedule is wanted and becomes possible; it must clear the request.
+/// Once only.
+pub fn set_resched_hook(hook: fn(&PreemptGuard)) {
     HOOK.call_once(|| hook);
 }
 
@@ -82,9 +83,30 @@ pub fn check_resched() {
 
 #[cold]
 fn resched() {
-    if arch::irq::enabled()
+    while arch::irq::enabled() && arch::cpu::preempt_load() == 0 {
+        let Some(hook) = HOOK.get() else { return };
+        let pinned = disable();
+        hook(&pinned);
+        core::mem::forget(pinned);
+        arch::cpu::preempt_dec();
+    }
+}
+
+/// Preempts the kernel code that an interrupt has interrupted, if wanted and possible. Interrupts are off before and
+/// after.
+///
+/// They are on only while preemption is off: an interrupt that comes meanwhile does not preempt in its turn, so the
+/// depth of the stack does not grow with the number of interrupts.
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "hosted interrupts come at chosen points"))]
+pub(crate) fn preempt_interrupted() {
+    while arch::cpu::preempt_load() == 0
         && let Some(hook) = HOOK.get()
     {
-        hook();
+        let pinned = disable();
+        arch::irq::enable();
+        hook(&pinned);
+        arch::irq::save_and_disable();
+        core::mem::forget(pinned);
+        arch::cpu::preempt_dec();
     }
 }

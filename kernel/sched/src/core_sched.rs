@@ -105,27 +105,32 @@ pub fn exit_thread() -> ! {
     unreachable!("a dead thread was scheduled")
 }
 
-fn preempted() {
-    switch(Why::Preempt);
+/// [`preempt::set_resched_hook`] ends here.
+fn preempted(pinned: &PreemptGuard) {
+    switch_pinned(Why::Preempt, pinned);
+    call_reaper();
 }
 
-/// Switches to the best thread of this CPU.
 fn switch(why: Why) {
-    {
-        let pinned = preempt::disable();
-        let _off = irq::disable();
-        let this = CPUS.get(&pinned);
-        if let Some(next) = choose(this, &pinned, why) {
-            rcu::quiescent();
-            if why == Why::Exit {
-                hal::thread::switch_to_last(next);
-            }
-            finish(hal::thread::switch_to(next));
-        } else {
-            rcu::quiescent();
+    switch_pinned(why, &preempt::disable());
+    call_reaper();
+    reaper::start_if_needed();
+}
+
+/// Switches to the best thread of this CPU. `pinned` is the only guard.
+#[inline]
+fn switch_pinned(why: Why, pinned: &PreemptGuard) {
+    let _off = irq::disable();
+    let this = CPUS.get(pinned);
+    if let Some(next) = choose(this, pinned, why) {
+        rcu::quiescent();
+        if why == Why::Exit {
+            hal::thread::switch_to_last(next);
         }
+        finish(hal::thread::switch_to(next));
+    } else {
+        rcu::quiescent();
     }
-    tidy();
 }
 
 /// Picks the next thread; `None` when the current one goes on.
@@ -218,12 +223,12 @@ fn finish(prev: Arc<hal::thread::Thread>) {
     }
 }
 
-/// After a switch, in thread context.
-fn tidy() {
+/// After a switch.
+#[inline]
+fn call_reaper() {
     if rcu::has_work() {
         reaper::wake();
     }
-    reaper::start_if_needed();
 }
 
 /// [`hal::trap::Upcalls::thread_started`] ends here.

@@ -33,6 +33,10 @@ static STEPS: AtomicU32 = AtomicU32::new(0);
 static RESULTS: [AtomicU64; 3] = [const { AtomicU64::new(u64::MAX) }; 3];
 /// Timer interrupts.
 static TICKS: AtomicU32 = AtomicU32::new(0);
+/// The tick that the hook that preempts waits for; how deep it is nested, and was at most.
+static LINGERS_UNTIL: AtomicU32 = AtomicU32::new(0);
+static DEPTH: AtomicU32 = AtomicU32::new(0);
+static DEEPEST: AtomicU32 = AtomicU32::new(0);
 const TICK_NS: u64 = 200_000;
 static FAILED: AtomicBool = AtomicBool::new(false);
 static TEST_NO: AtomicU32 = AtomicU32::new(0);
@@ -48,6 +52,11 @@ fn check(name: &str, passed: bool) {
 /// Lets the next thread of the queue run; `false` if there is none.
 fn yield_now() -> bool {
     let _stay = preempt::disable();
+    switch_to_next()
+}
+
+/// As [`yield_now`], with preemption off by one guard.
+fn switch_to_next() -> bool {
     let _off = irq::disable();
     let Some(next) = QUEUE.lock().pop_front() else { return false };
     QUEUE.lock().push_back(thread::current().arc());
@@ -69,9 +78,18 @@ fn run_all() {
 }
 
 /// What the timer does to code in the kernel.
-fn preempted() {
+fn preempted(_pinned: &preempt::PreemptGuard) {
     preempt::clear_need_resched();
-    yield_now();
+    if TICKS.load(Ordering::Relaxed) < LINGERS_UNTIL.load(Ordering::Relaxed) {
+        let depth = DEPTH.fetch_add(1, Ordering::Relaxed);
+        DEEPEST.fetch_max(depth + 1, Ordering::Relaxed);
+        while TICKS.load(Ordering::Relaxed) < LINGERS_UNTIL.load(Ordering::Relaxed) {
+            hal::cpu::relax();
+        }
+        DEPTH.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
+    switch_to_next();
 }
 
 /// Switches the timer of this CPU on; interrupts come from now on.
@@ -272,6 +290,16 @@ fn the_timer_preempts() {
     spin("the timer preempts user code");
 }
 
+/// While a preemption goes on, interrupts come but do not preempt it: a burst of them must not fill the stack.
+fn preemption_does_not_nest() {
+    let end = TICKS.load(Ordering::Relaxed) + 20;
+    LINGERS_UNTIL.store(end, Ordering::Relaxed);
+    while TICKS.load(Ordering::Relaxed) < end {
+        hal::cpu::relax();
+    }
+    check("preemption does not nest", DEEPEST.load(Ordering::Relaxed) == 1);
+}
+
 /// Runs programs that check their registers while the timer moves them about.
 fn spin(name: &str) {
     for result in &RESULTS {
@@ -356,6 +384,7 @@ pub fn main() -> ! {
     machine::run();
     preempt::set_resched_hook(preempted);
     the_timer_preempts();
+    preemption_does_not_nest();
     threads_move_between_cpus();
     let outcome = if FAILED.load(Ordering::Relaxed) { "FAILED" } else { "passed" };
     klog::print(Level::Info, format_args!("1..{}\n# {outcome}", TEST_NO.load(Ordering::Relaxed)));

@@ -72,11 +72,8 @@ fn interrupt(vector: u8, regs: &UserRegs) {
     cpulocal::preempt_add(HARDIRQ);
     super::irq::interrupt(vector, from_user(regs));
     cpulocal::preempt_add(-HARDIRQ);
-    if !from_user(regs) && regs.rflags & RFLAGS_IF != 0 && cpulocal::preempt_load() == 0 {
-        // SAFETY: the interrupted code ran with interrupts on, outside any handler.
-        unsafe { instr::sti() };
-        preempt::check_resched();
-        instr::cli();
+    if !from_user(regs) && regs.rflags & RFLAGS_IF != 0 {
+        preempt::preempt_interrupted();
     }
 }
 
