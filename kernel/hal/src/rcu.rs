@@ -7,12 +7,12 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::arch;
 use crate::cpu;
 use crate::preempt::{self, PreemptGuard};
-use crate::sync::IrqLock;
+use crate::sync::{GracePeriod, IrqLock};
 
 /// Proof of being a reader: what was found through RCU pointers stays valid.
 #[must_use]
@@ -47,12 +47,10 @@ static QUEUES: IrqLock<Queues> = IrqLock::new(
     "hal.rcu",
     Queues { next: Vec::new(), waiting: Vec::new(), done: Vec::new(), active: false },
 );
-/// CPUs that the current grace period still waits for.
-static HOLDOUTS: AtomicU64 = AtomicU64::new(0);
+/// Whom the current grace period waits for.
+static PERIOD: GracePeriod = GracePeriod::new(AtomicU64::new(0), AtomicU64::new(0));
 /// Is `done` not empty? Written under the lock.
 static HAS_WORK: AtomicBool = AtomicBool::new(false);
-/// CPUs that idle.
-static IDLE: AtomicU64 = AtomicU64::new(0);
 
 fn enqueue(callback: Callback) {
     let mut queues = QUEUES.lock();
@@ -71,12 +69,7 @@ fn start(queues: &mut Queues) {
     let next = core::mem::take(&mut queues.next);
     queues.waiting.extend(next);
     queues.active = true;
-    // Pairs with the fence in `idle_exit`: a CPU seen idle here starts its next read section after the
-    // pointers that these callbacks free were replaced.
-    fence(Ordering::SeqCst);
-    let holdouts = cpu::online().0 & !IDLE.load(Ordering::SeqCst);
-    HOLDOUTS.store(holdouts, Ordering::SeqCst);
-    if holdouts == 0 {
+    if PERIOD.start(cpu::online().0) {
         finish(queues);
     }
 }
@@ -93,16 +86,16 @@ fn finish(queues: &mut Queues) {
 #[inline]
 pub fn quiescent() {
     let bit = 1u64 << arch::cpu::current_id();
-    if HOLDOUTS.load(Ordering::Relaxed) & bit != 0 {
+    if PERIOD.waits_for(bit) {
         report(bit);
     }
 }
 
 #[cold]
 fn report(bit: u64) {
-    if HOLDOUTS.fetch_and(!bit, Ordering::SeqCst) == bit {
+    if PERIOD.report(bit) {
         let mut queues = QUEUES.lock();
-        if queues.active && HOLDOUTS.load(Ordering::SeqCst) == 0 {
+        if queues.active && PERIOD.is_over() {
             finish(&mut queues);
         }
     }
@@ -110,31 +103,27 @@ fn report(bit: u64) {
 
 /// This CPU goes idle: grace periods do not wait for it until [`idle_exit`].
 pub fn idle_enter() {
-    let bit = 1u64 << arch::cpu::current_id();
-    IDLE.fetch_or(bit, Ordering::SeqCst);
+    PERIOD.enter_idle(1u64 << arch::cpu::current_id());
     quiescent();
 }
 
 /// This CPU leaves idle.
 pub fn idle_exit() {
-    let bit = 1u64 << arch::cpu::current_id();
-    IDLE.fetch_and(!bit, Ordering::SeqCst);
-    // Pairs with the fence in `start`: either that sees us awake, or we see the pointers it replaced.
-    fence(Ordering::SeqCst);
+    PERIOD.leave_idle(1u64 << arch::cpu::current_id());
 }
 
 /// An interrupt is about to be handled: its handler may read, so an idle CPU is no longer one. The machine's
 /// interrupt entry calls it.
 #[inline]
 pub(crate) fn interrupt_enter() {
-    if IDLE.load(Ordering::Relaxed) & 1 << arch::cpu::current_id() != 0 {
+    if PERIOD.is_idle(1u64 << arch::cpu::current_id()) {
         idle_exit();
     }
 }
 
 /// CPUs that the current grace period still waits for; the scheduler may kick them.
 pub fn holdouts() -> cpu::CpuMask {
-    cpu::CpuMask(HOLDOUTS.load(Ordering::Relaxed))
+    cpu::CpuMask(PERIOD.holdouts())
 }
 
 /// Are there callbacks ready for [`process`]? One load.

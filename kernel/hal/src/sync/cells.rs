@@ -6,14 +6,11 @@ use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 
-const FREE: u32 = 0;
-const HELD: u32 = 1;
-/// Held, and somebody wants to be told of the release.
-const WANTED: u32 = 2;
+use super::protocol::TryState;
 
 /// A value that one holder at a time can use.
 pub struct TryCell<T: ?Sized> {
-    state: AtomicU32,
+    state: TryState,
     data: UnsafeCell<T>,
 }
 
@@ -31,7 +28,7 @@ pub struct TryGuard<'a, T: ?Sized> {
 impl<T> TryCell<T> {
     /// A free cell.
     pub const fn new(value: T) -> Self {
-        TryCell { state: AtomicU32::new(FREE), data: UnsafeCell::new(value) }
+        TryCell { state: TryState::new(AtomicU32::new(0)), data: UnsafeCell::new(value) }
     }
 
     /// The value.
@@ -44,21 +41,18 @@ impl<T: ?Sized> TryCell<T> {
     /// Takes the cell if it is free.
     #[inline]
     pub fn try_lock(&self) -> Option<TryGuard<'_, T>> {
-        // Acquire pairs with the release in `TryGuard::drop`.
-        let taken = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed);
-        taken.is_ok().then(|| TryGuard { cell: self })
+        self.state.try_take().then(|| TryGuard { cell: self })
     }
 
     /// Takes the cell if it is free, else marks it as wanted. A cell taken so counts as wanted: others may
     /// wait too.
     pub fn try_lock_or_want(&self) -> Option<TryGuard<'_, T>> {
-        // SeqCst: the mark comes before the waiter's sleep for the holder that releases.
-        (self.state.swap(WANTED, Ordering::SeqCst) == FREE).then(|| TryGuard { cell: self })
+        self.state.take_or_want().then(|| TryGuard { cell: self })
     }
 
     /// Does someone hold it?
     pub fn is_locked(&self) -> bool {
-        self.state.load(Ordering::Relaxed) != FREE
+        self.state.is_taken()
     }
 
     /// The value, when nobody can hold the cell.
@@ -71,7 +65,7 @@ impl<T: ?Sized> TryGuard<'_, T> {
     /// Releases the cell; `true` if somebody waits for it.
     #[inline]
     pub fn release(self) -> bool {
-        let wanted = self.cell.state.swap(FREE, Ordering::SeqCst) == WANTED;
+        let wanted = self.cell.state.release();
         core::mem::forget(self);
         wanted
     }
@@ -79,7 +73,7 @@ impl<T: ?Sized> TryGuard<'_, T> {
 
 impl<T: ?Sized> Drop for TryGuard<'_, T> {
     fn drop(&mut self) {
-        self.cell.state.store(FREE, Ordering::SeqCst);
+        self.cell.state.release();
     }
 }
 

@@ -9,14 +9,24 @@
 //! Sleeping locks live in `sched`. In debug builds each lock has a class (its name), and [`lockdep`] checks
 //! the order in which classes are taken and that nothing sleeps in atomic context.
 
+/// What [`protocol`] is made of.
+mod atomic {
+    pub use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+    pub use crate::cpu::relax;
+}
+
 pub mod cells;
 pub mod lockdep;
 mod once;
+mod protocol;
 mod rcucell;
 mod seqlock;
 mod spin;
 
 pub use lockdep::might_sleep;
+pub(crate) use protocol::GracePeriod;
+
 pub use once::{LazyLock, Once};
 pub use rcucell::{ArcCell, RcuCell};
 pub use seqlock::SeqLock;

@@ -3,18 +3,16 @@
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::AtomicU8;
 
-const EMPTY: u8 = 0;
-const BUSY: u8 = 1;
-const READY: u8 = 2;
+use super::protocol::OnceState;
 
 /// A cell that is filled at most once and read without a lock afterwards.
 ///
 /// Racing fillers spin until the first is done, so the function that makes the value must not sleep where
 /// interrupts could call the same cell.
 pub struct Once<T> {
-    state: AtomicU8,
+    state: OnceState,
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
@@ -26,17 +24,16 @@ unsafe impl<T: Send + Sync> Sync for Once<T> {}
 impl<T> Once<T> {
     /// An empty cell.
     pub const fn new() -> Self {
-        Once { state: AtomicU8::new(EMPTY), value: UnsafeCell::new(MaybeUninit::uninit()) }
+        Once { state: OnceState::new(AtomicU8::new(0)), value: UnsafeCell::new(MaybeUninit::uninit()) }
     }
 
     /// The value, if it was made.
     #[inline]
     pub fn get(&self) -> Option<&T> {
-        // Acquire pairs with the release in `call_once`.
-        if self.state.load(Ordering::Acquire) != READY {
+        if !self.state.is_ready() {
             return None;
         }
-        // SAFETY: READY: the value is written and will not change.
+        // SAFETY: ready: the value is written and will not change.
         Some(unsafe { (*self.value.get()).assume_init_ref() })
     }
 
@@ -47,23 +44,23 @@ impl<T> Once<T> {
             if let Some(value) = self.get() {
                 return value;
             }
-            if self.state.compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            if !self.state.try_begin() {
                 crate::cpu::relax();
                 continue;
             }
             if let Some(make) = make.take() {
-                struct Reset<'a>(&'a AtomicU8);
+                struct Reset<'a>(&'a OnceState);
                 impl Drop for Reset<'_> {
                     fn drop(&mut self) {
-                        self.0.store(EMPTY, Ordering::Release);
+                        self.0.give_up();
                     }
                 }
                 let reset = Reset(&self.state); // should `make` panic
                 let value = make();
                 core::mem::forget(reset);
-                // SAFETY: BUSY is ours alone.
+                // SAFETY: begun and not finished: ours alone.
                 unsafe { (*self.value.get()).write(value) };
-                self.state.store(READY, Ordering::Release);
+                self.state.finish();
             }
         }
     }
@@ -77,8 +74,8 @@ impl<T> Default for Once<T> {
 
 impl<T> Drop for Once<T> {
     fn drop(&mut self) {
-        if *self.state.get_mut() == READY {
-            // SAFETY: READY: there is a value, and nobody else can see it any more.
+        if self.state.is_ready() {
+            // SAFETY: ready: there is a value, and nobody else can see it any more.
             unsafe { self.value.get_mut().assume_init_drop() };
         }
     }

@@ -3,52 +3,18 @@
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::AtomicBool;
 
 use super::lockdep::{self, Class};
+use super::protocol::SpinBit;
 use crate::irq::{self, IrqGuard};
 use crate::preempt::{self, PreemptGuard};
-
-/// The lock bit. Waiters spin on a load, so that the cache line stays shared until the lock is free.
-struct Raw(AtomicBool);
-
-impl Raw {
-    #[inline]
-    const fn new() -> Raw {
-        Raw(AtomicBool::new(false))
-    }
-
-    #[inline]
-    fn lock(&self) {
-        // Acquire pairs with the release in `unlock`.
-        while self.0.swap(true, Ordering::Acquire) {
-            self.wait();
-        }
-    }
-
-    #[cold]
-    fn wait(&self) {
-        while self.0.load(Ordering::Relaxed) {
-            crate::cpu::relax();
-        }
-    }
-
-    #[inline]
-    fn try_lock(&self) -> bool {
-        !self.0.swap(true, Ordering::Acquire)
-    }
-
-    #[inline]
-    fn unlock(&self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
 
 macro_rules! lock_type {
     ($(#[$doc:meta])* $Lock:ident, $Guard:ident, $Context:ty, $enter:expr) => {
         $(#[$doc])*
         pub struct $Lock<T: ?Sized> {
-            raw: Raw,
+            bit: SpinBit,
             class: Class,
             data: UnsafeCell<T>,
         }
@@ -62,7 +28,7 @@ macro_rules! lock_type {
             /// A lock of the class `name` around `value`.
             #[inline]
             pub const fn new(name: &'static str, value: T) -> Self {
-                Self { raw: Raw::new(), class: Class::new(name), data: UnsafeCell::new(value) }
+                Self { bit: SpinBit::new(AtomicBool::new(false)), class: Class::new(name), data: UnsafeCell::new(value) }
             }
 
             /// The value, when nobody can hold the lock.
@@ -78,7 +44,7 @@ macro_rules! lock_type {
             pub fn lock(&self) -> $Guard<'_, T> {
                 let context = $enter;
                 lockdep::acquire(&self.class);
-                self.raw.lock();
+                self.bit.lock();
                 $Guard { lock: self, _context: context }
             }
 
@@ -86,7 +52,7 @@ macro_rules! lock_type {
             #[inline]
             pub fn try_lock(&self) -> Option<$Guard<'_, T>> {
                 let context = $enter;
-                if !self.raw.try_lock() {
+                if !self.bit.try_lock() {
                     return None;
                 }
                 lockdep::acquire_try(&self.class);
@@ -95,7 +61,7 @@ macro_rules! lock_type {
 
             /// Does someone hold it?
             pub fn is_locked(&self) -> bool {
-                self.raw.0.load(Ordering::Relaxed)
+                self.bit.is_locked()
             }
 
             /// The value, when nobody can hold the lock.
@@ -149,7 +115,7 @@ macro_rules! lock_type {
             #[inline]
             fn drop(&mut self) {
                 lockdep::release(&self.lock.class);
-                self.lock.raw.unlock();
+                self.lock.bit.unlock();
             }
         }
     };
