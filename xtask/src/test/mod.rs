@@ -5,7 +5,7 @@
 //!   machine    hal's own tests, in a kernel built for them                    machine.rs
 //!   boot       Keel given what it cannot use: no init, a broken initramfs     boot.rs
 //!   user       user/tests in guests: Keel with 1, 2 and 4 CPUs, and Linux     user.rs     \ batch.rs runs the
-//!   fuzz       user/fuzz in a guest of Keel with 2 CPUs, when asked for     fuzz.rs
+//!   fuzz       user/fuzz in a guest of Keel with 2 CPUs                     fuzz.rs
 //!   scenario   commands of user/scenarios/*.toml, same guests                 scenario.rs / guests of both
 //!   bench      rows of user/bench, held against docs/benchmarks.json         speed.rs
 //!   session    dialogues of user/sessions/*.toml on a pseudo-terminal         session.rs
@@ -158,10 +158,6 @@ fn chosen_groups(tally: &Tally, args: &TestArgs) -> VecDeque<Group> {
         }
         for (kind, run, root) in kinds {
             let name = format!("{kind}/{platform}");
-            // It still finds hangs: run it by name until it finds none.
-            if kind == "fuzz" && !tally.names("fuzz/") {
-                continue;
-            }
             let is_for_keel = ["machine", "boot", "fuzz"].contains(&kind);
             // Both kernels run in it; what is counted is optimised code on one CPU.
             if kind == "bench" && (kernel != "keel" || smp != 1 || args.debug) {

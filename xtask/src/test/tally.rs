@@ -86,11 +86,6 @@ impl Tally {
             || self.filter.starts_with(group)
     }
 
-    /// Whether the filter asks for this group by its name.
-    pub fn names(&self, group: &str) -> bool {
-        self.filter.starts_with(group)
-    }
-
     /// Whether the time for all tests has passed.
     pub fn is_out_of_time(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
