@@ -306,7 +306,7 @@ impl Disk {
         }
     }
 
-    /// Hands `request` to the driver, now or when it has room. Does not tell the device: see [`Disk::kick`].
+    /// Hands `request` to the driver, now or when it has room, and tells the device.
     ///
     /// Sleeps while too many wait, where that is allowed.
     pub(crate) fn issue(&self, request: Request) {

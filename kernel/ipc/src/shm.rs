@@ -242,7 +242,7 @@ pub fn shmat(id: i32, addr: u64, flags: i32) -> Result<u64> {
     let page = PAGE_SIZE as u64;
     let replaces = flags & SHM_REMAP != 0;
     let mut addr = addr;
-    if addr % page != 0 {
+    if !addr.is_multiple_of(page) {
         if flags & SHM_RND == 0 {
             return Err(Errno::EINVAL);
         }
@@ -284,7 +284,7 @@ pub fn shmat(id: i32, addr: u64, flags: i32) -> Result<u64> {
 
 /// shmdt(2): detaches the segment whose first page was attached at `addr`. `EINVAL`: there is none.
 pub fn shmdt(addr: u64) -> Result<()> {
-    if addr % PAGE_SIZE as u64 != 0 {
+    if !addr.is_multiple_of(PAGE_SIZE as u64) {
         return Err(Errno::EINVAL);
     }
     let mm = process::current().mm().ok_or(Errno::ESRCH)?;

@@ -149,7 +149,7 @@ pub fn write(file: &File, src: &mut Src<'_>, fsize: u64) -> Result<usize> {
     write_with(file, src, fsize, RwFlags::of(file))
 }
 
-/// As [`write`], with the flags of pwritev2(2) at the file's position.
+/// As [`write()`], with the flags of pwritev2(2) at the file's position.
 pub fn write_with(file: &File, src: &mut Src<'_>, fsize: u64, flags: RwFlags) -> Result<usize> {
     file.require(FileMode::WRITE)?;
     let locked = file.lock_pos();

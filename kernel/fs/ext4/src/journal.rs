@@ -67,7 +67,7 @@ impl Journal {
     pub(crate) fn max_transaction(&self) -> usize {
         let share = |open: &OpenLog| open.log.len() as usize / TRANSACTION_SHARE;
         // Descriptors and revokes need room beside the blocks.
-        self.log.as_ref().map_or(MAX_TRANSACTION, share).min(MAX_TRANSACTION).max(crate::fs::CREDITS)
+        self.log.as_ref().map_or(MAX_TRANSACTION, share).clamp(crate::fs::CREDITS, MAX_TRANSACTION)
     }
 
     /// Writes where the next transaction will be, so that recovery looks there.

@@ -63,8 +63,11 @@ fn find_device(request: &MountRequest<'_>) -> Result<Arc<BlockDevice>> {
     block::by_name(name).ok_or(Errno::ENOENT)
 }
 
-/// Mounted file systems by device number: mounting a device twice gives the same file system.
-static MOUNTED: Mutex<Vec<(u64, Weak<SuperBlock>, Weak<Dentry>)>> = Mutex::new("ext4.mounted", Vec::new());
+/// A mounted file system: its device's number, itself and its root.
+type Mounted = (u64, Weak<SuperBlock>, Weak<Dentry>);
+
+/// Mounted file systems: mounting a device twice gives the same file system.
+static MOUNTED: Mutex<Vec<Mounted>> = Mutex::new("ext4.mounted", Vec::new());
 
 /// How often and how long a mount waits for the last user of an earlier one to go.
 const RETRIES: u32 = 100;

@@ -144,14 +144,14 @@ impl Fs {
                 && !raw.is_short_link(layout)
                 && (raw.is_regular() || raw.is_dir() || raw.is_symlink()))
         })?;
-        while has_blocks {
-            let outcome = self.begin()?.run(|layout, txn| {
+        let unmap_some = || {
+            self.begin()?.run(|layout, txn| {
                 let mut raw = disk::Inode::load(layout, txn, ino)?;
                 dir::unmap(layout, txn, &mut raw, 0, 1 << 32, BUDGET)
-            })?;
-            if outcome == RemoveOutcome::Done {
-                break;
-            }
+            })
+        };
+        if has_blocks {
+            while unmap_some()? != RemoveOutcome::Done {}
         }
         self.begin()?.run(|layout, txn| {
             let mut raw = disk::Inode::load(layout, txn, ino)?;
