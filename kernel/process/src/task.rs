@@ -80,6 +80,8 @@ bitflags! {
         const STOP_COUNTED = 1 << 15;
         /// Another thread's seccomp filter took its way to new rights (`SECCOMP_FILTER_FLAG_TSYNC`).
         const NO_NEW_PRIVS = 1 << 16;
+        /// A signal ends it that no tracer is asked about.
+        const DOOMED = 1 << 17;
     }
 }
 

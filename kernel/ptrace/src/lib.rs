@@ -18,6 +18,7 @@ use abi::{Errno, Result};
 use process::Task;
 use process::signal::{Target, send_user};
 use process::trace::{self, Hold, Options, Resume};
+use security::Cap;
 
 /// Request numbers (`linux/ptrace.h`, `asm/ptrace-abi.h`).
 mod request {
@@ -132,6 +133,7 @@ fn seize(task: &Arc<Task>, addr: u64, data: u64) -> Result<()> {
     if addr != 0 {
         return Err(Errno::EIO);
     }
+    check_options(options)?;
     trace::attach(task, Hold::Seized, options)
 }
 
@@ -155,9 +157,16 @@ fn go_on(task: &Arc<Task>, how: Resume, data: u64) -> Result<()> {
 /// `PTRACE_O_*`. `EINVAL`: unknown ones. `EPERM`: seccomp cannot be suspended without rights.
 fn options(data: u64) -> Result<Options> {
     let options = u32::try_from(data).ok().and_then(Options::from_bits).ok_or(Errno::EINVAL)?;
-    if options.contains(Options::SUSPEND_SECCOMP) {
-        // LINUX: built without checkpoint and restore, it says the same.
-        return Err(Errno::EINVAL);
-    }
+    check_options(options)?;
     Ok(options)
+}
+
+fn check_options(options: Options) -> Result<()> {
+    let me = process::current();
+    let may_suspend = || {
+        me.with_cred(|cred| cred.capable(Cap::SYS_ADMIN))
+            && me.seccomp().is_none()
+            && !trace::seccomp_suspended(&me)
+    };
+    if options.contains(Options::SUSPEND_SECCOMP) && !may_suspend() { Err(Errno::EPERM) } else { Ok(()) }
 }

@@ -133,8 +133,14 @@ pub(crate) fn arch_prctl(task: &Arc<Task>, option: u64, addr: u64) -> Result<()>
     const GET_GS: u64 = 0x1004;
     match option {
         SET_GS | SET_FS if addr >= USER_END => Err(Errno::EPERM),
-        SET_GS => trace::with_stop(task, |stop| Ok(stop.bases.gs = addr)),
-        SET_FS => trace::with_stop(task, |stop| Ok(stop.bases.fs = addr)),
+        SET_GS => trace::with_stop(task, |stop| {
+            stop.bases.gs = addr;
+            Ok(())
+        }),
+        SET_FS => trace::with_stop(task, |stop| {
+            stop.bases.fs = addr;
+            Ok(())
+        }),
         GET_FS | GET_GS => {
             let bases = trace::with_stop(task, |stop| Ok(stop.bases))?;
             let base = if option == GET_FS { bases.fs } else { bases.gs };

@@ -13,6 +13,7 @@ use process::seccomp::{Mode, Refused, State, Sync, install};
 use process::{Task, current};
 use security::Cap;
 use vfs::FdFlags;
+use zerocopy::IntoBytes;
 
 use crate::filter::Filter;
 use crate::listener;
@@ -160,13 +161,9 @@ fn try_add(
 /// `PTRACE_SECCOMP_GET_FILTER`: writes filter `idx` of `task`, the first one being the oldest, to `to` unless that is null;
 /// gives its length. `EINVAL`: no filters. `ENOENT`: not so many.
 pub fn get_filter(task: &Task, idx: u64, to: UserAddr) -> Result<usize> {
-    if !current().with_cred(|cred| cred.capable(Cap::SYS_ADMIN)) || current().seccomp().is_some() {
-        return Err(Errno::EACCES);
-    }
-    let top = task.seccomp().and_then(|state| chain_of(&state)).ok_or(Errno::EINVAL)?;
-    let count = top.chain().count() as u64;
-    let from_top = count.checked_sub(1).and_then(|last| last.checked_sub(idx)).ok_or(Errno::ENOENT)?;
-    let filter = top.chain().nth(from_top as usize).ok_or(Errno::ENOENT)?;
+    may_look()?;
+    let top = top_of(task)?;
+    let filter = nth(&top, idx)?;
     let source = filter.program().source();
     if to.0 != 0 {
         for (at, op) in (0u64..).zip(source) {
@@ -176,4 +173,37 @@ pub fn get_filter(task: &Task, idx: u64, to: UserAddr) -> Result<usize> {
         }
     }
     Ok(source.len())
+}
+
+/// `PTRACE_SECCOMP_GET_METADATA`: `struct seccomp_metadata` at `at` names a filter as for [`get_filter`] and receives its
+/// flags; gives the bytes written. `EINVAL`: less `room` than for the number, or no filters. `ENOENT`: not so many.
+pub fn get_metadata(task: &Task, room: u64, at: UserAddr) -> Result<usize> {
+    may_look()?;
+    let len = room.min(2 * size_of::<u64>() as u64) as usize;
+    if len < size_of::<u64>() {
+        return Err(Errno::EINVAL);
+    }
+    let idx: u64 = user::read(at)?;
+    let top = top_of(task)?;
+    let flags = if nth(&top, idx)?.logs { FilterFlags::LOG } else { FilterFlags::empty() };
+    let out = [idx, u64::from(flags.bits())];
+    user::write_bytes(at, out.as_bytes().get(..len).unwrap_or_default())?;
+    Ok(len)
+}
+
+/// `EACCES`: the caller may not look at filters.
+fn may_look() -> Result<()> {
+    let is_root = current().with_cred(|cred| cred.capable(Cap::SYS_ADMIN));
+    if is_root && current().seccomp().is_none() { Ok(()) } else { Err(Errno::EACCES) }
+}
+
+fn top_of(task: &Task) -> Result<Arc<Filter>> {
+    task.seccomp().and_then(|state| chain_of(&state)).ok_or(Errno::EINVAL)
+}
+
+/// Filter `idx` of the chain below `top`, the oldest being 0. `ENOENT`.
+fn nth(top: &Filter, idx: u64) -> Result<&Filter> {
+    let count = top.chain().count() as u64;
+    let from_top = count.checked_sub(1).and_then(|last| last.checked_sub(idx)).ok_or(Errno::ENOENT)?;
+    top.chain().nth(from_top as usize).ok_or(Errno::ENOENT)
 }

@@ -10,7 +10,7 @@ mod install;
 mod listener;
 mod notify;
 
-pub use install::{FilterFlags, get_filter, set_filter, set_strict};
+pub use install::{FilterFlags, get_filter, get_metadata, set_filter, set_strict};
 
 /// `SECCOMP_RET_*`: what a filter answers, in the upper half of the word.
 pub mod action {

@@ -21,9 +21,9 @@ const SEND: u32 = 0xc018_2101;
 const ID_VALID: u32 = 0x4008_2102;
 /// `ID_VALID` as it was first defined, with the direction reversed.
 const ID_VALID_OLD: u32 = 0x8008_2102;
-/// `ADDFD` without its size, which may grow.
-const ADDFD: u32 = 0x4000_2103;
-const SIZE_BITS: u32 = 0x3fff_0000;
+/// `ADDFD` without its size, which may grow, and its direction, which may change.
+const ADDFD: u32 = 0x2103;
+const CODE_BITS: u32 = 0xffff;
 const SET_FLAGS: u32 = 0x4008_2104;
 /// Bytes of `struct seccomp_notif_addfd`.
 const ADDFD_LEN: usize = 24;
@@ -126,7 +126,7 @@ impl FileOps for Listener {
             }
             // Whether to wake on the same CPU is only a hint.
             SET_FLAGS if arg as u64 & !1 == 0 => Ok(0),
-            _ if cmd & !SIZE_BITS == ADDFD => self.add_fd(at, (cmd >> 16 & 0x3fff) as usize),
+            _ if cmd & CODE_BITS == ADDFD => self.add_fd(at, (cmd >> 16 & 0x3fff) as usize),
             _ => Err(Errno::EINVAL),
         }
     }

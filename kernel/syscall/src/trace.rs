@@ -8,6 +8,7 @@ use seccomp::{FilterFlags, action};
 use crate::Cx;
 
 const PTRACE_SECCOMP_GET_FILTER: i64 = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: i64 = 0x420d;
 const PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG: i64 = 0x4210;
 const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: i64 = 0x4211;
 
@@ -19,6 +20,7 @@ pub(crate) fn sys_ptrace(_cx: &mut Cx<'_>, request: i64, pid: i64, addr: u64, da
         Ok::<_, Errno>(task)
     };
     match request {
+        PTRACE_SECCOMP_GET_METADATA => seccomp::get_metadata(&*stopped()?, addr, UserAddr(data)),
         PTRACE_SECCOMP_GET_FILTER => seccomp::get_filter(&*stopped()?, addr, UserAddr(data)),
         PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG | PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG => {
             let task = stopped()?;

@@ -11,7 +11,7 @@
 //!
 //! # Locks
 //!
-//! Everything here happens with [`mount::LOCK`] held, except the end of a mount that was never attached; the spinlocks
+//! Everything here happens with `mount::LOCK` held, except the end of a mount that was never attached; the spinlocks
 //! inside are held one at a time and for moments.
 //!
 //! Sources: mount_namespaces(7), mount(2); behaviour as observed on Linux 7.2 (kselftest `mount_setattr`,

@@ -11,7 +11,7 @@ tests!(
     hardware_breakpoint, debug_register_rules, register_sets, floating_point_state, seize_and_interrupt,
     listen_reports_sigcont, group_stop_of_an_attached_tracee, death_of_the_tracer, exitkill,
     sysemu_makes_no_call, masks_and_pending_signals, tracer_pid_in_status, wait_shows_threads_by_tid,
-    parent_waits_after_the_tracer,
+    parent_waits_after_the_tracer, numbers_are_those_of_the_tracers_namespace,
 );
 
 const SYSGOOD: i32 = SIGTRAP | 0x80;
@@ -623,4 +623,28 @@ fn parent_waits_after_the_tracer() {
         assert_eq!(sys!(SYS_wait4, c.0, 0, __WALL, 0), Err(ECHILD));
     });
     assert_eq!(c.wait(), Status::Exit(3));
+}
+
+fn numbers_are_those_of_the_tracers_namespace() {
+    let pid = traced(|| {
+        sys!(SYS_unshare, CLONE_NEWPID).unwrap();
+        let c = child(|| assert_eq!(getpid(), 1));
+        c.ok();
+    });
+    options(pid, PTRACE_O_TRACEFORK | PTRACE_O_TRACEEXIT);
+    cont(pid, 0);
+    assert_eq!(stop_of(pid), event(PTRACE_EVENT_FORK));
+    let grandchild = message(pid) as i32;
+    assert!(grandchild > pid, "{grandchild} is a number of this namespace");
+    assert_eq!(stop_of(grandchild), SIGSTOP);
+    cont(pid, 0);
+    cont(grandchild, 0);
+    assert_eq!(stop_of(grandchild), event(PTRACE_EVENT_EXIT));
+    assert_eq!(siginfo(grandchild).unwrap().pid(), 1, "its own number");
+    run_to_end(grandchild);
+    assert_eq!(stop_of(pid), SIGCHLD);
+    assert_eq!(siginfo(pid).unwrap().pid(), grandchild);
+    cont(pid, 0);
+    assert_eq!(stop_of(pid), event(PTRACE_EVENT_EXIT));
+    run_to_end(pid);
 }

@@ -10,7 +10,8 @@ tests!(
     kill_process, kill_thread, most_severe_filter_counts, strict_mode, filters_see_arguments,
     trace_without_a_tracer, trace_stops, exec_keeps_filters, notification_answers_a_call,
     notification_continues_a_call, notification_adds_a_descriptor, notification_errors, closed_listener_is_enosys,
-    tsync_reaches_other_threads, user_dispatch,
+    tsync_reaches_other_threads, user_dispatch, a_tracer_does_not_see_a_deadly_answer,
+    a_tracer_reads_flags_of_filters, a_tracer_can_suspend_filters,
 );
 
 const ALLOW: u32 = 0x7fff_0000;
@@ -326,6 +327,12 @@ fn notification_adds_a_descriptor() {
     add = [notif[0], 2 | (r as u64) << 32, (O_CLOEXEC as u64) << 32];
     let number = sys!(SYS_ioctl, fd, ADDFD, &mut add).unwrap();
     assert!(number > 2 && number < 200, "{number}");
+    // A longer structure, of a later kernel, is one with zeros at its end; the direction in the number does not count.
+    let longer = (ADDFD + (8 << 16)) | (1 << 31);
+    let mut add = [77, (r as u64) << 32, 0, 1];
+    assert_eq!(sys!(SYS_ioctl, fd, longer, &mut add), Err(E2BIG));
+    add[3] = 0;
+    assert_eq!(sys!(SYS_ioctl, fd, longer, &mut add), Err(ENOENT));
     c.ok();
 }
 
@@ -404,4 +411,74 @@ fn user_dispatch() {
         ignore(sys!(SYS_getppid));
     });
     assert_eq!(status, Status::Signal(SIGSYS), "a selector that is neither");
+}
+
+/// A child that asks to be traced, runs `prepare`, stops itself and then runs `f`.
+#[track_caller]
+fn traced(prepare: impl FnOnce(), f: impl FnOnce()) -> i32 {
+    let c = child(|| {
+        sys!(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0).unwrap();
+        prepare();
+        sys!(SYS_kill, getpid(), SIGSTOP).unwrap();
+        f();
+    });
+    assert_eq!(wait_status(c.0), SIGSTOP << 8 | 0x7f);
+    c.0
+}
+
+#[track_caller]
+fn wait_status(pid: i32) -> i32 {
+    let mut status = 0;
+    assert_eq!(sys!(SYS_wait4, pid, &mut status, __WALL, 0), Ok(pid as usize));
+    status
+}
+
+fn a_tracer_does_not_see_a_deadly_answer() {
+    for action in [KILL_PROCESS, KILL_THREAD] {
+        let filter = move || {
+            no_new_privs();
+            install(0, &filter(SYS_getppid, action)).unwrap();
+        };
+        let pid = traced(filter, || ignore(sys!(SYS_getppid)));
+        sys!(SYS_ptrace, PTRACE_CONT, pid, 0, 0).unwrap();
+        assert_eq!(wait_status(pid) & !0x80, SIGSYS, "no stop, with or without a core dump");
+    }
+}
+
+fn a_tracer_reads_flags_of_filters() {
+    const LOG: u32 = 2;
+    const GET_METADATA: u32 = 0x420d;
+    let filters = || {
+        no_new_privs();
+        install(LOG, &filter(SYS_getppid, ALLOW)).unwrap();
+        install(0, &filter(SYS_getppid, ALLOW)).unwrap();
+    };
+    let pid = traced(filters, || ());
+    for (place, flags) in [(0, 2), (1, 0)] {
+        let mut about = [place, 99u64];
+        assert_eq!(sys!(SYS_ptrace, GET_METADATA, pid, 16, &mut about), Ok(16));
+        assert_eq!(about, [place, flags]);
+    }
+    let mut about = [2, 99u64];
+    assert_eq!(sys!(SYS_ptrace, GET_METADATA, pid, 16, &mut about), Err(ENOENT));
+    assert_eq!(sys!(SYS_ptrace, GET_METADATA, pid, 7, &mut about), Err(EINVAL));
+    sys!(SYS_ptrace, PTRACE_KILL, pid, 0, 0).unwrap();
+    assert_eq!(wait_status(pid), SIGKILL);
+}
+
+fn a_tracer_can_suspend_filters() {
+    let filter = || {
+        no_new_privs();
+        install(0, &filter(SYS_getuid, ERRNO | 44)).unwrap();
+    };
+    let pid = traced(filter, || assert_eq!(sys!(SYS_getuid), Ok(0)));
+    sys!(SYS_ptrace, PTRACE_SETOPTIONS, pid, 0, PTRACE_O_SUSPEND_SECCOMP).unwrap();
+    sys!(SYS_ptrace, PTRACE_CONT, pid, 0, 0).unwrap();
+    assert_eq!(wait_status(pid), 0);
+    let pid = traced(|| (), || ());
+    no_new_privs();
+    install(0, &[ret(ALLOW)]).unwrap();
+    assert_eq!(sys!(SYS_ptrace, PTRACE_SETOPTIONS, pid, 0, PTRACE_O_SUSPEND_SECCOMP), Err(EPERM));
+    sys!(SYS_ptrace, PTRACE_KILL, pid, 0, 0).unwrap();
+    assert_eq!(wait_status(pid), SIGKILL);
 }

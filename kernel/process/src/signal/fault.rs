@@ -18,7 +18,7 @@ use hal::trap::{Access, Exception, UserRegs};
 use mm::{FaultError, FaultKind};
 
 use super::send;
-use crate::task::{self, CurrentTask, FaultInfo};
+use crate::task::{self, CurrentTask, FaultInfo, TaskFlags};
 
 /// Sends `info` to the caller so that it cannot be blocked or ignored.
 pub fn force(info: SigInfo) {
@@ -30,8 +30,9 @@ pub fn force_fatal(sig: u32) {
     force_with(SigInfo::kernel(sig), Handler::Never);
 }
 
-/// Ends the caller by the signal of `info`, whatever its handler.
+/// Ends the caller by the signal of `info`, whatever its handler and its tracer.
 pub fn force_deadly(info: SigInfo) {
+    task::current().set_flags(TaskFlags::DOOMED);
     force_with(info, Handler::Never);
 }
 

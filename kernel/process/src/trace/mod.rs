@@ -47,7 +47,7 @@ pub(crate) use stop::{
     clone_event, exec_event, exit_event, fork_event, handler_entered, jobctl_trap, leave_step, signal_stop,
     tid_for_tracer, vfork_done_event,
 };
-pub use work::{Enter, SyscallWork, enter_syscall, leave_syscall};
+pub use work::{Enter, SyscallWork, enter_syscall, leave_syscall, seccomp_suspended};
 
 bitflags! {
     /// `PTRACE_O_*`.

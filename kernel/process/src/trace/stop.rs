@@ -188,7 +188,7 @@ fn wants(task: &CurrentTask, option: Options) -> bool {
 /// Signal-delivery-stop: shows `info` to the tracer. `None`: the signal shall not be delivered.
 pub(crate) fn signal_stop(task: &CurrentTask, regs: &mut UserRegs, info: SigInfo) -> Option<SigInfo> {
     let signo = info.signo;
-    if !task.has(TaskFlags::TRACED) || signo == SIGKILL as i32 {
+    if !task.has(TaskFlags::TRACED) || task.has(TaskFlags::DOOMED) || signo == SIGKILL as i32 {
         return Some(info);
     }
     let tracer = task.tracee().map(|tie| tie.tracer.clone());

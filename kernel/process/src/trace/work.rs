@@ -11,8 +11,8 @@ use bitflags::bitflags;
 use hal::thread::Work;
 use hal::trap::UserRegs;
 
-use super::dispatch;
 use super::stop::{Side, step_done, syscall_stop};
+use super::{Options, dispatch};
 use crate::Task;
 use crate::hooks;
 use crate::task::{self, TaskFlags};
@@ -75,6 +75,11 @@ pub enum Enter {
     Skip,
 }
 
+/// Whether `task`'s tracer keeps seccomp from looking.
+pub fn seccomp_suspended(task: &Task) -> bool {
+    task.tracee().is_some_and(|tie| tie.options().contains(Options::SUSPEND_SECCOMP))
+}
+
 /// Before a system call of a watched task.
 #[cold]
 pub fn enter_syscall(regs: &mut UserRegs) -> Enter {
@@ -90,7 +95,8 @@ pub fn enter_syscall(regs: &mut UserRegs) -> Enter {
         }
     }
     // The tracer may have installed or changed what comes next.
-    if task.syscall_work().contains(SyscallWork::SECCOMP) && hooks::seccomp(&task, regs) == Enter::Skip {
+    let is_filtered = task.syscall_work().contains(SyscallWork::SECCOMP) && !seccomp_suspended(&task);
+    if is_filtered && hooks::seccomp(&task, regs) == Enter::Skip {
         return Enter::Skip;
     }
     if regs.orig_rax as i32 == -1 { Enter::Skip } else { Enter::Run }
