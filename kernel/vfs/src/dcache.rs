@@ -251,15 +251,40 @@ pub fn shrink() -> usize {
     (0..TABLE.chains.len()).map(|chain| sweep_chain(chain, |dentry| !dentry.is_mountpoint())).sum()
 }
 
-/// Evicts everything of `sb`, whose last mount is gone. Children hold their parents, so it takes several rounds.
+/// Evicts what can be evicted of `sb`, whose last mount is gone. Children hold their parents, so it takes several
+/// rounds.
 pub(crate) fn shrink_sb(sb: &Arc<SuperBlock>) {
+    let is_of_sb = |dentry: &Arc<Dentry>| Arc::ptr_eq(dentry.sb(), sb);
+    while (0..TABLE.chains.len()).map(|chain| sweep_chain(chain, is_of_sb)).sum::<usize>() > 0 {}
+}
+
+/// As [`shrink_sb`], but waits, too, for readers of the table, who hold what is out of it already and with that its
+/// parents. What is left then is in use. Sleeps, and never in a callback of RCU.
+pub(crate) fn empty_sb(sb: &Arc<SuperBlock>) {
+    let mut nr_left = usize::MAX;
     loop {
-        let is_of_sb = |dentry: &Arc<Dentry>| Arc::ptr_eq(dentry.sb(), sb);
-        let evicted: usize = (0..TABLE.chains.len()).map(|chain| sweep_chain(chain, is_of_sb)).sum();
-        if evicted == 0 {
+        shrink_sb(sb);
+        sched::workqueue::synchronize_rcu();
+        let nr = count(sb);
+        if nr == 0 || nr >= nr_left {
             return;
         }
+        nr_left = nr;
     }
+}
+
+/// Dentries of `sb` in the table.
+fn count(sb: &Arc<SuperBlock>) -> usize {
+    let guard = rcu::read_lock();
+    let mut nr = 0;
+    for chain in &TABLE.chains {
+        let mut at = chain.get(&guard);
+        while let Some(node) = at {
+            nr += usize::from(Arc::ptr_eq(node.dentry.sb(), sb));
+            at = node.next.get(&guard);
+        }
+    }
+    nr
 }
 
 /// Counts the changes that can make a walk of several steps wrong: renames and mounts. Odd while one goes on.

@@ -394,7 +394,10 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
         // Not interruptible, and so cannot fail.
         let _ = sched::sleep_until(hal::time::now_ns() + GRACE_NS, Interruptible::No);
     }
-    let _ = mount.sb().ops().sync(mount.sb());
+    let sb = mount.sb().clone();
+    let _ = sb.ops().sync(&sb);
+    drop(mount);
+    sb.release();
     Ok(())
 }
 

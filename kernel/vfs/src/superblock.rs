@@ -228,6 +228,19 @@ impl SuperBlock {
             dcache::shrink_sb(self);
         }
     }
+
+    /// After the last mount of a disk: waits until nothing but open files keeps it, so that the disk is free when
+    /// umount(2) returns.
+    pub(crate) fn release(self: Arc<Self>) {
+        if !self.fs_type.needs_device() {
+            return;
+        }
+        // The mount itself may wait for a grace period.
+        sched::workqueue::synchronize_rcu();
+        if !self.is_mounted() {
+            dcache::empty_sb(&self);
+        }
+    }
 }
 
 /// File systems that have something to write out.

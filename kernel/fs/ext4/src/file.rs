@@ -63,7 +63,10 @@ impl FileOps for Regular {
         }
         let mapping = mapping(inode)?;
         mapping.zero_gap(pos)?;
-        let done = mapping.write(pos, src)?;
+        let done = match mapping.write(pos, src) {
+            Err(Errno::ENOSPC) if node.fs.finish_evictions() => mapping.write(pos, src)?,
+            result => result?,
+        };
         if is_direct {
             // The bytes are on the device when an O_DIRECT write returns, and nothing stale is cached.
             mapping.write_back(pos..pos + done as u64)?;
@@ -312,6 +315,7 @@ impl Node {
                 Ok(len) => at += u64::from(len),
                 Err(Errno::ENOSPC) if !has_waited => {
                     has_waited = true;
+                    self.fs.finish_evictions();
                     self.fs.commit(self.fs.running())?;
                 }
                 Err(errno) => return Err(errno),

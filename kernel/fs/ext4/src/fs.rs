@@ -55,6 +55,8 @@ pub(crate) struct Fs {
     pub(crate) dirty: SpinLock<BTreeMap<u32, Arc<Inode>>>,
     /// Blocks promised to dirty pages that have none yet.
     pub(crate) reserved: AtomicU64,
+    /// Inodes without names that are in use.
+    pub(crate) nr_orphans: AtomicU32,
     /// Inodes without names whose blocks are being freed.
     pub(crate) nr_evictions: AtomicU32,
     pub(crate) evicted: sched::WaitQueue,
@@ -123,6 +125,7 @@ impl Fs {
             icache: InodeCache::new(),
             dirty: SpinLock::new("ext4.dirty", BTreeMap::new()),
             reserved: AtomicU64::new(0),
+            nr_orphans: AtomicU32::new(0),
             nr_evictions: AtomicU32::new(0),
             evicted: sched::WaitQueue::new(),
             options: Mutex::new("ext4.options", options),

@@ -130,7 +130,7 @@ impl Node {
     fn orphaned(&self, layout: &Layout, txn: &mut Txn<'_>) -> DiskResult<()> {
         let mut raw = self.load(layout, txn)?;
         orphan::add(layout, txn, &mut raw)?;
-        self.is_orphan.store(true, Release);
+        self.set_orphan(true);
         self.changed(txn);
         Ok(())
     }
@@ -344,7 +344,7 @@ impl InodeOps for Ops {
         }
         self.0.fs.begin()?.run(|layout, txn| {
             self.0.add_name(layout, txn, name, child.ino, inode.mode())?;
-            if child.is_orphan.swap(false, AcqRel) {
+            if child.set_orphan(false) {
                 let mut raw = child.load(layout, txn)?;
                 orphan::remove(layout, txn, &mut raw)?;
             }

@@ -41,7 +41,7 @@ pub(crate) struct Node {
     pub(crate) data_tid: AtomicU64,
     is_dirty: AtomicBool,
     /// It has no names: it goes with its last user.
-    pub(crate) is_orphan: AtomicBool,
+    is_orphan: AtomicBool,
     /// Pages that have no blocks yet but a promise of some.
     pub(crate) reserved: SpinLock<Ranges>,
     /// The extent that was looked up last.
@@ -101,11 +101,12 @@ impl Fs {
             tid: AtomicU64::new(0),
             data_tid: AtomicU64::new(0),
             is_dirty: AtomicBool::new(false),
-            is_orphan: AtomicBool::new(raw.nlink() == 0),
+            is_orphan: AtomicBool::new(false),
             reserved: SpinLock::new("ext4.node.reserved", Ranges::new()),
             last: SpinLock::new("ext4.node.last", None),
             disk_size: AtomicU64::new(raw.size()),
         });
+        node.set_orphan(raw.nlink() == 0);
         let inode = make_vfs(&sb, raw, &node);
         node.vfs.call_once(|| Arc::downgrade(&inode));
         Ok(self.icache.insert(raw.ino(), &inode))
@@ -218,6 +219,17 @@ impl Node {
         raw.set_time(Which::Change, to_disk(times.ctime));
     }
 
+    /// Notes whether it is without names; gives whether it was.
+    pub(crate) fn set_orphan(&self, is_orphan: bool) -> bool {
+        let was = self.is_orphan.swap(is_orphan, AcqRel);
+        match (was, is_orphan) {
+            (false, true) => drop(self.fs.nr_orphans.fetch_add(1, AcqRel)),
+            (true, false) => drop(self.fs.nr_orphans.fetch_sub(1, AcqRel)),
+            _ => {}
+        }
+        was
+    }
+
     /// Notes that the running transaction changed the inode.
     pub(crate) fn changed(&self, txn: &Txn<'_>) {
         self.tid.store(txn.state.tid, Release);
@@ -284,7 +296,9 @@ impl Drop for Ops {
         if node.is_orphan.load(Acquire) && !node.fs.is_aborted.load(Acquire) {
             let fs = node.fs.clone();
             let ino = node.ino;
+            // In this order: whoever sees no orphan sees the eviction (`Fs::finish_evictions`).
             fs.nr_evictions.fetch_add(1, AcqRel);
+            node.set_orphan(false);
             // Freeing blocks does I/O; the last user may hold locks.
             sched::workqueue::queue(Box::new(move || {
                 if let Err(errno) = fs.delete_inode(ino)
