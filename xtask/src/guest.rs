@@ -18,13 +18,13 @@ pub struct GuestArgs {
     /// The kernel: `keel`, `linux` (Debian's Linux 7.2), or a kernel file
     #[arg(long, default_value = "keel", value_name = "keel|linux|PATH")]
     pub kernel: String,
-    /// The root: `tiny` (busybox), `debian`, or a file ending in .cpio or .ext4
-    #[arg(long, default_value = "debian", value_name = "tiny|debian|FILE")]
+    /// The root: `tiny` (busybox), `debian`, `disk` (Debian on a disk), or a file ending in .cpio or .ext4
+    #[arg(long, default_value = "debian", value_name = "tiny|debian|disk|FILE")]
     pub root: String,
     /// Number of CPUs
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub smp: u32,
-    /// Memory in MiB [default: 512, with the root debian 2048]
+    /// Memory in MiB [default: 512, with the root debian 2048, on a disk 1024]
     #[arg(long, value_name = "MiB", value_parser = clap::value_parser!(u32).range(1..))]
     pub mem: Option<u32>,
     /// Let guest time count instructions: exactly repeatable, one CPU only
@@ -33,7 +33,7 @@ pub struct GuestArgs {
     /// QEMU's CPU model, with features, e.g. `max,-erms`
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
-    /// Keep what the guest writes to a root on a disk (a FILE ending in .ext4)
+    /// Keep what the guest writes to a root on a disk; `run` always keeps it for the root `disk`
     #[arg(long)]
     pub keep: bool,
     /// A raw disk image; may be given several times
@@ -131,11 +131,12 @@ impl GuestArgs {
         }
         let kernel = self.kernel_file()?;
         // A root on a disk needs an initramfs with the overlay only.
-        let root = if self.root_is_disk() { None } else { Some(self.root_file()?) };
+        let root_disk = self.root_disk(job)?;
+        let root = if root_disk.is_some() { None } else { Some(self.root_file()?) };
         let init = userland::init()?;
         let initrd = scratch_file(root.as_deref())?;
         // From here on the file is removed whatever happens.
-        let guest = Guest { machine: self.machine(kernel, initrd.clone())?, initrd };
+        let guest = Guest { machine: self.machine(kernel, initrd.clone(), root_disk), initrd };
         let mut out = File::create(&guest.initrd)
             .with_context(|| format!("cannot write {}", guest.initrd.display()))?;
         if let Some(root) = &root {
@@ -149,22 +150,33 @@ impl GuestArgs {
         Ok(guest)
     }
 
-    fn root_is_disk(&self) -> bool {
-        self.root.ends_with(".ext4")
+    /// The disk with the root, if it is on one, and whether it keeps what the guest writes.
+    fn root_disk(&self, job: &Job) -> Result<Option<(PathBuf, Keep)>> {
+        if self.root.ends_with(".ext4") {
+            let keep = if self.keep { Keep::Writes } else { Keep::Nothing };
+            return Ok(Some((existing(&self.root, "root")?, keep)));
+        }
+        if !image::is_disk(&self.root) {
+            return Ok(None);
+        }
+        // What one types at a prompt is meant to stay.
+        let keep = self.keep || matches!(job, Job::Shell { .. });
+        Ok(Some(match keep {
+            true => (image::kept_disk(&self.root)?, Keep::Writes),
+            false => (image::ensure(&self.root)?, Keep::Nothing),
+        }))
     }
 
-    fn machine(&self, kernel: PathBuf, initrd: PathBuf) -> Result<Machine> {
-        let root_disk = match self.root_is_disk() {
-            true => {
-                Some((existing(&self.root, "root")?, if self.keep { Keep::Writes } else { Keep::Nothing }))
-            }
-            false => None,
-        };
+    fn machine(&self, kernel: PathBuf, initrd: PathBuf, root_disk: Option<(PathBuf, Keep)>) -> Machine {
         let root = if root_disk.is_some() { "root=/dev/vda rootfstype=ext4 rw " } else { "" };
-        let default_mem = if self.root == "debian" { 2048 } else { 512 };
+        let default_mem = match self.root.as_str() {
+            "debian" => 2048,
+            _ if root_disk.is_some() => 1024,
+            _ => 512,
+        };
         // panic=-1 restarts at once, which ends QEMU; without it a panic would look like a hang.
         let cmdline = format!("console=ttyS0 8250.nr_uarts=4 panic=-1 {root}{}", self.append);
-        Ok(Machine {
+        Machine {
             kernel,
             initrd,
             cmdline: cmdline.trim_end().to_owned(),
@@ -177,7 +189,7 @@ impl GuestArgs {
             net: self.net,
             accel: self.accel,
             extra: self.extra.clone(),
-        })
+        }
     }
 
     /// The kernel's file, built or fetched when there is none.

@@ -1,4 +1,4 @@
-//! The guest's roots: made from recipes in `images/`, packed as cpio, kept in the cache.
+//! The guest's roots: made from recipes in `images/`, packed as cpio or as a disk with ext4, kept in the cache.
 //!
 //! An image is named after a hash of its recipe, so a changed recipe makes a new image and the old one is
 //! removed. Images are not compressed: without hardware virtualisation unpacking costs more than reading.
@@ -29,6 +29,8 @@ const FORMAT: u32 = 1;
 struct Recipe {
     base: Base,
     suite: Option<String>,
+    /// The size of the disk in MiB, for a root that is a disk with ext4.
+    disk_mib: Option<u32>,
     #[serde(default)]
     packages: Vec<String>,
     /// Patterns of paths that dpkg does not unpack.
@@ -66,15 +68,42 @@ pub fn names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The image made by the recipe `name`, made now when the cache has none.
-pub fn ensure(name: &str) -> Result<PathBuf> {
-    let recipe_path = paths::repo().join("images").join(format!("{name}.toml"));
-    let text = fs::read_to_string(&recipe_path).with_context(|| {
+/// The recipe `name` with its text.
+fn read_recipe(name: &str) -> Result<(Recipe, String)> {
+    let path = paths::repo().join("images").join(format!("{name}.toml"));
+    let text = fs::read_to_string(&path).with_context(|| {
         format!("there is no root called {name}; images/ has {}", names().unwrap_or_default().join(", "))
     })?;
-    let recipe: Recipe =
-        toml::from_str(&text).with_context(|| format!("{} is not a valid recipe", recipe_path.display()))?;
-    let path = paths::cache()?.join(format!("root-{name}-{}.cpio", hash(&text)));
+    let recipe =
+        toml::from_str(&text).with_context(|| format!("{} is not a valid recipe", path.display()))?;
+    Ok((recipe, text))
+}
+
+/// Whether `name` is a recipe for a disk.
+pub fn is_disk(name: &str) -> bool {
+    read_recipe(name).is_ok_and(|(recipe, _)| recipe.disk_mib.is_some())
+}
+
+/// This clone's own copy of the disk `name`, which keeps what guests write to it; made now when there is none.
+pub fn kept_disk(name: &str) -> Result<PathBuf> {
+    let path = paths::make_dir(&paths::target())?.join(format!("{name}.ext4"));
+    let fresh = ensure(name)?;
+    let _lock = Lock::take(&format!("kept-{name}"))?;
+    if !path.exists() {
+        let part = path.with_extension("part");
+        let mut copy = Command::new("cp");
+        ui::capture(copy.args(["--sparse=always", "--reflink=auto"]).arg(&fresh).arg(&part))?;
+        fs::rename(&part, &path)?;
+        ui::say(&format!("changes are kept in {}; without that file a run begins anew", path.display()));
+    }
+    Ok(path)
+}
+
+/// The image made by the recipe `name`, made now when the cache has none.
+pub fn ensure(name: &str) -> Result<PathBuf> {
+    let (recipe, text) = read_recipe(name)?;
+    let kind = if recipe.disk_mib.is_some() { "ext4" } else { "cpio" };
+    let path = paths::cache()?.join(format!("root-{name}-{}.{kind}", hash(&text)));
     if path.exists() {
         return Ok(path);
     }
@@ -84,7 +113,11 @@ pub fn ensure(name: &str) -> Result<PathBuf> {
     }
     let step = ui::Step::new(format!("making the root {name}"));
     let part = path.with_extension("part");
-    make(&recipe, &step, &part).with_context(|| format!("the root {name} could not be made"))?;
+    let made = match recipe.disk_mib {
+        None => make(&recipe, &step, &part),
+        Some(mib) => make_disk(&recipe, &step, mib, &part),
+    };
+    made.with_context(|| format!("the root {name} could not be made"))?;
     remove_old(name)?;
     fs::rename(&part, &path)?;
     let size = fs::metadata(&path)?.len() >> 20;
@@ -104,7 +137,10 @@ fn remove_old(name: &str) -> Result<()> {
         let file = entry.file_name().to_string_lossy().into_owned();
         let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
         let is_old = age.is_some_and(|age| age > WEEK);
-        if is_old && file.starts_with(&format!("root-{name}-")) && file.ends_with(".cpio") {
+        if is_old
+            && file.starts_with(&format!("root-{name}-"))
+            && (file.ends_with(".cpio") || file.ends_with(".ext4"))
+        {
             fs::remove_file(entry.path())?;
         }
     }
@@ -131,10 +167,37 @@ fn make(recipe: &Recipe, step: &ui::Step, to: &Path) -> Result<()> {
     for (name, text) in &recipe.files {
         writer.add_bytes(name, 0o644, text.as_bytes())?;
     }
-    writer.add_char_device("dev/console", 0o600, (5, 1))?;
-    writer.add_char_device("dev/null", 0o666, (1, 3))?;
+    if recipe.disk_mib.is_none() {
+        writer.add_char_device("dev/console", 0o600, (5, 1))?;
+        writer.add_char_device("dev/null", 0o666, (1, 3))?;
+    }
     writer.finish()?.flush()?;
     Ok(())
+}
+
+/// A disk with one file system, ext4 as mke2fs makes it, which holds the root.
+fn make_disk(recipe: &Recipe, step: &ui::Step, mib: u32, to: &Path) -> Result<()> {
+    let cpio = to.with_extension("cpio");
+    make(recipe, step, &cpio)?;
+    step.news("writing the disk");
+    let tree = to.with_extension("tree");
+    let _ = fs::remove_dir_all(&tree);
+    paths::make_dir(&tree)?;
+    let script = r#"set -e; trap 'rm -rf "$2"' EXIT
+        (cd "$2" && /bin/busybox cpio -idm --quiet) < "$1"
+        rm -f "$3"; mke2fs -q -t ext4 -L keel-root -d "$2" "$3" "$4M""#;
+    let mut command = if rustix::process::geteuid().is_root() {
+        Command::new("sh")
+    } else {
+        // The files' owners need a range of users, which mmdebstrap needed, too.
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--map-auto", "--", "sh"]);
+        command
+    };
+    command.args(["-c", script, "sh"]).arg(&cpio).arg(&tree).arg(to).arg(mib.to_string());
+    let result = ui::run(step, &mut command);
+    let _ = fs::remove_file(cpio);
+    result.map(drop)
 }
 
 /// Debian's static busybox and a link for each program in it.

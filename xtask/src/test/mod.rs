@@ -4,8 +4,9 @@
 //!   host       cargo test of every crate, on this machine                     host.rs
 //!   machine    hal's own tests, in a kernel built for them                    machine.rs
 //!   boot       Keel given what it cannot use: no init, a broken initramfs     boot.rs
+//!   disk       files after the next boot, and what e2fsck says of them       disk.rs
 //!   user       user/tests in guests: Keel with 1, 2 and 4 CPUs, and Linux     user.rs     \ batch.rs runs the
-//!   fuzz       user/fuzz in a guest of Keel with 2 CPUs                     fuzz.rs
+//!   fuzz       user/fuzz in a guest of Keel with 2 CPUs                         fuzz.rs
 //!   scenario   commands of user/scenarios/*.toml, same guests                 scenario.rs / guests of both
 //!   bench      rows of user/bench, held against docs/benchmarks.json         speed.rs
 //!   session    dialogues of user/sessions/*.toml on a pseudo-terminal         session.rs
@@ -16,6 +17,7 @@
 
 pub mod batch;
 mod boot;
+mod disk;
 mod fuzz;
 mod host;
 pub mod known;
@@ -102,7 +104,7 @@ impl fmt::Display for Platform {
 
 /// Whether a filter begins with the name of a kind of test.
 fn names_a_group(filter: &str) -> bool {
-    ["host/", "machine/", "boot/", "user/", "fuzz/", "scenario/", "session/", "bench/", "conform/"]
+    ["host/", "machine/", "boot/", "disk/", "user/", "fuzz/", "scenario/", "session/", "bench/", "conform/"]
         .iter()
         .any(|group| filter.starts_with(group))
 }
@@ -141,9 +143,10 @@ struct Group {
 }
 
 fn chosen_groups(tally: &Tally, args: &TestArgs) -> VecDeque<Group> {
-    let kinds: [(&str, Kind, &str); 7] = [
+    let kinds: [(&str, Kind, &str); 8] = [
         ("machine", machine::run, "tiny"),
         ("boot", boot::run, "tiny"),
+        ("disk", disk::run, "tiny"),
         ("user", user::run, "tiny"),
         ("fuzz", fuzz::run, "tiny"),
         ("scenario", scenario::run, "debian"),
@@ -158,7 +161,7 @@ fn chosen_groups(tally: &Tally, args: &TestArgs) -> VecDeque<Group> {
         }
         for (kind, run, root) in kinds {
             let name = format!("{kind}/{platform}");
-            let is_for_keel = ["machine", "boot", "fuzz"].contains(&kind);
+            let is_for_keel = ["machine", "boot", "disk", "fuzz"].contains(&kind);
             // Both kernels run in it; what is counted is optimised code on one CPU.
             if kind == "bench" && (kernel != "keel" || smp != 1 || args.debug) {
                 continue;
