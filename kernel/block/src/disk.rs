@@ -47,6 +47,11 @@ pub trait Driver: Send + Sync {
         None
     }
 
+    /// Attributes that /sys/block/DISK shows in a directory of the driver's own: its name, their names and values.
+    fn attributes(&self) -> Option<(&'static str, Vec<(&'static str, String)>)> {
+        None
+    }
+
     /// An ioctl(2) on a device of the disk that the block layer does not know. `ENOTTY`: neither does the driver.
     fn ioctl(&self, device: &Arc<BlockDevice>, caller: &Caller, cmd: u32, arg: UserAddr) -> Result<usize> {
         let _ = (device, caller, cmd, arg);

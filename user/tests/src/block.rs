@@ -198,6 +198,9 @@ fn loop_device_shows_its_file() {
     assert_eq!(sys!(SYS_ioctl, fd, LOOP_SET_FD, image), Ok(0));
     assert_eq!(u64_of(fd, BLKGETSIZE64), data.len() as u64);
     assert_eq!(pread(fd, data.len() + 10, 0).unwrap(), data);
+    let shown = |name: &str| slurp(&format!("/sys/block/loop{number}/loop/{name}"));
+    assert!(shown("backing_file").ends_with("/image\n"));
+    assert_eq!((shown("autoclear"), shown("offset")), ("0\n".into(), "0\n".into()));
     assert_eq!(pwrite(fd, b"changed", 1000), Ok(7));
     assert_eq!(sys!(SYS_fsync, fd), Ok(0));
     assert_eq!(pread(image, 7, 1000).unwrap(), b"changed");

@@ -1,6 +1,7 @@
 //! One loop device: its settings, its queue and its thread.
 
 use alloc::collections::VecDeque;
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -231,6 +232,24 @@ fn size_of_file(file: &File) -> u64 {
 }
 
 impl Driver for LoopDevice {
+    fn attributes(&self) -> Option<(&'static str, Vec<(&'static str, String)>)> {
+        let (name, settings) = {
+            let backing = self.backing.lock();
+            let Backing { file, settings, .. } = backing.as_ref()?;
+            (file.path().display(None), settings.clone())
+        };
+        let flag = |flag: u32| String::from(if settings.flags & flag != 0 { "1" } else { "0" });
+        let values = [
+            ("autoclear", flag(AUTOCLEAR)),
+            ("backing_file", String::from_utf8_lossy(&name).into_owned()),
+            ("dio", flag(0)),
+            ("offset", format!("{}", settings.offset)),
+            ("partscan", flag(PARTSCAN)),
+            ("sizelimit", format!("{}", settings.size_limit)),
+        ];
+        Some(("loop", Vec::from(values)))
+    }
+
     fn queue(&self, _hw: usize, request: Request) -> Result<(), Request> {
         let work = self.work.lock().clone();
         let Some(work) = work else {

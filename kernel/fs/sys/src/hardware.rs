@@ -29,6 +29,8 @@ enum Object {
     Child,
     Block(Arc<BlockDevice>),
     Queue(Arc<BlockDevice>),
+    /// What a driver shows of a disk.
+    Driver(Vec<(&'static str, String)>),
 }
 
 /// Where PCI functions are below `devices`.
@@ -54,6 +56,9 @@ fn objects() -> Vec<(String, Object)> {
                 objects.push((parent.clone(), Object::Child));
             }
             objects.push((format!("{path}/queue"), Object::Queue(device.clone())));
+            if let Some((name, attributes)) = device.disk().driver().attributes() {
+                objects.push((format!("{path}/{name}"), Object::Driver(attributes)));
+            }
         }
         objects.push((path, Object::Block(device)));
     }
@@ -83,6 +88,9 @@ pub(crate) fn items(path: &str) -> Items {
             Object::Child => Items::new(),
             Object::Block(device) => block_attributes(device, &up),
             Object::Queue(device) => queue::attributes(device),
+            Object::Driver(attributes) => {
+                attributes.iter().map(|(name, text)| value(name, text.clone())).collect()
+            }
         });
     }
     items
