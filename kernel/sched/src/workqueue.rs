@@ -77,3 +77,17 @@ pub fn synchronize_rcu() {
     hal::rcu::call(Box::new(move || signal.complete()));
     done.wait();
 }
+
+/// How long [`await_rcu`] waits.
+const GRACE_NS: u64 = 200_000_000;
+
+/// As [`synchronize_rcu`], but gives up after 0.2 s: for those who only want to see soon what readers let go. In unit
+/// tests some threads never tell that they do not read. Sleeps.
+pub fn await_rcu() {
+    let done = alloc::sync::Arc::new(crate::locks::Completion::new());
+    let signal = done.clone();
+    hal::rcu::call(Box::new(move || signal.complete()));
+    let deadline = hal::time::now_ns() + GRACE_NS;
+    // Who reads for longer only has what it holds come back later.
+    let _ = done.wait_deadline(Some(deadline), crate::Interruptible::No);
+}

@@ -5,7 +5,7 @@
 use alloc::sync::Arc;
 
 use abi::{Errno, Result};
-use sched::{Interruptible, Mutex};
+use sched::Mutex;
 use security::Cap;
 
 use crate::fs_context::WalkContext;
@@ -376,8 +376,8 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
     if flags & MNT_EXPIRE != 0 {
         return Err(Errno::EAGAIN);
     }
-    // References that wait for a grace period are no users, so a busy mount gets some time.
-    for attempt in 0..=GRACE_TRIES {
+    // References that wait for a grace period are no users, and what they free may wait for the next one.
+    for attempt in 0..=GRACE_PERIODS {
         {
             let _locked = mount::lock_trees();
             let removal = Removal::of(core::slice::from_ref(&mount));
@@ -387,12 +387,11 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
                 _gone = removal.detach();
                 break;
             }
-            if attempt == GRACE_TRIES || !mount.children().is_empty() {
+            if attempt == GRACE_PERIODS || !mount.children().is_empty() {
                 return Err(Errno::EBUSY);
             }
         }
-        // Not interruptible, and so cannot fail.
-        let _ = sched::sleep_until(hal::time::now_ns() + GRACE_NS, Interruptible::No);
+        sched::workqueue::await_rcu();
     }
     let sb = mount.sb().clone();
     let _ = sb.ops().sync(&sb);
@@ -401,9 +400,8 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
     Ok(())
 }
 
-/// How often and how long umount(2) waits for RCU to give back references.
-const GRACE_TRIES: u32 = 10;
-const GRACE_NS: u64 = 2_000_000;
+/// How many grace periods of RCU umount(2) waits for references.
+const GRACE_PERIODS: u32 = 3;
 
 /// Whether something is mounted on `mount`, or somebody but the tree and the caller holds it.
 fn is_busy(mount: &Arc<Mount>) -> bool {

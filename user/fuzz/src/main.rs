@@ -162,13 +162,21 @@ fn run_child(seed: u64, number: u64, counters: [&'static AtomicU32; 4]) {
 }
 
 /// Waits until `pid` has ended; false: not within `patience_ms`.
+///
+/// Takes whatever else has ended as well: a thread that said PTRACE_TRACEME is this process's to wait for, and its
+/// process does not count as ended before.
 fn await_end(pid: i32, patience_ms: usize) -> bool {
     let step = 5;
     for _ in 0..patience_ms / step {
-        match sys!(SYS_wait4, pid, 0, WNOHANG, 0) {
-            Ok(0) => nap_ms(step as i64),
-            _ => return true,
+        loop {
+            let mut status = 0i32;
+            match sys!(SYS_wait4, -1, &mut status, WNOHANG | __WALL, 0) {
+                Ok(0) => break,
+                Ok(other) if other != pid as usize || WIFSTOPPED(status) => {}
+                _ => return true,
+            }
         }
+        nap_ms(step as i64);
     }
     false
 }
