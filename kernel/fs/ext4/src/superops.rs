@@ -71,7 +71,7 @@ impl Drop for Super {
     }
 }
 
-/// How long a grace period is waited for. In unit tests some threads never tell that they do not read.
+/// How long a grace period is waited for. In unit tests the reaper is not always there.
 const GRACE_NS: u64 = if cfg!(test) { 2_000_000 } else { 200_000_000 };
 
 impl Fs {

@@ -1,6 +1,7 @@
 //! A root on tmpfs and one process' view of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::Result;
 use abi::fs::{AtFlags, OpenFlags, RenameFlags, Stat};
@@ -105,6 +106,7 @@ impl Env {
     }
 
     pub fn umount(&self, target: &str, flags: u32) -> Result<()> {
+        settle();
         vfs::mount_ops::umount(&self.ctx(), target.as_bytes(), flags)
     }
 
@@ -174,6 +176,21 @@ impl<T> Handle<T> {
                 return value;
             }
             pause_ms(1);
+        }
+    }
+}
+
+/// Has everything given up that waits for a grace period, and what that frees in its turn. The reaper would do so, but it
+/// lives on the CPU of the test that came first, and goes with it.
+fn settle() {
+    let deadline = hal::time::now_ns() + 5_000_000_000;
+    for _ in 0..3 {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let signal = is_over.clone();
+        hal::rcu::call(Box::new(move || signal.store(true, Ordering::Relaxed)));
+        while !is_over.load(Ordering::Relaxed) && hal::time::now_ns() < deadline {
+            hal::rcu::process();
+            hal::cpu::relax();
         }
     }
 }

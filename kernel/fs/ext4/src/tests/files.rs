@@ -225,7 +225,6 @@ fn attributes_and_times_survive() {
 }
 
 #[test]
-#[ignore = "on the host other threads hold up grace periods, and a wait for one has to be short"]
 fn files_without_names_go_with_their_last_user() {
     each_kind(|mut env| {
         let free = env.walk("/").unwrap().dentry.sb().statfs().unwrap().f_bfree;
@@ -271,7 +270,7 @@ fn holes_and_data_are_told_apart() {
 }
 
 #[test]
-#[ignore = "on the host other threads hold up grace periods, and a wait for one has to be short"]
+#[ignore = "on the host the thread that runs what waits for a grace period goes with the CPU of the first test"]
 fn a_full_disk_refuses_writes_and_recovers() {
     let Some(image) = image(&["-t", "ext4", "-b", "1024", "-m", "0"], 4 << 20) else { return };
     let mut env = Env::new(&image);

@@ -72,12 +72,20 @@ impl Drop for ExitGuard {
         if let Some(hook) = EXIT_HOOK.get() {
             hook(CpuId(current_id()));
         }
-        crate::rcu::quiescent();
-        let cpu = LOCAL.with(|l| l.cpu.replace(NO_CPU));
-        if cpu != NO_CPU {
-            release(cpu);
-        }
+        give_back();
     }
+}
+
+/// Gives back the token that this host thread has, if any. Nobody waits for its CPU's readers any more.
+pub(super) fn give_back() {
+    let cpu = LOCAL.with(|l| l.cpu.get());
+    if cpu == NO_CPU {
+        return;
+    }
+    ONLINE.fetch_and(!(1 << cpu), Ordering::SeqCst);
+    crate::rcu::quiescent();
+    LOCAL.with(|l| l.cpu.set(NO_CPU));
+    CPUS[cpu as usize].taken.store(false, Ordering::Release);
 }
 
 /// See [`super::control::set_exit_hook`].
@@ -120,12 +128,6 @@ fn acquire() -> u32 {
         }
         std::thread::yield_now();
     }
-}
-
-/// Gives a token back.
-pub(super) fn release(cpu: u32) {
-    ONLINE.fetch_and(!(1 << cpu), Ordering::SeqCst);
-    CPUS[cpu as usize].taken.store(false, Ordering::Release);
 }
 
 /// Forgets the token without giving it back: it was handed to another host thread.

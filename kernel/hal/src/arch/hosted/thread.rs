@@ -94,7 +94,8 @@ impl ArchThread {
                 unsafe { crate::thread::begin(prev) }
             };
             let _gone = panic::catch_unwind(panic::AssertUnwindSafe(run));
-            cpu::hand_over();
+            // The token went to the next thread, but guards that were unwound may have taken another.
+            cpu::give_back();
         };
         std::thread::Builder::new().spawn(body).map_err(|_| NoMemory)?;
         Ok(thread)
