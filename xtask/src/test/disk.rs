@@ -64,7 +64,7 @@ const CASES: [Case; 5] = [
         boots: &[
             (
                 "mount -t ext4 /dev/vda /mnt && cd /mnt && seq 50000 > kept && sync && seq 9999 > lost && \
-                 (mkdir -p x/y; cp kept x/y; rm kept; mv x/y/kept .) && dd if=/dev/null of=kept conv=notrunc,fsync 2>/dev/null && echo synced && reboot -nf",
+                 (mkdir -p x/y; cp kept x/y; rm kept; mv x/y/kept .) && dd if=/dev/null of=kept conv=notrunc,fsync 2>/dev/null && echo synced && sleep 1 && reboot -nf",
                 "synced\n",
             ),
             ("mount -t ext4 /dev/vda /mnt && wc -l < /mnt/kept && umount /mnt", "50000\n"),
