@@ -303,7 +303,7 @@ impl Mm {
         u64::try_from(self.rss.swap.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    /// The most pages that were ever resident, for `ru_maxrss`.
+    /// The most pages that were ever resident, for `ru_maxrss`. Takes no lock.
     pub fn hiwater_rss(&self) -> u64 {
         u64::try_from(self.rss.note_peak()).unwrap_or(0)
     }

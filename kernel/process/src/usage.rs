@@ -97,14 +97,15 @@ impl Task {
 }
 
 impl ThreadGroup {
-    /// What all threads have used, those that have ended included.
+    /// What all threads have used, those that have ended included. Not under a spinning lock: it may turn out to be the
+    /// last user of the address space.
     pub fn usage(&self) -> Sum {
         let mut sum = self.usage.lock().dead;
         for task in self.threads().iter().filter(|task| !task.has(TaskFlags::DEAD)) {
             sum.add(&task.usage());
         }
         if let Some(mm) = self.live_task().and_then(|task| task.mm()) {
-            sum.max_rss = sum.max_rss.max(mm.counters().hiwater_rss);
+            sum.max_rss = sum.max_rss.max(mm.hiwater_rss());
         }
         sum
     }

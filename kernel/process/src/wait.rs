@@ -96,11 +96,14 @@ fn scan(me: &Arc<ThreadGroup>, who: &Who, options: WaitOptions) -> Scan {
     let tree = lock_tree();
     let mut has_candidate = false;
     if me.nr_tracees.load(Relaxed) > 0
-        && let Some((event, garbage)) = scan_tracees(me, who, options, &tree, &mut has_candidate)
+        && let Some(mut found) = scan_tracees(me, who, options, &tree, &mut has_candidate)
     {
         drop(tree);
-        drop(garbage);
-        return Scan::Event(event);
+        drop(found.garbage);
+        if let Some(group) = found.living {
+            found.event.rusage = group.usage().to_rusage();
+        }
+        return Scan::Event(found.event);
     }
     let mut found = None;
     {
@@ -148,15 +151,22 @@ fn scan(me: &Arc<ThreadGroup>, who: &Who, options: WaitOptions) -> Scan {
     }
 }
 
-/// Looks at all tasks that the threads of `me` trace, the caller's alone with `__WNOTHREAD`. Gives an event with what
-/// must be dropped without locks.
+/// What a look at tracees gives.
+struct OfTracee {
+    event: Event,
+    /// The process whose usage belongs into the event, if it lives on: what that looks at needs the locks dropped.
+    living: Option<Arc<ThreadGroup>>,
+    garbage: Garbage,
+}
+
+/// Looks at all tasks that the threads of `me` trace, the caller's alone with `__WNOTHREAD`.
 fn scan_tracees(
     me: &Arc<ThreadGroup>,
     who: &Who,
     options: WaitOptions,
     tree: &TreeGuard,
     has_candidate: &mut bool,
-) -> Option<(Event, Garbage)> {
+) -> Option<OfTracee> {
     let caller = task::current();
     for tracer in me.threads() {
         if options.contains(WaitOptions::NOTHREAD) && !Arc::ptr_eq(&tracer, caller.arc()) {
@@ -170,8 +180,9 @@ fn scan_tracees(
                 continue;
             }
             *has_candidate = true;
-            if let Some(event) = tracee_event(me, &tracee, options, tree) {
-                return Some(event);
+            let found = tracee_event(me, &tracee, options, tree);
+            if found.is_some() {
+                return found;
             }
         }
     }
@@ -194,7 +205,7 @@ fn tracee_event(
     task: &Arc<Task>,
     options: WaitOptions,
     tree: &TreeGuard,
-) -> Option<(Event, Garbage)> {
+) -> Option<OfTracee> {
     let keep = options.contains(WaitOptions::NOWAIT);
     let group = task.group();
     let uid = task.with_cred(|cred| cred.uid);
@@ -202,20 +213,19 @@ fn tracee_event(
     let pid = pid::visible(task.tid());
     if !task.has(TaskFlags::DEAD) {
         let code = trace::unreported_stop(task, !keep)?;
-        let rusage = group.usage().to_rusage();
+        let rusage = Rusage::default();
         let event = Event { pid, uid, code: CLD_TRAPPED, status: code << 8 | 0x7f, rusage };
-        return Some((event, Garbage::default()));
+        return Some(OfTracee { event, living: Some(group.clone()), garbage: Garbage::default() });
     }
     if !options.contains(WaitOptions::EXITED) {
         return None;
     }
     if !task.is_leader() {
         let status = group.sig.lock().exit.unwrap_or_else(|| task.exit_code.load(Relaxed));
-        let rusage = group.usage().to_rusage();
-        let event = Event { pid, uid, code: end_code(status), status, rusage };
+        let event = Event { pid, uid, code: end_code(status), status, rusage: Rusage::default() };
         let garbage = if keep { Garbage::default() } else { exit::reap_thread(task, tree) };
         group.exit_wait.wake_all();
-        return Some((event, garbage));
+        return Some(OfTracee { event, living: Some(group.clone()), garbage });
     }
     if group.exit_state() != ExitState::Zombie {
         return None;
@@ -230,7 +240,7 @@ fn tracee_event(
         }
         () => exit::reap_for_tracer(group, task, tree),
     };
-    Some((event, garbage))
+    Some(OfTracee { event, living: None, garbage })
 }
 
 /// Whether the call is about `child`.
