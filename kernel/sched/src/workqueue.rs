@@ -81,8 +81,7 @@ pub fn synchronize_rcu() {
 /// How long [`await_rcu`] waits.
 const GRACE_NS: u64 = 200_000_000;
 
-/// As [`synchronize_rcu`], but gives up after 0.2 s: for those who only want to see soon what readers let go. In unit
-/// tests some threads never tell that they do not read. Sleeps.
+/// As [`synchronize_rcu`], but gives up after 0.2 s: for those who only want to see soon what readers let go. Sleeps.
 pub fn await_rcu() {
     let done = alloc::sync::Arc::new(crate::locks::Completion::new());
     let signal = done.clone();

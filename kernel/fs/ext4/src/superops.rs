@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::*;
 use abi::fs::Statfs;
 use abi::{Errno, Result};
 use ext4_image::Support;
-use sched::{Completion, Interruptible};
+use sched::Interruptible;
 use vfs::{SuperBlock, SuperOps};
 
 use crate::fs::Fs;
@@ -71,21 +71,13 @@ impl Drop for Super {
     }
 }
 
-/// How long a grace period is waited for. In unit tests the reaper is not always there.
-const GRACE_NS: u64 = if cfg!(test) { 2_000_000 } else { 200_000_000 };
-
 impl Fs {
     /// Has inodes freed that lost their last name and their last user before: the cache of names lets go of an
     /// inode only after a grace period. Gives whether there was anything to wait for.
     pub(crate) fn finish_evictions(&self) -> bool {
         let has_orphans = self.nr_orphans.load(Acquire) > 0;
         if has_orphans {
-            let done = Arc::new(Completion::new());
-            let signal = done.clone();
-            hal::rcu::call(Box::new(move || signal.complete()));
-            let deadline = hal::time::now_ns() + GRACE_NS;
-            // Who reads for longer only has the blocks come back later.
-            let _ = done.wait_deadline(Some(deadline), Interruptible::No);
+            sched::workqueue::await_rcu();
         }
         let has_evictions = self.nr_evictions.load(Acquire) > 0;
         self.wait_for_evictions();

@@ -270,7 +270,6 @@ fn holes_and_data_are_told_apart() {
 }
 
 #[test]
-#[ignore = "on the host the thread that runs what waits for a grace period goes with the CPU of the first test"]
 fn a_full_disk_refuses_writes_and_recovers() {
     let Some(image) = image(&["-t", "ext4", "-b", "1024", "-m", "0"], 4 << 20) else { return };
     let mut env = Env::new(&image);
