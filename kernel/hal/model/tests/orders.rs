@@ -2,24 +2,11 @@
 //!
 //! Unlike on x86, a load here may see an old value wherever the orderings in the code allow it.
 
-#![allow(missing_docs, dead_code)]
-
-mod atomic {
-    pub use loom::sync::atomic::*;
-
-    pub fn relax() {
-        loom::thread::yield_now();
-    }
-}
-
-#[path = "../../src/sync/protocol.rs"]
-mod protocol;
-
+use hal_model::protocol::{GracePeriod, OnceState, SeqCount, SpinBit, TryState};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use protocol::{GracePeriod, OnceState, SeqCount, SpinBit, TryState};
 
 /// Adds 1 to a number that loom guards against unordered access.
 fn add_one(number: &UnsafeCell<u32>) {
@@ -115,7 +102,7 @@ fn a_value_is_made_once_and_whole() {
                         made.fetch_add(1, Relaxed);
                         once.state.finish();
                     } else {
-                        atomic::relax();
+                        hal_model::atomic::relax();
                     }
                 }
                 assert_eq!(get(&once.data), 1);
@@ -283,7 +270,7 @@ fn a_sleeping_lock_loses_no_wake_up() {
                     while !all.lock.state.take_or_want() {
                         // Asleep until woken; a wake-up that never comes is a deadlock that loom reports.
                         while !core::mem::take(&mut all.queue.lock().unwrap().1) {
-                            atomic::relax();
+                            hal_model::atomic::relax();
                         }
                     }
                 }
