@@ -46,7 +46,6 @@ pub(super) static ENTRIES: &[Entry] = &[
     number32("dirty_expire_centisecs", &writeback::EXPIRE_CENTISECS, 0..=i32::MAX as u32),
     number32("dirty_ratio", &writeback::RATIO, 0..=100),
     number32("dirty_writeback_centisecs", &writeback::INTERVAL_CENTISECS, 0..=i32::MAX as u32),
-    Entry { name: "compact_memory", kind: Kind::Trigger(|_| Ok(())) },
     Entry { name: "drop_caches", kind: Kind::Trigger(drop_caches) },
     fixed("laptop_mode", "0"),
     number64("max_map_count", &tunables::MAX_MAP_COUNT, 0..=i32::MAX as u64),
