@@ -246,11 +246,23 @@ impl SuperBlock {
 /// File systems that have something to write out.
 static ON_DEVICES: Mutex<Vec<Weak<SuperBlock>>> = Mutex::new("vfs.on_devices", Vec::new());
 
-/// Writes out everything that is dirty in all file systems (sync(2)). Errors are told by fsync(2).
+/// What lies below file systems and has something to write out: the page caches of devices.
+static BELOW: hal::sync::Once<fn()> = hal::sync::Once::new();
+
+/// Tells how to write out what lies below file systems. Once only.
+pub fn set_sync_below(sync: fn()) {
+    BELOW.call_once(|| sync);
+}
+
+/// Writes out everything that is dirty in all file systems, and then what lies below them (sync(2)). Errors are told by
+/// fsync(2). Sleeps.
 pub fn sync_all() {
     let all: Vec<_> = ON_DEVICES.lock().iter().filter_map(Weak::upgrade).collect();
     for sb in all {
         let _ = sb.ops.sync(&sb);
+    }
+    if let Some(sync) = BELOW.get() {
+        sync();
     }
 }
 

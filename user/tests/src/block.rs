@@ -204,6 +204,9 @@ fn loop_device_shows_its_file() {
     assert_eq!(pwrite(fd, b"changed", 1000), Ok(7));
     assert_eq!(sys!(SYS_fsync, fd), Ok(0));
     assert_eq!(pread(image, 7, 1000).unwrap(), b"changed");
+    assert_eq!(pwrite(fd, b"by sync", 3000), Ok(7));
+    assert_eq!(sys!(SYS_sync), Ok(0));
+    assert_eq!(pread(image, 7, 3000).unwrap(), b"by sync", "sync(2) writes out devices, too");
     assert_eq!(slurp(&format!("/sys/block/loop{number}/size")), "100\n");
     assert_eq!(sys!(SYS_ioctl, fd, LOOP_CLR_FD, 0), Ok(0));
     close(fd);

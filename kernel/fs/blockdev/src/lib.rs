@@ -40,6 +40,7 @@ pub fn init() -> Result<()> {
     for (major, name) in MAJORS {
         register_blkdev(major, MINORS, name, Arc::new(Driver))?;
     }
+    vfs::superblock::set_sync_below(sync_devices);
     block::on_change(|device: &Arc<BlockDevice>, change| match change {
         Change::Added => {
             if let Err(errno) = add_node(device.name(), DeviceKind::Block, device.number(), MODE) {
@@ -49,4 +50,11 @@ pub fn init() -> Result<()> {
         Change::Removed => remove_node(device.name()),
     });
     Ok(())
+}
+
+/// Writes out the caches of all devices and flushes their disks. An error stays with the device's cache, for fsync(2).
+fn sync_devices() {
+    for device in block::all() {
+        let _ = device.sync();
+    }
 }
