@@ -13,13 +13,12 @@ use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use abi::process::CloneFlags;
-use abi::signal::{NSIG, SIGCHLD, SigSet};
+use abi::signal::{NSIG, SIGCHLD};
 use abi::{Errno, Result};
 use hal::thread::{Fpu, Thread as HalThread};
 use hal::trap::UserRegs;
 use hal::{UserAddr, user};
-use limits::{Resource, Rlimits, UserCounts, UserResource};
-use mm::Mm;
+use limits::{Resource, UserCounts, UserResource};
 use sched::{Interruptible, Placement, WaitQueue};
 use security::{Cap, Cred, UserNs};
 use vfs::{FdFlags, FdTable, FsContext};
@@ -28,10 +27,11 @@ use crate::family::{self, Family, adopt, lock_tree};
 use crate::group::GroupInit;
 use crate::hooks::OnClose;
 use crate::pid::{self, PidRef};
-use crate::signal::{AltStack, Clear, SigHand};
+use crate::signal::{AltStack, Clear};
 use crate::task::{self, CurrentTask, TaskFlags, TaskInit};
 use crate::trace::NewTie;
-use crate::{NsProxy, PidNs, Task, ThreadGroup, cred, exec, exit, hooks, nsproxy, pgrp, trace};
+use crate::unforked::{Plan, Unforked};
+use crate::{PidNs, Task, ThreadGroup, exec, exit, hooks, nsproxy, pgrp, trace};
 
 /// What clone3(2) is asked for.
 #[derive(Clone, Debug, Default)]
@@ -482,59 +482,20 @@ pub fn spawn_init(
     files: Arc<FdTable>,
     start: impl FnOnce() -> Result<UserRegs> + Send + 'static,
 ) -> Result<Arc<ThreadGroup>> {
-    let pid_ref = PidRef::alloc(&PidNs::INITIAL, &[])?;
-    let cred = Arc::new(Cred::root());
-    let group = Arc::new(ThreadGroup::new(GroupInit {
-        pid: pid_ref.number(),
-        pid_ns: PidNs::INITIAL,
-        own_pid: pid_ref.number(),
-        hand: Arc::new(SigHand::new()),
-        family: Family { parent: None, children: Vec::new() },
-        ppid: 0,
-        exit_signal: SIGCHLD,
-        rlimits: Rlimits::for_init(u64::from(max_threads())),
-        has_subreaper: false,
-        dumpable: 1,
-        oom_score_adj: 0,
-    }));
+    let (name, comm) = ("init", *b"init\0\0\0\0\0\0\0\0\0\0\0\0");
+    let init = Unforked::new(Plan { name, comm, ppid: 0, exit_signal: SIGCHLD, fs, files })?;
+    let group = init.group().clone();
     group.is_unkillable.store(true, Relaxed);
-    let user = cred::user_of(0);
-    user.charge(UserResource::Processes, 1);
-    let init = TaskInit {
-        pid_ref,
-        group: group.clone(),
-        cred,
-        user,
-        nsproxy: NsProxy::initial(),
-        mm: Some(Mm::new()?),
-        files,
-        fs,
-        blocked: SigSet::EMPTY,
-        comm: *b"init\0\0\0\0\0\0\0\0\0\0\0\0",
+    let start = move || {
+        start().unwrap_or_else(|error| {
+            hal::power::stop(&alloc::format!(
+                "No working init found ({error:?}). Try passing init= option to kernel."
+            ))
+        })
     };
-    let task = Arc::new(Task::new(init));
-    let first = move || match start() {
-        // The base of the stack is left for good, so nothing may be alive here but the registers.
-        Ok(regs) => hal::thread::enter_user(&regs),
-        Err(error) => hal::power::stop(&alloc::format!(
-            "No working init found ({error:?}). Try passing init= option to kernel."
-        )),
-    };
-    let thread = sched::new_user_thread("init", UserRegs::default(), Fpu::Fresh, first)?;
-    if let Some(mm) = task.mm() {
-        HalThread::set_first_page_table(thread.hal(), Some(mm.page_table().clone()));
-    }
-    task::bind(thread.hal(), task.clone());
-    drop(task.thread.swap(Some(thread.clone())));
-    let tree = lock_tree();
-    group.nr_live.store(1, Relaxed);
-    group.sig.lock().threads.push(task.clone());
-    pgrp::found_first(&group, &tree);
-    pid::set_task(task.tid(), Some(task.clone()));
-    family::set_init(&group);
-    exit::count_thread();
-    drop(tree);
-    task.clear_flags(TaskFlags::FORKNOEXEC);
-    sched::start(&thread, Placement::Fork);
+    init.start(start, |group, tree| {
+        pgrp::found_first(group, tree);
+        family::set_init(group);
+    })?;
     Ok(group)
 }

@@ -26,6 +26,7 @@ pub mod signal;
 mod task;
 pub mod timer;
 pub mod trace;
+mod unforked;
 pub mod usage;
 pub mod wait;
 
