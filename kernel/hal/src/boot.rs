@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use crate::addr::PhysAddr;
 use crate::arch;
+use crate::frame::Frame;
 
 /// What a range of physical memory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,15 @@ pub fn initrd_read(pos: usize, buf: &mut [u8]) -> usize {
 /// They read as absent afterwards.
 pub fn initrd_release(end: usize) {
     arch::boot::initrd_release(end);
+}
+
+/// Takes the page at offset `pos` of the initial RAM disk out of it, with its bytes; what lies before it is given to
+/// the frame allocator.
+///
+/// `None` when `pos` is not at the start of a page of memory, when less than a page follows, or when that was given
+/// away before.
+pub fn initrd_take(pos: usize) -> Option<Frame> {
+    arch::boot::initrd_take(pos)
 }
 
 /// The name of and the offset in the kernel function at `addr`, for backtraces and /proc/kallsyms.

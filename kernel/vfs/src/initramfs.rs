@@ -62,7 +62,8 @@ pub struct Summary {
     pub bytes: u64,
 }
 
-/// The initial RAM disk, released as it is read.
+/// The initial RAM disk, which becomes the files: whole pages of data that lie page-aligned in it go into the page
+/// cache as they are, and what had to be copied is released as it is read.
 pub struct Initrd {
     buf: Vec<u8>,
     /// What of `buf` is valid, and how much of that was consumed.
@@ -72,8 +73,8 @@ pub struct Initrd {
     next: usize,
 }
 
-/// Bytes read at once. Larger saves little; smaller files mostly fit.
-const CHUNK: usize = 32 * 1024;
+/// Bytes read at once, at most: up to the end of a page, so that the next one can still be taken whole.
+const CHUNK: usize = PAGE_SIZE;
 /// Memory is released in steps of this many bytes.
 const RELEASE_STEP: usize = 1 << 20;
 
@@ -90,7 +91,8 @@ impl Initrd {
 impl Input for Initrd {
     fn fill(&mut self) -> Result<&[u8], Error> {
         if self.used == self.len {
-            self.len = hal::boot::initrd_read(self.next, &mut self.buf);
+            let to_page_end = PAGE_SIZE - self.next % PAGE_SIZE;
+            self.len = hal::boot::initrd_read(self.next, &mut self.buf[..to_page_end]);
             self.used = 0;
             self.next += self.len;
             if self.next / RELEASE_STEP != (self.next - self.len) / RELEASE_STEP {
@@ -109,7 +111,15 @@ impl PageInput for Initrd {
     type Page = Frame;
 
     fn take_page(&mut self) -> Option<Frame> {
-        None
+        let read_ahead = self.len - self.used;
+        let pos = self.next - read_ahead;
+        if read_ahead != 0 && (read_ahead != PAGE_SIZE || !pos.is_multiple_of(PAGE_SIZE)) {
+            return None;
+        }
+        let frame = hal::boot::initrd_take(pos)?;
+        self.used = self.len;
+        self.next = pos + PAGE_SIZE;
+        Some(frame)
     }
 }
 

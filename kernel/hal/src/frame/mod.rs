@@ -142,6 +142,20 @@ pub(crate) unsafe fn add_range(start: u64, end: u64) {
     }
 }
 
+/// Makes frame `pfn`, which was never managed, a managed one with its first owner and its contents kept.
+///
+/// # Safety
+///
+/// 1. As [`add_range`] for this one frame.
+#[cfg_attr(
+    not(target_os = "none"),
+    expect(dead_code, reason = "the hosted machine has no memory of its own")
+)]
+pub(crate) unsafe fn claim(pfn: NonZeroU32) -> Frame {
+    TOTAL.fetch_add(1, Ordering::Relaxed);
+    Frame::adopt(pfn)
+}
+
 /// A run of `2^order` frames with arbitrary contents and no references, aligned to its size.
 pub(crate) fn alloc_run(order: u32) -> Option<u32> {
     if order == 0 {

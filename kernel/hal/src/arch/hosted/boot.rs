@@ -5,6 +5,7 @@ use std::eprintln;
 
 use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::boot::{MemoryKind, MemoryRange};
+use crate::frame::Frame;
 
 pub fn cmdline() -> &'static [u8] {
     b""
@@ -24,6 +25,10 @@ pub fn initrd_read(_pos: usize, _buf: &mut [u8]) -> usize {
 }
 
 pub fn initrd_release(_end: usize) {}
+
+pub fn initrd_take(_pos: usize) -> Option<Frame> {
+    None
+}
 
 pub fn symbolize(_addr: usize) -> Option<(&'static str, usize)> {
     None

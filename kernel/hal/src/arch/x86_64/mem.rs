@@ -1,5 +1,6 @@
 //! Frames as the kernel sees them: contents through the direct map, metadata through its own area.
 
+use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::boot::memory::BootMemory;
@@ -7,7 +8,7 @@ use super::layout::{DIRECT_MAP, FRAME_META};
 use super::paging::kernel::{DirectTables, Mapper, Tables};
 use super::paging::pte::{GLOBAL, NO_EXEC, WRITABLE};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE};
-use crate::frame::{self, FrameMeta, MAX_ORDER};
+use crate::frame::{self, Frame, FrameMeta, MAX_ORDER};
 
 const META_BYTES: u64 = size_of::<FrameMeta>() as u64;
 /// Physical memory for whose metadata there must be room if any of it is managed.
@@ -136,4 +137,19 @@ pub(super) unsafe fn release(start: u64, end: u64) {
     let end = end.min(LIMIT.load(Ordering::Relaxed));
     // SAFETY: the caller's condition; `init` mapped the metadata of all usable memory below the limit.
     unsafe { frame::add_range(start >> PAGE_SHIFT, end >> PAGE_SHIFT) };
+}
+
+/// Makes the page at `start`, which had an owner at boot, a frame with its contents; `None` at or above the limit
+/// of the memory that is managed.
+///
+/// # Safety
+///
+/// 1. As [`release`] for this page.
+pub(super) unsafe fn claim(start: u64) -> Option<Frame> {
+    if start >= LIMIT.load(Ordering::Relaxed) {
+        return None;
+    }
+    let pfn = NonZeroU32::new(u32::try_from(start >> PAGE_SHIFT).ok()?)?;
+    // SAFETY: the caller's condition; `init` mapped the metadata of all usable memory below the limit.
+    Some(unsafe { frame::claim(pfn) })
 }

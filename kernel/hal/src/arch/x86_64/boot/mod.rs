@@ -23,6 +23,7 @@ use super::cpulocal::CpuLocal;
 use super::{acpi, apic, cpu, ioapic, layout, time};
 use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::boot::{MemoryKind, MemoryRange};
+use crate::frame::Frame;
 use crate::sync::{Once, SpinLock};
 
 /// The `mem=` parameter in bytes, or no limit.
@@ -110,9 +111,12 @@ pub(crate) fn initrd_read(pos: usize, buf: &mut [u8]) -> usize {
 
 /// Gives away the whole pages of the initramfs below offset `end`; with `end` at its end, all of them.
 pub(crate) fn initrd_release(end: usize) {
+    release_below(end, &mut INITRD_RELEASED.lock());
+}
+
+fn release_below(end: usize, released: &mut usize) {
     let Some(info) = INFO.get() else { return };
     let (start, len) = info.initrd;
-    let mut released = INITRD_RELEASED.lock();
     let page = PAGE_SIZE as u64;
     let first = if *released == 0 { start & !(page - 1) } else { (start + *released as u64) & !(page - 1) };
     let last = if end >= len {
@@ -126,6 +130,25 @@ pub(crate) fn initrd_release(end: usize) {
     // SAFETY: `on_tables` reserved these pages for the initramfs; nobody reads below `released` any more.
     unsafe { super::mem::release(first, last) };
     *released = if end >= len { len } else { (last - start) as usize };
+}
+
+/// Gives away the whole page of the initramfs at offset `pos` as a frame, and those below it.
+pub(crate) fn initrd_take(pos: usize) -> Option<Frame> {
+    let info = INFO.get()?;
+    let (start, len) = info.initrd;
+    let mut released = INITRD_RELEASED.lock();
+    if pos < *released || len.saturating_sub(pos) < PAGE_SIZE {
+        return None;
+    }
+    let at = start + pos as u64;
+    if !at.is_multiple_of(PAGE_SIZE as u64) {
+        return None;
+    }
+    release_below(pos, &mut released);
+    // SAFETY: as in `release_below`: the page at `pos` is not below `released` yet, and is from here on.
+    let frame = unsafe { super::mem::claim(at) }?;
+    *released = pos + PAGE_SIZE;
+    Some(frame)
 }
 
 /// The name of and offset in the function at `addr`.
