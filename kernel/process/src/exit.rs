@@ -192,6 +192,10 @@ fn release_mm(task: &CurrentTask) {
         let peak = mm.hiwater_rss();
         let mut usage = task.group().usage.lock();
         usage.dead.max_rss = usage.dead.max_rss.max(peak);
+        drop(usage);
+        // Whoever waits for the process may write to its program next.
+        let exe = task.group().exe.lock().take();
+        drop(exe);
     }
     task.hal().set_page_table(None);
     drop(mm);
