@@ -68,6 +68,7 @@ fn set_up(params: Params) -> Result<()> {
     procfs::provide(procfs::Extra::SysvMsg, ipc::show::msg);
     procfs::provide(procfs::Extra::SysvShm, ipc::show::shm);
     ext4::register()?;
+    overlay::register()?;
     mm::mapping::writeback::start()?;
     mm::oom::register_reclaim(|_| vfs::shrink_dentries());
     mm::reclaim::start()?;

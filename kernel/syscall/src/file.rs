@@ -281,7 +281,7 @@ pub(crate) fn sys_sync_file_range(
     if flags & !SYNC_FILE_RANGE_ALL != 0 || offset < 0 || len < 0 || offset.checked_add(len).is_none() {
         return Err(Errno::EINVAL);
     }
-    let Some(mapping) = file.inode().mapping() else { return Err(Errno::ESPIPE) };
+    let Some(mapping) = file.mapping() else { return Err(Errno::ESPIPE) };
     let end = if len == 0 { u64::MAX } else { (offset + len) as u64 };
     mapping.write_back(offset as u64..end).map(|()| 0)
 }
@@ -326,7 +326,7 @@ pub(crate) fn sys_fadvise64(_cx: &mut Cx<'_>, fd: i32, offset: i64, len: i64, ad
     if len < 0 || !(0..=POSIX_FADV_NOREUSE).contains(&advice) {
         return Err(Errno::EINVAL);
     }
-    if let Some(mapping) = file.inode().mapping() {
+    if let Some(mapping) = file.mapping() {
         let start = u64::try_from(offset).unwrap_or(0);
         let end = if len == 0 { u64::MAX } else { start.saturating_add(len as u64) };
         // Advice: an error is no reason to fail.
@@ -346,7 +346,7 @@ pub(crate) fn sys_fadvise64(_cx: &mut Cx<'_>, fd: i32, offset: i64, len: i64, ad
 pub(crate) fn sys_readahead(_cx: &mut Cx<'_>, fd: i32, offset: i64, count: usize) -> Result<usize> {
     let file = file(fd)?;
     file.require(FileMode::READ)?;
-    let Some(mapping) = file.inode().mapping() else { return Err(Errno::EINVAL) };
+    let Some(mapping) = file.mapping() else { return Err(Errno::EINVAL) };
     let start = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
     // Advice: an error is no reason to fail.
     let _ = mapping.read_ahead(start..start.saturating_add(count as u64));

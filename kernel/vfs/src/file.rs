@@ -150,9 +150,14 @@ pub trait FileOps: Any + Send + Sync {
         Err(Errno::ENOTTY)
     }
 
+    /// The page cache of what it shows where that belongs to another inode: the layer's, in an overlay.
+    fn mapping(&self) -> Option<&Arc<Mapping>> {
+        None
+    }
+
     /// What mmap(2) is to map. The default maps the page cache.
     fn mmap(&self, file: &Arc<File>) -> Result<Backing> {
-        if file.inode().mapping().is_some() { Ok(Backing::file(file.clone())) } else { Err(Errno::ENODEV) }
+        if file.mapping().is_some() { Ok(Backing::file(file.clone())) } else { Err(Errno::ENODEV) }
     }
 
     /// Emits entries from `*pos` on and moves it behind the last one taken. The inode's `sem` is held for reading.
@@ -337,6 +342,12 @@ impl File {
         &self.inode
     }
 
+    /// The page cache of what it shows.
+    #[inline]
+    pub fn mapping(&self) -> Option<&Arc<Mapping>> {
+        self.inode.mapping().or_else(|| self.ops.mapping())
+    }
+
     /// What it can do.
     #[inline]
     pub fn mode(&self) -> FileMode {
@@ -508,7 +519,7 @@ impl core::fmt::Debug for File {
 
 impl Mappable for File {
     fn mapping(&self) -> Option<&Arc<Mapping>> {
-        self.inode.mapping()
+        File::mapping(self)
     }
 
     fn name(&self) -> Vec<u8> {

@@ -463,7 +463,10 @@ impl Inode {
             generation: 0,
             ops,
             mapping,
-            sem: RwSem::new("vfs.inode.sem", ()),
+            sem: RwSem::new(
+                if sb.fs_type().is_stacked() { "vfs.inode.stacked" } else { "vfs.inode.sem" },
+                (),
+            ),
             writers: AtomicI32::new(0),
             locks: Once::new(),
             fifo: Once::new(),

@@ -167,6 +167,12 @@ impl Mount {
         Self::alloc(root, b"none", MountFlags::empty(), true)
     }
 
+    /// A mount of what `path` shows that is in nobody's tree: what is mounted below stays invisible, and `flags` join
+    /// those of the mount of `path`.
+    pub fn new_private(path: &Path, flags: MountFlags) -> Arc<Self> {
+        Self::alloc(&path.dentry, &path.mount.source, path.mount.flags() | flags, true)
+    }
+
     fn alloc(root: &Arc<Dentry>, source: &[u8], flags: MountFlags, is_internal: bool) -> Arc<Self> {
         let id = NEXT_ID.fetch_add(1, Relaxed);
         root.sb().mount_added();

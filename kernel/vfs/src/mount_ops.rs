@@ -92,7 +92,7 @@ pub fn mount(
     if !ctx.cred.user_ns.is_initial() && !IN_USER_NS.contains(&fs_type) {
         return Err(Errno::EPERM);
     }
-    let request = MountRequest { source, data, flags: sb_flags(flags), cred: ctx.cred };
+    let request = MountRequest { source, data, flags: sb_flags(flags), ctx };
     let root = superblock::fs_type(fs_type)?.mount(&request)?;
     let source = if source.is_empty() { b"none" } else { source };
     let new = Mount::new(&root, source, mount_flags(flags));

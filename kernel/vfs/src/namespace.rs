@@ -50,9 +50,18 @@ pub fn create_in(dir: &Path, name: &[u8], mode: u32, rdev: u64, target: &[u8], c
     Ok(Path { mount: dir.mount.clone(), dentry })
 }
 
+/// Whether an unnamed file may get a name later (open(2), `O_TMPFILE` without `O_EXCL`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linkable {
+    /// It may.
+    Yes,
+    /// It may not.
+    No,
+}
+
 /// A dentry for an `O_TMPFILE` inode: in `dir`, but not to be found.
-pub(crate) fn unnamed_dentry(dir: &Arc<Dentry>, inode: Arc<Inode>, is_exclusive: bool) -> Arc<Dentry> {
-    if !is_exclusive {
+pub fn unnamed_dentry(dir: &Arc<Dentry>, inode: Arc<Inode>, linkable: Linkable) -> Arc<Dentry> {
+    if linkable == Linkable::Yes {
         inode.set_flags(InodeFlags::LINKABLE, InodeFlags::empty());
     }
     let name = alloc::format!("#{}", inode.ino());
@@ -162,7 +171,8 @@ fn may_link_descriptor(ctx: &WalkContext<'_>, at: At<'_>) -> bool {
     is_own || ctx.cred.own_capable(Cap::DAC_READ_SEARCH)
 }
 
-fn link_in(old: &Path, dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
+/// Gives what `old` names the further name `name` in `dir`, for `cred`.
+pub fn link_in(old: &Path, dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
     let write = dir.mount.want_write();
     let dir_inode = dir.inode().ok_or(Errno::ENOENT)?;
     let inode = old.inode().ok_or(Errno::ENOENT)?;
@@ -250,21 +260,25 @@ pub fn rmdirat(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8]) -> Result<()> {
         Last::DotDot => return Err(Errno::ENOTEMPTY),
         Last::Root => return Err(Errno::EBUSY),
     };
-    let dir = &parent.dir;
+    rmdir_in(&parent.dir, &last, ctx.cred)
+}
+
+/// Removes the empty directory `name` from `dir`, for `cred`.
+pub fn rmdir_in(dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
     let _write = dir.mount.want_write()?;
     let dir_inode = dir.inode().ok_or(Errno::ENOENT)?;
     let _exclusive = dir_inode.sem.write();
-    let victim = lookup_locked(&dir.dentry, &last)?;
+    let victim = lookup_locked(&dir.dentry, name)?;
     let inode = victim.inode().ok_or(Errno::ENOENT)?;
-    perm::may_delete(dir_inode, &victim, ctx.cred, Removal::Directory)?;
+    perm::may_delete(dir_inode, &victim, cred, Removal::Directory)?;
     let _subject = inode.sem.write();
     if victim.is_mountpoint() {
         return Err(Errno::EBUSY);
     }
-    dir_inode.ops().rmdir(dir_inode, &last, inode)?;
+    dir_inode.ops().rmdir(dir_inode, name, inode)?;
     inode.set_flags(InodeFlags::DEAD, InodeFlags::empty());
     dcache::remove_deleted(&victim);
-    removed(dir_inode, &last, inode);
+    removed(dir_inode, name, inode);
     Ok(())
 }
 
@@ -297,6 +311,18 @@ pub fn renameat2(
     let step =
         Step { from: &from.dir.dentry, old_name, old_slash, to: &to.dir.dentry, new_name, new_slash, flags };
     step.run(ctx.cred)
+}
+
+/// Renames between two directories of one mount, for `cred`; `flags` are as renameat2(2) checks them.
+pub fn rename_in(old: (&Path, &[u8]), new: (&Path, &[u8]), flags: RenameFlags, cred: &Cred) -> Result<()> {
+    if !Arc::ptr_eq(&old.0.mount, &new.0.mount) {
+        return Err(Errno::EXDEV);
+    }
+    let _write = old.0.mount.want_write()?;
+    let (from, to) = (&old.0.dentry, &new.0.dentry);
+    let _tree = (!Arc::ptr_eq(from, to)).then(|| from.sb().rename.lock());
+    let (old_name, new_name) = (Name::from_slice(old.1), Name::from_slice(new.1));
+    Step { from, old_name, old_slash: false, to, new_name, new_slash: false, flags }.run(cred)
 }
 
 /// A rename with both directories found.

@@ -309,7 +309,9 @@ fn open_tmpfile(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8], how: &How) -> Re
     let mode = S_IFREG | how.mode & !ctx.fs.umask() & 0o7777;
     let (mode, uid, gid) = perm::new_owner(dir, ctx.cred, mode);
     let inode = dir.ops().tmpfile(dir, &NewInode { mode, uid, gid, rdev: 0, target: &[] })?;
-    let dentry = namespace::unnamed_dentry(&path.dentry, inode, how.flags.contains(OpenFlags::EXCL));
+    let linkable =
+        if how.flags.contains(OpenFlags::EXCL) { namespace::Linkable::No } else { namespace::Linkable::Yes };
+    let dentry = namespace::unnamed_dentry(&path.dentry, inode, linkable);
     finish(&Path { mount: path.mount.clone(), dentry }, how, ctx.cred)
 }
 

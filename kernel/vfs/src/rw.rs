@@ -178,7 +178,7 @@ pub fn pwrite_with(file: &File, src: &mut Src<'_>, pos: i64, fsize: u64, flags: 
 fn write_at(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags: RwFlags) -> Result<usize> {
     limit_count(src.remaining(), |max| src.truncate(max));
     let inode = file.inode();
-    let done = if inode.mapping().is_some() {
+    let done = if file.mapping().is_some() {
         let _exclusive = inode.sem.write();
         write_cached(file, src, pos, fsize, flags)?
     } else {

@@ -10,10 +10,10 @@ use abi::fs::Statfs;
 use abi::{Errno, Result};
 use bitflags::bitflags;
 use sched::Mutex;
-use security::Cred;
 
 use crate::dcache;
 use crate::dentry::Dentry;
+use crate::fs_context::WalkContext;
 
 bitflags! {
     /// Flags of a superblock, with the numbers of mount(2).
@@ -36,8 +36,8 @@ pub struct MountRequest<'a> {
     pub data: &'a [u8],
     /// Flags of the superblock.
     pub flags: SbFlags,
-    /// Who mounts.
-    pub cred: &'a Arc<Cred>,
+    /// Who mounts, and how names in `data` are found.
+    pub ctx: &'a WalkContext<'a>,
 }
 
 /// A kind of file system.
@@ -47,6 +47,11 @@ pub trait FileSystemType: Send + Sync {
 
     /// Whether it lives on a block device.
     fn needs_device(&self) -> bool {
+        false
+    }
+
+    /// Whether it shows other file systems, so that its locks are taken before theirs.
+    fn is_stacked(&self) -> bool {
         false
     }
 
@@ -130,6 +135,7 @@ pub fn new_anon_dev() -> u64 {
 impl SuperBlock {
     /// Makes a superblock.
     pub fn new(init: SuperInit, ops: Box<dyn SuperOps>) -> Arc<Self> {
+        let rename_class = if init.fs_type.is_stacked() { "vfs.sb.stacked_rename" } else { "vfs.sb.rename" };
         let sb = Arc::new(Self {
             fs_type: init.fs_type,
             dev: if init.dev == 0 { new_anon_dev() } else { init.dev },
@@ -138,7 +144,7 @@ impl SuperBlock {
             max_bytes: init.max_bytes,
             flags: AtomicU32::new(init.flags.bits()),
             ops,
-            rename: Mutex::new("vfs.sb.rename", ()),
+            rename: Mutex::new(rename_class, ()),
             mounts: AtomicU32::new(0),
         });
         if sb.fs_type.needs_device() {

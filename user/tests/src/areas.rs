@@ -36,6 +36,7 @@ mod seccomp;
 mod signal;
 mod signalfd;
 mod sigwait;
+mod overlay;
 mod swap;
 mod sysinfo;
 mod syslog;
@@ -92,5 +93,6 @@ const AREAS: &[&[harness::Test]] = &[
     futexpi::TESTS,
     efault::TESTS,
     mem::TESTS,
+    overlay::TESTS,
     swap::TESTS,
 ];

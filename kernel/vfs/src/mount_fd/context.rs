@@ -193,7 +193,7 @@ fn create(ctx: &WalkContext<'_>, context: &Context, state: &mut State) -> Result
         return Err(Errno::EBUSY);
     }
     let source = state.source.clone().unwrap_or_default();
-    let request = MountRequest { source: &source, data: &state.options, flags: state.flags, cred: ctx.cred };
+    let request = MountRequest { source: &source, data: &state.options, flags: state.flags, ctx };
     match context.fs_type.mount(&request) {
         Ok(root) => {
             state.phase = Phase::Ready(root);

@@ -1,0 +1,191 @@
+//! Copying up: what changes moves to the upper layer first.
+//!
+//! ```text
+//!   work/#1f   made, filled, given its attributes, written out
+//!      |
+//!      +-- rename --> upper/a/b        its directories were copied before
+//! ```
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::fs::{OpenFlags, RenameFlags, S_IFLNK, S_IFMT, S_IFREG};
+use abi::{Errno, Result};
+use hal::uio::{Dest, Src};
+use vfs::inode::XattrMode;
+use vfs::open::{self, How};
+use vfs::{Inode, Link, Path, SetAttr, SyncMode, Whence, fcntl, namespace, rw};
+
+use crate::inode::{OverlayInode, overlay};
+use crate::layers::Overlay;
+use crate::work::temporary_name;
+
+/// Whether a file's data is copied too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Data {
+    /// All of it.
+    All,
+    /// None: it is about to be cut to nothing.
+    None,
+}
+
+/// Bytes that are copied at once.
+const CHUNK: usize = 64 * 1024;
+
+impl Overlay {
+    /// Copies `inode` up, with its directories, unless it is up already. `EROFS`: there is no upper layer. Takes
+    /// `changes`; sleeps.
+    pub(crate) fn copy_up(&self, inode: &Inode, data: Data) -> Result<()> {
+        if overlay(inode)?.upper().is_some() {
+            return Ok(());
+        }
+        let _changes = self.changes.lock();
+        self.copy_up_locked(inode, data)
+    }
+
+    /// As [`Overlay::copy_up`], with `changes` held.
+    pub(crate) fn copy_up_locked(&self, inode: &Inode, data: Data) -> Result<()> {
+        let mut above: Vec<Arc<Inode>> = Vec::new();
+        let mut at = overlay(inode)?;
+        if at.upper().is_some() {
+            return Ok(());
+        }
+        while let Some(place) = &at.place
+            && overlay(&place.dir)?.upper().is_none()
+        {
+            above.push(place.dir.clone());
+            at = overlay(&above[above.len() - 1])?;
+        }
+        for dir in above.iter().rev() {
+            self.copy_one(dir, data)?;
+        }
+        self.copy_one(inode, data)
+    }
+
+    /// Copies one file whose directory is up.
+    fn copy_one(&self, inode: &Inode, data: Data) -> Result<()> {
+        let this = overlay(inode)?;
+        let source = this.real()?;
+        let real = this.real_inode()?;
+        let work = &self.writable()?.work;
+        let target = match real.is_symlink().then(|| real.ops().read_link(real)).transpose()? {
+            Some(Link::Target(text)) => text,
+            Some(Link::Magic(_)) => return Err(Errno::EINVAL),
+            None => Vec::new(),
+        };
+        let mode = if real.is_regular() { S_IFREG | 0o600 } else { real.mode() };
+        let name = temporary_name();
+        let copy = namespace::create_in(work, name.as_bytes(), mode, real.rdev(), &target, &self.cred)?;
+        let made = copy.inode().ok_or(Errno::EIO)?;
+        // Known before it can be found, so that a lookup meanwhile makes no second inode.
+        if let Some(known) = this.this() {
+            self.icache.insert(made, &known);
+        }
+        let filled = self.fill(source, real, &copy, data);
+        if let Err(errno) = filled.and_then(|()| self.publish(this, name.as_bytes())) {
+            self.icache.forget(made);
+            self.discard(name.as_bytes());
+            return Err(errno);
+        }
+        this.set_upper(copy.clone());
+        Ok(())
+    }
+
+    /// Gives `copy` what `source` has.
+    fn fill(&self, source: &Path, real: &Arc<Inode>, copy: &Path, data: Data) -> Result<()> {
+        let made = copy.inode().ok_or(Errno::EIO)?;
+        if real.is_regular() && data == Data::All && real.size() > 0 {
+            self.copy_data(source, copy)?;
+        }
+        self.copy_xattrs(real, made)?;
+        let times = real.times();
+        let is_link = real.mode() & S_IFMT == S_IFLNK;
+        let change = SetAttr {
+            mode: (!is_link).then(|| real.mode()),
+            uid: Some(real.uid()),
+            gid: Some(real.gid()),
+            size: None,
+            atime: Some(times.atime),
+            mtime: Some(times.mtime),
+            ctime: times.ctime,
+        };
+        let _exclusive = made.sem.write();
+        made.ops().set_attr(made, &change)
+    }
+
+    fn copy_data(&self, source: &Path, copy: &Path) -> Result<()> {
+        let from = open::open_path(source, &How::new(0, 0)?, &self.cred)?;
+        let to = open::open_path(copy, &How::new(OpenFlags::WRONLY.bits(), 0)?, &self.cred)?;
+        let size = from.inode().size();
+        let mut buf = Vec::new();
+        buf.try_reserve_exact(CHUNK).map_err(|_| Errno::ENOMEM)?;
+        buf.resize(CHUNK, 0);
+        let mut pos = 0;
+        while pos < size {
+            // Holes stay holes.
+            pos = match from.ops().seek(&from, pos as i64, Whence::Data) {
+                Ok(data) => data,
+                Err(Errno::ENXIO) => break,
+                Err(_) => pos,
+            };
+            let len = from.ops().read(&from, &mut Dest::kernel(&mut buf), pos)?;
+            if len == 0 {
+                break;
+            }
+            let mut done = 0;
+            while done < len {
+                let at = (pos + done as u64) as i64;
+                done += rw::pwrite(&to, &mut Src::kernel(&buf[done..len]), at, u64::MAX)?;
+            }
+            pos += len as u64;
+        }
+        if to.inode().size() < size {
+            vfs::attr::ftruncate(&to, size as i64, u64::MAX)?;
+        }
+        if !self.options.volatile {
+            fcntl::fsync(&to, SyncMode::Full)?;
+        }
+        Ok(())
+    }
+
+    fn copy_xattrs(&self, from: &Arc<Inode>, to: &Arc<Inode>) -> Result<()> {
+        let names = from.ops().list_xattr(from)?;
+        for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+            // Marks tell of the layer that they are in; an inner overlay's are copied.
+            if name.strip_prefix(self.marks.prefix()).is_some_and(|rest| !rest.starts_with(b"overlay.")) {
+                continue;
+            }
+            let value = from.ops().get_xattr(from, name)?;
+            let _exclusive = to.sem.write();
+            match to.ops().set_xattr(to, name, &value, XattrMode::Any) {
+                Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the finished copy `name` to the place of what it is of.
+    fn publish(&self, this: &OverlayInode, name: &[u8]) -> Result<()> {
+        let work = &self.writable()?.work;
+        let Some(place) = this.place.as_ref().filter(|_| !this.is_removed()) else {
+            // It has no name any more, so the copy loses its own; who has it open keeps it.
+            let is_dir = this.real_inode()?.is_dir();
+            let remove = if is_dir { namespace::rmdir_in } else { namespace::unlink_in };
+            return remove(work, name, &self.cred);
+        };
+        let dir = overlay(&place.dir)?.upper_path()?;
+        namespace::rename_in((work, name), (dir, &place.name), RenameFlags::NOREPLACE, &self.cred)?;
+        // A copy is no change of the directory.
+        let real = dir.inode().ok_or(Errno::EIO)?;
+        let times = place.dir.times();
+        let change = SetAttr {
+            atime: Some(times.atime),
+            mtime: Some(times.mtime),
+            ctime: times.ctime,
+            ..SetAttr::default()
+        };
+        let _exclusive = real.sem.write();
+        real.ops().set_attr(real, &change)
+    }
+}

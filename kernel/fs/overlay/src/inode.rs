@@ -1,0 +1,300 @@
+//! The overlay's inodes: what they show, and what the VFS asks of them.
+
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering::*};
+
+use abi::fs::{OpenFlags, Statx};
+use abi::{Errno, Result};
+use hal::sync::Once;
+use vfs::dentry::Name;
+use vfs::file_attr::FileAttr;
+use vfs::inode::{Rename, XattrMode};
+use vfs::{
+    FileOps, Inode, InodeFlags, InodeInit, InodeOps, Link, NewInode, OpenRequest, Path, SetAttr, SuperBlock,
+};
+
+use crate::copy_up::Data;
+use crate::dir::Directory;
+use crate::file::Regular;
+use crate::layers::{Lower, Overlay, Stack};
+
+/// Where an inode was found.
+pub(crate) struct Place {
+    pub(crate) dir: Arc<Inode>,
+    pub(crate) name: Name,
+}
+
+/// The overlay's part of an inode.
+pub(crate) struct OverlayInode {
+    pub(crate) fs: Arc<Overlay>,
+    /// Set once: nothing goes back to a lower layer.
+    upper: Once<Path>,
+    pub(crate) lowers: Vec<Lower>,
+    /// Where it has to be copied up to. Names change only of what is in the upper layer, so it stays true until then.
+    pub(crate) place: Option<Place>,
+    /// Its name was removed: a copy gets none.
+    is_removed: AtomicBool,
+    /// The inode that it is the part of.
+    this: Once<Weak<Inode>>,
+}
+
+/// The overlay's part of `inode`. `EINVAL`: it belongs to another file system.
+pub(crate) fn overlay(inode: &Inode) -> Result<&OverlayInode> {
+    inode.ops_as().ok_or(Errno::EINVAL)
+}
+
+impl OverlayInode {
+    /// Its path in the upper layer.
+    pub(crate) fn upper(&self) -> Option<&Path> {
+        self.upper.get()
+    }
+
+    /// Its path in the upper layer, where it is known to be. `EROFS`: it is not.
+    pub(crate) fn upper_path(&self) -> Result<&Path> {
+        self.upper().ok_or(Errno::EROFS)
+    }
+
+    /// What it shows.
+    pub(crate) fn real(&self) -> Result<&Path> {
+        self.upper().or_else(|| self.lowers.first().map(|lower| &lower.path)).ok_or(Errno::EIO)
+    }
+
+    /// The inode of what it shows.
+    pub(crate) fn real_inode(&self) -> Result<&Arc<Inode>> {
+        self.real()?.inode().ok_or(Errno::EIO)
+    }
+
+    /// Notes that it was copied to `path`.
+    pub(crate) fn set_upper(&self, path: Path) {
+        self.upper.call_once(|| path);
+    }
+
+    /// The inode that it is the part of.
+    pub(crate) fn this(&self) -> Option<Arc<Inode>> {
+        self.this.get().and_then(Weak::upgrade)
+    }
+
+    /// Whether directories of more than one layer are merged in it.
+    pub(crate) fn is_merged(&self) -> bool {
+        self.lowers.len() + usize::from(self.upper().is_some()) > 1
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.is_removed.load(Relaxed)
+    }
+
+    /// Notes that its name was removed.
+    pub(crate) fn set_removed(&self) {
+        self.is_removed.store(true, Relaxed);
+    }
+}
+
+impl Drop for OverlayInode {
+    fn drop(&mut self) {
+        let upper = self.upper.get().and_then(Path::inode);
+        let lower = self.lowers.first().and_then(|lower| lower.path.inode());
+        for real in upper.into_iter().chain(lower) {
+            self.fs.icache.remove_dead(real);
+        }
+    }
+}
+
+/// The inode that shows `stack`, found at `place`.
+pub(crate) fn instantiate(
+    sb: &Arc<SuperBlock>,
+    fs: &Arc<Overlay>,
+    stack: Stack,
+    place: Option<Place>,
+) -> Result<Arc<Inode>> {
+    let real = stack.real().and_then(Path::inode).ok_or(Errno::EIO)?.clone();
+    // The names of a lower file part when one of them is copied up.
+    let is_shared = stack.upper.is_some() || real.is_dir() || real.nlink() == 1;
+    if is_shared && let Some(known) = fs.icache.get(&real) {
+        return Ok(known);
+    }
+    let upper = Once::new();
+    if let Some(path) = stack.upper {
+        upper.call_once(|| path);
+    }
+    let ops = OverlayInode {
+        fs: fs.clone(),
+        upper,
+        lowers: stack.lowers,
+        place,
+        is_removed: AtomicBool::new(false),
+        this: Once::new(),
+    };
+    let kept = InodeFlags::IMMUTABLE | InodeFlags::APPEND | InodeFlags::NOATIME;
+    let init = InodeInit {
+        ino: fs.ino_of(&real),
+        mode: real.mode(),
+        uid: real.uid(),
+        gid: real.gid(),
+        nlink: if real.is_dir() && ops.is_merged() { 1 } else { real.nlink() },
+        size: real.size(),
+        rdev: real.rdev(),
+        times: real.times(),
+        flags: real.flags() & kept,
+    };
+    let inode = Inode::new(sb, init, Box::new(ops), None);
+    overlay(&inode)?.this.call_once(|| Arc::downgrade(&inode));
+    Ok(if is_shared { fs.icache.insert(&real, &inode) } else { inode })
+}
+
+/// Takes the attributes over from what `inode` shows.
+pub(crate) fn refresh(inode: &Inode) -> Result<()> {
+    let this = overlay(inode)?;
+    let real = this.real_inode()?;
+    let times = real.times();
+    inode.apply(&SetAttr {
+        mode: Some(real.mode()),
+        uid: Some(real.uid()),
+        gid: Some(real.gid()),
+        atime: Some(times.atime),
+        mtime: Some(times.mtime),
+        ctime: times.ctime,
+        ..SetAttr::default()
+    });
+    inode.set_size(real.size());
+    let is_own_count = this.is_removed() || real.is_dir() && this.is_merged();
+    if !is_own_count {
+        inode.set_nlink(real.nlink());
+    }
+    Ok(())
+}
+
+impl InodeOps for OverlayInode {
+    fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        let Some(stack) = self.fs.lookup(self, name)? else { return Ok(None) };
+        let place = Place { dir: dir.clone(), name: Name::from_slice(name) };
+        instantiate(dir.sb(), &self.fs, stack, Some(place)).map(Some)
+    }
+
+    fn create(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
+        self.make(dir, name, new)
+    }
+
+    fn tmpfile(&self, dir: &Arc<Inode>, new: &NewInode<'_>) -> Result<Arc<Inode>> {
+        self.make_unnamed(dir, new)
+    }
+
+    fn link(&self, dir: &Arc<Inode>, name: &[u8], inode: &Arc<Inode>) -> Result<()> {
+        self.add_name(dir, name, inode)
+    }
+
+    fn unlink(&self, dir: &Arc<Inode>, name: &[u8], inode: &Arc<Inode>) -> Result<()> {
+        self.remove(dir, name, inode)
+    }
+
+    fn rmdir(&self, dir: &Arc<Inode>, name: &[u8], inode: &Arc<Inode>) -> Result<()> {
+        self.remove(dir, name, inode)
+    }
+
+    fn rename(&self, rename: &Rename<'_>) -> Result<()> {
+        self.move_names(rename)
+    }
+
+    fn read_link(&self, _inode: &Arc<Inode>) -> Result<Link> {
+        let real = self.real_inode()?;
+        real.ops().read_link(real)
+    }
+
+    fn link_in_memory(&self) -> Option<&[u8]> {
+        self.real_inode().ok()?.ops().link_in_memory()
+    }
+
+    fn open(&self, inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
+        if inode.is_dir() {
+            return Ok(Arc::new(Directory::new()));
+        }
+        let truncates = request.flags.contains(OpenFlags::TRUNC);
+        if request.flags.can_write() || truncates {
+            if request.path.mount.is_readonly() {
+                return Err(Errno::EROFS);
+            }
+            self.fs.copy_up(inode, if truncates { Data::None } else { Data::All })?;
+        }
+        refresh(inode)?;
+        Ok(Arc::new(Regular::open(self, request.flags)?))
+    }
+
+    fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
+        self.fs.copy_up(inode, if change.size == Some(0) { Data::None } else { Data::All })?;
+        let real = self.real_inode()?;
+        {
+            let _exclusive = real.sem.write();
+            real.ops().set_attr(real, change)?;
+        }
+        refresh(inode)
+    }
+
+    fn times_changed(&self, inode: &Arc<Inode>) {
+        let Some(real) = self.upper().and_then(Path::inode) else { return };
+        let times = inode.times();
+        real.update_times(|t| (t.atime, t.mtime, t.ctime) = (times.atime, times.mtime, times.ctime));
+        real.ops().times_changed(real);
+    }
+
+    fn get_attr(&self, inode: &Arc<Inode>, stat: &mut Statx) -> Result<()> {
+        refresh(inode)?;
+        let real = self.real_inode()?;
+        let times = real.times();
+        stat.stx_size = real.size();
+        stat.stx_mode = inode.mode() as u16;
+        stat.stx_nlink = inode.nlink();
+        stat.stx_atime = times.atime.into();
+        stat.stx_mtime = times.mtime.into();
+        stat.stx_ctime = times.ctime.into();
+        real.ops().get_attr(real, stat)
+    }
+
+    fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
+        let real = self.real_inode()?;
+        real.ops().get_xattr(real, &self.fs.marks.escape(name))
+    }
+
+    fn set_xattr(&self, inode: &Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        let real = self.writable(inode)?;
+        let _exclusive = real.sem.write();
+        real.ops().set_xattr(real, &self.fs.marks.escape(name), value, mode)
+    }
+
+    fn remove_xattr(&self, inode: &Inode, name: &[u8]) -> Result<()> {
+        let name = self.fs.marks.escape(name);
+        // Nothing is copied for an attribute that is not there.
+        let real = self.real_inode()?;
+        real.ops().get_xattr(real, &name)?;
+        let real = self.writable(inode)?;
+        let _exclusive = real.sem.write();
+        real.ops().remove_xattr(real, &name)
+    }
+
+    fn list_xattr(&self, _inode: &Inode) -> Result<Vec<u8>> {
+        let real = self.real_inode()?;
+        Ok(self.fs.marks.visible(&real.ops().list_xattr(real)?))
+    }
+
+    fn file_attr(&self, _inode: &Inode) -> Result<FileAttr> {
+        let real = self.real_inode()?;
+        real.ops().file_attr(real)
+    }
+
+    fn set_file_attr(&self, inode: &Inode, attr: &FileAttr) -> Result<()> {
+        let real = self.writable(inode)?;
+        let _exclusive = real.sem.write();
+        real.ops().set_file_attr(real, attr)?;
+        let kept = InodeFlags::IMMUTABLE | InodeFlags::APPEND | InodeFlags::NOATIME;
+        inode.set_flags(real.flags() & kept, kept - real.flags());
+        Ok(())
+    }
+}
+
+impl OverlayInode {
+    /// The inode in the upper layer, copied up if need be.
+    fn writable(&self, inode: &Inode) -> Result<&Arc<Inode>> {
+        self.fs.copy_up(inode, Data::All)?;
+        self.upper_path()?.inode().ok_or(Errno::EIO)
+    }
+}

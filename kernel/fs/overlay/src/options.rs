@@ -1,0 +1,191 @@
+//! Mount options (Documentation/filesystems/overlayfs.rst).
+
+use alloc::vec::Vec;
+
+use abi::{Errno, Result};
+
+/// What is done about directories that are renamed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum RedirectDir {
+    /// Redirects are made and followed.
+    On,
+    /// They are followed, not made.
+    #[default]
+    Follow,
+    /// Neither.
+    NoFollow,
+}
+
+/// The options, checked for what can be checked without a file system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Paths of the lower directories, the topmost first.
+    pub(crate) lower: Vec<Vec<u8>>,
+    pub(crate) upper: Option<Vec<u8>>,
+    pub(crate) work: Option<Vec<u8>>,
+    pub(crate) redirect_dir: RedirectDir,
+    /// The marks are `user.` attributes.
+    pub(crate) userxattr: bool,
+    /// Nothing is written out: what is there after a crash is of no use.
+    pub(crate) volatile: bool,
+}
+
+/// The most lower directories (Linux: `OVL_MAX_STACK`).
+const MAX_LOWER: usize = 500;
+
+impl Options {
+    /// Decodes `data`. `EINVAL`: an unknown option, a value that is none, no lower directory, or an upper directory
+    /// without a work directory.
+    pub(crate) fn parse(data: &[u8]) -> Result<Self> {
+        let mut options = Self::default();
+        for option in split(data, b',') {
+            if option.is_empty() {
+                continue;
+            }
+            let (key, value) = match option.iter().position(|&byte| byte == b'=') {
+                Some(at) => (&option[..at], Some(&option[at + 1..])),
+                None => (option, None),
+            };
+            options.set(key, value)?;
+        }
+        if options.lower.is_empty() || options.lower.len() > MAX_LOWER {
+            return Err(Errno::EINVAL);
+        }
+        if options.upper.is_some() != options.work.is_some() && options.upper.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        match (key, value) {
+            (b"lowerdir", Some(value)) => self.lower = lower_list(value)?,
+            (b"lowerdir+", Some(value)) => self.lower.push(unescape(value)),
+            (b"upperdir", Some(value)) => self.upper = Some(unescape(value)),
+            (b"workdir", Some(value)) => self.work = Some(unescape(value)),
+            (b"redirect_dir", Some(b"on")) => self.redirect_dir = RedirectDir::On,
+            (b"redirect_dir", Some(b"off" | b"follow")) => self.redirect_dir = RedirectDir::Follow,
+            (b"redirect_dir", Some(b"nofollow")) => self.redirect_dir = RedirectDir::NoFollow,
+            (b"userxattr", None) => self.userxattr = true,
+            (b"volatile", None) => self.volatile = true,
+            // What is so here in any case.
+            (b"index" | b"nfs_export" | b"metacopy", Some(b"off")) => {}
+            (b"xino", Some(b"on" | b"off" | b"auto")) => {}
+            (b"uuid", Some(b"on" | b"off" | b"auto" | b"null")) => {}
+            (b"default_permissions", None) => {}
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(())
+    }
+
+    /// Appends the options as /proc/mounts shows them.
+    pub(crate) fn show(&self, out: &mut Vec<u8>) {
+        let mut separator: &[u8] = b",lowerdir=";
+        for path in &self.lower {
+            out.extend_from_slice(separator);
+            escape(path, out);
+            separator = b":";
+        }
+        for (key, path) in [(&b",upperdir="[..], &self.upper), (b",workdir=", &self.work)] {
+            if let Some(path) = path {
+                out.extend_from_slice(key);
+                escape(path, out);
+            }
+        }
+        match self.redirect_dir {
+            RedirectDir::On => out.extend_from_slice(b",redirect_dir=on"),
+            RedirectDir::Follow => {}
+            RedirectDir::NoFollow => out.extend_from_slice(b",redirect_dir=nofollow"),
+        }
+        if self.volatile {
+            out.extend_from_slice(b",volatile");
+        }
+        if self.userxattr {
+            out.extend_from_slice(b",userxattr");
+        }
+    }
+}
+
+/// Cuts at each `separator` that no backslash precedes.
+fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    let (mut start, mut at) = (0, 0);
+    while at < text.len() {
+        match text[at] {
+            b'\\' => at += 1,
+            byte if byte == separator => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    parts.push(&text[start.min(text.len())..]);
+    parts
+}
+
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.iter();
+    while let Some(&byte) = bytes.next() {
+        let byte = if byte == b'\\' { bytes.next().copied().unwrap_or(byte) } else { byte };
+        out.push(byte);
+    }
+    out
+}
+
+fn escape(text: &[u8], out: &mut Vec<u8>) {
+    for &byte in text {
+        if matches!(byte, b':' | b',' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(byte);
+    }
+}
+
+/// `EINVAL`: an empty path. Two colons begin layers that only hold data, which there are none of.
+fn lower_list(value: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let parts = split(value, b':');
+    if parts.iter().any(|part| part.is_empty()) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(parts.into_iter().map(unescape).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cut_at_bare_separators_only() {
+        let options = Options::parse(br"lowerdir=/a\:b:/c\,d,upperdir=/u\\v,workdir=/w,volatile").unwrap();
+        assert_eq!(options.lower, [b"/a:b".to_vec(), b"/c,d".to_vec()]);
+        assert_eq!(options.upper.as_deref(), Some(&br"/u\v"[..]));
+        let mut shown = Vec::new();
+        options.show(&mut shown);
+        assert_eq!(shown, br",lowerdir=/a\:b:/c\,d,upperdir=/u\\v,workdir=/w,volatile");
+    }
+
+    #[test]
+    fn layers_may_be_given_one_by_one() {
+        let options = Options::parse(b"lowerdir+=/a,lowerdir+=/b").unwrap();
+        assert_eq!(options.lower, [b"/a".to_vec(), b"/b".to_vec()]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for text in [
+            "",
+            "upperdir=/u,workdir=/w",
+            "lowerdir=",
+            "lowerdir=/a::/b",
+            "lowerdir=/a,upperdir=/u",
+            "lowerdir=/a,index=on",
+            "lowerdir=/a,metacopy=on",
+            "lowerdir=/a,frob",
+        ] {
+            assert_eq!(Options::parse(text.as_bytes()), Err(Errno::EINVAL), "{text}");
+        }
+    }
+}
