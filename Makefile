@@ -7,7 +7,7 @@ ARGS  ?=
 
 .PHONY: run test bench conform build image check doc gdb setup clean
 
-run: setup          # boot to a shell
+run: setup          # boot Debian from a disk that keeps what one changes, to a shell
 	@$(XTASK) run $(ARGS)
 test: setup         # everything that must pass
 	@$(XTASK) test $(ARGS)

@@ -184,7 +184,7 @@ fn make_disk(recipe: &Recipe, step: &ui::Step, mib: u32, to: &Path) -> Result<()
     let _ = fs::remove_dir_all(&tree);
     paths::make_dir(&tree)?;
     let script = r#"set -e; trap 'rm -rf "$2"' EXIT
-        (cd "$2" && /bin/busybox cpio -idm --quiet) < "$1"
+        (cd "$2" && /bin/busybox cpio -idmu --quiet) < "$1"
         rm -f "$3"; mke2fs -q -t ext4 -L keel-root -d "$2" "$3" "$4M""#;
     let mut command = if rustix::process::geteuid().is_root() {
         Command::new("sh")

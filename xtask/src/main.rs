@@ -69,6 +69,9 @@ enum Verb {
     /// The status is 125 when the guest panicked, hung or ran out of time.
     Exec(ExecArgs),
     /// Boot to a shell on this terminal (Ctrl-A X ends QEMU at once)
+    ///
+    /// Debian on a disk is the root, in a copy of its own that keeps what one changes: target/disk.ext4.
+    #[command(mut_arg("root", |root| root.default_value("disk").default_value_if("kernel", "linux", "debian")))]
     Run(RunArgs),
     /// Run the tests, or those whose name contains FILTER
     Test(test::TestArgs),
