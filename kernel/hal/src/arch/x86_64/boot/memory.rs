@@ -57,6 +57,27 @@ impl MemoryMap {
         }
     }
 
+    /// Makes `start..end`, into which the loader put something, usable where a reserved region follows the usable one
+    /// that it begins in; gives the end of what was usable before.
+    ///
+    /// A firmware that met many disks reserves more of the last megabyte than the loader thought that it would.
+    pub(crate) fn extend(&mut self, start: u64, end: u64) -> u64 {
+        let regions = &mut self.regions[..self.count];
+        let holds = |region: &Region| region.start <= start && start < region.end;
+        let Some(usable) = regions.iter().position(|r| r.kind == Kind::Usable && holds(r)) else {
+            return end;
+        };
+        let before = regions[usable].end;
+        let follows = |r: &Region| r.kind == Kind::Reserved && r.start == before && end <= r.end;
+        match regions.iter().position(follows) {
+            Some(reserved) if before < end => {
+                (regions[usable].end, regions[reserved].start) = (end, end);
+                before
+            }
+            _ => end,
+        }
+    }
+
     /// The regions.
     pub fn iter(&self) -> impl Iterator<Item = &Region> {
         self.regions[..self.count].iter()
@@ -146,6 +167,20 @@ mod tests {
             map.push(Region { start, end, kind });
         }
         map
+    }
+
+    #[test]
+    fn what_the_loader_used_of_reserved_memory_is_memory() {
+        let regions = [(0, 0x8000, Kind::Usable), (0x8000, 0x20000, Kind::Reserved)];
+        let mut one = map(&regions);
+        assert_eq!(one.extend(0x6000, 0xa000), 0x8000);
+        assert_eq!(
+            one.iter().map(|r| (r.start, r.end)).collect::<Vec<_>>(),
+            [(0, 0xa000), (0xa000, 0x20000)]
+        );
+        assert_eq!(map(&regions).extend(0x6000, 0x7000), 0x7000);
+        assert_eq!(map(&regions).extend(0x6000, 0x21000), 0x21000);
+        assert_eq!(map(&regions).extend(0x9000, 0xa000), 0xa000);
     }
 
     #[test]

@@ -53,6 +53,8 @@ struct Info {
     map: MemoryMap,
     /// First byte and length of the initramfs.
     initrd: (u64, usize),
+    /// See `StartInfo`.
+    initrd_usable_end: u64,
 }
 
 static INFO: Once<Info> = Once::new();
@@ -127,8 +129,12 @@ fn release_below(end: usize, released: &mut usize) {
     if *released >= len || first >= last {
         return;
     }
-    // SAFETY: `on_tables` reserved these pages for the initramfs; nobody reads below `released` any more.
-    unsafe { super::mem::release(first, last) };
+    // What the firmware reserved stays reserved: it may be read by the firmware itself.
+    let usable = last.min(info.initrd_usable_end & !(page - 1));
+    if first < usable {
+        // SAFETY: `on_tables` reserved these pages for the initramfs; nobody reads below `released` any more.
+        unsafe { super::mem::release(first, usable) };
+    }
     *released = if end >= len { len } else { (last - start) as usize };
 }
 
@@ -141,7 +147,8 @@ pub(crate) fn initrd_take(pos: usize) -> Option<Frame> {
         return None;
     }
     let at = start + pos as u64;
-    if !at.is_multiple_of(PAGE_SIZE as u64) {
+    // What the firmware reserved stays reserved.
+    if !at.is_multiple_of(PAGE_SIZE as u64) || at + PAGE_SIZE as u64 > info.initrd_usable_end {
         return None;
     }
     release_below(pos, &mut released);
@@ -211,5 +218,6 @@ fn keep_info(start: &StartInfo) {
         is_memory(paddr.0, end).then_some((paddr.0, usize::try_from(len).ok()?))
     });
     let cmdline = start.cmdline[..start.cmdline_len].to_vec();
-    INFO.call_once(|| Info { cmdline, map: start.map, initrd: initrd.unwrap_or((0, 0)) });
+    let initrd_usable_end = start.initrd_usable_end;
+    INFO.call_once(|| Info { cmdline, map: start.map, initrd: initrd.unwrap_or((0, 0)), initrd_usable_end });
 }

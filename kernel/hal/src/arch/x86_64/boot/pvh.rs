@@ -6,7 +6,7 @@
 //! Source: Xen public/arch-x86/hvm/start_info.h.
 
 use super::memory::{Kind, MemoryMap, Region};
-use crate::addr::PhysAddr;
+use crate::addr::{PAGE_SIZE, PhysAddr};
 
 /// `XEN_HVM_START_MAGIC_VALUE`.
 const MAGIC: u32 = 0x336e_c578;
@@ -24,6 +24,8 @@ pub(crate) struct StartInfo {
     pub(crate) cmdline_len: usize,
     /// Physical range of the first module, the initramfs.
     pub(crate) initrd: Option<(PhysAddr, u64)>,
+    /// Where the part of it begins that the firmware reserved, or its end.
+    pub(crate) initrd_usable_end: u64,
     /// Physical address of the ACPI root pointer, if the loader knows it.
     pub(crate) rsdp: Option<PhysAddr>,
     /// Memory as the firmware describes it.
@@ -73,6 +75,7 @@ pub(crate) fn read(info: u64) -> Option<StartInfo> {
         cmdline: [0; MAX_CMDLINE],
         cmdline_len: 0,
         initrd: None,
+        initrd_usable_end: 0,
         rsdp: None,
         map: MemoryMap::new(),
     };
@@ -97,6 +100,12 @@ pub(crate) fn read(info: u64) -> Option<StartInfo> {
             };
             start.map.push(Region { start: paddr, end: paddr.saturating_add(len), kind });
         }
+    }
+    if let Some((paddr, len)) = start.initrd
+        && let Some(end) =
+            paddr.0.checked_add(len).and_then(|end| end.checked_next_multiple_of(PAGE_SIZE as u64))
+    {
+        start.initrd_usable_end = start.map.extend(paddr.0, end);
     }
     Some(start)
 }
