@@ -281,9 +281,8 @@ pub(crate) fn sys_sync_file_range(
     if flags & !SYNC_FILE_RANGE_ALL != 0 || offset < 0 || len < 0 || offset.checked_add(len).is_none() {
         return Err(Errno::EINVAL);
     }
-    let Some(mapping) = file.mapping() else { return Err(Errno::ESPIPE) };
     let end = if len == 0 { u64::MAX } else { (offset + len) as u64 };
-    mapping.write_back(offset as u64..end).map(|()| 0)
+    file.ops().sync_range(&file, offset as u64..end).map(|()| 0)
 }
 
 /// fallocate(2).

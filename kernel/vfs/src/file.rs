@@ -24,7 +24,7 @@ use sched::{Mutex, MutexGuard, PollTable};
 use security::Cred;
 
 use crate::dentry::Name;
-use crate::inode::{Inode, InodeFlags};
+use crate::inode::{FileKind, Inode, InodeFlags};
 use crate::lock;
 use crate::mount::WriteAccess;
 use crate::notify::{self, Event};
@@ -175,6 +175,18 @@ pub trait FileOps: Any + Send + Sync {
     fn fsync(&self, file: &File, mode: SyncMode) -> Result<()> {
         let _ = (file, mode);
         Err(Errno::EINVAL)
+    }
+
+    /// Writes the dirty pages of the bytes `range` and waits for them (sync_file_range(2)); no metadata, no flush.
+    ///
+    /// `ESPIPE`: the file is neither on a disk nor in memory.
+    fn sync_range(&self, file: &File, range: core::ops::Range<u64>) -> Result<()> {
+        let inode = file.inode();
+        match (file.mapping(), inode.kind()) {
+            (Some(mapping), _) => mapping.write_back(range),
+            (None, FileKind::Regular | FileKind::Directory | FileKind::Symlink) => Ok(()),
+            (None, _) => Err(Errno::ESPIPE),
+        }
     }
 
     /// fallocate(2) with mode flags `mode`.

@@ -114,6 +114,10 @@ impl FileOps for BlockFile {
         Ok(done)
     }
 
+    fn sync_range(&self, _file: &File, range: core::ops::Range<u64>) -> Result<()> {
+        self.mapping().write_back(range)
+    }
+
     fn share(&self, file: &File, pos: u64, len: usize, each: &mut ShowPart<'_>) -> Result<usize> {
         if self.is_direct(file) {
             return Ok(0);
