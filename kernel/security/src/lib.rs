@@ -5,6 +5,7 @@
 extern crate alloc;
 
 mod access;
+mod acl;
 mod caps;
 mod capset;
 mod cred;
@@ -16,6 +17,7 @@ pub use access::{
     Access, Accessor, Ids, ObserveIdentity, inode_permission, may_delete_sticky, may_kill, may_observe,
     owner_or_capable,
 };
+pub use acl::{Acl, Extent as AclExtent, Whose, acl_permission};
 pub use caps::{Cap, CapSet};
 pub use capset::SecureBits;
 pub use cred::{Cred, KEEP_ID};

@@ -168,6 +168,7 @@ pub fn chmod(path: &Path, mode: u32, cred: &Cred) -> Result<()> {
         mode &= !S_ISGID;
     }
     apply(inode, &SetAttr { mode: Some(mode), ctime: time::now(), ..SetAttr::default() })?;
+    crate::acl::chmod(inode, mode)?;
     notify::path_event(path, Event::ATTRIB);
     Ok(())
 }

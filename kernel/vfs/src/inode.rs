@@ -125,6 +125,10 @@ bitflags! {
         const DEAD = 1 << 6;
         /// Made by `O_TMPFILE` without `O_EXCL`: linkat(2) may give it its first name.
         const LINKABLE = 1 << 7;
+        /// It has an access list (`acl`), which permission checks ask.
+        const ACL = 1 << 8;
+        /// A directory with a default list, which new entries inherit.
+        const DEFAULT_ACL = 1 << 9;
     }
 }
 

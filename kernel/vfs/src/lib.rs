@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+pub mod acl;
 pub mod anon;
 pub mod attr;
 mod dcache;

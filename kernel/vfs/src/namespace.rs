@@ -22,6 +22,7 @@ use abi::fs::{
 use abi::{Errno, Result};
 use security::{Access, Cap, Cred};
 
+use crate::acl;
 use crate::dcache;
 use crate::dentry::{Dentry, Name};
 use crate::fs_context::WalkContext;
@@ -43,10 +44,14 @@ pub fn create_in(dir: &Path, name: &[u8], mode: u32, rdev: u64, target: &[u8], c
     let _write = write?;
     perm::may_change_entries(inode, cred)?;
     let (mode, uid, gid) = perm::new_owner(inode, cred, mode);
-    let made = inode.ops().create(inode, name, &NewInode { mode, uid, gid, rdev, target })?;
+    let inherited = acl::inherit(inode, mode)?;
+    let new = NewInode { mode: inherited.mode, uid, gid, rdev, target };
+    let made = inode.ops().create(inode, name, &new)?;
     inode.touch_mtime();
+    let given = inherited.give(&made);
     notify::entry_event(inode, name, &made, Event::CREATE);
     dentry.set_inode(made);
+    given?;
     Ok(Path { mount: dir.mount.clone(), dentry })
 }
 
@@ -93,10 +98,15 @@ enum Slash {
     Refused,
 }
 
+/// The mode of something to be made in `dir`: the umask counts unless a default list does.
+pub(crate) fn masked(dir: &Path, mode: u32, ctx: &WalkContext<'_>) -> Result<u32> {
+    Ok(acl::masked(dir.inode().ok_or(Errno::ENOENT)?, mode, ctx.fs.umask()))
+}
+
 /// mkdirat(2).
 pub fn mkdirat(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8], mode: u32) -> Result<()> {
     let (dir, last) = parent_for_create(ctx, at, name, Slash::Allowed)?;
-    let mode = S_IFDIR | mode & 0o1777 & !ctx.fs.umask();
+    let mode = S_IFDIR | masked(&dir, mode & 0o1777, ctx)?;
     create_in(&dir, &last, mode, 0, &[], ctx.cred).map(drop)
 }
 
@@ -117,14 +127,14 @@ pub fn mknodat(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8], mode: u32, rdev: 
         perm::permission(inode, ctx.cred, Access::WRITE | Access::EXEC)?;
         return Err(Errno::EPERM);
     }
-    let mode = kind | mode & 0o7777 & !ctx.fs.umask();
+    let mode = kind | masked(&dir, mode & 0o7777, ctx)?;
     create_in(&dir, &last, mode, if is_device { rdev } else { 0 }, &[], ctx.cred).map(drop)
 }
 
 /// Makes a socket node for bind(2) and gives its path. `EADDRINUSE`: the name is taken.
 pub fn make_socket(ctx: &WalkContext<'_>, name: &[u8], mode: u32) -> Result<Path> {
     let result = parent_for_create(ctx, At::Cwd, name, Slash::Refused).and_then(|(dir, last)| {
-        create_in(&dir, &last, S_IFSOCK | mode & 0o7777 & !ctx.fs.umask(), 0, &[], ctx.cred)
+        create_in(&dir, &last, S_IFSOCK | masked(&dir, mode & 0o7777, ctx)?, 0, &[], ctx.cred)
     });
     result.map_err(|errno| if errno == Errno::EEXIST { Errno::EADDRINUSE } else { errno })
 }

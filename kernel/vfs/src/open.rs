@@ -8,6 +8,7 @@ use abi::fs::{OpenFlags, OpenHow, ResolveFlags, S_IFREG};
 use abi::{Errno, Result};
 use security::{Access, Cred};
 
+use crate::acl;
 use crate::dev::{self, DeviceKind};
 use crate::file::{File, FileOps, NoOps};
 use crate::fs_context::WalkContext;
@@ -287,7 +288,7 @@ fn open_found(dir: Option<&Arc<Inode>>, path: &Path, how: &How, cred: &Arc<Cred>
 
 /// Makes the last component and opens it; `None` if it has come into being meanwhile.
 fn create_last(dir: &Path, name: &[u8], how: &How, ctx: &WalkContext<'_>) -> Result<Option<Arc<File>>> {
-    let mode = S_IFREG | how.mode & !ctx.fs.umask() & 0o7777;
+    let mode = S_IFREG | namespace::masked(dir, how.mode & 0o7777, ctx)?;
     let made = namespace::create_in(dir, name, mode, 0, &[], ctx.cred);
     let path = match made {
         Ok(path) => path,
@@ -306,9 +307,12 @@ fn open_tmpfile(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8], how: &How) -> Re
     let _write = path.mount.want_write()?;
     let dir = path.inode().ok_or(Errno::ENOENT)?;
     perm::permission(dir, ctx.cred, Access::WRITE | Access::EXEC)?;
-    let mode = S_IFREG | how.mode & !ctx.fs.umask() & 0o7777;
+    let mode = S_IFREG | namespace::masked(&path, how.mode & 0o7777, ctx)?;
     let (mode, uid, gid) = perm::new_owner(dir, ctx.cred, mode);
-    let inode = dir.ops().tmpfile(dir, &NewInode { mode, uid, gid, rdev: 0, target: &[] })?;
+    let inherited = acl::inherit(dir, mode)?;
+    let new = NewInode { mode: inherited.mode, uid, gid, rdev: 0, target: &[] };
+    let inode = dir.ops().tmpfile(dir, &new)?;
+    inherited.give(&inode)?;
     let linkable =
         if how.flags.contains(OpenFlags::EXCL) { namespace::Linkable::No } else { namespace::Linkable::Yes };
     let dentry = namespace::unnamed_dentry(&path.dentry, inode, linkable);

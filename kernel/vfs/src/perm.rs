@@ -35,6 +35,9 @@ pub fn permission(inode: &Inode, cred: &Cred, wanted: Access) -> Result<()> {
     if inode.flags().contains(InodeFlags::OWN_PERMISSION) {
         return inode.ops().permission(inode, cred, wanted);
     }
+    if inode.flags().contains(InodeFlags::ACL) {
+        return crate::acl::permission(inode, cred, wanted);
+    }
     security::inode_permission(cred, &inode.ids(), wanted)
 }
 

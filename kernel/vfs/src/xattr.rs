@@ -1,11 +1,13 @@
 //! Extended attributes: the rules of the namespaces (xattr(7)).
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use security::{Access, Cap, Cred};
 
-use crate::inode::{FileKind, Inode, XattrMode};
+use crate::acl;
+use crate::inode::{FileKind, Inode, InodeFlags, XattrMode};
 use crate::notify::{self, Event};
 use crate::path::Path;
 use crate::perm;
@@ -32,7 +34,6 @@ pub fn check_name(name: &[u8]) -> Result<()> {
 
 /// The rules of the name's namespace. `EOPNOTSUPP`: there is no such namespace.
 fn check(inode: &Inode, name: &[u8], cred: &Cred, how: Use) -> Result<()> {
-    use crate::inode::InodeFlags;
     let refused = if how == Use::Write { Errno::EPERM } else { Errno::ENODATA };
     if how == Use::Write && inode.flags().intersects(InodeFlags::IMMUTABLE | InodeFlags::APPEND) {
         return Err(Errno::EPERM);
@@ -63,6 +64,9 @@ fn check(inode: &Inode, name: &[u8], cred: &Cred, how: Use) -> Result<()> {
 /// getxattr(2): the whole value. `ENODATA`: there is none.
 pub fn get(path: &Path, name: &[u8], cred: &Cred) -> Result<Vec<u8>> {
     let inode = path.inode().ok_or(Errno::ENOENT)?;
+    if let Some(which) = acl::Which::from_name(name) {
+        return acl::get(inode, which, cred);
+    }
     check(inode, name, cred, Use::Read)?;
     inode.ops().get_xattr(inode, name)
 }
@@ -74,6 +78,9 @@ pub fn set(path: &Path, name: &[u8], value: &[u8], mode: XattrMode, cred: &Cred)
     }
     let _write = path.mount.want_write()?;
     let inode = path.inode().ok_or(Errno::ENOENT)?;
+    if let Some(which) = acl::Which::from_name(name) {
+        return set_acl(path, inode, which, Some(value), cred);
+    }
     check(inode, name, cred, Use::Write)?;
     let _exclusive = inode.sem.write();
     inode.ops().set_xattr(inode, name, value, mode)?;
@@ -86,9 +93,30 @@ pub fn set(path: &Path, name: &[u8], value: &[u8], mode: XattrMode, cred: &Cred)
 pub fn remove(path: &Path, name: &[u8], cred: &Cred) -> Result<()> {
     let _write = path.mount.want_write()?;
     let inode = path.inode().ok_or(Errno::ENOENT)?;
+    if let Some(which) = acl::Which::from_name(name) {
+        return set_acl(path, inode, which, None, cred);
+    }
     check(inode, name, cred, Use::Write)?;
     let _exclusive = inode.sem.write();
     inode.ops().remove_xattr(inode, name)?;
+    inode.touch_ctime();
+    notify::path_event(path, Event::ATTRIB);
+    Ok(())
+}
+
+/// Sets or removes an access-control list: flags as `XATTR_CREATE` mean nothing to it.
+fn set_acl(
+    path: &Path,
+    inode: &Arc<Inode>,
+    which: acl::Which,
+    value: Option<&[u8]>,
+    cred: &Cred,
+) -> Result<()> {
+    let _exclusive = inode.sem.write();
+    if inode.flags().intersects(InodeFlags::IMMUTABLE | InodeFlags::APPEND) {
+        return Err(Errno::EPERM);
+    }
+    acl::set(inode, which, value, cred)?;
     inode.touch_ctime();
     notify::path_event(path, Event::ATTRIB);
     Ok(())

@@ -1,4 +1,5 @@
 // The areas, in the order in which they run: what others rest on comes first.
+mod acl;
 mod block;
 mod clockset;
 mod clone;
@@ -62,6 +63,7 @@ const AREAS: &[&[harness::Test]] = &[
     fs::TESTS,
     fsdir::TESTS,
     fsmeta::TESTS,
+    acl::TESTS,
     fsio::TESTS,
     mountfd::TESTS,
     mounts::TESTS,

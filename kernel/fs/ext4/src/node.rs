@@ -108,8 +108,20 @@ impl Fs {
         });
         node.set_orphan(raw.nlink() == 0);
         let inode = make_vfs(&sb, raw, &node);
+        inode.set_flags(self.acl_flags(raw)?, InodeFlags::empty());
         node.vfs.call_once(|| Arc::downgrade(&inode));
         Ok(self.icache.insert(raw.ino(), &inode))
+    }
+
+    /// Which access-control lists the inode with record `raw` has.
+    fn acl_flags(&self, raw: &disk::Inode) -> Result<InodeFlags> {
+        self.look(|layout, view| {
+            let has = |index| Ok(xattr::get(layout, view, raw, index, b"")?.is_some());
+            let mut flags = InodeFlags::empty();
+            flags.set(InodeFlags::ACL, has(xattr::index::ACL_ACCESS)?);
+            flags.set(InodeFlags::DEFAULT_ACL, raw.is_dir() && has(xattr::index::ACL_DEFAULT)?);
+            Ok(flags)
+        })
     }
 
     fn read_target(&self, raw: &disk::Inode) -> Result<Box<[u8]>> {

@@ -150,7 +150,7 @@ impl<'g> Walk<'g> {
         if !dir.is_dir() {
             return Err(Errno::ENOTDIR.into());
         }
-        if dir.flags().intersects(InodeFlags::OWN_PERMISSION | InodeFlags::VOLATILE) {
+        if dir.flags().intersects(InodeFlags::OWN_PERMISSION | InodeFlags::VOLATILE | InodeFlags::ACL) {
             return Err(Stop::GiveUp);
         }
         Ok(security::inode_permission(self.cred, &dir.ids(), Access::EXEC)?)

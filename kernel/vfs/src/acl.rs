@@ -1,0 +1,189 @@
+//! Access-control lists of inodes (acl(5)): kept as the extended attributes `system.posix_acl_access` and
+//! `system.posix_acl_default`, with the mode telling what it can.
+//!
+//! A file system that keeps the two attributes has lists. It tells which inodes have them by [`InodeFlags::ACL`] and
+//! [`InodeFlags::DEFAULT_ACL`], so that others are never asked.
+//!
+//! LINUX: a new file's list is set after the file is made, not in one transaction with it. Its mode, which is the most
+//! that the list gives, is right from the first moment; a power failure in between leaves the file without its list.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::fs::{S_IFDIR, S_IFLNK, S_IFMT, S_ISGID};
+use abi::{Errno, Result};
+use security::{Access, Acl, AclExtent, Cap, Cred, IdKind, Whose};
+
+use crate::inode::{Inode, InodeFlags, SetAttr, XattrMode};
+use crate::time;
+
+/// Which of the two lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Who may do what with the inode.
+    Access,
+    /// What files made in the folder get.
+    Default,
+}
+
+impl Which {
+    /// The list that an attribute's name means.
+    pub fn from_name(name: &[u8]) -> Option<Which> {
+        [Which::Access, Which::Default].into_iter().find(|which| which.name() == name)
+    }
+
+    fn name(self) -> &'static [u8] {
+        match self {
+            Which::Access => b"system.posix_acl_access",
+            Which::Default => b"system.posix_acl_default",
+        }
+    }
+
+    fn flag(self) -> InodeFlags {
+        match self {
+            Which::Access => InodeFlags::ACL,
+            Which::Default => InodeFlags::DEFAULT_ACL,
+        }
+    }
+}
+
+fn kind(whose: Whose) -> IdKind {
+    match whose {
+        Whose::User => IdKind::User,
+        Whose::Group => IdKind::Group,
+    }
+}
+
+/// The list of `inode` as the file system keeps it. `None`: none, or an empty one.
+fn load(inode: &Inode, which: Which) -> Result<Option<Acl>> {
+    if !inode.flags().contains(which.flag()) {
+        return Ok(None);
+    }
+    match inode.ops().get_xattr(inode, which.name()) {
+        Ok(value) => Acl::parse(&value, |_, id| Some(id)),
+        Err(Errno::ENODATA) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Keeps `acl`, or no list.
+fn store(inode: &Inode, which: Which, acl: Option<&Acl>) -> Result<()> {
+    match acl {
+        Some(acl) => {
+            inode.ops().set_xattr(inode, which.name(), &acl.encode(|_, id| id), XattrMode::Any)?;
+            inode.set_flags(which.flag(), InodeFlags::empty());
+        }
+        None => {
+            match inode.ops().remove_xattr(inode, which.name()) {
+                Ok(()) | Err(Errno::ENODATA) => {}
+                Err(errno) => return Err(errno),
+            }
+            inode.set_flags(InodeFlags::empty(), which.flag());
+        }
+    }
+    Ok(())
+}
+
+/// The check of an access to an inode with [`InodeFlags::ACL`]. `EACCES`; or the list cannot be read.
+pub(crate) fn permission(inode: &Inode, cred: &Cred, wanted: Access) -> Result<()> {
+    match load(inode, Which::Access)? {
+        Some(acl) => security::acl_permission(cred, &inode.ids(), &acl, wanted),
+        None => security::inode_permission(cred, &inode.ids(), wanted),
+    }
+}
+
+/// The attribute's value, with ids as `cred`'s user namespace numbers them. `ENODATA`: there is no list.
+pub(crate) fn get(inode: &Inode, which: Which, cred: &Cred) -> Result<Vec<u8>> {
+    if inode.is_symlink() {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if !inode.flags().contains(which.flag()) {
+        // A file system without attributes says so.
+        return inode.ops().get_xattr(inode, which.name());
+    }
+    let acl = load(inode, which)?.ok_or(Errno::ENODATA)?;
+    Ok(acl.encode(|whose, id| cred.user_ns.from_global(kind(whose), id).unwrap_or(u32::MAX)))
+}
+
+/// Sets or removes a list; `inode.sem` is held for writing.
+///
+/// `EOPNOTSUPP`: a symbolic link, or a file system without lists. `EACCES`: a default list for what is no folder.
+/// `EPERM`: not the owner's or a privileged call. `EINVAL`: no list.
+pub(crate) fn set(inode: &Arc<Inode>, which: Which, value: Option<&[u8]>, cred: &Cred) -> Result<()> {
+    let map = |whose, id| cred.user_ns.to_global(kind(whose), id);
+    let acl = match value {
+        Some(value) if !value.is_empty() => Acl::parse(value, map)?,
+        _ => None,
+    };
+    if inode.is_symlink() {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    // Asked for what is not there, a file system without attributes says that it has none.
+    if let Err(errno @ Errno::EOPNOTSUPP) = inode.ops().get_xattr(inode, which.name()) {
+        return Err(errno);
+    }
+    if which == Which::Default && !inode.is_dir() {
+        return if acl.is_some() { Err(Errno::EACCES) } else { Ok(()) };
+    }
+    if !security::owner_or_capable(cred, inode.uid()) {
+        return Err(Errno::EPERM);
+    }
+    let Some(acl) = acl else { return store(inode, which, None) };
+    if which == Which::Default {
+        return store(inode, which, Some(&acl));
+    }
+    let (bits, extent) = acl.mode();
+    let mut mode = inode.mode() & !0o777 | bits;
+    if !cred.in_group(inode.gid()) && !cred.inode_capable(inode.uid(), inode.gid(), Cap::FSETID) {
+        mode &= !S_ISGID;
+    }
+    store(inode, which, (extent == AclExtent::List).then_some(&acl))?;
+    inode.ops().set_attr(inode, &SetAttr { mode: Some(mode), ctime: time::now(), ..SetAttr::default() })
+}
+
+/// Makes the access list follow a new mode; `inode.sem` is held for writing.
+pub(crate) fn chmod(inode: &Inode, mode: u32) -> Result<()> {
+    let Some(mut acl) = load(inode, Which::Access)? else { return Ok(()) };
+    acl.chmod(mode);
+    store(inode, Which::Access, Some(&acl))
+}
+
+/// The mode of something to be made in `dir`: less the umask, unless the folder's default list decides instead.
+pub(crate) fn masked(dir: &Inode, mode: u32, umask: u32) -> u32 {
+    if dir.flags().contains(InodeFlags::DEFAULT_ACL) { mode } else { mode & !umask }
+}
+
+/// What a new inode gets from its folder.
+pub(crate) struct Inherited {
+    /// Its mode.
+    pub(crate) mode: u32,
+    access: Option<Acl>,
+    default: Option<Acl>,
+}
+
+/// What something of `mode` inherits that is to be made in `dir`.
+pub(crate) fn inherit(dir: &Inode, mode: u32) -> Result<Inherited> {
+    let mut inherited = Inherited { mode, access: None, default: None };
+    if mode & S_IFMT == S_IFLNK {
+        return Ok(inherited);
+    }
+    let Some(default) = load(dir, Which::Default)? else { return Ok(inherited) };
+    let mut access = default.clone();
+    inherited.mode = access.inherit(mode);
+    inherited.access = (access.mode().1 == AclExtent::List).then_some(access);
+    inherited.default = (mode & S_IFMT == S_IFDIR).then_some(default);
+    Ok(inherited)
+}
+
+impl Inherited {
+    /// Gives the lists to the new inode.
+    pub(crate) fn give(&self, inode: &Inode) -> Result<()> {
+        if let Some(access) = &self.access {
+            store(inode, Which::Access, Some(access))?;
+        }
+        if let Some(default) = &self.default {
+            store(inode, Which::Default, Some(default))?;
+        }
+        Ok(())
+    }
+}
