@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::cpio::Writer;
 use crate::kernel::{self, Flavour};
-use crate::qemu::{Accel, Keep, Machine};
+use crate::qemu::{Accel, Keep, Machine, Recorded};
 use crate::{image, linux, paths, userland};
 
 /// The choice of a guest, the same for every verb that boots one.
@@ -54,6 +54,9 @@ pub struct GuestArgs {
     /// How guest code runs: /dev/kvm is touched only when asked for here
     #[arg(long, value_enum, default_value = "tcg")]
     pub accel: Accel,
+    /// A disk whose writes are recorded; it comes after the others
+    #[arg(skip)]
+    pub recorded: Option<Recorded>,
     /// Further arguments for QEMU
     #[arg(skip)]
     pub extra: Vec<String>,
@@ -76,6 +79,7 @@ impl Default for GuestArgs {
             share: None,
             debug: false,
             accel: Accel::Tcg,
+            recorded: None,
             extra: Vec::new(),
         }
     }
@@ -132,6 +136,7 @@ impl GuestArgs {
         let kernel = self.kernel_file()?;
         // A root on a disk needs an initramfs with the overlay only.
         let root_disk = self.root_disk(job)?;
+        let has_disks = root_disk.is_some() || !self.disks.is_empty() || self.recorded.is_some();
         let root = if root_disk.is_some() { None } else { Some(self.root_file()?) };
         let init = userland::init()?;
         let initrd = scratch_file(root.as_deref())?;
@@ -145,6 +150,9 @@ impl GuestArgs {
             pad_to_page(&mut out)?;
         }
         let mut writer = Writer::new(io::BufWriter::new(out));
+        if self.kernel == "linux" && has_disks {
+            add_modules(&mut writer)?;
+        }
         add_overlay(&mut writer, &init, job, self.share.as_deref())?;
         writer.finish()?.flush()?;
         Ok(guest)
@@ -175,7 +183,9 @@ impl GuestArgs {
             _ => 512,
         };
         // panic=-1 restarts at once, which ends QEMU; without it a panic would look like a hang.
-        let cmdline = format!("console=ttyS0 8250.nr_uarts=4 panic=-1 {root}{}", self.append);
+        // On a busy host Linux may find that the timer does not tick, and give up.
+        let linux = if self.kernel == "linux" { "no_timer_check " } else { "" };
+        let cmdline = format!("console=ttyS0 8250.nr_uarts=4 panic=-1 {linux}{root}{}", self.append);
         Machine {
             kernel,
             initrd,
@@ -188,6 +198,7 @@ impl GuestArgs {
             disks: self.disks.clone(),
             net: self.net,
             accel: self.accel,
+            recorded: self.recorded.clone(),
             extra: self.extra.clone(),
         }
     }
@@ -217,6 +228,17 @@ fn existing(path: &str, what: &str) -> Result<PathBuf> {
         bail!("there is no {what} file {path}");
     }
     Ok(file)
+}
+
+/// Drivers of Debian's Linux, which PID 1 loads.
+fn add_modules(writer: &mut Writer<impl Write>) -> Result<()> {
+    writer.add_dir(".keel", 0o700)?;
+    writer.add_dir(".keel/modules", 0o700)?;
+    for module in linux::modules()? {
+        let name = module.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        writer.add_tree(&format!(".keel/modules/{name}"), &module)?;
+    }
+    Ok(())
 }
 
 /// The entries that every boot adds to its root.

@@ -37,6 +37,15 @@ pub enum Keep {
     Writes,
 }
 
+/// A disk whose writes and flushes are recorded in the order in which the device completed them.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The raw image.
+    pub image: PathBuf,
+    /// Where the record goes, in the format of dm-log-writes; an empty file before.
+    pub log: PathBuf,
+}
+
 /// The machine, without its serial ports.
 pub struct Machine {
     /// The kernel file.
@@ -61,6 +70,8 @@ pub struct Machine {
     pub net: bool,
     /// See [`Accel`].
     pub accel: Accel,
+    /// The last disk, if it is a recorded one.
+    pub recorded: Option<Recorded>,
     /// Further QEMU arguments.
     pub extra: Vec<String>,
 }
@@ -91,6 +102,13 @@ impl Machine {
         }
         for disk in &self.disks {
             qemu.args(["-drive", &format!("file={},format=raw,if=virtio", escape(disk))]);
+        }
+        if let Some(recorded) = &self.recorded {
+            let file = |node, path| format!("driver=file,node-name={node},filename={}", escape(path));
+            qemu.args(["-blockdev", &file("image", &recorded.image)]);
+            qemu.args(["-blockdev", &file("record", &recorded.log)]);
+            qemu.args(["-blockdev", "driver=blklogwrites,node-name=recorded,file=image,log=record"]);
+            qemu.args(["-device", "virtio-blk-pci,drive=recorded"]);
         }
         if self.net {
             qemu.args(["-nic", "user,model=virtio-net-pci"]);

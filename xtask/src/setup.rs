@@ -16,7 +16,7 @@ struct Need {
 }
 
 /// What every verb together needs, beside a toolchain for the kernel.
-const NEEDS: [Need; 10] = [
+const NEEDS: [Need; 11] = [
     Need { package: "qemu-system-x86", proofs: &["qemu-system-x86_64"] },
     Need { package: "mmdebstrap", proofs: &["mmdebstrap"] },
     Need { package: "e2fsprogs", proofs: &["mke2fs", "e2fsck", "debugfs"] },
@@ -27,13 +27,13 @@ const NEEDS: [Need; 10] = [
     Need { package: "gcc", proofs: &["cc"] },
     Need { package: "libc6-dev", proofs: &["/usr/lib/x86_64-linux-gnu/libc.a"] },
     Need { package: "gdb", proofs: &["gdb"] },
+    Need { package: "xz-utils", proofs: &["xz"] },
 ];
 
 /// What `conform` needs beside: to unpack and build Linux's self-tests.
-const CONFORM_NEEDS: [Need; 13] = [
+const CONFORM_NEEDS: [Need; 12] = [
     Need { package: "make", proofs: &["make"] },
     Need { package: "rsync", proofs: &["rsync"] },
-    Need { package: "xz-utils", proofs: &["xz"] },
     Need { package: "python3-minimal", proofs: &["python3"] },
     Need { package: "pkg-config", proofs: &["pkg-config"] },
     Need { package: "libcap-dev", proofs: &["/usr/include/sys/capability.h"] },

@@ -20,6 +20,7 @@
 
 mod exec;
 mod job;
+mod modules;
 mod mounts;
 mod power;
 mod root;
@@ -45,6 +46,7 @@ fn counter() -> u64 {
 fn main() {
     let started = counter();
     let job = Job::read();
+    modules::load_all();
     if let Err(error) = root::switch() {
         complain(format_args!("root file system: {error}"));
     }
