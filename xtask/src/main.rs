@@ -9,6 +9,7 @@ mod check;
 mod conform;
 mod coverage;
 mod cpio;
+mod crash;
 mod debian;
 mod exec;
 mod guest;
@@ -77,6 +78,8 @@ enum Verb {
     Test(test::TestArgs),
     /// Run Linux's self-tests on Keel and on Linux, and compare
     Conform(conform::ConformArgs),
+    /// Let the power go at many points of a disk's life, and see what ext4 has kept
+    Crash(crash::CrashArgs),
     /// Measure Keel beside Linux 7.2: all operations, or those named
     Bench(bench::BenchArgs),
     /// Show which kernel functions a command's instructions go to
@@ -148,6 +151,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Run(args) => return interactive::run(&args.guest, args.verbose),
         Verb::Test(args) => return test::run(&args),
         Verb::Conform(args) => return conform::run(&args),
+        Verb::Crash(args) => return crash::run(&args),
         Verb::Bench(args) => return bench::run(&args),
         Verb::Profile(args) => profile::run(&args)?,
         Verb::Setup => setup::run()?,

@@ -112,7 +112,8 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
         let _ = fs::remove_file(&path);
         tally.note(&name, verdict);
     }
-    Ok(())
+    super::power::run(tally, platform)?;
+    super::exchange::run(tally, platform)
 }
 
 fn tell(platform: &Platform, case: &Case, path: &Path) -> Result<()> {
@@ -136,10 +137,7 @@ fn tell(platform: &Platform, case: &Case, path: &Path) -> Result<()> {
 fn make(disk: Disk, path: &Path) -> Result<()> {
     let _ = fs::remove_file(path);
     match disk {
-        Disk::Empty(arguments) => {
-            File::create(path)?.set_len(64 << 20)?;
-            ui::capture(Command::new("mke2fs").arg("-q").args(arguments).arg(path)).map(drop)
-        }
+        Disk::Empty(arguments) => make_empty(path, arguments),
         Disk::Root => {
             let fresh: PathBuf = image::ensure("disk")?;
             ui::capture(Command::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(fresh).arg(path))
@@ -148,8 +146,14 @@ fn make(disk: Disk, path: &Path) -> Result<()> {
     }
 }
 
+/// An empty file system, made by mke2fs.
+pub fn make_empty(path: &Path, arguments: &[&str]) -> Result<()> {
+    File::create(path)?.set_len(64 << 20)?;
+    ui::capture(Command::new("mke2fs").arg("-q").args(arguments).arg(path)).map(drop)
+}
+
 /// What `command` writes. A guest that ends early has said all, too: it may have been told to.
-fn boot(guest: &GuestArgs, command: &str) -> Result<String> {
+pub fn boot(guest: &GuestArgs, command: &str) -> Result<String> {
     let mut output = Vec::new();
     let mut sink = |port: Port, bytes: &[u8]| {
         if matches!(port, Port::Stdout | Port::Stderr) {
@@ -169,7 +173,7 @@ fn boot(guest: &GuestArgs, command: &str) -> Result<String> {
 }
 
 /// `e2fsck` must find nothing.
-fn check(path: &Path) -> Result<()> {
+pub fn check(path: &Path) -> Result<()> {
     let output = Command::new("e2fsck").args(["-f", "-n"]).arg(path).output().context("e2fsck")?;
     ensure!(output.status.success(), "e2fsck complains:\n{}", String::from_utf8_lossy(&output.stdout));
     Ok(())

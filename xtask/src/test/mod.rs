@@ -5,6 +5,8 @@
 //!   machine    hal's own tests, in a kernel built for them                    machine.rs
 //!   boot       Keel given what it cannot use: no init, a broken initramfs     boot.rs
 //!   disk       files after the next boot, and what e2fsck says of them       disk.rs
+//!              images that Keel and Linux exchange                           exchange.rs
+//!              what a power failure leaves, in short                         power.rs, crash/
 //!   user       user/tests in guests: Keel with 1, 2 and 4 CPUs, and Linux     user.rs     \ batch.rs runs the
 //!   fuzz       user/fuzz in a guest of Keel with 2 CPUs                         fuzz.rs
 //!   scenario   commands of user/scenarios/*.toml, same guests                 scenario.rs / guests of both
@@ -18,10 +20,12 @@
 pub mod batch;
 mod boot;
 mod disk;
+mod exchange;
 mod fuzz;
 mod host;
 pub mod known;
 mod machine;
+mod power;
 mod scenario;
 mod session;
 mod speed;

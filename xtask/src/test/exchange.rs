@@ -1,0 +1,102 @@
+//! File systems that go from Keel to Linux and back: what one wrote the other reads, byte for byte.
+//!
+//! ```text
+//!   writer    fills the disk with user/disk's tree, describes it
+//!   reader    mounts it, describes the same; changes it, describes that
+//!   writer    describes the same
+//!   host      e2fsck -f -n after each
+//! ```
+//! Each of the two is the writer once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Platform;
+use super::disk::{boot, check, make_empty};
+use super::tally::{Tally, Verdict};
+use crate::guest::GuestArgs;
+use crate::{linux, paths, userland};
+
+/// What mke2fs is told, beside that it is ext4.
+const KINDS: [(&str, &[&str]); 3] = [
+    ("ext4 as Debian makes it", &["-t", "ext4", "-b", "4096"]),
+    ("ext4 with small blocks", &["-t", "ext4", "-b", "1024"]),
+    ("ext4 without checksums", &["-t", "ext4", "-O", "^metadata_csum,^64bit,^dir_index"]),
+];
+
+/// Runs the exchanges.
+pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
+    for (kind, options) in KINDS {
+        for writer in ["keel", "linux"] {
+            let name = format!("disk/{platform}/{kind}, written first by {writer}");
+            if !tally.wants(&name) || platform.smp != 1 {
+                continue;
+            }
+            if let Err(error) = linux::modules() {
+                tally.skip(&name, &format!("{error:#}"));
+                continue;
+            }
+            let path = paths::logs()?.join(format!("exchange-{}.ext4", std::process::id()));
+            let verdict = match exchange(platform, options, writer, &path) {
+                Ok(()) => Verdict::Passed,
+                Err(error) => Verdict::Failed(format!("{error:#}")),
+            };
+            let _ = fs::remove_file(&path);
+            tally.note(&name, verdict);
+        }
+    }
+    Ok(())
+}
+
+fn exchange(platform: &Platform, options: &[&str], writer: &str, path: &Path) -> Result<()> {
+    make_empty(path, options)?;
+    let share = share()?;
+    let guest = |kernel: &str| GuestArgs {
+        kernel: kernel.to_owned(),
+        debug: platform.debug && kernel == "keel",
+        disks: vec![path.to_owned()],
+        share: Some(share.clone()),
+        ..platform.guest("tiny", None)
+    };
+    let reader = if writer == "keel" { "linux" } else { "keel" };
+    let (mount, describe) = ("mount -t ext4 /dev/vda /mnt", "/share/user-disk describe /mnt && umount /mnt");
+    let tell = |kernel: &str, change: &str| -> Result<String> {
+        let said = boot(&guest(kernel), &format!("{mount} && {change} {describe}"))
+            .with_context(|| format!("{kernel}: {change}"))?;
+        check(path).with_context(|| format!("after {kernel}: {change}"))?;
+        Ok(said)
+    };
+    let written = tell(writer, "/share/user-disk fill /mnt 1 &&")?;
+    let seen = tell(reader, "")?;
+    ensure!(written == seen, "{reader} reads other than {writer} wrote:\n{}", difference(&written, &seen));
+    let changed = tell(reader, "/share/user-disk change /mnt 2 &&")?;
+    let seen = tell(writer, "")?;
+    ensure!(changed == seen, "{writer} reads other than {reader} wrote:\n{}", difference(&changed, &seen));
+    ensure!(written != changed && written.lines().count() > 1000, "the tree is no tree:\n{written}");
+    Ok(())
+}
+
+/// A folder with the program.
+fn share() -> Result<PathBuf> {
+    let share = paths::make_dir(&paths::logs()?.join(format!("exchange-{}", std::process::id())))?;
+    fs::copy(userland::program("user-disk")?, share.join("user-disk"))?;
+    Ok(share)
+}
+
+/// The first lines in which two descriptions differ.
+fn difference(one: &str, other: &str) -> String {
+    let differ = |(one, other): &(&str, &str)| one != other;
+    let mut lines: Vec<String> = one
+        .lines()
+        .zip(other.lines())
+        .filter(differ)
+        .take(5)
+        .map(|(one, other)| format!("- {one}\n+ {other}"))
+        .collect();
+    if one.lines().count() != other.lines().count() {
+        lines.push(format!("{} lines and {}", one.lines().count(), other.lines().count()));
+    }
+    lines.join("\n")
+}
