@@ -54,6 +54,15 @@ fn kind(whose: Whose) -> IdKind {
     }
 }
 
+/// Notes that the attribute `name` of `inode` was set or removed. File systems that keep lists tell it, so that
+/// changes by a file system on top are seen, too.
+pub fn note(inode: &Inode, name: &[u8], is_there: bool) {
+    let Some(which) = Which::from_name(name) else { return };
+    let (set, clear) =
+        if is_there { (which.flag(), InodeFlags::empty()) } else { (InodeFlags::empty(), which.flag()) };
+    inode.set_flags(set, clear);
+}
+
 /// The list of `inode` as the file system keeps it. `None`: none, or an empty one.
 fn load(inode: &Inode, which: Which) -> Result<Option<Acl>> {
     if !inode.flags().contains(which.flag()) {
@@ -71,16 +80,14 @@ fn store(inode: &Inode, which: Which, acl: Option<&Acl>) -> Result<()> {
     match acl {
         Some(acl) => {
             inode.ops().set_xattr(inode, which.name(), &acl.encode(|_, id| id), XattrMode::Any)?;
-            inode.set_flags(which.flag(), InodeFlags::empty());
         }
-        None => {
-            match inode.ops().remove_xattr(inode, which.name()) {
-                Ok(()) | Err(Errno::ENODATA) => {}
-                Err(errno) => return Err(errno),
-            }
-            inode.set_flags(InodeFlags::empty(), which.flag());
-        }
+        None => match inode.ops().remove_xattr(inode, which.name()) {
+            Ok(()) | Err(Errno::ENODATA) => {}
+            Err(errno) => return Err(errno),
+        },
     }
+    // For file systems that keep the attribute in another one's inode.
+    note(inode, which.name(), acl.is_some());
     Ok(())
 }
 

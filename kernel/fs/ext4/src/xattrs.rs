@@ -105,7 +105,9 @@ pub(crate) fn set(
         xattr::set(layout, txn, &mut raw, index, rest, converted.as_deref())?;
         node.changed(txn);
         Ok(())
-    })
+    })?;
+    vfs::acl::note(inode, name, value.is_some());
+    Ok(())
 }
 
 pub(crate) fn list(node: &Node) -> Result<Vec<u8>> {

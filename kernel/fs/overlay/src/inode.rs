@@ -20,6 +20,13 @@ use crate::dir::Directory;
 use crate::file::Regular;
 use crate::layers::{Lower, Overlay, Stack};
 
+/// What an inode has as the one in the layer has it.
+const KEPT: InodeFlags = InodeFlags::IMMUTABLE
+    .union(InodeFlags::APPEND)
+    .union(InodeFlags::NOATIME)
+    .union(InodeFlags::ACL)
+    .union(InodeFlags::DEFAULT_ACL);
+
 /// Where an inode was found.
 pub(crate) struct Place {
     pub(crate) dir: Arc<Inode>,
@@ -126,7 +133,6 @@ pub(crate) fn instantiate(
         is_removed: AtomicBool::new(false),
         this: Once::new(),
     };
-    let kept = InodeFlags::IMMUTABLE | InodeFlags::APPEND | InodeFlags::NOATIME;
     let init = InodeInit {
         ino: fs.ino_of(&real),
         mode: real.mode(),
@@ -136,7 +142,7 @@ pub(crate) fn instantiate(
         size: real.size(),
         rdev: real.rdev(),
         times: real.times(),
-        flags: real.flags() & kept,
+        flags: real.flags() & KEPT,
     };
     let inode = Inode::new(sb, init, Box::new(ops), None);
     overlay(&inode)?.this.call_once(|| Arc::downgrade(&inode));
@@ -285,8 +291,7 @@ impl InodeOps for OverlayInode {
         let real = self.writable(inode)?;
         let _exclusive = real.sem.write();
         real.ops().set_file_attr(real, attr)?;
-        let kept = InodeFlags::IMMUTABLE | InodeFlags::APPEND | InodeFlags::NOATIME;
-        inode.set_flags(real.flags() & kept, kept - real.flags());
+        inode.set_flags(real.flags() & KEPT, KEPT - real.flags());
         Ok(())
     }
 }

@@ -236,7 +236,7 @@ impl InodeOps for TmpInode {
         self.xattrs.lock().get(name).map(|value| value.to_vec()).ok_or(Errno::ENODATA)
     }
 
-    fn set_xattr(&self, _inode: &Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+    fn set_xattr(&self, inode: &Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
         let mut xattrs = self.xattrs.lock();
         mode.check(xattrs.contains_key(name))?;
         let used: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -244,11 +244,14 @@ impl InodeOps for TmpInode {
             return Err(Errno::ENOSPC);
         }
         xattrs.insert(name.into(), value.into());
+        vfs::acl::note(inode, name, true);
         Ok(())
     }
 
-    fn remove_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<()> {
-        self.xattrs.lock().remove(name).map(drop).ok_or(Errno::ENODATA)
+    fn remove_xattr(&self, inode: &Inode, name: &[u8]) -> Result<()> {
+        self.xattrs.lock().remove(name).ok_or(Errno::ENODATA)?;
+        vfs::acl::note(inode, name, false);
+        Ok(())
     }
 
     fn list_xattr(&self, _inode: &Inode) -> Result<Vec<u8>> {
