@@ -12,6 +12,7 @@ use crate::file::{File, FileMode};
 use crate::file_attr;
 use crate::inode::{FileKind, InodeFlags};
 use crate::pipe::PipeEnd;
+use crate::splice;
 
 /// `FIONCLEX`.
 const FIONCLEX: u32 = 0x5450;
@@ -25,6 +26,9 @@ const FIOASYNC: u32 = 0x5452;
 const FIONREAD: u32 = 0x541b;
 /// `FIOQSIZE`.
 const FIOQSIZE: u32 = 0x5460;
+/// `FICLONE`, `FICLONERANGE`; the second takes a structure that begins with the descriptor as an i64.
+const FICLONE: u32 = 0x4004_9409;
+const FICLONERANGE: u32 = 0x4020_940d;
 /// `FIGETBSZ`.
 const FIGETBSZ: u32 = 2;
 
@@ -43,6 +47,11 @@ pub fn ioctl(
         FIONCLEX => files.set_fd_flags(fd, FdFlags::empty())?,
         FIONBIO => toggle(&file, OpenFlags::NONBLOCK, user)?,
         FIOASYNC => toggle(&file, OpenFlags::ASYNC, user)?,
+        FICLONE => splice::clone_file(&*files.get(arg as i32)?, &file)?,
+        FICLONERANGE => {
+            let from: i64 = hal::user::read(user)?;
+            splice::clone_file(&*files.get(from as i32)?, &file)?;
+        }
         FIONREAD => return fionread(&file, cmd, arg),
         FIGETBSZ if file.inode().is_regular() || file.inode().is_dir() => {
             hal::user::write(user, &(file.inode().sb().block_size() as i32))?;

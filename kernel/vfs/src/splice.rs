@@ -165,6 +165,25 @@ pub fn sendfile(to: &Arc<File>, from: &mut End<'_>, count: usize, fsize: u64) ->
     copy(from, &mut End { file: to, offset: None }, count.min(rw::MAX_COUNT), fsize)
 }
 
+/// ioctl_ficlone(2): no file system here shares blocks between files.
+///
+/// `EXDEV`: two file systems. `EISDIR`, `EINVAL`: not regular files. `EBADF`: not open for that. `EOPNOTSUPP`.
+pub fn clone_file(from: &File, to: &File) -> Result<()> {
+    let (a, b) = (from.inode(), to.inode());
+    if !Arc::ptr_eq(a.sb(), b.sb()) {
+        return Err(Errno::EXDEV);
+    }
+    if a.is_dir() || b.is_dir() {
+        return Err(Errno::EISDIR);
+    }
+    if !a.is_regular() || !b.is_regular() {
+        return Err(Errno::EINVAL);
+    }
+    from.require(FileMode::READ)?;
+    to.require(FileMode::WRITE)?;
+    if to.flags().contains(OpenFlags::APPEND) { Err(Errno::EBADF) } else { Err(Errno::EOPNOTSUPP) }
+}
+
 /// copy_file_range(2).
 ///
 /// `EINVAL`: not regular files, or overlapping ranges of one. `EISDIR`. `EBADF`: `O_APPEND`. `EXDEV`: different types

@@ -4,7 +4,7 @@ use crate::prelude::*;
 
 tests!(
     "fsio":
-    sendfile_between_files_and_pipes, sendfile_large_through_a_pipe, copy_file_range_copies, fallocate_modes,
+    clones_are_not_supported, sendfile_between_files_and_pipes, sendfile_large_through_a_pipe, copy_file_range_copies, fallocate_modes,
     sync_calls, memfd_is_a_file, memfd_seals, record_locks_between_processes,
     record_lock_waits_and_deadlock_is_seen, record_lock_errors, open_file_description_locks, flock_rules,
     leases_and_owner,
@@ -48,6 +48,17 @@ fn sendfile_large_through_a_pipe() {
     }
     assert!(got == data);
     c.ok();
+}
+
+fn clones_are_not_supported() {
+    const FICLONE: u32 = 0x4004_9409;
+    let src = open(&file("s", b"abc"), O_RDONLY).unwrap();
+    let dst = new_file("d");
+    assert_eq!(sys!(SYS_ioctl, dst, FICLONE, src), Err(EOPNOTSUPP));
+    assert_eq!(sys!(SYS_ioctl, src, FICLONE, dst), Err(EBADF));
+    assert_eq!(sys!(SYS_ioctl, dst, FICLONE, 999), Err(EBADF));
+    assert_eq!(sys!(SYS_ioctl, dst, FICLONE, open(&cstr("/proc/self/status"), O_RDONLY).unwrap()), Err(EXDEV));
+    assert_eq!(sys!(SYS_ioctl, dst, FICLONE, open(&cstr(dir()), O_RDONLY).unwrap()), Err(EISDIR));
 }
 
 fn copy_file_range_copies() {
