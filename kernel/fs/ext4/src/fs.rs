@@ -14,6 +14,7 @@
 //! Who is inside the gate takes no lock of a mapping and does not begin again: a commit waits for him.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
@@ -63,6 +64,8 @@ pub(crate) struct Fs {
     pub(crate) options: Mutex<Options>,
     /// Writing stopped after an error.
     pub(crate) is_aborted: AtomicBool,
+    /// Damage was met: the superblock tells it to the next e2fsck.
+    has_errors: AtomicBool,
     /// The superblock says that the journal has to be replayed.
     is_active: AtomicBool,
     activating: Mutex<()>,
@@ -130,6 +133,7 @@ impl Fs {
             evicted: sched::WaitQueue::new(),
             options: Mutex::new("ext4.options", options),
             is_aborted: AtomicBool::new(false),
+            has_errors: AtomicBool::new(false),
             is_active: AtomicBool::new(false),
             activating: Mutex::new("ext4.activating", ()),
             generation: AtomicU32::new(hal::time::now_ns() as u32 | 1),
@@ -231,12 +235,14 @@ impl Fs {
         let (nr, _) = self.layout.super_place();
         let mut txn = Txn { fs: self, state: &mut state };
         let has_journal = self.layout.journal_ino != 0;
+        let has_errors = self.has_errors.load(Acquire);
         superblock::change(&self.layout, &mut txn, |sb| match mark {
             Mark::InUse if has_journal => sb.change_incompat(Incompat::RECOVER, Incompat::empty()),
             Mark::InUse => sb.state.set(sb.state.get() & !superblock::STATE_CLEAN),
             Mark::Clean => {
                 sb.change_incompat(Incompat::empty(), Incompat::RECOVER);
-                sb.state.set(sb.state.get() | superblock::STATE_CLEAN);
+                let errors = if has_errors { superblock::STATE_ERRORS } else { 0 };
+                sb.state.set(sb.state.get() | superblock::STATE_CLEAN | errors);
                 sb.wtime.set(vfs::time::now().tv_sec as u32);
             }
         })
@@ -258,14 +264,21 @@ impl Fs {
         self.disk.flush()
     }
 
-    /// What a program sees of `error`; damage is handled as the mount options say.
+    /// What a program sees of `error`; damage, and metadata that cannot be read, are handled as the mount options say.
     pub(crate) fn failed(&self, error: Error) -> Errno {
-        if let Error::Corrupt(what) = error {
-            log::error!("ext4 ({}): {what}", self.disk.device().name());
-            match self.options.lock().on_error {
-                OnError::Continue => {}
-                OnError::RemountReadOnly => self.stop_writing(),
-                OnError::Panic => panic!("ext4 ({}): {what}", self.disk.device().name()),
+        let what = match error {
+            Error::Corrupt(what) => what,
+            Error::Io => "metadata cannot be read",
+            _ => return errno(error),
+        };
+        log::error!("ext4 ({}): {what}", self.disk.device().name());
+        self.has_errors.store(true, Release);
+        match self.options.lock().on_error {
+            OnError::Continue => {}
+            OnError::RemountReadOnly => self.stop_writing(),
+            OnError::Panic => {
+                let name = self.disk.device().name();
+                hal::power::stop(&format!("ext4 ({name}): panic forced after error: {what}"))
             }
         }
         errno(error)

@@ -132,6 +132,7 @@ pub struct Env {
     cred: Arc<Cred>,
     root: Option<Arc<Dentry>>,
     mount: Option<Arc<Mount>>,
+    options: &'static [u8],
 }
 
 struct TestType;
@@ -158,8 +159,13 @@ impl Env {
     }
 
     pub fn try_new(image: &[u8], flags: SbFlags) -> Result<Self> {
+        Self::with_options(image, flags, b"commit=900")
+    }
+
+    pub fn with_options(image: &[u8], flags: SbFlags, options: &'static [u8]) -> Result<Self> {
         let (memory, device) = take_disk(image)?;
         let mut env = Self {
+            options,
             memory,
             device,
             fs: None,
@@ -173,7 +179,7 @@ impl Env {
     }
 
     fn mount(&mut self, flags: SbFlags) -> Result<()> {
-        let root = crate::mount::open(&TYPE, &self.device, b"commit=900", flags, None)?;
+        let root = crate::mount::open(&TYPE, &self.device, self.options, flags, None)?;
         let mount = Mount::new(&root, b"/dev/ram", MountFlags::empty());
         let ns = MountNs::new(&mount);
         self.fs = Some(FsContext::new(&ns, &Path::root_of(&mount)));

@@ -56,3 +56,25 @@ fn a_failing_journal_stops_writing_and_keeps_the_disk_sound() {
         super::env::fsck(&again.unmount());
     }
 }
+
+#[test]
+fn metadata_that_cannot_be_read_is_handled_as_the_options_say() {
+    let Some(image) = image(&["-t", "ext4", "-b", "1024"], 8 << 20) else { return };
+    let mut env = Env::new(&image);
+    for nr in 0..200 {
+        env.put(&format!("/file{nr}"), b"x").unwrap();
+    }
+    let image = env.unmount();
+    for (options, is_writable) in [(&b"errors=continue"[..], true), (b"errors=remount-ro", false)] {
+        let mut env = Env::with_options(&image, vfs::superblock::SbFlags::empty(), options).unwrap();
+        env.memory.set_fault(|op, _, _| if op == Op::Read { Err(Errno::EIO) } else { Ok(()) });
+        assert_eq!(env.stat("/file150").map(drop), Err(Errno::EIO), "{options:?}");
+        env.memory.clear_fault();
+        assert_eq!(env.mkdir("/more").is_ok(), is_writable, "{options:?}");
+        if is_writable {
+            let image = env.unmount();
+            let state = u16::from_le_bytes([image[1024 + 58], image[1024 + 59]]);
+            assert_eq!(state, 3, "clean, with errors");
+        }
+    }
+}
