@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::cpio::Writer;
 use crate::kernel::{self, Flavour};
-use crate::qemu::{Accel, Keep, Machine, Recorded};
+use crate::qemu::{Accel, Faulty, Keep, Machine, Recorded};
 use crate::{image, linux, paths, userland};
 
 /// The choice of a guest, the same for every verb that boots one.
@@ -57,6 +57,9 @@ pub struct GuestArgs {
     /// A disk whose writes are recorded; it comes after the others
     #[arg(skip)]
     pub recorded: Option<Recorded>,
+    /// A disk that fails; it comes after the others
+    #[arg(skip)]
+    pub faulty: Option<Faulty>,
     /// Further arguments for QEMU
     #[arg(skip)]
     pub extra: Vec<String>,
@@ -80,6 +83,7 @@ impl Default for GuestArgs {
             debug: false,
             accel: Accel::Tcg,
             recorded: None,
+            faulty: None,
             extra: Vec::new(),
         }
     }
@@ -136,7 +140,8 @@ impl GuestArgs {
         let kernel = self.kernel_file()?;
         // A root on a disk needs an initramfs with the overlay only.
         let root_disk = self.root_disk(job)?;
-        let has_disks = root_disk.is_some() || !self.disks.is_empty() || self.recorded.is_some();
+        let has_disks =
+            root_disk.is_some() || !self.disks.is_empty() || self.recorded.is_some() || self.faulty.is_some();
         let root = if root_disk.is_some() { None } else { Some(self.root_file()?) };
         let init = userland::init()?;
         let initrd = scratch_file(root.as_deref())?;
@@ -199,6 +204,7 @@ impl GuestArgs {
             net: self.net,
             accel: self.accel,
             recorded: self.recorded.clone(),
+            faulty: self.faulty.clone(),
             extra: self.extra.clone(),
         }
     }

@@ -46,6 +46,17 @@ pub struct Recorded {
     pub log: PathBuf,
 }
 
+/// A disk on which one sector cannot be read or written.
+#[derive(Clone, Debug)]
+pub struct Faulty {
+    /// The raw image.
+    pub image: PathBuf,
+    /// The sector, of 512 bytes.
+    pub sector: u64,
+    /// "read" or "write".
+    pub kind: &'static str,
+}
+
 /// The machine, without its serial ports.
 pub struct Machine {
     /// The kernel file.
@@ -72,6 +83,8 @@ pub struct Machine {
     pub accel: Accel,
     /// The last disk, if it is a recorded one.
     pub recorded: Option<Recorded>,
+    /// A disk that fails.
+    pub faulty: Option<Faulty>,
     /// Further QEMU arguments.
     pub extra: Vec<String>,
 }
@@ -109,6 +122,15 @@ impl Machine {
             qemu.args(["-blockdev", &file("record", &recorded.log)]);
             qemu.args(["-blockdev", "driver=blklogwrites,node-name=recorded,file=image,log=record"]);
             qemu.args(["-device", "virtio-blk-pci,drive=recorded"]);
+        }
+        if let Some(Faulty { image, sector, kind }) = &self.faulty {
+            qemu.args(["-blockdev", &format!("driver=file,node-name=sound,filename={}", escape(image))]);
+            let fault = format!(
+                "inject-error.0.event=none,inject-error.0.iotype={kind},inject-error.0.sector={sector},\
+                 inject-error.0.errno=5,inject-error.0.once=off,inject-error.0.immediately=on"
+            );
+            qemu.args(["-blockdev", &format!("driver=blkdebug,node-name=faulty,image=sound,{fault}")]);
+            qemu.args(["-device", "virtio-blk-pci,drive=faulty,werror=report,rerror=report"]);
         }
         if self.net {
             qemu.args(["-nic", "user,model=virtio-net-pci"]);

@@ -124,7 +124,7 @@ pub fn examine(args: &CrashArgs, mounters: &[&str]) -> Result<Summary> {
     let mut ends: Vec<usize> =
         (0..args.points).map(|_| random.below(events.len() as u64) as usize + 1).collect();
     ends.sort_unstable();
-    let mut replay = Replay::new(base, &events, PLACES);
+    let mut replay = Replay::new(base, &events, PLACES, args.block_size as usize);
     let every = (args.points / args.sample.max(1)).max(1);
     let mut samples = Vec::new();
     for (nr, end) in ends.into_iter().enumerate() {
@@ -279,10 +279,15 @@ fn check(image: &Path) -> Result<()> {
     };
     let is_sound = preen.status.code().is_some_and(|code| code < 4)
         && text.lines().all(|line| line.trim().is_empty() || is_expected(line));
-    ensure!(is_sound, "e2fsck complains:\n{before}{text}");
+    ensure!(is_sound, "e2fsck complains:\n{}", shortened(&format!("{before}{text}")));
     let again = Command::new("e2fsck").args(["-f", "-n"]).arg(image).output()?;
     ensure!(again.status.success(), "e2fsck complains:\n{}", String::from_utf8_lossy(&again.stdout));
     Ok(())
+}
+
+/// At most the first lines of a long text.
+fn shortened(text: &str) -> String {
+    text.lines().take(12).collect::<Vec<_>>().join("\n")
 }
 
 /// A guest of `kernel` mounts each disk, holds it against the promises and unmounts it; e2fsck is content.

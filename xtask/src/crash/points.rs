@@ -3,17 +3,17 @@
 //! ```text
 //!   record   W W F W W W F W W | W W ...        the failure is at |
 //!            `-------------'                    flushed: all of it is on the disk
-//!                            `-'                any part of it, in any order, in units of UNIT bytes
+//!                            `-'                any part of it, in any order, in blocks of the file system
 //! ```
+//!
+//! A disk is taken to write blocks whole. The journal needs it: the checksum of a commit block is over all of the
+//! block, so that half of one is damage, to e2fsck and to Linux as well.
 
 use std::collections::BTreeMap;
 
 use user_disk::{MARK_LEN, Promises, Random};
 
 use super::log::Event;
-
-/// What a disk writes whole. Linux counts on it for ext4's superblock, too.
-const UNIT: usize = 1024;
 
 /// Where the file system and the marks lie on the recorded disk, in bytes.
 #[derive(Clone, Copy)]
@@ -38,6 +38,8 @@ pub struct Point {
 pub struct Replay<'a> {
     events: &'a [Event],
     places: Places,
+    /// What is written whole, in bytes.
+    unit: usize,
     /// The file system with all that was flushed.
     durable: Vec<u8>,
     /// What was written since the last flush.
@@ -47,9 +49,17 @@ pub struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// Begins with the file system `base`.
-    pub fn new(base: Vec<u8>, events: &'a [Event], places: Places) -> Replay<'a> {
-        Replay { events, places, durable: base, pending: Vec::new(), promises: BTreeMap::new(), next: 0 }
+    /// Begins with the file system `base`; the disk writes `unit` bytes whole.
+    pub fn new(base: Vec<u8>, events: &'a [Event], places: Places, unit: usize) -> Replay<'a> {
+        Replay {
+            events,
+            places,
+            unit,
+            durable: base,
+            pending: Vec::new(),
+            promises: BTreeMap::new(),
+            next: 0,
+        }
     }
 
     /// The disk after a failure behind event `end`, which is not before that of an earlier call.
@@ -63,9 +73,9 @@ impl<'a> Replay<'a> {
         // Of what was not flushed nothing, some or all reached the disk.
         let share = random.below(5);
         for (at, bytes) in &self.pending {
-            for (nr, unit) in bytes.chunks(UNIT).enumerate() {
+            for (nr, unit) in bytes.chunks(self.unit).enumerate() {
                 if random.below(4) < share {
-                    image[at + nr * UNIT..][..unit.len()].copy_from_slice(unit);
+                    image[at + nr * self.unit..][..unit.len()].copy_from_slice(unit);
                 }
             }
         }
@@ -122,13 +132,13 @@ mod tests {
         let mut random = Random::new(1);
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..100 {
-            let mut replay = Replay::new(vec![0; 4096], &events, places);
+            let mut replay = Replay::new(vec![0; 4096], &events, places, 1024);
             let point = replay.fail(4, &mut random).unwrap();
             assert_eq!(point.promises, [mark.clone()]);
             assert!(point.image[..2048].iter().all(|&byte| byte == 1));
             seen.insert((point.image[2048], point.image[3072]));
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(0, 0), (0, 2), (2, 0), (2, 2)]);
-        assert!(Replay::new(vec![0; 4096], &[write(5000, 1)], places).fail(1, &mut random).is_err());
+        assert!(Replay::new(vec![0; 4096], &[write(5000, 1)], places, 1024).fail(1, &mut random).is_err());
     }
 }

@@ -113,7 +113,8 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
         tally.note(&name, verdict);
     }
     super::power::run(tally, platform)?;
-    super::exchange::run(tally, platform)
+    super::exchange::run(tally, platform)?;
+    super::faults::run(tally, platform)
 }
 
 fn tell(platform: &Platform, case: &Case, path: &Path) -> Result<()> {

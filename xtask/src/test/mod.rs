@@ -6,6 +6,7 @@
 //!   boot       Keel given what it cannot use: no init, a broken initramfs     boot.rs
 //!   disk       files after the next boot, and what e2fsck says of them       disk.rs
 //!              images that Keel and Linux exchange                           exchange.rs
+//!              disks with sectors that fail                                 faults.rs
 //!              what a power failure leaves, in short                         power.rs, crash/
 //!   user       user/tests in guests: Keel with 1, 2 and 4 CPUs, and Linux     user.rs     \ batch.rs runs the
 //!   fuzz       user/fuzz in a guest of Keel with 2 CPUs                         fuzz.rs
@@ -21,6 +22,7 @@ pub mod batch;
 mod boot;
 mod disk;
 mod exchange;
+mod faults;
 mod fuzz;
 mod host;
 pub mod known;
