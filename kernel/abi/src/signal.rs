@@ -178,6 +178,14 @@ impl SigInfo {
         info
     }
 
+    /// An access to `addr` that the rights over protection key `key` refuse (`SIGSEGV`).
+    pub const fn key_fault(addr: u64, key: u8) -> Self {
+        let mut info = Self::fault(SIGSEGV, SEGV_PKUERR, addr);
+        // `_addr_pkey._pkey` lies behind a pointer's place (siginfo.h).
+        info.fields[2] = key as u64;
+        info
+    }
+
     /// A state change of child `pid` (`SIGCHLD`). Times in clock ticks.
     #[inline]
     pub const fn child(code: i32, pid: i32, uid: u32, status: i32, utime: u64, stime: u64) -> Self {

@@ -28,6 +28,7 @@ pub mod klog;
 pub mod paging;
 pub mod pci;
 pub mod percpu;
+pub mod pkey;
 pub mod power;
 pub mod preempt;
 pub mod rcu;

@@ -395,12 +395,12 @@ impl Current {
     }
 
     /// Writes the floating-point state to a signal frame at `to` (64-byte aligned), in the kernel's XSAVE
-    /// format with its `fx_sw_bytes`.
-    pub fn save_fpu(&self, to: UserAddr) -> Result<(), Fault> {
-        arch::thread::save_fpu(self, to)
+    /// format with its `fx_sw_bytes`. The frame tells `rights` over protection keys.
+    pub fn save_fpu(&self, to: UserAddr, rights: u32) -> Result<(), Fault> {
+        arch::thread::save_fpu(self, to, rights)
     }
 
-    /// Loads the floating-point state from a signal frame; `Err` when it is unreadable or malformed.
+    /// Loads the floating-point state and the rights over protection keys from a signal frame; `Err` when it is unreadable or malformed.
     pub fn restore_fpu(&self, from: UserAddr) -> Result<(), Fault> {
         arch::thread::restore_fpu(self, from)
     }

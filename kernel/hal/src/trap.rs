@@ -59,6 +59,8 @@ pub struct Access {
     pub exec: bool,
     /// Done by user code (else by the kernel on its behalf, in a user copy).
     pub user_mode: bool,
+    /// The page is there, and the rights of the thread over its protection key refuse the access.
+    pub by_key: bool,
 }
 
 /// A CPU exception raised by user code.

@@ -77,7 +77,8 @@ fn check_seal(advice: Advice, vma: &Vma) -> Result<()> {
             | raw::MADV_GUARD_INSTALL
     );
     let flags = vma.attr.flags;
-    let sealed = flags.contains(VmFlags::SEALED) && !flags.contains(VmFlags::WRITE);
+    let may_write = flags.contains(VmFlags::WRITE) && crate::pkey::allows_writes(vma.attr.pkey);
+    let sealed = flags.contains(VmFlags::SEALED) && !may_write;
     let refused = discards && sealed && matches!(vma.attr.backing, Backing::Anonymous);
     if refused { Err(Errno::EPERM) } else { Ok(()) }
 }

@@ -41,6 +41,8 @@ pub enum FaultError {
     SegvMaperr,
     /// The mapping does not allow the access: `SIGSEGV` with `SEGV_ACCERR`.
     SegvAccerr,
+    /// The caller's rights over this protection key refuse it: `SIGSEGV` with `SEGV_PKUERR`.
+    Key(u8),
     /// The file has no page there, or it cannot be read: `SIGBUS` with `BUS_ADRERR`.
     Bus,
     /// No memory, and the caller is to die.
@@ -216,7 +218,17 @@ impl Mm {
     /// writing when a stack grows.
     pub fn handle_fault(&self, addr: UserAddr, access: Access) -> Result<FaultKind, FaultError> {
         counters::PGFAULT.add(1);
+        if access.by_key {
+            return Err(self.refused_by_key(addr.as_u64()));
+        }
         self.fault_in(addr.as_u64(), Need { write: access.write, exec: access.exec, force: false })
+    }
+
+    /// The error of an access that the rights over the page's key refuse. A page that is not there yet comes first: the
+    /// access is tried again, and refused then.
+    #[cold]
+    fn refused_by_key(&self, addr: u64) -> FaultError {
+        self.space.read().set.at(addr).map_or(FaultError::SegvMaperr, |vma| FaultError::Key(vma.attr.pkey))
     }
 
     /// As [`handle_fault`](Self::handle_fault) for any need.

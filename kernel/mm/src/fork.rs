@@ -101,6 +101,7 @@ impl Mm {
         copies.copy_from(&parent.set)?;
         let child = Self::with(parent.layout, parent.limits, copies)?;
         self.copy_pages(&parent, &child)?;
+        child.space.write().keys = parent.keys;
         drop(parent);
         child.set_auxv(self.auxv());
         child.has_guards.store(self.has_guards.load(Ordering::Relaxed), Ordering::Relaxed);

@@ -13,6 +13,7 @@ pub mod layout;
 mod map;
 pub mod mapping;
 pub mod oom;
+mod pkey;
 pub mod policy;
 mod protect;
 pub mod reclaim;

@@ -142,7 +142,8 @@ impl Mm {
             flags -= VmFlags::MAYWRITE;
             writable = false;
         }
-        let attr = VmaAttr::new(flags, request.offset, backing, writable);
+        let mut attr = VmaAttr::new(flags, request.offset, backing, writable);
+        attr.pkey = space.keys.for_prot(request.prot).unwrap_or(0);
         let charged = if flags.contains(VmFlags::ACCOUNT) { len >> PAGE_SHIFT } else { 0 };
         if charged > 0 {
             commit::charge(charged)?;

@@ -20,9 +20,9 @@ use crate::vma::{VmFlags, Vma, VmaAttr};
 impl Mm {
     /// mprotect(2) and, with `pkey`, pkey_mprotect(2). May sleep.
     ///
-    /// `EINVAL`: not aligned, or `PROT_GROWSDOWN` where nothing grows. `ENOMEM`: a hole (what lies below it
+    /// `EINVAL`: not aligned, no such key, or `PROT_GROWSDOWN` where nothing grows. `ENOMEM`: a hole (what lies below it
     /// has changed), the count limit, or the commit limit. `EACCES`: the file does not allow it. `EPERM`: sealed.
-    pub fn protect(&self, addr: u64, len: u64, prot: Prot, pkey: Option<u8>) -> Result<()> {
+    pub fn protect(&self, addr: u64, len: u64, prot: Prot, pkey: Option<i32>) -> Result<()> {
         let grows = prot & (Prot::GROWSDOWN | Prot::GROWSUP);
         let unknown = prot.bits() & !(Prot::READ | Prot::WRITE | Prot::EXEC | Prot::SEM | grows).bits() != 0;
         if grows == Prot::GROWSDOWN | Prot::GROWSUP || !addr.is_multiple_of(PAGE_SIZE as u64) || unknown {
@@ -33,7 +33,14 @@ impl Mm {
         }
         let range = user_range(addr, len).ok_or(Errno::ENOMEM)?;
         let mut space = self.space.write();
+        if pkey.is_some_and(|key| !space.keys.has(key)) {
+            return Err(Errno::EINVAL);
+        }
         let start = space.growing_start(range.start, grows)?;
+        let pkey = match pkey {
+            Some(key) => u8::try_from(key).ok(),
+            None => space.keys.for_prot(prot),
+        };
         let access = VmFlags::from_prot(prot);
         self.modify_range(&mut space, start..range.end, refused, |vma, space| {
             let old = vma.attr.flags;
@@ -49,7 +56,7 @@ impl Mm {
             if new.is_data() && !old.is_data() {
                 space.check_limits(new, vma.len(), vma.len())?;
             }
-            Ok(Some((new.charged_if_writable() | (old & VmFlags::ACCOUNT), pkey.unwrap_or(vma.attr.pkey))))
+            Ok(Some((new.charged_if_writable() | (old & VmFlags::ACCOUNT), pkey.unwrap_or_else(|| space.keys.kept(&vma.attr)))))
         })
     }
 

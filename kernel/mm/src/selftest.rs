@@ -344,7 +344,7 @@ pub fn measure(now: fn() -> u64, mut report: impl FnMut(&str, u64)) {
         f();
         (now() - start) / ROUNDS
     };
-    let write = hal::trap::Access { write: true, exec: false, user_mode: true };
+    let write = hal::trap::Access { write: true, exec: false, user_mode: true, by_key: false };
     let read = hal::trap::Access { write: false, ..write };
     let at = mm.map(MapRequest::anonymous(ROUNDS * PAGE, rw())).expect("room");
     let touch = |mm: &Mm, access| {

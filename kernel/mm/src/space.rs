@@ -28,6 +28,7 @@ use vma_set::VmaSet;
 use crate::commit;
 use crate::fork::Copies;
 use crate::layout::Layout;
+use crate::pkey::Keys;
 use crate::mapping::page_flags;
 use crate::sync::RwSem;
 use crate::vma::{VmFlags, VmaAttr};
@@ -62,6 +63,8 @@ pub(crate) struct Space {
     pub def_flags: VmFlags,
     /// Largest `set.bytes()` so far.
     pub hiwater_vm: u64,
+    /// Protection keys in use.
+    pub keys: Keys,
 }
 
 /// Resident pages by kind.
@@ -219,7 +222,8 @@ impl Mm {
         let slot = registry::reserve()?;
         let set = copies.into_set();
         let hiwater_vm = set.bytes();
-        let space = Space { set, layout, limits, def_flags: VmFlags::empty(), hiwater_vm };
+        let def_flags = VmFlags::empty();
+        let space = Space { set, layout, limits, def_flags, hiwater_vm, keys: Keys::default() };
         let mm = Arc::new(Self {
             page_table,
             space: RwSem::new("mm.space", space),

@@ -6,7 +6,7 @@ use abi::mman::{MapFlags, MlockallFlags, MremapFlags, MsyncFlags, Prot};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use hal::uio::UserBuf;
-use hal::{PAGE_SIZE, UserAddr, user};
+use hal::{PAGE_SIZE, UserAddr, pkey, user};
 use mm::{Backing, MapRequest, Mm, OnFault, RemapRequest, VmFlags};
 use security::ObserveIdentity;
 use vfs::{FdFlags, FileMode};
@@ -84,19 +84,23 @@ fn no_huge_pages(flags: MapFlags) -> Errno {
     if is_known { Errno::ENOMEM } else { Errno::EINVAL }
 }
 
-/// pkey_mprotect(2): without protection keys, only key -1 (none) exists.
-pub(crate) fn sys_pkey_mprotect(cx: &mut Cx<'_>, addr: u64, len: u64, prot: u32, key: i32) -> Result<usize> {
-    if key == -1 { sys_mprotect(cx, addr, len, prot) } else { Err(Errno::EINVAL) }
+/// pkey_mprotect(2): as mprotect(2), and the pages get key `key`; -1 for none.
+pub(crate) fn sys_pkey_mprotect(_cx: &mut Cx<'_>, addr: u64, len: u64, prot: u32, key: i32) -> Result<usize> {
+    let prot = Prot::from_bits(prot).ok_or(Errno::EINVAL)?;
+    own_mm()?.protect(addr, len, prot, (key != -1).then_some(key)).map(|()| 0)
 }
 
-/// pkey_alloc(2), as on a CPU without protection keys: there is none to give.
+/// pkey_alloc(2). `EINVAL`: flags, or rights that there are not.
 pub(crate) fn sys_pkey_alloc(_cx: &mut Cx<'_>, flags: u64, rights: u64) -> Result<usize> {
-    if flags != 0 || rights & !3 != 0 { Err(Errno::EINVAL) } else { Err(Errno::ENOSPC) }
+    if flags != 0 || rights & !u64::from(pkey::NO_ACCESS | pkey::NO_WRITE) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    own_mm()?.alloc_key(rights as u32).map(usize::from)
 }
 
-/// pkey_free(2): none was given.
-pub(crate) fn sys_pkey_free(_cx: &mut Cx<'_>, _key: i32) -> Result<usize> {
-    Err(Errno::EINVAL)
+/// pkey_free(2).
+pub(crate) fn sys_pkey_free(_cx: &mut Cx<'_>, key: i32) -> Result<usize> {
+    own_mm()?.free_key(key).map(|()| 0)
 }
 
 /// Fills in what a mapping of descriptor `fd` needs. `EBADF`, `EACCES`, `EPERM`, `ENODEV`, `EOPNOTSUPP`.

@@ -416,10 +416,10 @@ syscalls! {
     328 pwritev2(fd: i32, iov: UserAddr, count: usize, pos: i64, pos_high: u64, flags: u32)
         => file::sys_pwritev2, Support::Partial("RWF_NOWAIT, RWF_ATOMIC, RWF_DONTCACHE: EOPNOTSUPP");
     329 pkey_mprotect(addr: u64, len: u64, prot: u32, key: i32)
-        => mem::sys_pkey_mprotect, Support::Partial("as without protection keys: EINVAL for any");
+        => mem::sys_pkey_mprotect, Support::Full;
     330 pkey_alloc(flags: u64, rights: u64)
-        => mem::sys_pkey_alloc, Support::Partial("as without protection keys: ENOSPC");
-    331 pkey_free(key: i32) => mem::sys_pkey_free, Support::Partial("as without protection keys: EINVAL");
+        => mem::sys_pkey_alloc, Support::Full;
+    331 pkey_free(key: i32) => mem::sys_pkey_free, Support::Full;
     332 statx(dirfd: i32, name: UserAddr, flags: u32, mask: u32, buf: UserAddr)
         => path::sys_statx, Support::Full;
     334 rseq(area: UserAddr, len: u32, flags: u32, signature: u32) => cred::sys_rseq, Support::Full;

@@ -29,6 +29,7 @@ mod mremap;
 mod ns;
 mod pidfd;
 mod pipe;
+mod pkeys;
 mod poll;
 mod proc;
 mod ptrace;
@@ -60,6 +61,7 @@ const AREAS: &[&[harness::Test]] = &[
     mremap::TESTS,
     mapcount::TESTS,
     memcalls::TESTS,
+    pkeys::TESTS,
     fs::TESTS,
     fsdir::TESTS,
     fsmeta::TESTS,

@@ -196,3 +196,28 @@ pub fn rdtsc() -> u64 {
     // SAFETY: RDTSC has no preconditions; prctl(PR_SET_TSC) may turn it into SIGSEGV.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
+
+/// The rights over protection keys: the register PKRU, which must exist.
+pub fn rdpkru() -> u32 {
+    let rights;
+    // SAFETY: the caller found "pku" in /proc/cpuinfo.
+    unsafe { std::arch::asm!("rdpkru", in("ecx") 0, out("eax") rights, out("edx") _) };
+    rights
+}
+
+/// Sets PKRU.
+pub fn wrpkru(rights: u32) {
+    // SAFETY: as for `rdpkru`; what the test forbids itself it does not need.
+    unsafe { std::arch::asm!("wrpkru", in("ecx") 0, in("eax") rights, in("edx") 0) };
+}
+
+/// Where PKRU lies in an XSAVE area.
+pub fn pkru_offset() -> usize {
+    std::arch::x86_64::__cpuid_count(0xd, 9).ebx as usize
+}
+
+/// Writes the 32-bit word at `addr`.
+pub fn poke32(addr: usize, value: u32) {
+    // SAFETY: as for `peek`.
+    unsafe { std::ptr::write_volatile(addr as *mut u32, value) }
+}

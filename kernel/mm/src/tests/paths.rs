@@ -10,8 +10,8 @@ use hal::trap::Access;
 use hal::uio::{Dest, Src};
 use std::vec::Vec;
 
-const READ: Access = Access { write: false, exec: false, user_mode: true };
-const WRITE: Access = Access { write: true, exec: false, user_mode: true };
+const READ: Access = Access { write: false, exec: false, user_mode: true, by_key: false };
+const WRITE: Access = Access { write: true, exec: false, user_mode: true, by_key: false };
 
 #[test]
 fn a_fault_outside_or_against_the_rights_is_refused() {

@@ -107,13 +107,15 @@ pub fn page_fault(addr: UserAddr, access: Access, regs: Option<&mut UserRegs>) -
 
 /// Sends the signal for a page fault of user code that mm could not handle.
 fn signal_bad_access(task: &CurrentTask, addr: UserAddr, access: Access, error: FaultError) {
-    // Bits of the CPU's error code (Intel SDM vol. 3, 4.7): present, write, user, fetch.
-    let present = u64::from(error == FaultError::SegvAccerr);
-    let error_code = present | u64::from(access.write) << 1 | 1 << 2 | u64::from(access.exec) << 4;
+    // Bits of the CPU's error code (Intel SDM vol. 3, 4.7): present, write, user, fetch, protection key.
+    let present = u64::from(access.by_key || error == FaultError::SegvAccerr);
+    let (fetch, by_key) = (u64::from(access.exec) << 4, u64::from(access.by_key) << 5);
+    let error_code = present | u64::from(access.write) << 1 | 1 << 2 | fetch | by_key;
     note(task, 14, error_code, addr.0);
     let info = match error {
         FaultError::SegvMaperr => SigInfo::fault(SIGSEGV, SEGV_MAPERR, addr.0),
         FaultError::SegvAccerr => SigInfo::fault(SIGSEGV, SEGV_ACCERR, addr.0),
+        FaultError::Key(key) => SigInfo::key_fault(addr.0, key),
         FaultError::Bus => SigInfo::fault(SIGBUS, BUS_ADRERR, addr.0),
         FaultError::Oom => SigInfo::kernel(SIGKILL),
     };

@@ -22,7 +22,7 @@ use abi::signal::{
 };
 use abi::{Errno, Result};
 use hal::trap::UserRegs;
-use hal::{Fault, UserAddr, thread, user};
+use hal::{Fault, UserAddr, pkey, thread, user};
 
 use super::{fault, send};
 use crate::task::{self, CurrentTask, TaskFlags};
@@ -130,7 +130,12 @@ pub(super) fn enter_handler(
     } else {
         task.blocked()
     };
-    if push_frame(task, info, action, mask, regs).is_err() {
+    // The handler's stack may have any protection key, so none stands in the way of the frame, which keeps the rights.
+    let rights = pkey::rights();
+    pkey::set_rights(0);
+    let pushed = push_frame(task, info, action, mask, rights, regs);
+    pkey::set_rights(if pushed.is_ok() { pkey::INITIAL } else { rights });
+    if pushed.is_err() {
         let also_deadly = sig == SIGSEGV;
         if also_deadly {
             fault::force_fatal(SIGSEGV);
@@ -169,12 +174,13 @@ fn place(alt: &AltStack, action: &SigAction, sp: u64, fpu_len: u64) -> Result<(u
     Ok((frame, fpu))
 }
 
-/// Writes the frame and points `regs` at the handler.
+/// Writes the frame, which tells `rights` over protection keys, and points `regs` at the handler.
 fn push_frame(
     task: &CurrentTask,
     info: &SigInfo,
     action: &SigAction,
     mask: SigSet,
+    rights: u32,
     regs: &mut UserRegs,
 ) -> Result<(), Fault> {
     if action.flags & SaFlags::RESTORER.bits() == 0 {
@@ -182,7 +188,7 @@ fn push_frame(
     }
     let alt = *task.alt_stack.lock();
     let (frame, fpu) = place(&alt, action, regs.rsp, thread::fpu_frame_size() as u64)?;
-    task.hal().save_fpu(UserAddr(fpu))?;
+    task.hal().save_fpu(UserAddr(fpu), rights)?;
     let at = |offset| UserAddr(frame.wrapping_add(offset));
     let context = Ucontext {
         uc_flags: UC_FLAGS,
@@ -275,7 +281,11 @@ fn load_registers(from: &SigContext, regs: &mut UserRegs) {
 ///
 /// All of `regs` is replaced, `rax` too; the caller must not store a result there.
 pub fn sigreturn(regs: &mut UserRegs) {
+    // As in `enter_handler`: the frame may lie in pages that the handler took its own access to.
+    let rights = pkey::rights();
+    pkey::set_rights(0);
     if restore_frame(regs).is_err() {
+        pkey::set_rights(rights);
         fault::force(SigInfo::kernel(SIGSEGV));
     }
 }
@@ -289,6 +299,8 @@ fn restore_frame(regs: &mut UserRegs) -> Result<(), Fault> {
     load_registers(&context.uc_mcontext, regs);
     if context.uc_mcontext.fpstate != 0 {
         task.hal().restore_fpu(UserAddr(context.uc_mcontext.fpstate))?;
+    } else {
+        pkey::set_rights(pkey::INITIAL);
     }
     // Errors are ignored, as on Linux: the frame may hold what sigaltstack(2) would not take.
     let sp = regs.rsp;

@@ -94,7 +94,10 @@ pub(super) fn show(mm: &Mm, out: &mut Text) -> Result<()> {
         let stats = mm.collect_page_stats(vma.range.clone());
         put_stats(out, &stats, vma.flags.contains(VmFlags::LOCKED));
         put!(out, "THPeligible:           0\n");
-        put!(out, "ProtectionKey:  {:8}\nVmFlags: ", vma.pkey);
+        if hal::pkey::is_supported() {
+            put!(out, "ProtectionKey:  {:8}\n", vma.pkey);
+        }
+        put!(out, "VmFlags: ");
         let soft_dirty = !vma.flags.contains(VmFlags::SOFTCLEAN);
         for (flag, name) in FLAG_NAMES {
             let is_set = if *name == "sd" { soft_dirty } else { vma.flags.contains(*flag) };

@@ -16,6 +16,7 @@ pub mod irq;
 pub mod mem;
 pub mod paging;
 pub mod pci;
+pub mod pku;
 pub mod power;
 pub mod rng;
 pub mod smp;

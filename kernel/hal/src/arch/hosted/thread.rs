@@ -194,7 +194,7 @@ pub fn reset_user_state(current: &Current) {
     set_gs_base(current, 0);
 }
 
-pub fn save_fpu(_current: &Current, to: UserAddr) -> Result<(), Fault> {
+pub fn save_fpu(_current: &Current, to: UserAddr, _rights: u32) -> Result<(), Fault> {
     crate::user::zero(to, fpu_frame_size())
 }
 

@@ -16,7 +16,7 @@ fn frame_at(addr: u64, write: bool) -> Option<Frame> {
         if preempt::is_atomic() {
             return None;
         }
-        let access = Access { write, exec: false, user_mode: false };
+        let access = Access { write, exec: false, user_mode: false, by_key: false };
         trap::upcalls()?.page_fault(UserAddr(addr), access, None).ok()?;
     }
 }

@@ -43,6 +43,7 @@ const CR4_FSGSBASE: u64 = 1 << 16;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const CR4_SMEP: u64 = 1 << 20;
 const CR4_SMAP: u64 = 1 << 21;
+const CR4_PKE: u64 = 1 << 22;
 
 /// One feature flag of CPUID: leaf, sub-leaf, register (0 = EAX … 3 = EDX), bit.
 #[derive(Clone, Copy)]
@@ -60,6 +61,7 @@ impl Feature {
     pub(crate) const RDSEED: Feature = Feature(7, 0, 1, 18);
     pub(crate) const SMAP: Feature = Feature(7, 0, 1, 20);
     pub(crate) const UMIP: Feature = Feature(7, 0, 2, 2);
+    pub(crate) const PKU: Feature = Feature(7, 0, 2, 3);
     pub(crate) const NX: Feature = Feature(0x8000_0001, 0, 3, 20);
     pub(crate) const GIB_PAGES: Feature = Feature(0x8000_0001, 0, 3, 26);
 
@@ -95,7 +97,7 @@ pub(crate) fn enable_paging_features() {
     unsafe { instr::write_cr0(cr0 | CR0_MP | CR0_NE | CR0_WP | CR0_AM) };
 }
 
-/// Switches on what this CPU has of PGE, SMEP, SMAP, UMIP, FSGSBASE and the FPU's instructions.
+/// Switches on what this CPU has of PGE, SMEP, SMAP, UMIP, FSGSBASE, protection keys and the FPU's instructions.
 pub(crate) fn enable_features() {
     let mut cr4 = instr::read_cr4() | CR4_OSFXSR | CR4_OSXMMEXCPT;
     let optional = [
@@ -105,6 +107,7 @@ pub(crate) fn enable_features() {
         (Feature::UMIP, CR4_UMIP),
         (Feature::FSGSBASE, CR4_FSGSBASE),
         (Feature::XSAVE, CR4_OSXSAVE),
+        (Feature::PKU, CR4_PKE),
     ];
     for (feature, bit) in optional {
         if feature.present() {

@@ -39,6 +39,7 @@ pub(super) mod vector {
 const ERROR_WRITE: u64 = 1 << 1;
 const ERROR_USER: u64 = 1 << 2;
 const ERROR_FETCH: u64 = 1 << 4;
+const ERROR_KEY: u64 = 1 << 5;
 const RFLAGS_IF: u64 = 1 << 9;
 
 /// Where a user thread goes whose `rip` is no address at all: it faults there, in user mode.
@@ -83,6 +84,7 @@ fn access(error_code: u64) -> Access {
         write: error_code & ERROR_WRITE != 0,
         exec: error_code & ERROR_FETCH != 0,
         user_mode: error_code & ERROR_USER != 0,
+        by_key: error_code & ERROR_KEY != 0,
     }
 }
 

@@ -20,7 +20,8 @@
 //! - F3: a buffer never holds what makes XRSTOR fault: header bits outside [`features`], a compacted format, reserved
 //!   header bytes or MXCSR bits. [`restore_from_user`] filters what a signal frame brings.
 //!
-//! The buffer has the standard (not compacted) layout, which is the one of signal frames and ptrace.
+//! The buffer has the standard (not compacted) layout, which is the one of signal frames and ptrace. These show one
+//! component more, at their end: PKRU, which the buffer leaves to [`pku`].
 //!
 //! Sources: Intel SDM vol. 1 ch. 13 (XSAVE), ch. 10.5 (FXSAVE); arch/x86/include/uapi/asm/sigcontext.h for the
 //! layout of the software bytes.
@@ -34,7 +35,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 use super::cpu::Feature;
 use super::cpulocal;
 use super::instr::cpuid;
-use super::usercopy;
+use super::{pku, usercopy};
 use crate::addr::UserAddr;
 use crate::error::{Fault, NoMemory};
 use crate::thread::Thread;
@@ -47,7 +48,9 @@ pub(super) const NO_CPU: u32 = u32::MAX;
 
 const X87: u64 = 1 << 0;
 const SSE: u64 = 1 << 1;
-/// x87, SSE, AVX, and the three parts of AVX-512. PKRU (9) waits for protection keys; AMX (17, 18) for its prctl.
+/// The rights over protection keys: [`pku`] keeps them, but signal frames and ptrace show them as a component.
+const PKRU: u64 = 1 << 9;
+/// x87, SSE, AVX, and the three parts of AVX-512. AMX (17, 18) waits for its prctl.
 const SUPPORTED: u64 = X87 | SSE | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 7;
 
 const LEGACY_BYTES: usize = 512;
@@ -71,16 +74,47 @@ static HAS_XSAVE: AtomicBool = AtomicBool::new(false);
 static HAS_XSAVEOPT: AtomicBool = AtomicBool::new(false);
 static FEATURES: AtomicU64 = AtomicU64::new(X87 | SSE);
 static SIZE: AtomicUsize = AtomicUsize::new(LEGACY_BYTES);
+/// Bytes of what user space sees, with PKRU; its end mark not counted.
+static SHOWN_SIZE: AtomicUsize = AtomicUsize::new(LEGACY_BYTES);
+/// Where PKRU lies there; 0 without protection keys.
+static PKRU_AT: AtomicUsize = AtomicUsize::new(0);
 static MXCSR_VALID: AtomicU32 = AtomicU32::new(MXCSR_MASK_DEFAULT);
 
-/// The state components in use, as XCR0 names them.
+/// The state components that a buffer holds, as XCR0 names them.
 #[inline]
 pub(super) fn features() -> u64 {
     FEATURES.load(Ordering::Relaxed)
 }
 
+/// The state components that user space sees: all in XCR0.
+fn shown_features() -> u64 {
+    features() | if pkru_at().is_some() { PKRU } else { 0 }
+}
+
+/// Where PKRU lies in what user space sees.
+#[inline]
+fn pkru_at() -> Option<usize> {
+    Some(PKRU_AT.load(Ordering::Relaxed)).filter(|at| *at != 0)
+}
+
+fn shown_size() -> usize {
+    SHOWN_SIZE.load(Ordering::Relaxed)
+}
+
 fn size() -> usize {
     SIZE.load(Ordering::Relaxed)
+}
+
+/// Switches state components on and others off.
+///
+/// # Safety
+///
+/// 1. The CPU has XSAVE, CR4.OSXSAVE is set, and XCR0 accepts `features`.
+unsafe fn write_xcr0(features: u64) {
+    // SAFETY: 1. The kernel itself uses none of these registers.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") features as u32, in("edx") (features >> 32) as u32, options(nomem, nostack))
+    };
 }
 
 /// Switches the state components on, on this CPU; the first CPU also measures them.
@@ -91,13 +125,20 @@ pub(super) fn init_cpu() {
         let leaf = cpuid(0xd, 0);
         let features = SUPPORTED & (u64::from(leaf.edx) << 32 | u64::from(leaf.eax));
         // SAFETY: XSAVE is there and CR4.OSXSAVE is set; CPUID says that XCR0 accepts these bits, x87 among them.
-        unsafe {
-            asm!("xsetbv", in("ecx") 0, in("eax") features as u32, in("edx") (features >> 32) as u32, options(nomem, nostack))
-        };
-        if !HAS_XSAVE.load(Ordering::Relaxed) {
+        unsafe { write_xcr0(features) };
+        let is_first = !HAS_XSAVE.load(Ordering::Relaxed);
+        if is_first {
             FEATURES.store(features, Ordering::Relaxed);
             SIZE.store(cpuid(0xd, 0).ebx as usize, Ordering::Relaxed);
             HAS_XSAVEOPT.store(cpuid(0xd, 1).eax & 1 != 0, Ordering::Relaxed);
+        }
+        if pku::is_supported() && leaf.eax & PKRU as u32 != 0 {
+            // SAFETY: as above.
+            unsafe { write_xcr0(features | PKRU) };
+            PKRU_AT.store(cpuid(0xd, PKRU.trailing_zeros()).ebx as usize, Ordering::Relaxed);
+        }
+        if is_first {
+            SHOWN_SIZE.store(cpuid(0xd, 0).ebx as usize, Ordering::Relaxed);
             HAS_XSAVE.store(true, Ordering::Relaxed);
         }
     }
@@ -331,27 +372,37 @@ pub(super) fn copy_of(thread: &Thread, buffer: &Buffer) -> Result<Buffer, NoMemo
 /// The current thread's registers, laid out as in a signal frame but for its end mark.
 pub(super) fn snapshot(thread: &Thread, buffer: &Buffer) -> Result<Vec<u8>, NoMemory> {
     let mut bytes = Vec::new();
-    bytes.try_reserve_exact(size()).map_err(|_| NoMemory)?;
-    bytes.resize(size(), 0);
+    bytes.try_reserve_exact(shown_size()).map_err(|_| NoMemory)?;
+    bytes.resize(shown_size(), 0);
     sync(thread, buffer);
     buffer.spell_out();
-    // SAFETY: both have `size` bytes. A save by preemption meanwhile writes the same values again: this thread, their
-    // owner, is here.
+    // SAFETY: `bytes` has at least the `size` bytes of the buffer. A save by preemption meanwhile writes the same values
+    // again: this thread, their owner, is here.
     unsafe { core::ptr::copy_nonoverlapping(buffer.bytes(), bytes.as_mut_ptr(), size()) };
     if let Some(software) = bytes.get_mut(SOFTWARE..LEGACY_BYTES) {
         software.fill(0);
         if HAS_XSAVE.load(Ordering::Relaxed) {
-            software[..8].copy_from_slice(&features().to_le_bytes());
+            software[..8].copy_from_slice(&shown_features().to_le_bytes());
         }
     }
+    if let Some(at) = pkru_at() {
+        bytes[LEGACY_BYTES..][..8].copy_from_slice(&(buffer.xstate_bv() | PKRU).to_le_bytes());
+        bytes[at..][..4].copy_from_slice(&pku::rights().to_le_bytes());
+    }
     Ok(bytes)
+}
+
+/// The rights over protection keys in `bytes`, a whole snapshot; 0, their initial state, where its header has none.
+fn rights_in(bytes: &[u8], at: usize) -> u32 {
+    let word = |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_le_bytes);
+    if word(LEGACY_BYTES) & PKRU as u32 != 0 { word(at) } else { 0 }
 }
 
 /// Sets the current thread's registers: all from a whole snapshot, x87 and SSE from its first 512 bytes.
 ///
 /// `Err`: another length, or MXCSR bits that the CPU does not have.
 pub(super) fn replace(thread: &Thread, buffer: &Buffer, bytes: &[u8]) -> Result<(), Fault> {
-    let is_whole = bytes.len() == size();
+    let is_whole = bytes.len() == shown_size();
     if !is_whole && bytes.len() != LEGACY_BYTES {
         return Err(Fault);
     }
@@ -362,15 +413,19 @@ pub(super) fn replace(thread: &Thread, buffer: &Buffer, bytes: &[u8]) -> Result<
     sync(thread, buffer);
     disown(thread);
     let present = buffer.xstate_bv();
-    // SAFETY: the buffer has `size` bytes, and `bytes` at most as many. F2 lets us change it: it is disowned, and the
+    let len = bytes.len().min(size());
+    // SAFETY: the buffer has `size` bytes, of which `len` are replaced. F2 lets us change it: it is disowned, and the
     // thread cannot reach user mode, hence XRSTOR, before `sanitise` below.
-    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.bytes(), bytes.len()) };
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.bytes(), len) };
     if !is_whole {
         if HAS_XSAVE.load(Ordering::Relaxed) {
             buffer.put(LEGACY_BYTES, present | X87 | SSE);
         }
     }
     buffer.sanitise(features());
+    if let Some(at) = pkru_at().filter(|_| is_whole) {
+        pku::set_rights(rights_in(bytes, at));
+    }
     Ok(())
 }
 
@@ -382,15 +437,15 @@ pub(super) fn reset(thread: &Thread, buffer: &Buffer) {
 
 /// Bytes of the state in a signal frame.
 pub(crate) fn fpu_frame_size() -> usize {
-    if HAS_XSAVE.load(Ordering::Relaxed) { size() + size_of_val(&MAGIC2) } else { LEGACY_BYTES }
+    if HAS_XSAVE.load(Ordering::Relaxed) { shown_size() + size_of_val(&MAGIC2) } else { LEGACY_BYTES }
 }
 
 fn write_user(to: u64, bytes: &[u8]) -> Result<(), Fault> {
     crate::user::write_bytes(UserAddr(to), bytes)
 }
 
-/// Writes the current thread's registers to its signal frame at `to`, as Linux lays it out.
-pub(super) fn save_to_user(thread: &Thread, buffer: &Buffer, to: UserAddr) -> Result<(), Fault> {
+/// Writes the current thread's registers to its signal frame at `to`, as Linux lays it out, with `rights` as its PKRU.
+pub(super) fn save_to_user(thread: &Thread, buffer: &Buffer, to: UserAddr, rights: u32) -> Result<(), Fault> {
     let end = to.0.checked_add(fpu_frame_size() as u64).ok_or(Fault)?;
     if end > crate::USER_END {
         return Err(Fault);
@@ -409,12 +464,17 @@ pub(super) fn save_to_user(thread: &Thread, buffer: &Buffer, to: UserAddr) -> Re
     let mut software = [0; LEGACY_BYTES - SOFTWARE];
     software[..4].copy_from_slice(&MAGIC1.to_le_bytes());
     software[4..8].copy_from_slice(&(fpu_frame_size() as u32).to_le_bytes());
-    software[8..16].copy_from_slice(&features().to_le_bytes());
-    software[16..20].copy_from_slice(&(size() as u32).to_le_bytes());
+    software[8..16].copy_from_slice(&shown_features().to_le_bytes());
+    software[16..20].copy_from_slice(&(shown_size() as u32).to_le_bytes());
     write_user(to.0 + SOFTWARE as u64, &software)?;
+    let mut present = buffer.xstate_bv() | X87 | SSE;
+    if let Some(at) = pkru_at() {
+        present |= PKRU;
+        write_user(to.0 + at as u64, &u64::from(rights).to_le_bytes())?;
+    }
     // Old programs edit the legacy area without knowing the header: it must count.
-    write_user(to.0 + LEGACY_BYTES as u64, &(buffer.xstate_bv() | X87 | SSE).to_le_bytes())?;
-    write_user(to.0 + size() as u64, &MAGIC2.to_le_bytes())
+    write_user(to.0 + LEGACY_BYTES as u64, &present.to_le_bytes())?;
+    write_user(to.0 + shown_size() as u64, &MAGIC2.to_le_bytes())
 }
 
 /// How many bytes of a signal frame to read, and which components count.
@@ -429,10 +489,21 @@ fn inspect_frame(from: u64) -> Result<(usize, u64), Fault> {
     let (magic1, extended, frame) = (word(0), word(4) as usize, word(16) as usize);
     let wanted = u64::from(word(8)) | u64::from(word(12)) << 32;
     let plausible = magic1 == MAGIC1
-        && (LEGACY_BYTES + HEADER_BYTES..=size()).contains(&frame)
+        && (LEGACY_BYTES + HEADER_BYTES..=shown_size()).contains(&frame)
         && frame <= extended
         && crate::user::read::<u32>(UserAddr(from + frame as u64))? == MAGIC2;
     Ok(if plausible { (frame, wanted) } else { (LEGACY_BYTES, X87 | SSE) })
+}
+
+/// The rights over protection keys in a signal frame of `len` bytes, of which the components `wanted` count.
+fn rights_in_frame(from: u64, len: usize, wanted: u64) -> Result<u32, Fault> {
+    match pkru_at() {
+        Some(at) if wanted & PKRU != 0 && len >= at + 4 => {
+            let present: u64 = crate::user::read(UserAddr(from + LEGACY_BYTES as u64))?;
+            if present & PKRU != 0 { crate::user::read(UserAddr(from + at as u64)) } else { Ok(0) }
+        }
+        _ => Ok(0),
+    }
 }
 
 /// Takes the current thread's registers from a signal frame. After a fault it has the initial state.
@@ -441,7 +512,9 @@ pub(super) fn restore_from_user(thread: &Thread, buffer: &Buffer, from: UserAddr
     if end > crate::USER_END {
         return Err(Fault);
     }
-    let (len, wanted) = inspect_frame(from.0)?;
+    let (frame, wanted) = inspect_frame(from.0)?;
+    let rights = rights_in_frame(from.0, frame, wanted)?;
+    let len = frame.min(size());
     disown(thread);
     buffer.reset();
     // SAFETY: 1. checked above: `len` is at most the frame size. 2. the buffer has at least `len` bytes, and F2 lets
@@ -455,5 +528,6 @@ pub(super) fn restore_from_user(thread: &Thread, buffer: &Buffer, from: UserAddr
         buffer.put(LEGACY_BYTES, X87 | SSE);
     }
     buffer.sanitise(wanted);
+    pku::set_rights(rights);
     Ok(())
 }

@@ -23,6 +23,7 @@ pub(crate) mod mem;
 pub(crate) mod paging;
 pub(crate) mod pci;
 mod phys;
+pub(crate) mod pku;
 pub(crate) mod power;
 pub(crate) mod rng;
 pub(crate) mod smp;

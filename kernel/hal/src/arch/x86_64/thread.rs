@@ -32,9 +32,10 @@ pub(crate) use super::debug::{forbid_tsc, is_tsc_forbidden, set as set_breakpoin
 use super::fpu::{self, Buffer};
 use super::instr::{self, IA32_FS_BASE, IA32_KERNEL_GS_BASE};
 use super::stack::KernelStack;
-use super::{gdt, unwind};
+use super::{gdt, pku, unwind};
 use crate::addr::UserAddr;
 use crate::error::{Fault, NoMemory};
+use crate::pkey::INITIAL;
 use crate::thread::{Breakpoints, Current, Fpu, Thread};
 use crate::trap::UserRegs;
 
@@ -65,6 +66,8 @@ pub(crate) struct ArchThread {
     fpu: UnsafeCell<Option<Buffer>>,
     /// The CPU whose registers may hold this thread's; see invariant F2 of `fpu`.
     pub(super) fpu_cpu: AtomicU32,
+    /// Rights over protection keys while the thread is off the CPU; K1 of `pku`.
+    pkru: AtomicU32,
     /// Breakpoints that others may change at any time.
     pub(super) debug: DebugState,
     /// It panicked, and its stack is being unwound.
@@ -81,6 +84,7 @@ impl ArchThread {
             selectors: UnsafeCell::new([0; 4]),
             fpu: UnsafeCell::new(fpu),
             fpu_cpu: AtomicU32::new(fpu::NO_CPU),
+            pkru: pku::initial(),
             debug: DebugState::new(),
             panicking: AtomicBool::new(false),
         }
@@ -104,6 +108,7 @@ impl ArchThread {
                 *thread.fs_base.get_mut() = read_fs_base();
                 *thread.gs_base.get_mut() = read_user_gs_base();
                 *thread.selectors.get_mut() = read_selectors();
+                *thread.pkru.get_mut() = pku::rights();
                 fpu::copy_of(&current, buffer)?
             }
             _ => Buffer::new()?,
@@ -222,6 +227,7 @@ pub(crate) unsafe fn switch(prev: *const Thread, next: *const Thread) -> *const 
     let cpu = cpulocal::this();
     if let Some(buffer) = from.arch.fpu() {
         fpu::switch_out(from, buffer);
+        pku::switch_out(&from.arch.pkru);
         leave_user_segments(&from.arch);
     }
     cpu.current.store(next.cast_mut(), Ordering::Relaxed);
@@ -229,6 +235,7 @@ pub(crate) unsafe fn switch(prev: *const Thread, next: *const Thread) -> *const 
     unsafe { gdt::set_kernel_stack(cpu, to.arch.stack_top()) };
     if to.arch.fpu().is_some() {
         fpu::switch_in(to);
+        pku::switch_in(&to.arch.pkru);
         enter_user_segments(&to.arch);
     }
     // SAFETY: A1: `next` is ours to enter (2), `prev` to leave.
@@ -369,6 +376,7 @@ pub(crate) fn reset_user_state(current: &Current) {
     }
     // None is always accepted.
     let _none = set_breakpoints(current, &Breakpoints::default());
+    pku::set_rights(INITIAL);
     let _off = crate::irq::disable();
     write_selectors([0; 4]);
     write_fs_base(0);
@@ -387,8 +395,8 @@ pub(crate) fn set_fpu_bytes(current: &Current, bytes: &[u8]) -> Result<(), Fault
 
 /// Writes the current thread's FPU state to a signal frame.
 #[inline]
-pub(crate) fn save_fpu(current: &Current, to: UserAddr) -> Result<(), Fault> {
-    fpu::save_to_user(current, current.arch.fpu().ok_or(Fault)?, to)
+pub(crate) fn save_fpu(current: &Current, to: UserAddr, rights: u32) -> Result<(), Fault> {
+    fpu::save_to_user(current, current.arch.fpu().ok_or(Fault)?, to, rights)
 }
 
 /// Reads the current thread's FPU state from a signal frame.
@@ -417,6 +425,7 @@ fn become_user(current: &Current) -> Result<(), NoMemory> {
     // SAFETY: A1: this is the thread itself, and with interrupts off no switch looks at the slot. There was no buffer
     // before, so nobody holds a reference to one.
     unsafe { *current.arch.fpu.get() = Some(buffer) };
+    pku::set_rights(INITIAL);
     write_selectors([0; 4]);
     write_fs_base(0);
     write_user_gs_base(0);

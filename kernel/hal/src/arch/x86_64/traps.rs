@@ -1,7 +1,7 @@
 //! Switching traps on: what boot code calls on each CPU.
 
 use super::cpulocal::{self, CpuLocal};
-use super::{fpu, gdt, idt, thread, usercopy};
+use super::{fpu, gdt, idt, pku, thread, usercopy};
 use core::sync::atomic::Ordering;
 
 pub(crate) use super::symbols::lookup as symbolize;
@@ -31,6 +31,7 @@ pub(crate) unsafe fn init_cpu(cpu: &'static CpuLocal) {
 /// The rest, once the CPU's features are on (`cpu::enable_features`) and the heap works: vector registers, and the
 /// running code becomes the CPU's first thread.
 pub(crate) fn init_thread() {
+    pku::init();
     fpu::init_cpu();
     let thread = crate::thread::adopt();
     cpulocal::this().current.store(thread.cast_mut(), Ordering::Relaxed);
