@@ -186,6 +186,14 @@ impl SigInfo {
         info
     }
 
+    /// An access to the page at `addr`, whose contents are lost (`SIGBUS`).
+    pub const fn poison(addr: u64) -> Self {
+        let mut info = Self::fault(SIGBUS, BUS_MCEERR_AR, addr);
+        // `si_addr_lsb`: the page is what is lost.
+        info.fields[1] = 12;
+        info
+    }
+
     /// A state change of child `pid` (`SIGCHLD`). Times in clock ticks.
     #[inline]
     pub const fn child(code: i32, pid: i32, uid: u32, status: i32, utime: u64, stime: u64) -> Self {
@@ -235,6 +243,7 @@ mod codes {
     pub const BUS_ADRALN: i32 = 1;
     pub const BUS_ADRERR: i32 = 2;
     pub const BUS_OBJERR: i32 = 3;
+    pub const BUS_MCEERR_AR: i32 = 4;
     pub const TRAP_BRKPT: i32 = 1;
     pub const TRAP_TRACE: i32 = 2;
     pub const TRAP_HWBKPT: i32 = 4;

@@ -27,6 +27,8 @@ bitflags::bitflags! {
         const NONE = 32;
         /// Software flag for mm.
         const SOFT = 64;
+        /// Another one: writes are watched (userfaultfd(2)).
+        const WATCHED = 128;
         /// The protection key (4 bits).
         const PKEY = 0xf << 16;
     }

@@ -10,6 +10,7 @@ pub(crate) fn find(params: &Params) -> Result<()> {
     procfs::provide(procfs::Extra::Partitions, blockdev::show_partitions);
     procfs::provide(procfs::Extra::DiskStats, blockdev::show_diskstats);
     loopdev::init()?;
+    userfaultfd::init()?;
     let count = pci::scan();
     log::info!("pci: {count} functions");
     virtio_rng::register();

@@ -8,7 +8,7 @@ use abi::mman::{Advice, MsyncFlags};
 use abi::raw::general as raw;
 use abi::{Errno, Result};
 use hal::PAGE_SIZE;
-use hal::paging::Entry;
+use hal::paging::{Entry, PteFlags};
 use hal::{PageRange, UserAddr};
 
 use crate::fault::GUARD_MARKER;
@@ -17,6 +17,7 @@ use crate::mapping::{Mapping, page_flags};
 use crate::space::{Mm, RssDelta};
 use crate::vma::{Backing, VmFlags, Vma};
 use crate::walk::{Aim, Lock};
+use crate::watch::WP_MARKER;
 use crate::{oom, swap};
 
 /// Advice that changes VMA flags: what to set, what to clear.
@@ -108,6 +109,9 @@ impl Mm {
                 Ok((vma.attr.flags - clear) | set)
             });
         }
+        if matches!(advice, raw::MADV_REMOVE | raw::MADV_DONTNEED | raw::MADV_DONTNEED_LOCKED | raw::MADV_FREE) {
+            self.tell_removal(range.clone());
+        }
         match advice {
             raw::MADV_REMOVE => self.remove_pages(range),
             raw::MADV_POPULATE_READ => self.populate_with(range, Some(false)),
@@ -168,7 +172,7 @@ impl Mm {
             match advice {
                 raw::MADV_DONTNEED if fixed || locked => return Err(Errno::EINVAL),
                 raw::MADV_DONTNEED_LOCKED if fixed => return Err(Errno::EINVAL),
-                raw::MADV_DONTNEED | raw::MADV_DONTNEED_LOCKED => self.zap_pages(part),
+                raw::MADV_DONTNEED | raw::MADV_DONTNEED_LOCKED => self.zap_pages(vma, part),
                 raw::MADV_FREE if !matches!(vma.attr.backing, Backing::Anonymous) || locked => {
                     return Err(Errno::EINVAL);
                 }
@@ -190,8 +194,10 @@ impl Mm {
     }
 
     /// Drops the pages of `range` but keeps guard markers.
-    fn zap_pages(&self, range: Range<u64>) {
-        if !self.has_guards.load(Ordering::Relaxed) {
+    fn zap_pages(&self, vma: &Vma, range: Range<u64>) {
+        // What is written to a file's pages is watched also when they come back.
+        let keeps_marks = vma.attr.watch.is_some() && matches!(vma.attr.backing, Backing::File(_));
+        if !self.has_guards.load(Ordering::Relaxed) && !keeps_marks {
             return self.clear_pages(range);
         }
         let Some(range) = PageRange::new(range.start, range.end) else { return };
@@ -200,9 +206,18 @@ impl Mm {
         let mut at = range.start();
         while let Some((addr, entry)) = cursor.next_mapped(at) {
             at = addr + PAGE_SIZE as u64;
-            if !matches!(entry, Entry::Special(GUARD_MARKER)) {
-                delta.count_gone(&entry);
-                cursor.unmap(addr);
+            match &entry {
+                Entry::Special(GUARD_MARKER) => {}
+                Entry::Special(WP_MARKER) if keeps_marks => {}
+                Entry::Present { flags, .. } if keeps_marks && flags.contains(PteFlags::WATCHED) => {
+                    delta.count_gone(&entry);
+                    // Cannot fail: the entry's table is there.
+                    let _ = cursor.set_special(addr, WP_MARKER);
+                }
+                _ => {
+                    delta.count_gone(&entry);
+                    cursor.unmap(addr);
+                }
             }
         }
         drop(cursor);

@@ -27,6 +27,7 @@ use crate::oom::{self, Oom};
 use crate::space::Mm;
 use crate::swap::{self, Pinned};
 use crate::vma::{Backing, Mappable, VmFlags, Vma, VmaAttr};
+use crate::watch::{POISON_MARKER, WP_MARKER, WatchModes, WatchedFault, Watcher, fault_of};
 
 /// Pages mapped around a read fault on a file when they are cached.
 const FAULT_AROUND: u64 = 16 << PAGE_SHIFT;
@@ -41,6 +42,10 @@ pub enum FaultError {
     SegvMaperr,
     /// The mapping does not allow the access: `SIGSEGV` with `SEGV_ACCERR`.
     SegvAccerr,
+    /// The contents are lost: `SIGBUS` with `BUS_MCEERR_AR`.
+    Poison,
+    /// A signal came while the caller waited for user space to make it good. User code tries again after the signal.
+    Interrupted,
     /// The caller's rights over this protection key refuse it: `SIGSEGV` with `SEGV_PKUERR`.
     Key(u8),
     /// The file has no page there, or it cannot be read: `SIGBUS` with `BUS_ADRERR`.
@@ -80,11 +85,13 @@ pub(crate) struct Need {
     pub exec: bool,
     /// A debugger's access: the right to make it possible (`MAYWRITE`, `MAYREAD`) is enough.
     pub force: bool,
+    /// Made by user code.
+    pub user_mode: bool,
 }
 
 impl Need {
-    pub const READ: Need = Need { write: false, exec: false, force: false };
-    pub const WRITE: Need = Need { write: true, exec: false, force: false };
+    pub const READ: Need = Need { write: false, exec: false, force: false, user_mode: false };
+    pub const WRITE: Need = Need { write: true, ..Need::READ };
 
     /// Whether the VMA grants it.
     fn is_allowed(self, flags: VmFlags) -> bool {
@@ -112,6 +119,8 @@ enum Attempt {
     WantsNotify(Frame),
     /// The page is in swap.
     Swapped(Pinned),
+    /// User space makes it good.
+    Watched(WatchModes),
 }
 
 /// How one attempt to handle a fault ended.
@@ -132,6 +141,8 @@ pub(crate) enum Wait {
     Notify(Arc<Mapping>, u64, Frame),
     /// A page in swap.
     Swapped(Pinned),
+    /// The watcher of the VMA makes it good.
+    Watched(Arc<dyn Watcher>, WatchedFault),
 }
 
 /// What was waited for.
@@ -169,6 +180,7 @@ impl Wait {
                 let frame = page.read().map_err(fill_error)?;
                 mm.swap_in(addr & !(PAGE_SIZE as u64 - 1), page, frame)?;
             }
+            Self::Watched(watcher, fault) => watcher.fault(&fault, &mut || mm.must_wait(&fault))?,
             Self::Notify(mapping, idx, frame) => {
                 mapping.throttle();
                 mapping.mark_dirty(idx, &frame).map_err(fill_error)?;
@@ -201,7 +213,7 @@ pub(crate) fn pte_flags(attr: &VmaAttr, writable: bool) -> PteFlags {
 }
 
 /// Flags of an entry that is set because of an access.
-fn touched(attr: &VmaAttr, writable: bool, write: bool) -> PteFlags {
+pub(crate) fn touched(attr: &VmaAttr, writable: bool, write: bool) -> PteFlags {
     let mut flags = pte_flags(attr, writable) | PteFlags::ACCESSED;
     flags.set(PteFlags::DIRTY, write);
     flags
@@ -221,7 +233,8 @@ impl Mm {
         if access.by_key {
             return Err(self.refused_by_key(addr.as_u64()));
         }
-        self.fault_in(addr.as_u64(), Need { write: access.write, exec: access.exec, force: false })
+        let Access { write, exec, user_mode, .. } = access;
+        self.fault_in(addr.as_u64(), Need { write, exec, user_mode, force: false })
     }
 
     /// The error of an access that the rights over the page's key refuse. A page that is not there yet comes first: the
@@ -264,10 +277,14 @@ impl Mm {
             Backing::Anonymous => match self.fault_anonymous(vma, page, need)? {
                 Attempt::Done => Ok(Step::Done),
                 Attempt::Swapped(page) => Ok(Step::Wait(Wait::Swapped(page))),
+                Attempt::Watched(kind) => Ok(wait_for_watcher(vma, addr, need, kind)),
                 _ => Ok(Step::Wait(Wait::Memory)),
             },
             Backing::File(_) => match vma.attr.backing.mapping() {
-                Some(mapping) => self.fault_file(vma, page, need, mapping),
+                Some(mapping) => match self.find_watched(vma, page, need, mapping) {
+                    Some(kind) => Ok(wait_for_watcher(vma, addr, need, kind)),
+                    None => self.fault_file(vma, page, need, mapping),
+                },
                 None => self.fault_object(vma, page, need),
             },
         }
@@ -277,13 +294,20 @@ impl Mm {
     fn fault_anonymous(&self, vma: &Vma, page: PageRange, need: Need) -> Result<Attempt, FaultError> {
         let mut cursor = self.page_table().cursor(page);
         let addr = page.start();
+        let mut mark = PteFlags::empty();
         match cursor.query(addr) {
             Entry::None => {}
+            Entry::Special(WP_MARKER) if !need.write => mark = PteFlags::WATCHED,
+            Entry::Special(WP_MARKER) if vma.attr.tells_writes() => return Ok(Attempt::Watched(WatchModes::WP)),
+            Entry::Special(WP_MARKER) => {}
             present => return self.fault_present(&mut cursor, vma, addr, present, need),
+        }
+        if vma.attr.watch.is_some() && vma.attr.watched().contains(WatchModes::MISSING) {
+            return Ok(Attempt::Watched(WatchModes::MISSING));
         }
         if !need.write {
             let Some(zero) = zero_frame() else { return Ok(Attempt::NoMemory) };
-            return Ok(done_or_no_memory(cursor.map(addr, zero, touched(&vma.attr, false, false))));
+            return Ok(done_or_no_memory(cursor.map(addr, zero, touched(&vma.attr, false, false) | mark)));
         }
         let Some(frame) = Frame::alloc_user_zeroed() else { return Ok(Attempt::NoMemory) };
         frame.meta().flags.store(page_flags::ANON, Ordering::Relaxed);
@@ -311,6 +335,7 @@ impl Mm {
             Entry::Special(value) if swap::is_swap(value) => {
                 return Ok(Attempt::Swapped(Pinned::new(value)));
             }
+            Entry::Special(POISON_MARKER) => return Err(FaultError::Poison),
             // LINUX: a guard page is told as if nothing were mapped.
             Entry::Special(_) => return Err(FaultError::SegvMaperr),
             Entry::None => return Ok(Attempt::NotCached),
@@ -318,8 +343,11 @@ impl Mm {
         if !need.write || flags.contains(PteFlags::WRITE) {
             // A stale translation at worst; the access is tried again with this entry.
             let again = touched(&vma.attr, flags.contains(PteFlags::WRITE), need.write);
-            cursor.protect(addr, again | flags & PteFlags::SOFT);
+            cursor.protect(addr, again | flags & (PteFlags::SOFT | PteFlags::WATCHED));
             return Ok(Attempt::Done);
+        }
+        if flags.contains(PteFlags::WATCHED) && vma.attr.tells_writes() {
+            return Ok(Attempt::Watched(WatchModes::WP));
         }
         let kind = frame.meta().flags.load(Ordering::Relaxed);
         let writable = vma.attr.flags.contains(VmFlags::WRITE);
@@ -368,6 +396,7 @@ impl Mm {
                 Attempt::Done => return Ok(Step::Done),
                 Attempt::NoMemory => return Ok(Step::Wait(Wait::Memory)),
                 Attempt::Swapped(page) => return Ok(Step::Wait(Wait::Swapped(page))),
+                Attempt::Watched(kind) => return Ok(wait_for_watcher(vma, page.start(), need, kind)),
                 Attempt::WantsNotify(frame) => {
                     return Ok(Step::Wait(Wait::Notify(mapping.clone(), idx, frame)));
                 }
@@ -389,6 +418,35 @@ impl Mm {
         }
     }
 
+    /// What a watcher is to hear of before a file's page is looked for.
+    #[inline]
+    fn find_watched(&self, vma: &Vma, page: PageRange, need: Need, mapping: &Mapping) -> Option<WatchModes> {
+        if vma.attr.watch.is_none() { None } else { self.find_watched_page(vma, page, need, mapping) }
+    }
+
+    fn find_watched_page(
+        &self,
+        vma: &Vma,
+        page: PageRange,
+        need: Need,
+        mapping: &Mapping,
+    ) -> Option<WatchModes> {
+        let modes = vma.attr.watched();
+        match self.page_table().cursor(page).query(page.start()) {
+            Entry::None => {}
+            Entry::Special(WP_MARKER) if need.write && vma.attr.tells_writes() => return Some(WatchModes::WP),
+            Entry::Special(WP_MARKER) => {}
+            _ => return None,
+        }
+        let idx = vma.attr.offset_at(vma.start, page.start()) >> PAGE_SHIFT;
+        let kind = match mapping.get(idx) {
+            Some(_) => WatchModes::MINOR,
+            None if mapping.has_page(idx) => WatchModes::MISSING,
+            None => WatchModes::empty(),
+        };
+        Some(kind & modes).filter(|kind| !kind.is_empty())
+    }
+
     /// Maps the cached page `idx`, and on reads what else is cached in the window around it.
     fn try_cached(
         &self,
@@ -403,8 +461,11 @@ impl Mm {
             return Err(FaultError::SegvMaperr);
         };
         let mut cursor = self.page_table().cursor(range);
+        let mut mark = PteFlags::empty();
         match cursor.query(page.start()) {
             Entry::None => {}
+            Entry::Special(WP_MARKER) if need.write => {}
+            Entry::Special(WP_MARKER) => mark = PteFlags::WATCHED,
             present => return self.fault_present(&mut cursor, vma, page.start(), present, need),
         }
         let shared_writable = vma.attr.flags.contains(VmFlags::WRITE) && !vma.attr.is_private();
@@ -427,7 +488,7 @@ impl Mm {
             let writable = shared_writable && (!notify || dirty);
             let mut flags = pte_flags(&vma.attr, writable);
             if i == idx {
-                flags = touched(&vma.attr, writable, need.write);
+                flags = touched(&vma.attr, writable && mark.is_empty(), need.write) | mark;
             }
             match cursor.map(addr, frame.clone(), flags) {
                 Ok(()) => {
@@ -449,7 +510,7 @@ impl Mm {
 
     /// The addresses to map together with `page`: aligned, inside the VMA.
     fn window(&self, vma: &Vma, page: PageRange, need: Need) -> Range<u64> {
-        if need.write || vma.attr.flags.intersects(VmFlags::RAND_READ) {
+        if need.write || vma.attr.flags.intersects(VmFlags::RAND_READ) || vma.attr.watch.is_some() {
             return page.start()..page.end();
         }
         let start = page.start() & !(FAULT_AROUND - 1);
@@ -469,7 +530,7 @@ impl Mm {
         {
             let mut cursor = self.page_table().cursor(page);
             match cursor.query(addr) {
-                Entry::None => {}
+                Entry::None | Entry::Special(WP_MARKER) => {}
                 present => return self.fault_present(&mut cursor, vma, addr, present, need),
             }
         }
@@ -479,7 +540,7 @@ impl Mm {
         let mut cursor = self.page_table().cursor(page);
         // The page may have left the file since (M2), or another thread been faster: look again.
         let same = mapping.get(idx).is_some_and(|now| now.pfn() == source.pfn());
-        if !same || !matches!(cursor.query(addr), Entry::None) {
+        if !same || !matches!(cursor.query(addr), Entry::None | Entry::Special(WP_MARKER)) {
             return Ok(Attempt::NotCached);
         }
         let writable = vma.attr.flags.contains(VmFlags::WRITE);
@@ -536,7 +597,17 @@ impl Mm {
     }
 }
 
-fn copy_of(frame: &Frame) -> Option<Frame> {
+/// The step of a fault that the watcher of `vma` makes good.
+#[cold]
+fn wait_for_watcher(vma: &Vma, addr: u64, need: Need, kind: WatchModes) -> Step {
+    match &vma.attr.watch {
+        Some(watch) => Step::Wait(Wait::Watched(watch.by.clone(), fault_of(addr, need, kind))),
+        // Only VMAs with a watch have such faults.
+        None => Step::Done,
+    }
+}
+
+pub(crate) fn copy_of(frame: &Frame) -> Option<Frame> {
     let copy = Frame::alloc_user()?;
     copy.copy_from(frame);
     Some(copy)

@@ -4,6 +4,7 @@
 //! the pages that were written. File pages are found in the page cache when the child touches them.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
@@ -17,6 +18,7 @@ use crate::commit;
 use crate::mapping::page_flags;
 use crate::space::{Mm, Space};
 use crate::vma::{Backing, VmFlags, Vma, VmaAttr};
+use crate::watch::{WP_MARKER, Watch, WatchEvent, WatchEvents, WatchModes, Watcher, is_same};
 use crate::{oom, swap};
 use vma_set::VmaSet;
 
@@ -52,11 +54,13 @@ impl Pages {
 pub(crate) struct Copies {
     set: VmaSet<VmaAttr>,
     charged: u64,
+    /// Watchers that want to follow, and theirs for the child.
+    watchers: Vec<(Arc<dyn Watcher>, Arc<dyn Watcher>)>,
 }
 
 impl Copies {
     /// No VMA at all.
-    pub const NONE: Copies = Copies { set: VmaSet::new(), charged: 0 };
+    pub const NONE: Copies = Copies { set: VmaSet::new(), charged: 0, watchers: Vec::new() };
 
     /// The set; whoever takes it answers for the charge.
     pub fn into_set(mut self) -> VmaSet<VmaAttr> {
@@ -78,9 +82,33 @@ impl Copies {
             }
             let mut copy = Vma { start: vma.start, end: vma.end, attr: vma.attr.inherit() };
             copy.attr.flags -= VmFlags::LOCK_MASK;
+            if let Some(watch) = copy.attr.watch.take() {
+                copy.attr.watch = self.follow(watch)?;
+            }
             self.set.push(copy).map_err(|_| Errno::ENOMEM)?;
         }
         Ok(())
+    }
+}
+
+impl Copies {
+    /// The watch of the child's copy, if its watcher follows forks.
+    fn follow(&mut self, watch: Watch) -> Result<Option<Watch>> {
+        if !watch.by.events().contains(WatchEvents::FORK) {
+            return Ok(None);
+        }
+        let known = self.watchers.iter().find(|(old, _)| is_same(old, &watch.by)).map(|(_, new)| new.clone());
+        let by = match known {
+            Some(by) => by,
+            None => {
+                self.watchers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                let by = watch.by.for_child()?;
+                watch.by.expect();
+                self.watchers.push((watch.by.clone(), by.clone()));
+                by
+            }
+        };
+        Ok(Some(Watch { by, modes: watch.modes }))
     }
 }
 
@@ -99,10 +127,20 @@ impl Mm {
         let parent = self.space.write();
         let mut copies = Copies::NONE;
         copies.copy_from(&parent.set)?;
-        let child = Self::with(parent.layout, parent.limits, copies)?;
-        self.copy_pages(&parent, &child)?;
+        let mut watchers = core::mem::take(&mut copies.watchers);
+        let result = Self::with(parent.layout, parent.limits, copies);
+        let result = result.and_then(|child| self.copy_pages(&parent, &child).map(|()| child));
+        let child = match result {
+            Ok(child) => child,
+            Err(e) => {
+                drop(parent);
+                tell_forks(&mut watchers, None);
+                return Err(e);
+            }
+        };
         child.space.write().keys = parent.keys;
         drop(parent);
+        tell_forks(&mut watchers, Some(&child));
         child.set_auxv(self.auxv());
         child.has_guards.store(self.has_guards.load(Ordering::Relaxed), Ordering::Relaxed);
         child.inherit_prefs(self);
@@ -121,6 +159,9 @@ impl Mm {
             let guarded = !gone && self.has_guards.load(Ordering::Relaxed);
             if pages == Pages::Refault && guarded && !vma.attr.flags.contains(VmFlags::WIPEONFORK) {
                 pages = Pages::CopyAnonymous;
+            }
+            if vma.attr.watch.is_some() && pages == Pages::Refault && !gone {
+                self.copy_markers(vma, child)?;
             }
             if pages != Pages::CopyAll {
                 if matches!(vma.attr.backing, Backing::Anonymous) {
@@ -142,6 +183,11 @@ impl Mm {
         }
         if let Some(done) = run {
             self.copy_all(done, child)?;
+        }
+        for vma in parent.set.iter().filter(|vma| vma.attr.watched().contains(WatchModes::WP)) {
+            if !child.space.read().set.at(vma.start).is_some_and(|copy| copy.attr.watch.is_some()) {
+                child.forget_protection(vma.start..vma.end);
+            }
         }
         // Every anonymous page of the parent lies in a copied VMA or was counted above; those of private
         // file mappings were added to the child one by one, and are part of the parent's sum.
@@ -219,6 +265,32 @@ impl Mm {
         }
     }
 
+    /// Leaves markers in the child where writes to a shared page are watched: the child finds the page itself.
+    fn copy_markers(&self, vma: &Vma, child: &Self) -> Result<()> {
+        let Some(range) = PageRange::new(vma.start, vma.end) else { return Ok(()) };
+        let mut at = range.start();
+        loop {
+            let mut cursor = self.page_table().cursor(range);
+            let found = loop {
+                let Some((addr, entry)) = cursor.next_mapped(at) else { break None };
+                at = addr + PAGE_SIZE as u64;
+                let watched = match entry {
+                    Entry::Present { flags, .. } => flags.contains(PteFlags::WATCHED),
+                    Entry::Special(value) => value == WP_MARKER,
+                    Entry::None => false,
+                };
+                if watched {
+                    break Some(addr);
+                }
+            };
+            drop(cursor);
+            let Some(addr) = found else { return Ok(()) };
+            while child.page_table().cursor(range).set_special(addr, WP_MARKER).is_err() {
+                oom::relieve()?;
+            }
+        }
+    }
+
     /// Anonymous pages in `range`.
     fn count_anonymous(&self, range: Range<u64>) -> i64 {
         let mut n = 0;
@@ -235,5 +307,15 @@ impl Mm {
             }
         }
         n
+    }
+}
+
+/// Tells watchers of a fork, or, without a child, of one that failed: their requests work again. Sleeps.
+fn tell_forks(watchers: &mut Vec<(Arc<dyn Watcher>, Arc<dyn Watcher>)>, child: Option<&Arc<Mm>>) {
+    for (old, new) in watchers.drain(..) {
+        if let Some(child) = child {
+            new.attach(child);
+        }
+        old.tell(WatchEvent::Fork(new));
     }
 }

@@ -18,6 +18,7 @@ use crate::mapping::{Mapping, ShmemObject, page_flags};
 use crate::space::{Mm, RssDelta, Space};
 use crate::sysctl;
 use crate::vma::{Backing, STACK_GUARD_GAP, VmFlags, VmaAttr};
+use crate::watch::{Events, WatchEvent, WatchEvents};
 
 /// Longest range that is cleared under one hold of the page-table lock.
 const CLEAR_STEP: u64 = 1 << 30;
@@ -79,8 +80,11 @@ impl Mm {
         let populate = request.flags.contains(MapFlags::LOCKED)
             || request.flags & (MapFlags::POPULATE | MapFlags::NONBLOCK) == MapFlags::POPULATE;
         let mut space = self.space.write();
-        let (range, removed, locked) = self.map_locked(&mut space, request)?;
+        let mapped = self.map_locked(&mut space, request);
+        let events = space.take_events();
         drop(space);
+        events.tell();
+        let (range, removed, locked) = mapped?;
         drop(removed);
         if populate || locked {
             self.populate(range.clone());
@@ -165,18 +169,23 @@ impl Mm {
     pub fn unmap(&self, addr: u64, len: u64) -> Result<()> {
         let range = user_range(addr, len).ok_or(Errno::EINVAL)?;
         let mut space = self.space.write();
-        let removed = self.unmap_locked(&mut space, range)?;
+        let removed = self.unmap_locked(&mut space, range);
+        let events = space.take_events();
         drop(space);
-        drop(removed);
-        Ok(())
+        events.tell();
+        removed.map(drop)
     }
 
     /// Removes all mappings of `range`; the caller drops what is returned after it unlocked `space`.
     pub(crate) fn unmap_locked(&self, space: &mut Space, range: Range<u64>) -> Result<Removed<VmaAttr>> {
         let plan = space.set.plan_remove(range.clone(), sysctl::max_map_count()).map_err(refused)?;
         let (mut start, mut end, mut charged, mut sealed) = (range.end, range.start, 0, false);
+        let mut events = Events::default();
         for vma in space.set.overlapping(range.clone()) {
             let part = vma.clip(&range);
+            if let Some(watch) = &vma.attr.watch {
+                events.note(watch, WatchEvents::UNMAP, || WatchEvent::Unmap(part.clone()));
+            }
             start = start.min(part.start);
             end = part.end;
             sealed |= vma.attr.flags.contains(VmFlags::SEALED);
@@ -184,6 +193,7 @@ impl Mm {
                 charged += (part.end - part.start) >> PAGE_SHIFT;
             }
         }
+        space.events.append(events);
         if sealed {
             // LINUX: the cut at the start has been made when the sealed VMA is met, and stays.
             if space.set.at(range.start).is_some_and(|v| !v.attr.flags.contains(VmFlags::SEALED)) {
@@ -281,7 +291,9 @@ impl Mm {
             }
         }
         space.layout.brk = brk;
+        let events = space.take_events();
         drop(space);
+        events.tell();
         drop(removed);
         if locked {
             self.populate(old_end..new_end);
@@ -354,6 +366,12 @@ pub(crate) fn user_range(addr: u64, len: u64) -> Option<Range<u64>> {
 }
 
 impl Space {
+    /// The events to tell once the caller has unlocked.
+    #[inline]
+    pub fn take_events(&mut self) -> Events {
+        core::mem::take(&mut self.events)
+    }
+
     /// Remembers the largest size.
     pub fn note_size(&mut self) {
         self.hiwater_vm = self.hiwater_vm.max(self.set.bytes());

@@ -116,7 +116,7 @@ impl Mm {
         while let Some((addr, entry)) = cursor.next_mapped(at) {
             at = addr + PAGE_SIZE as u64;
             let Entry::Present { frame, flags } = entry else { continue };
-            let clean = flags & PteFlags::SOFT;
+            let clean = flags & (PteFlags::SOFT | PteFlags::WATCHED);
             let writable = may_write && clean.is_empty() && {
                 let kind = frame.meta().flags.load(Ordering::Relaxed);
                 if private {

@@ -25,6 +25,7 @@ use crate::oom;
 use crate::space::{Mm, Space};
 use crate::sysctl;
 use crate::vma::{Backing, History, VmFlags, VmaAttr};
+use crate::watch::{WatchEvent, WatchEvents};
 
 /// What mremap(2) is asked for; lengths are rounded to pages by [`Mm::remap`].
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +114,9 @@ impl Mm {
         let mut after = After::default();
         let mut space = self.space.write();
         let result = self.remap_locked(&mut space, request, &mut after);
+        let events = space.take_events();
         drop(space);
+        events.tell();
         drop(after.removed);
         if let (Ok(_), Some(range)) = (&result, after.populate) {
             self.populate(range);
@@ -238,6 +241,7 @@ impl Mm {
         }
         let mut attr = vma.attr.clone();
         vma_set::Attr::advance(&mut attr, r.addr - vma.start);
+        let was_watched = attr.watch.is_some();
         // Anonymous memory that nobody wrote to gets the place's own offset, so that it can merge there.
         let untouched = matches!(attr.backing, Backing::Anonymous) && attr.history() == History::Fresh;
         if untouched {
@@ -254,6 +258,8 @@ impl Mm {
         }
         let to = target..target + r.new_len;
         let apart = if untouched && r.keeps_source() { r.addr } else { u64::MAX };
+        attr.watch = attr.watch.filter(|watch| watch.by.events().contains(WatchEvents::REMAP));
+        let moved_watch = attr.watch.clone();
         let inserted = space.set.insert_apart(to.clone(), attr, apart).map_err(refused);
         let moved = inserted.and_then(|()| {
             self.move_pages(source.clone(), target).inspect_err(|_| {
@@ -278,6 +284,12 @@ impl Mm {
             if let Ok(gone) = self.unmap_locked(space, source) {
                 after.keep(gone);
             }
+        }
+        if let Some(watch) = moved_watch {
+            let (from, len) = (r.addr, r.new_len);
+            space.events.note(&watch, WatchEvents::REMAP, || WatchEvent::Remap { from, to: target, len });
+        } else if was_watched {
+            self.forget_protection(to.clone());
         }
         space.note_size();
         if flags.contains(VmFlags::LOCKED) && r.new_len > r.old_len {

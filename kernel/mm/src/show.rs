@@ -18,6 +18,7 @@ use crate::policy::Policy;
 use crate::space::Mm;
 use crate::swap;
 use crate::vma::{Backing, FileId, VmFlags, Vma};
+use crate::watch::{WP_MARKER, WatchModes};
 
 /// A VMA as /proc/PID/maps shows it.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct VmaInfo {
     pub name: Vec<u8>,
     /// Protection key.
     pub pkey: u8,
+    /// The faults that user space makes good.
+    pub watched: WatchModes,
     /// NUMA policy of its own.
     pub policy: Policy,
 }
@@ -73,6 +76,8 @@ bitflags! {
         const ZERO = 32;
         /// In swap; the number of the page is where.
         const SWAPPED = 64;
+        /// Writes are watched (userfaultfd(2)).
+        const WATCHED = 128;
     }
 }
 
@@ -116,6 +121,7 @@ impl VmaInfo {
             id: object.map(|o| o.id()).unwrap_or_default(),
             name,
             pkey: vma.attr.pkey,
+            watched: vma.attr.watched(),
             policy: vma.attr.policy,
         }
     }
@@ -326,6 +332,7 @@ fn view_of(entry: &Entry) -> PageView {
             state.set(PageState::FILE, kind & (page_flags::FILE | page_flags::SHMEM) != 0);
             state.set(PageState::ZERO, kind & page_flags::ZERO != 0);
             state.set(PageState::SOFT_DIRTY, !flags.contains(PteFlags::SOFT));
+            state.set(PageState::WATCHED, flags.contains(PteFlags::WATCHED));
             let counted = kind & (page_flags::ANON | page_flags::FILE | page_flags::SHMEM) != 0;
             state.set(PageState::EXCLUSIVE, counted && holders(frame, kind) == 1);
             PageView { state, pfn: frame.pfn() }
@@ -334,6 +341,7 @@ fn view_of(entry: &Entry) -> PageView {
             PageView { state: PageState::SWAPPED, pfn: swap::place_of(*value) }
         }
         Entry::Special(GUARD_MARKER) => PageView { state: PageState::GUARD, pfn: 0 },
+        Entry::Special(WP_MARKER) => PageView { state: PageState::WATCHED, pfn: 0 },
         _ => PageView::default(),
     }
 }

@@ -32,6 +32,7 @@ use crate::pkey::Keys;
 use crate::mapping::page_flags;
 use crate::sync::RwSem;
 use crate::vma::{VmFlags, VmaAttr};
+use crate::watch::Events;
 use crate::{registry, swap};
 
 /// Resource limits of the process that an address space obeys, in bytes; `u64::MAX` for none.
@@ -65,6 +66,8 @@ pub(crate) struct Space {
     pub hiwater_vm: u64,
     /// Protection keys in use.
     pub keys: Keys,
+    /// To be told once unlocked; see `watch`.
+    pub events: Events,
 }
 
 /// Resident pages by kind.
@@ -223,7 +226,7 @@ impl Mm {
         let set = copies.into_set();
         let hiwater_vm = set.bytes();
         let def_flags = VmFlags::empty();
-        let space = Space { set, layout, limits, def_flags, hiwater_vm, keys: Keys::default() };
+        let space = Space { set, layout, limits, def_flags, hiwater_vm, keys: Keys::default(), events: Events::default() };
         let mm = Arc::new(Self {
             page_table,
             space: RwSem::new("mm.space", space),

@@ -13,6 +13,7 @@ use abi::mman::{MapFlags, Prot};
 use crate::fault::FaultError;
 use crate::mapping::Mapping;
 use crate::policy::Policy;
+use crate::watch::Watch;
 
 /// Bytes kept free below a growing stack (Linux: `stack_guard_gap`, 256 pages).
 pub const STACK_GUARD_GAP: u64 = 256 << hal::PAGE_SHIFT;
@@ -310,6 +311,8 @@ pub struct VmaAttr {
     pub(crate) policy: Policy,
     /// Name of anonymous memory (`PR_SET_VMA_ANON_NAME`).
     pub(crate) name: Option<Arc<Vec<u8>>>,
+    /// Who makes its faults good, when user space does.
+    pub(crate) watch: Option<Watch>,
     history: HistoryCell,
     /// Held for its count.
     _writable: Writable,
@@ -328,6 +331,7 @@ impl Attr for VmaAttr {
             && self.pkey == next.pkey
             && self.policy == next.policy
             && self.name == next.name
+            && self.watch == next.watch
             && self.backing.is_same(&next.backing)
             && !self.flags.intersects(VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND)
             && match (self.history(), next.history()) {
@@ -363,6 +367,7 @@ impl VmaAttr {
             backing,
             policy: Policy::default(),
             name: None,
+            watch: None,
             history,
             _writable: writable,
         }

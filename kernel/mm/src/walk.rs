@@ -109,7 +109,11 @@ impl Mm {
         for _ in 0..STEP {
             let (addr, entry) = cursor.next_mapped(at)?;
             at = addr + PAGE_SIZE as u64;
-            let Entry::Present { frame, .. } = entry else { continue };
+            let Entry::Present { frame, flags } = entry else { continue };
+            if flags.contains(PteFlags::WATCHED) {
+                // The mark would go with the entry.
+                continue;
+            }
             reclaim::SCANNED.add(1);
             let was_used = cursor.take_accessed(addr);
             let meta = &frame.meta().flags;

@@ -30,6 +30,13 @@ fn install(flags: OpenFlags, make: impl FnOnce(&Caller) -> Result<Arc<File>>) ->
     caller.install(file, caller::cloexec(flags))
 }
 
+/// userfaultfd(2).
+pub(crate) fn sys_userfaultfd(_cx: &mut Cx<'_>, flags: u32) -> Result<usize> {
+    let caller = Caller::new()?;
+    let file = userfaultfd::open(flags, &caller.cred)?;
+    caller.install(file, caller::cloexec(OpenFlags::from_bits_truncate(flags)))
+}
+
 /// eventfd2(2).
 pub(crate) fn sys_eventfd2(_cx: &mut Cx<'_>, start: u32, flags: u32) -> Result<usize> {
     const SEMAPHORE: u32 = 1;

@@ -407,6 +407,8 @@ syscalls! {
         => mem::sys_memfd_create, Support::Partial("no huge pages: EINVAL");
     322 execveat(dirfd: i32, path: UserAddr, argv: UserAddr, envp: UserAddr, flags: u32)
         => task::sys_execveat, Support::Full;
+    323 userfaultfd(flags: u32) => eventfiles::sys_userfaultfd,
+        Support::Partial("no huge pages");
     324 membarrier(command: i32, flags: u32, cpu: i32) => range::sys_membarrier, Support::Full;
     325 mlock2(addr: u64, len: u64, flags: u32) => mem::sys_mlock2, Support::Full;
     326 copy_file_range(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, count: usize, flags: u32)
@@ -526,7 +528,6 @@ syscalls! {
         313 finit_module,
         320 kexec_file_load,
         321 bpf,
-        323 userfaultfd,
         333 io_pgetevents,
         335 uretprobe,
         336 uprobe,

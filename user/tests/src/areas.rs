@@ -46,6 +46,7 @@ mod thread;
 mod time;
 mod timerfd;
 mod tty;
+mod uffd;
 mod unix;
 mod wait;
 
@@ -62,6 +63,7 @@ const AREAS: &[&[harness::Test]] = &[
     mapcount::TESTS,
     memcalls::TESTS,
     pkeys::TESTS,
+    uffd::TESTS,
     fs::TESTS,
     fsdir::TESTS,
     fsmeta::TESTS,

@@ -29,6 +29,7 @@ const ENTRY: u64 = 8;
 const BITS: &[(PageState, u64)] = &[
     (PageState::SOFT_DIRTY, 1 << 55),
     (PageState::EXCLUSIVE, 1 << 56),
+    (PageState::WATCHED, 1 << 57),
     (PageState::GUARD, 1 << 58),
     (PageState::FILE, 1 << 61),
     (PageState::SWAPPED, 1 << 62),
@@ -126,9 +127,10 @@ const ALL: u64 = 511;
 const REGIONS: usize = 256;
 
 fn categories(view: PageView) -> u64 {
-    // Nothing is write-protected, so all counts as written.
+    // What is not protected against writes counts as written.
+    let written = if view.state.contains(PageState::WATCHED) { 0 } else { WRITTEN };
     CATEGORIES.iter().filter(|(state, _)| view.state.contains(*state)).map(|(_, bit)| bit).sum::<u64>()
-        | WRITTEN
+        | written
 }
 
 fn is_wanted(arg: &[u64; 12], categories: u64) -> bool {

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::ops::ControlFlow;
 
 use abi::Result;
+use mm::watch::WatchModes;
 use mm::{Mm, PageStats, VmFlags, VmaInfo};
 use vfs::put;
 use vfs::text::Text;
@@ -41,6 +42,10 @@ const FLAG_NAMES: &[(VmFlags, &str)] = &[
     (VmFlags::NOHUGEPAGE, "nh"),
     (VmFlags::SEALED, "sl"),
 ];
+
+/// The same for the faults that user space makes good.
+const WATCH_NAMES: &[(WatchModes, &str)] =
+    &[(WatchModes::MISSING, "um"), (WatchModes::WP, "uw"), (WatchModes::MINOR, "ui")];
 
 /// The mappings, copied so that no lock is held while their pages are counted.
 pub(super) fn mappings(mm: &Mm) -> Vec<VmaInfo> {
@@ -102,6 +107,11 @@ pub(super) fn show(mm: &Mm, out: &mut Text) -> Result<()> {
         for (flag, name) in FLAG_NAMES {
             let is_set = if *name == "sd" { soft_dirty } else { vma.flags.contains(*flag) };
             if is_set {
+                put!(out, "{name} ");
+            }
+        }
+        for (mode, name) in WATCH_NAMES {
+            if vma.watched.contains(*mode) {
                 put!(out, "{name} ");
             }
         }

@@ -63,6 +63,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("panic_on_oom", "0"),
     fixed("stat_interval", "1"),
     fixed("swappiness", "60"),
+    number32("unprivileged_userfaultfd", &userfaultfd::UNPRIVILEGED, 0..=1),
     fixed("user_reserve_kbytes", "0"),
     fixed("vfs_cache_pressure", "100"),
     fixed("zone_reclaim_mode", "0"),

@@ -3,7 +3,7 @@
 //! A leaf entry is one of (P = present bit, 0 elsewhere):
 //!
 //! ```text
-//! P=1            frame, hardware flags, COW in bit 9, SOFT in bit 10, protection key in bits 59-62
+//! P=1            frame, hardware flags, COW in bit 9, SOFT in bit 10, WATCHED in bit 58, protection key in bits 59-62
 //! P=0, bit 1=1   frame that no access may reach (PROT_NONE); the same flags, WRITE in bit 11
 //! P=0, bit 1=0   0: nothing; else a special value, shifted left by 2
 //! ```
@@ -22,6 +22,8 @@ pub(super) const HIDDEN_WRITE: u64 = 1 << 11;
 /// Copy on write.
 pub(super) const COW: u64 = pte::SOFT_COW;
 const SOFT: u64 = 1 << 10;
+/// One of the bits that the CPU ignores.
+const WATCHED: u64 = 1 << 58;
 const PKEY_SHIFT: u32 = 59;
 const PKEY_FLAG_SHIFT: u32 = 16;
 /// A special value is shifted by this, so that bits 0 and 1 stay clear.
@@ -49,6 +51,7 @@ pub(super) fn encode(frame: u64, flags: PteFlags) -> u64 {
         (PteFlags::ACCESSED, pte::ACCESSED),
         (PteFlags::COW, COW),
         (PteFlags::SOFT, SOFT),
+        (PteFlags::WATCHED, WATCHED),
     ];
     for (flag, bit) in pairs {
         if flags.contains(flag) {
@@ -74,6 +77,7 @@ pub(super) fn flags_of(entry: u64) -> PteFlags {
     flags.set(PteFlags::ACCESSED, entry & pte::ACCESSED != 0);
     flags.set(PteFlags::COW, entry & COW != 0);
     flags.set(PteFlags::SOFT, entry & SOFT != 0);
+    flags.set(PteFlags::WATCHED, entry & WATCHED != 0);
     flags.set(PteFlags::EXEC, entry & pte::NO_EXEC == 0);
     let key = (entry >> PKEY_SHIFT) as u32 & 0xf;
     flags |= PteFlags::from_bits_retain(key << PKEY_FLAG_SHIFT);
