@@ -3,9 +3,12 @@
 //! A [`PageTable`] maps user pages to frames; each present entry owns one reference to its frame. Edits go
 //! through a [`Cursor`] over a range. Frames that a cursor takes out stay alive until it has flushed the
 //! TLBs, so no CPU can reach a freed frame.
+//!
+//! A huge frame may be mapped by one large entry ([`Cursor::map_huge`]). Whoever edits a part of it finds 512 entries:
+//! it is split on the way.
 
 use crate::arch;
-use crate::frame::Frame;
+use crate::frame::{Frame, HugeFrame};
 
 pub use arch::paging::{Cursor, PageTable};
 
@@ -46,6 +49,9 @@ pub enum Entry {
         /// Its attributes.
         flags: PteFlags,
     },
+    /// A huge frame in a single entry. Only [`Cursor::unmap_range`] shows it so; elsewhere each of its frames looks like
+    /// an entry of its own.
+    Huge(HugeFrame),
     /// A number that mm chose (swap slot, marker); not 0, below 2^58.
     Special(u64),
 }

@@ -109,7 +109,10 @@ impl Mm {
                 Ok((vma.attr.flags - clear) | set)
             });
         }
-        if matches!(advice, raw::MADV_REMOVE | raw::MADV_DONTNEED | raw::MADV_DONTNEED_LOCKED | raw::MADV_FREE) {
+        if matches!(
+            advice,
+            raw::MADV_REMOVE | raw::MADV_DONTNEED | raw::MADV_DONTNEED_LOCKED | raw::MADV_FREE
+        ) {
             self.tell_removal(range.clone());
         }
         match advice {

@@ -58,6 +58,8 @@ pub struct MemInfo {
     pub dirty: u64,
     /// `AnonPages`: the sum over all address spaces.
     pub anon: u64,
+    /// `AnonHugePages`: those of `anon` that are mapped in huge pages.
+    pub anon_huge: u64,
     /// `Mapped`: the sum over all address spaces.
     pub mapped: u64,
     /// `Mlocked`.
@@ -84,6 +86,7 @@ pub fn collect_meminfo() -> MemInfo {
         shmem,
         dirty: DIRTY.get(),
         anon: sums.anon,
+        anon_huge: sums.anon_huge,
         mapped: sums.mapped,
         mlocked: sums.locked,
         committed: COMMITTED.get(),

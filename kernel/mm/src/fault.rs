@@ -26,6 +26,7 @@ use crate::mapping::{Mapping, page_flags};
 use crate::oom::{self, Oom};
 use crate::space::Mm;
 use crate::swap::{self, Pinned};
+use crate::thp;
 use crate::vma::{Backing, Mappable, VmFlags, Vma, VmaAttr};
 use crate::watch::{POISON_MARKER, WP_MARKER, WatchModes, WatchedFault, Watcher, fault_of};
 
@@ -298,7 +299,9 @@ impl Mm {
         match cursor.query(addr) {
             Entry::None => {}
             Entry::Special(WP_MARKER) if !need.write => mark = PteFlags::WATCHED,
-            Entry::Special(WP_MARKER) if vma.attr.tells_writes() => return Ok(Attempt::Watched(WatchModes::WP)),
+            Entry::Special(WP_MARKER) if vma.attr.tells_writes() => {
+                return Ok(Attempt::Watched(WatchModes::WP));
+            }
             Entry::Special(WP_MARKER) => {}
             present => return self.fault_present(&mut cursor, vma, addr, present, need),
         }
@@ -306,8 +309,22 @@ impl Mm {
             return Ok(Attempt::Watched(WatchModes::MISSING));
         }
         if !need.write {
+            if vma.attr.flags.contains(VmFlags::SOFTCLEAN) {
+                mark |= PteFlags::SOFT;
+            }
             let Some(zero) = zero_frame() else { return Ok(Attempt::NoMemory) };
             return Ok(done_or_no_memory(cursor.map(addr, zero, touched(&vma.attr, false, false) | mark)));
+        }
+        if thp::huge_range(vma, addr).is_some() && self.wants_huge(vma) && cursor.is_huge_free(addr) {
+            drop(cursor);
+            if self.fault_huge(vma, addr) {
+                return Ok(Attempt::Done);
+            }
+            cursor = self.page_table().cursor(page);
+            match cursor.query(addr) {
+                Entry::None | Entry::Special(WP_MARKER) => {}
+                present => return self.fault_present(&mut cursor, vma, addr, present, need),
+            }
         }
         let Some(frame) = Frame::alloc_user_zeroed() else { return Ok(Attempt::NoMemory) };
         frame.meta().flags.store(page_flags::ANON, Ordering::Relaxed);
@@ -338,8 +355,17 @@ impl Mm {
             Entry::Special(POISON_MARKER) => return Err(FaultError::Poison),
             // LINUX: a guard page is told as if nothing were mapped.
             Entry::Special(_) => return Err(FaultError::SegvMaperr),
-            Entry::None => return Ok(Attempt::NotCached),
+            Entry::None | Entry::Huge(_) => return Ok(Attempt::NotCached),
         };
+        if frame.is_in_huge() && !flags.contains(PteFlags::WATCHED) && cursor.query_huge(addr).is_some() {
+            // Our own reference would hide that nobody else has one.
+            drop(frame);
+            if thp::settle_huge(cursor, vma, addr, need.write) {
+                return Ok(Attempt::Done);
+            }
+            // The copy below splits the entry.
+            return self.copy_small(cursor, vma, addr);
+        }
         if !need.write || flags.contains(PteFlags::WRITE) {
             // A stale translation at worst; the access is tried again with this entry.
             let again = touched(&vma.attr, flags.contains(PteFlags::WRITE), need.write);
@@ -375,6 +401,15 @@ impl Mm {
         delta.count(kind, -1);
         self.rss.apply(delta);
         Ok(Attempt::Done)
+    }
+
+    /// Gives a write to a part of a shared huge page a copy of that part.
+    fn copy_small(&self, cursor: &mut Cursor<'_>, vma: &Vma, addr: u64) -> Result<Attempt, FaultError> {
+        let Entry::Present { frame, .. } = cursor.query(addr) else { return Ok(Attempt::NotCached) };
+        let Some(copy) = copy_of(&frame) else { return Ok(Attempt::NoMemory) };
+        copy.meta().flags.store(page_flags::ANON, Ordering::Relaxed);
+        let writable = vma.attr.flags.contains(VmFlags::WRITE);
+        Ok(done_or_no_memory(cursor.map(addr, copy, touched(&vma.attr, writable, true))))
     }
 
     fn fault_file(
@@ -434,7 +469,9 @@ impl Mm {
         let modes = vma.attr.watched();
         match self.page_table().cursor(page).query(page.start()) {
             Entry::None => {}
-            Entry::Special(WP_MARKER) if need.write && vma.attr.tells_writes() => return Some(WatchModes::WP),
+            Entry::Special(WP_MARKER) if need.write && vma.attr.tells_writes() => {
+                return Some(WatchModes::WP);
+            }
             Entry::Special(WP_MARKER) => {}
             _ => return None,
         }

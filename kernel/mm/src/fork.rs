@@ -277,7 +277,7 @@ impl Mm {
                 let watched = match entry {
                     Entry::Present { flags, .. } => flags.contains(PteFlags::WATCHED),
                     Entry::Special(value) => value == WP_MARKER,
-                    Entry::None => false,
+                    Entry::None | Entry::Huge(_) => false,
                 };
                 if watched {
                     break Some(addr);

@@ -30,6 +30,7 @@ mod sync;
 pub mod sysctl;
 #[cfg(test)]
 mod tests;
+pub mod thp;
 mod vma;
 mod walk;
 pub mod watch;

@@ -17,6 +17,7 @@ use crate::mapping::truncate::Private;
 use crate::mapping::{Mapping, ShmemObject, page_flags};
 use crate::space::{Mm, RssDelta, Space};
 use crate::sysctl;
+use crate::thp;
 use crate::vma::{Backing, STACK_GUARD_GAP, VmFlags, VmaAttr};
 use crate::watch::{Events, WatchEvent, WatchEvents};
 
@@ -404,7 +405,11 @@ impl Space {
         if fits {
             return Ok(hint);
         }
-        self.search(len, None).ok_or(Errno::ENOMEM)
+        // LINUX: large anonymous memory begins where a huge page can.
+        let anonymous = matches!(request.backing, Backing::Anonymous) && request.addr == 0;
+        let aligned =
+            thp::wanted_alignment(len).filter(|_| anonymous).and_then(|align| self.search(len, Some(align)));
+        aligned.or_else(|| self.search(len, None)).ok_or(Errno::ENOMEM)
     }
 
     /// A free range of `len` bytes: below `mmap_base` if there is one, else anywhere above.

@@ -15,6 +15,7 @@ use crate::map::{page_align, refused, user_range};
 use crate::mapping::page_flags;
 use crate::space::{Mm, Space};
 use crate::sysctl;
+use crate::thp;
 use crate::vma::{VmFlags, Vma, VmaAttr};
 
 impl Mm {
@@ -56,7 +57,10 @@ impl Mm {
             if new.is_data() && !old.is_data() {
                 space.check_limits(new, vma.len(), vma.len())?;
             }
-            Ok(Some((new.charged_if_writable() | (old & VmFlags::ACCOUNT), pkey.unwrap_or_else(|| space.keys.kept(&vma.attr)))))
+            Ok(Some((
+                new.charged_if_writable() | (old & VmFlags::ACCOUNT),
+                pkey.unwrap_or_else(|| space.keys.kept(&vma.attr)),
+            )))
         })
     }
 
@@ -116,6 +120,19 @@ impl Mm {
         while let Some((addr, entry)) = cursor.next_mapped(at) {
             at = addr + PAGE_SIZE as u64;
             let Entry::Present { frame, flags } = entry else { continue };
+            if private && frame.is_in_huge() {
+                let clean = flags & (PteFlags::SOFT | PteFlags::WATCHED);
+                drop(frame);
+                let rights = |alone| pte_flags(attr, may_write && clean.is_empty() && alone) | clean;
+                if let Some(end) = thp::protect_whole(&mut cursor, addr, range.end(), rights) {
+                    at = end;
+                    continue;
+                }
+                let Entry::Present { frame, .. } = cursor.query(addr) else { continue };
+                let alone = frame.ref_count() == 2;
+                cursor.protect(addr, rights(alone));
+                continue;
+            }
             let clean = flags & (PteFlags::SOFT | PteFlags::WATCHED);
             let writable = may_write && clean.is_empty() && {
                 let kind = frame.meta().flags.load(Ordering::Relaxed);

@@ -79,6 +79,7 @@ pub(crate) fn for_each_owned(mut visit: impl FnMut(Arc<Mm>)) {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sums {
     pub anon: u64,
+    pub anon_huge: u64,
     pub mapped: u64,
     pub locked: u64,
 }
@@ -88,6 +89,7 @@ pub(crate) fn sum() -> Sums {
     for_each(|mm| {
         let c = mm.counters();
         sums.anon += c.rss_anon;
+        sums.anon_huge += mm.huge_pages();
         sums.mapped += c.rss_file + c.rss_shmem;
         sums.locked += c.locked;
     });

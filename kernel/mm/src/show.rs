@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
 use bitflags::bitflags;
-use hal::frame::Frame;
+use hal::frame::{Frame, HUGE_SIZE};
 use hal::paging::{Entry, PteFlags};
 use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange};
 
@@ -35,6 +35,8 @@ pub struct VmaInfo {
     pub name: Vec<u8>,
     /// Protection key.
     pub pkey: u8,
+    /// Whether it gets huge pages.
+    pub huge_eligible: bool,
     /// The faults that user space makes good.
     pub watched: WatchModes,
     /// NUMA policy of its own.
@@ -54,6 +56,7 @@ pub struct PageStats {
     pub private_dirty: u64,
     pub referenced: u64,
     pub anonymous: u64,
+    pub anon_huge: u64,
     pub lazy: u64,
     pub swap: u64,
 }
@@ -121,6 +124,7 @@ impl VmaInfo {
             id: object.map(|o| o.id()).unwrap_or_default(),
             name,
             pkey: vma.attr.pkey,
+            huge_eligible: false,
             watched: vma.attr.watched(),
             policy: vma.attr.policy,
         }
@@ -156,7 +160,12 @@ impl Mm {
     pub fn for_each_vma(&self, from: u64, mut visit: impl FnMut(&VmaInfo) -> ControlFlow<()>) {
         let space = self.space.read();
         for vma in space.set.overlapping(from..u64::MAX) {
-            if visit(&VmaInfo::new(vma, &space.layout)).is_break() {
+            let mut info = VmaInfo::new(vma, &space.layout);
+            let has_room =
+                crate::thp::huge_range(vma, vma.start.next_multiple_of(HUGE_SIZE as u64)).is_some();
+            let private = matches!(vma.attr.backing, Backing::Anonymous);
+            info.huge_eligible = private && has_room && self.wants_huge(vma);
+            if visit(&info).is_break() {
                 return;
             }
         }
@@ -189,6 +198,7 @@ impl Mm {
             if kind & (page_flags::ANON | page_flags::FILE | page_flags::SHMEM) == 0 {
                 continue;
             }
+            stats.anon_huge += u64::from(frame.is_in_huge() && cursor.query_huge(addr).is_some());
             let holders = holders(&frame, kind);
             stats.rss += 1;
             stats.pss_bytes += PAGE_SIZE as u64 / u64::from(holders);

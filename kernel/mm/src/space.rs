@@ -28,8 +28,8 @@ use vma_set::VmaSet;
 use crate::commit;
 use crate::fork::Copies;
 use crate::layout::Layout;
-use crate::pkey::Keys;
 use crate::mapping::page_flags;
+use crate::pkey::Keys;
 use crate::sync::RwSem;
 use crate::vma::{VmFlags, VmaAttr};
 use crate::watch::Events;
@@ -96,6 +96,8 @@ impl RssDelta {
     pub fn count_gone(&mut self, entry: &Entry) {
         match entry {
             Entry::Present { frame, .. } => self.count(frame.meta().flags.load(Ordering::Relaxed), -1),
+            // Only anonymous memory has them.
+            Entry::Huge(_) => self.anon -= hal::frame::HUGE_FRAMES as i64,
             Entry::Special(value) if swap::is_swap(*value) => {
                 swap::put(*value);
                 self.swap -= 1;
@@ -226,7 +228,15 @@ impl Mm {
         let set = copies.into_set();
         let hiwater_vm = set.bytes();
         let def_flags = VmFlags::empty();
-        let space = Space { set, layout, limits, def_flags, hiwater_vm, keys: Keys::default(), events: Events::default() };
+        let space = Space {
+            set,
+            layout,
+            limits,
+            def_flags,
+            hiwater_vm,
+            keys: Keys::default(),
+            events: Events::default(),
+        };
         let mm = Arc::new(Self {
             page_table,
             space: RwSem::new("mm.space", space),

@@ -272,7 +272,13 @@ impl Mm {
     ///
     /// `EINVAL`: no single private anonymous mapping, or the two do not fit. `ENOENT`: a source is empty, unless
     /// `holes`. `EEXIST`: a page is there. `EBUSY`: somebody shares a source.
-    pub fn move_watched(&self, from: Range<u64>, to: u64, holes: Holes, by: &Arc<dyn Watcher>) -> Result<u64> {
+    pub fn move_watched(
+        &self,
+        from: Range<u64>,
+        to: u64,
+        holes: Holes,
+        by: &Arc<dyn Watcher>,
+    ) -> Result<u64> {
         let len = from.end - from.start;
         let space = self.space.write();
         let target = space.set.at(to).filter(|vma| to.saturating_add(len) <= vma.end).ok_or(Errno::EINVAL)?;
@@ -290,7 +296,8 @@ impl Mm {
     }
 
     fn move_one(&self, from: u64, to: u64, target: &Vma, holes: Holes) -> Result<()> {
-        let (Some(source), Some(dest)) = (PageRange::page_of(UserAddr(from)), PageRange::page_of(UserAddr(to)))
+        let (Some(source), Some(dest)) =
+            (PageRange::page_of(UserAddr(from)), PageRange::page_of(UserAddr(to)))
         else {
             return Err(Errno::EINVAL);
         };
@@ -303,7 +310,7 @@ impl Mm {
             Entry::None => return Err(Errno::ENOENT),
             Entry::Present { frame, .. } => frame,
             // A page in swap is read first; the caller tries again.
-            Entry::Special(_) => return Err(Errno::EBUSY),
+            Entry::Special(_) | Entry::Huge(_) => return Err(Errno::EBUSY),
         };
         let kind = frame.meta().flags.load(Ordering::Relaxed);
         if kind & page_flags::ZERO == 0 && (kind & page_flags::ANON == 0 || frame.ref_count() != 2) {

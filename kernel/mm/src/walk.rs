@@ -13,7 +13,7 @@ use crate::mapping::page_flags;
 use crate::space::{Mm, RssDelta};
 use crate::swap::{self, Batch};
 use crate::vma::{Backing, VmFlags, Vma};
-use crate::{mapping, reclaim, registry};
+use crate::{mapping, reclaim, registry, thp};
 
 /// Entries looked at under one hold of the locks.
 const STEP: usize = 128;
@@ -109,6 +109,14 @@ impl Mm {
         for _ in 0..STEP {
             let (addr, entry) = cursor.next_mapped(at)?;
             at = addr + PAGE_SIZE as u64;
+            if aim == Aim::Age
+                && let Some(end) = thp::huge_end(&cursor, addr, &entry)
+                && cursor.take_accessed(addr)
+            {
+                // One bit for all: none of its pages is old.
+                at = end;
+                continue;
+            }
             let Entry::Present { frame, flags } = entry else { continue };
             if flags.contains(PteFlags::WATCHED) {
                 // The mark would go with the entry.

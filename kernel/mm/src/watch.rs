@@ -103,7 +103,11 @@ pub trait Watcher: Send + Sync {
     /// good, whether there is still need to wait; it may sleep.
     ///
     /// `Interrupted`: a signal came; `Bus`: the watcher does not want it.
-    fn fault(&self, fault: &WatchedFault, still: &mut dyn FnMut() -> bool) -> core::result::Result<(), FaultError>;
+    fn fault(
+        &self,
+        fault: &WatchedFault,
+        still: &mut dyn FnMut() -> bool,
+    ) -> core::result::Result<(), FaultError>;
 
     /// The events that it wants.
     fn events(&self) -> WatchEvents;
@@ -318,7 +322,7 @@ impl Mm {
         match self.page_table().cursor(page).query(page.start()) {
             Entry::None => true,
             Entry::Special(WP_MARKER) => true,
-            Entry::Special(_) => false,
+            Entry::Special(_) | Entry::Huge(_) => false,
             Entry::Present { flags, .. } => fault.write && flags.contains(PteFlags::WATCHED),
         }
     }

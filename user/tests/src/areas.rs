@@ -42,6 +42,7 @@ mod overlay;
 mod swap;
 mod sysinfo;
 mod syslog;
+mod thp;
 mod thread;
 mod time;
 mod timerfd;
@@ -64,6 +65,7 @@ const AREAS: &[&[harness::Test]] = &[
     memcalls::TESTS,
     pkeys::TESTS,
     uffd::TESTS,
+    thp::TESTS,
     fs::TESTS,
     fsdir::TESTS,
     fsmeta::TESTS,

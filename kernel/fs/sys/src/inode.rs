@@ -11,7 +11,7 @@ use vfs::listing::{DirFile, Each, Listing, ino_of};
 use vfs::text::{Content, Text, TextFile};
 use vfs::{FileOps, Inode, InodeFlags, InodeInit, InodeOps, NewInode, OpenRequest};
 
-use crate::place::{Item, Place, Show};
+use crate::place::{Item, Place, Show, Store};
 
 /// What stat(2) shows as the size of each attribute.
 const ATTRIBUTE_SIZE: u64 = 4096;
@@ -20,6 +20,7 @@ fn mode_of(item: &Item) -> u32 {
     match item {
         Item::Dir(_) => S_IFDIR | 0o755,
         Item::File(_) => S_IFREG | 0o444,
+        Item::Setting(..) => S_IFREG | 0o644,
         Item::Link(_) => S_IFLNK | 0o777,
     }
 }
@@ -72,7 +73,11 @@ fn make(dir: &Arc<Inode>, name: &[u8], item: Item) -> Arc<Inode> {
         }
         Item::File(show) => {
             init.size = ATTRIBUTE_SIZE;
-            Box::new(Attribute(Arc::new(show)))
+            Box::new(Attribute(Arc::new(show), None))
+        }
+        Item::Setting(show, store) => {
+            init.size = ATTRIBUTE_SIZE;
+            Box::new(Attribute(Arc::new(show), Some(store)))
         }
         Item::Link(target) => Box::new(Symlink(target)),
     };
@@ -91,15 +96,15 @@ impl InodeOps for Symlink {
     }
 }
 
-struct Attribute(Arc<Show>);
+struct Attribute(Arc<Show>, Option<Store>);
 
 impl InodeOps for Attribute {
     fn open(&self, _inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
-        // No attribute can be written, whatever capabilities the opener has.
-        if request.flags.can_write() {
+        // What cannot be written cannot, whatever capabilities the opener has.
+        if request.flags.can_write() && self.1.is_none() {
             return Err(Errno::EACCES);
         }
-        Ok(TextFile::open(AttributeText(self.0.clone())))
+        Ok(TextFile::open(AttributeText(self.0.clone(), self.1)))
     }
 
     fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
@@ -108,11 +113,15 @@ impl InodeOps for Attribute {
     }
 }
 
-struct AttributeText(Arc<Show>);
+struct AttributeText(Arc<Show>, Option<Store>);
 
 impl Content for AttributeText {
     fn show(&self, out: &mut Text) -> Result<()> {
         (self.0)(out)
+    }
+
+    fn store(&self, bytes: &[u8]) -> Result<()> {
+        self.1.ok_or(Errno::EIO)?(bytes)
     }
 }
 

@@ -13,12 +13,17 @@ use crate::{cpu, devices, hardware, kernel};
 /// Makes the text of an attribute.
 pub(crate) type Show = Box<dyn Fn(&mut Text) -> Result<()> + Send + Sync>;
 
+/// Takes what was written to an attribute.
+pub(crate) type Store = fn(&[u8]) -> Result<()>;
+
 /// What is behind a name.
 pub(crate) enum Item {
     /// A directory.
     Dir(Place),
     /// An attribute that all may read.
     File(Show),
+    /// One that root may also write.
+    Setting(Show, Store),
     /// A symbolic link.
     Link(String),
 }
@@ -110,6 +115,15 @@ pub(crate) fn attribute(
     show: impl Fn(&mut Text) -> Result<()> + Send + Sync + 'static,
 ) -> (Cow<'static, str>, Item) {
     (name.into(), Item::File(Box::new(show)))
+}
+
+/// An attribute whose text is made by `show`, and that `store` changes.
+pub(crate) fn setting(
+    name: &'static str,
+    show: impl Fn(&mut Text) -> Result<()> + Send + Sync + 'static,
+    store: Store,
+) -> (Cow<'static, str>, Item) {
+    (name.into(), Item::Setting(Box::new(show), store))
 }
 
 /// An attribute with a fixed value.

@@ -11,6 +11,7 @@
 //! Usable in interrupt context; nothing here sleeps. The lock is `hal.frame.buddy`.
 
 mod buddy;
+mod huge;
 
 use core::cell::UnsafeCell;
 use core::num::NonZeroU32;
@@ -25,16 +26,18 @@ use crate::sync::IrqLock;
 use buddy::{Buddy, MetaMap};
 
 pub(crate) use buddy::MAX_ORDER;
+pub use huge::{HUGE_FRAMES, HUGE_ORDER, HUGE_SIZE, HugeFrame};
 
 /// The metadata of one frame, 32 bytes. `flags`, `index` and `owner` are mm's to use while it holds a reference.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct FrameMeta {
     refs: AtomicU32,
+    /// Of the first frame of a huge one: how many references there are to the whole (H1 of `huge`).
     maps: AtomicU32,
     /// mm's flags.
     pub flags: AtomicU32,
-    /// The allocators': B1 of `buddy`, or what the heap keeps about a frame of its own.
+    /// The allocators': B1 of `buddy`, H2 of `huge`, or what the heap keeps about a frame of its own.
     state: AtomicU32,
     /// mm's position of the page in its owner; list links while the frame is free.
     pub index: AtomicU64,
@@ -273,10 +276,6 @@ impl Frame {
     /// # Safety
     ///
     /// 1. `pfn` came from [`Frame::into_pfn`], and this is the only value made from that reference.
-    #[cfg_attr(
-        not(target_os = "none"),
-        expect(dead_code, reason = "hosted page tables hold `Frame`s themselves")
-    )]
     pub(crate) unsafe fn from_pfn(pfn: u64) -> Frame {
         debug_assert!(pfn != 0 && pfn <= u64::from(u32::MAX));
         // SAFETY: 1: numbers of frames are not 0.
@@ -295,24 +294,21 @@ impl Frame {
         u64::from(self.pfn.get())
     }
 
-    /// How many references there are.
+    /// How many references there are, those to a huge frame that it is a part of included.
     pub fn ref_count(&self) -> u32 {
-        self.meta().refs.load(Ordering::Acquire)
+        let meta = self.meta();
+        let refs = meta.refs.load(Ordering::Acquire);
+        if meta.state.load(Ordering::Relaxed) == huge::IN_HUGE {
+            refs.saturating_add(huge::extra_refs(self.pfn.get()))
+        } else {
+            refs
+        }
     }
 
-    /// How many page-table entries show it (maintained by [`Frame::map_inc`] and [`Frame::map_dec`]).
-    pub fn map_count(&self) -> u32 {
-        self.meta().maps.load(Ordering::Acquire)
-    }
-
-    /// Counts one more mapping; returns the old count.
-    pub fn map_inc(&self) -> u32 {
-        self.meta().maps.fetch_add(1, Ordering::AcqRel)
-    }
-
-    /// Counts one mapping less; returns the old count.
-    pub fn map_dec(&self) -> u32 {
-        self.meta().maps.fetch_sub(1, Ordering::AcqRel)
+    /// Is it a part of a huge frame that some entry maps whole?
+    #[inline]
+    pub fn is_in_huge(&self) -> bool {
+        self.meta().state.load(Ordering::Relaxed) == huge::IN_HUGE
     }
 
     /// Its metadata.

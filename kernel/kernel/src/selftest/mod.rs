@@ -127,7 +127,9 @@ impl TestCalls {
                 let len = buf.len().min(regs.rsi as usize);
                 user::read_partial(UserAddr(regs.rdi), &mut buf[..len]) as u64
             }
-            program::SAVE => u64::from(thread::current().save_fpu(UserAddr(regs.rdi), hal::pkey::rights()).is_err()),
+            program::SAVE => {
+                u64::from(thread::current().save_fpu(UserAddr(regs.rdi), hal::pkey::rights()).is_err())
+            }
             program::RESTORE => u64::from(thread::current().restore_fpu(UserAddr(regs.rdi)).is_err()),
             program::PANIC => {
                 let _counted = CountsDrop;

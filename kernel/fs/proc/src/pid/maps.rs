@@ -229,6 +229,7 @@ mod tests {
             id: mm::FileId { major: 0, minor: 3, ino: 77 },
             name: b"/bin/a\nb".to_vec(),
             pkey: 0,
+            huge_eligible: false,
             watched: mm::watch::WatchModes::empty(),
             policy: Policy::default(),
         };

@@ -80,8 +80,8 @@ fn put_stats(out: &mut Text, stats: &PageStats, locked: bool) {
     put_kb(out, "Anonymous:", stats.anonymous * KB);
     put_kb(out, "KSM:", 0);
     put_kb(out, "LazyFree:", stats.lazy * KB);
-    for name in ["AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:", "Shared_Hugetlb:", "Private_Hugetlb:"]
-    {
+    put_kb(out, "AnonHugePages:", stats.anon_huge * KB);
+    for name in ["ShmemPmdMapped:", "FilePmdMapped:", "Shared_Hugetlb:", "Private_Hugetlb:"] {
         put_kb(out, name, 0);
     }
     put_kb(out, "Swap:", stats.swap * KB);
@@ -98,7 +98,7 @@ pub(super) fn show(mm: &Mm, out: &mut Text) -> Result<()> {
         put_kb(out, "MMUPageSize:", KB);
         let stats = mm.collect_page_stats(vma.range.clone());
         put_stats(out, &stats, vma.flags.contains(VmFlags::LOCKED));
-        put!(out, "THPeligible:           0\n");
+        put!(out, "THPeligible:    {:8}\n", u8::from(vma.huge_eligible));
         if hal::pkey::is_supported() {
             put!(out, "ProtectionKey:  {:8}\n", vma.pkey);
         }
@@ -140,6 +140,7 @@ pub(super) fn show_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
         sum.private_dirty += stats.private_dirty;
         sum.referenced += stats.referenced;
         sum.anonymous += stats.anonymous;
+        sum.anon_huge += stats.anon_huge;
         sum.lazy += stats.lazy;
         sum.swap += stats.swap;
         locked_bytes += if vma.flags.contains(VmFlags::LOCKED) { stats.pss_bytes } else { 0 };

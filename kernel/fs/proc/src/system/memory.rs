@@ -2,14 +2,14 @@
 
 use abi::Result;
 use mm::counters::{MemInfo, OOM_KILL, PGFAULT, PGMAJFAULT, collect_meminfo};
-use mm::{reclaim, swap};
+use mm::{reclaim, swap, thp};
 use vfs::put;
 use vfs::text::Text;
 
 /// Kilobytes in a page.
 const KB: u64 = hal::PAGE_SIZE as u64 / 1024;
 
-/// /proc/meminfo. What Keel does not have (swap, huge pages, ...) is 0.
+/// /proc/meminfo. What Keel does not have (a pool of huge pages, ...) is 0.
 pub(super) fn meminfo(out: &mut Text) -> Result<()> {
     let info = collect_meminfo();
     let heap_kb = info.heap_bytes / 1024;
@@ -53,7 +53,7 @@ pub(super) fn meminfo(out: &mut Text) -> Result<()> {
         ("VmallocChunk", 0),
         ("Percpu", 0),
         ("HardwareCorrupted", 0),
-        ("AnonHugePages", 0),
+        ("AnonHugePages", info.anon_huge * KB),
         ("ShmemHugePages", 0),
         ("ShmemPmdMapped", 0),
         ("FileHugePages", 0),
@@ -91,6 +91,7 @@ pub(super) fn vmstat(out: &mut Text) -> Result<()> {
         ("nr_slab_reclaimable", 0),
         ("nr_slab_unreclaimable", heap_pages),
         ("nr_anon_pages", info.anon),
+        ("nr_anon_transparent_hugepages", info.anon_huge / 512),
         ("nr_mapped", info.mapped),
         ("nr_file_pages", info.cached),
         ("nr_dirty", info.dirty),
@@ -107,6 +108,8 @@ pub(super) fn vmstat(out: &mut Text) -> Result<()> {
         ("pgfault", PGFAULT.get()),
         ("pgmajfault", PGMAJFAULT.get()),
         ("oom_kill", OOM_KILL.get()),
+        ("thp_fault_alloc", thp::FAULT_ALLOC.get()),
+        ("thp_fault_fallback", thp::FAULT_FALLBACK.get()),
     ] {
         put!(out, "{name} {value}\n");
     }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::addr::PageRange;
 use crate::error::NoMemory;
-use crate::frame::Frame;
+use crate::frame::{Frame, HUGE_FRAMES, HUGE_SIZE, HugeFrame};
 use crate::paging::{Entry, ForkMode, PteFlags};
 use crate::sync::{SpinLock, SpinLockGuard};
 
@@ -35,6 +35,11 @@ impl PageTable {
     /// Number of present entries.
     pub fn resident(&self) -> usize {
         self.entries.lock().values().filter(|entry| matches!(entry, Entry::Present { .. })).count()
+    }
+
+    /// Number of huge frames that one entry maps whole: none here.
+    pub fn nr_huge(&self) -> usize {
+        0
     }
 
     /// Copies the entries of `range` to `child`, as fork does.
@@ -125,6 +130,42 @@ impl Cursor<'_> {
     pub fn map(&mut self, addr: u64, frame: Frame, flags: PteFlags) -> Result<(), NoMemory> {
         self.put(addr, Entry::Present { frame, flags });
         Ok(())
+    }
+
+    /// Maps all of `huge`; there are only small entries here.
+    pub fn map_huge(&mut self, addr: u64, huge: HugeFrame, flags: PteFlags) -> Result<(), HugeFrame> {
+        self.check(addr);
+        if !self.is_huge_free(addr) {
+            return Err(huge);
+        }
+        let first = huge.into_frames();
+        for i in 0..HUGE_FRAMES as u32 {
+            // SAFETY: `into_frames` left one reference for each.
+            let frame = unsafe { Frame::from_pfn(u64::from(first + i)) };
+            self.put(addr + u64::from(i) * 4096, Entry::Present { frame, flags });
+        }
+        Ok(())
+    }
+
+    /// Is nothing mapped in the huge page that holds `addr`?
+    pub fn is_huge_free(&self, addr: u64) -> bool {
+        let base = addr & !(HUGE_SIZE as u64 - 1);
+        self.map.range(base..base + HUGE_SIZE as u64).next().is_none()
+    }
+
+    /// Whether one entry maps the huge page that holds `addr`: never.
+    pub fn query_huge(&self, _addr: u64) -> Option<PteFlags> {
+        None
+    }
+
+    /// Likewise, and nobody else has a reference to any part of it.
+    pub fn is_huge_exclusive(&self, _addr: u64) -> bool {
+        false
+    }
+
+    /// Changes the flags of such an entry, which there is not.
+    pub fn protect_huge(&mut self, _addr: u64, _new: PteFlags) -> bool {
+        false
     }
 
     /// Takes the entry at `addr` out; `None` when there is none.

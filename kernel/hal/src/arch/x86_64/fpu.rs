@@ -394,7 +394,8 @@ pub(super) fn snapshot(thread: &Thread, buffer: &Buffer) -> Result<Vec<u8>, NoMe
 
 /// The rights over protection keys in `bytes`, a whole snapshot; 0, their initial state, where its header has none.
 fn rights_in(bytes: &[u8], at: usize) -> u32 {
-    let word = |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let word =
+        |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_le_bytes);
     if word(LEGACY_BYTES) & PKRU as u32 != 0 { word(at) } else { 0 }
 }
 

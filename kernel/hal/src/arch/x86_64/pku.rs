@@ -38,7 +38,9 @@ pub(crate) fn rights() -> u32 {
     }
     let rights;
     // SAFETY: CR4.PKE is set; ECX is 0, as RDPKRU demands.
-    unsafe { asm!("rdpkru", in("ecx") 0, out("eax") rights, out("edx") _, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdpkru", in("ecx") 0, out("eax") rights, out("edx") _, options(nomem, nostack, preserves_flags))
+    };
     rights
 }
 
@@ -48,7 +50,9 @@ pub(crate) fn set_rights(rights: u32) {
     if is_supported() && self::rights() != rights {
         // SAFETY: CR4.PKE is set; ECX and EDX are 0, as WRPKRU demands. The kernel reaches user pages only by user
         // copies, which expect to be refused; so no access of Rust code depends on the value.
-        unsafe { asm!("wrpkru", in("ecx") 0, in("eax") rights, in("edx") 0, options(nostack, preserves_flags)) };
+        unsafe {
+            asm!("wrpkru", in("ecx") 0, in("eax") rights, in("edx") 0, options(nostack, preserves_flags))
+        };
     }
 }
 

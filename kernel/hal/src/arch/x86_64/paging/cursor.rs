@@ -5,12 +5,12 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::leaf::{SPECIAL_SHIFT, count, encode, flags_of, has_frame, nr_entries, pfn, table_at};
-use super::table::PageTable;
+use super::leaf::{SPECIAL_SHIFT, count, encode, flags_of, has_frame, is_large, nr_entries, pfn, table_at};
+use super::table::{Lookup, PageTable};
 use super::{pte, tlb};
 use crate::addr::{PAGE_SIZE, PageRange};
 use crate::error::NoMemory;
-use crate::frame::Frame;
+use crate::frame::{Frame, HugeFrame};
 use crate::paging::{Entry, PteFlags};
 use crate::sync::SpinLockGuard;
 
@@ -19,17 +19,24 @@ const MAX_REMOVED: usize = 512;
 /// Entries that are moved before the lock is given up for a moment.
 const MOVE_STEPS: u64 = 2048;
 
+/// What an entry owned.
+#[expect(dead_code, reason = "kept to be dropped")]
+pub(super) enum Removed {
+    Frame(Frame),
+    Huge(HugeFrame),
+}
+
 /// The right to edit a range of a page table.
 pub struct Cursor<'a> {
     /// Taken out only to flush without the lock, at the end.
     guard: Option<SpinLockGuard<'a, ()>>,
-    table: &'a PageTable,
+    pub(super) table: &'a PageTable,
     range: PageRange,
     /// The level-1 table used last: start of the 2 MiB that it maps, physical address.
     leaf: (u64, u64),
     /// Frames taken out, kept until the flush (U3); the first needs no memory.
-    removed_first: Option<Frame>,
-    removed: Vec<Frame>,
+    removed_first: Option<Removed>,
+    removed: Vec<Removed>,
     /// What to flush.
     flush_start: u64,
     flush_end: u64,
@@ -62,21 +69,27 @@ impl<'a> Cursor<'a> {
         self.range
     }
 
-    /// The level-1 table for `addr`, if there is one.
-    fn find_leaf(&mut self, addr: u64) -> Option<u64> {
+    /// What maps `addr`.
+    #[inline]
+    fn find(&mut self, addr: u64) -> Lookup {
         let base = addr & !(pte::span(2) - 1);
-        if self.leaf.0 != base {
-            // SAFETY: the cursor holds the lock.
-            let found = unsafe { self.table.leaf_table(addr, false) };
-            self.leaf = (base, found.ok().flatten()?);
+        if self.leaf.0 == base {
+            return Lookup::Leaf(self.leaf.1);
         }
-        Some(self.leaf.1)
+        // SAFETY: the cursor holds the lock.
+        let found = unsafe { self.table.lookup(addr) };
+        if let Lookup::Leaf(leaf) = found {
+            self.leaf = (base, leaf);
+        }
+        found
     }
 
     /// The level-1 table for `addr`, made when missing.
     fn make_leaf(&mut self, addr: u64) -> Result<u64, NoMemory> {
-        if let Some(leaf) = self.find_leaf(addr) {
-            return Ok(leaf);
+        match self.find(addr) {
+            Lookup::Leaf(leaf) => return Ok(leaf),
+            Lookup::Large => return self.split(addr).ok_or(NoMemory),
+            Lookup::Nothing => {}
         }
         // SAFETY: the cursor holds the lock.
         let made = unsafe { self.table.leaf_table(addr, true) }?.ok_or(NoMemory)?;
@@ -84,9 +97,30 @@ impl<'a> Cursor<'a> {
         Ok(made)
     }
 
+    /// The level-1 table for `addr`, if there is one; a huge frame there is split.
+    #[inline]
+    fn find_or_split(&mut self, addr: u64) -> Option<u64> {
+        match self.find(addr) {
+            Lookup::Leaf(leaf) => Some(leaf),
+            Lookup::Large => self.split(addr),
+            Lookup::Nothing => None,
+        }
+    }
+
+    /// Is there a level-1 table for `addr`, as far as is known without a walk?
+    #[inline]
+    pub(super) fn knows_leaf(&self, addr: u64) -> bool {
+        self.leaf.0 == addr & !(pte::span(2) - 1)
+    }
+
+    /// Forgets the level-1 table used last: tables changed.
+    pub(super) fn forget_leaf(&mut self) {
+        self.leaf = (u64::MAX, 0);
+    }
+
     /// The entry for `addr` in the level-1 table at `leaf`.
     fn slot(&self, leaf: u64, addr: u64) -> &AtomicU64 {
-        // SAFETY: `leaf` came from `find_leaf` or `make_leaf`, and the cursor holds the lock for its lifetime.
+        // SAFETY: `leaf` came from `find` or `make_leaf`, and the cursor holds the lock for its lifetime.
         unsafe { &table_at(leaf).0[pte::index(addr, 1)] }
     }
 
@@ -105,20 +139,21 @@ impl<'a> Cursor<'a> {
     /// The entry at `addr`.
     pub fn query(&mut self, addr: u64) -> Entry {
         self.check(addr);
-        match self.find_leaf(addr) {
-            Some(leaf) => Self::decode(self.slot(leaf, addr).load(Ordering::Relaxed)),
-            None => Entry::None,
+        match self.find(addr) {
+            Lookup::Leaf(leaf) => Self::decode(self.slot(leaf, addr).load(Ordering::Relaxed)),
+            Lookup::Large => self.large_entry(addr).unwrap_or(Entry::None),
+            Lookup::Nothing => Entry::None,
         }
     }
 
     /// Notes that `addr` must be flushed.
-    fn need_flush(&mut self, addr: u64) {
+    pub(super) fn need_flush(&mut self, addr: u64) {
         self.flush_start = self.flush_start.min(addr);
         self.flush_end = self.flush_end.max(addr + PAGE_SIZE as u64);
     }
 
     /// Keeps what an entry owned until the flush.
-    fn keep(&mut self, frame: Frame) {
+    pub(super) fn keep(&mut self, frame: Removed) {
         if self.removed_first.is_none() {
             self.removed_first = Some(frame);
             return;
@@ -143,7 +178,7 @@ impl<'a> Cursor<'a> {
             }
             // SAFETY: U1: the entry owned one reference from `into_pfn`, and is overwritten.
             let frame = unsafe { Frame::from_pfn(pfn(old)) };
-            self.keep(frame);
+            self.keep(Removed::Frame(frame));
         }
     }
 
@@ -193,7 +228,7 @@ impl<'a> Cursor<'a> {
     /// Takes the entry at `addr` out; `None` when there is none.
     pub fn unmap(&mut self, addr: u64) -> Option<Entry> {
         self.check(addr);
-        let leaf = self.find_leaf(addr)?;
+        let leaf = self.find_or_split(addr)?;
         let slot = self.slot(leaf, addr);
         if slot.load(Ordering::Relaxed) == 0 {
             return None;
@@ -210,9 +245,19 @@ impl<'a> Cursor<'a> {
         let Some(range) = self.range.intersect(&range) else { return };
         let mut addr = range.start();
         // SAFETY: the cursor holds the lock.
-        while let Some((first, leaf)) = unsafe { self.table.next_leaf(addr, range.end()) } {
+        while let Some((first, entry)) = unsafe { self.table.next_leaf(addr, range.end()) } {
             addr = first;
             let end = range.end().min((addr & !(pte::span(2) - 1)) + pte::span(2));
+            let mut leaf = entry.load(Ordering::Relaxed) & pte::ADDR;
+            if is_large(entry.load(Ordering::Relaxed)) {
+                if end - addr == pte::span(2) {
+                    self.unmap_large(addr, each);
+                    addr = end;
+                    continue;
+                }
+                let Some(split) = self.split(addr) else { break };
+                leaf = split;
+            }
             let mut taken = 0;
             let mut left = nr_entries(leaf);
             while addr < end && left > 0 {
@@ -241,7 +286,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Frees the empty table that the entry of `first` level for `addr` leads to, and those above that become empty.
-    fn drop_tables(&mut self, addr: u64, first: u32) {
+    pub(super) fn drop_tables(&mut self, addr: u64, first: u32) {
         self.leaf = (u64::MAX, 0);
         // The tables on the way down, level 4 first.
         let mut path = [self.table.root(); 4];
@@ -259,7 +304,7 @@ impl<'a> Cursor<'a> {
             self.need_flush(addr);
             // SAFETY: U1: the entry owned the table's frame, and is 0 now.
             let frame = unsafe { Frame::from_pfn(pfn(entry)) };
-            self.keep(frame);
+            self.keep(Removed::Frame(frame));
             if count(above, -1) > 0 {
                 break;
             }
@@ -272,11 +317,12 @@ impl<'a> Cursor<'a> {
         let mut result = Ok(());
         while steps < MOVE_STEPS && at < self.range.end() && result.is_ok() {
             // SAFETY: the cursor holds the lock.
-            let Some((first, leaf)) = (unsafe { self.table.next_leaf(at, self.range.end()) }) else {
+            let Some((first, entry)) = (unsafe { self.table.next_leaf(at, self.range.end()) }) else {
                 at = self.range.end();
                 break;
             };
-            match self.relocate_part(at, first, leaf, shift) {
+            let entry = entry.load(Ordering::Relaxed);
+            match self.relocate_part(at, first, entry, shift) {
                 Ok((end, done)) => (at, steps) = (end, steps + done),
                 Err(error) => result = Err(error),
             }
@@ -286,9 +332,9 @@ impl<'a> Cursor<'a> {
         result.map(|()| at)
     }
 
-    /// Moves the largest table that can go whole, or else what the level-1 table `leaf`, the first at or after `at`,
-    /// holds from `first` on. The end of what was moved, and the number of entries that were looked at.
-    fn relocate_part(&mut self, at: u64, first: u64, leaf: u64, shift: u64) -> Result<(u64, u64), NoMemory> {
+    /// Moves the largest table (or huge frame) that can go whole, or else what the level-2 entry `entry`, the first at or
+    /// after `at`, leads to from `first` on. The end of what was moved, and the number of entries that were looked at.
+    fn relocate_part(&mut self, at: u64, first: u64, entry: u64, shift: u64) -> Result<(u64, u64), NoMemory> {
         for level in [3, 2] {
             let (base, end) = (first & !(pte::span(level) - 1), (first | (pte::span(level) - 1)) + 1);
             let fits = base >= at && end <= self.range.end() && shift.is_multiple_of(pte::span(level));
@@ -296,6 +342,10 @@ impl<'a> Cursor<'a> {
                 return Ok((end, 1));
             }
         }
+        let leaf = match is_large(entry) {
+            true => self.split(first).ok_or(NoMemory)?,
+            false => entry & pte::ADDR,
+        };
         self.relocate_leaves(first, leaf, shift)
     }
 
@@ -359,7 +409,7 @@ impl<'a> Cursor<'a> {
     /// Changes the flags of an entry with a frame (accessed and dirty are kept); `false` when there is none.
     pub fn protect(&mut self, addr: u64, new: PteFlags) -> bool {
         self.check(addr);
-        let Some(leaf) = self.find_leaf(addr) else { return false };
+        let Some(leaf) = self.find_or_split(addr) else { return false };
         let slot = self.slot(leaf, addr);
         let mut old = slot.load(Ordering::Relaxed);
         let hardware = PteFlags::ACCESSED | PteFlags::DIRTY;
@@ -392,8 +442,12 @@ impl<'a> Cursor<'a> {
     pub fn next_mapped(&mut self, from: u64) -> Option<(u64, Entry)> {
         let mut addr = from.max(self.range.start()) & !(PAGE_SIZE as u64 - 1);
         // SAFETY: the cursor holds the lock.
-        while let Some((first, leaf)) = unsafe { self.table.next_leaf(addr, self.range.end()) } {
+        while let Some((first, entry)) = unsafe { self.table.next_leaf(addr, self.range.end()) } {
             addr = first;
+            if is_large(entry.load(Ordering::Relaxed)) {
+                return self.large_entry(addr).map(|entry| (addr, entry));
+            }
+            let leaf = entry.load(Ordering::Relaxed) & pte::ADDR;
             let end = self.range.end().min((addr & !(pte::span(2) - 1)) + pte::span(2));
             while addr < end {
                 let entry = self.slot(leaf, addr).load(Ordering::Relaxed);
@@ -409,8 +463,15 @@ impl<'a> Cursor<'a> {
     /// Clears a bit of an entry with a frame and tells whether it was set.
     fn take(&mut self, addr: u64, bit: u64) -> bool {
         self.check(addr);
-        let Some(leaf) = self.find_leaf(addr) else { return false };
-        let slot = self.slot(leaf, addr);
+        let slot = match self.find(addr) {
+            Lookup::Leaf(leaf) => self.slot(leaf, addr),
+            // One bit for all of a huge frame.
+            Lookup::Large => match self.large_slot(addr) {
+                Some(slot) => slot,
+                None => return false,
+            },
+            Lookup::Nothing => return false,
+        };
         has_frame(slot.load(Ordering::Relaxed)) && slot.fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
@@ -430,7 +491,7 @@ impl<'a> Cursor<'a> {
         was
     }
 
-    fn flush_tlb(&mut self) {
+    pub(super) fn flush_tlb(&mut self) {
         if self.flush_start < self.flush_end {
             tlb::flush(self.table, self.flush_start, self.flush_end);
             (self.flush_start, self.flush_end) = (u64::MAX, 0);

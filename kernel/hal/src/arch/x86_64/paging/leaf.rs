@@ -7,6 +7,8 @@
 //! P=0, bit 1=1   frame that no access may reach (PROT_NONE); the same flags, WRITE in bit 11
 //! P=0, bit 1=0   0: nothing; else a special value, shifted left by 2
 //! ```
+//!
+//! A large entry of a level-2 table looks as one of the first two, with LARGE (bit 7).
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -85,6 +87,18 @@ pub(super) fn flags_of(entry: u64) -> PteFlags {
     flags.set(PteFlags::NONE, !present);
     flags.set(PteFlags::WRITE, entry & if present { pte::WRITABLE } else { HIDDEN_WRITE } != 0);
     flags
+}
+
+/// Is this level-2 entry large: does it map a huge frame? It may be hidden, as a leaf.
+#[inline]
+pub(super) fn is_large(entry: u64) -> bool {
+    // Tables do not have the bit, and the CPU reads it in present entries only.
+    entry & pte::LARGE != 0
+}
+
+/// The number of the first frame in a large entry.
+pub(super) fn large_pfn(entry: u64) -> u32 {
+    pfn(entry) as u32
 }
 
 /// Does the leaf own a frame?

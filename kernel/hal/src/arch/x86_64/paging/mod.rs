@@ -3,6 +3,7 @@
 
 mod cursor;
 pub(crate) mod kernel;
+mod large;
 mod leaf;
 pub(crate) mod pte;
 mod table;

@@ -12,6 +12,8 @@
 //! - U1: the lower half belongs to this table: every table below it is a frame owned by the entry that leads to it,
 //!   and every leaf with a frame owns one reference to it.
 //! - U2: the metadata `index` of such a table counts its entries that are not 0; an empty table is freed.
+//! - U4: a level-2 entry with LARGE owns a reference to a huge frame instead of a table, and `deposits` lists one spare
+//!   table for it, so that it can always be split.
 //! - U3: what an edit takes out (frames and tables) is dropped only after the flush of its addresses on every CPU
 //!   that uses the table.
 //!
@@ -24,13 +26,15 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::leaf::{COW, HIDDEN_WRITE, Table, count, has_frame, nr_entries, pfn, table_at};
+use super::leaf::{
+    COW, HIDDEN_WRITE, Table, count, has_frame, is_large, large_pfn, nr_entries, pfn, table_at,
+};
 use super::pte::{self, ENTRIES};
 use super::{Cursor, tlb};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PageRange};
 use crate::arch::mem;
 use crate::error::NoMemory;
-use crate::frame::Frame;
+use crate::frame::{Frame, HUGE_FRAMES, HugeFrame};
 use crate::paging::ForkMode;
 use crate::sync::SpinLock;
 
@@ -45,6 +49,22 @@ pub struct PageTable {
     holders: AtomicU64,
     /// Leaves with a frame. Written under the lock.
     resident: AtomicUsize,
+    /// The first of the spare tables of U4 (its physical address, 0 for none); `index` of each leads to the next. Under
+    /// the lock.
+    deposits: AtomicU64,
+    /// How many there are: one for each large entry.
+    nr_deposits: AtomicUsize,
+}
+
+/// What [`PageTable::lookup`] finds.
+#[derive(Clone, Copy)]
+pub(super) enum Lookup {
+    /// A level-1 table, at this physical address.
+    Leaf(u64),
+    /// A large entry.
+    Large,
+    /// Neither.
+    Nothing,
 }
 
 impl PageTable {
@@ -64,6 +84,8 @@ impl PageTable {
             active: AtomicU64::new(0),
             holders: AtomicU64::new(0),
             resident: AtomicUsize::new(0),
+            deposits: AtomicU64::new(0),
+            nr_deposits: AtomicUsize::new(0),
         })
     }
 
@@ -100,9 +122,56 @@ impl PageTable {
         self.resident.load(Ordering::Relaxed)
     }
 
+    /// Number of huge frames that one entry maps whole.
+    pub fn nr_huge(&self) -> usize {
+        self.nr_deposits.load(Ordering::Relaxed)
+    }
+
+    /// Keeps a spare table. The caller holds the lock (or the table alone).
+    pub(super) fn deposit(&self, table: Frame) {
+        table.meta().index.store(self.deposits.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.deposits.store(table.into_pfn() << PAGE_SHIFT, Ordering::Relaxed);
+        self.nr_deposits.store(self.nr_huge() + 1, Ordering::Relaxed);
+    }
+
+    /// Takes a spare table back. The caller holds the lock (or the table alone).
+    pub(super) fn withdraw(&self) -> Option<Frame> {
+        let first = self.deposits.load(Ordering::Relaxed);
+        if first == 0 {
+            return None;
+        }
+        // SAFETY: it came from `into_pfn` in `deposit`, and is unlinked below.
+        let table = unsafe { Frame::from_pfn(first >> PAGE_SHIFT) };
+        self.deposits.store(table.meta().index.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        self.nr_deposits.store(self.nr_huge().saturating_sub(1), Ordering::Relaxed);
+        Some(table)
+    }
+
     pub(super) fn add_resident(&self, change: isize) {
         let now = self.resident.load(Ordering::Relaxed);
         self.resident.store(now.wrapping_add_signed(change), Ordering::Relaxed);
+    }
+
+    /// What maps `addr`.
+    ///
+    /// # Safety
+    ///
+    /// 1. The caller holds the lock (or the table alone).
+    #[inline]
+    pub(super) unsafe fn lookup(&self, addr: u64) -> Lookup {
+        let mut table = self.root;
+        for level in (2..=4).rev() {
+            // SAFETY: `table` is the root or came from an entry of this table (U1); the lock by 1.
+            let entry = unsafe { table_at(table).0[pte::index(addr, level)].load(Ordering::Relaxed) };
+            if entry == 0 {
+                return Lookup::Nothing;
+            }
+            if is_large(entry) {
+                return Lookup::Large;
+            }
+            table = entry & pte::ADDR;
+        }
+        Lookup::Leaf(table)
     }
 
     /// The level-1 table for `addr`; made when missing if `make`.
@@ -127,6 +196,10 @@ impl PageTable {
             // SAFETY: `table` is the root or came from an entry of this table (U1); the lock by 1.
             let slot = unsafe { &table_at(table).0[pte::index(addr, level)] };
             let entry = slot.load(Ordering::Relaxed);
+            if is_large(entry) {
+                // Callers that make tables have split it.
+                return Ok(None);
+            }
             if entry != 0 {
                 table = entry & pte::ADDR;
                 continue;
@@ -167,9 +240,20 @@ impl PageTable {
         let mut result = Ok(());
         while result.is_ok() {
             // One level-1 table at a time: the lock is never held for long.
-            let parent_lock = self.lock.lock();
+            let mut parent_lock = self.cursor(range);
+            if let Some((addr, _)) = parent_lock.large_at(start)
+                && (addr < start || addr + pte::span(2) > range.end())
+            {
+                // Only a part of it is copied.
+                parent_lock.split(start);
+            }
             // SAFETY: the lock is held.
             let Some((addr, from)) = (unsafe { self.next_leaf(start, range.end()) }) else { break };
+            if addr != start {
+                // It may begin with a large entry that ends beyond the range.
+                start = addr;
+                continue;
+            }
             let end = range.end().min((addr & !(pte::span(2) - 1)) + pte::span(2));
             let child_lock = loop {
                 // Not `lock`: two tables of one class; the child has no other user who would keep it.
@@ -177,8 +261,15 @@ impl PageTable {
                     break guard;
                 }
             };
-            // SAFETY: both locks are held.
-            match unsafe { copy_leaves(child, from, addr, end, mode) } {
+            // SAFETY: both locks are held, and `slot` leads to what maps `addr`.
+            let copied = unsafe {
+                if is_large(from.load(Ordering::Relaxed)) {
+                    copy_large(child, from, addr, mode)
+                } else {
+                    copy_leaves(child, from.load(Ordering::Relaxed) & pte::ADDR, addr, end, mode)
+                }
+            };
+            match copied {
                 Ok(changed) => protected |= changed,
                 Err(error) => result = Err(error),
             }
@@ -192,13 +283,13 @@ impl PageTable {
         result
     }
 
-    /// The first level-1 table that maps something at or after `addr`, and below `end`: where it or the range begins
-    /// (whichever is later), and the table.
+    /// The first level-2 entry that maps something at or after `addr`, and below `end`: where what it covers or the range
+    /// begins (whichever is later), and the entry. It leads to a level-1 table or is large.
     ///
     /// # Safety
     ///
     /// 1. The caller holds the lock (or the table alone).
-    pub(super) unsafe fn next_leaf(&self, mut addr: u64, end: u64) -> Option<(u64, u64)> {
+    pub(super) unsafe fn next_leaf(&self, mut addr: u64, end: u64) -> Option<(u64, &AtomicU64)> {
         'walk: while addr < end {
             let mut table = self.root;
             for level in (2..=4).rev() {
@@ -216,9 +307,11 @@ impl PageTable {
                 if idx != first {
                     addr = base + idx as u64 * pte::span(level);
                 }
+                if level == 2 {
+                    return (addr < end).then_some((addr, &slots[idx]));
+                }
                 table = slots[idx].load(Ordering::Relaxed) & pte::ADDR;
             }
-            return (addr < end).then_some((addr, table));
         }
         None
     }
@@ -229,6 +322,9 @@ impl Drop for PageTable {
         // Nobody can use the table any more: a CPU that had it loaded would hold a reference (T1 of `tlb`).
         // SAFETY: the tables are ours alone, and go with us.
         unsafe { free_below(self.root, 4, ENTRIES / 2) };
+        while let Some(spare) = self.withdraw() {
+            drop(spare);
+        }
         // SAFETY: the root came from `into_pfn` in `new`.
         drop(unsafe { Frame::from_pfn(self.root >> PAGE_SHIFT) });
     }
@@ -252,6 +348,11 @@ unsafe fn free_below(paddr: u64, level: u32, entries: usize) {
             continue;
         }
         left -= 1;
+        if is_large(entry) && level == 2 {
+            // SAFETY: U4: the entry owns one reference from `into_first`, and is never read again.
+            drop(unsafe { HugeFrame::from_first(large_pfn(entry)) });
+            continue;
+        }
         if level > 1 {
             // SAFETY: 1 holds for the tables below.
             unsafe { free_below(entry & pte::ADDR, level - 1, ENTRIES) };
@@ -319,6 +420,36 @@ unsafe fn copy_leaves(
         count(paddr, entries);
     }
     child.add_resident(frames);
+    Ok(protected)
+}
+
+/// Copies the large entry in `slot` for `addr` to `child`; whether the parent's entry lost its write permission.
+///
+/// # Safety
+///
+/// 1. The locks of both page tables are held, and `slot` holds a large entry of the parent.
+unsafe fn copy_large(
+    child: &PageTable,
+    slot: &AtomicU64,
+    addr: u64,
+    mode: ForkMode,
+) -> Result<bool, NoMemory> {
+    let spare = Frame::alloc().ok_or(NoMemory)?;
+    // SAFETY: 1.
+    let Some(target) = (unsafe { child.table(addr, 2, true) })? else { return Err(NoMemory) };
+    let (mut entry, mut protected) = (slot.load(Ordering::Relaxed), false);
+    if mode == ForkMode::Cow {
+        (entry, protected) = share_for_write(slot, entry, protected);
+    }
+    // SAFETY: U4: the entry owns a reference, which is only looked at to make another one.
+    let huge = core::mem::ManuallyDrop::new(unsafe { HugeFrame::from_first(large_pfn(entry)) });
+    HugeFrame::clone(&huge).into_first();
+    // SAFETY: 1.
+    let old = unsafe { table_at(target).0[pte::index(addr, 2)].swap(entry, Ordering::Relaxed) };
+    debug_assert!(old == 0, "fork into a range that is in use");
+    count(target, 1);
+    child.deposit(spare);
+    child.add_resident(HUGE_FRAMES as isize);
     Ok(protected)
 }
 

@@ -1,0 +1,204 @@
+//! Huge frames: 512 adjacent frames that one page-table entry can map.
+//!
+//! The frames stay frames, each with its own count, so that whoever looks at one of them needs to know nothing of this. What
+//! a huge frame adds is a count of its own, in `maps` of the first frame: that many large entries map the whole. While it
+//! is not 0, each of the frames has one reference for all of these together, and [`IN_HUGE`] in its `state`.
+//!
+//! ```text
+//!                          whole   each frame   Frame::ref_count()
+//! new                        1         1         1
+//! fork: two tables map it    2         1         2   (the count of the whole makes up for it)
+//! one of them splits         1         2         2   512 small entries there, a large one here
+//! the other splits, too      0         2         2   the reference for the whole went to its small entries
+//! ```
+//!
+//! So splitting the last large entry costs no count at all: its small entries take over the references that are there.
+//!
+//! # Invariants
+//!
+//! - H1: a `HugeFrame` is one of `maps` of its first frame, whose number is a multiple of 512.
+//! - H2: while that is not 0, each of the 512 frames counts one reference for it, and has [`IN_HUGE`].
+
+use core::num::NonZeroU32;
+use core::sync::atomic::Ordering;
+
+use super::{Frame, FrameMeta, Machine, MetaMap, alloc_run, free_run, nr_above_reserve};
+use crate::addr::PAGE_SIZE;
+use crate::arch;
+
+/// Binary logarithm of the number of frames in a huge one.
+pub const HUGE_ORDER: u32 = 9;
+/// Frames in a huge one.
+pub const HUGE_FRAMES: usize = 1 << HUGE_ORDER;
+/// Bytes of a huge frame.
+pub const HUGE_SIZE: usize = HUGE_FRAMES * PAGE_SIZE;
+
+/// In `state` of a frame: it is a part of a huge frame. The buddy has 0 there, or its top bit set.
+pub(super) const IN_HUGE: u32 = 1;
+
+/// One owned reference to a huge frame; `clone` takes another, the last drop frees what nobody else refers to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct HugeFrame {
+    first: NonZeroU32,
+}
+
+fn meta(pfn: u32) -> &'static FrameMeta {
+    arch::mem::meta(u64::from(pfn))
+}
+
+/// How many references the frame `pfn`, a part of a huge one, has beyond its own count.
+pub(super) fn extra_refs(pfn: u32) -> u32 {
+    let first = pfn & !(HUGE_FRAMES as u32 - 1);
+    meta(first).maps.load(Ordering::Acquire).saturating_sub(1)
+}
+
+impl HugeFrame {
+    /// A huge frame full of zeroes whose frames have `flags`, if there is one beyond the kernel's reserve. Costs the time to
+    /// zero it, outside of any lock.
+    pub fn alloc_user_zeroed(flags: u32) -> Option<HugeFrame> {
+        if nr_above_reserve() < 2 * HUGE_FRAMES {
+            return None;
+        }
+        let first = NonZeroU32::new(alloc_run(HUGE_ORDER)?)?;
+        for pfn in first.get()..first.get() + HUGE_FRAMES as u32 {
+            let Some(number) = NonZeroU32::new(pfn) else { continue };
+            let frame = core::mem::ManuallyDrop::new(Frame::adopt(number));
+            frame.meta().flags.store(flags, Ordering::Relaxed);
+            frame.meta().state.store(IN_HUGE, Ordering::Relaxed);
+            frame.zero(0..PAGE_SIZE);
+        }
+        // Release: whoever finds the frames finds this.
+        meta(first.get()).maps.store(1, Ordering::Release);
+        Some(HugeFrame { first })
+    }
+
+    /// Its `idx`th frame, with a reference of its own.
+    pub fn frame(&self, idx: usize) -> Frame {
+        let pfn = self.first.get() + (idx % HUGE_FRAMES) as u32;
+        // H2: the frame is alive.
+        let refs = meta(pfn).refs.fetch_add(1, Ordering::Relaxed);
+        assert!(refs < 1 << 31, "too many references to a frame");
+        Frame { pfn: NonZeroU32::new(pfn).unwrap_or(self.first) }
+    }
+
+    /// Whether this is the only reference to all that it holds.
+    pub fn is_exclusive(&self) -> bool {
+        let first = self.first.get();
+        meta(first).maps.load(Ordering::Acquire) == 1
+            && (first..first + HUGE_FRAMES as u32).all(|pfn| meta(pfn).refs.load(Ordering::Acquire) == 1)
+    }
+
+    /// Gives the reference up for references to each of its frames, to be taken by [`Frame::from_pfn`].
+    pub(crate) fn into_frames(self) -> u32 {
+        let first = self.into_first();
+        let frames = first..first + HUGE_FRAMES as u32;
+        if meta(first).maps.load(Ordering::Acquire) == 1 {
+            // The last one: the references of the whole become those of the parts. Nobody can clone it meanwhile.
+            frames.for_each(|pfn| meta(pfn).state.store(0, Ordering::Relaxed));
+            meta(first).maps.store(0, Ordering::Release);
+            return first;
+        }
+        frames.for_each(|pfn| {
+            meta(pfn).refs.fetch_add(1, Ordering::Relaxed);
+        });
+        // SAFETY: `into_first` gave this reference up, and nothing else was made from it.
+        drop(unsafe { HugeFrame::from_first(first) });
+        first
+    }
+
+    /// Gives the reference up for the number of its first frame, to be kept in a page table.
+    pub(crate) fn into_first(self) -> u32 {
+        let first = self.first.get();
+        core::mem::forget(self);
+        first
+    }
+
+    /// Takes a reference back.
+    ///
+    /// # Safety
+    ///
+    /// 1. `first` came from [`HugeFrame::into_first`], and this is the only value made from that reference.
+    pub(crate) unsafe fn from_first(first: u32) -> HugeFrame {
+        // SAFETY: 1: numbers of frames are not 0.
+        HugeFrame { first: unsafe { NonZeroU32::new_unchecked(first) } }
+    }
+}
+
+impl Clone for HugeFrame {
+    fn clone(&self) -> HugeFrame {
+        let old = meta(self.first.get()).maps.fetch_add(1, Ordering::Relaxed);
+        assert!(old < 1 << 31, "too many references to a huge frame");
+        HugeFrame { first: self.first }
+    }
+}
+
+impl Drop for HugeFrame {
+    fn drop(&mut self) {
+        let first = self.first.get();
+        // AcqRel, as for frames.
+        if meta(first).maps.fetch_sub(1, Ordering::AcqRel) == 1 {
+            release(first);
+        }
+    }
+}
+
+/// Drops the references for a whole that nothing maps any more.
+fn release(first: u32) {
+    let frames = first..first + HUGE_FRAMES as u32;
+    let mut alone = true;
+    for pfn in frames.clone() {
+        let meta = Machine.meta(pfn);
+        meta.state.store(0, Ordering::Relaxed);
+        alone &= meta.refs.load(Ordering::Acquire) == 1;
+    }
+    if alone {
+        // Nobody else has a reference to any frame, so nobody can make one.
+        frames.for_each(|pfn| meta(pfn).refs.store(0, Ordering::Relaxed));
+        // SAFETY: the frames are a run from `alloc_run`, aligned to its size, that nobody refers to.
+        unsafe { free_run(first, HUGE_ORDER) };
+        return;
+    }
+    for pfn in frames {
+        // SAFETY: H2: the reference for the whole, which is given back only here.
+        drop(unsafe { Frame::from_pfn(u64::from(pfn)) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn a_huge_frame_counts_for_all_its_frames() {
+        let huge = HugeFrame::alloc_user_zeroed(4).unwrap();
+        assert!(huge.is_exclusive());
+        let part = huge.frame(7);
+        assert_eq!((part.ref_count(), part.meta().flags.load(Ordering::Relaxed)), (2, 4));
+        assert!(!huge.is_exclusive());
+        let again = huge.clone();
+        assert_eq!(part.ref_count(), 3);
+        drop(again);
+        drop(huge);
+        assert_eq!(part.ref_count(), 1, "a part outlives the whole");
+        let mut byte = [1];
+        part.read(0, &mut byte);
+        assert_eq!(byte, [0]);
+    }
+
+    #[test]
+    fn splitting_keeps_every_reference() {
+        let ours = HugeFrame::alloc_user_zeroed(0).unwrap();
+        let theirs = ours.clone();
+        let first = ours.into_frames();
+        // SAFETY: `into_frames` gave one reference to each.
+        let parts: Vec<Frame> = (first..first + 512).map(|p| unsafe { Frame::from_pfn(p.into()) }).collect();
+        assert!(parts.iter().all(|part| part.ref_count() == 2));
+        let first = theirs.into_frames();
+        // SAFETY: as above.
+        let others: Vec<Frame> = (first..first + 512).map(|p| unsafe { Frame::from_pfn(p.into()) }).collect();
+        assert!(parts.iter().all(|part| part.ref_count() == 2));
+        drop(others);
+        assert!(parts.iter().all(|part| part.ref_count() == 1));
+    }
+}

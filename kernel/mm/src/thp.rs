@@ -1,0 +1,193 @@
+//! Transparent huge pages: anonymous memory in pieces of 2 MiB.
+//!
+//! The first write to a part of a VMA that could hold a whole huge page, and where nothing is mapped, gets one, if the
+//! setting, the VMA and the process want it and there is such a frame. One entry maps it; fork shares that entry; what
+//! edits a part (munmap, mprotect, copy-on-write, reclaim) splits it into small ones on the way (see `hal::paging`).
+//!
+//! ```text
+//! write, nothing there         a new huge page of zeroes
+//! write, shared since a fork   split, and one small page is copied
+//! write, nobody else has any   the entry becomes writable
+//! read, nothing there          the small page of zeroes: a later write to it makes a small page
+//! ```
+//!
+//! LINUX: pages are not joined in the background (khugepaged), `MADV_COLLAPSE` is unknown, and there is no huge page of
+//! zeroes.
+//!
+//! Source: Documentation/admin-guide/mm/transhuge.rst.
+
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use abi::{Errno, Result};
+use hal::PageRange;
+use hal::frame::{HUGE_FRAMES, HUGE_SIZE, HugeFrame};
+use hal::paging::{Cursor, Entry, PteFlags};
+
+use crate::counters::Counter;
+use crate::fault::touched;
+use crate::mapping::page_flags;
+use crate::space::{Mm, Prefs};
+use crate::vma::{VmFlags, Vma};
+
+/// Faults that got a huge page (`thp_fault_alloc`).
+pub static FAULT_ALLOC: Counter = Counter::new();
+/// Faults that wanted one, and there was none (`thp_fault_fallback`).
+pub static FAULT_FALLBACK: Counter = Counter::new();
+
+const SIZE: u64 = HUGE_SIZE as u64;
+
+/// Who gets huge pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Enabled {
+    /// All anonymous memory that has room for them.
+    Always = 0,
+    /// Memory that asked for them (`MADV_HUGEPAGE`).
+    Madvise = 1,
+    /// Nobody.
+    Never = 2,
+}
+
+/// An [`Enabled`], or [`UNSET`].
+static ENABLED: AtomicU8 = AtomicU8::new(UNSET);
+/// Nobody chose yet.
+const UNSET: u8 = u8::MAX;
+/// LINUX: machines with less memory, in pages (512 MiB), begin without huge pages.
+const SMALL_MACHINE: usize = 512 << (20 - hal::PAGE_SHIFT);
+
+impl Enabled {
+    /// All settings, in the order in which Linux lists them, and their names.
+    pub const ALL: [(Enabled, &'static str); 3] =
+        [(Self::Always, "always"), (Self::Madvise, "madvise"), (Self::Never, "never")];
+
+    /// The setting.
+    pub fn get() -> Self {
+        match ENABLED.load(Ordering::Relaxed) {
+            0 => Self::Always,
+            1 => Self::Madvise,
+            UNSET => {
+                let first =
+                    if hal::frame::stats().total < SMALL_MACHINE { Self::Never } else { Self::Always };
+                // Whoever chose meanwhile is right.
+                let _ = ENABLED.compare_exchange(UNSET, first as u8, Ordering::Relaxed, Ordering::Relaxed);
+                first
+            }
+            _ => Self::Never,
+        }
+    }
+
+    /// Changes the setting, for faults from now on.
+    pub fn set(self) {
+        ENABLED.store(self as u8, Ordering::Relaxed);
+    }
+
+    /// Changes the setting to the one called `name`. `EINVAL`: there is none.
+    pub fn set_by_name(name: &str) -> Result<()> {
+        let found = Self::ALL.iter().find(|(_, known)| *known == name).ok_or(Errno::EINVAL)?;
+        found.0.set();
+        Ok(())
+    }
+}
+
+/// The huge page around `addr`, if all of it lies in `vma`.
+#[inline]
+pub(crate) fn huge_range(vma: &Vma, addr: u64) -> Option<PageRange> {
+    let start = addr & !(SIZE - 1);
+    if start < vma.start || vma.end < SIZE || start > vma.end - SIZE {
+        return None;
+    }
+    PageRange::new(start, start + SIZE)
+}
+
+impl Mm {
+    /// Whether the anonymous memory of `vma` gets huge pages where it has room.
+    #[inline]
+    pub(crate) fn wants_huge(&self, vma: &Vma) -> bool {
+        let flags = vma.attr.flags;
+        let never = VmFlags::NOHUGEPAGE | VmFlags::GROWSDOWN | VmFlags::DROPPABLE;
+        if flags.intersects(never) || vma.attr.watch.is_some() {
+            return false;
+        }
+        let (advised, prefs) = (flags.contains(VmFlags::HUGEPAGE), self.prefs());
+        let setting = match Enabled::get() {
+            Enabled::Always => true,
+            Enabled::Madvise => advised,
+            Enabled::Never => false,
+        };
+        let allowed =
+            !prefs.contains(Prefs::NO_HUGE_PAGES) || (prefs.contains(Prefs::ADVISED_HUGE_PAGES) && advised);
+        setting && allowed
+    }
+
+    /// Gives the write to `addr` in `vma`, which wants huge pages, one if there is one. The caller holds `space`.
+    #[cold]
+    pub(crate) fn fault_huge(&self, vma: &Vma, addr: u64) -> bool {
+        let Some(range) = huge_range(vma, addr) else { return false };
+        // Zeroed without the lock: it takes long.
+        let Some(huge) = HugeFrame::alloc_user_zeroed(page_flags::ANON) else {
+            FAULT_FALLBACK.add(1);
+            return false;
+        };
+        let writable = vma.attr.flags.contains(VmFlags::WRITE);
+        let mapped =
+            self.page_table().cursor(range).map_huge(range.start(), huge, touched(&vma.attr, writable, true));
+        // Otherwise another thread was faster.
+        if mapped.is_ok() {
+            FAULT_ALLOC.add(1);
+            vma.attr.note_written();
+            self.rss.anon.fetch_add(HUGE_FRAMES as i64, Ordering::Relaxed);
+        }
+        mapped.is_ok()
+    }
+
+    /// Pages in huge frames that one entry maps whole.
+    pub(crate) fn huge_pages(&self) -> u64 {
+        (self.page_table().nr_huge() * HUGE_FRAMES) as u64
+    }
+}
+
+/// A fault at `addr`, which a large entry maps; `true` if the entry is right for it afterwards. `false`: the page must be
+/// copied.
+pub(crate) fn settle_huge(cursor: &mut Cursor<'_>, vma: &Vma, addr: u64, write: bool) -> bool {
+    let Some(flags) = cursor.query_huge(addr) else { return false };
+    let writable = flags.contains(PteFlags::WRITE);
+    if write && !writable && !cursor.is_huge_exclusive(addr) {
+        return false;
+    }
+    let kept = flags & (PteFlags::SOFT | PteFlags::WATCHED);
+    let may_write = vma.attr.flags.contains(VmFlags::WRITE);
+    let new = match write && !writable {
+        true => touched(&vma.attr, may_write, true),
+        false => touched(&vma.attr, writable, write) | kept,
+    };
+    cursor.protect_huge(addr, new)
+}
+
+/// Gives the large entry at `addr` the rights of `vma`'s `attr`, if one maps all from `addr` on and it ends by `end`;
+/// where it ends.
+pub(crate) fn protect_whole(
+    cursor: &mut Cursor<'_>,
+    addr: u64,
+    end: u64,
+    flags: impl FnOnce(bool) -> PteFlags,
+) -> Option<u64> {
+    if !addr.is_multiple_of(SIZE) || end - addr < SIZE || cursor.query_huge(addr).is_none() {
+        return None;
+    }
+    let exclusive = cursor.is_huge_exclusive(addr);
+    cursor.protect_huge(addr, flags(exclusive));
+    Some(addr + SIZE)
+}
+
+/// Where the huge page that a large entry maps around `addr` ends; `None`: none does.
+pub(crate) fn huge_end(cursor: &Cursor<'_>, addr: u64, entry: &Entry) -> Option<u64> {
+    let Entry::Present { frame, .. } = entry else { return None };
+    let is_huge = frame.is_in_huge() && cursor.query_huge(addr).is_some();
+    is_huge.then_some((addr & !(SIZE - 1)) + SIZE)
+}
+
+/// The alignment that anonymous memory of `len` bytes gets where nobody asked for an address, so that it has room for
+/// huge pages.
+pub(crate) fn wanted_alignment(len: u64) -> Option<vma_set::Align> {
+    (len.is_multiple_of(SIZE)).then_some(vma_set::Align { size: SIZE, offset: 0 })
+}

@@ -1,0 +1,222 @@
+//! Transparent huge pages: what a program can see of them, and that it sees nothing else.
+
+use crate::prelude::*;
+
+tests!(
+    "thp":
+    a_write_gets_a_huge_page, parts_can_go, rights_of_parts, forks_share_and_part, huge_pages_move,
+    who_does_not_want_them, random_edits_keep_contents,
+);
+
+const RW: i32 = PROT_READ | PROT_WRITE;
+const HUGE: usize = 2 << 20;
+const ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+fn setting() -> String {
+    let text = slurp(ENABLED);
+    text[text.find('[').unwrap() + 1..text.find(']').unwrap()].into()
+}
+
+fn set(name: &str) {
+    let fd = open(&cstr(ENABLED), O_WRONLY).unwrap();
+    assert_eq!(write(fd, name.as_bytes()), Ok(name.len()));
+    close(fd);
+}
+
+/// Runs `test` with huge pages for memory that asks for them.
+fn with_huge(test: impl FnOnce()) {
+    let before = setting();
+    set("madvise");
+    assert_eq!(setting(), "madvise");
+    test();
+    set(&before);
+}
+
+/// `n` huge pages' worth of memory that wants them, aligned, with nothing else near; touched all over.
+fn huge(n: usize) -> usize {
+    let a = sys!(SYS_mmap, 0, (n + 2) * HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0).unwrap();
+    let at = (a + HUGE).next_multiple_of(HUGE);
+    sys!(SYS_mprotect, at, n * HUGE, RW).unwrap();
+    sys!(SYS_madvise, at, n * HUGE, MADV_HUGEPAGE).unwrap();
+    (0..n * HUGE / PAGE).for_each(|i| poke(at + i * PAGE, i as u8 ^ 0x5a));
+    at
+}
+
+#[track_caller]
+fn check(at: usize, pages: std::ops::Range<usize>) {
+    pages.for_each(|i| assert_eq!(peek(at + i * PAGE), i as u8 ^ 0x5a, "page {i}"));
+}
+
+/// A field of smaps for the mapping that begins at `addr`, in kB.
+fn smaps_kb(addr: usize, field: &str) -> usize {
+    let text = slurp("/proc/self/smaps");
+    let from = text.find(&format!("{addr:x}-")).expect("the mapping");
+    let line = text[from..].lines().find(|line| line.starts_with(field)).expect("the field");
+    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn a_write_gets_a_huge_page() {
+    assert_eq!(write(open(&cstr(ENABLED), O_WRONLY).unwrap(), b"sometimes"), Err(EINVAL));
+    with_huge(|| {
+        let at = huge(2);
+        if smaps_kb(at, "AnonHugePages") == 0 {
+            skip("no huge page to be had");
+        }
+        check(at, 0..1024);
+        assert_eq!((peek(at + 1), peek(at + 2 * HUGE - 1)), (0, 0));
+        assert_eq!(smaps_kb(at, "Rss"), 4096);
+        assert_eq!(smaps_kb(at, "Private_Dirty"), 4096);
+        assert_eq!(smaps_kb(at, "THPeligible"), 1);
+        // A small part of a huge page touched brings all of it.
+        let b = huge(1);
+        sys!(SYS_madvise, b, HUGE, MADV_DONTNEED).unwrap();
+        assert_eq!(smaps_kb(b, "Rss"), 0);
+        poke(b + 5 * PAGE, 1);
+        assert_eq!(smaps_kb(b, "Rss"), 2048);
+        assert_eq!((peek(b), peek(b + 5 * PAGE)), (0, 1));
+    });
+}
+
+fn parts_can_go() {
+    with_huge(|| {
+        let at = huge(2);
+        sys!(SYS_munmap, at + 10 * PAGE, 3 * PAGE).unwrap();
+        check(at, 0..10);
+        check(at, 13..1024);
+        assert_eq!(fate(|| ignore(peek(at + 11 * PAGE))), Status::Signal(SIGSEGV));
+        sys!(SYS_madvise, at + 600 * PAGE, 100 * PAGE, MADV_DONTNEED).unwrap();
+        check(at, 13..600);
+        check(at, 700..1024);
+        assert!((600..700).all(|i| peek(at + i * PAGE) == 0));
+        sys!(SYS_munmap, at, 2 * HUGE).unwrap();
+    });
+}
+
+fn rights_of_parts() {
+    with_huge(|| {
+        let at = huge(3);
+        sys!(SYS_mprotect, at, HUGE, PROT_READ).unwrap();
+        assert_eq!(fate(|| poke(at, 1)), Status::Signal(SIGSEGV));
+        sys!(SYS_mprotect, at, HUGE, PROT_NONE).unwrap();
+        assert_eq!(fate(|| ignore(peek(at))), Status::Signal(SIGSEGV));
+        sys!(SYS_mprotect, at, HUGE, RW).unwrap();
+        check(at, 0..1536);
+        sys!(SYS_mprotect, at + 700 * PAGE, PAGE, PROT_READ).unwrap();
+        assert_eq!(fate(|| poke(at + 700 * PAGE, 1)), Status::Signal(SIGSEGV));
+        poke(at + 701 * PAGE, 701_usize as u8 ^ 0x5a);
+        check(at, 0..1536);
+        let (r, w) = pipe();
+        sys!(SYS_write, w, at + 1030 * PAGE, 1).unwrap();
+        assert_eq!(read_vec(r, 1).unwrap(), [1030_usize as u8 ^ 0x5a]);
+    });
+}
+
+fn forks_share_and_part() {
+    with_huge(|| {
+        let at = huge(2);
+        aside(|| {
+            check(at, 0..1024);
+            poke(at + 3 * PAGE, 0);
+            sys!(SYS_munmap, at + 512 * PAGE, 5 * PAGE).unwrap();
+            assert_eq!(peek(at + 3 * PAGE), 0);
+            check(at, 4..512);
+            check(at, 517..1024);
+        });
+        check(at, 0..1024);
+        let (r, w) = pipe();
+        let late = child(|| {
+            read_vec(r, 1).unwrap();
+            check(at, 0..1024);
+        });
+        poke(at, 77);
+        poke(at + 900 * PAGE, 78);
+        write(w, b"x").unwrap();
+        late.ok();
+        assert_eq!((peek(at), peek(at + 900 * PAGE)), (77, 78));
+        check(at, 1..900);
+        // Grandchildren, and a parent that lets go first.
+        aside(|| {
+            let grandchild = child(|| check(at, 1..900));
+            sys!(SYS_munmap, at, 2 * HUGE).unwrap();
+            grandchild.ok();
+        });
+    });
+}
+
+fn huge_pages_move() {
+    with_huge(|| {
+        let (at, to, odd) = (huge(1), huge(2), huge(2));
+        let fixed = MREMAP_MAYMOVE | MREMAP_FIXED;
+        sys!(SYS_mremap, at, HUGE, HUGE, fixed, to + HUGE).unwrap();
+        check(to + HUGE, 0..512);
+        sys!(SYS_mremap, to + HUGE, HUGE, HUGE, fixed, odd + 3 * PAGE).unwrap();
+        check(odd + 3 * PAGE, 0..512);
+        check(odd, 0..3);
+        check(to, 0..512);
+    });
+}
+
+fn who_does_not_want_them() {
+    with_huge(|| {
+        let at = huge(1);
+        sys!(SYS_madvise, at, HUGE, MADV_NOHUGEPAGE).unwrap();
+        sys!(SYS_madvise, at, HUGE, MADV_DONTNEED).unwrap();
+        poke(at, 1);
+        assert_eq!(smaps_kb(at, "Rss"), 4);
+        sys!(SYS_madvise, at, HUGE, MADV_DONTNEED).unwrap();
+        sys!(SYS_madvise, at, HUGE, MADV_HUGEPAGE).unwrap();
+        aside(|| {
+            sys!(SYS_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0).unwrap();
+            poke(at, 1);
+            assert_eq!(smaps_kb(at, "Rss"), 4);
+        });
+        set("never");
+        poke(at, 1);
+        assert_eq!(smaps_kb(at, "Rss"), 4);
+    });
+}
+
+fn random_edits_keep_contents() {
+    allow_seconds(120);
+    with_huge(|| {
+        const PAGES: usize = 3 * 512;
+        let at = huge(3);
+        let mut model: Vec<u8> = (0..PAGES).map(|i| i as u8 ^ 0x5a).collect();
+        let mut seed = 42_u64;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % below
+        };
+        for round in 0..300 {
+            let first = random(PAGES);
+            let len = 1 + random(if round % 3 == 0 { PAGES } else { 40 }).min(PAGES - first - 1).min(PAGES);
+            let (addr, bytes) = (at + first * PAGE, len * PAGE);
+            match random(7) {
+                0 => {
+                    sys!(SYS_madvise, addr, bytes, MADV_DONTNEED).unwrap();
+                    model[first..first + len].fill(0);
+                }
+                1 => {
+                    sys!(SYS_mprotect, addr, bytes, PROT_READ).unwrap();
+                    sys!(SYS_mprotect, addr, bytes, RW).unwrap();
+                }
+                2 => {
+                    sys!(SYS_mmap, addr, bytes, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0).unwrap();
+                    sys!(SYS_madvise, addr, bytes, MADV_HUGEPAGE).unwrap();
+                    model[first..first + len].fill(0);
+                }
+                3 => aside(|| {
+                    (first..first + len).for_each(|i| poke(at + i * PAGE, 0xee));
+                    (0..first).for_each(|i| assert_eq!(peek(at + i * PAGE), model[i]));
+                }),
+                _ => (first..first + len).for_each(|i| {
+                    poke(at + i * PAGE, round as u8 | 1);
+                    model[i] = round as u8 | 1;
+                }),
+            }
+            if round % 10 == 9 {
+                (0..PAGES).for_each(|i| assert_eq!(peek(at + i * PAGE), model[i], "page {i}, round {round}"));
+            }
+        }
+    });
+}
