@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::frame::{Frame, HUGE_SIZE};
-use hal::paging::{Entry, PteFlags};
+use hal::paging::{Cursor, Entry, PteFlags};
 use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange};
 
 use crate::fault::GUARD_MARKER;
@@ -16,9 +16,9 @@ use crate::map::user_range;
 use crate::mapping::page_flags;
 use crate::policy::Policy;
 use crate::space::Mm;
-use crate::swap;
 use crate::vma::{Backing, FileId, VmFlags, Vma};
 use crate::watch::{WP_MARKER, WatchModes};
+use crate::{swap, thp};
 
 /// A VMA as /proc/PID/maps shows it.
 #[derive(Clone, Debug)]
@@ -81,6 +81,10 @@ bitflags! {
         const SWAPPED = 64;
         /// Writes are watched (userfaultfd(2)).
         const WATCHED = 128;
+        /// Writes can be watched so that they lift that silently (`UFFD_FEATURE_WP_ASYNC`).
+        const CAN_WATCH = 256;
+        /// Mapped by an entry for a whole huge page.
+        const HUGE = 512;
     }
 }
 
@@ -254,6 +258,19 @@ impl Mm {
         range: Range<u64>,
         mut each: impl FnMut(Range<u64>, PageView) -> ControlFlow<()>,
     ) {
+        // Nothing is protected, so nothing can fail.
+        let _ = self.scan_pages(range, |pages, view| (each(pages, view), None));
+    }
+
+    /// As [`for_each_page`](Self::for_each_page); where `each` gives a range besides, a part of what it was shown, writes
+    /// to it are watched from then on ([`PageState::CAN_WATCH`] must be set).
+    ///
+    /// `ENOMEM`: no memory to note that; the last range given is not watched as a whole.
+    pub fn scan_pages(
+        &self,
+        range: Range<u64>,
+        mut each: impl FnMut(Range<u64>, PageView) -> (ControlFlow<()>, Option<Range<u64>>),
+    ) -> Result<()> {
         let space = self.space.read();
         for vma in space.set.overlapping(range.clone()) {
             let Some(pages) = PageRange::new(vma.start.max(range.start), vma.end.min(range.end)) else {
@@ -262,26 +279,34 @@ impl Mm {
             if vma.attr.flags.contains(VmFlags::PFNMAP) {
                 continue;
             }
-            let fresh = !vma.attr.flags.contains(VmFlags::SOFTCLEAN);
-            let whole = if fresh { PageState::SOFT_DIRTY } else { PageState::empty() };
-            let hole = PageView { state: whole, pfn: 0 };
+            let mut whole = PageState::empty();
+            whole.set(PageState::SOFT_DIRTY, !vma.attr.flags.contains(VmFlags::SOFTCLEAN));
+            let silent = WatchModes::WP | WatchModes::ASYNC;
+            whole.set(PageState::CAN_WATCH, vma.attr.watched().contains(silent));
             let mut cursor = self.page_table().cursor(pages);
             let mut at = pages.start();
-            while let Some((addr, entry)) = cursor.next_mapped(at) {
-                if at < addr && each(at..addr, hole).is_break() {
-                    return;
-                }
-                at = addr + PAGE_SIZE as u64;
-                let mut view = view_of(&entry);
+            while at < pages.end() {
+                let (shown, mut view) = match cursor.next_mapped(at) {
+                    Some((addr, entry)) if addr == at => {
+                        let mut view = view_of(&entry);
+                        view.state.set(PageState::HUGE, thp::huge_end(&cursor, addr, &entry).is_some());
+                        (at..at + PAGE_SIZE as u64, view)
+                    }
+                    Some((addr, _)) => (at..addr, PageView::default()),
+                    None => (at..pages.end(), PageView::default()),
+                };
                 view.state |= whole;
-                if each(addr..at, view).is_break() {
-                    return;
+                at = shown.end;
+                let (flow, watched) = each(shown, view);
+                if let Some(watched) = watched {
+                    watch_writes(&mut cursor, watched)?;
                 }
-            }
-            if at < pages.end() && each(at..pages.end(), hole).is_break() {
-                return;
+                if flow.is_break() {
+                    return Ok(());
+                }
             }
         }
+        Ok(())
     }
 
     /// Carries out a write to /proc/PID/clear_refs. May sleep.
@@ -324,6 +349,20 @@ impl Mm {
             _ => None,
         }
     }
+}
+
+/// Watches writes to the pages of `range`, also where there is none. `ENOMEM`.
+fn watch_writes(cursor: &mut Cursor<'_>, range: Range<u64>) -> Result<()> {
+    for addr in range.step_by(PAGE_SIZE) {
+        match cursor.query(addr) {
+            Entry::None => cursor.set_special(addr, WP_MARKER).map_err(|_| Errno::ENOMEM)?,
+            Entry::Present { flags, .. } => {
+                cursor.protect(addr, (flags - PteFlags::WRITE) | PteFlags::WATCHED);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// How many holders a mapped page has besides the page cache.

@@ -7,7 +7,8 @@ use crate::prelude::*;
 tests!(
     "uffd":
     the_api_is_agreed_on_once, what_can_be_watched, missing_pages_are_copied_in, the_kernel_waits_too,
-    requests_have_errors, writes_are_told, writes_lift_protection_silently, cached_pages_are_resumed,
+    requests_have_errors, writes_are_told, writes_lift_protection_silently,
+    scans_protect_what_they_find, cached_pages_are_resumed,
     pages_move_without_a_copy, lost_pages_are_bus_errors, nobody_waits_for_a_closed_descriptor,
     memory_that_goes_is_told, forks_are_told, moves_are_told, reads_and_polls,
 );
@@ -273,6 +274,39 @@ fn writes_lift_protection_silently() {
     assert_eq!(fault(told), (3, b));
     protect(told, b, PAGE, 0).unwrap();
     writer.join().unwrap();
+}
+
+/// `PAGEMAP_SCAN` for written pages among `len` bytes from `at`, with flags; ranges found.
+fn scan(at: usize, len: usize, flags: u64) -> Result<Vec<[u64; 3]>, Errno> {
+    const WRITTEN: u64 = 2;
+    let fd = open(&cstr("/proc/self/pagemap"), O_RDONLY).unwrap();
+    let mut found = [0_u64; 3 * 8];
+    let out = found.as_mut_ptr() as u64;
+    let (start, end) = (at as u64, (at + len) as u64);
+    let mut arg = [96, flags, start, end, 0, out, 8, 0, 0, WRITTEN, 0, WRITTEN];
+    let result = sys!(SYS_ioctl, fd, 0xc060_6610_u64, &mut arg);
+    close(fd);
+    let found = std::hint::black_box(found);
+    result.map(|n| found.chunks_exact(3).take(n).map(|r| [r[0], r[1], r[2]]).collect())
+}
+
+fn scans_protect_what_they_find() {
+    const PROTECT: u64 = 1;
+    const CHECK: u64 = 2;
+    let fd = uffd(WP_ASYNC);
+    let a = anon(4 * PAGE);
+    (0..4).for_each(|i| poke(a + i * PAGE, 1));
+    assert_eq!(scan(a, 4 * PAGE, PROTECT | CHECK), Err(EPERM), "not watched");
+    register(fd, a, 4 * PAGE, WP).unwrap();
+    let all = [a as u64, (a + 4 * PAGE) as u64, 2];
+    assert_eq!(scan(a, 4 * PAGE, PROTECT | CHECK), Ok(vec![all]));
+    assert_eq!(scan(a, 4 * PAGE, PROTECT | CHECK), Ok(vec![]), "nothing was written since");
+    poke(a + PAGE, 2);
+    let one = [(a + PAGE) as u64, (a + 2 * PAGE) as u64, 2];
+    assert_eq!(scan(a, 4 * PAGE, 0), Ok(vec![one]));
+    assert_eq!(scan(a, 4 * PAGE, PROTECT), Ok(vec![one]));
+    assert_eq!(scan(a, 4 * PAGE, PROTECT), Ok(vec![]));
+    assert_eq!((peek(a), peek(a + PAGE)), (1, 2));
 }
 
 fn cached_pages_are_resumed() {

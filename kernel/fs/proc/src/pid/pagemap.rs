@@ -105,7 +105,8 @@ const MASK: usize = 9;
 const ANY_MASK: usize = 10;
 const RETURN_MASK: usize = 11;
 
-/// `PM_SCAN_WP_MATCHING` and `PM_SCAN_CHECK_WPASYNC`: both need userfaultfd's write protection.
+/// `PM_SCAN_WP_MATCHING`: pages that match are protected against writes. `PM_SCAN_CHECK_WPASYNC`: all memory must be
+/// under userfaultfd's asynchronous write protection, which the former needs.
 const WP_MATCHING: u64 = 1;
 const CHECK_WPASYNC: u64 = 2;
 /// `PAGE_IS_*`.
@@ -113,10 +114,12 @@ const WPALLOWED: u64 = 1;
 const WRITTEN: u64 = 2;
 const SWAPPED: u64 = 16;
 const CATEGORIES: &[(PageState, u64)] = &[
+    (PageState::CAN_WATCH, WPALLOWED),
     (PageState::FILE, 4),
     (PageState::PRESENT, 8),
     (PageState::SWAPPED, SWAPPED),
     (PageState::ZERO, 32),
+    (PageState::HUGE, 64),
     (PageState::SOFT_DIRTY, 128),
     // A marker is an entry without a page.
     (PageState::GUARD, 256 | SWAPPED),
@@ -211,24 +214,34 @@ fn scan(mm: &Mm, addr: UserAddr) -> Result<usize> {
             outcome = Err(Errno::EINTR);
             break;
         }
-        let counts_only = arg[VEC] == 0;
         found.room = usize::try_from(arg[VEC_LEN] - written).unwrap_or(REGIONS).min(REGIONS);
         found.stopped = None;
-        let mut has_mapping = false;
-        mm.for_each_page(at..arg[END], |pages, view| {
-            has_mapping = true;
-            let wants_protection = arg[FLAGS] & (WP_MATCHING | CHECK_WPASYNC) != 0;
-            let wants_allowed = arg[MASK] & WPALLOWED & !arg[INVERTED] != 0;
-            let found_here = categories(view);
-            if wants_protection || wants_allowed || counts_only || !is_wanted(&arg, found_here) {
-                return ControlFlow::Continue(());
+        let mut refused = false;
+        let scanned = mm.scan_pages(at..arg[END], |pages, view| {
+            let (protects, checks) = (arg[FLAGS] & WP_MATCHING != 0, arg[FLAGS] & CHECK_WPASYNC != 0);
+            let can_watch = view.state.contains(PageState::CAN_WATCH);
+            if checks && !can_watch {
+                refused = true;
+                return (ControlFlow::Break(()), None);
             }
-            found.push(pages.start, pages.end, found_here & arg[RETURN_MASK])
+            let found_here = categories(view);
+            if protects && !can_watch || !is_wanted(&arg, found_here) {
+                return (ControlFlow::Continue(()), None);
+            }
+            let start = pages.start;
+            if arg[VEC] == 0 {
+                // LINUX: the limit of pages does not count for a scan that only protects.
+                return (ControlFlow::Continue(()), protects.then_some(pages));
+            }
+            let flow = found.push(start, pages.end, found_here & arg[RETURN_MASK]);
+            let end = found.stopped.unwrap_or(pages.end);
+            (flow, (protects && end > start).then_some(start..end))
         });
-        if has_mapping && arg[FLAGS] & CHECK_WPASYNC != 0 {
+        if refused {
             outcome = Err(Errno::EPERM);
             break;
         }
+        scanned?;
         for region in found.regions.drain(..) {
             user::write(UserAddr(arg[VEC].wrapping_add(written * 24)), &region)?;
             written += 1;
