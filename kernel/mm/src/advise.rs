@@ -197,7 +197,7 @@ impl Mm {
     }
 
     /// Drops the pages of `range` but keeps guard markers.
-    fn zap_pages(&self, vma: &Vma, range: Range<u64>) {
+    pub(crate) fn zap_pages(&self, vma: &Vma, range: Range<u64>) {
         // What is written to a file's pages is watched also when they come back.
         let keeps_marks = vma.attr.watch.is_some() && matches!(vma.attr.backing, Backing::File(_));
         if !self.has_guards.load(Ordering::Relaxed) && !keeps_marks {

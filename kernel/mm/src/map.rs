@@ -238,7 +238,7 @@ impl Mm {
             if from < to {
                 let at = vma.start + bytes(from - first)..vma.start + bytes(to - first);
                 match private {
-                    Private::Unmap => self.clear_pages(at),
+                    Private::Unmap => self.zap_pages(vma, at),
                     Private::Keep => self.clear_file_pages(at),
                 }
             }
@@ -461,6 +461,8 @@ impl Space {
             if grows || request.flags.intersects(MapFlags::LOCKED | MapFlags::HUGETLB) {
                 return Err(Errno::EINVAL);
             }
+            // LINUX: what may vanish is not locked, also not after mlockall(2).
+            vm -= VmFlags::LOCK_MASK;
             vm |= VmFlags::DROPPABLE | VmFlags::NORESERVE | VmFlags::WIPEONFORK | VmFlags::DONTDUMP;
         } else if kind != MapFlags::PRIVATE {
             return Err(Errno::EINVAL);

@@ -41,7 +41,8 @@ impl Mm {
             let flags = vma.attr.flags;
             let special = flags.intersects(VmFlags::PFNMAP | VmFlags::IO);
             let denied = !flags.intersects(VmFlags::ACCESS)
-                || (write == Some(true) && !flags.contains(VmFlags::WRITE));
+                || (write == Some(true) && !flags.contains(VmFlags::WRITE))
+                || (write == Some(false) && !flags.contains(VmFlags::READ));
             // madvise(2) tells what it cannot populate; the others leave it out.
             if write.is_some() && (special || denied) {
                 return Err(Errno::EINVAL);

@@ -54,6 +54,8 @@ pub(crate) fn age_all() -> usize {
 /// What one step of a walk did.
 #[derive(Default)]
 struct Done {
+    /// Whether the VMA's pages may vanish.
+    droppable: bool,
     delta: RssDelta,
     freed: usize,
 }
@@ -94,6 +96,7 @@ impl Mm {
                 continue;
             }
             let part = vma.clip(&range);
+            done.droppable = vma.attr.flags.contains(VmFlags::DROPPABLE);
             if let Some(next) = self.age_vma(part, aim, batch, done) {
                 return Some(next);
             }
@@ -160,6 +163,12 @@ impl Mm {
         }
         // Two references: the entry's and the one in `frame`. Others may be about to use the contents.
         if kind & page_flags::ANON == 0 || frame.ref_count() != 2 {
+            return;
+        }
+        if done.droppable {
+            cursor.unmap(addr);
+            done.delta.anon -= 1;
+            done.freed += 1;
             return;
         }
         if kind & page_flags::LAZY != 0 {
