@@ -39,6 +39,9 @@ pub struct GuestArgs {
     /// A raw disk image; may be given several times
     #[arg(long = "disk", value_name = "FILE")]
     pub disks: Vec<PathBuf>,
+    /// A raw disk image on an NVMe controller of its own: /dev/nvme0n1 and on
+    #[arg(long = "nvme", value_name = "FILE")]
+    pub nvme_disks: Vec<PathBuf>,
     /// Further kernel parameters
     #[arg(long, default_value = "", value_name = "PARAMETERS", allow_hyphen_values = true)]
     pub append: String,
@@ -77,6 +80,7 @@ impl Default for GuestArgs {
             cpu: None,
             keep: false,
             disks: Vec::new(),
+            nvme_disks: Vec::new(),
             append: String::new(),
             net: false,
             share: None,
@@ -134,7 +138,7 @@ impl GuestArgs {
         if self.icount && self.smp != 1 {
             bail!("--icount counts the instructions of one CPU: leave --smp at 1");
         }
-        for disk in &self.disks {
+        for disk in self.disks.iter().chain(&self.nvme_disks) {
             fs::metadata(disk).with_context(|| format!("the disk {} cannot be read", disk.display()))?;
         }
         let kernel = self.kernel_file()?;
@@ -201,6 +205,7 @@ impl GuestArgs {
             icount: self.icount,
             root_disk,
             disks: self.disks.clone(),
+            nvme_disks: self.nvme_disks.clone(),
             net: self.net,
             accel: self.accel,
             recorded: self.recorded.clone(),

@@ -77,6 +77,8 @@ pub struct Machine {
     pub root_disk: Option<(PathBuf, Keep)>,
     /// Raw disk images.
     pub disks: Vec<PathBuf>,
+    /// Raw disk images, each on an NVMe controller.
+    pub nvme_disks: Vec<PathBuf>,
     /// QEMU's user network.
     pub net: bool,
     /// See [`Accel`].
@@ -131,6 +133,10 @@ impl Machine {
             );
             qemu.args(["-blockdev", &format!("driver=blkdebug,node-name=faulty,image=sound,{fault}")]);
             qemu.args(["-device", "virtio-blk-pci,drive=faulty,werror=report,rerror=report"]);
+        }
+        for (n, disk) in self.nvme_disks.iter().enumerate() {
+            qemu.args(["-drive", &format!("file={},format=raw,if=none,id=nvme{n}", escape(disk))]);
+            qemu.args(["-device", &format!("nvme,drive=nvme{n},serial=keel-nvme{n}")]);
         }
         if self.net {
             qemu.args(["-nic", "user,model=virtio-net-pci"]);

@@ -15,6 +15,7 @@ pub(crate) fn find(params: &Params) -> Result<()> {
     log::info!("pci: {count} functions");
     virtio_rng::register();
     virtio_blk::register();
+    nvme::register();
     for device in &params.virtio_mmio {
         if let Err(errno) = add_virtio_mmio(device) {
             log::warn!("virtio_mmio.device={device}: {errno}");

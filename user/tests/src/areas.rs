@@ -38,6 +38,7 @@ mod seccomp;
 mod signal;
 mod signalfd;
 mod sigwait;
+mod nvme;
 mod overlay;
 mod swap;
 mod sysinfo;
@@ -101,6 +102,7 @@ const AREAS: &[&[harness::Test]] = &[
     futexpi::TESTS,
     efault::TESTS,
     mem::TESTS,
+    nvme::TESTS,
     overlay::TESTS,
     swap::TESTS,
 ];

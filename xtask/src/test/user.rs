@@ -29,14 +29,18 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     fs::copy(&program, share.join("user-tests"))?;
     let mut guest = platform.guest("tiny", Some(1024));
     guest.share = Some(share.clone());
-    // A scratch disk for the tests of block devices; its file is sparse.
-    let disk = share.with_extension("disk");
-    fs::File::create(&disk).and_then(|file| file.set_len(DISK_BYTES)).context("no scratch disk")?;
+    // Scratch disks for the tests of block devices; their files are sparse.
+    let [disk, nvme] = ["disk", "nvme"].map(|kind| share.with_extension(kind));
+    for file in [&disk, &nvme] {
+        fs::File::create(file).and_then(|file| file.set_len(DISK_BYTES)).context("no scratch disk")?;
+    }
     guest.disks = vec![disk.clone()];
+    guest.nvme_disks = vec![nvme.clone()];
     let result =
         batch::run(tally, &format!("user/{platform}"), &guest, names, PATIENCE, &mut Ktap::default());
     let _ = fs::remove_dir_all(share);
     let _ = fs::remove_file(disk);
+    let _ = fs::remove_file(nvme);
     result
 }
 

@@ -1,0 +1,153 @@
+//! From a PCI function to disks.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use abi::{Errno, Result};
+use block::{Disk, DiskInfo, Limits};
+use hal::cpu::CpuId;
+use hal::sync::IrqLock;
+use pci::Msix;
+
+use crate::controller::{Capabilities, Controller, DOORBELLS};
+use crate::driver::{Drive, Shared};
+use crate::identify::{self, Namespace};
+use crate::plan::LIST_ENTRIES;
+use crate::queue::Queue;
+
+/// Name below /sys/bus/pci/drivers.
+const NAME: &str = "nvme";
+/// Class: mass storage, non-volatile memory, NVMe.
+const CLASS: u32 = 0x01_08_02;
+/// The major of disks with numbers of their own (Linux: `BLOCK_EXT_MAJOR`).
+const MAJOR: u32 = 259;
+/// Minors of a disk: itself and 15 partitions.
+const MINORS: u32 = 16;
+/// Commands of a queue at most.
+const MAX_DEPTH: u16 = 128;
+/// Namespaces that are looked at.
+const MAX_NAMESPACES: usize = 64;
+
+struct PciDriver;
+
+static DRIVER: PciDriver = PciDriver;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+impl pci::Driver for PciDriver {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn matches(&self, device: &pci::Device) -> bool {
+        device.class == CLASS
+    }
+
+    fn probe(&self, device: &Arc<pci::Device>) -> Result<()> {
+        let index = NEXT.fetch_add(1, Ordering::Relaxed);
+        let shared = start(device, index)?;
+        let parent = alloc::format!("pci0000:00/{}/nvme/{}", device.address(), shared.name);
+        let list = shared.controller.identify(identify::ACTIVE_NAMESPACES, 0)?;
+        let ids = list.chunks_exact(4).filter_map(|id| id.try_into().ok().map(u32::from_le_bytes));
+        for nsid in ids.take_while(|nsid| *nsid != 0).take(MAX_NAMESPACES) {
+            if let Err(errno) = add_namespace(&shared, nsid, &parent) {
+                log::warn!("nvme {}: namespace {nsid} cannot be used: {errno}", shared.name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes all NVMe controllers on the PCI bus. Call once at boot.
+pub fn register() {
+    pci::register(&DRIVER);
+}
+
+/// Starts the controller `device` and makes its queues.
+fn start(device: &Arc<pci::Device>, index: u32) -> Result<Arc<Shared>> {
+    device.enable();
+    let nr_cpus = hal::cpu::nr_cpus().clamp(1, 64) as u16;
+    let registers = {
+        let map = |len: usize| device.map_bar(0, 0, len, NAME).map_err(|_| Errno::EBUSY);
+        let stride = Capabilities::read(&map(DOORBELLS)?)?.stride();
+        map(DOORBELLS + 2 * (usize::from(nr_cpus) + 1) * stride)?
+    };
+    let controller = Controller::start(registers)?;
+    let msix = Msix::enable(device, NAME).ok_or(Errno::ENODEV)?;
+    let about = identify::Controller::parse(&*controller.identify(identify::CONTROLLER, 0)?);
+    let nr_queues = controller.set_nr_queues(nr_cpus)?.min(msix.len().saturating_sub(1)).max(1);
+    let depth = controller.max_depth.min(MAX_DEPTH);
+    let mut queues = Vec::new();
+    for _ in 0..nr_queues {
+        queues.push(IrqLock::new("nvme.queue", Queue::new(depth)?));
+    }
+    let shared = Shared::new(controller, about, alloc::format!("nvme{index}"), queues, msix);
+    for (hw, queue) in shared.queues.iter().enumerate() {
+        let (id, target) = (hw as u16 + 1, shared.clone());
+        let handler = Box::new(move || target.complete(hw));
+        let name = alloc::format!("nvme{index}q{id}");
+        let message = hal::irq::request_msi(&name, CpuId(hw as u32), handler).map_err(|_| Errno::ENOSPC)?;
+        if !shared.msix.set(id, message) {
+            return Err(Errno::ENOSPC);
+        }
+        shared.controller.create_queues(id, queue, id)?;
+    }
+    log::info!(
+        "nvme {}: {} {}, {nr_queues} queues of {depth}",
+        shared.name,
+        shared.about.model,
+        shared.about.firmware
+    );
+    Ok(shared)
+}
+
+fn limits(shared: &Shared, namespace: Namespace) -> Limits {
+    let about = &shared.about;
+    let block = namespace.block_size;
+    let sectors_of_block = block / 512;
+    let max_pages = about.max_pages.min(LIST_ENTRIES as u32);
+    Limits {
+        logical_block_size: block,
+        physical_block_size: block,
+        io_min: block,
+        // One page less, as the first may begin inside.
+        max_sectors: (max_pages.max(2) - 1) * (hal::PAGE_SIZE as u32 / 512),
+        max_segments: max_pages.max(2) as u16 - 1,
+        max_discard_sectors: if about.has_discard { u32::MAX / block * sectors_of_block } else { 0 },
+        discard_granularity: if about.has_discard { block } else { 0 },
+        max_write_zeroes_sectors: if about.has_write_zeroes { (1 << 16) * sectors_of_block } else { 0 },
+        has_volatile_cache: about.has_volatile_cache,
+        has_fua: about.has_volatile_cache,
+        ..Limits::default()
+    }
+}
+
+fn add_namespace(shared: &Arc<Shared>, nsid: u32, parent: &str) -> Result<()> {
+    let answer = shared.controller.identify(identify::NAMESPACE, nsid)?;
+    let namespace = Namespace::parse(&answer).ok_or(Errno::EINVAL)?;
+    let sector_shift = namespace.block_size.trailing_zeros() - 9;
+    let drive = Arc::new(Drive { shared: shared.clone(), nsid, sector_shift });
+    let name: String = alloc::format!("{}n{nsid}", shared.name);
+    let info = DiskInfo {
+        name: name.clone(),
+        major: MAJOR,
+        first_minor: block::next_index(MAJOR, MINORS).checked_mul(MINORS).ok_or(Errno::ENOSPC)?,
+        minors: MINORS,
+        parent: parent.into(),
+        capacity: namespace.nr_blocks << sector_shift,
+        is_read_only: false,
+        nr_queues: shared.queues.len(),
+        limits: limits(shared, namespace),
+    };
+    let disk = Disk::new(info, drive);
+    shared.add_disk(&disk);
+    let whole = block::add_disk(&disk)?;
+    log::info!("nvme {name}: {} {}-byte blocks", namespace.nr_blocks, namespace.block_size);
+    if let Err(errno) = block::scan_partitions(&whole) {
+        log::warn!("{name}: partition table: {errno}");
+    }
+    Ok(())
+}
