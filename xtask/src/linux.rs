@@ -15,8 +15,8 @@ const META_PACKAGE: &str = "linux-image-cloud-amd64";
 /// The release that Keel is held against.
 const RELEASE: &str = "7.2";
 
-/// Drivers that Debian builds as modules and guests with disks need; none depends on another.
-const MODULES: [&str; 2] = ["virtio_blk", "loop"];
+/// What Debian builds as modules and guests with disks are tested with; none depends on another.
+const MODULES: [&str; 3] = ["virtio_blk", "loop", "overlay"];
 
 /// The kernel image, fetched when the cache has none.
 pub fn image() -> Result<PathBuf> {

@@ -1,4 +1,4 @@
-//! Drivers that the kernel of the guest does not have built in: Debian's Linux needs some for disks.
+//! What the kernel of the guest does not have built in: Debian's Linux needs modules for disks and overlays.
 
 use std::fs::{self, File};
 
