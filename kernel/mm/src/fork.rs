@@ -50,12 +50,15 @@ impl Pages {
     }
 }
 
+/// Watchers that follow a fork, and theirs for the child.
+type Followers = Vec<(Arc<dyn Watcher>, Arc<dyn Watcher>)>;
+
 /// The VMAs of a child and what they were charged, given back if they find no address space.
 pub(crate) struct Copies {
     set: VmaSet<VmaAttr>,
     charged: u64,
     /// Watchers that want to follow, and theirs for the child.
-    watchers: Vec<(Arc<dyn Watcher>, Arc<dyn Watcher>)>,
+    watchers: Followers,
 }
 
 impl Copies {
@@ -185,7 +188,7 @@ impl Mm {
             self.copy_all(done, child)?;
         }
         for vma in parent.set.iter().filter(|vma| vma.attr.watched().contains(WatchModes::WP)) {
-            if !child.space.read().set.at(vma.start).is_some_and(|copy| copy.attr.watch.is_some()) {
+            if child.space.read().set.at(vma.start).is_none_or(|copy| copy.attr.watch.is_none()) {
                 child.forget_protection(vma.start..vma.end);
             }
         }
@@ -311,7 +314,7 @@ impl Mm {
 }
 
 /// Tells watchers of a fork, or, without a child, of one that failed: their requests work again. Sleeps.
-fn tell_forks(watchers: &mut Vec<(Arc<dyn Watcher>, Arc<dyn Watcher>)>, child: Option<&Arc<Mm>>) {
+fn tell_forks(watchers: &mut Followers, child: Option<&Arc<Mm>>) {
     for (old, new) in watchers.drain(..) {
         if let Some(child) = child {
             new.attach(child);
