@@ -18,5 +18,5 @@ pub use pi::{
     FindOwner, Owner, Party, Patience, cmp_requeue_pi, exit_pi, lock_pi, unlock_pi, wait_requeue_pi,
 };
 pub use requeue::{Two, cmp_requeue, requeue, wake_op};
-pub use robust::exit_robust_list;
+pub use robust::{PendingSlot, exit_robust_list, robust_unlock};
 pub use wait::{MATCH_ANY, WaitError, Word, wait, wait_multiple, wake};

@@ -135,6 +135,17 @@ struct Parked {
     _key: Key,
 }
 
+/// Where a waiter was that gave up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cancelled {
+    /// In `FUTEX_WAIT_REQUEUE_PI`, not moved yet.
+    Parked,
+    /// Waiting for a lock.
+    Queued,
+    /// It has the lock already.
+    HasLock,
+}
+
 struct Table {
     locks: BTreeMap<KeyId, Lock>,
     parked: Vec<Parked>,
@@ -206,12 +217,15 @@ impl Table {
         }
     }
 
-    /// Takes `waiter` out, wherever it is. False: it has the lock already.
-    fn cancel(&mut self, waiter: &Arc<Waiter>) -> bool {
+    /// Takes `waiter` out, wherever it is.
+    fn cancel(&mut self, waiter: &Arc<Waiter>) -> Cancelled {
         if waiter.outcome().is_some() {
-            return false;
+            return Cancelled::HasLock;
         }
-        self.parked.retain(|parked| !Arc::ptr_eq(&parked.waiter, waiter));
+        if let Some(place) = self.parked.iter().position(|parked| Arc::ptr_eq(&parked.waiter, waiter)) {
+            self.parked.remove(place);
+            return Cancelled::Parked;
+        }
         let found = self.locks.iter_mut().find_map(|(id, lock)| {
             let place = lock.waiters.iter().position(|other| Arc::ptr_eq(other, waiter))?;
             lock.waiters.remove(place);
@@ -221,7 +235,7 @@ impl Table {
             self.forget_if_unused(id);
             self.rebalance(&owner);
         }
-        true
+        Cancelled::Queued
     }
 
     /// Hands the lock `id` to the waiter at `place`.
@@ -284,7 +298,7 @@ pub fn lock_pi(
             }
             Attempt::Wait(waiter) => {
                 let Patience::Wait(deadline_ns) = patience else { return Err(Errno::EAGAIN.into()) };
-                return sleep(&waiter, &key, addr, deadline_ns);
+                return sleep(&waiter, &key, addr, deadline_ns, Origin::Asked);
             }
         }
     }
@@ -339,17 +353,36 @@ fn attempt(
     }
 }
 
-/// Waits until the lock is handed over.
-fn sleep(waiter: &Arc<Waiter>, key: &Key, addr: UserAddr, deadline_ns: Option<u64>) -> Result<(), WaitError> {
+/// How a waiter came to a lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// By asking for it.
+    Asked,
+    /// By being moved from another word, or that is still to come.
+    Requeued,
+}
+
+/// Waits until the lock is handed over. `EAGAIN`: a signal came after the waiter was moved to this lock.
+fn sleep(
+    waiter: &Arc<Waiter>,
+    key: &Key,
+    addr: UserAddr,
+    deadline_ns: Option<u64>,
+    origin: Origin,
+) -> Result<(), WaitError> {
     let slept = waiter.queue.wait_deadline(|| waiter.outcome(), deadline_ns, Interruptible::Yes);
     let state = match slept {
         Ok(state) => state,
         Err(error) => {
-            if TABLE.lock().cancel(waiter) {
-                return Err(error.into());
+            match TABLE.lock().cancel(waiter) {
+                Cancelled::Queued if origin == Origin::Requeued && error == sched::WaitError::Interrupted => {
+                    // The word that it waited on has changed since, so waiting again would say the same.
+                    return Err(Errno::EAGAIN.into());
+                }
+                Cancelled::Queued | Cancelled::Parked => return Err(error.into()),
+                // Handed over in the same moment.
+                Cancelled::HasLock => waiter.outcome().unwrap_or(GRANTED),
             }
-            // Handed over in the same moment.
-            waiter.outcome().unwrap_or(GRANTED)
         }
     };
     if state == INHERITED {
@@ -425,7 +458,7 @@ pub fn exit_pi(id: u32) {
 
 /// `FUTEX_WAIT_REQUEUE_PI`: waits on the word at `from`, and then for the lock at `to`.
 ///
-/// `EAGAIN`: the word at `from` is not `value`. `EINVAL`: both are the same.
+/// `EAGAIN`: the word at `from` is not `value`, or a signal came after the waiter was moved. `EINVAL`: both are the same.
 pub fn wait_requeue_pi(
     mm: &Mm,
     (from, to): (UserAddr, UserAddr),
@@ -456,7 +489,7 @@ pub fn wait_requeue_pi(
         }
         user::load_u32(from).map_err(|_| Errno::EFAULT)?;
     }
-    sleep(&waiter, &to_key, to, deadline_ns)
+    sleep(&waiter, &to_key, to, deadline_ns, Origin::Requeued)
 }
 
 /// `FUTEX_CMP_REQUEUE_PI`: gives the lock at `to` to the first waiter of `from` if it is free, and makes the others, at

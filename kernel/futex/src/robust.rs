@@ -44,6 +44,34 @@ enum Entry {
     Pending,
 }
 
+/// Where a robust lock that is being given back is noted, so that the thread's death in between is not missed.
+#[derive(Clone, Copy, Debug)]
+pub struct PendingSlot {
+    /// The address of `list_op_pending`.
+    pub addr: UserAddr,
+    /// It has 32 bits (`FUTEX_ROBUST_LIST32`).
+    pub is_narrow: bool,
+}
+
+impl PendingSlot {
+    /// Notes that nothing is pending any more. `EFAULT`.
+    pub fn clear(self) -> abi::Result<()> {
+        if self.is_narrow { user::write(self.addr, &0u32) } else { user::write(self.addr, &0u64) }
+            .map_err(|_| abi::Errno::EFAULT)
+    }
+}
+
+/// Frees the lock at `word` and clears `slot`, so that no death in between leaves one without the other done
+/// (`FUTEX_ROBUST_UNLOCK`): nothing ends a thread here. The caller then wakes who waits. `EFAULT`.
+pub fn robust_unlock(word: UserAddr, slot: PendingSlot) -> abi::Result<()> {
+    loop {
+        let old = user::load_u32(word).map_err(|_| abi::Errno::EFAULT)?;
+        if user::cmpxchg_u32(word, old, 0).map_err(|_| abi::Errno::EFAULT)? == old {
+            return slot.clear();
+        }
+    }
+}
+
 /// Marks the locks of the list at `head` that thread `tid` holds, and wakes a waiter of each.
 ///
 /// Called by the dying thread itself while `mm` is still its address space. May sleep.

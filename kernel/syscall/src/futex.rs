@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use abi::time::Timespec;
 use abi::{Errno, Result};
-use futex::{MATCH_ANY, Owner, Party, Patience, Scope, Two, WaitError, Word};
+use futex::{MATCH_ANY, Owner, Party, Patience, PendingSlot, Scope, Two, WaitError, Word};
 use hal::time::{now_ns, wall_base_ns};
 use hal::{UserAddr, user};
 use process::TaskFlags;
@@ -35,6 +35,10 @@ mod op {
 const PRIVATE: u32 = 128;
 /// `FUTEX_CLOCK_REALTIME`.
 const CLOCK_REALTIME: u32 = 256;
+/// `FUTEX_ROBUST_UNLOCK`.
+const ROBUST_UNLOCK: u32 = 512;
+/// `FUTEX_ROBUST_LIST32`.
+const ROBUST_LIST32: u32 = 1024;
 
 /// A wait that can go on after a stop.
 #[derive(Clone, Copy)]
@@ -131,12 +135,24 @@ pub(crate) fn sys_futex(
     addr2: UserAddr,
     value3: u32,
 ) -> Result<usize> {
-    let (flags, op) = (op & (PRIVATE | CLOCK_REALTIME), op & !(PRIVATE | CLOCK_REALTIME));
+    const MODIFIERS: u32 = PRIVATE | CLOCK_REALTIME | ROBUST_UNLOCK | ROBUST_LIST32;
+    let (flags, op) = (op & MODIFIERS, op & !MODIFIERS);
     let scope = if flags & PRIVATE != 0 { Scope::Private } else { Scope::Shared };
     if flags & CLOCK_REALTIME != 0
         && !matches!(op, op::WAIT_BITSET | op::WAIT | op::WAIT_REQUEUE_PI | op::LOCK_PI2)
     {
         return Err(Errno::ENOSYS);
+    }
+    if flags & ROBUST_UNLOCK != 0 {
+        let slot = PendingSlot { addr: addr2, is_narrow: flags & ROBUST_LIST32 != 0 };
+        match op {
+            op::WAKE | op::WAKE_BITSET => futex::robust_unlock(addr, slot)?,
+            op::UNLOCK_PI => {
+                pi(op, addr, scope, Patience::Try)?;
+                return slot.clear().map(|()| 0);
+            }
+            _ => return Err(Errno::ENOSYS),
+        }
     }
     let count = |n: u32| if n as i32 <= 0 { 1 } else { n as usize };
     match op {
@@ -201,21 +217,53 @@ impl WaitvEntry {
         if self.reserved != 0 {
             return Err(Errno::EINVAL);
         }
-        Ok(Word { addr: UserAddr(self.addr), scope: futex2_scope(self.flags)?, value })
+        let addr = UserAddr(self.addr);
+        Ok(Word { addr, scope: Futex2::new(self.flags)?.settle_node(addr)?, value })
     }
 }
 
 /// Most words of one futex_waitv(2): `FUTEX_WAITV_MAX`.
 const WAITV_MAX: u32 = 128;
 
-/// The scope in the flags of a futex2 call. `EINVAL`: unknown flags, or a size other than 32 bits.
-fn futex2_scope(flags: u32) -> Result<Scope> {
-    /// `FUTEX2_SIZE_U32`.
-    const SIZE_U32: u32 = 2;
-    match flags {
-        SIZE_U32 => Ok(Scope::Shared),
-        n if n == SIZE_U32 | PRIVATE => Ok(Scope::Private),
-        _ => Err(Errno::EINVAL),
+/// What the flags of a futex2 call say of its word.
+#[derive(Clone, Copy)]
+struct Futex2 {
+    scope: Scope,
+    has_node: bool,
+}
+
+impl Futex2 {
+    /// `EINVAL`: unknown flags, or a size other than 32 bits.
+    fn new(flags: u32) -> Result<Self> {
+        /// `FUTEX2_SIZE_U32`, `FUTEX2_NUMA`, `FUTEX2_MPOL`.
+        const SIZE_U32: u32 = 2;
+        const NUMA: u32 = 4;
+        const MPOL: u32 = 8;
+        if flags & !(PRIVATE | NUMA | MPOL) != SIZE_U32 {
+            return Err(Errno::EINVAL);
+        }
+        let scope = if flags & PRIVATE != 0 { Scope::Private } else { Scope::Shared };
+        Ok(Self { scope, has_node: flags & NUMA != 0 })
+    }
+
+    /// Looks at the node's number behind the word, and fills it in where it is left open. There is one node, 0.
+    ///
+    /// `EINVAL`: not aligned to both, or another node. `EFAULT`.
+    fn settle_node(self, addr: UserAddr) -> Result<Scope> {
+        /// `FUTEX_NO_NODE`.
+        const OPEN: u32 = u32::MAX;
+        if self.has_node {
+            if !addr.0.is_multiple_of(8) {
+                return Err(Errno::EINVAL);
+            }
+            let place = UserAddr(addr.0.wrapping_add(4));
+            match user::read(place).map_err(|_| Errno::EFAULT)? {
+                0 => {}
+                OPEN => user::write(place, &0u32).map_err(|_| Errno::EFAULT)?,
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+        Ok(self.scope)
     }
 }
 
@@ -264,8 +312,9 @@ pub(crate) fn sys_futex_wake(
     nr: i32,
     flags: u32,
 ) -> Result<usize> {
-    let scope = futex2_scope(flags)?;
+    let word = Futex2::new(flags)?;
     let mask = u32::try_from(mask).map_err(|_| Errno::EINVAL)?;
+    let scope = word.settle_node(addr)?;
     let mm = process::current().mm().ok_or(Errno::EFAULT)?;
     futex::wake(&mm, addr, scope, usize::try_from(nr).unwrap_or(0), mask)
 }
@@ -280,10 +329,11 @@ pub(crate) fn sys_futex_wait(
     timeout: UserAddr,
     clock: i32,
 ) -> Result<usize> {
-    let scope = futex2_scope(flags)?;
+    let word = Futex2::new(flags)?;
     let bitset = u32::try_from(mask).map_err(|_| Errno::EINVAL)?;
     let value = u32::try_from(value).map_err(|_| Errno::EINVAL)?;
     let deadline_ns = futex2_deadline(timeout, clock)?;
+    let scope = word.settle_node(addr)?;
     let mm = process::current().mm().ok_or(Errno::EFAULT)?;
     match futex::wait(&mm, addr, scope, value, bitset, deadline_ns) {
         Ok(()) => Ok(0),

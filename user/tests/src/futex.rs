@@ -7,7 +7,7 @@ tests!(
     value_mismatch_is_eagain, errors, wake_without_waiters, timeout, absolute_timeout, wakes_as_many_as_asked,
     shared_key_is_the_page_not_the_address, private_memory_is_not_shared_with_a_child, requeue_moves_waiters,
     bitsets_select, wake_op_changes_and_wakes, signal_interrupts_and_restarts, ping_pong,
-    robust_list_marks_the_dead_owner, robust_list_garbage_is_harmless, waitv,
+    robust_list_marks_the_dead_owner, robust_list_garbage_is_harmless, waitv, robust_unlock, words_with_a_node,
 );
 
 const WAIT: i32 = 0;
@@ -268,4 +268,68 @@ fn waitv() {
     c.ok();
     assert_eq!(sys!(SYS_futex_waitv, &list, 0, 0, 0, 0), Err(EINVAL));
     assert_eq!(sys!(SYS_futex_waitv, &list, 129, 0, 0, 0), Err(EINVAL));
+}
+
+fn put(at: usize, value: u32) {
+    atomic(at).store(value, SeqCst);
+}
+
+fn value(at: usize) -> u32 {
+    atomic(at).load(SeqCst)
+}
+
+fn robust_unlock() {
+    const ROBUST_UNLOCK: i32 = 512;
+    const LIST32: i32 = 1024;
+    const WAKE_BITSET: i32 = 10;
+    const UNLOCK_PI: i32 = 7;
+    let at = shared(PAGE);
+    let slot = at + 64;
+    let fill = |word: u32| {
+        put(at, word);
+        put(slot, 0x3333_4444);
+        put(slot + 4, 0x1111_2222);
+    };
+    let mine = gettid() as u32 | 0x8000_0000;
+    for op in [WAKE, WAKE_BITSET, UNLOCK_PI] {
+        for (flags, left) in [(ROBUST_UNLOCK, 0), (ROBUST_UNLOCK | LIST32, 0x1111_2222)] {
+            fill(mine);
+            assert_eq!(sys!(SYS_futex, at, op | flags, 1, 0, slot, -1), Ok(0), "{op} {flags}");
+            assert_eq!((value(at), value(slot), value(slot + 4)), (0, 0, left), "{op} {flags}");
+        }
+    }
+    fill(mine);
+    let c = child(|| {
+        assert_eq!(sys!(SYS_futex, at, WAIT, mine, 0, 0, 0), Ok(0));
+    });
+    nap(50);
+    while sys!(SYS_futex, at, WAKE | ROBUST_UNLOCK, 1, 0, slot, 0) == Ok(0) {
+        put(at, mine);
+        nap(5);
+    }
+    c.ok();
+    assert_eq!(sys!(SYS_futex, at, WAIT | ROBUST_UNLOCK, 0, 0, slot, 0), Err(ENOSYS));
+    fill(1);
+    assert_eq!(sys!(SYS_futex, at, UNLOCK_PI | ROBUST_UNLOCK, 0, 0, slot, 0), Err(EPERM));
+    assert_eq!(value(slot), 0x3333_4444);
+    assert_eq!(sys!(SYS_futex, at, WAKE | ROBUST_UNLOCK, 1, 0, BAD, 0), Err(EFAULT));
+}
+
+fn words_with_a_node() {
+    const SYS_FUTEX_WAKE: c_long = 454;
+    const SYS_FUTEX_WAIT: c_long = 455;
+    const FLAGS: i32 = 2 | 4 | 128;
+    let at = anon(PAGE);
+    let wake = |at: usize, flags: i32| sys!(SYS_FUTEX_WAKE, at, -1i64 as u32, 1, flags);
+    put(at + 4, u32::MAX);
+    assert_eq!(wake(at, FLAGS), Ok(0));
+    assert_eq!(value(at + 4), 0, "the node was filled in");
+    assert_eq!(wake(at, FLAGS | 8), Ok(0));
+    assert_eq!(wake(at + 4, FLAGS), Err(EINVAL));
+    assert_eq!(wake(at + 4, FLAGS & !4), Ok(0));
+    put(at + 4, 999);
+    assert_eq!(wake(at, FLAGS), Err(EINVAL), "no such node");
+    assert_eq!(wake(at, FLAGS | 64), Err(EINVAL));
+    put(at + 4, 0);
+    assert_eq!(sys!(SYS_FUTEX_WAIT, at, 1, -1i64 as u32, FLAGS, 0, 0), Err(EAGAIN));
 }

@@ -6,7 +6,7 @@ tests!(
     "futexpi":
     lock_and_unlock_without_contention, contended_lock_is_handed_over, timeouts_and_try, bad_owners,
     owner_that_dies_passes_it_on, deadlock_is_refused, owner_gets_the_waiters_priority, requeue_to_a_lock,
-    highest_priority_goes_first,
+    highest_priority_goes_first, signal_after_a_requeue,
 );
 
 const LOCK_PI: i32 = 6;
@@ -200,4 +200,24 @@ fn requeue_to_a_lock() {
     op(lock, UNLOCK_PI).unwrap();
     c.ok();
     assert_eq!(sys!(SYS_futex, cond, WAIT_REQUEUE_PI, 0, 0, cond, -1), Err(EINVAL));
+}
+
+fn signal_after_a_requeue() {
+    let (cond, lock) = (shared(PAGE), shared(PAGE));
+    let c = child(|| {
+        on_signal(SIGUSR1, SA_RESTART, count);
+        assert_eq!(sys!(SYS_futex, cond, WAIT_REQUEUE_PI, 0, 0, lock, -1), Err(EAGAIN));
+        assert_eq!(seen(), 2, "the first signal let it wait on");
+    });
+    op(lock, LOCK_PI).unwrap();
+    nap(50);
+    sys!(SYS_kill, c.0, SIGUSR1).unwrap();
+    nap(50);
+    while sys!(SYS_futex, cond, CMP_REQUEUE_PI, 1, 0, lock, 0) == Ok(0) {
+        nap(1);
+    }
+    await_waiters(lock);
+    nap(50);
+    sys!(SYS_kill, c.0, SIGUSR1).unwrap();
+    c.ok();
 }
