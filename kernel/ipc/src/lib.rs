@@ -15,7 +15,7 @@ mod state;
 mod undo;
 
 pub use perm::{IPC_CREAT, IPC_EXCL, IPC_NOWAIT, PermDs};
-pub use state::{Ipc, current};
+pub use state::{Ipc, ObjectKind, current};
 pub use undo::{Hooks, undo_owner};
 
 use abi::Result;

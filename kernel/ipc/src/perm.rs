@@ -124,7 +124,37 @@ struct Ids<T> {
     keys: BTreeMap<i32, usize>,
     used: usize,
     seq: u32,
-    last_index: usize,
+    /// Where the last one went that did not ask for its identifier.
+    last_index: Option<usize>,
+    /// The identifier that the next object is to get, if one was asked for (kernel.msg_next_id and its like).
+    next_id: Option<i32>,
+}
+
+impl<T> Ids<T> {
+    /// The identifier and index of the next object: as demanded once, else at the lowest free index with the sequence
+    /// number that is due. `ENOSPC`: no index is free. `ENOMEM`.
+    fn choose(&mut self) -> Result<(i32, usize)> {
+        let wanted = self.next_id.take();
+        let from = wanted.map_or(0, |id| id as usize & (MAX_OBJECTS - 1));
+        let free = self.slots.iter().enumerate().skip(from).find(|(_, slot)| slot.is_none());
+        let index = free.map_or(self.slots.len().max(from), |(index, _)| index);
+        if index >= MAX_OBJECTS {
+            return Err(Errno::ENOSPC);
+        }
+        if let Some(more) = (index + 1).checked_sub(self.slots.len()) {
+            self.slots.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+            self.slots.resize_with(self.slots.len() + more, || None);
+        }
+        if let Some(id) = wanted {
+            return Ok((id & !(MAX_OBJECTS as i32 - 1) | index as i32, index));
+        }
+        // An index that comes again gets another sequence number.
+        if self.last_index.is_some_and(|last| index <= last) {
+            self.seq = (self.seq + 1) % MAX_SEQ;
+        }
+        self.last_index = Some(index);
+        Ok(((self.seq << INDEX_BITS) as i32 | index as i32, index))
+    }
 }
 
 /// The objects of one kind in one namespace.
@@ -142,7 +172,14 @@ pub(crate) enum Found<T> {
 
 impl<T: Object> Table<T> {
     pub(crate) const fn new() -> Self {
-        let ids = Ids { slots: Vec::new(), keys: BTreeMap::new(), used: 0, seq: 0, last_index: 0 };
+        let ids = Ids {
+            slots: Vec::new(),
+            keys: BTreeMap::new(),
+            used: 0,
+            seq: 0,
+            last_index: None,
+            next_id: None,
+        };
         Self { ids: SpinLock::new("ipc.ids", ids) }
     }
 
@@ -184,20 +221,7 @@ impl<T: Object> Table<T> {
         if ids.used >= (max as usize).min(MAX_OBJECTS) {
             return Err(Errno::ENOSPC);
         }
-        let index = match ids.slots.iter().position(Option::is_none) {
-            Some(index) => index,
-            None => {
-                ids.slots.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-                ids.slots.push(None);
-                ids.slots.len() - 1
-            }
-        };
-        // An index that comes again gets another sequence number.
-        if index <= ids.last_index && ids.used > 0 || index == 0 && ids.last_index == 0 {
-            ids.seq = (ids.seq + 1) % MAX_SEQ;
-        }
-        ids.last_index = index;
-        let id = (ids.seq << INDEX_BITS) as i32 | index as i32;
+        let (id, index) = ids.choose()?;
         let object = make(id)?;
         if let Some(slot) = ids.slots.get_mut(index) {
             *slot = Some((id, object.clone()));
@@ -207,6 +231,16 @@ impl<T: Object> Table<T> {
         }
         ids.used += 1;
         Ok(object)
+    }
+
+    /// The identifier that the next object shall get; -1 for none.
+    pub(crate) fn next_id(&self) -> i32 {
+        self.ids.lock().next_id.unwrap_or(-1)
+    }
+
+    /// Demands the identifier of the next object, not negative; its index only if that is free then.
+    pub(crate) fn set_next_id(&self, id: i32) {
+        self.ids.lock().next_id = Some(id);
     }
 
     /// The object with identifier `id`. `EINVAL`: there is none.
@@ -310,6 +344,23 @@ mod tests {
         add(0).unwrap();
         assert_eq!(add(0).err(), Some(Errno::ENOSPC));
         assert_eq!((table.usage(), table.all().len()), ((2, 1), 2));
+    }
+
+    #[test]
+    fn an_identifier_can_be_demanded_once() {
+        let table: Table<Thing> = Table::new();
+        let add = || table.add(0, 9, |id| Ok(thing(0, id, 0o600))).unwrap().perm().id;
+        table.set_next_id(7 << 15 | 3);
+        assert_eq!(table.next_id(), 7 << 15 | 3);
+        assert_eq!((add(), table.next_id()), (7 << 15 | 3, -1));
+        assert_eq!(add() & 0x7fff, 0, "the circle goes on where it was");
+        table.set_next_id(9 << 15 | 3);
+        assert_eq!(add(), 9 << 15 | 4, "the index was taken");
+        table.set_next_id(i32::MAX);
+        assert_eq!(add(), i32::MAX);
+        table.set_next_id(i32::MAX);
+        assert_eq!(table.add(0, 9, |id| Ok(thing(0, id, 0o600))).err(), Some(Errno::ENOSPC));
+        assert_eq!(table.usage(), (4, 32767));
     }
 
     #[test]

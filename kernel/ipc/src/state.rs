@@ -42,6 +42,17 @@ pub struct Ipc {
     pub(crate) mq_mount: Once<Option<Arc<Mount>>>,
 }
 
+/// The three kinds of System V objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// Sets of semaphores.
+    Semaphores,
+    /// Message queues.
+    Messages,
+    /// Shared memory.
+    Memory,
+}
+
 /// `ULONG_MAX - (1 << 24)`.
 const SHM_NO_LIMIT: u64 = u64::MAX - (1 << 24);
 
@@ -63,6 +74,28 @@ impl Ipc {
             mq: MqState::new(),
             mq_mount: Once::new(),
         }
+    }
+
+    /// kernel.sem_next_id, msg_next_id or shm_next_id: the identifier that the next object shall get; -1 for none.
+    pub fn next_id(&self, kind: ObjectKind) -> i32 {
+        match kind {
+            ObjectKind::Semaphores => self.sems.next_id(),
+            ObjectKind::Messages => self.queues.next_id(),
+            ObjectKind::Memory => self.segments.next_id(),
+        }
+    }
+
+    /// Sets it. `EINVAL`: negative.
+    pub fn set_next_id(&self, kind: ObjectKind, id: i32) -> Result<()> {
+        if id < 0 {
+            return Err(Errno::EINVAL);
+        }
+        match kind {
+            ObjectKind::Semaphores => self.sems.set_next_id(id),
+            ObjectKind::Messages => self.queues.set_next_id(id),
+            ObjectKind::Memory => self.segments.set_next_id(id),
+        }
+        Ok(())
     }
 
     /// The state of namespace `ns`; made on first use.

@@ -64,6 +64,9 @@ fn set_up(params: Params) -> Result<()> {
     sysfs::register()?;
     ipc::register()?;
     nsfs::register();
+    ns::net::register_current(|| {
+        process::try_current().map_or_else(|| ns::NetNs::initial().clone(), |me| me.net())
+    });
     procfs::provide(procfs::Extra::SysvSem, ipc::show::sem);
     procfs::provide(procfs::Extra::SysvMsg, ipc::show::msg);
     procfs::provide(procfs::Extra::SysvShm, ipc::show::shm);

@@ -453,6 +453,10 @@ fn publish(
     let tree = lock_tree();
     refuse_if_interrupted(me)?;
     let home = me.group().pgrp().ok_or(Errno::ERESTARTNOINTR)?;
+    if !group.is_ns_init() && !group.pid_ns().is_initial() && group.pid_ns().init().is_none() {
+        // Who shall be its init is being made by another process, and is not there yet.
+        return Err(Errno::EINVAL);
+    }
     child.inherit_seccomp(me);
     group.nr_live.store(1, Relaxed);
     group.sig.lock().threads.push(child.clone());

@@ -13,7 +13,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 use abi::signal::SigInfo;
 use hal::sync::{Once, SpinLock};
@@ -119,6 +119,10 @@ pub(crate) fn end_with_dump(task: &CurrentTask, regs: &UserRegs, info: SigInfo) 
     }
     let is_dumped = !threads.is_empty() && hooks.dump(&CoreDump { task, info, threads, mm });
     let status = if is_dumped { sig | CORE_DUMPED } else { sig };
+    if is_dumped {
+        let how = u32::from(task.group().dumpable()) << 8 | sig as u32 & 0xff;
+        task.group().core_record.store(how, Relaxed);
+    }
     {
         let mut state = task.group().sig.lock();
         state.core = None;

@@ -24,7 +24,7 @@ use limits::UserResource;
 use crate::family::{ExitState, TreeGuard, disown, lock_tree, pass_on_children};
 use crate::signal::{self, CORE_DUMPED, Target};
 use crate::task::{self, CurrentTask, TaskFlags};
-use crate::{Task, ThreadGroup, coredump, hooks, nsproxy, pgrp, pid, pidns, timer, trace};
+use crate::{Task, ThreadGroup, acct, coredump, hooks, nsproxy, pgrp, pid, pidns, timer, trace};
 
 /// Threads that exist, the dead leaders that were not waited for included.
 static NR_THREADS: AtomicU32 = AtomicU32::new(0);
@@ -120,7 +120,11 @@ fn end_current(status: i32, regs: Option<&UserRegs>) {
         }
         timer::cancel_all(task.group());
     }
+    let account = if is_last { acct::look(&task) } else { None };
     release_mm(&task);
+    if let Some(ending) = account {
+        acct::note(&task, &ending);
+    }
     hooks::task_exit(&task);
     drop(task.replace_files(None));
     drop(task.replace_fs(None));

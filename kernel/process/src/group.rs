@@ -24,6 +24,7 @@ use abi::signal::SigSet;
 use hal::sync::{ArcCell, IrqLock, SpinLock};
 use limits::Rlimits;
 use sched::WaitQueue;
+use vfs::xattr::Store;
 
 use crate::Task;
 use crate::coredump::Core;
@@ -70,6 +71,10 @@ pub struct ThreadGroup {
     own_pid: u32,
     /// 0 until somebody asks.
     unique: AtomicU64,
+    /// Extended attributes of its pidfds.
+    pub pidfd_xattrs: Store,
+    /// How it was dumped: `PR_GET_DUMPABLE` above bit 8, the signal below; 0 until then.
+    pub(crate) core_record: AtomicU32,
     /// Its parent's pid, for getppid(2) without a lock.
     pub(crate) ppid: AtomicU32,
     /// The same in its own namespace; 0 for a parent outside.
@@ -154,6 +159,8 @@ impl ThreadGroup {
             pid_ns: init.pid_ns,
             own_pid: init.own_pid,
             unique: AtomicU64::new(0),
+            pidfd_xattrs: Store::new(),
+            core_record: AtomicU32::new(0),
             ppid: AtomicU32::new(init.ppid),
             parent_tid: AtomicU32::new(0),
             leader_tracer: AtomicU32::new(0),
@@ -219,6 +226,17 @@ impl ThreadGroup {
     /// A number that no other process or thread had or will have (the inode of its pidfd).
     pub fn unique_id(&self) -> u64 {
         pid::unique_id(&self.unique)
+    }
+
+    /// [`ThreadGroup::unique_id`], if somebody has asked for it.
+    pub fn known_unique_id(&self) -> Option<u64> {
+        Some(self.unique.load(Relaxed)).filter(|number| *number != 0)
+    }
+
+    /// If a core dump was made: `PR_GET_DUMPABLE` then, and the signal.
+    pub fn core_record(&self) -> Option<(u8, u32)> {
+        let record = self.core_record.load(Relaxed);
+        (record != 0).then_some(((record >> 8) as u8, record & 0xff))
     }
 
     /// The pid namespace that it is in.

@@ -10,9 +10,9 @@ use hal::sync::Once;
 use hal::trap::UserRegs;
 use vfs::File;
 
-use crate::Task;
 use crate::task::CurrentTask;
 use crate::trace::Enter;
+use crate::{Task, ThreadGroup};
 
 /// The futex crate's part in the end of a thread.
 pub trait FutexHooks: Sync {
@@ -112,6 +112,21 @@ pub(crate) fn task_clone(parent: &Task, child: &Task) {
 /// Makes a pidfd file for `task`. `EINVAL`: no factory is registered.
 pub(crate) fn make_pidfd(task: &Arc<Task>, on_close: OnClose) -> Result<Arc<File>> {
     PIDFD.get().map_or(Err(Errno::EINVAL), |factory| factory(task, on_close))
+}
+
+/// Tells which process a directory of /proc shows; `None` for other files. `ESRCH`: it was reaped.
+pub type ProcDirReader = fn(&File) -> Option<Result<Arc<ThreadGroup>>>;
+
+static PROC_DIRS: Once<ProcDirReader> = Once::new();
+
+/// Registers who knows the directories of /proc.
+pub fn register_proc_dirs(reader: ProcDirReader) {
+    PROC_DIRS.call_once(|| reader);
+}
+
+/// The process whose directory in /proc `file` is; `None` for other files. `ESRCH`: it was reaped.
+pub fn process_of_dir(file: &File) -> Option<Result<Arc<ThreadGroup>>> {
+    PROC_DIRS.get().and_then(|reader| reader(file))
 }
 
 static NAMESPACES: Once<NamespaceOpener> = Once::new();

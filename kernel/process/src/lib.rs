@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+pub mod acct;
 mod clone;
 pub mod coredump;
 pub mod cred;

@@ -12,7 +12,7 @@ use alloc::sync::Arc;
 use abi::process::CloneFlags;
 use abi::{Errno, Result};
 use ns::time::Clock;
-use ns::{IpcNs, TimeNs, UtsNs};
+use ns::{CgroupNs, IpcNs, NetNs, TimeNs, UtsNs};
 use security::{Cap, Cred, UserNs};
 
 use crate::pidns::PidNs;
@@ -32,16 +32,23 @@ pub struct NsProxy {
     pub time_for_children: Arc<TimeNs>,
     /// Where children get their numbers.
     pub pid_for_children: PidNs,
+    /// The network.
+    pub net: Arc<NetNs>,
+    /// The root of control groups.
+    pub cgroup: Arc<CgroupNs>,
     /// All are the first of their kind: nothing ends when a task gives it up.
     pub(crate) is_first: bool,
 }
 
 /// The flags of namespaces that a proxy holds.
-const IN_PROXY: CloneFlags =
-    CloneFlags::NEWUTS.union(CloneFlags::NEWIPC).union(CloneFlags::NEWPID).union(CloneFlags::NEWTIME);
-/// Kinds that do not exist; Linux built without them says `EINVAL`.
-pub(crate) const MISSING: CloneFlags =
-    CloneFlags::NEWCGROUP.union(CloneFlags::NEWNET).union(CloneFlags::INTO_CGROUP);
+const IN_PROXY: CloneFlags = CloneFlags::NEWUTS
+    .union(CloneFlags::NEWIPC)
+    .union(CloneFlags::NEWPID)
+    .union(CloneFlags::NEWTIME)
+    .union(CloneFlags::NEWNET)
+    .union(CloneFlags::NEWCGROUP);
+/// What does not exist; Linux built without it says `EINVAL`.
+pub(crate) const MISSING: CloneFlags = CloneFlags::INTO_CGROUP;
 /// All that need rights.
 const NEW: CloneFlags = IN_PROXY.union(CloneFlags::NEWNS);
 
@@ -54,6 +61,8 @@ impl NsProxy {
             time: TimeNs::initial().clone(),
             time_for_children: TimeNs::initial().clone(),
             pid_for_children: PidNs::INITIAL,
+            net: NetNs::initial().clone(),
+            cgroup: CgroupNs::initial().clone(),
             is_first: true,
         })
     }
@@ -69,6 +78,12 @@ impl NsProxy {
         }
         if flags.contains(CloneFlags::NEWPID) {
             new.pid_for_children = PidNs::new_below(&self.pid_for_children, owner)?;
+        }
+        if flags.contains(CloneFlags::NEWNET) {
+            new.net = NetNs::new(owner)?;
+        }
+        if flags.contains(CloneFlags::NEWCGROUP) {
+            new.cgroup = CgroupNs::new(owner)?;
         }
         if flags.contains(CloneFlags::NEWTIME) {
             new.time_for_children = self.time.copy(owner)?;
@@ -245,6 +260,11 @@ impl Task {
     /// Its UTS namespace; that of the first process once it exits.
     pub fn uts(&self) -> Arc<UtsNs> {
         self.nsproxy().map_or_else(|| UtsNs::initial().clone(), |proxy| proxy.uts.clone())
+    }
+
+    /// Its network namespace; that of the first process once it exits.
+    pub fn net(&self) -> Arc<NetNs> {
+        self.nsproxy().map_or_else(|| NetNs::initial().clone(), |proxy| proxy.net.clone())
     }
 
     /// Its IPC namespace; `None` once it exits.

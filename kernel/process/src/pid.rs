@@ -57,18 +57,9 @@ static ROOT: [Once<Option<Leaf>>; PID_MAX_LIMIT as usize / LEAF] =
 static NUMBERS: SpinLock<Cyclic> = SpinLock::new("process.pid_numbers", Cyclic::new(RESERVED));
 static PID_MAX: AtomicU32 = AtomicU32::new(32768);
 
-/// kernel.pid_max: numbers stay below it.
-pub fn pid_max() -> u32 {
-    PID_MAX.load(Relaxed)
-}
-
-/// Sets kernel.pid_max. `EINVAL` outside [`PID_MAX_MIN`] to [`PID_MAX_LIMIT`].
-pub fn set_pid_max(max: u32) -> Result<()> {
-    if !(PID_MAX_MIN..=PID_MAX_LIMIT).contains(&max) {
-        return Err(Errno::EINVAL);
-    }
-    PID_MAX.store(max, Relaxed);
-    Ok(())
+/// kernel.pid_max of the first namespace: its numbers stay below it.
+pub(crate) fn pid_max() -> &'static AtomicU32 {
+    &PID_MAX
 }
 
 /// The number handed out last, for /proc/loadavg.
@@ -115,7 +106,7 @@ impl PidRef {
         let nested = if level == 0 { None } else { Some(Arc::new(Nested::take(ns, wanted)?)) };
         let taken = match wanted.get(level) {
             Some(number) => take_exactly(*number),
-            None => NUMBERS.lock().alloc(pid_max()).map_err(|_| Errno::EAGAIN),
+            None => NUMBERS.lock().alloc(PID_MAX.load(Relaxed)).map_err(|_| Errno::EAGAIN),
         };
         let begun = taken.and_then(|number| {
             begin(number, nested.clone())?;
@@ -156,7 +147,7 @@ impl PidRef {
 
 /// Takes exactly `number`. `EEXIST`: it is in use. `EINVAL`: out of range.
 fn take_exactly(number: u32) -> Result<u32> {
-    if number == 0 || number >= pid_max() {
+    if number == 0 || number >= PID_MAX.load(Relaxed) {
         return Err(Errno::EINVAL);
     }
     match NUMBERS.lock().take(number) {

@@ -19,7 +19,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use abi::{Errno, Result};
 use hal::sync::SpinLock;
@@ -50,6 +50,8 @@ struct Inner {
     parent: PidNs,
     numbers: SpinLock<Numbers>,
     init: SpinLock<Option<Weak<ThreadGroup>>>,
+    /// kernel.pid_max here: its numbers stay below it.
+    pid_max: AtomicU32,
     /// Its init is gone or going: no new processes.
     is_dead: AtomicBool,
     /// Woken when a number is given back.
@@ -95,6 +97,7 @@ impl PidNs {
             parent: parent.clone(),
             numbers: SpinLock::new("process.pidns_numbers", numbers),
             init: SpinLock::new("process.pidns_init", None),
+            pid_max: AtomicU32::new(pid::PID_MAX_LIMIT),
             is_dead: AtomicBool::new(false),
             freed: WaitQueue::new(),
         }))))
@@ -177,6 +180,24 @@ impl PidNs {
         }
     }
 
+    fn max_cell(&self) -> &AtomicU32 {
+        self.0.as_ref().map_or_else(|| pid::pid_max(), |inner| &inner.pid_max)
+    }
+
+    /// kernel.pid_max: numbers here stay below it. Those above may have a lower one, which limits processes all the same.
+    pub fn pid_max(&self) -> u32 {
+        self.max_cell().load(Relaxed)
+    }
+
+    /// Sets kernel.pid_max. `EINVAL` outside [`pid::PID_MAX_MIN`] to [`pid::PID_MAX_LIMIT`].
+    pub fn set_pid_max(&self, max: u32) -> Result<()> {
+        if !(pid::PID_MAX_MIN..=pid::PID_MAX_LIMIT).contains(&max) {
+            return Err(Errno::EINVAL);
+        }
+        self.max_cell().store(max, Relaxed);
+        Ok(())
+    }
+
     /// How many numbers are in use here.
     fn nr_used(&self) -> usize {
         self.0.as_ref().map_or(usize::MAX, |inner| inner.numbers.lock().global.len())
@@ -197,14 +218,7 @@ impl Nested {
         let mut at = ns;
         let mut wanted = wanted.iter();
         while let Some(inner) = &at.0 {
-            let number = {
-                let mut numbers = inner.numbers.lock();
-                if inner.is_dead.load(Relaxed) {
-                    Err(Errno::ENOMEM)
-                } else {
-                    take_one(&mut numbers.used, wanted.next().copied())
-                }
-            };
+            let number = inner.take(wanted.next().copied());
             match number {
                 Ok(number) => taken.0.push((at.clone(), number)),
                 Err(error) => {
@@ -264,15 +278,23 @@ impl Nested {
     }
 }
 
-fn take_one(used: &mut Cyclic, wanted: Option<u32>) -> Result<u32> {
-    let Some(number) = wanted else { return used.alloc(pid::pid_max()).map_err(|_| Errno::EAGAIN) };
-    if number == 0 || number >= pid::pid_max() || (number != 1 && used.is_empty()) {
-        return Err(Errno::EINVAL);
-    }
-    match used.take(number) {
-        Ok(true) => Ok(number),
-        Ok(false) => Err(Errno::EEXIST),
-        Err(_) => Err(Errno::ENOMEM),
+impl Inner {
+    /// Takes the number `wanted`, or the next. Errors as [`Nested::take`].
+    fn take(&self, wanted: Option<u32>) -> Result<u32> {
+        let max = self.pid_max.load(Relaxed);
+        let mut numbers = self.numbers.lock();
+        if self.is_dead.load(Relaxed) {
+            return Err(Errno::ENOMEM);
+        }
+        let Some(number) = wanted else { return numbers.used.alloc(max).map_err(|_| Errno::EAGAIN) };
+        if number == 0 || number >= max || (number != 1 && numbers.used.is_empty()) {
+            return Err(Errno::EINVAL);
+        }
+        match numbers.used.take(number) {
+            Ok(true) => Ok(number),
+            Ok(false) => Err(Errno::EEXIST),
+            Err(_) => Err(Errno::ENOMEM),
+        }
     }
 }
 
@@ -287,6 +309,7 @@ pub(crate) fn zap(me: &CurrentTask) {
         let _numbers = inner.numbers.lock();
         inner.is_dead.store(true, Relaxed);
     }
+    crate::acct::stop(ns);
     group.reaps_all.store(true, Relaxed);
     // Its own number, and that of the leader when another thread is the last.
     let own = if me.is_leader() { 1 } else { 2 };

@@ -29,6 +29,7 @@ use limits::UserCounts;
 use mm::Mm;
 use sched::Kill;
 use security::Cred;
+use vfs::xattr::Store;
 use vfs::{FdTable, File, FsContext};
 
 use crate::clone::VforkDone;
@@ -116,6 +117,8 @@ pub struct Task {
     own_tid: AtomicU32,
     /// 0 until somebody asks.
     unique: AtomicU64,
+    /// Extended attributes of its pidfds, while it is no leader.
+    pub pidfd_xattrs: Store,
     group: Arc<ThreadGroup>,
     /// Keeps the tid taken.
     pid_ref: SpinLock<Option<PidRef>>,
@@ -194,6 +197,7 @@ impl Task {
             tid: AtomicU32::new(init.pid_ref.number()),
             own_tid: AtomicU32::new(init.pid_ref.own_number()),
             unique: AtomicU64::new(0),
+            pidfd_xattrs: Store::new(),
             group: init.group,
             pid_ref: SpinLock::new("process.pid_ref", Some(init.pid_ref)),
             thread: ArcCell::empty(),
@@ -254,6 +258,11 @@ impl Task {
     /// A number that no other process or thread had or will have (the inode of its pidfd).
     pub fn unique_id(&self) -> u64 {
         crate::pid::unique_id(&self.unique)
+    }
+
+    /// [`Task::unique_id`], if somebody has asked for it.
+    pub fn known_unique_id(&self) -> Option<u64> {
+        Some(self.unique.load(Relaxed)).filter(|number| *number != 0)
     }
 
     /// Its namespaces; `None` once it exits.

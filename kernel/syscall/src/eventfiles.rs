@@ -112,7 +112,7 @@ fn subject(fd: i32) -> Result<pidfd::Subject> {
     const SELF_PROCESS: i32 = -10001;
     let me = process::current();
     match fd {
-        SELF_THREAD => Ok(pidfd::Subject::Thread(me.arc().clone())),
+        SELF_THREAD => Ok(pidfd::Subject::of_thread(me.arc())),
         SELF_PROCESS => Ok(pidfd::Subject::Process(me.group().clone())),
         _ => pidfd::subject_of(&*file(fd)?).cloned().ok_or(Errno::EBADF),
     }
@@ -145,7 +145,14 @@ pub(crate) fn sys_pidfd_send_signal(
         4 => pidfd::Scope::ProcessGroup,
         _ => return Err(Errno::EINVAL),
     };
-    let subject = subject(fd)?;
+    let subject = match subject(fd) {
+        // A directory of /proc stands for its process too, in this call alone.
+        Err(Errno::EBADF) => {
+            let found = process::hooks::process_of_dir(&*file(fd)?).ok_or(Errno::EBADF)?;
+            pidfd::Subject::Process(found?)
+        }
+        other => other?,
+    };
     let info = if info.0 == 0 { None } else { Some(user::read::<SigInfo>(info)?) };
     pidfd::send_signal(&subject, sig, info, scope).map(|()| 0)
 }

@@ -13,6 +13,7 @@ mod eventfiles;
 mod fd;
 mod file;
 mod futex;
+mod handle;
 mod ipc;
 mod mem;
 mod missing;

@@ -227,6 +227,8 @@ pub(crate) fn sys_getsockopt(
         Value::Time(time) => time.as_bytes(),
         Value::Linger(linger) => linger.as_bytes(),
         Value::Cred(cred) => cred.as_bytes(),
+        Value::Wide(_) if room < size_of::<u64>() => return Err(Errno::EINVAL),
+        Value::Wide(wide) => wide.as_bytes(),
     };
     let room = room.min(bytes.len());
     user::write_bytes(value, &bytes[..room])?;

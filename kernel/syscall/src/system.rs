@@ -1,13 +1,17 @@
 //! The system as a whole: names, random numbers, the CPU one runs on.
 
+use abi::fs::OpenFlags;
 use abi::{Errno, Result};
 use hal::uio::Dest;
 use hal::{UserAddr, user};
 use ns::uts;
 use security::Cap;
 use syslog::Action;
+use vfs::At;
+use vfs::open::How;
 
 use crate::Cx;
+use crate::caller::{self, Caller};
 
 /// uname(2). `EFAULT`.
 pub(crate) fn sys_uname(_cx: &mut Cx<'_>, buf: UserAddr) -> Result<usize> {
@@ -197,4 +201,29 @@ pub(crate) fn sys_sysinfo(_cx: &mut Cx<'_>, out: UserAddr) -> Result<usize> {
     };
     user::write(out, &answer)?;
     Ok(0)
+}
+
+/// acct(2). `EPERM`: no `CAP_SYS_PACCT`. `EACCES`: no regular file. `EINVAL`: one of /proc, /sys or of no mount.
+pub(crate) fn sys_acct(_cx: &mut Cx<'_>, name: UserAddr) -> Result<usize> {
+    /// `O_WRONLY`.
+    const WRITE: u32 = 1;
+    let caller = Caller::new()?;
+    if !caller.cred.capable(Cap::SYS_PACCT) {
+        return Err(Errno::EPERM);
+    }
+    if name.0 == 0 {
+        process::acct::stop(caller.task.group().pid_ns());
+        return Ok(0);
+    }
+    let name = caller::path(name)?;
+    let how = How::new(WRITE | OpenFlags::APPEND.bits(), 0)?;
+    let file = vfs::open::open(&caller.walk(), At::Cwd, &name, &how)?;
+    let fs = file.inode().sb().fs_type().name();
+    if !file.inode().is_regular() {
+        return Err(Errno::EACCES);
+    }
+    if file.path().mount.is_internal() || matches!(fs, "proc" | "sysfs") {
+        return Err(Errno::EINVAL);
+    }
+    process::acct::start(file).map(|()| 0)
 }

@@ -11,7 +11,7 @@ use hal::UserAddr;
 
 use crate::arg::{Arg, Support};
 use crate::{
-    Cx, Result, cred, eventfiles, fd, file, futex, ipc, mem, mounts, net, numa, path, poll, range,
+    Cx, Result, cred, eventfiles, fd, file, futex, handle, ipc, mem, mounts, net, numa, path, poll, range,
     scheduling, signal, swap, system, task, time, trace, xattr,
 };
 
@@ -246,6 +246,7 @@ syscalls! {
     161 chroot(name: UserAddr) => path::sys_chroot, Support::Full;
     162 sync() => path::sys_sync, Support::Full;
     164 settimeofday(time: UserAddr, zone: UserAddr) => time::sys_settimeofday, Support::Full;
+    163 acct(name: UserAddr) => system::sys_acct, Support::Full;
     165 mount(source: UserAddr, target: UserAddr, fs_type: UserAddr, flags: u64, data: UserAddr)
         => path::sys_mount, Support::Full;
     166 umount2(name: UserAddr, flags: u32) => path::sys_umount2, Support::Full;
@@ -425,8 +426,13 @@ syscalls! {
     332 statx(dirfd: i32, name: UserAddr, flags: u32, mask: u32, buf: UserAddr)
         => path::sys_statx, Support::Full;
     334 rseq(area: UserAddr, len: u32, flags: u32, signature: u32) => cred::sys_rseq, Support::Full;
+    303 name_to_handle_at(dirfd: i32, name: UserAddr, out: UserAddr, mount_id: UserAddr, flags: u32)
+        => handle::sys_name_to_handle_at, Support::Full;
+    304 open_by_handle_at(dirfd: i32, handle: UserAddr, flags: u32)
+        => handle::sys_open_by_handle_at,
+        Support::Partial("tmpfs, namespaces and processes; only CAP_DAC_READ_SEARCH of the first user namespace counts");
     424 pidfd_send_signal(fd: i32, sig: i32, info: UserAddr, flags: u32)
-        => eventfiles::sys_pidfd_send_signal, Support::Partial("threads and process groups: EINVAL");
+        => eventfiles::sys_pidfd_send_signal, Support::Full;
     428 open_tree(dirfd: i32, name: UserAddr, flags: u32) => mounts::sys_open_tree, Support::Full;
     429 move_mount(from_fd: i32, from: UserAddr, to_fd: i32, to: UserAddr, flags: u32)
         => mounts::sys_move_mount, Support::Full;
@@ -435,8 +441,7 @@ syscalls! {
         => mounts::sys_fsconfig, Support::Partial("binary values, descriptors: EINVAL");
     432 fsmount(fd: i32, flags: u32, attributes: u32) => mounts::sys_fsmount, Support::Full;
     433 fspick(dirfd: i32, name: UserAddr, flags: u32) => mounts::sys_fspick, Support::Full;
-    434 pidfd_open(pid: i32, flags: u32)
-        => eventfiles::sys_pidfd_open, Support::Partial("PIDFD_THREAD of a later thread: ENOENT");
+    434 pidfd_open(pid: i32, flags: u32) => eventfiles::sys_pidfd_open, Support::Full;
     435 clone3(args: UserAddr, size: usize) => task::sys_clone3, Support::Full;
     436 close_range(first: u32, last: u32, flags: u32) => fd::sys_close_range, Support::Full;
     437 openat2(dirfd: i32, name: UserAddr, how: UserAddr, size: usize) => path::sys_openat2, Support::Full;
@@ -481,6 +486,8 @@ syscalls! {
         => path::sys_file_getattr, Support::Full;
     469 file_setattr(dirfd: i32, name: UserAddr, attr: UserAddr, size: usize, flags: u32)
         => path::sys_file_setattr, Support::Full;
+    470 listns(request: UserAddr, ids: UserAddr, max: usize, flags: u32)
+        => handle::sys_listns, Support::Full;
 
     absent {
         134 uselib,
@@ -488,7 +495,6 @@ syscalls! {
         139 sysfs,
         154 modify_ldt,
         156 _sysctl,
-        163 acct,
         172 iopl,
         173 ioperm,
         174 create_module,
@@ -523,8 +529,6 @@ syscalls! {
         298 perf_event_open,
         300 fanotify_init,
         301 fanotify_mark,
-        303 name_to_handle_at,
-        304 open_by_handle_at,
         313 finit_module,
         320 kexec_file_load,
         321 bpf,
@@ -542,7 +546,6 @@ syscalls! {
         459 lsm_get_self_attr,
         460 lsm_set_self_attr,
         461 lsm_list_modules,
-        470 listns,
         471 rseq_slice_yield,
     }
 }

@@ -13,7 +13,7 @@ use security::Cred;
 use crate::dentry::{Dentry, Name};
 use crate::file::{File, FileOps};
 use crate::inode::{Inode, InodeFlags, InodeInit, InodeOps};
-use crate::mount::Mount;
+use crate::mount::{Mount, MountFlags};
 use crate::path::Path;
 use crate::superblock::{
     FileSystemType, MAX_FILE_SIZE, MountRequest, SbFlags, SuperBlock, SuperInit, SuperOps,
@@ -41,6 +41,7 @@ impl InodeOps for AnonInode {}
 pub struct Kind {
     fs_type: InternalType,
     magic: u64,
+    flags: MountFlags,
     instance: LazyLock<Instance>,
 }
 
@@ -72,26 +73,31 @@ pub static ANON: &Kind = &ANON_KIND;
 static PIPE_KIND: Kind = Kind {
     fs_type: InternalType("pipefs"),
     magic: 0x5049_5045,
+    flags: MountFlags::empty(),
     instance: LazyLock::new(|| Instance::new(&PIPE_KIND)),
 };
 static SOCKET_KIND: Kind = Kind {
     fs_type: InternalType("sockfs"),
     magic: 0x534f_434b,
+    flags: MountFlags::empty(),
     instance: LazyLock::new(|| Instance::new(&SOCKET_KIND)),
 };
 static NSFS_KIND: Kind = Kind {
     fs_type: InternalType("nsfs"),
     magic: 0x6e73_6673,
+    flags: MountFlags::NOEXEC,
     instance: LazyLock::new(|| Instance::new(&NSFS_KIND)),
 };
 static PIDFS_KIND: Kind = Kind {
     fs_type: InternalType("pidfs"),
     magic: 0x5049_4446,
+    flags: MountFlags::NOEXEC,
     instance: LazyLock::new(|| Instance::new(&PIDFS_KIND)),
 };
 static ANON_KIND: Kind = Kind {
     fs_type: InternalType("anon_inodefs"),
     magic: 0x0904_1934,
+    flags: MountFlags::empty(),
     instance: LazyLock::new(|| Instance::new(&ANON_KIND)),
 };
 
@@ -110,7 +116,7 @@ impl Instance {
         let sb = SuperBlock::new(init, Box::new(InternalSuper));
         let shared = new_inode_in(&sb, 0o600, 0, 0);
         let root = Dentry::new_root(new_inode_in(&sb, abi::fs::S_IFDIR | 0o555, 0, 0));
-        Self { mount: Mount::new_internal(&root), sb, shared }
+        Self { mount: Mount::new_internal(&root, kind.flags), sb, shared }
     }
 }
 
@@ -140,17 +146,24 @@ pub(crate) fn has_fixed_attributes(inode: &Inode) -> bool {
 
 /// The path of a namespace: a file `name` with number `ino` whose operations are `ops`. Readable by everyone.
 pub fn ns_path(ino: u32, name: &[u8], ops: Box<dyn InodeOps>) -> Path {
-    special_path(NSFS, u64::from(ino), abi::fs::S_IFREG | 0o444, name, ops)
+    special_path(NSFS, u64::from(ino), abi::fs::S_IFREG | 0o444, InodeFlags::IMMUTABLE, name, ops)
 }
 
 /// The path of a process, number `ino` of pidfs; it shows as what it was before there was a pidfs.
 pub fn pid_path(ino: u64, ops: Box<dyn InodeOps>) -> Path {
-    special_path(PIDFS, ino, abi::fs::S_IFREG | 0o700, b"anon_inode:[pidfd]", ops)
+    special_path(PIDFS, ino, abi::fs::S_IFREG | 0o700, InodeFlags::empty(), b"anon_inode:[pidfd]", ops)
 }
 
-fn special_path(kind: &'static Kind, ino: u64, mode: u32, name: &[u8], ops: Box<dyn InodeOps>) -> Path {
+fn special_path(
+    kind: &'static Kind,
+    ino: u64,
+    mode: u32,
+    flags: InodeFlags,
+    name: &[u8],
+    ops: Box<dyn InodeOps>,
+) -> Path {
     let instance = &*kind.instance;
-    let init = InodeInit { nlink: 1, flags: InodeFlags::ANONYMOUS, ..InodeInit::new(ino, mode) };
+    let init = InodeInit { nlink: 1, flags: InodeFlags::ANONYMOUS | flags, ..InodeInit::new(ino, mode) };
     let inode = Inode::new(&instance.sb, init, ops, None);
     Path { mount: instance.mount.clone(), dentry: Dentry::new_detached(name, inode) }
 }
@@ -202,6 +215,8 @@ pub fn file(name: &str, ops: Arc<dyn FileOps>, flags: OpenFlags, cred: &Arc<Cred
 }
 
 /// A file on an inode of a file system without mounts of its own (memfd): `name` is what it shows as.
+///
+/// As on Linux it does not count as open for writing: the inode can be executed meanwhile.
 pub fn file_on(
     inode: &Arc<Inode>,
     name: &[u8],
@@ -210,7 +225,7 @@ pub fn file_on(
     cred: &Arc<Cred>,
 ) -> Result<Arc<File>> {
     let dentry = Dentry::new_detached(name, inode.clone());
-    File::new(Path { mount: ANON.instance.mount.clone(), dentry }, ops, flags, cred)
+    File::new_uncounted(Path { mount: ANON.instance.mount.clone(), dentry }, ops, flags, cred)
 }
 
 #[cfg(test)]

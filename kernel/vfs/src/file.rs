@@ -304,18 +304,42 @@ impl File {
     ///
     /// `ETXTBSY`, `EROFS`: a write access that cannot be had now.
     pub fn new(path: Path, ops: Arc<dyn FileOps>, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<Self>> {
-        let inode = path.inode().ok_or(Errno::ENOENT)?.clone();
-        let mut mode = ops.mode();
+        let inode = path.inode().ok_or(Errno::ENOENT)?;
         let mut write_access = None;
-        if !flags.contains(OpenFlags::PATH) {
-            mode.set(FileMode::READ, flags.can_read());
-            mode.set(FileMode::WRITE, flags.can_write());
+        if flags.can_write() && !flags.contains(OpenFlags::PATH) {
             let is_anonymous = inode.flags().contains(InodeFlags::ANONYMOUS);
-            if flags.can_write() && !is_anonymous && inode.is_regular() {
+            if !is_anonymous && inode.is_regular() {
                 let access = path.mount.want_write()?;
                 inode.get_write_access()?;
                 write_access = Some(access);
             }
+        }
+        Self::with_access(path, ops, flags, cred, write_access)
+    }
+
+    /// As [`File::new`] for a file that the kernel makes without a name. It does not count as open for writing,
+    /// whatever `flags` say: a memory file can be executed while its maker holds it open.
+    pub(crate) fn new_uncounted(
+        path: Path,
+        ops: Arc<dyn FileOps>,
+        flags: OpenFlags,
+        cred: &Arc<Cred>,
+    ) -> Result<Arc<Self>> {
+        Self::with_access(path, ops, flags, cred, None)
+    }
+
+    fn with_access(
+        path: Path,
+        ops: Arc<dyn FileOps>,
+        flags: OpenFlags,
+        cred: &Arc<Cred>,
+        write_access: Option<WriteAccess>,
+    ) -> Result<Arc<Self>> {
+        let inode = path.inode().ok_or(Errno::ENOENT)?.clone();
+        let mut mode = ops.mode();
+        if !flags.contains(OpenFlags::PATH) {
+            mode.set(FileMode::READ, flags.can_read());
+            mode.set(FileMode::WRITE, flags.can_write());
         }
         let errors_seen =
             inode.mapping().and_then(|mapping| mapping.error()).map_or(0, |error| error.sample());

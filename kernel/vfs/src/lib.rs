@@ -15,6 +15,7 @@ pub mod fdtable;
 pub mod file;
 pub mod file_attr;
 pub mod fs_context;
+pub mod handle;
 pub mod initramfs;
 pub mod inode;
 pub mod listing;

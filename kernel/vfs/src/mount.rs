@@ -163,8 +163,8 @@ impl Mount {
     }
 
     /// The mount of a file system that no path leads to.
-    pub(crate) fn new_internal(root: &Arc<Dentry>) -> Arc<Self> {
-        Self::alloc(root, b"none", MountFlags::empty(), true)
+    pub(crate) fn new_internal(root: &Arc<Dentry>, flags: MountFlags) -> Arc<Self> {
+        Self::alloc(root, b"none", flags, true)
     }
 
     /// A mount of what `path` shows that is in nobody's tree: what is mounted below stays invisible, and `flags` join

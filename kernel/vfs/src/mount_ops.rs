@@ -177,6 +177,12 @@ fn bind(ctx: &WalkContext<'_>, source: &Path, target: &Path, depth: Depth) -> Re
     result
 }
 
+/// Whether open_tree(2) can copy `path` although nobody sees its mount: files of namespaces and of processes.
+pub(crate) fn is_clonable_anyway(path: &Path) -> bool {
+    let is_on = |kind: &&crate::anon::Kind| path.inode().is_some_and(|inode| kind.holds(inode));
+    [crate::anon::NSFS, crate::anon::PIDFS].iter().any(is_on)
+}
+
 /// A copy of what `source` shows, attached nowhere. `EINVAL`: it is unbindable, or shows what a mount that cannot be
 /// unmounted hides. `LOCK` is held.
 pub(crate) fn copy_for_bind(source: &Path, depth: Depth) -> Result<Arc<Mount>> {

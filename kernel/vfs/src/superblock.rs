@@ -14,6 +14,7 @@ use sched::Mutex;
 use crate::dcache;
 use crate::dentry::Dentry;
 use crate::fs_context::WalkContext;
+use crate::handle::Export;
 
 bitflags! {
     /// Flags of a superblock, with the numbers of mount(2).
@@ -82,6 +83,11 @@ pub trait SuperOps: Any + Send + Sync {
     fn set_readonly(&self, sb: &SuperBlock, readonly: bool) -> Result<()> {
         let _ = (sb, readonly);
         Ok(())
+    }
+
+    /// How its files are found by handle; `None`: they are not.
+    fn export(&self) -> Option<&dyn Export> {
+        None
     }
 
     /// Writes out everything that is dirty.

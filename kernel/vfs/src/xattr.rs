@@ -1,9 +1,12 @@
 //! Extended attributes: the rules of the namespaces (xattr(7)).
 
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
+use sched::Mutex;
 use security::{Access, Cap, Cred};
 
 use crate::acl;
@@ -131,4 +134,99 @@ pub fn list(path: &Path, cred: &Cred) -> Result<Vec<u8>> {
     }
     let visible = all.split_inclusive(|&byte| byte == 0).filter(|name| !name.starts_with(b"trusted."));
     Ok(visible.flatten().copied().collect())
+}
+
+/// Attributes of one [`Store`].
+const STORE_MAX_NR: usize = 128;
+/// Bytes of all values of one [`Store`].
+const STORE_MAX_SIZE: usize = 128 << 10;
+
+type Attributes = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Attributes of something that lives in memory only: a socket, or a process as a file.
+///
+/// Its lock sleeps; nothing nests in it.
+pub struct Store {
+    /// `None` until the first is set: hardly anything has one.
+    all: Mutex<Option<Box<Attributes>>>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn copy(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).map_err(|_| Errno::ENOMEM)?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
+}
+
+impl Store {
+    /// An empty one.
+    pub const fn new() -> Self {
+        Self { all: Mutex::new("vfs.xattr_store", None) }
+    }
+
+    /// The value of `name`. `ENODATA`: there is none.
+    pub fn get(&self, name: &[u8]) -> Result<Vec<u8>> {
+        self.all
+            .lock()
+            .as_ref()
+            .and_then(|all| all.get(name))
+            .map_or(Err(Errno::ENODATA), |value| copy(value))
+    }
+
+    /// Sets `name`. `EEXIST`, `ENODATA` as `mode` wants. `ENOSPC`: too many, or too much.
+    pub fn set(&self, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        let mut all = self.all.lock();
+        let all = all.get_or_insert_default();
+        let old = all.get(name).map(Vec::len);
+        mode.check(old.is_some())?;
+        let used: usize = all.values().map(Vec::len).sum();
+        let has_number = old.is_some() || all.len() < STORE_MAX_NR;
+        if !has_number || used - old.unwrap_or(0) + value.len() > STORE_MAX_SIZE {
+            return Err(Errno::ENOSPC);
+        }
+        all.insert(copy(name)?, copy(value)?);
+        Ok(())
+    }
+
+    /// Removes `name`. `ENODATA`: there is none.
+    pub fn remove(&self, name: &[u8]) -> Result<()> {
+        self.all.lock().as_mut().and_then(|all| all.remove(name)).map(drop).ok_or(Errno::ENODATA)
+    }
+
+    /// All names, each followed by a NUL.
+    pub fn list(&self) -> Result<Vec<u8>> {
+        let mut names = Vec::new();
+        for name in self.all.lock().iter().flat_map(|all| all.keys()) {
+            names.extend_from_slice(name);
+            names.push(0);
+        }
+        Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_and_size_are_limited() {
+        let store = Store::new();
+        let set = |name: &[u8], value: &[u8], mode| store.set(name, value, mode);
+        for number in 0..STORE_MAX_NR {
+            set(alloc::format!("user.{number}").as_bytes(), b"v", XattrMode::Any).unwrap();
+        }
+        assert_eq!(set(b"user.more", b"", XattrMode::Any), Err(Errno::ENOSPC));
+        let large = alloc::vec![0; STORE_MAX_SIZE - (STORE_MAX_NR - 1)];
+        assert_eq!(set(b"user.0", &large, XattrMode::Any), Ok(()));
+        assert_eq!(set(b"user.1", b"two", XattrMode::Any), Err(Errno::ENOSPC));
+        assert_eq!(set(b"user.1", b"", XattrMode::Create), Err(Errno::EEXIST));
+        assert_eq!(store.remove(b"user.1"), Ok(()));
+        assert_eq!(store.get(b"user.1"), Err(Errno::ENODATA));
+    }
 }

@@ -15,6 +15,7 @@ mod fsio;
 mod fsmeta;
 mod futex;
 mod futexpi;
+mod handle;
 mod inotify;
 mod ipc;
 mod jobs;
@@ -92,6 +93,7 @@ const AREAS: &[&[harness::Test]] = &[
     ns::TESTS,
     ipc::TESTS,
     pidfd::TESTS,
+    handle::TESTS,
     sysinfo::TESTS,
     time::TESTS,
     clockset::TESTS,

@@ -12,7 +12,7 @@ tests!(
     missing_interpreter_of_an_elf, script_gets_its_arguments, script_without_interpreter, script_loop_is_eloop,
     descriptors_and_cloexec, failed_exec_keeps_cloexec_descriptors, signal_actions, pid_group_and_session_stay,
     auxiliary_vector, set_user_id_program, execveat_by_descriptor, comm_is_the_files_name, bad_pointers,
-    exec_from_a_thread_replaces_the_process, text_file_busy, noexec_by_user,
+    exec_from_a_thread_replaces_the_process, text_file_busy, noexec_by_user, memory_file_held_open_for_writing,
 );
 
 fn execve(program: &CString, argv: &[&str], envp: &[&str]) -> Errno {
@@ -355,4 +355,24 @@ fn noexec_by_user() {
         drop_root();
         assert_eq!(execve(&p, &["x"], &[]), EACCES);
     });
+}
+
+fn memory_file_held_open_for_writing() {
+    let program = std::fs::read(me().to_str().unwrap()).unwrap();
+    let fd = sys!(SYS_memfd_create, c"program", 0).unwrap() as i32;
+    let mut at = 0;
+    while at < program.len() {
+        at += write(fd, &program[at..]).unwrap();
+    }
+    let c = child_code(|| {
+        let argv = [cstr("x"), cstr(MARK), cstr("exit"), cstr("7")];
+        let mut pointers: Vec<usize> = argv.iter().map(|a| a.as_ptr() as usize).collect();
+        pointers.push(0);
+        ignore(sys!(SYS_execveat, fd, c"", pointers.as_ptr() as usize, 0, AT_EMPTY_PATH));
+        99
+    });
+    assert_eq!(c.wait(), Status::Exit(7));
+    let writer = open(&cstr(format!("/proc/self/fd/{fd}")), O_RDWR).unwrap();
+    let link = cstr(format!("/proc/self/fd/{writer}"));
+    assert_eq!(sys!(SYS_execve, &link, 0, 0), Err(ETXTBSY), "opened by a name, it counts");
 }

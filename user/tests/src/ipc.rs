@@ -8,7 +8,7 @@ tests!(
     msg_types_and_flags, msg_full_queue_waits, msg_errors_and_removal, shm_shares_and_counts,
     shm_removed_while_attached, shm_attach_rules, keys_and_modes, namespaces_have_their_own, info_commands,
     proc_lists_objects, mq_send_and_receive, mq_priorities_and_attributes, mq_limits_and_names, mq_notify_signal,
-    mq_poll_and_timeout, mq_file_system,
+    mq_poll_and_timeout, mq_file_system, identifiers_by_demand,
 );
 
 const RMID: i32 = 0;
@@ -530,4 +530,26 @@ fn mq_file_system() {
     std::fs::remove_file(format!("{root}/shown")).unwrap();
     assert_eq!(mq_open(c"shown", O_RDWR, 1, 1), Err(ENOENT));
     sys!(SYS_umount2, &place, MNT_DETACH).unwrap();
+}
+
+fn identifiers_by_demand() {
+    sys!(SYS_unshare, CLONE_NEWIPC).unwrap();
+    let demand = |name: &str, id: &str| {
+        let fd = open(&cstr(format!("/proc/sys/kernel/{name}_next_id")), O_RDWR).unwrap();
+        let result = write(fd, id.as_bytes());
+        close(fd);
+        result
+    };
+    let current = |name: &str| slurp(&format!("/proc/sys/kernel/{name}_next_id"));
+    let wanted = 5 << 15 | 9;
+    for (name, call, size) in [("msg", SYS_msgget, 0o600), ("sem", SYS_semget, 1), ("shm", SYS_shmget, PAGE)] {
+        let get = || sys!(call, 0, size, 0o600);
+        assert_eq!(current(name), "-1\n");
+        assert_eq!(demand(name, "-5"), Err(EINVAL));
+        demand(name, &wanted.to_string()).unwrap();
+        assert_eq!(current(name), format!("{wanted}\n"));
+        assert_eq!(get(), Ok(wanted), "{name}");
+        assert_eq!(current(name), "-1\n");
+        assert_eq!(get(), Ok(0), "{name}: then as ever");
+    }
 }

@@ -8,7 +8,7 @@ tests!(
     uts_copies_and_enters, nsfs_tells_its_kind, pid_init_and_numbers, pid_init_takes_all_with_it,
     pid_init_is_safe_from_its_own, pid_proc_shows_the_namespace, pid_set_tid, pid_signals_from_above,
     user_map_rules, user_capabilities_stay_inside, time_offsets, ipc_and_mnt_numbers, unshare_refusals,
-    setns_refusals, limits_hold,
+    setns_refusals, limits_hold, pid_max_of_each, pid_init_by_setns, net_has_its_own_abstract_names, cgroup_and_net_numbers,
 );
 
 const NS_GET_USERNS: i32 = 0xb701;
@@ -378,4 +378,89 @@ fn limits_hold() {
         depth += 1;
     }
     assert!((1..=32).contains(&depth), "{depth}");
+}
+
+fn pid_max_of_each() {
+    let outer = slurp("/proc/sys/kernel/pid_max");
+    let c = child_in(CLONE_NEWPID | CLONE_NEWNS, || {
+        sys!(SYS_mount, c"none", c"/proc", c"proc", 0, 0).unwrap();
+        let path = "/proc/sys/kernel/pid_max";
+        assert_eq!(write_file(path, "300"), Err(EINVAL));
+        write_file(path, "310").unwrap();
+        assert_eq!(slurp(path), "310\n");
+        for _ in 0..320 {
+            let c = child(|| {});
+            assert!(c.0 < 310);
+            c.ok();
+        }
+    });
+    c.ok();
+    assert_eq!(slurp("/proc/sys/kernel/pid_max"), outer);
+}
+
+fn pid_init_by_setns() {
+    aside(|| {
+        let outside = getpid();
+        let (wait_end, go_end) = pipe();
+        let c = child(|| {
+            read_vec(wait_end, 1).unwrap();
+            let fd = open(&cstr(format!("/proc/{outside}/ns/pid_for_children")), O_RDONLY).unwrap();
+            sys!(SYS_setns, fd, CLONE_NEWPID).unwrap();
+            child(|| assert_eq!(getpid(), 1)).ok();
+        });
+        sys!(SYS_unshare, CLONE_NEWPID).unwrap();
+        write(go_end, b"x").unwrap();
+        c.ok();
+    });
+}
+
+fn abstract_address() -> [u8; 6] {
+    *b"\x01\0\0one"
+}
+
+fn net_has_its_own_abstract_names() {
+    let socket = || sys!(SYS_socket, AF_UNIX, SOCK_STREAM, 0).unwrap() as i32;
+    let address = abstract_address();
+    let bind = |fd: i32| sys!(SYS_bind, fd, &address, address.len());
+    let listener = socket();
+    bind(listener).unwrap();
+    sys!(SYS_listen, listener, 1).unwrap();
+    assert_eq!(bind(socket()), Err(EADDRINUSE));
+    let before = socket();
+    let cookie = |fd: i32, option: i32| {
+        let (mut value, mut len) = (0u64, 8u32);
+        sys!(SYS_getsockopt, fd, SOL_SOCKET, option, &mut value, &mut len).unwrap();
+        value
+    };
+    assert_ne!(cookie(before, SO_COOKIE), cookie(listener, SO_COOKIE));
+    assert_eq!(cookie(before, 71), cookie(listener, 71), "of one network");
+    let (mut short, mut len) = (0u64, 4u32);
+    assert_eq!(sys!(SYS_getsockopt, before, SOL_SOCKET, 71, &mut short, &mut len), Err(EINVAL));
+    aside(|| {
+        sys!(SYS_unshare, CLONE_NEWNET).unwrap();
+        let connect = |fd: i32| sys!(SYS_connect, fd, &address, address.len());
+        assert_eq!(connect(socket()), Err(ECONNREFUSED));
+        let inside = socket();
+        assert_eq!(bind(inside), Ok(0));
+        assert_ne!(cookie(inside, 71), cookie(before, 71));
+        assert_eq!(connect(before), Ok(0), "a socket stays where it was made");
+    });
+}
+
+fn cgroup_and_net_numbers() {
+    for (flag, kind) in [(CLONE_NEWNET, "net"), (CLONE_NEWCGROUP, "cgroup")] {
+        let before = ns_number(kind);
+        let old = ns_file(getpid(), kind);
+        aside(|| {
+            sys!(SYS_unshare, flag).unwrap();
+            assert_ne!(ns_number(kind), before);
+            let file = ns_file(getpid(), kind);
+            assert_eq!(sys!(SYS_ioctl, file, NS_GET_NSTYPE, 0), Ok(flag as usize));
+            assert_eq!(sys!(SYS_setns, old, CLONE_NEWUTS), Err(EINVAL));
+            sys!(SYS_setns, old, flag).unwrap();
+            assert_eq!(ns_number(kind), before);
+            drop_root();
+            assert_eq!(sys!(SYS_unshare, flag), Err(EPERM));
+        });
+    }
 }

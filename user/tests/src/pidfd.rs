@@ -6,7 +6,7 @@ tests!(
     "pidfd":
     signals_and_scopes, polls_and_waits, thread_pidfds, info_of_the_living_and_the_dead, inode_is_the_process,
     namespaces_by_ioctl, self_descriptors, getfd, epoll_watches, children_that_nobody_reaps,
-    attributes_stay,
+    attributes_stay, opened_again, extended_attributes, directories_of_proc, leader_that_ends_first,
 );
 
 const GET_INFO: u32 = 0xc040_ff0b;
@@ -193,4 +193,76 @@ fn attributes_stay() {
     let mut value = [0u8; 4];
     assert_eq!(sys!(SYS_fgetxattr, socket, c"user.a", &mut value, 4), Ok(1));
     assert_eq!(sys!(SYS_fgetxattr, socket, c"user.b", &mut value, 4), Err(ENODATA));
+}
+
+fn opened_again() {
+    let fd = pidfd(getpid(), 0).unwrap();
+    let again = open(&cstr(format!("/proc/self/fd/{fd}")), O_RDONLY).unwrap();
+    assert_eq!(fstat(again).st_ino, fstat(fd).st_ino);
+    assert_eq!(signal(again, 0, 0), Ok(0));
+    let program = cstr(format!("/proc/self/fd/{fd}"));
+    assert_eq!(sys!(SYS_execve, &program, 0, 0), Err(EACCES));
+    let mut version = 0u32;
+    assert_eq!(sys!(SYS_ioctl, fd, 0x8008_7601u32, &mut version), Ok(0));
+    aside(|| {
+        sys!(SYS_unshare, CLONE_NEWNS).unwrap();
+        let at = file("bound", b"");
+        assert_eq!(sys!(SYS_mount, &program, &at, 0, MS_BIND, 0), Err(EINVAL));
+        let tree = sys!(SYS_open_tree, fd, c"", 1 | AT_EMPTY_PATH).unwrap();
+        sys!(SYS_move_mount, tree, c"", AT_FDCWD, &at, 4).unwrap();
+        let bound = open(&at, O_RDONLY).unwrap();
+        assert_eq!(fstat(bound).st_ino, fstat(fd).st_ino);
+        assert_eq!(signal(bound, 0, 0), Ok(0));
+    });
+}
+
+fn extended_attributes() {
+    let c = child(|| nap(20_000));
+    let fd = pidfd(c.0, 0).unwrap();
+    assert_eq!(sys!(SYS_fsetxattr, fd, c"trusted.a", b"v", 1, 0), Ok(0));
+    close(fd);
+    let fd = pidfd(c.0, 0).unwrap();
+    let mut value = [0u8; 16];
+    assert_eq!(sys!(SYS_fgetxattr, fd, c"trusted.a", &mut value, 16), Ok(1), "kept by the process");
+    assert_eq!(sys!(SYS_flistxattr, fd, &mut value, 16), Ok(10));
+    assert_eq!(&value[..10], b"trusted.a\0");
+    assert_eq!(sys!(SYS_fsetxattr, fd, c"user.a", b"v", 1, 0), Err(EOPNOTSUPP));
+    assert_eq!(sys!(SYS_fremovexattr, fd, c"trusted.a"), Ok(0));
+    assert_eq!(sys!(SYS_fgetxattr, fd, c"trusted.a", &mut value, 16), Err(ENODATA));
+    c.kill(SIGKILL);
+    c.wait();
+}
+
+fn directories_of_proc() {
+    let c = child(|| nap(20_000));
+    let dir = open(&cstr(format!("/proc/{}", c.0)), O_RDONLY | O_DIRECTORY).unwrap();
+    assert_eq!(signal(dir, 0, 0), Ok(0));
+    let thread = open(&cstr(format!("/proc/{0}/task/{0}", c.0)), O_RDONLY | O_DIRECTORY).unwrap();
+    assert_eq!(signal(thread, 0, 0), Err(EBADF));
+    assert_eq!(signal(open(&cstr("/proc"), O_RDONLY).unwrap(), 0, 0), Err(EBADF));
+    assert_eq!(sys!(SYS_pidfd_getfd, dir, 0, 0), Err(EBADF));
+    signal(dir, SIGKILL, 0).unwrap();
+    assert_eq!(c.wait(), Status::Signal(SIGKILL));
+    assert_eq!(signal(dir, 0, 0), Err(ESRCH));
+}
+
+fn leader_that_ends_first() {
+    let c = child(|| {
+        std::thread::spawn(|| nap(20_000));
+        nap(20);
+        sys!(SYS_exit, 3).unwrap();
+    });
+    let (process, leader) = (pidfd(c.0, 0).unwrap(), pidfd(c.0, THREAD).unwrap());
+    assert_eq!(sys!(SYS_fcntl, leader, F_GETFL), Ok((O_RDWR | THREAD) as usize));
+    nap(200);
+    assert_eq!((poll1(process, POLLIN, 0), poll1(leader, POLLIN, 0)), (0, 0), "a thread goes on");
+    let mut info = [0u64; 8];
+    info[0] = 8;
+    assert_eq!(sys!(SYS_ioctl, leader, GET_INFO, &mut info), Ok(0));
+    assert_eq!((info[0] & 8, info[2] as i32), (0, c.0));
+    signal(process, SIGKILL, 0).unwrap();
+    assert_eq!(c.wait(), Status::Signal(SIGKILL));
+    info[0] = 8;
+    assert_eq!(sys!(SYS_ioctl, leader, GET_INFO, &mut info), Ok(0));
+    assert_eq!((info[0] & 8, info[7] >> 32), (8, SIGKILL as u64));
 }

@@ -7,7 +7,7 @@ tests!(
     uname, hostname, sysinfo_numbers, getrandom_rules, unknown_system_calls, getcpu_and_affinity,
     nice_and_priority, scheduling_policy, rlimits, cpu_limit_sends_sigxcpu, user_ids, groups, capabilities,
     prctl_basics, parent_death_signal, tsc_can_be_forbidden, personality_and_misc, times_and_rusage,
-    arch_prctl_bases,
+    arch_prctl_bases, process_accounting,
 );
 
 fn uname() {
@@ -288,4 +288,38 @@ fn arch_prctl_bases() {
     assert_eq!(sys!(SYS_arch_prctl, 0x1001, 1usize << 63), Err(EPERM));
     assert_eq!(sys!(SYS_arch_prctl, 0x1003, 8), Err(EFAULT));
     assert_eq!(sys!(SYS_arch_prctl, 0x9999, 0), Err(EINVAL));
+}
+
+fn process_accounting() {
+    let at = file("accounts", b"");
+    assert_eq!(sys!(SYS_acct, c"/nowhere"), Err(ENOENT));
+    assert_eq!(sys!(SYS_acct, c"/tmp"), Err(EISDIR));
+    assert_eq!(sys!(SYS_acct, c"/dev/null"), Err(EACCES));
+    assert_eq!(sys!(SYS_acct, c"/proc/self/comm"), Err(EINVAL));
+    sys!(SYS_acct, &at).unwrap();
+    let c = child_code(|| {
+        sys!(SYS_prctl, PR_SET_NAME, c"counted").unwrap();
+        5
+    });
+    let pid = c.0 as u32;
+    assert_eq!(c.wait(), Status::Exit(5));
+    let killed = child(|| nap(20_000));
+    killed.kill(SIGTERM);
+    killed.wait();
+    sys!(SYS_acct, 0).unwrap();
+    child(|| {}).ok();
+    let bytes = std::fs::read(at.to_str().unwrap()).unwrap();
+    // Others may end meanwhile.
+    let records: Vec<&[u8]> = bytes.chunks_exact(64).collect();
+    assert_eq!(bytes.len() % 64, 0);
+    let word = |record: &[u8], at: usize| u32::from_ne_bytes(record[at..at + 4].try_into().unwrap());
+    let own = records.iter().find(|record| word(record, 16) == pid).unwrap();
+    assert_eq!((own[0] & !2, own[1], word(own, 4)), (1, 3, 5 << 8));
+    assert_eq!((word(own, 8), word(own, 12), word(own, 20)), (0, 0, getpid() as u32));
+    assert!(own[48..].starts_with(b"counted\0"));
+    assert!(records.iter().any(|record| record[0] & 16 != 0 && word(record, 4) == SIGTERM as u32));
+    aside(|| {
+        drop_root();
+        assert_eq!(sys!(SYS_acct, 0), Err(EPERM));
+    });
 }

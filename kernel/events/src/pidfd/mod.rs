@@ -1,6 +1,7 @@
 //! pidfd_open(2): a process or thread as a file, readable once it has ended.
 //!
-//! Two pidfds of one process have the same inode number, which no other process ever has (pidfs).
+//! Two pidfds of one process have the same inode number, which no other process ever has (pidfs). A pidfd can be opened
+//! again by its link in /proc, from a mount, and by a file handle ([`by_handle`]).
 //!
 //! Sources: pidfd_open(2), pidfd_send_signal(2), pidfd_getfd(2), include/uapi/linux/pidfd.h (Linux 7.2).
 
@@ -13,21 +14,27 @@ use abi::fs::OpenFlags;
 use abi::poll::PollEvents;
 use abi::signal::SigInfo;
 use abi::{Errno, Result};
-use hal::{UserAddr, user};
 use process::hooks::OnClose;
 use process::signal::{self, Target};
-use process::{ExitState, Task, TaskFlags, ThreadGroup, hooks, pid};
+use process::{ExitState, Task, TaskFlags, ThreadGroup, pid};
 use sched::PollTable;
-use security::{Accessor, Cred, IdKind, ObserveIdentity};
-use vfs::{File, FileMode, FileOps, InodeOps};
+use security::{Accessor, Cred, ObserveIdentity};
+use vfs::{File, FileMode, FileOps, Path};
+
+mod info;
+mod inode;
+
+pub use inode::{by_handle, handle_of};
 
 /// What a pidfd stands for.
 #[derive(Clone)]
 pub enum Subject {
     /// A process.
     Process(Arc<ThreadGroup>),
-    /// One thread (`PIDFD_THREAD`).
-    Thread(Arc<Task>),
+    /// The leader of a process, whichever thread that is (`PIDFD_THREAD`).
+    Leader(Arc<ThreadGroup>),
+    /// Another thread with the id it has (`PIDFD_THREAD`); by execve(2) it can become the leader, and that id ends.
+    Thread(Arc<Task>, u32),
 }
 
 /// Which part of a process a signal is for (`PIDFD_SIGNAL_*`).
@@ -46,55 +53,70 @@ pub enum Scope {
 /// The operations of a pidfd.
 pub struct PidFd(Subject, OnClose);
 
-/// An inode of pidfs has no operations of its own.
-struct PidInode;
-impl InodeOps for PidInode {}
-
 impl Subject {
-    /// The process.
-    pub fn group(&self) -> &Arc<ThreadGroup> {
-        match self {
-            Self::Process(group) => group,
-            Self::Thread(task) => task.group(),
+    /// `task` as one thread.
+    pub fn of_thread(task: &Arc<Task>) -> Self {
+        if task.is_leader() {
+            Self::Leader(task.group().clone())
+        } else {
+            Self::Thread(task.clone(), task.tid())
         }
     }
 
+    /// The process.
+    pub fn group(&self) -> &Arc<ThreadGroup> {
+        match self {
+            Self::Process(group) | Self::Leader(group) => group,
+            Self::Thread(task, _) => task.group(),
+        }
+    }
+
+    /// Its number in the first pid namespace.
     fn id(&self) -> u32 {
         match self {
-            Self::Process(group) => group.pid(),
-            Self::Thread(task) => task.tid(),
+            Self::Process(group) | Self::Leader(group) => group.pid(),
+            Self::Thread(_, tid) => *tid,
         }
     }
 
     fn ino(&self) -> u64 {
         match self {
-            Self::Thread(task) if !task.is_leader() => task.unique_id(),
-            other => other.group().unique_id(),
+            Self::Process(group) | Self::Leader(group) => group.unique_id(),
+            Self::Thread(task, _) => task.unique_id(),
         }
     }
 
-    /// Whether it has ended, reaped or not.
+    /// Whether it has ended, reaped or not. A leader has not ended before the other threads: one of them may still take
+    /// its place.
     fn has_ended(&self) -> bool {
         match self {
-            Self::Process(group) => group.is_zombie(),
-            Self::Thread(task) => task.has(TaskFlags::DEAD),
+            Self::Process(group) | Self::Leader(group) => group.is_zombie(),
+            Self::Thread(..) => self.is_gone(),
         }
     }
 
     /// Whether nobody can name it any more.
     fn is_gone(&self) -> bool {
         match self {
-            Self::Process(group) => group.exit_state() == ExitState::Dead,
-            Self::Thread(task) if task.is_leader() => task.group().exit_state() == ExitState::Dead,
-            Self::Thread(task) => task.has(TaskFlags::DEAD),
+            Self::Process(group) | Self::Leader(group) => group.exit_state() == ExitState::Dead,
+            Self::Thread(task, tid) => task.has(TaskFlags::DEAD) || task.tid() != *tid,
+        }
+    }
+
+    /// The wait status of one that is gone.
+    fn exit_code(&self) -> i32 {
+        match self {
+            Self::Process(group) | Self::Leader(group) => group.exit_status(),
+            Self::Thread(task, tid) if task.tid() != *tid => 0,
+            Self::Thread(task, _) => task.exit_code(),
         }
     }
 
     /// A task that shows its credentials and descriptors.
     fn task(&self) -> Option<Arc<Task>> {
         match self {
-            Self::Process(group) => group.live_task(),
-            Self::Thread(task) => Some(task.clone()),
+            Self::Process(group) | Self::Leader(group) => group.live_task(),
+            Self::Thread(task, _) => Some(task.clone()),
         }
     }
 }
@@ -127,7 +149,7 @@ impl FileOps for PidFd {
     }
 
     fn ioctl(&self, _file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
-        ioctl(&self.0, cmd, arg)
+        info::ioctl(&self.0, cmd, arg)
     }
 
     fn show_fdinfo(&self, _file: &File, out: &mut Vec<u8>) {
@@ -160,15 +182,22 @@ pub fn create(subject: Subject, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Ar
 
 fn open(pidfd: PidFd, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<File>> {
     let flags = OpenFlags::RDWR | flags & (OpenFlags::NONBLOCK | OpenFlags::EXCL);
-    let path = vfs::anon::pid_path(pidfd.0.ino(), Box::new(PidInode));
-    File::new(path, Arc::new(pidfd), flags, cred)
+    let path = path_of(&pidfd.0);
+    let file = File::new(path, Arc::new(pidfd), flags, cred)?;
+    // Opening drops it from the flags, and F_GETFL tells it of a thread's.
+    file.update_flags(OpenFlags::EXCL, flags);
+    Ok(file)
+}
+
+/// Where it is in pidfs.
+fn path_of(subject: &Subject) -> Path {
+    vfs::anon::pid_path(subject.ino(), Box::new(inode::PidInode(subject.clone())))
 }
 
 /// The pidfd of `CLONE_PIDFD`.
 pub(crate) fn for_clone(task: &Arc<Task>, on_close: OnClose) -> Result<Arc<File>> {
-    let is_thread = !task.is_leader();
     let subject =
-        if is_thread { Subject::Thread(task.clone()) } else { Subject::Process(task.group().clone()) };
+        if task.is_leader() { Subject::Process(task.group().clone()) } else { Subject::of_thread(task) };
     open(PidFd(subject, on_close), OpenFlags::empty(), &process::current().cred())
 }
 
@@ -178,7 +207,8 @@ pub fn find(pid: i32, flags: OpenFlags) -> Result<Subject> {
     let number = u32::try_from(pid).ok().filter(|&number| number > 0).ok_or(Errno::EINVAL)?;
     let task = pid::find_task(number).ok_or(Errno::ESRCH)?;
     if flags.contains(OpenFlags::EXCL) {
-        return if task.has(TaskFlags::DEAD) { Err(Errno::ESRCH) } else { Ok(Subject::Thread(task)) };
+        let subject = Subject::of_thread(&task);
+        return if subject.is_gone() { Err(Errno::ESRCH) } else { Ok(subject) };
     }
     if task.is_leader() { Ok(Subject::Process(task.group().clone())) } else { Err(Errno::ENOENT) }
 }
@@ -198,12 +228,11 @@ pub fn send_signal(subject: &Subject, sig: i32, info: Option<SigInfo>, scope: Sc
             let pgrp = pid::find_pgrp_global(subject.id()).ok_or(Errno::ESRCH)?;
             signal::send_checked_pgrp(&pgrp, sig, info)
         }
-        (Scope::Own, Subject::Thread(task)) => signal::send_checked(Target::Thread(task), sig, info),
-        (Scope::Thread, _) => {
-            let task = match subject {
-                Subject::Thread(task) => task.clone(),
-                Subject::Process(group) => group.leader().ok_or(Errno::ESRCH)?,
-            };
+        (Scope::Own | Scope::Thread, Subject::Thread(task, _)) => {
+            signal::send_checked(Target::Thread(task), sig, info)
+        }
+        (Scope::Thread, _) | (Scope::Own, Subject::Leader(_)) => {
+            let task = subject.group().leader().ok_or(Errno::ESRCH)?;
             signal::send_checked(Target::Thread(&task), sig, info)
         }
         _ => signal::send_checked(Target::Group(subject.group()), sig, info),
@@ -221,108 +250,4 @@ pub fn get_file(subject: &Subject, fd: i32, cred: &Cred) -> Result<Arc<File>> {
         return Err(Errno::EPERM);
     }
     task.files().ok_or(Errno::ESRCH)?.get_any(fd)
-}
-
-/// Type byte of a pidfd's ioctls, and the number of `PIDFD_GET_INFO`; below it are those that open namespaces.
-const IOCTL_TYPE: u32 = 0xff;
-const GET_INFO: u32 = 11;
-
-fn ioctl(subject: &Subject, cmd: u32, arg: usize) -> Result<usize> {
-    let (kind, number, size) = (cmd >> 8 & 0xff, cmd & 0xff, (cmd >> 16 & 0x3fff) as usize);
-    if kind != IOCTL_TYPE {
-        return Err(Errno::ENOTTY);
-    }
-    match number {
-        GET_INFO if cmd >> 30 == 3 => get_info(subject, UserAddr(arg as u64), size),
-        1..GET_INFO if cmd >> 16 == 0 => {
-            if arg != 0 {
-                return Err(Errno::EINVAL);
-            }
-            let task = subject.task().filter(|_| !subject.has_ended()).ok_or(Errno::ESRCH)?;
-            if !process::prctl::may_observe(&task, ObserveIdentity::Real) {
-                return Err(Errno::EPERM);
-            }
-            hooks::open_namespace(&task, number)
-        }
-        _ => Err(Errno::ENOTTY),
-    }
-}
-
-/// Bits of `pidfd_info::mask`.
-mod info {
-    pub const PID: u64 = 1;
-    pub const CREDS: u64 = 2;
-    pub const EXIT: u64 = 8;
-    pub const SUPPORTED: u64 = 32;
-    /// What is known here.
-    pub const ALL: u64 = PID | CREDS | EXIT | SUPPORTED;
-}
-
-/// Words of `struct pidfd_info` in its first version: the mask, the control group's id, ten ids, and the exit code.
-const INFO_WORDS: usize = 16;
-/// Where the fourth version says which bits are known.
-const SUPPORTED_AT: u64 = 80;
-
-/// `PIDFD_GET_INFO`. `ENOTTY`: a structure smaller than its first version. `ESRCH`: it is gone, and its exit code was not
-/// asked for.
-fn get_info(subject: &Subject, out: UserAddr, size: usize) -> Result<usize> {
-    if size < INFO_WORDS * 4 {
-        return Err(Errno::ENOTTY);
-    }
-    let asked: u64 = user::read(out)?;
-    let mut words = [0u32; INFO_WORDS];
-    let mut mask = 0;
-    if subject.is_gone() {
-        if asked & info::EXIT == 0 {
-            return Err(Errno::ESRCH);
-        }
-        mask |= info::EXIT;
-        words[15] = match subject {
-            Subject::Process(group) => group.exit_status(),
-            Subject::Thread(task) => task.exit_code(),
-        } as u32;
-    } else {
-        let task = subject.task().ok_or(Errno::ESRCH)?;
-        let tid = match subject {
-            Subject::Process(group) => group.pid(),
-            Subject::Thread(task) => task.tid(),
-        };
-        let seen = pid::visible(tid);
-        if seen == 0 {
-            return Err(Errno::ESRCH);
-        }
-        mask |= info::PID | info::CREDS;
-        let (cred, reader) = (task.cred(), process::current().cred());
-        words[4] = seen;
-        words[5] = pid::visible(task.pid());
-        words[6] = pid::visible(task.group().ppid());
-        let user = |id| reader.user_ns.show(IdKind::User, id);
-        let group = |id| reader.user_ns.show(IdKind::Group, id);
-        let ids = [
-            user(cred.uid),
-            group(cred.gid),
-            user(cred.euid),
-            group(cred.egid),
-            user(cred.suid),
-            group(cred.sgid),
-            user(cred.fsuid),
-        ];
-        words[7..14].copy_from_slice(&ids);
-        words[14] = group(cred.fsgid);
-    }
-    let tells_supported = asked & info::SUPPORTED != 0 && size >= SUPPORTED_AT as usize + 8;
-    if tells_supported {
-        mask |= info::SUPPORTED;
-    }
-    words[0] = mask as u32;
-    words[1] = (mask >> 32) as u32;
-    user::write(out, &words)?;
-    // A newer program's structure is longer: what is not known here is zero.
-    let zero = [0u8; 64];
-    let rest = (size - INFO_WORDS * 4).min(zero.len());
-    user::write(UserAddr(out.0.wrapping_add(INFO_WORDS as u64 * 4)), &zero[..rest])?;
-    if tells_supported {
-        user::write(UserAddr(out.0.wrapping_add(SUPPORTED_AT)), &info::ALL)?;
-    }
-    Ok(0)
 }

@@ -4,7 +4,10 @@
 
 extern crate alloc;
 
+mod active;
 mod file;
+mod handle;
+mod list;
 mod setns;
 
 use alloc::boxed::Box;
@@ -12,13 +15,15 @@ use alloc::format;
 use alloc::sync::Arc;
 
 use abi::{Errno, Result};
-use ns::{IpcNs, TimeNs, UtsNs};
+use ns::{CgroupNs, IpcNs, NetNs, TimeNs, UtsNs};
 use process::{PidNs, Task};
 use security::{NsId, NsKind, UserNs};
 use vfs::Path;
 use vfs::mount::MountNs;
 
 pub use file::{NsFile, open};
+pub use handle::{by_handle, handle_of};
+pub use list::{Listing, list};
 pub use setns::{setns_file, setns_process};
 
 /// Makes the ioctls of pidfds that open namespaces work. Call once at boot.
@@ -59,12 +64,11 @@ pub enum Namespace {
     User(UserNs),
     /// Mounts.
     Mnt(Arc<MountNs>),
-    /// The only one of its kind: that of control groups or of the network.
-    Only(&'static NsId),
+    /// The network.
+    Net(Arc<NetNs>),
+    /// The root of control groups.
+    Cgroup(Arc<CgroupNs>),
 }
-
-static CGROUP: NsId = NsId::initial(NsKind::Cgroup);
-static NET: NsId = NsId::initial(NsKind::Net);
 
 /// Which namespace of a task is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +80,7 @@ pub enum Which {
 }
 
 impl Namespace {
-    /// A namespace of `task`. `ENOENT`: the task has ended, there is no such kind, or it has no init yet.
+    /// A namespace of `task`. `ENOENT`: the task has ended, or there is no such kind.
     pub fn of(task: &Task, which: Which) -> Result<Self> {
         if task.has(process::TaskFlags::EXITING) {
             return Err(Errno::ENOENT);
@@ -89,14 +93,10 @@ impl Namespace {
             Which::Own(NsKind::Pid) => Self::Pid(task.group().pid_ns().clone()),
             Which::Own(NsKind::User) => Self::User(task.cred().user_ns.clone()),
             Which::Own(NsKind::Mnt) => Self::Mnt(task.fs().and_then(|fs| fs.ns()).ok_or(Errno::ENOENT)?),
-            Which::Own(NsKind::Cgroup) => Self::Only(&CGROUP),
-            Which::Own(NsKind::Net) => Self::Only(&NET),
+            Which::Own(NsKind::Cgroup) => Self::Cgroup(proxy.cgroup.clone()),
+            Which::Own(NsKind::Net) => Self::Net(proxy.net.clone()),
             Which::ForChildren(NsKind::Time) => Self::Time(proxy.time_for_children.clone()),
-            Which::ForChildren(NsKind::Pid) => {
-                let ns = &proxy.pid_for_children;
-                ns.init().ok_or(Errno::ENOENT)?;
-                Self::Pid(ns.clone())
-            }
+            Which::ForChildren(NsKind::Pid) => Self::Pid(proxy.pid_for_children.clone()),
             _ => return Err(Errno::ENOENT),
         })
     }
@@ -110,7 +110,8 @@ impl Namespace {
             Self::Pid(ns) => ns.id(),
             Self::User(ns) => ns.id(),
             Self::Mnt(ns) => ns.id(),
-            Self::Only(id) => id,
+            Self::Net(ns) => ns.id(),
+            Self::Cgroup(ns) => ns.id(),
         }
     }
 
@@ -118,7 +119,7 @@ impl Namespace {
     pub fn path(self) -> Path {
         let (ino, kind) = (self.id().ino(), self.id().kind());
         let name = format!("{}:[{ino}]", kind.name());
-        vfs::anon::ns_path(ino, name.as_bytes(), Box::new(file::NsInode(self)))
+        vfs::anon::ns_path(ino, name.as_bytes(), Box::new(file::NsInode(active::Open::new(self))))
     }
 
     /// What the link says, also for kinds of which there is just one.

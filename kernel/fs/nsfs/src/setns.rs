@@ -77,7 +77,9 @@ fn enter(list: &[Namespace]) -> Result<()> {
                 proxy.time = ns.clone();
                 proxy.time_for_children = ns.clone();
             }
-            Namespace::User(_) | Namespace::Mnt(_) | Namespace::Only(_) => {}
+            Namespace::Net(ns) => proxy.net = ns.clone(),
+            Namespace::Cgroup(ns) => proxy.cgroup = ns.clone(),
+            Namespace::User(_) | Namespace::Mnt(_) => {}
         }
     }
     commit(&me, list, proxy, is_new_cred.then_some(cred))

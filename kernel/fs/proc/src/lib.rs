@@ -19,5 +19,6 @@ pub use extra::{Extra, provide};
 
 /// Makes "proc" known to mount(2). Call once at boot.
 pub fn register() -> Result<()> {
+    process::hooks::register_proc_dirs(pid::process_of_dir);
     super_ops::register()
 }

@@ -5,6 +5,7 @@
 extern crate alloc;
 
 mod dir;
+mod export;
 mod file;
 mod inode;
 mod memfd;

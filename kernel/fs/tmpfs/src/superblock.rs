@@ -10,6 +10,7 @@ use abi::{Errno, Result};
 use mm::Shmem;
 use sched::Mutex;
 use vfs::dentry::Dentry;
+use vfs::handle::Export;
 use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps};
 
@@ -83,6 +84,10 @@ pub struct Tmpfs {
 }
 
 impl SuperOps for Tmpfs {
+    fn export(&self) -> Option<&dyn Export> {
+        Some(&crate::export::EXPORT)
+    }
+
     fn statfs(&self, _sb: &SuperBlock) -> Result<Statfs> {
         let shmem = &self.account.shmem;
         let mut stat = Statfs::default();

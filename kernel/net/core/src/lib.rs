@@ -197,6 +197,9 @@ pub trait Socket: Any + Send + Sync {
     /// The other side's credentials (`SO_PEERCRED`).
     fn peer_cred(&self) -> Ucred;
 
+    /// The number of its network namespace (`SO_NETNS_COOKIE`).
+    fn net_cookie(&self) -> u64;
+
     /// The last open file is gone.
     fn release(&self);
 }

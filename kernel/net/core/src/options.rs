@@ -46,6 +46,8 @@ const SO_PASSSEC: i32 = 34;
 const SO_MARK: i32 = 36;
 const SO_PROTOCOL: i32 = 38;
 const SO_DOMAIN: i32 = 39;
+const SO_COOKIE: i32 = 57;
+const SO_NETNS_COOKIE: i32 = 71;
 
 /// Flags that are kept and given back.
 const FLAGS: [i32; 10] = [
@@ -76,6 +78,8 @@ pub struct Options {
     /// Switch and seconds.
     linger: [AtomicU32; 2],
     passcred: AtomicBool,
+    /// 0 until somebody asks.
+    cookie: AtomicU64,
 }
 
 /// The value of an option.
@@ -89,6 +93,8 @@ pub enum Value {
     Linger([i32; 2]),
     /// A `struct ucred`.
     Cred(Ucred),
+    /// A number of 64 bits, which needs room for all of them.
+    Wide(u64),
 }
 
 impl Default for Options {
@@ -112,6 +118,7 @@ impl Options {
             mark: AtomicU32::new(0),
             linger: [AtomicU32::new(0), AtomicU32::new(0)],
             passcred: AtomicBool::new(false),
+            cookie: AtomicU64::new(0),
         }
     }
 
@@ -123,6 +130,13 @@ impl Options {
     /// Whether messages come with credentials.
     pub fn passcred(&self) -> bool {
         self.passcred.load(Relaxed)
+    }
+
+    /// A number that no other socket has or had (`SO_COOKIE`).
+    fn cookie(&self) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let new = NEXT.fetch_add(1, Relaxed);
+        self.cookie.compare_exchange(0, new, Relaxed, Relaxed).map_or_else(|old| old, |_| new)
     }
 
     /// Takes over what an accepted socket inherits.
@@ -235,6 +249,8 @@ pub fn get(socket: &dyn Socket, name: i32) -> Result<Value> {
         SO_SNDTIMEO => as_time(&options.sndtimeo_ns),
         SO_PRIORITY => as_int(&options.priority),
         SO_MARK => as_int(&options.mark),
+        SO_COOKIE => Value::Wide(options.cookie()),
+        SO_NETNS_COOKIE => Value::Wide(socket.net_cookie()),
         SO_LINGER => {
             Value::Linger([options.linger[0].load(Relaxed) as i32, options.linger[1].load(Relaxed) as i32])
         }

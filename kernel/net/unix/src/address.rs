@@ -1,7 +1,7 @@
 //! Names of sockets: paths, abstract names, and the tables that find sockets by them.
 //!
 //! A path name lives in the file system: the table is keyed by the inode, which its socket keeps alive. Abstract names
-//! live here only, one space for each socket type, and go with their socket.
+//! live here only, one space for each socket type of a network namespace, and go with their socket.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -69,12 +69,13 @@ fn to_address(name: &[u8], end: &[u8]) -> Address {
 type Table<K> = SpinLock<BTreeMap<K, Weak<UnixSocket>>>;
 
 static PATHS: Table<usize> = SpinLock::new("unix.paths", BTreeMap::new());
-static ABSTRACT: Table<(SockType, Vec<u8>)> = SpinLock::new("unix.abstract", BTreeMap::new());
+/// By number of the network namespace, type and name.
+static ABSTRACT: Table<(u64, SockType, Vec<u8>)> = SpinLock::new("unix.abstract", BTreeMap::new());
 
 /// A name that a socket has taken; dropping it gives it back.
 pub(crate) enum Binding {
     Path { inode: Arc<Inode>, _path: Path },
-    Abstract { kind: SockType, name: Vec<u8> },
+    Abstract { net: u64, kind: SockType, name: Vec<u8> },
 }
 
 fn key(inode: &Arc<Inode>) -> usize {
@@ -85,61 +86,63 @@ impl Drop for Binding {
     fn drop(&mut self) {
         let gone = match self {
             Self::Path { inode, .. } => PATHS.lock().remove(&key(inode)),
-            Self::Abstract { kind, name } => ABSTRACT.lock().remove(&(*kind, core::mem::take(name))),
+            Self::Abstract { net, kind, name } => {
+                ABSTRACT.lock().remove(&(*net, *kind, core::mem::take(name)))
+            }
         };
         drop(gone);
     }
 }
 
-fn bind_abstract(socket: &Weak<UnixSocket>, kind: SockType, name: &[u8]) -> Result<Binding> {
+fn bind_abstract(socket: &UnixSocket, name: &[u8]) -> Result<Binding> {
+    let (net, kind) = (socket.net.id().id(), socket.kind);
     let mut table = ABSTRACT.lock();
-    if table.contains_key(&(kind, name.to_vec())) {
+    if table.contains_key(&(net, kind, name.to_vec())) {
         return Err(Errno::EADDRINUSE);
     }
-    table.insert((kind, name.to_vec()), socket.clone());
-    Ok(Binding::Abstract { kind, name: name.to_vec() })
+    table.insert((net, kind, name.to_vec()), socket.me.clone());
+    Ok(Binding::Abstract { net, kind, name: name.to_vec() })
 }
 
 /// Takes `name` for `socket`. `EADDRINUSE`, and what making a file brings. May sleep.
 pub(crate) fn bind(
-    socket: &Weak<UnixSocket>,
-    kind: SockType,
+    socket: &UnixSocket,
     walk: &WalkContext<'_>,
     name: Name<'_>,
 ) -> Result<(Binding, Address)> {
     match name {
-        Name::Abstract(name) => Ok((bind_abstract(socket, kind, name)?, to_address(name, b""))),
+        Name::Abstract(name) => Ok((bind_abstract(socket, name)?, to_address(name, b""))),
         Name::Path(name) => {
             let path = namespace::make_socket(walk, name, 0o777)?;
             let inode = path.inode().ok_or(Errno::ENOENT)?.clone();
-            PATHS.lock().insert(key(&inode), socket.clone());
+            PATHS.lock().insert(key(&inode), socket.me.clone());
             Ok((Binding::Path { inode, _path: path }, to_address(name, b"\0")))
         }
     }
 }
 
 /// Takes a free abstract name of five hexadecimal digits (unix(7) "Autobind feature"). `ENOSPC`: there is none.
-pub(crate) fn autobind(socket: &Weak<UnixSocket>, kind: SockType) -> Result<(Binding, Address)> {
+pub(crate) fn autobind(socket: &UnixSocket) -> Result<(Binding, Address)> {
     const NAMES: u32 = 1 << 20;
     static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..NAMES {
         let number = NEXT.fetch_add(1, Relaxed) % NAMES;
         let name = format!("\0{number:05x}").into_bytes();
-        if let Ok(binding) = bind_abstract(socket, kind, &name) {
+        if let Ok(binding) = bind_abstract(socket, &name) {
             return Ok((binding, to_address(&name, b"")));
         }
     }
     Err(Errno::ENOSPC)
 }
 
-/// The socket with the name in `address`.
+/// The socket with the name in `address`, of the type and network namespace of `seeker`.
 ///
 /// `EINVAL`: no name. `ECONNREFUSED`: nobody has it. `EPROTOTYPE`: a socket of another type has it. `EACCES`, and what
 /// walking a path brings. May sleep.
-pub(crate) fn find(walk: &WalkContext<'_>, address: &[u8], kind: SockType) -> Result<Arc<UnixSocket>> {
+pub(crate) fn find(walk: &WalkContext<'_>, address: &[u8], seeker: &UnixSocket) -> Result<Arc<UnixSocket>> {
     let found = match parse(address)? {
         Name::Abstract(name) => {
-            let known = ABSTRACT.lock().get(&(kind, name.to_vec())).cloned();
+            let known = ABSTRACT.lock().get(&(seeker.net.id().id(), seeker.kind, name.to_vec())).cloned();
             known.and_then(|weak| weak.upgrade())
         }
         Name::Path(name) => {
@@ -154,7 +157,7 @@ pub(crate) fn find(walk: &WalkContext<'_>, address: &[u8], kind: SockType) -> Re
         }
     };
     let socket = found.ok_or(Errno::ECONNREFUSED)?;
-    if socket.kind == kind { Ok(socket) } else { Err(Errno::EPROTOTYPE) }
+    if socket.kind == seeker.kind { Ok(socket) } else { Err(Errno::EPROTOTYPE) }
 }
 
 #[cfg(test)]

@@ -35,9 +35,9 @@ impl UnixSocket {
             self.autobind()?;
         }
         let patience = Patience::new(flags, self.options().send_timeout());
-        let embryo = UnixSocket::new(self.kind);
+        let embryo = UnixSocket::new(self.kind, self.net.clone());
         loop {
-            let listener = address::find(walk, address, self.kind)?;
+            let listener = address::find(walk, address, self)?;
             match self.try_connect(&listener, &embryo)? {
                 Attempt::Done => {
                     listener.wait.wake_events(READABLE);
@@ -97,7 +97,7 @@ impl UnixSocket {
             if self.options().passcred() {
                 self.autobind()?;
             }
-            let other = address::find(walk, address, self.kind)?;
+            let other = address::find(walk, address, self)?;
             let theirs = other.inner.lock();
             if theirs.state == State::Dead {
                 return Err(Errno::ECONNREFUSED);

@@ -50,7 +50,7 @@ impl UnixSocket {
         packet.rights = Rights::new(rights, net_core::identity().uid);
         let other = match (peer, name, walk) {
             (Some(peer), ..) => peer,
-            (None, Some(name), Some(walk)) => address::find(walk, name, self.kind)?,
+            (None, Some(name), Some(walk)) => address::find(walk, name, self)?,
             _ => return Err(Errno::ENOTCONN),
         };
         loop {

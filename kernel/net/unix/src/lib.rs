@@ -47,6 +47,7 @@ use alloc::sync::Arc;
 
 use abi::{Errno, Result};
 use net_core::{SockType, Socket};
+use ns::NetNs;
 
 pub use rights::in_flight_of;
 pub use socket::{State, UnixSocket};
@@ -72,13 +73,14 @@ fn check(kind: i32, protocol: i32) -> Result<SockType> {
 
 /// socket(2).
 pub fn create(kind: i32, protocol: i32) -> Result<Arc<dyn Socket>> {
-    Ok(UnixSocket::new(check(kind, protocol)?))
+    Ok(UnixSocket::new(check(kind, protocol)?, NetNs::current()))
 }
 
 /// socketpair(2).
 pub fn pair(kind: i32, protocol: i32) -> Result<(Arc<dyn Socket>, Arc<dyn Socket>)> {
     let kind = check(kind, protocol)?;
-    let (a, b) = (UnixSocket::new(kind), UnixSocket::new(kind));
+    let net = NetNs::current();
+    let (a, b) = (UnixSocket::new(kind, net.clone()), UnixSocket::new(kind, net));
     a.join(&b);
     b.join(&a);
     Ok((a, b))

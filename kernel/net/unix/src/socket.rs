@@ -10,6 +10,7 @@ use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use hal::uio::Dest;
 use net_core::{End, Halves, MsgFlags, Options, Outgoing, Received, SockType, Socket};
+use ns::NetNs;
 use sched::{Interruptible, Mutex, PollTable, WaitError, WaitQueue};
 use vfs::WalkContext;
 
@@ -57,6 +58,8 @@ pub(crate) struct Inner {
 pub struct UnixSocket {
     pub(crate) me: Weak<UnixSocket>,
     pub(crate) kind: SockType,
+    /// Where its abstract name counts.
+    pub(crate) net: Arc<NetNs>,
     pub(crate) inner: SpinLock<Inner>,
     pub(crate) out: Arc<Sender>,
     /// Receivers, acceptors, and whoever waits for a change of state.
@@ -103,10 +106,11 @@ pub(crate) const ANY: u32 = u32::MAX;
 pub(crate) const READABLE: u32 = PollEvents::IN.union(PollEvents::RDNORM).bits();
 
 impl UnixSocket {
-    pub(crate) fn new(kind: SockType) -> Arc<Self> {
+    pub(crate) fn new(kind: SockType, net: Arc<NetNs>) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             kind,
+            net,
             inner: SpinLock::new(
                 "unix.socket",
                 Inner {
@@ -157,7 +161,7 @@ impl UnixSocket {
         if self.inner.lock().local.is_some() {
             return Ok(());
         }
-        self.set_name(address::autobind(&self.me, self.kind)?);
+        self.set_name(address::autobind(self)?);
         Ok(())
     }
 
@@ -239,6 +243,10 @@ impl Inner {
 }
 
 impl Socket for UnixSocket {
+    fn net_cookie(&self) -> u64 {
+        self.net.id().id()
+    }
+
     fn family(&self) -> u16 {
         AF_UNIX
     }
@@ -260,7 +268,7 @@ impl Socket for UnixSocket {
         if self.inner.lock().local.is_some() {
             return Err(Errno::EINVAL);
         }
-        self.set_name(address::bind(&self.me, self.kind, walk, name)?);
+        self.set_name(address::bind(self, walk, name)?);
         Ok(())
     }
 

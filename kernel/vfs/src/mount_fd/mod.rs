@@ -148,11 +148,11 @@ impl Held {
         Self { path, ns }
     }
 
-    /// Whether it is in the caller's namespace, or in a detached tree. With `LOCK` held.
+    /// Whether it is in the caller's namespace or in a detached tree, or can be copied wherever it is. With `LOCK` held.
     fn is_usable(&self, own: &Arc<MountNs>) -> bool {
         match &self.ns {
             Some(ns) => self.path.mount.is_in(ns) && (Arc::ptr_eq(ns, own) || ns.is_detached_for(own)),
-            None => false,
+            None => mount_ops::is_clonable_anyway(&self.path),
         }
     }
 

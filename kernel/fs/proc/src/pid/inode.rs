@@ -7,11 +7,11 @@ use alloc::vec::Vec;
 use abi::fs::{S_IFDIR, S_IFLNK, S_IFREG, Statx};
 use abi::{Errno, Result};
 use mm::Mm;
-use process::Task;
+use process::{Task, ThreadGroup};
 use vfs::inode::{Link, SetAttr};
 use vfs::listing::{DirFile, Each, Listing};
 use vfs::text::{Content, Text, TextFile};
-use vfs::{FileOps, Inode, InodeFlags, InodeOps, OpenRequest, Path};
+use vfs::{File, FileMode, FileOps, Inode, InodeFlags, InodeOps, OpenRequest, Path};
 
 use super::{DirKind, Entry, Kind, Target, fd, task_dir};
 use crate::dir::{DIR, Fresh};
@@ -132,6 +132,15 @@ impl InodeOps for PidDir {
     fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
         set_attr(inode, change)
     }
+}
+
+/// The process whose directory `file` is; `None` for other files. `ESRCH`: it was reaped.
+pub(crate) fn process_of_dir(file: &File) -> Option<Result<Arc<ThreadGroup>>> {
+    if file.mode().contains(FileMode::PATH) {
+        return None;
+    }
+    let dir = file.inode().ops_as::<PidDir>()?;
+    if core::ptr::eq(dir.table, super::PROCESS_ENTRIES) { dir.target.whole_process() } else { None }
 }
 
 fn make_entry(dir: &Inode, entry: &'static Entry, target: &Target, task: &Task) -> Arc<Inode> {

@@ -30,7 +30,7 @@ use security::{ObserveIdentity, UserNs};
 use vfs::text::Text;
 use vfs::{FileOps, Path};
 
-pub(crate) use inode::{is_current, make_dir};
+pub(crate) use inode::{is_current, make_dir, process_of_dir};
 pub(crate) use tables::PROCESS_ENTRIES;
 
 /// Whom an inode means, and whose numbers it shows.
@@ -70,6 +70,12 @@ impl Target {
             }
         };
         task.ok_or(Errno::ESRCH)
+    }
+
+    /// The process, if the directory of a whole process means it; `None` for that of a thread.
+    fn whole_process(&self) -> Option<Result<Arc<ThreadGroup>>> {
+        let is_whole = matches!(self.whom, Whom::Process(..));
+        is_whole.then(|| self.task().map(|task| task.group().clone()))
     }
 
     pub(crate) fn subject(&self) -> Result<Subject> {

@@ -102,7 +102,7 @@ macro_rules! common {
 }
 
 /// What is in the directory of a process.
-pub(crate) const PROCESS_ENTRIES: &[Entry] = common![
+pub(crate) static PROCESS_ENTRIES: &[Entry] = common![
     entry("task", 0o555, Dir(DirKind::Task)),
     entry("net", 0o555, Dir(DirKind::Net)),
     entry("mountstats", 0o400, Guarded(text::mountstats)),

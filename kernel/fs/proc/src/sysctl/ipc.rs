@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use abi::{Errno, Result};
-use ipc::current;
+use ipc::{ObjectKind, current};
 use vfs::put;
 use vfs::text::Text;
 
@@ -26,6 +26,25 @@ macro_rules! limit {
                     }
                     current()?.1.$($field)+.store(new, Relaxed);
                     Ok(())
+                },
+            ),
+        }
+    };
+}
+
+/// The identifier that the next object of a kind shall get.
+macro_rules! next_id {
+    ($name:literal, $kind:expr) => {
+        Entry {
+            name: $name,
+            kind: Kind::Tunable(
+                |out| {
+                    put!(out, "{}\n", current()?.1.next_id($kind));
+                    Ok(())
+                },
+                |bytes| {
+                    let id = i32::try_from(parse(bytes)?).map_err(|_| Errno::EINVAL)?;
+                    current()?.1.set_next_id($kind, id)
                 },
             ),
         }
@@ -74,6 +93,9 @@ fn set_sem(bytes: &[u8]) -> Result<()> {
 
 /// What /proc/sys/kernel has of them.
 pub(super) const SEM: Entry = Entry { name: "sem", kind: Kind::Tunable(sem, set_sem) };
+pub(super) const SEM_NEXT_ID: Entry = next_id!("sem_next_id", ObjectKind::Semaphores);
+pub(super) const MSG_NEXT_ID: Entry = next_id!("msg_next_id", ObjectKind::Messages);
+pub(super) const SHM_NEXT_ID: Entry = next_id!("shm_next_id", ObjectKind::Memory);
 pub(super) const MSGMAX: Entry = limit!("msgmax", u32, 0..=MAX, msg_max);
 pub(super) const MSGMNB: Entry = limit!("msgmnb", u32, 0..=MAX, msg_mnb);
 pub(super) const MSGMNI: Entry = limit!("msgmni", u32, 0..=MAX_OBJECTS, msg_mni);

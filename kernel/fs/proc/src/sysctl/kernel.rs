@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use abi::{Errno, Result};
 use hal::sync::Once;
 use ns::uts::{self, Name, UtsNs};
+use process::PidNs;
 use vfs::put;
 use vfs::text::Text;
 
@@ -34,8 +35,13 @@ fn set_name(which: Name, bytes: &[u8]) -> Result<()> {
     uts_ns().set_name(which, name.get(..uts::NAME_LEN).unwrap_or(name))
 }
 
+/// The caller's pid namespace.
+fn pid_ns() -> PidNs {
+    process::try_current().map_or(PidNs::INITIAL, |me| me.group().pid_ns().clone())
+}
+
 fn set_pid_max(bytes: &[u8]) -> Result<()> {
-    process::pid::set_pid_max(u32::try_from(parse(bytes)?).map_err(|_| Errno::EINVAL)?)
+    pid_ns().set_pid_max(u32::try_from(parse(bytes)?).map_err(|_| Errno::EINVAL)?)
 }
 
 /// A random UUID (RFC 9562, version 4).
@@ -140,6 +146,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("io_uring_disabled", "2"),
     fixed("kptr_restrict", "0"),
     fixed("modules_disabled", "1"),
+    ipc::MSG_NEXT_ID,
     ipc::MSGMAX,
     ipc::MSGMNB,
     ipc::MSGMNI,
@@ -165,7 +172,7 @@ pub(super) static ENTRIES: &[Entry] = &[
         name: "pid_max",
         kind: Kind::Tunable(
             |out| {
-                put!(out, "{}\n", process::pid::pid_max());
+                put!(out, "{}\n", pid_ns().pid_max());
                 Ok(())
             },
             set_pid_max,
@@ -183,6 +190,8 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("sched_rt_period_us", "1000000"),
     fixed("sched_rt_runtime_us", "1000000"),
     ipc::SEM,
+    ipc::SEM_NEXT_ID,
+    ipc::SHM_NEXT_ID,
     ipc::SHM_RMID_FORCED,
     ipc::SHMALL,
     ipc::SHMMAX,
