@@ -10,6 +10,7 @@
 //!  4 cpu_id        u32                 8 start_ip          u64
 //!  8 rseq_cs       u64  ──────────▶   16 post_commit_offset u64
 //! 16 flags         u32                24 abort_ip          u64   (preceded by the signature)
+//! 20 node_id       u32
 //! ```
 //!
 //! The scheduler raises `Work::NOTIFY` when a thread that registered was preempted or moved; the work is done on
@@ -28,8 +29,8 @@ use hal::{Fault, USER_END, UserAddr, user};
 use crate::signal;
 use crate::task::{self, CurrentTask};
 
-/// `AT_RSEQ_FEATURE_SIZE`: the fields up to `flags`.
-pub(crate) const FEATURE_SIZE: u64 = 20;
+/// `AT_RSEQ_FEATURE_SIZE`: the fields up to `node_id`.
+pub(crate) const FEATURE_SIZE: u64 = 24;
 /// `AT_RSEQ_ALIGN`.
 pub(crate) const ALIGN: u64 = 32;
 /// Size of the area.
@@ -40,6 +41,8 @@ const UNREGISTER: u32 = 1;
 const UNINITIALIZED: u32 = u32::MAX;
 /// Offset of `rseq_cs`.
 const CS_OFFSET: u64 = 8;
+/// Offset of `node_id`. There is one node, 0, so it is written once.
+const NODE_OFFSET: u64 = 20;
 
 /// rseq(2).
 ///
@@ -77,6 +80,7 @@ pub fn register(area: UserAddr, len: u32, flags: u32, signature: u32) -> Result<
     }
     // The area may hold what a thread before left: no critical section, and the present CPU.
     user::write(UserAddr(area.0 + CS_OFFSET), &0_u64)?;
+    user::write(UserAddr(area.0 + NODE_OFFSET), &0_u32)?;
     own.rseq_len.store(len, Relaxed);
     own.rseq_sig.store(signature, Relaxed);
     own.rseq.store(area.0, Relaxed);

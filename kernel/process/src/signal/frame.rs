@@ -310,7 +310,22 @@ fn restore_frame(regs: &mut UserRegs) -> Result<(), Fault> {
     {
         *stack = new;
     }
+    drop(stack);
+    if let Some(selector) = impossible_segment(&context) {
+        fault::refuse_segment(&task, selector);
+    }
     Ok(())
+}
+
+/// The segment in a frame that user code cannot have. The stack's counts if the frame asks for it as it is.
+fn impossible_segment(context: &Ucontext) -> Option<u16> {
+    /// `UC_STRICT_RESTORE_SS`.
+    const STRICT: u64 = 4;
+    let from = &context.uc_mcontext;
+    if u64::from(from.cs) != USER_CS {
+        return Some(from.cs);
+    }
+    (context.uc_flags & STRICT != 0 && u64::from(from.ss) != USER_SS).then_some(from.ss)
 }
 
 /// Changes the caller's mask and sees to signals that it opens or closes.

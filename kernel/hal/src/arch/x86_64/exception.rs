@@ -208,9 +208,10 @@ pub(super) extern "C-unwind" fn leave(regs: &mut UserRegs) {
     }
     regs.cs = u64::from(USER_CS);
     regs.ss = u64::from(USER_DS);
-    // TF and RF may be set by a debugger or a signal frame; IRET restores them.
-    const TF_RF: u64 = 1 << 8 | 1 << 16;
-    regs.rflags = regs.rflags & (FREE_FLAGS | TF_RF) | USER_FLAGS;
+    // TF and RF may be set by a debugger or a signal frame, NT by the program: IRET restores them, and every entry
+    // clears them for the kernel.
+    const TF_NT_RF: u64 = 1 << 8 | 1 << 14 | 1 << 16;
+    regs.rflags = regs.rflags & (FREE_FLAGS | TF_NT_RF) | USER_FLAGS;
 }
 
 /// IRET would fault in the kernel: raise what the program would see if the jump had been its own.
