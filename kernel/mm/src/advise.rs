@@ -117,6 +117,7 @@ impl Mm {
         }
         match advice {
             raw::MADV_REMOVE => self.remove_pages(range),
+            raw::MADV_COLLAPSE => self.collapse(range),
             raw::MADV_POPULATE_READ => self.populate_with(range, Some(false)),
             raw::MADV_POPULATE_WRITE => self.populate_with(range, Some(true)),
             raw::MADV_COLD | raw::MADV_PAGEOUT => {
@@ -337,6 +338,7 @@ fn is_known(advice: Advice) -> bool {
                 | raw::MADV_DONTNEED_LOCKED
                 | raw::MADV_FREE
                 | raw::MADV_REMOVE
+                | raw::MADV_COLLAPSE
                 | raw::MADV_COLD
                 | raw::MADV_PAGEOUT
                 | raw::MADV_POPULATE_READ

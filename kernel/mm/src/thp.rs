@@ -11,23 +11,28 @@
 //! read, nothing there          the small page of zeroes: a later write to it makes a small page
 //! ```
 //!
-//! LINUX: pages are not joined in the background (khugepaged), `MADV_COLLAPSE` is unknown, and there is no huge page of
-//! zeroes.
+//! `MADV_COLLAPSE` joins small pages into a huge one: they are taken out, so that whoever touches them waits for the
+//! address space, copied, and the huge page is put in their place.
+//!
+//! LINUX: pages are not joined in the background (khugepaged), those of files never, and there is no huge page of zeroes.
 //!
 //! Source: Documentation/admin-guide/mm/transhuge.rst.
 
+use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use abi::{Errno, Result};
-use hal::PageRange;
 use hal::frame::{HUGE_FRAMES, HUGE_SIZE, HugeFrame};
 use hal::paging::{Cursor, Entry, PteFlags};
+use hal::{PAGE_SIZE, PageRange};
 
 use crate::counters::Counter;
 use crate::fault::touched;
 use crate::mapping::page_flags;
-use crate::space::{Mm, Prefs};
-use crate::vma::{VmFlags, Vma};
+use crate::oom;
+use crate::space::{Mm, Prefs, RssDelta};
+use crate::vma::{Backing, VmFlags, Vma};
 
 /// Faults that got a huge page (`thp_fault_alloc`).
 pub static FAULT_ALLOC: Counter = Counter::new();
@@ -144,6 +149,84 @@ impl Mm {
     pub(crate) fn huge_pages(&self) -> u64 {
         (self.page_table().nr_huge() * HUGE_FRAMES) as u64
     }
+}
+
+impl Mm {
+    /// `MADV_COLLAPSE`: gives each huge page's worth of memory that lies in `range` as a whole one huge page. May sleep.
+    ///
+    /// `EINVAL`: memory that cannot have huge pages. `ENOMEM`: a hole, or no huge page to be had. `EAGAIN`: pages in swap
+    /// or markers are in the way.
+    pub(crate) fn collapse(&self, range: Range<u64>) -> Result<()> {
+        let (first, end) = (range.start.next_multiple_of(SIZE), range.end & !(SIZE - 1));
+        let mut result = self.check_collapse(range);
+        for at in (first..end.max(first)).step_by(HUGE_SIZE) {
+            // As far as possible: the last error counts.
+            if result != Err(Errno::EINVAL) {
+                result = self.collapse_one(at).and(result);
+            }
+        }
+        result
+    }
+
+    fn check_collapse(&self, range: Range<u64>) -> Result<()> {
+        let space = self.space.read();
+        if !space.set.covers(range.clone()) {
+            return Err(Errno::ENOMEM);
+        }
+        let prefs = self.prefs();
+        let disabled = prefs.contains(Prefs::NO_HUGE_PAGES) && !prefs.contains(Prefs::ADVISED_HUGE_PAGES);
+        let fits = space.set.overlapping(range).all(can_collapse);
+        if fits && !disabled { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    fn collapse_one(&self, at: u64) -> Result<()> {
+        // Before the lock: it takes long.
+        let huge = HugeFrame::alloc_user_zeroed(page_flags::ANON).ok_or(Errno::ENOMEM)?;
+        let mut small = Vec::new();
+        small.try_reserve_exact(HUGE_FRAMES).map_err(|_| Errno::ENOMEM)?;
+        let space = self.space.write();
+        let vma = space.set.at(at).filter(|vma| can_collapse(vma)).ok_or(Errno::EINVAL)?;
+        let Some(range) = huge_range(vma, at) else { return Ok(()) };
+        let mut cursor = self.page_table().cursor(range);
+        if cursor.query_huge(at).is_some() {
+            return Ok(());
+        }
+        let mut next = range.start();
+        while let Some((addr, entry)) = cursor.next_mapped(next) {
+            next = addr + PAGE_SIZE as u64;
+            let Entry::Present { frame, flags } = entry else { return Err(Errno::EAGAIN) };
+            small.push((addr, frame, flags));
+        }
+        cursor.unmap_range(range, &mut |_, _| {});
+        // Flushes: from here on nobody reaches the pages, and who tries waits for `space`.
+        drop(cursor);
+        let mut delta = RssDelta { anon: HUGE_FRAMES as i64, ..Default::default() };
+        for (addr, frame, _) in &small {
+            huge.frame(((addr - at) as usize) / PAGE_SIZE).copy_from(frame);
+            delta.count(frame.meta().flags.load(Ordering::Relaxed), -1);
+        }
+        let flags = touched(&vma.attr, vma.attr.flags.contains(VmFlags::WRITE), true);
+        let mapped = self.page_table().cursor(range).map_huge(at, huge, flags);
+        if mapped.is_ok() {
+            vma.attr.note_written();
+            self.rss.apply(delta);
+            return Ok(());
+        }
+        for (addr, frame, flags) in small {
+            // The frame has one more reference meanwhile, but the entry's rights were right for it.
+            while self.page_table().cursor(range).map(addr, frame.clone(), flags).is_err() {
+                oom::relieve()?;
+            }
+        }
+        Err(Errno::ENOMEM)
+    }
+}
+
+/// Whether small pages of `vma` can be joined, whatever the setting.
+fn can_collapse(vma: &Vma) -> bool {
+    let never = VmFlags::NOHUGEPAGE | VmFlags::GROWSDOWN | VmFlags::DROPPABLE;
+    let anonymous = matches!(vma.attr.backing, Backing::Anonymous);
+    anonymous && !vma.attr.flags.intersects(never) && vma.attr.watch.is_none()
 }
 
 /// A fault at `addr`, which a large entry maps; `true` if the entry is right for it afterwards. `false`: the page must be

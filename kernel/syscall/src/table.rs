@@ -101,7 +101,7 @@ syscalls! {
     26 msync(addr: u64, len: u64, flags: u32) => mem::sys_msync, Support::Full;
     27 mincore(addr: u64, len: u64, vec: UserAddr) => mem::sys_mincore, Support::Full;
     28 madvise(addr: u64, len: u64, advice: u32)
-        => mem::sys_madvise, Support::Partial("no MADV_COLLAPSE, MADV_MERGEABLE: EINVAL");
+        => mem::sys_madvise, Support::Partial("no MADV_MERGEABLE: EINVAL");
     29 shmget(key: i32, size: u64, flags: i32) => ipc::sys_shmget, Support::Partial("SHM_HUGETLB: EINVAL");
     30 shmat(id: i32, addr: u64, flags: i32) => ipc::sys_shmat, Support::Full;
     31 shmctl(id: i32, command: i32, buf: UserAddr) => ipc::sys_shmctl, Support::Full;
@@ -448,7 +448,7 @@ syscalls! {
     438 pidfd_getfd(fd: i32, target: i32, flags: u32) => eventfiles::sys_pidfd_getfd, Support::Full;
     439 faccessat2(dirfd: i32, name: UserAddr, mode: u32, flags: u32) => path::sys_faccessat2, Support::Full;
     440 process_madvise(fd: i32, vec: UserAddr, count: usize, advice: u32, flags: u32)
-        => range::sys_process_madvise, Support::Partial("no MADV_COLLAPSE: EINVAL");
+        => range::sys_process_madvise, Support::Full;
     441 epoll_pwait2(ep: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: usize)
         => poll::sys_epoll_pwait2, Support::Full;
     442 mount_setattr(dirfd: i32, name: UserAddr, flags: u32, attr: UserAddr, size: usize)

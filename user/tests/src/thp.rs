@@ -5,7 +5,7 @@ use crate::prelude::*;
 tests!(
     "thp":
     a_write_gets_a_huge_page, parts_can_go, rights_of_parts, forks_share_and_part, huge_pages_move,
-    who_does_not_want_them, random_edits_keep_contents,
+    small_pages_are_joined, who_does_not_want_them, random_edits_keep_contents,
 );
 
 const RW: i32 = PROT_READ | PROT_WRITE;
@@ -153,6 +153,34 @@ fn huge_pages_move() {
         check(odd + 3 * PAGE, 0..512);
         check(odd, 0..3);
         check(to, 0..512);
+    });
+}
+
+fn small_pages_are_joined() {
+    const COLLAPSE: i32 = 25;
+    with_huge(|| {
+        let at = huge(2);
+        sys!(SYS_madvise, at, 2 * HUGE, MADV_NOHUGEPAGE).unwrap();
+        sys!(SYS_madvise, at, 2 * HUGE, MADV_DONTNEED).unwrap();
+        (0..300).for_each(|i| poke(at + i * PAGE, i as u8 ^ 0x5a));
+        assert_eq!(sys!(SYS_madvise, at, HUGE, COLLAPSE), Err(EINVAL), "it wants none");
+        sys!(SYS_madvise, at, 2 * HUGE, MADV_HUGEPAGE).unwrap();
+        assert_eq!(smaps_kb(at, "AnonHugePages"), 0);
+        let (r, w) = pipe();
+        let late = child(|| {
+            read_vec(r, 1).unwrap();
+            check(at, 0..300);
+        });
+        assert_eq!(sys!(SYS_madvise, at, HUGE, COLLAPSE), Ok(0));
+        assert_eq!((smaps_kb(at, "AnonHugePages"), smaps_kb(at, "Rss")), (2048, 2048));
+        check(at, 0..300);
+        assert!((300..512).all(|i| peek(at + i * PAGE) == 0));
+        poke(at, 1);
+        write(w, b"x").unwrap();
+        late.ok();
+        assert_eq!(sys!(SYS_madvise, at, HUGE, COLLAPSE), Ok(0), "it is one already");
+        let file = map(HUGE, PROT_READ, MAP_PRIVATE, new_file("f")).unwrap();
+        assert_eq!(sys!(SYS_madvise, file, HUGE, COLLAPSE), Err(EINVAL));
     });
 }
 

@@ -261,3 +261,28 @@ fn denied_writable_mappings_stay_denied() {
     assert!(mm.map(private).is_ok());
     assert!(mm.counters().data > 0 && VmFlags::WRITE.is_data());
 }
+
+#[test]
+fn joined_pages_keep_contents_and_counts() {
+    const HUGE: u64 = hal::frame::HUGE_SIZE as u64;
+    const COLLAPSE: u32 = 25;
+    let _alone = alone();
+    let mm = Mm::new().unwrap();
+    mm.map(fixed(HUGE / PAGE, HUGE / PAGE, rw(), MapFlags::PRIVATE, Backing::Anonymous, 0)).unwrap();
+    assert_eq!(mm.advise(HUGE, HUGE, abi::raw::general::MADV_NOHUGEPAGE as _), Ok(()));
+    for i in 0..40 {
+        assert_eq!(mm.write_remote(HUGE + i * 7 * PAGE, &[i as u8 + 1], Rights::Obey), 1);
+    }
+    assert_eq!(mm.advise(HUGE, HUGE, COLLAPSE as _), Err(Errno::EINVAL), "it wants none");
+    assert_eq!(mm.advise(HUGE, HUGE, abi::raw::general::MADV_HUGEPAGE as _), Ok(()));
+    let child = mm.fork().unwrap();
+    assert_eq!(mm.advise(HUGE, HUGE, COLLAPSE as _), Ok(()));
+    assert_eq!((mm.counters().rss_anon, child.counters().rss_anon), (512, 40));
+    for i in 0..40 {
+        let mut byte = [0];
+        mm.read_remote(HUGE + i * 7 * PAGE, &mut byte, Rights::Obey);
+        assert_eq!(byte[0], i as u8 + 1);
+    }
+    mm.check_invariants();
+    child.check_invariants();
+}
