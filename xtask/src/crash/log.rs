@@ -14,7 +14,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-const MAGIC: u64 = 0x6a73_6677_7368_72;
+const MAGIC: u64 = 0x006a_7366_7773_6872;
 const VERSION: u64 = 1;
 const FLAG_FLUSH: u64 = 1;
 const FLAG_FUA: u64 = 2;
