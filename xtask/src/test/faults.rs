@@ -43,7 +43,7 @@ struct Case {
 }
 
 /// Shows how /mnt is mounted.
-const SHOW: &str = "grep -o '/mnt ext4 r[ow]' /proc/mounts";
+const SHOW: &str = "grep /mnt /proc/mounts | grep -o '/mnt ext4 r[ow]\\|emergency_ro'";
 
 const CASES: [Case; 5] = [
     Case {
@@ -69,14 +69,14 @@ const CASES: [Case; 5] = [
         fault: Fault::Write,
         command: "mount -t ext4 /dev/vda /mnt; dd if=/mnt/g of=/mnt/new bs=4000 conv=fsync 2>&1 | grep -o 'Input.*\\|Read-only.*'; \
                   touch /mnt/more; cat /mnt/g | wc -c; ",
-        expected: "Input/output error\ntouch: /mnt/more: Read-only file system\n40000\n/mnt ext4 ro\n",
+        expected: "Input/output error\ntouch: /mnt/more: Read-only file system\n40000\n/mnt ext4 rw\nemergency_ro\n",
         is_sound: true,
     },
     Case {
         name: "metadata that cannot be read: errors=continue",
         place: Place::Inode,
         fault: Fault::Read,
-        command: "mount -t ext4 -o errors=continue /dev/vda /mnt; ls /mnt > /tmp/l; cat /mnt/f; ",
+        command: "mount -t ext4 -o errors=continue /dev/vda /mnt; cat /mnt/f; ",
         expected: "cat: can't open '/mnt/f': Input/output error\n/mnt ext4 rw\n",
         is_sound: false,
     },
@@ -85,7 +85,7 @@ const CASES: [Case; 5] = [
         place: Place::Inode,
         fault: Fault::Read,
         command: "mount -t ext4 -o errors=remount-ro /dev/vda /mnt; cat /mnt/f; touch /mnt/lost+found/x; ",
-        expected: "cat: can't open '/mnt/f': Input/output error\ntouch: /mnt/lost+found/x: Read-only file system\n/mnt ext4 ro\n",
+        expected: "cat: can't open '/mnt/f': Input/output error\ntouch: /mnt/lost+found/x: Read-only file system\n/mnt ext4 rw\nemergency_ro\n",
         is_sound: false,
     },
 ];
@@ -137,28 +137,27 @@ fn tell(case: &Case, platform: &Platform, path: &Path) -> Result<()> {
 
 /// A file system with two files, /f and /g, whose inodes are in blocks of their own.
 fn fill(path: &Path) -> Result<()> {
-    make_empty(path, &["-t", "ext4", "-b", "4096", "-I", "4096"])?;
+    make_empty(path, &["-t", "ext4", "-b", "4096", "-I", "4096", "-N", "64"])?;
     let contents = path.with_extension("contents");
     fs::write(&contents, vec![b'x'; 40_000])?;
-    for name in ["f", "g"] {
-        debugfs(path, &format!("write {} {name}", contents.display()), true)?;
-    }
+    // Linux reads 32 blocks of inodes at once: /f must not be among those that are needed to mount.
+    let others: String = (0..40).map(|nr| format!("symlink s{nr} x\n")).collect();
+    let script = path.with_extension("script");
+    fs::write(&script, format!("{others}write {at} f\nwrite {at} g\n", at = contents.display()))?;
+    ui::capture(Command::new("debugfs").args(["-w", "-f"]).arg(&script).arg(path))?;
+    fs::remove_file(script)?;
     fs::remove_file(contents)?;
     Ok(())
 }
 
-fn debugfs(path: &Path, request: &str, is_writing: bool) -> Result<String> {
-    let mut debugfs = Command::new("debugfs");
-    if is_writing {
-        debugfs.arg("-w");
-    }
-    ui::capture(debugfs.args(["-R", request]).arg(path))
+fn debugfs(path: &Path, request: &str) -> Result<String> {
+    ui::capture(Command::new("debugfs").args(["-R", request]).arg(path))
 }
 
 /// The sector, of 512 bytes.
 fn find(path: &Path, place: Place) -> Result<u64> {
     let blocks = |file: &str, nr: usize| -> Result<u64> {
-        let list = debugfs(path, &format!("blocks {file}"), false)?;
+        let list = debugfs(path, &format!("blocks {file}"))?;
         let block = list.split_whitespace().nth(nr).with_context(|| format!("{file} has few blocks"))?;
         Ok(block.parse()?)
     };
@@ -166,8 +165,9 @@ fn find(path: &Path, place: Place) -> Result<u64> {
         Place::Data => blocks("/f", 2)?,
         Place::Journal => blocks("<8>", 1)?,
         Place::Inode => {
-            let text = debugfs(path, "imap /f", false)?;
-            let Some(number) = text.split("block ").nth(1).and_then(|rest| rest.split(',').next()) else {
+            let text = debugfs(path, "imap /f")?;
+            let Some(number) = text.split("located at block ").nth(1).and_then(|rest| rest.split(',').next())
+            else {
                 bail!("debugfs tells no block: {text}")
             };
             number.trim().parse()?

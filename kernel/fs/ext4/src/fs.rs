@@ -24,7 +24,6 @@ use ext4_image::superblock::{self, Incompat};
 use ext4_image::{Error, Layout, Seal};
 use hal::sync::{Once, SpinLock};
 use sched::{Mutex, RwSem, RwSemWriteGuard};
-use vfs::superblock::SbFlags;
 use vfs::{Inode, SuperBlock};
 
 use crate::cache::Cache;
@@ -284,13 +283,10 @@ impl Fs {
         errno(error)
     }
 
-    /// Becomes read-only after an error.
+    /// Refuses all changes after an error. The mount stays one for writing; its options tell ("emergency_ro").
     fn stop_writing(&self) {
         if !self.is_aborted.swap(true, AcqRel) {
             log::error!("ext4 ({}): remounting read-only", self.disk.device().name());
-        }
-        if let Some(sb) = self.vfs_sb() {
-            sb.set_flags(sb.flags() | SbFlags::RDONLY);
         }
     }
 

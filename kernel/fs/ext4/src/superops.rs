@@ -25,6 +25,9 @@ impl SuperOps for Super {
 
     fn show_options(&self, _sb: &SuperBlock, out: &mut Vec<u8>) {
         self.0.options.lock().show(out);
+        if self.0.is_aborted.load(Acquire) {
+            out.extend_from_slice(b",emergency_ro");
+        }
     }
 
     fn remount(&self, _sb: &SuperBlock, data: &[u8]) -> Result<()> {
@@ -120,9 +123,16 @@ impl Fs {
         result
     }
 
+    /// Lets go of what cannot be written any more, so that it does not keep the file system in use.
+    fn forget_dirty(&self) {
+        let dirty = core::mem::take(&mut *self.dirty.lock());
+        dirty.values().filter_map(|inode| node(inode).ok()).for_each(|node| node.mark_clean());
+    }
+
     /// Writes out everything: pages, inodes, the journal, and the journal's blocks home.
     pub(crate) fn sync(&self) -> Result<()> {
         if self.is_aborted.load(Acquire) {
+            self.forget_dirty();
             return Err(Errno::EROFS);
         }
         let has_dirty = !self.dirty.lock().is_empty();
