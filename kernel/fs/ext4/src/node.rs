@@ -253,8 +253,11 @@ impl Node {
         self.data_tid.store(txn.state.tid, Release);
     }
 
-    /// Has the inode written soon, and kept until then.
+    /// Has the inode written soon, and kept until then; not when nothing is written any more.
     pub(crate) fn mark_dirty(&self, inode: &Arc<Inode>) {
+        if self.fs.is_aborted.load(Acquire) {
+            return;
+        }
         if !self.is_dirty.load(Acquire) && !self.is_dirty.swap(true, AcqRel) {
             self.fs.dirty.lock().insert(self.ino, inode.clone());
         }

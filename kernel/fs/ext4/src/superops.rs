@@ -165,8 +165,12 @@ fn committer(fs: &Weak<Fs>) {
         // Short sleeps, so that the thread ends soon after the file system.
         let _ = sched::sleep_until(hal::time::now_ns() + NS_PER_SECOND, Interruptible::No);
         let Some(fs) = fs.upgrade() else { return };
+        if fs.is_aborted.load(Acquire) {
+            // Nothing is written any more.
+            return;
+        }
         slept += 1;
-        if slept < fs.options.lock().commit_seconds || fs.is_aborted.load(Acquire) {
+        if slept < fs.options.lock().commit_seconds {
             continue;
         }
         slept = 0;
