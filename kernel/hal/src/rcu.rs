@@ -5,7 +5,7 @@
 //! at its start has passed one such point.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -30,6 +30,7 @@ enum Callback {
     Call(Box<dyn FnOnce() + Send>),
     DropBox(#[expect(dead_code, reason = "only dropped")] Box<dyn Send>),
     DropArc(#[expect(dead_code, reason = "only dropped")] Arc<dyn Send + Sync>),
+    DropWeak(#[expect(dead_code, reason = "only dropped")] Weak<dyn Send + Sync>),
 }
 
 struct Queues {
@@ -159,4 +160,9 @@ pub fn defer_drop<T: Send + 'static>(value: Box<T>) {
 /// Drops a reference after a grace period.
 pub fn defer_drop_arc<T: Send + Sync + 'static>(value: Arc<T>) {
     enqueue(Callback::DropArc(value));
+}
+
+/// Drops a weak reference after a grace period.
+pub fn defer_drop_weak<T: Send + Sync + 'static>(value: Weak<T>) {
+    enqueue(Callback::DropWeak(value));
 }

@@ -24,14 +24,14 @@
 //! `state` is a spinlock; nothing sleeps and no file is dropped under it.
 
 use alloc::boxed::Box;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 
 use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::rcu;
-use hal::sync::{RcuCell, SpinLock, SpinLockGuard};
+use hal::sync::{RcuCell, SpinLock, SpinLockGuard, WeakCell};
 
 use crate::file::{File, FileMode};
 use crate::lock;
@@ -51,7 +51,7 @@ pub static NR_OPEN: AtomicUsize = AtomicUsize::new(1 << 20);
 /// Descriptors that a new table has room for.
 const INITIAL: usize = 64;
 
-type Slots = Box<[RcuCell<Weak<File>>]>;
+type Slots = Box<[WeakCell<File>]>;
 
 struct State {
     files: Vec<Option<Arc<File>>>,
@@ -62,7 +62,7 @@ struct State {
 
 /// A table of file descriptors, shared by the tasks that were cloned with `CLONE_FILES`.
 pub struct FdTable {
-    slots: RcuCell<Arc<Slots>>,
+    slots: RcuCell<Slots>,
     state: SpinLock<State>,
     id: u64,
 }
@@ -81,7 +81,7 @@ fn set_bit(map: &mut [u64], at: usize, value: bool) {
 fn new_slots(len: usize) -> Result<Slots> {
     let mut slots = Vec::new();
     slots.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
-    slots.resize_with(len, RcuCell::empty);
+    slots.resize_with(len, WeakCell::empty);
     Ok(slots.into_boxed_slice())
 }
 
@@ -138,7 +138,7 @@ impl FdTable {
 
     fn from_parts(slots: Slots, state: State) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            slots: RcuCell::new(Box::new(Arc::new(slots))),
+            slots: RcuCell::new(Box::new(slots)),
             state: SpinLock::new("vfs.fdtable", state),
             id: lock::new_owner_id(),
         }))
@@ -156,7 +156,7 @@ impl FdTable {
         let guard = rcu::read_lock();
         // A negative number becomes a huge index.
         let slot = self.slots.get(&guard).and_then(|slots| slots.get(fd as u32 as usize));
-        slot.and_then(|slot| slot.get(&guard)).and_then(Weak::upgrade).ok_or(Errno::EBADF)
+        slot.and_then(|slot| slot.upgrade(&guard)).ok_or(Errno::EBADF)
     }
 
     /// The file behind `fd`. `EBADF`: there is none, or it only names a file (`O_PATH`).
@@ -173,9 +173,12 @@ impl FdTable {
         Held { state: self.state.lock() }
     }
 
-    fn slots(&self) -> Result<Arc<Slots>> {
+    /// Shows readers what the locked table holds at `fd`.
+    fn publish(&self, fd: usize, file: Option<&Arc<File>>) {
         let guard = rcu::read_lock();
-        self.slots.get(&guard).cloned().ok_or(Errno::EBADF)
+        if let Some(slot) = self.slots.get(&guard).and_then(|slots| slots.get(fd)) {
+            slot.set(file);
+        }
     }
 
     /// Makes room for `fd`. `EMFILE`: beyond the system's limit.
@@ -191,7 +194,7 @@ impl FdTable {
             return Ok(());
         }
         for (at, file) in state.files.iter().enumerate() {
-            slots[at].set(file.as_ref().map(|file| Box::new(Arc::downgrade(file))));
+            slots[at].set(file.as_ref());
         }
         new.open[..state.open.len()].copy_from_slice(&state.open);
         new.cloexec[..state.cloexec.len()].copy_from_slice(&state.cloexec);
@@ -200,7 +203,7 @@ impl FdTable {
         for (to, from) in state.files.iter_mut().zip(new.files.iter_mut()) {
             *to = from.take();
         }
-        self.slots.set(Some(Box::new(Arc::new(slots))));
+        self.slots.set(Some(Box::new(slots)));
         drop(state);
         Ok(())
     }
@@ -209,11 +212,17 @@ impl FdTable {
     ///
     /// `EMFILE`: there is none. `ENOMEM`.
     pub fn reserve(self: &Arc<Self>, min: usize, limit: usize, flags: FdFlags) -> Result<Reserved> {
-        let fd = self.reserve_number(min, limit, flags)?;
+        let (fd, _) = self.reserve_number(min, limit, flags)?;
         Ok(Reserved { table: self.clone(), fd, is_used: false })
     }
 
-    fn reserve_number(&self, min: usize, limit: usize, flags: FdFlags) -> Result<usize> {
+    /// Takes a number for [`FdTable::reserve`]; the table is still locked.
+    fn reserve_number(
+        &self,
+        min: usize,
+        limit: usize,
+        flags: FdFlags,
+    ) -> Result<(usize, SpinLockGuard<'_, State>)> {
         loop {
             let mut state = self.state.lock();
             let fd = state.lowest_free(min);
@@ -222,7 +231,7 @@ impl FdTable {
             }
             if fd < state.files.len() {
                 state.take_bit(fd, flags);
-                return Ok(fd);
+                return Ok((fd, state));
             }
             drop(state);
             self.grow(fd)?;
@@ -230,21 +239,18 @@ impl FdTable {
     }
 
     /// Puts `file` at a descriptor that was taken; gives what was there.
-    fn install(&self, fd: usize, file: Arc<File>) -> Option<Arc<File>> {
-        let weak = Box::new(Arc::downgrade(&file));
-        let mut state = self.state.lock();
-        let slots = self.slots().ok()?;
-        let old = state.files.get_mut(fd).and_then(|slot| slot.replace(file));
-        if let Some(slot) = slots.get(fd) {
-            slot.set(Some(weak));
-        }
-        old
+    fn install(&self, state: &mut State, fd: usize, file: Arc<File>) -> Option<Arc<File>> {
+        self.publish(fd, Some(&file));
+        state.files.get_mut(fd).and_then(|slot| slot.replace(file))
     }
 
     /// Installs `file` at the lowest free descriptor from `min` on and below `limit`. `EMFILE`, `ENOMEM`.
     pub fn insert(&self, file: Arc<File>, min: usize, limit: usize, flags: FdFlags) -> Result<i32> {
-        let fd = self.reserve_number(min, limit, flags)?;
-        self.install(fd, file);
+        let (fd, mut state) = self.reserve_number(min, limit, flags)?;
+        let old = self.install(&mut state, fd, file);
+        drop(state);
+        // Nothing by F1, but no file may be dropped under the lock.
+        drop(old);
         Ok(fd as i32)
     }
 
@@ -253,11 +259,7 @@ impl FdTable {
         let mut state = self.state.lock();
         let file = state.files.get_mut(fd)?.take()?;
         state.clear_bit(fd);
-        if let Ok(slots) = self.slots()
-            && let Some(slot) = slots.get(fd)
-        {
-            slot.set(None);
-        }
+        self.publish(fd, None);
         Some(file)
     }
 
@@ -284,15 +286,15 @@ impl FdTable {
     pub fn replace(&self, to: i32, file: Arc<File>, limit: usize, flags: FdFlags) -> Result<()> {
         let fd = usize::try_from(to).ok().filter(|&fd| fd < limit).ok_or(Errno::EBADF)?;
         self.grow(fd).map_err(|errno| if errno == Errno::EMFILE { Errno::EBADF } else { errno })?;
-        {
-            let mut state = self.state.lock();
-            let is_reserved = bit(&state.open, fd) && state.files.get(fd).is_some_and(Option::is_none);
-            if is_reserved {
-                return Err(Errno::EBUSY);
-            }
-            state.take_bit(fd, flags);
+        let mut state = self.state.lock();
+        let is_reserved = bit(&state.open, fd) && state.files.get(fd).is_some_and(Option::is_none);
+        if is_reserved {
+            return Err(Errno::EBUSY);
         }
-        if let Some(old) = self.install(fd, file) {
+        state.take_bit(fd, flags);
+        let old = self.install(&mut state, fd, file);
+        drop(state);
+        if let Some(old) = old {
             // As on Linux, an error of the implied close is lost.
             let _ = self.closed(&old);
         }
@@ -364,7 +366,7 @@ impl FdTable {
             for (at, file) in state.files.iter().enumerate().take(end) {
                 if let Some(file) = file {
                     new.files[at] = Some(file.clone());
-                    slots[at].set(Some(Box::new(Arc::downgrade(file))));
+                    slots[at].set(Some(file));
                     set_bit(&mut new.open, at, true);
                     set_bit(&mut new.cloexec, at, bit(&state.cloexec, at));
                 }
@@ -431,7 +433,8 @@ impl Reserved {
     /// Installs the file. Cannot fail.
     pub fn install(mut self, file: Arc<File>) -> i32 {
         self.is_used = true;
-        self.table.install(self.fd, file);
+        let old = self.table.install(&mut self.table.state.lock(), self.fd, file);
+        drop(old);
         self.fd as i32
     }
 }

@@ -28,6 +28,6 @@ pub use lockdep::might_sleep;
 pub(crate) use protocol::GracePeriod;
 
 pub use once::{LazyLock, Once};
-pub use rcucell::{ArcCell, RcuCell};
+pub use rcucell::{ArcCell, RcuCell, WeakCell};
 pub use seqlock::SeqLock;
 pub use spin::{IrqLock, IrqLockGuard, SpinLock, SpinLockGuard};

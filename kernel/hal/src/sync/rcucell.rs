@@ -1,8 +1,9 @@
 //! Pointers that readers follow without a lock.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -117,6 +118,54 @@ impl<T: Send + Sync + 'static> Drop for ArcCell<T> {
         if !value.is_null() {
             // SAFETY: the cell's own count.
             drop(unsafe { Arc::from_raw(value) });
+        }
+    }
+}
+
+/// A weak reference that can be followed without a lock and replaced; it keeps nothing alive.
+pub struct WeakCell<T: Send + Sync + 'static> {
+    /// Null or from `Weak::into_raw`; the cell owns one weak count.
+    value: AtomicPtr<T>,
+    owns: PhantomData<Weak<T>>,
+}
+
+impl<T: Send + Sync + 'static> WeakCell<T> {
+    /// A cell without a value.
+    pub const fn empty() -> Self {
+        WeakCell { value: AtomicPtr::new(ptr::null_mut()), owns: PhantomData }
+    }
+
+    /// A counted reference to the value; `None` when there is none, or nobody holds it any more.
+    #[inline]
+    pub fn upgrade(&self, _guard: &ReadGuard) -> Option<Arc<T>> {
+        // Acquire pairs with the exchange in `set`.
+        let value = self.value.load(Ordering::Acquire);
+        if value.is_null() {
+            return None;
+        }
+        // SAFETY: from `Weak::into_raw`; `set` gives the cell's count back only after a grace period, which the
+        // guard holds up. The count stays the cell's: `ManuallyDrop` does not give it back.
+        let weak = ManuallyDrop::new(unsafe { Weak::from_raw(value) });
+        weak.upgrade()
+    }
+
+    /// Replaces the value; the old one's weak count is given back after a grace period. Writers serialise themselves.
+    pub fn set(&self, value: Option<&Arc<T>>) {
+        let new = value.map_or(ptr::null_mut(), |value| Arc::downgrade(value).into_raw().cast_mut());
+        let old = self.value.swap(new, Ordering::AcqRel);
+        if !old.is_null() {
+            // SAFETY: from `Weak::into_raw`; the swap made the cell's count ours.
+            rcu::defer_drop_weak(unsafe { Weak::from_raw(old) });
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for WeakCell<T> {
+    fn drop(&mut self) {
+        let value = *self.value.get_mut();
+        if !value.is_null() {
+            // SAFETY: the cell's own count; `&mut self` outlives every reader's borrow.
+            drop(unsafe { Weak::from_raw(value) });
         }
     }
 }
