@@ -296,9 +296,13 @@ impl PageTable {
                 // SAFETY: `table` is the root or came from an entry of this table (U1); the lock by 1.
                 let slots = unsafe { &table_at(table).0 };
                 let first = pte::index(addr, level);
-                let limit = if level == 4 { ENTRIES / 2 } else { ENTRIES };
                 // What one entry of the level above covers starts here.
                 let base = addr & !(pte::span(level + 1) - 1);
+                let limit = match end - base {
+                    left if left < pte::span(level + 1) => pte::index(end - 1, level) + 1,
+                    _ if level == 4 => ENTRIES / 2,
+                    _ => ENTRIES,
+                };
                 let found = (first..limit).find(|idx| slots[*idx].load(Ordering::Relaxed) != 0);
                 let Some(idx) = found else {
                     addr = base + pte::span(level + 1);
