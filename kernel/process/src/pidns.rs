@@ -54,6 +54,8 @@ struct Inner {
     pid_max: AtomicU32,
     /// Its init is gone or going: no new processes.
     is_dead: AtomicBool,
+    /// See [`PidNs::memfd_noexec`].
+    memfd_noexec: AtomicU32,
     /// Woken when a number is given back.
     freed: WaitQueue,
 }
@@ -63,6 +65,7 @@ struct Inner {
 pub struct PidNs(Option<Arc<Inner>>);
 
 static INITIAL_ID: NsId = NsId::initial(NsKind::Pid);
+static INITIAL_MEMFD_NOEXEC: AtomicU32 = AtomicU32::new(0);
 
 impl PartialEq for PidNs {
     fn eq(&self, other: &Self) -> bool {
@@ -99,6 +102,7 @@ impl PidNs {
             init: SpinLock::new("process.pidns_init", None),
             pid_max: AtomicU32::new(pid::PID_MAX_LIMIT),
             is_dead: AtomicBool::new(false),
+            memfd_noexec: AtomicU32::new(parent.memfd_noexec()),
             freed: WaitQueue::new(),
         }))))
     }
@@ -136,6 +140,25 @@ impl PidNs {
                 None => return false,
             }
         }
+    }
+
+    /// What memfd_create(2) makes here when nothing is said about execution (/proc/sys/vm/memfd_noexec): 0 programs,
+    /// 1 none, 2 none whatever is said. At least what holds above.
+    pub fn memfd_noexec(&self) -> u32 {
+        match &self.0 {
+            None => INITIAL_MEMFD_NOEXEC.load(Relaxed),
+            Some(inner) => inner.memfd_noexec.load(Relaxed).max(inner.parent.memfd_noexec()),
+        }
+    }
+
+    /// Changes it. `EINVAL`: not 0 to 2, or less than what holds above.
+    pub fn set_memfd_noexec(&self, value: u32) -> Result<()> {
+        let least = self.parent().map_or(0, Self::memfd_noexec);
+        if !(least..=2).contains(&value) {
+            return Err(Errno::EINVAL);
+        }
+        self.0.as_ref().map_or(&INITIAL_MEMFD_NOEXEC, |inner| &inner.memfd_noexec).store(value, Relaxed);
+        Ok(())
     }
 
     /// Its init, while that lives.

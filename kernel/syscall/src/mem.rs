@@ -246,8 +246,9 @@ pub(crate) fn sys_memfd_create(_cx: &mut Cx<'_>, name: UserAddr, flags: u32) -> 
     const NAME_SIZE: usize = 250;
     /// `MFD_CLOEXEC`.
     const CLOEXEC: u32 = 1;
-    let name = caller::string(name, NAME_SIZE, Errno::EINVAL)?;
     let task = process::current();
+    let flags = tmpfs::memfd_flags(flags, task.group().pid_ns().memfd_noexec())?;
+    let name = caller::string(name, NAME_SIZE, Errno::EINVAL)?;
     let file = tmpfs::create_memfd(&name, flags, &task.cred())?;
     let fd_flags = if flags & CLOEXEC != 0 { FdFlags::CLOEXEC } else { FdFlags::empty() };
     caller::install(&*caller::files()?, file, fd_flags)

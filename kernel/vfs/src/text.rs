@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 
 use abi::{Errno, Result};
+use hal::PAGE_SIZE;
 use hal::cpu::CpuMask;
 use hal::uio::{Dest, Src};
 use sched::Mutex;
@@ -118,13 +119,29 @@ impl<F: Fn(&mut Text) -> Result<()> + Send + Sync + 'static> Content for F {
 pub struct TextFile<C> {
     content: C,
     made: Mutex<Option<Vec<u8>>>,
+    /// A read of a page or more that does not get everything ends after a line.
+    whole_lines: bool,
 }
 
 impl<C: Content> TextFile<C> {
     /// The operations of a freshly opened file with this content.
     #[inline]
     pub fn open(content: C) -> Arc<dyn FileOps> {
-        Arc::new(Self { content, made: Mutex::new("vfs.text", None) })
+        Arc::new(Self { content, made: Mutex::new("vfs.text", None), whole_lines: false })
+    }
+
+    /// As [`TextFile::open`], for content of which programs that read a page or more expect whole lines.
+    #[inline]
+    pub fn of_lines(content: C) -> Arc<dyn FileOps> {
+        Arc::new(Self { content, made: Mutex::new("vfs.text", None), whole_lines: true })
+    }
+}
+
+/// The part of `text` that a read of `room` bytes gets: up to the end of the last line that fits, if one does.
+fn lines_that_fit(text: &[u8], room: usize) -> &[u8] {
+    match text.get(..room) {
+        Some(part) => part.iter().rposition(|&byte| byte == b'\n').map_or(part, |end| &part[..=end]),
+        None => text,
     }
 }
 
@@ -141,6 +158,8 @@ impl<C: Content> FileOps for TextFile<C> {
         }
         let text = made.as_deref().unwrap_or(&[]);
         let rest = usize::try_from(pos).ok().and_then(|pos| text.get(pos..)).unwrap_or(&[]);
+        let is_cut = !self.whole_lines || dst.remaining() < PAGE_SIZE;
+        let rest = if is_cut { rest } else { lines_that_fit(rest, dst.remaining()) };
         Ok(dst.put_bytes(rest)?)
     }
 
@@ -200,6 +219,14 @@ mod tests {
         text.pad_to(0, 14);
         put!(text, "{}", 7);
         assert_eq!(text.finish().unwrap(), b"a\\040b\\134c   7");
+    }
+
+    #[test]
+    fn a_read_of_lines_ends_after_one() {
+        assert_eq!(lines_that_fit(b"one\ntwo\nthree", 9), b"one\ntwo\n");
+        assert_eq!(lines_that_fit(b"one\ntwo\n", 8), b"one\ntwo\n");
+        assert_eq!(lines_that_fit(b"one\ntwo\n", 20), b"one\ntwo\n");
+        assert_eq!(lines_that_fit(b"longer than that\n", 6), b"longer");
     }
 
     fn text(f: impl Fn(&mut Text)) -> String {

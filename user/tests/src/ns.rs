@@ -9,6 +9,7 @@ tests!(
     pid_init_is_safe_from_its_own, pid_proc_shows_the_namespace, pid_set_tid, pid_signals_from_above,
     user_map_rules, user_capabilities_stay_inside, time_offsets, ipc_and_mnt_numbers, unshare_refusals,
     setns_refusals, limits_hold, pid_max_of_each, pid_init_by_setns, net_has_its_own_abstract_names, cgroup_and_net_numbers,
+    memory_files_by_namespace, last_number_of_the_namespace,
 );
 
 const NS_GET_USERNS: i32 = 0xb701;
@@ -463,4 +464,44 @@ fn cgroup_and_net_numbers() {
             assert_eq!(sys!(SYS_unshare, flag), Err(EPERM));
         });
     }
+
+fn memory_files_by_namespace() {
+    const TUNABLE: &str = "/proc/sys/vm/memfd_noexec";
+    const MFD_EXEC: u32 = 16;
+    let seals = |fd: usize| sys!(SYS_fcntl, fd, F_GET_SEALS).unwrap() as i32;
+    assert_eq!(slurp(TUNABLE), "0\n");
+    child_in(CLONE_NEWPID, || {
+        write_file(TUNABLE, "1").unwrap();
+        let fd = sys!(SYS_memfd_create, c"m", 0).unwrap();
+        assert_eq!(seals(fd) & 0x20, 0x20, "F_SEAL_EXEC");
+        assert_eq!(fstat(fd as i32).st_mode & 0o777, 0o666);
+        assert!(sys!(SYS_memfd_create, c"m", MFD_EXEC).is_ok());
+        write_file(TUNABLE, "2").unwrap();
+        assert_eq!(sys!(SYS_memfd_create, c"m", MFD_EXEC), Err(EACCES));
+        assert!(sys!(SYS_memfd_create, c"m", 0).is_ok());
+        assert_eq!(write_file(TUNABLE, "3"), Err(EINVAL));
+        child_in(CLONE_NEWPID, || {
+            assert_eq!(slurp(TUNABLE), "2\n");
+            assert_eq!(write_file(TUNABLE, "1"), Err(EINVAL));
+            assert_eq!(sys!(SYS_memfd_create, c"m", MFD_EXEC), Err(EACCES));
+        })
+        .ok();
+    })
+    .ok();
+    assert_eq!(slurp(TUNABLE), "0\n");
+    child_in(CLONE_NEWPID, || {
+        drop_root();
+        assert!(matches!(write_file(TUNABLE, "1"), Err(Errno::EACCES | Errno::EPERM)));
+    })
+    .ok();
+}
+
+fn last_number_of_the_namespace() {
+    let last = || slurp("/proc/loadavg").trim().rsplit(' ').next().unwrap().to_owned();
+    child_in(CLONE_NEWPID, || {
+        assert_eq!(last(), "1");
+        child(|| ()).ok();
+        assert_eq!(last(), "2");
+    })
+    .ok();
 }

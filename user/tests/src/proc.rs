@@ -6,7 +6,7 @@ tests!(
     "proc":
     self_links, stat_line, status_fields, states_of_a_child, cmdline_environ_and_comm, maps_show_mappings,
     mem_reads_and_writes, fd_folder, reopening_through_proc, system_files, sysctl_files, proc_is_protected,
-    limits_file, reads_in_small_pieces, sys_folders, oom_score_adj,
+    limits_file, reads_in_small_pieces, sys_folders, oom_score_adj, maps_are_read_by_lines, mounts_hide_what_they_are_told,
 );
 
 fn self_links() {
@@ -219,4 +219,60 @@ fn oom_score_adj() {
     assert_eq!(slurp("/proc/self/oom_score_adj"), "500\n");
     assert_eq!(write(fd, b"1001"), Err(EINVAL));
     assert_eq!(write(fd, b"words"), Err(EINVAL));
+}
+
+fn maps_are_read_by_lines() {
+    let a = anon(200 * PAGE);
+    (0..100).for_each(|i| _ = sys!(SYS_mprotect, a + 2 * i * PAGE, PAGE, PROT_READ).unwrap());
+    for name in ["maps", "smaps"] {
+        let fd = open(&cstr(format!("/proc/self/{name}")), O_RDONLY).unwrap();
+        let (one, two) = (read_vec(fd, PAGE).unwrap(), read_vec(fd, PAGE).unwrap());
+        assert!(one.len() > PAGE / 2 && one.ends_with(b"\n") && two.ends_with(b"\n"), "{name}");
+        // Who asks for less gets as much as he asks for.
+        let fd = open(&cstr(format!("/proc/self/{name}")), O_RDONLY).unwrap();
+        assert_eq!(read_vec(fd, 10).unwrap(), one[..10]);
+        assert_eq!(read_vec(fd, 10).unwrap(), one[10..20]);
+    }
+}
+
+/// Mounts proc with `options` in the test's folder.
+fn mount_proc(options: &str) -> Result<String, Errno> {
+    let at = format!("{}/proc", dir());
+    let _ = sys!(SYS_mkdir, &cstr(at.clone()), 0o755);
+    sys!(SYS_mount, c"proc", &cstr(at.clone()), c"proc", 0, &cstr(options)).map(|_| at)
+}
+
+fn mounts_hide_what_they_are_told() {
+    sys!(SYS_unshare, CLONE_NEWNS).unwrap();
+    sys!(SYS_mount, 0, c"/", 0, MS_REC | MS_PRIVATE, 0).unwrap();
+    for bad in ["hidepid=3", "subset=all", "gid=x", "nonsense"] {
+        assert_eq!(mount_proc(bad).err(), Some(EINVAL), "{bad}");
+    }
+    let names = |at: &str| -> Vec<String> {
+        std::fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let at = mount_proc("subset=pid").unwrap();
+    assert_eq!(open(&cstr(format!("{at}/cpuinfo")), O_RDONLY), Err(ENOENT));
+    let shown = names(&at);
+    assert!(shown.contains(&getpid().to_string()) && shown.contains(&"self".to_owned()));
+    assert!(shown.iter().all(|n| n == "self" || n == "thread-self" || n.bytes().all(|b| b.is_ascii_digit())));
+    assert!(open(&cstr("/proc/cpuinfo"), O_RDONLY).is_ok(), "an instance of its own");
+    sys!(SYS_umount2, &cstr(at), 0).unwrap();
+
+    let at = mount_proc("hidepid=invisible").unwrap();
+    assert!(slurp("/proc/mounts").lines().any(|l| l.contains(&at) && l.contains("hidepid=invisible")));
+    aside(|| {
+        drop_root();
+        assert_eq!(stat_path(&cstr(format!("{at}/1"))).err(), Some(ENOENT));
+        assert!(!names(&at).contains(&"1".to_owned()));
+        assert!(names(&at).contains(&getpid().to_string()));
+    });
+    sys!(SYS_mount, 0, &cstr(at.clone()), 0, MS_REMOUNT, c"hidepid=1").unwrap();
+    aside(|| {
+        drop_root();
+        assert!(stat_path(&cstr(format!("{at}/1"))).is_ok());
+        assert_eq!(stat_path(&cstr(format!("{at}/1/stat"))).err(), Some(Errno::EPERM));
+    });
+    assert!(stat_path(&cstr(format!("{at}/1/stat"))).is_ok());
+    sys!(SYS_umount2, &cstr(at), 0).unwrap();
 }

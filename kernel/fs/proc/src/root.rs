@@ -15,6 +15,7 @@ use vfs::{FileOps, Inode, InodeOps, OpenRequest};
 use crate::dir::{DIR, Fresh, LINK};
 use crate::node;
 use crate::pid::{self, Target};
+use crate::super_ops::Options;
 use crate::system::ENTRIES;
 
 /// Positions from here on: `self`, `thread-self`, then process n at this + 2 + n.
@@ -35,11 +36,16 @@ impl InodeOps for Root {
                 Fresh::root_owned(dir, name, LINK).make(Box::new(SelfLink(caller, self.0.clone()))),
             ));
         }
+        let options = Options::of(dir);
         if let Some(entry) = node::find(ENTRIES, name) {
-            return Ok(Some(node::make(dir, entry)));
+            let is_hidden = options.is_some_and(Options::shows_only_pids);
+            return if is_hidden { Err(Errno::ENOENT) } else { Ok(Some(node::make(dir, entry))) };
         }
         let number = parse_pid(name).ok_or(Errno::ENOENT)?;
         let task = to_global_in(number, &self.0).and_then(find_task_global).ok_or(Errno::ENOENT)?;
+        if options.is_some_and(|options| !options.shows(&task)) {
+            return Err(Errno::ENOENT);
+        }
         let target = if task.is_leader() {
             Target::process(task.group(), &self.0)
         } else {
@@ -48,12 +54,12 @@ impl InodeOps for Root {
         Ok(Some(pid::make_dir(dir, name, &task, target, pid::PROCESS_ENTRIES)))
     }
 
-    fn revalidate(&self, _dir: &Arc<Inode>, _name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
-        inode.is_some_and(pid::is_current)
+    fn revalidate(&self, dir: &Arc<Inode>, _name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
+        inode.is_some_and(|inode| pid::is_current(inode) && pid::is_shown(dir, inode))
     }
 
-    fn open(&self, _inode: &Arc<Inode>, _request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
-        Ok(Arc::new(DirFile(RootListing(self.0.clone()))))
+    fn open(&self, inode: &Arc<Inode>, _request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
+        Ok(Arc::new(DirFile(RootListing(self.0.clone(), inode.clone()))))
     }
 
     fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
@@ -76,11 +82,14 @@ pub(crate) fn parse_pid(name: &[u8]) -> Option<u32> {
     core::str::from_utf8(name).ok()?.parse().ok()
 }
 
-struct RootListing(PidNs);
+/// The root directory, read as its instance's options say.
+struct RootListing(PidNs, Arc<Inode>);
 
 impl Listing for RootListing {
     fn list(&self, from: u64, each: &mut Each<'_>) -> Result<()> {
-        if from < FIRST_PROCESS && !node::list(ENTRIES, from, each) {
+        let options = Options::of(&self.1);
+        let has_files = from < FIRST_PROCESS && !options.is_some_and(Options::shows_only_pids);
+        if has_files && !node::list(ENTRIES, from, each) {
             return Ok(());
         }
         let mut at = from.max(FIRST_PROCESS);
@@ -91,8 +100,13 @@ impl Listing for RootListing {
             }
         }
         let mut number = u32::try_from(at - FIRST_PROCESS - 2).ok();
-        while let Some((pid, _)) = number.and_then(|number| next_process_in(&self.0, number)) {
+        while let Some((pid, group)) = number.and_then(|number| next_process_in(&self.0, number)) {
             number = pid.checked_add(1);
+            if options.is_some_and(|options| {
+                !find_task_global(group.pid()).is_some_and(|task| options.shows(&task))
+            }) {
+                continue;
+            }
             if !each(format!("{pid}").as_bytes(), DIR, FIRST_PROCESS + 3 + u64::from(pid)) {
                 break;
             }

@@ -1,13 +1,16 @@
-//! The file system type, and its instances: one for the first pid namespace, others as they are mounted.
+//! The file system type, its instances (each mount has its own), and their options.
 
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use abi::fs::S_IFDIR;
 use abi::{Errno, Result};
-use hal::sync::Once;
-use process::PidNs;
+use process::{PidNs, Task};
+use security::ObserveIdentity;
 use vfs::dentry::Dentry;
 use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{FileSystemType, Inode, InodeFlags, InodeInit, MountRequest, SuperBlock, SuperInit, SuperOps};
@@ -22,7 +25,6 @@ pub(crate) const ROOT_INO: u64 = 1;
 struct Proc;
 
 static TYPE: Proc = Proc;
-static INSTANCE: Once<Arc<Dentry>> = Once::new();
 
 impl FileSystemType for Proc {
     fn name(&self) -> &'static str {
@@ -30,40 +32,117 @@ impl FileSystemType for Proc {
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
-        check_options(request.data)?;
+        let options = Options::default();
+        options.apply(request.data)?;
         let ns = process::try_current().map_or(PidNs::INITIAL, |me| me.group().pid_ns().clone());
-        if ns.is_initial() {
-            return INSTANCE.get().cloned().ok_or(Errno::ENODEV);
-        }
-        Ok(make_root(ns))
+        Ok(make_root(ns, options))
     }
 }
 
-/// `EINVAL`: an option that is unknown, or that would hide what this file system cannot hide.
-fn check_options(data: &[u8]) -> Result<()> {
-    let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
-    for option in text.split(',').filter(|option| !option.is_empty()) {
-        match option.split_once('=') {
-            Some(("hidepid", "0" | "off")) => {}
-            Some(("gid", gid)) if gid.parse::<u32>().is_ok() => {}
-            _ => return Err(Errno::EINVAL),
-        }
-    }
-    Ok(())
+/// What an instance shows to whom (proc(5), "Mount options").
+#[derive(Default)]
+pub(crate) struct Options {
+    /// 0: all; 1: of others only that they are there; 2: not even that; 4: as 2, and `gid` counts for nothing.
+    hide_pid: AtomicU32,
+    /// Members see everything.
+    gid: AtomicU32,
+    /// Processes only.
+    only_pids: AtomicBool,
 }
 
-struct Super;
+impl Options {
+    /// The values that `hidepid=` takes, with their words.
+    const HIDE_PID: [(&'static str, u32); 4] =
+        [("off", 0), ("noaccess", 1), ("invisible", 2), ("ptraceable", 4)];
+
+    /// Changes what `data` names; all or nothing. `EINVAL`: an option or value that is unknown.
+    fn apply(&self, data: &[u8]) -> Result<()> {
+        let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
+        let (mut hide_pid, mut gid, mut only_pids) = (None, None, false);
+        for option in text.split(',').filter(|option| !option.is_empty()) {
+            match option.split_once('=') {
+                Some(("hidepid", value)) => {
+                    let found = Self::HIDE_PID.iter().find(|(word, number)| {
+                        *word == value || value.parse::<u32>().is_ok_and(|value| value == *number)
+                    });
+                    hide_pid = Some(found.ok_or(Errno::EINVAL)?.1);
+                }
+                Some(("gid", value)) => gid = Some(value.parse::<u32>().map_err(|_| Errno::EINVAL)?),
+                Some(("subset", "pid")) => only_pids = true,
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+        if let Some(hide_pid) = hide_pid {
+            self.hide_pid.store(hide_pid, Relaxed);
+        }
+        if let Some(gid) = gid {
+            self.gid.store(gid, Relaxed);
+        }
+        if only_pids {
+            self.only_pids.store(true, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The options of the instance that `inode` belongs to.
+    pub(crate) fn of(inode: &Inode) -> Option<&Self> {
+        inode.sb().ops_as::<Super>().map(|ops| &ops.0)
+    }
+
+    /// Whether only processes are shown.
+    pub(crate) fn shows_only_pids(&self) -> bool {
+        self.only_pids.load(Relaxed)
+    }
+
+    /// Whether the caller sees that `task` is there.
+    pub(crate) fn shows(&self, task: &Task) -> bool {
+        self.hide_pid.load(Relaxed) < 2 || self.lets_in(task)
+    }
+
+    /// Whether the caller may look into the directory of `task`.
+    pub(crate) fn lets_in(&self, task: &Task) -> bool {
+        let hide_pid = self.hide_pid.load(Relaxed);
+        if hide_pid == 0 {
+            return true;
+        }
+        let gid = self.gid.load(Relaxed);
+        let is_member = || process::try_current().is_some_and(|me| me.with_cred(|cred| cred.in_group(gid)));
+        (hide_pid != 4 && is_member()) || process::prctl::may_observe(task, ObserveIdentity::File)
+    }
+
+    fn show(&self) -> String {
+        let mut text = String::new();
+        match self.gid.load(Relaxed) {
+            0 => {}
+            gid => text += &format!(",gid={gid}"),
+        }
+        let hide_pid = self.hide_pid.load(Relaxed);
+        if let Some((word, _)) =
+            Self::HIDE_PID.iter().find(|(_, number)| *number == hide_pid && hide_pid != 0)
+        {
+            text += &format!(",hidepid={word}");
+        }
+        if self.shows_only_pids() {
+            text += ",subset=pid";
+        }
+        text
+    }
+}
+
+struct Super(Options);
 
 impl SuperOps for Super {
-    fn show_options(&self, _sb: &SuperBlock, _out: &mut Vec<u8>) {}
+    fn show_options(&self, _sb: &SuperBlock, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.0.show().as_bytes());
+    }
 
     fn remount(&self, _sb: &SuperBlock, data: &[u8]) -> Result<()> {
-        check_options(data)
+        self.0.apply(data)
     }
 }
 
 /// An instance that shows the processes of `ns`.
-fn make_root(ns: PidNs) -> Arc<Dentry> {
+fn make_root(ns: PidNs, options: Options) -> Arc<Dentry> {
     let init = SuperInit {
         fs_type: &TYPE,
         dev: 0,
@@ -72,13 +151,29 @@ fn make_root(ns: PidNs) -> Arc<Dentry> {
         max_bytes: MAX_FILE_SIZE,
         flags: SbFlags::empty(),
     };
-    let sb = SuperBlock::new(init, Box::new(Super));
+    let sb = SuperBlock::new(init, Box::new(Super(options)));
     let mut root = InodeInit::new(ROOT_INO, S_IFDIR | 0o555);
     root.flags = InodeFlags::VOLATILE;
     Dentry::new_root(Inode::new(&sb, root, Box::new(Root(ns)), None))
 }
 
 pub(crate) fn register() -> Result<()> {
-    INSTANCE.call_once(|| make_root(PidNs::INITIAL));
     vfs::register_fs(&TYPE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_taken_whole_or_not_at_all() {
+        let options = Options::default();
+        options.apply(b"hidepid=invisible,gid=7,subset=pid").unwrap();
+        assert_eq!(options.show(), ",gid=7,hidepid=invisible,subset=pid");
+        for bad in [&b"hidepid=3"[..], b"hidepid=0,unknown", b"subset=all", b"gid=x"] {
+            assert_eq!(options.apply(bad), Err(Errno::EINVAL));
+        }
+        options.apply(b"hidepid=4").unwrap();
+        assert_eq!(options.show(), ",gid=7,hidepid=ptraceable,subset=pid");
+    }
 }

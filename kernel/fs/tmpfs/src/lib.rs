@@ -12,7 +12,7 @@ mod memfd;
 mod options;
 mod superblock;
 
-pub use memfd::{create_memfd, create_secret};
+pub use memfd::{create_memfd, create_secret, memfd_flags};
 pub use superblock::{Instance, TMPFS, Tmpfs, TmpfsType, new_instance};
 
 /// Makes "tmpfs", "ramfs" and "rootfs" known to mount(2).

@@ -106,6 +106,15 @@ const MFD_EXEC: u32 = 16;
 /// The longest name.
 const NAME_MAX: usize = 249;
 
+/// The flags of memfd_create(2) with what `noexec`, the value of /proc/sys/vm/memfd_noexec, adds to them.
+///
+/// `EACCES`: a file that could be executed is wanted, and must not be.
+pub fn memfd_flags(flags: u32, noexec: u32) -> Result<u32> {
+    let said = flags & (MFD_EXEC | MFD_NOEXEC_SEAL);
+    let flags = if said == 0 && noexec > 0 { flags | MFD_NOEXEC_SEAL } else { flags };
+    if noexec > 1 && flags & MFD_NOEXEC_SEAL == 0 { Err(Errno::EACCES) } else { Ok(flags) }
+}
+
 /// memfd_create(2); the caller handles `MFD_CLOEXEC`.
 ///
 /// `EINVAL`: unknown or contradicting flags (huge pages included), or a name of more than 249 bytes.
@@ -178,5 +187,19 @@ impl Mappable for SecretMap {
 
     fn is_secret(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_said_about_execution_the_tunable_decides() {
+        assert_eq!(memfd_flags(MFD_CLOEXEC, 0), Ok(MFD_CLOEXEC));
+        assert_eq!(memfd_flags(MFD_CLOEXEC, 1), Ok(MFD_CLOEXEC | MFD_NOEXEC_SEAL));
+        assert_eq!(memfd_flags(MFD_EXEC, 1), Ok(MFD_EXEC));
+        assert_eq!(memfd_flags(MFD_EXEC, 2), Err(Errno::EACCES));
+        assert_eq!(memfd_flags(0, 2), Ok(MFD_NOEXEC_SEAL));
     }
 }

@@ -8,6 +8,7 @@ use abi::fs::{S_IFDIR, S_IFLNK, S_IFREG, Statx};
 use abi::{Errno, Result};
 use mm::Mm;
 use process::{Task, ThreadGroup};
+use security::{Access, Cred};
 use vfs::inode::{Link, SetAttr};
 use vfs::listing::{DirFile, Each, Listing};
 use vfs::text::{Content, Text, TextFile};
@@ -15,6 +16,7 @@ use vfs::{File, FileMode, FileOps, Inode, InodeFlags, InodeOps, OpenRequest, Pat
 
 use super::{DirKind, Entry, Kind, Target, fd, task_dir};
 use crate::dir::{DIR, Fresh};
+use crate::super_ops::Options;
 
 impl Entry {
     fn full_mode(&self) -> u32 {
@@ -60,7 +62,8 @@ pub(crate) fn make_dir(
     target: Target,
     table: &'static [Entry],
 ) -> Arc<Inode> {
-    make(dir, name, DIR, task, InodeFlags::VOLATILE, Box::new(PidDir { target, table }))
+    let flags = InodeFlags::VOLATILE | InodeFlags::OWN_PERMISSION;
+    make(dir, name, DIR, task, flags, Box::new(PidDir { target, table }))
 }
 
 /// Whether the inode, if it shows a process or thread, shows one that is still there. Brings its owner up to date.
@@ -71,6 +74,15 @@ pub(crate) fn is_current(inode: &Arc<Inode>) -> bool {
         _ => return true,
     };
     target.task().map(|task| refresh(inode, &task)).is_ok()
+}
+
+/// Whether the options of the instance with the root `dir` let the caller find `inode` there.
+pub(crate) fn is_shown(dir: &Inode, inode: &Inode) -> bool {
+    let Some(options) = Options::of(dir) else { return true };
+    match inode.ops_as::<PidDir>() {
+        Some(pid) => pid.target.task().is_ok_and(|task| options.shows(&task)),
+        None => true,
+    }
 }
 
 /// Brings the owner of `inode` up to date.
@@ -131,6 +143,15 @@ impl InodeOps for PidDir {
 
     fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
         set_attr(inode, change)
+    }
+
+    /// As the mode says, where the instance's options let the caller in. `EPERM`: they do not.
+    fn permission(&self, inode: &Inode, cred: &Cred, wanted: Access) -> Result<()> {
+        let task = self.target.task()?;
+        if Options::of(inode).is_some_and(|options| !options.lets_in(&task)) {
+            return Err(Errno::EPERM);
+        }
+        security::inode_permission(cred, &inode.ids(), wanted)
     }
 }
 
@@ -228,7 +249,7 @@ impl InodeOps for PidNode {
                 let subject = self.target.subject()?;
                 subject.check_observer()?;
                 let mm = subject.task.mm().map_or_else(Weak::new, |mm| Arc::downgrade(&mm));
-                Ok(TextFile::open(MemoryText { show, mm }))
+                Ok(TextFile::of_lines(MemoryText { show, mm }))
             }
             Kind::Special(open) => open(&self.target.subject()?),
             _ => Ok(TextFile::open(PidText { target: self.target.clone(), entry: self.entry })),

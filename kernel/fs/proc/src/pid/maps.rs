@@ -21,7 +21,7 @@ const NAME_COLUMN: usize = 73;
 pub(super) fn open(subject: &Subject) -> Result<Arc<dyn FileOps>> {
     let mm = observed_mm(subject)?;
     let shown = mm.clone();
-    let text = TextFile::open(move |out: &mut Text| {
+    let text = TextFile::of_lines(move |out: &mut Text| {
         if let Some(mm) = shown.upgrade() {
             mm.for_each_vma(0, |vma| {
                 put_line(out, vma);

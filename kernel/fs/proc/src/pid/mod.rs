@@ -30,7 +30,7 @@ use security::{ObserveIdentity, UserNs};
 use vfs::text::Text;
 use vfs::{FileOps, Path};
 
-pub(crate) use inode::{is_current, make_dir, process_of_dir};
+pub(crate) use inode::{is_current, is_shown, make_dir, process_of_dir};
 pub(crate) use tables::PROCESS_ENTRIES;
 
 /// Whom an inode means, and whose numbers it shows.

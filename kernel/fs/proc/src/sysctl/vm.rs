@@ -3,6 +3,9 @@
 use abi::{Errno, Result};
 use mm::mapping::writeback;
 use mm::sysctl as tunables;
+use security::Cap;
+use vfs::put;
+use vfs::text::Text;
 
 use crate::node::{Entry, Kind, fixed, parse};
 
@@ -37,6 +40,21 @@ fn drop_caches(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+fn show_memfd_noexec(out: &mut Text) -> Result<()> {
+    put!(out, "{}\n", process::current().group().pid_ns().memfd_noexec());
+    Ok(())
+}
+
+/// For the caller's pid namespace. `EPERM`: the caller has no power over it.
+fn set_memfd_noexec(bytes: &[u8]) -> Result<()> {
+    let me = process::current();
+    let ns = me.group().pid_ns();
+    if !me.with_cred(|cred| cred.ns_capable(ns.id().owner(), Cap::SYS_ADMIN)) {
+        return Err(Errno::EPERM);
+    }
+    ns.set_memfd_noexec(u32::try_from(parse(bytes)?).map_err(|_| Errno::EINVAL)?)
+}
+
 /// The entries.
 pub(super) static ENTRIES: &[Entry] = &[
     fixed("admin_reserve_kbytes", "0"),
@@ -49,6 +67,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     Entry { name: "drop_caches", kind: Kind::Trigger(drop_caches) },
     fixed("laptop_mode", "0"),
     number64("max_map_count", &tunables::MAX_MAP_COUNT, 0..=i32::MAX as u64),
+    Entry { name: "memfd_noexec", kind: Kind::Tunable(show_memfd_noexec, set_memfd_noexec) },
     number64("min_free_kbytes", &mm::reclaim::MIN_FREE_KBYTES, 0..=i32::MAX as u64),
     number64("mmap_min_addr", &tunables::MMAP_MIN_ADDR, 0..=i64::MAX as u64),
     fixed("mmap_rnd_bits", "28"),

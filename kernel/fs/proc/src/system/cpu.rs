@@ -152,7 +152,8 @@ pub(super) fn loadavg(out: &mut Text) -> Result<()> {
         put!(out, "{}.{:02} ", load >> stats::LOAD_SHIFT, ((load & (ONE - 1)) * 100) >> stats::LOAD_SHIFT);
     }
     let threads: u64 = process::pid::processes().map(|group| u64::from(group.nr_threads())).sum();
-    put!(out, "{}/{threads} {}\n", stats::nr_running().max(1), process::pid::last_pid());
+    let last = process::try_current().map_or(0, |me| me.group().pid_ns().last());
+    put!(out, "{}/{threads} {last}\n", stats::nr_running().max(1));
     Ok(())
 }
 
