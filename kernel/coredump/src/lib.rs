@@ -68,16 +68,16 @@ impl process::coredump::Hooks for Dumper {
     }
 
     fn dump(&self, dump: &CoreDump<'_>) -> bool {
-        match sink::open(dump).and_then(|mut sink| image::write(dump, &mut sink)) {
-            Ok(()) => true,
-            Err(errno) => {
-                let name = dump.task.comm();
-                let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-                let name = alloc::string::String::from_utf8_lossy(name).into_owned();
-                log::info!("{name}[{}]: no core was dumped: {errno:?}", dump.task.pid());
-                false
-            }
+        let opened = sink::open(dump);
+        let is_open = opened.is_ok();
+        if let Err(errno) = opened.and_then(|mut sink| image::write(dump, &mut sink)) {
+            let name = dump.task.comm();
+            let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+            let name = alloc::string::String::from_utf8_lossy(name).into_owned();
+            log::info!("{name}[{}]: the core is not complete: {errno:?}", dump.task.pid());
         }
+        // As on Linux, also of a part: the program that a pipe leads to need not read it all.
+        is_open
     }
 }
 
