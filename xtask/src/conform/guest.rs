@@ -29,6 +29,8 @@ pub const ROOT: &str = "conform";
 const MARKER: char = '\u{1e}';
 /// Beyond a case's own limit, for a busy machine.
 const GRACE: Duration = Duration::from_secs(40);
+/// Most wall time that a second of a busy guest takes: by then its own limit should have ended the case.
+const SLOWNESS: u64 = 2;
 /// Most of one case's output that is kept.
 const MOST_OUTPUT: usize = 4 << 20;
 /// What a kernel prints when something is wrong with it.
@@ -123,8 +125,8 @@ fn run_once(
     let total: u64 = rest.iter().map(|case| case.seconds).sum();
     let longest = rest.iter().map(|case| case.seconds).max().unwrap_or_default();
     let limits = Limits {
-        total: Duration::from_secs(300 + total) + GRACE,
-        idle: Some(Duration::from_secs(longest) + GRACE),
+        total: Duration::from_secs(300 + total * SLOWNESS) + GRACE,
+        idle: Some(Duration::from_secs(longest * SLOWNESS) + GRACE),
     };
     let mut reader = Reader::new(outputs);
     let report = exec::run(guest, "exec bash /share/run", limits, &mut |port, bytes| match port {

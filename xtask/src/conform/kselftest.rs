@@ -105,7 +105,7 @@ pub const DIRS: [&str; 69] = [
 const PROGRAMS_ONLY: [&str; 2] = ["mm", "net"];
 
 /// Programs that are no tests but helpers of scripts, or benchmarks without an end.
-const NOT_TESTS: [&str; 9] = [
+const NOT_TESTS: [&str; 11] = [
     "mm/write_to_hugetlbfs",
     "mm/transhuge-stress",
     "mm/uffd-stress",
@@ -115,7 +115,14 @@ const NOT_TESTS: [&str; 9] = [
     "timers/rtcpie",
     "breakpoints/step_after_suspend_test",
     "pipe/pipe_bench",
+    "rseq/param_test_benchmark",
+    "rseq/param_test_mm_cid_benchmark",
 ];
+
+/// Arguments that make needs beside in some directories: Debian 12's headers do not bring in `offsetof`; what links
+/// against YNL needs Linux's documentation, a generator and more than these few programs are worth.
+const MAKE_ARGUMENTS: [(&str, &[&str]); 2] =
+    [("coredump", &["CC=gcc -include stddef.h"]), ("net", &["YNL_GEN_FILES=", "YNL_GEN_PROGS="])];
 
 /// What a directory became when it was built.
 pub struct Directory {
@@ -214,6 +221,8 @@ impl Sources {
                 make.arg(format!("{name}={}", path.display()));
             }
             make.arg(format!("KHDR_INCLUDES=-isystem {}/usr/include", source.display()));
+            let more = MAKE_ARGUMENTS.iter().filter(|(of, _)| *of == dir).flat_map(|(_, more)| more.iter());
+            make.args(more);
             make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").stdin(Stdio::null());
             make
         };
