@@ -242,6 +242,7 @@ impl Share {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let share = Share(paths::logs()?.join(format!("conform-{}-{number}", std::process::id())));
+        paths::make_dir(&share.0)?;
         for (name, from) in folders {
             link_tree(from, &share.0.join(name))?;
         }

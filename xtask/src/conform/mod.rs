@@ -250,8 +250,8 @@ fn guest_args(args: &ConformArgs, group: &Group, side: Side) -> GuestArgs {
         kernel,
         root: guest::ROOT.to_owned(),
         smp,
-        // Sleeping costs nothing, and how fast or busy this machine is decides no result.
-        icount: smp == 1,
+        // Sleeping costs nothing, and how fast or busy this machine is decides no result. Stressors never sleep.
+        icount: smp == 1 && group.smp.is_none(),
         mem: Some(MEMORY),
         debug: args.debug && side == Side::Keel,
         ..GuestArgs::default()
