@@ -105,7 +105,7 @@ pub const DIRS: [&str; 69] = [
 const PROGRAMS_ONLY: [&str; 2] = ["mm", "net"];
 
 /// Programs that are no tests but helpers of scripts, or benchmarks without an end.
-const NOT_TESTS: [&str; 11] = [
+const NOT_TESTS: [&str; 13] = [
     "mm/write_to_hugetlbfs",
     "mm/transhuge-stress",
     "mm/uffd-stress",
@@ -117,6 +117,8 @@ const NOT_TESTS: [&str; 11] = [
     "pipe/pipe_bench",
     "rseq/param_test_benchmark",
     "rseq/param_test_mm_cid_benchmark",
+    "seccomp/seccomp_benchmark",
+    "syscall_user_dispatch/sud_benchmark",
 ];
 
 /// Arguments that make needs beside in some directories: Debian 12's headers do not bring in `offsetof`; what links
