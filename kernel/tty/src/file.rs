@@ -1,6 +1,7 @@
 //! Open terminals: the file operations of a terminal device, and its ioctls (ioctl_tty(2)).
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use abi::poll::PollEvents;
 use abi::raw::ioctl as cmd;
@@ -177,10 +178,18 @@ fn flow(tty: &Tty, action: usize) -> Result<()> {
     Ok(())
 }
 
-/// `TIOCSTI`: types a byte. `EPERM`: not the caller's terminal and no `CAP_SYS_ADMIN`.
+/// Whether programs without `CAP_SYS_ADMIN` may use `TIOCSTI` on their own terminal (/proc/sys/dev/tty/legacy_tiocsti).
+pub static LEGACY_TIOCSTI: AtomicU32 = AtomicU32::new(0);
+
+/// `TIOCSTI`: types a byte.
+///
+/// Without `CAP_SYS_ADMIN`: `EIO` unless [`LEGACY_TIOCSTI`] is set, `EPERM` when it is not the caller's terminal.
 fn insert_input(tty: &Tty, addr: UserAddr) -> Result<()> {
     use crate::line::Receiver;
     let is_admin = process::current().with_cred(|cred| security::capable(cred, security::Cap::SYS_ADMIN));
+    if !is_admin && LEGACY_TIOCSTI.load(Relaxed) == 0 {
+        return Err(Errno::EIO);
+    }
     if !is_admin && !tty.is_controlling() {
         return Err(Errno::EPERM);
     }

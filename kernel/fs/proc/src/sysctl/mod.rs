@@ -8,13 +8,18 @@ mod kernel;
 mod user;
 mod vm;
 
-use crate::node::{Entry, dir, fixed};
+use crate::node::{Entry, Kind, dir, fixed};
+
+static TTY_ENTRIES: &[Entry] = &[
+    fixed("ldisc_autoload", "0"),
+    Entry { name: "legacy_tiocsti", kind: Kind::Number32(&tty::file::LEGACY_TIOCSTI, 0..=1) },
+];
 
 /// What is in /proc/sys.
 pub(crate) static ENTRIES: &[Entry] = &[
     dir("abi", &[fixed("vsyscall32", "0")]),
     dir("debug", &[fixed("exception-trace", "0")]),
-    dir("dev", &[dir("tty", &[fixed("ldisc_autoload", "0"), fixed("legacy_tiocsti", "0")])]),
+    dir("dev", &[dir("tty", TTY_ENTRIES)]),
     dir("fs", fs::ENTRIES),
     dir("kernel", kernel::ENTRIES),
     dir(
