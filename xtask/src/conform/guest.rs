@@ -42,6 +42,8 @@ const MOST_CRASHES: usize = 8;
 const SCRIPT: &str = r#"
 exec 2>&1
 ulimit -c 0
+# Some stressors send signals to processes that are not theirs.
+trap : ALRM HUP INT TERM USR1 USR2
 while IFS='	' read -r limit folder name command; do
     cd "/share/$folder" || cd /
     printf '\n\036 begin %s\n' "$name"
@@ -49,6 +51,10 @@ while IFS='	' read -r limit folder name command; do
     pid=$!
     wait $pid
     status=$?
+    while [ $status -gt 128 ] && kill -0 $pid 2>/dev/null; do
+        wait $pid
+        status=$?
+    done
     printf '\n\036 end %s\n' "$status"
     pkill -KILL -s $pid
 done </share/list
