@@ -464,6 +464,7 @@ fn cgroup_and_net_numbers() {
             assert_eq!(sys!(SYS_unshare, flag), Err(EPERM));
         });
     }
+}
 
 fn memory_files_by_namespace() {
     const TUNABLE: &str = "/proc/sys/vm/memfd_noexec";
