@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use block::{MemDisk, Op};
 
-use super::env::{Env, Random, fsck, fsck_after_crash, fsync, image, pattern};
+use super::env::{Env, Random, alone, fsck, fsck_after_crash, fsync, image, pattern};
 
 const SECTOR: usize = 512;
 /// What reaches the disk whole. Linux counts on it for the superblock, too.
@@ -181,10 +181,12 @@ fn crash(args: &[&str], size: u64, seed: u64, points: usize) {
 
 #[test]
 fn what_was_synced_survives_crashes_with_checksums() {
+    let _alone = alone();
     crash(&["-t", "ext4", "-b", "1024", "-J", "size=1"], 4 << 20, 1, 25);
 }
 
 #[test]
 fn what_was_synced_survives_crashes_in_large_blocks() {
+    let _alone = alone();
     crash(&["-t", "ext4", "-b", "4096", "-J", "size=4"], 10 << 20, 2, 15);
 }

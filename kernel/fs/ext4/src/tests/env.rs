@@ -41,6 +41,15 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
+/// Keeps other tests waiting while the result lives.
+///
+/// Mounting takes a lock that all share, and a host thread that waits for it wakes on the CPU of the one that opens it,
+/// which ends with its test: nobody would run the other one then.
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// An image made by mke2fs; `None`, with a message, where that is not installed.
 pub fn image(args: &[&str], size: u64) -> Option<Vec<u8>> {
     if log::set_logger(&Logger).is_ok() {

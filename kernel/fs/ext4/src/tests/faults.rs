@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use abi::Errno;
 use block::Op;
 
-use super::env::{Env, fsync, image, pattern};
+use super::env::{Env, alone, fsync, image, pattern};
 
 #[test]
 fn a_write_error_is_told_once_to_each_open_file() {
+    let _alone = alone();
     let Some(image) = image(&["-t", "ext4"], 8 << 20) else { return };
     let mut env = Env::new(&image);
     let file = env.put("/file", &pattern(50_000, 1)).unwrap();
@@ -30,6 +31,7 @@ fn a_write_error_is_told_once_to_each_open_file() {
 
 #[test]
 fn a_failing_journal_stops_writing_and_keeps_the_disk_sound() {
+    let _alone = alone();
     let Some(image) = image(&["-t", "ext4"], 8 << 20) else { return };
     for limit in (0..60).step_by(3) {
         let env = Env::new(&image);
@@ -59,6 +61,7 @@ fn a_failing_journal_stops_writing_and_keeps_the_disk_sound() {
 
 #[test]
 fn metadata_that_cannot_be_read_is_handled_as_the_options_say() {
+    let _alone = alone();
     let Some(image) = image(&["-t", "ext4", "-b", "1024"], 8 << 20) else { return };
     let mut env = Env::new(&image);
     for nr in 0..200 {

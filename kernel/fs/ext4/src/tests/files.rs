@@ -8,7 +8,7 @@ use hal::uio::{Dest, Src};
 use vfs::Whence;
 use vfs::inode::XattrMode;
 
-use super::env::{Env, Random, fsck, fsync, image, pattern};
+use super::env::{Env, Random, alone, fsck, fsync, image, pattern};
 
 const KINDS: &[&[&str]] = &[
     &["-t", "ext4"],
@@ -27,6 +27,7 @@ fn each_kind(test: impl Fn(Env)) {
 
 #[test]
 fn what_is_written_is_read_after_a_remount() {
+    let _alone = alone();
     each_kind(|mut env| {
         let contents: Vec<Vec<u8>> =
             [0, 1, 511, 4096, 4097, 70_000, 3_000_000].iter().map(|&len| pattern(len, len as u64)).collect();
@@ -52,6 +53,7 @@ fn what_is_written_is_read_after_a_remount() {
 
 #[test]
 fn random_writes_agree_with_an_array() {
+    let _alone = alone();
     each_kind(|mut env| {
         let mut random = Random(77);
         let mut model: Vec<u8> = Vec::new();
@@ -107,6 +109,7 @@ fn random_writes_agree_with_an_array() {
 
 #[test]
 fn names_agree_with_a_model() {
+    let _alone = alone();
     each_kind(|mut env| {
         let mut random = Random(31);
         // Path of each file and its number; directories d0 to d3.
@@ -177,6 +180,7 @@ fn names_agree_with_a_model() {
 
 #[test]
 fn directories_move_with_their_parents_counted() {
+    let _alone = alone();
     each_kind(|mut env| {
         for name in ["/a", "/b", "/a/x", "/a/x/deep", "/b/y"] {
             env.mkdir(name).unwrap();
@@ -198,6 +202,7 @@ fn directories_move_with_their_parents_counted() {
 
 #[test]
 fn attributes_and_times_survive() {
+    let _alone = alone();
     each_kind(|mut env| {
         env.put("/file", b"x").unwrap();
         let (path, cred) = (env.walk("/file").unwrap(), security::Cred::root());
@@ -226,6 +231,7 @@ fn attributes_and_times_survive() {
 
 #[test]
 fn files_without_names_go_with_their_last_user() {
+    let _alone = alone();
     each_kind(|mut env| {
         let free = env.walk("/").unwrap().dentry.sb().statfs().unwrap().f_bfree;
         let file = env.put("/file", &pattern(200_000, 1)).unwrap();
@@ -251,6 +257,7 @@ fn files_without_names_go_with_their_last_user() {
 
 #[test]
 fn holes_and_data_are_told_apart() {
+    let _alone = alone();
     each_kind(|mut env| {
         let file = env.create("/file").unwrap();
         for at in [0, 1 << 20] {
@@ -271,6 +278,7 @@ fn holes_and_data_are_told_apart() {
 
 #[test]
 fn a_full_disk_refuses_writes_and_recovers() {
+    let _alone = alone();
     let Some(image) = image(&["-t", "ext4", "-b", "1024", "-m", "0"], 4 << 20) else { return };
     let mut env = Env::new(&image);
     let mut files = 0;

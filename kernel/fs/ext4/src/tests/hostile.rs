@@ -4,7 +4,7 @@ use abi::fs::OpenFlags;
 use hal::uio::Src;
 use vfs::superblock::SbFlags;
 
-use super::env::{Env, Random, image, pattern};
+use super::env::{Env, Random, alone, image, pattern};
 
 fn exercise(env: &Env) {
     for dir in ["/", "/dir"] {
@@ -30,6 +30,7 @@ fn exercise(env: &Env) {
 
 #[test]
 fn mutated_images_mount_with_an_error_or_work() {
+    let _alone = alone();
     let Some(original) = image(&["-t", "ext4", "-b", "1024", "-O", "^metadata_csum", "-N", "64"], 2 << 20)
     else {
         return;
@@ -48,6 +49,7 @@ fn mutated_images_mount_with_an_error_or_work() {
 
 #[test]
 fn mutated_journals_are_refused_or_replayed() {
+    let _alone = alone();
     let options = ["-t", "ext4", "-b", "1024", "-J", "size=1", "-N", "64"];
     let Some(original) = image(&options, 4 << 20) else { return };
     let env = Env::new(&original);
