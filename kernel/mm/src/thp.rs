@@ -26,6 +26,7 @@ use abi::{Errno, Result};
 use hal::frame::{HUGE_FRAMES, HUGE_SIZE, HugeFrame};
 use hal::paging::{Cursor, Entry, PteFlags};
 use hal::{PAGE_SIZE, PageRange};
+use sched::Interruptible;
 
 use crate::counters::Counter;
 use crate::fault::touched;
@@ -154,18 +155,53 @@ impl Mm {
 impl Mm {
     /// `MADV_COLLAPSE`: gives each huge page's worth of memory that lies in `range` as a whole one huge page. May sleep.
     ///
-    /// `EINVAL`: memory that cannot have huge pages. `ENOMEM`: a hole, or no huge page to be had. `EAGAIN`: pages in swap
-    /// or markers are in the way.
+    /// `EINVAL`: memory that cannot have huge pages, or in which nothing is. `ENOMEM`: a hole, or no huge page to be had.
+    /// `EAGAIN`: pages in swap or markers are in the way. `EINTR`: the thread is to die.
     pub(crate) fn collapse(&self, range: Range<u64>) -> Result<()> {
-        let (first, end) = (range.start.next_multiple_of(SIZE), range.end & !(SIZE - 1));
-        let mut result = self.check_collapse(range);
-        for at in (first..end.max(first)).step_by(HUGE_SIZE) {
-            // As far as possible: the last error counts.
-            if result != Err(Errno::EINVAL) {
-                result = self.collapse_one(at).and(result);
-            }
+        let mut result = self.check_collapse(range.clone());
+        if result == Err(Errno::EINVAL) {
+            return result;
         }
-        result
+        let (mut at, end) = (range.start.next_multiple_of(SIZE), range.end & !(SIZE - 1));
+        // As far as possible: the last error counts. Only what is in use is visited, however long the range.
+        while let Some(next) = self.next_collapsible(at..end) {
+            if sched::current().is_interrupted(Interruptible::Killable) {
+                return Err(Errno::EINTR);
+            }
+            let one = self.collapse_one(next);
+            if one == Err(Errno::ENOMEM) {
+                return one;
+            }
+            result = one.and(result).and(self.check_used(at, next));
+            at = next + SIZE;
+        }
+        result.and(self.check_used(at, end))
+    }
+
+    /// The first huge page's worth of memory in `range` that lies in one area and has something in it.
+    fn next_collapsible(&self, range: Range<u64>) -> Option<u64> {
+        let space = self.space.read();
+        let mut start = range.start;
+        while start < range.end {
+            let pages = PageRange::new(start, range.end)?;
+            let (addr, _) = self.page_table().cursor(pages).next_mapped(start)?;
+            let next = addr & !(SIZE - 1);
+            if space.set.at(addr).is_some_and(|vma| huge_range(vma, next).is_some()) {
+                return Some(next);
+            }
+            start = next + SIZE;
+        }
+        None
+    }
+
+    /// `EINVAL`: from `at` on, before `next`, there is a huge page's worth of memory in one area with nothing in it.
+    fn check_used(&self, at: u64, next: u64) -> Result<()> {
+        let is_whole = |vma| huge_range(vma, at).is_some();
+        if at < next && self.space.read().set.at(at).is_some_and(is_whole) {
+            Err(Errno::EINVAL)
+        } else {
+            Ok(())
+        }
     }
 
     fn check_collapse(&self, range: Range<u64>) -> Result<()> {

@@ -181,6 +181,14 @@ fn small_pages_are_joined() {
         assert_eq!(sys!(SYS_madvise, at, HUGE, COLLAPSE), Ok(0), "it is one already");
         let file = map(HUGE, PROT_READ, MAP_PRIVATE, new_file("f")).unwrap();
         assert_eq!(sys!(SYS_madvise, file, HUGE, COLLAPSE), Err(EINVAL));
+        // Much memory with little in it takes no time.
+        let len = 64 << 30;
+        let vast = map(len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1).unwrap();
+        sys!(SYS_madvise, vast, len, MADV_NOHUGEPAGE).unwrap();
+        poke(vast + len / 2, 1);
+        sys!(SYS_madvise, vast, len, MADV_HUGEPAGE).unwrap();
+        assert_eq!(sys!(SYS_madvise, vast, len, COLLAPSE), Err(EINVAL), "nothing is in most of it");
+        assert_eq!(smaps_kb(vast, "AnonHugePages"), 2048);
     });
 }
 
