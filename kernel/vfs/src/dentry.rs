@@ -251,6 +251,22 @@ pub(crate) fn join(names: &[Name]) -> Vec<u8> {
     path
 }
 
+impl Drop for Dentry {
+    /// A removed directory may be all that holds the removed directories above it, to any depth: they are let go of one
+    /// after the other, not inside of each other.
+    fn drop(&mut self) {
+        let is_moved = self.moved.get(&hal::rcu::read_lock()).is_some();
+        if is_moved {
+            // Dropped by RCU, so not on this stack.
+            self.moved.set(None);
+        }
+        let mut next = self.first.parent.take();
+        while let Some(mut dentry) = next.and_then(Arc::into_inner) {
+            next = dentry.first.parent.take();
+        }
+    }
+}
+
 impl core::fmt::Debug for Dentry {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Dentry({})", alloc::string::String::from_utf8_lossy(&self.name()))

@@ -10,8 +10,37 @@ tests!(
     dots_and_slashes, rename_replaces, rename_errors, rename_folder_onto_empty_folder,
     rename_noreplace_and_exchange, getdents64_lists_all_once, getdents64_while_names_change, removed_folder,
     chdir_and_getcwd, chroot_hides_the_rest, nlink_counts_sub_folders, deep_tree,
-    at_calls_are_relative_to_the_descriptor,
+    at_calls_are_relative_to_the_descriptor, many_removed_folders_end_at_once,
 );
+
+/// A folder in a folder in a folder ... at `name`, all removed while the innermost is open.
+fn remove_deep(name: &str) {
+    const DEPTH: usize = 10_000;
+    let open_at = |dir: i32, name| sys!(SYS_openat, dir, name, O_RDONLY | O_DIRECTORY, 0).unwrap() as i32;
+    sys!(SYS_chdir, &mkdir(name)).unwrap();
+    for _ in 0..DEPTH {
+        sys!(SYS_mkdir, c"d", 0o755).unwrap();
+        sys!(SYS_chdir, c"d").unwrap();
+    }
+    let innermost = open_at(AT_FDCWD, c".");
+    let mut above = open_at(AT_FDCWD, c"..");
+    sys!(SYS_chdir, c"/").unwrap();
+    for _ in 0..DEPTH {
+        sys!(SYS_unlinkat, above, c"d", AT_REMOVEDIR).unwrap();
+        let next = open_at(above, c"..");
+        close(above);
+        above = next;
+    }
+    close(above);
+    close(innermost);
+}
+
+fn many_removed_folders_end_at_once() {
+    allow_seconds(120);
+    remove_deep("deep");
+    // What was let go of ends a moment later.
+    nap(200);
+}
 
 fn mkdir_and_rmdir() {
     let d = mkdir("d");

@@ -11,7 +11,7 @@ tests!(
     layers_are_merged, writing_copies_up, removing_leaves_whiteouts, directories_made_again_are_empty,
     renames_leave_whiteouts, renamed_directories_are_redirected, links_and_unnamed_files, open_files_see_the_copy,
     programs_and_mappings, removed_files_can_still_change, what_cannot_be_mounted, without_an_upper_directory,
-    attributes_of_the_overlay_are_hidden, random_changes_as_on_a_plain_directory,
+    attributes_of_the_overlay_are_hidden, a_deep_tree_comes_and_goes, random_changes_as_on_a_plain_directory,
 );
 
 type Res = Result<usize, Errno>;
@@ -337,6 +337,26 @@ fn attributes_of_the_overlay_are_hidden() {
     assert_eq!(sys!(SYS_getxattr, &only, c"user.mine", &mut list, 200), Ok(1));
     assert_eq!(sys!(SYS_removexattr, &only, c"user.mine"), Ok(0));
     assert_eq!(sys!(SYS_removexattr, &only, c"user.mine"), Err(ENODATA));
+}
+
+fn a_deep_tree_comes_and_goes() {
+    const DEPTH: usize = 1000;
+    layers();
+    sys!(SYS_chdir, &path("l1/d")).unwrap();
+    for _ in 0..DEPTH {
+        sys!(SYS_mkdir, c"d", 0o755).unwrap();
+        sys!(SYS_chdir, c"d").unwrap();
+    }
+    mount("");
+    sys!(SYS_chdir, &path("m/d")).unwrap();
+    for _ in 0..DEPTH {
+        sys!(SYS_chdir, c"d").unwrap();
+    }
+    // All of it is copied up for the last one.
+    sys!(SYS_mkdir, c"new", 0o755).unwrap();
+    sys!(SYS_chdir, c"/").unwrap();
+    assert_eq!(sys!(SYS_umount2, &path("m"), 0), Ok(0));
+    nap(200);
 }
 
 /// The names that random changes are about: some are below, some are not.

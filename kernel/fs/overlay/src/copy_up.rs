@@ -46,15 +46,17 @@ impl Overlay {
     /// As [`Overlay::copy_up`], with `changes` held.
     pub(crate) fn copy_up_locked(&self, inode: &Inode, data: Data) -> Result<()> {
         let mut above: Vec<Arc<Inode>> = Vec::new();
-        let mut at = overlay(inode)?;
-        if at.upper().is_some() {
+        let this = overlay(inode)?;
+        if this.upper().is_some() {
             return Ok(());
         }
-        while let Some(place) = &at.place
-            && overlay(&place.dir)?.upper().is_none()
+        let mut next = this.place()?;
+        while let Some((dir, _)) = next
+            && overlay(&dir)?.upper().is_none()
         {
-            above.push(place.dir.clone());
-            at = overlay(&above[above.len() - 1])?;
+            next = overlay(&dir)?.place()?;
+            above.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            above.push(dir);
         }
         for dir in above.iter().rev() {
             self.copy_one(dir, data)?;
@@ -168,17 +170,17 @@ impl Overlay {
     /// Moves the finished copy `name` to the place of what it is of.
     fn publish(&self, this: &OverlayInode, name: &[u8]) -> Result<()> {
         let work = &self.writable()?.work;
-        let Some(place) = this.place.as_ref().filter(|_| !this.is_removed()) else {
+        let Some((place, place_name)) = this.place()?.filter(|_| !this.is_removed()) else {
             // It has no name any more, so the copy loses its own; who has it open keeps it.
             let is_dir = this.real_inode()?.is_dir();
             let remove = if is_dir { namespace::rmdir_in } else { namespace::unlink_in };
             return remove(work, name, &self.cred);
         };
-        let dir = overlay(&place.dir)?.upper_path()?;
-        namespace::rename_in((work, name), (dir, &place.name), RenameFlags::NOREPLACE, &self.cred)?;
+        let dir = overlay(&place)?.upper_path()?;
+        namespace::rename_in((work, name), (dir, &place_name), RenameFlags::NOREPLACE, &self.cred)?;
         // A copy is no change of the directory.
         let real = dir.inode().ok_or(Errno::EIO)?;
-        let times = place.dir.times();
+        let times = place.times();
         let change = SetAttr {
             atime: Some(times.atime),
             mtime: Some(times.mtime),

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, Ordering::*};
 
 use abi::fs::{OpenFlags, Statx};
 use abi::{Errno, Result};
-use hal::sync::Once;
+use hal::sync::{Once, SpinLock};
 use vfs::dentry::Name;
 use vfs::file_attr::FileAttr;
 use vfs::inode::{Rename, XattrMode};
@@ -29,7 +29,8 @@ const KEPT: InodeFlags = InodeFlags::IMMUTABLE
 
 /// Where an inode was found.
 pub(crate) struct Place {
-    pub(crate) dir: Arc<Inode>,
+    /// Weak, so that the end of a deep tree is not a deep recursion. Whoever uses the inode by a path keeps it.
+    pub(crate) dir: Weak<Inode>,
     pub(crate) name: Name,
 }
 
@@ -40,7 +41,7 @@ pub(crate) struct OverlayInode {
     upper: Once<Path>,
     pub(crate) lowers: Vec<Lower>,
     /// Where it has to be copied up to. Names change only of what is in the upper layer, so it stays true until then.
-    pub(crate) place: Option<Place>,
+    place: SpinLock<Option<Place>>,
     /// Its name was removed: a copy gets none.
     is_removed: AtomicBool,
     /// The inode that it is the part of.
@@ -88,6 +89,15 @@ impl OverlayInode {
         self.lowers.len() + usize::from(self.upper().is_some()) > 1
     }
 
+    /// The directory and the name where it is to be copied up to; `None` if it has none. `ESTALE`: its directory was
+    /// forgotten, so nobody came here by a path.
+    pub(crate) fn place(&self) -> Result<Option<(Arc<Inode>, Name)>> {
+        match &*self.place.lock() {
+            None => Ok(None),
+            Some(place) => Ok(Some((place.dir.upgrade().ok_or(Errno::ESTALE)?, place.name.clone()))),
+        }
+    }
+
     pub(crate) fn is_removed(&self) -> bool {
         self.is_removed.load(Relaxed)
     }
@@ -119,6 +129,9 @@ pub(crate) fn instantiate(
     // The names of a lower file part when one of them is copied up.
     let is_shared = stack.upper.is_some() || real.is_dir() || real.nlink() == 1;
     if is_shared && let Some(known) = fs.icache.get(&real) {
+        if let Some(place) = place {
+            *overlay(&known)?.place.lock() = Some(place);
+        }
         return Ok(known);
     }
     let upper = Once::new();
@@ -129,7 +142,7 @@ pub(crate) fn instantiate(
         fs: fs.clone(),
         upper,
         lowers: stack.lowers,
-        place,
+        place: SpinLock::new("overlay.place", place),
         is_removed: AtomicBool::new(false),
         this: Once::new(),
     };
@@ -174,7 +187,7 @@ pub(crate) fn refresh(inode: &Inode) -> Result<()> {
 impl InodeOps for OverlayInode {
     fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
         let Some(stack) = self.fs.lookup(self, name)? else { return Ok(None) };
-        let place = Place { dir: dir.clone(), name: Name::from_slice(name) };
+        let place = Place { dir: Arc::downgrade(dir), name: Name::from_slice(name) };
         instantiate(dir.sb(), &self.fs, stack, Some(place)).map(Some)
     }
 

@@ -19,8 +19,8 @@ pub(crate) fn temporary_name() -> String {
     format!("#{:x}", NEXT.fetch_add(1, Relaxed))
 }
 
-/// How deep a tree that is removed may be.
-const MAX_DEPTH: usize = 64;
+/// How deep a tree that is removed may be: what overlays leave is a directory of whiteouts at most.
+const MAX_DEPTH: usize = 2;
 
 /// A name and its type in a layer's directory.
 pub(crate) struct RawEntry {
@@ -122,7 +122,7 @@ impl Overlay {
             return namespace::unlink_in(dir, name, &self.cred);
         }
         if depth >= MAX_DEPTH {
-            return Err(Errno::ELOOP);
+            return Err(Errno::ENOTEMPTY);
         }
         let path = Path { mount: dir.mount.clone(), dentry: dentry.clone() };
         self.remove_children(&path, depth + 1)?;
