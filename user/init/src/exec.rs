@@ -23,9 +23,9 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::SigSet;
 use nix::sys::termios::{self, SetArg};
 use nix::sys::time::TimeSpec;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2, setsid};
 
+use crate::children::{self, Look};
 use crate::{complain, mounts, power};
 
 /// A wait never lasts longer: the safety net where signals do not work yet.
@@ -141,8 +141,7 @@ fn spawn(command: &OsStr, streams: &mut [Stream; 2]) -> io::Result<Pid> {
 /// Does not wait for the end of the pipes: a daemon that the command left behind may hold them open.
 fn carry(pid: Pid, streams: &mut [Stream; 2]) -> i32 {
     loop {
-        let ended =
-            reap(pid, if streams.iter().all(|s| s.pipe.is_none()) { Wait::Block } else { Wait::Poll });
+        let ended = reap(pid, streams.iter().all(|s| s.pipe.is_none()));
         for stream in streams.iter_mut() {
             copy(stream);
         }
@@ -156,23 +155,13 @@ fn carry(pid: Pid, streams: &mut [Stream; 2]) -> i32 {
     }
 }
 
-/// Whether [`reap`] may sleep.
-#[derive(PartialEq)]
-enum Wait {
-    Block,
-    Poll,
-}
-
 /// Reaps what has ended (I2); the status of `pid` when that was among it.
-fn reap(pid: Pid, wait: Wait) -> Option<i32> {
-    let mut flags = WaitPidFlag::empty();
-    flags.set(WaitPidFlag::WNOHANG, wait == Wait::Poll);
+fn reap(pid: Pid, may_sleep: bool) -> Option<i32> {
     loop {
-        match waitpid(None, Some(flags)) {
-            Ok(WaitStatus::Exited(who, code)) if who == pid => return Some(code),
-            Ok(WaitStatus::Signaled(who, signal, _)) if who == pid => return Some(128 + signal as i32),
-            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return None,
-            Ok(_) => {}
+        match children::reap(may_sleep) {
+            Ok(Look::Ended(who, status)) if who == pid => return Some(status),
+            Ok(Look::Ended(..)) => {}
+            Ok(Look::Nobody) | Err(Errno::EINTR) => return None,
             Err(error) => {
                 complain(format_args!("waitpid: {error}"));
                 return Some(126);

@@ -18,6 +18,7 @@
 //!
 //! Sources: init conventions of busybox (SIGUSR1 halt, SIGUSR2 power-off, SIGTERM reboot), reboot(2).
 
+mod children;
 mod exec;
 mod job;
 mod modules;

@@ -12,9 +12,9 @@ use std::process::{Command, Stdio};
 use nix::errno::Errno;
 use nix::pty::Winsize;
 use nix::sys::signal::SigSet;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::children::{self, Look};
 use crate::exec::{begin_session, environment, home};
 use crate::job::Terminal;
 use crate::{complain, mounts, power};
@@ -63,9 +63,9 @@ fn resize(tty: &File, terminal: &Terminal) {
 /// Reaps children (I2) until `pid` has ended.
 fn wait_for(pid: Pid) {
     while !power::is_requested() {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(who, _) | WaitStatus::Signaled(who, ..)) if who == pid => return,
-            Ok(WaitStatus::StillAlive) => {
+        match children::reap(false) {
+            Ok(Look::Ended(who, _)) if who == pid => return,
+            Ok(Look::Nobody) => {
                 // SIGCHLD is unblocked only here, so that no child's end falls between the look and the sleep.
                 let _ = nix::poll::ppoll(&mut [], None, Some(SigSet::empty()));
             }
