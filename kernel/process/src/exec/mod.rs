@@ -436,6 +436,11 @@ fn commit(
     me.hal().reset_user_state();
     reset_signals(me);
     timer::exec(group);
+    // Before descriptors close: whoever sees that end must find an executed process.
+    me.clear_flags(TaskFlags::FORKNOEXEC);
+    group.did_exec.store(true, Relaxed);
+    let old = group.exe.lock().replace(found.exe);
+    drop(old);
     if let Some(files) = files {
         drop(me.replace_files(Some(files)));
     }
@@ -446,13 +451,9 @@ fn commit(
     if let Some(thread) = me.thread() {
         thread.set_name(&name_of(me));
     }
-    me.clear_flags(TaskFlags::FORKNOEXEC);
-    group.did_exec.store(true, Relaxed);
     me.timer_slack.store(DEFAULT_TIMER_SLACK_NS.max(me.timer_slack.load(Relaxed)), Relaxed);
     nsproxy::enter_time_ns(me);
     take_credentials(me, outcome);
-    let old = group.exe.lock().replace(found.exe);
-    drop(old);
     let (rflags, orig_rax) = (regs.rflags, regs.orig_rax);
     *regs = UserRegs { rip: new.entry, rsp: new.sp, orig_rax, ..UserRegs::default() };
     // Interrupts on, everything else as after reset (AMD64 supplement 3.4.1).
