@@ -323,6 +323,9 @@ fn build_group(me: &CurrentTask, request: &CloneRequest, pid_ref: &PidRef) -> Th
     let shares_parent = request.flags.contains(CloneFlags::PARENT);
     let maker = if shares_parent { parent.parent_tid.load(Relaxed) } else { me.tid() };
     group.parent_tid.store(maker, Relaxed);
+    group.exec_id.store(parent.exec_id.load(Relaxed), Relaxed);
+    let parents = if shares_parent { &parent.parent_exec_id } else { &parent.exec_id };
+    group.parent_exec_id.store(parents.load(Relaxed), Relaxed);
     group.set_coredump_filter(parent.coredump_filter());
     *group.exe.lock() = parent.exe.lock().clone();
     group.reaps_itself.store(request.flags.contains(CloneFlags::AUTOREAP), Relaxed);

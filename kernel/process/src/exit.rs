@@ -317,6 +317,8 @@ fn give_up_children(group: &Arc<ThreadGroup>, tree: &TreeGuard, garbage: &mut Ga
     let Some((reaper, children)) = pass_on_children(group, tree) else { return };
     for child in &children {
         send_parent_death(child);
+        // The reaper did not choose another one, and may be the first process.
+        child.exit_signal.store(SIGCHLD, Relaxed);
         let is_parents = child.leader_tracer.load(Relaxed) == 0;
         let is_zombie = child.exit_state() == ExitState::Zombie;
         if is_zombie && is_parents && notify_parent(child, &reaper) == Reap::Now {
@@ -405,7 +407,8 @@ enum Reap {
 
 /// Tells `parent` of the end of `group`.
 fn notify_parent(group: &Arc<ThreadGroup>, parent: &Arc<ThreadGroup>) -> Reap {
-    let exit_signal = group.exit_signal.load(Relaxed);
+    let is_same_program = group.parent_exec_id.load(Relaxed) == parent.exec_id.load(Relaxed);
+    let exit_signal = if is_same_program { group.exit_signal.load(Relaxed) } else { SIGCHLD };
     let action = parent.with_hand(|hand| hand.get(SIGCHLD));
     let mut reap = Reap::Later;
     let mut wants_signal = exit_signal != 0;

@@ -95,6 +95,10 @@ pub struct ThreadGroup {
     pub(crate) pgrp_idx: AtomicU32,
     /// The signal that tells the parent of its end; 0 for none.
     pub(crate) exit_signal: AtomicU32,
+    /// How many programs it has executed.
+    pub(crate) exec_id: AtomicU32,
+    /// `exec_id` of the parent when the parent made it: a program that its parent executes later gets SIGCHLD only.
+    pub(crate) parent_exec_id: AtomicU32,
     pub(crate) exit_state: AtomicU8,
     /// Threads that have not begun to end.
     pub(crate) nr_live: AtomicU32,
@@ -187,6 +191,8 @@ impl ThreadGroup {
             pgrp: ArcCell::empty(),
             pgrp_idx: AtomicU32::new(0),
             exit_signal: AtomicU32::new(init.exit_signal),
+            exec_id: AtomicU32::new(0),
+            parent_exec_id: AtomicU32::new(0),
             exit_state: AtomicU8::new(ExitState::Alive as u8),
             nr_live: AtomicU32::new(0),
             child_wait: WaitQueue::new(),

@@ -7,7 +7,8 @@ tests!(
     "clone":
     clone3_like_fork, clone3_refusals, clone3_bigger_structure, clone3_pidfd, clone3_set_tid_wants_free_pids,
     vm_is_shared, files_are_shared, fs_is_shared, parent_settid_and_child_cleartid,
-    child_without_exit_signal_needs_wclone, exit_signal_is_delivered, clone_parent_makes_a_sibling,
+    child_without_exit_signal_needs_wclone, exit_signal_is_delivered,
+    an_orphan_tells_its_reaper_by_sigchld, a_program_gets_no_other_exit_signal_than_sigchld, clone_parent_makes_a_sibling,
     bad_flags_for_clone, clear_sighand, unshare_files,
 );
 
@@ -162,6 +163,50 @@ fn exit_signal_is_delivered() {
     let pid = clone_with(CLONE_VM | SIGUSR1, stack + 16 * PAGE, quick, 0, &mut tid).unwrap();
     while sys!(SYS_wait4, pid, 0, __WALL, 0) == Err(EINTR) {}
     assert_eq!((seen(), LAST.load(SeqCst), LAST_PID.load(SeqCst)), (1, SIGUSR1, pid));
+}
+
+/// Nobody can choose a signal for the process that inherits his children.
+fn an_orphan_tells_its_reaper_by_sigchld() {
+    let c = child(|| {
+        sys!(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0).unwrap();
+        sigmask(SIG_BLOCK, &[SIGUSR1, SIGCHLD]);
+        let (r, w) = pipe();
+        let parent = child(|| {
+            if sys!(SYS_clone, SIGUSR1, 0, 0, 0, 0) == Ok(0) {
+                close(w);
+                let _ = read_vec(r, 1);
+                exit(7);
+            }
+        });
+        parent.ok();
+        close(w);
+        assert_eq!(Child(-1).wait_for(0), Some(Status::Exit(7)), "without __WCLONE");
+        assert_eq!(pending() & mask_of(&[SIGUSR1, SIGCHLD]), mask_of(&[SIGCHLD]));
+    });
+    c.ok();
+}
+
+/// A signal that was asked for before execve(2) does not reach the new program.
+fn a_program_gets_no_other_exit_signal_than_sigchld() {
+    let me = crate::helper::me();
+    let c = child(|| {
+        sigmask(SIG_BLOCK, &[SIGUSR1, SIGCHLD]);
+        let (r, w) = pipe_with(O_CLOEXEC);
+        let (told, tell) = pipe();
+        if sys!(SYS_clone, SIGUSR1, 0, 0, 0, 0) == Ok(0) {
+            close(w);
+            close(told);
+            let _ = read_vec(r, 1);
+            exit(0);
+        }
+        close(tell);
+        // The pause ends when the child has closed its end of the second pipe, which is after execve(2).
+        let (fd, sig) = (cstr(told.to_string()), cstr(SIGUSR1.to_string()));
+        let words = [c"sh", c"__helper", c"ended", &fd, &sig];
+        let words: Vec<usize> = words.iter().map(|w| w.as_ptr() as usize).chain([0]).collect();
+        let _ = sys!(SYS_execve, me.as_ptr() as usize, words.as_ptr() as usize, &[0usize]);
+    });
+    c.ok();
 }
 
 fn clone_parent_makes_a_sibling() {

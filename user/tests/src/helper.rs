@@ -51,6 +51,17 @@ pub fn main(args: &[String]) -> ! {
         "blocked" => i32::from(crate::kit::sigmask(libc::SIG_BLOCK, &[]) & 1 << (number(1) - 1) != 0),
         // pending SIG: 1 when it is pending
         "pending" => i32::from(crate::kit::pending() & 1 << (number(1) - 1) != 0),
+        // ended FD SIG: waits for the end of FD's writers, then for a SIGCHLD that is blocked; 1 when SIG is pending too
+        "ended" => {
+            let _ = crate::kit::read_vec(number(1) as i32, 1);
+            while crate::kit::pending() & 1 << (libc::SIGCHLD - 1) == 0 {
+                if crate::kit::pending() & 1 << (number(2) - 1) != 0 {
+                    sys::exit(1);
+                }
+                crate::kit::nap(1);
+            }
+            i32::from(crate::kit::pending() & 1 << (number(2) - 1) != 0)
+        }
         // auxv: 0 when the vector is what the ABI promises
         "auxv" => auxv(),
         // getsid, getpgid compared with a number

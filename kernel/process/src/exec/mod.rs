@@ -476,6 +476,7 @@ fn reset_signals(me: &CurrentTask) {
     *me.debug.lock() = DebugRegs::default();
     crate::rseq::forget(me);
     group.exit_signal.store(abi::signal::SIGCHLD, Relaxed);
+    group.exec_id.fetch_add(1, Relaxed);
 }
 
 /// Publishes the new credentials and what follows from them.
