@@ -21,7 +21,7 @@
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 use abi::{Errno, Result};
 use bitflags::bitflags;
@@ -345,6 +345,17 @@ impl Mount {
         self.ns.lock().upgrade()
     }
 
+    /// It belongs to the tree of `ns` from now on; to none with a dead reference.
+    fn set_ns(&self, ns: Weak<MountNs>) {
+        if let Some(ns) = ns.upgrade() {
+            ns.mounts.fetch_add(1, Relaxed);
+        }
+        let old = core::mem::replace(&mut *self.ns.lock(), ns).upgrade();
+        if let Some(old) = old {
+            old.mounts.fetch_sub(1, Relaxed);
+        }
+    }
+
     /// Whether it is in the tree of `ns`.
     pub(crate) fn is_in(&self, ns: &Arc<MountNs>) -> bool {
         core::ptr::eq(self.ns.lock().as_ptr(), Arc::as_ptr(ns))
@@ -367,6 +378,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         self.leave_groups();
+        self.set_ns(Weak::new());
         self.sb.mount_removed();
     }
 }
@@ -405,7 +417,7 @@ pub(crate) fn attach(mount: &Arc<Mount>, at: &Path, ns: &Arc<MountNs>) {
         at.mount.children.set(Some(children));
     });
     for member in mount.subtree() {
-        *member.ns.lock() = Arc::downgrade(ns);
+        member.set_ns(Arc::downgrade(ns));
     }
     ns.changed();
 }
@@ -421,7 +433,8 @@ pub(crate) fn detach(mount: &Arc<Mount>) {
         at.mount.children.set(children);
     });
     at.dentry.remove_mount();
-    let ns = core::mem::take(&mut *mount.ns.lock()).upgrade();
+    let ns = mount.ns();
+    mount.set_ns(Weak::new());
     if let Some(ns) = ns {
         ns.changed();
     }
@@ -437,6 +450,8 @@ pub struct MountNs {
     origin: u64,
     /// Counts changes: poll(2) on /proc/mounts tells of them.
     event: AtomicU64,
+    /// How many mounts belong to it.
+    mounts: AtomicUsize,
 }
 
 /// Mounts and their copies in another tree.
@@ -459,9 +474,16 @@ impl MountNs {
     fn with(id: NsId, root: &Arc<Mount>, detached: Option<u64>) -> Arc<Self> {
         let root_cell = ArcCell::new(root.clone());
         let (is_detached, origin) = (detached.is_some(), detached.unwrap_or(0));
-        let ns = Arc::new(Self { id, root: root_cell, is_detached, origin, event: AtomicU64::new(0) });
+        let ns = Arc::new(Self {
+            id,
+            root: root_cell,
+            is_detached,
+            origin,
+            event: AtomicU64::new(0),
+            mounts: AtomicUsize::new(0),
+        });
         for mount in root.subtree() {
-            *mount.ns.lock() = Arc::downgrade(&ns);
+            mount.set_ns(Arc::downgrade(&ns));
         }
         ns
     }
@@ -489,6 +511,11 @@ impl MountNs {
     /// Gives up the tree, which was attached elsewhere. To be dropped after `LOCK`.
     pub(crate) fn take_root(&self) -> Option<Arc<Mount>> {
         self.root.swap(None)
+    }
+
+    /// How many mounts belong to it.
+    pub fn nr_mounts(&self) -> usize {
+        self.mounts.load(Relaxed)
     }
 
     /// How often it has changed.

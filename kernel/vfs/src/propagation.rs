@@ -327,8 +327,7 @@ fn is_below(dentry: &Arc<Dentry>, on: &Arc<Mount>) -> bool {
 }
 
 fn has_room(ns: &Arc<MountNs>, more: usize) -> Result<()> {
-    let have = ns.root().map_or(0, |root| root.subtree().len());
-    if have.saturating_add(more) > MOUNT_MAX { Err(Errno::ENOSPC) } else { Ok(()) }
+    if ns.nr_mounts().saturating_add(more) > MOUNT_MAX { Err(Errno::ENOSPC) } else { Ok(()) }
 }
 
 /// What an unmount takes away besides: the mounts that came with it elsewhere. `LOCK` is held.

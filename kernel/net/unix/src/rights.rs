@@ -15,11 +15,12 @@
 //! a file are never fewer than its count, and equal only while nobody holds it. A candidate that is in a live queue is
 //! counted there and not in any candidate's queue, whatever happens meanwhile.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use hal::sync::SpinLock;
 use vfs::File;
@@ -154,15 +155,28 @@ struct Candidate {
     carries: Vec<usize>,
 }
 
+/// How many entries are looked at while the lock is held.
+const AT_ONCE: usize = 128;
+
 /// Sockets whose files nobody holds but messages.
 fn candidates() -> BTreeMap<usize, Candidate> {
-    let inflight = INFLIGHT.lock();
-    let alone = inflight.iter().filter(|(_, entry)| entry.file.strong_count() == entry.count);
-    let all = alone.filter_map(|(key, entry)| {
-        let socket = entry.socket.upgrade()?;
-        Some((*key, Candidate { socket, count: entry.count, inside: 0, carries: Vec::new() }))
-    });
-    all.collect()
+    let mut found = BTreeMap::new();
+    let mut from = 0;
+    loop {
+        let inflight = INFLIGHT.lock();
+        let mut last = None;
+        for (key, entry) in inflight.range(from..).take(AT_ONCE) {
+            last = Some(*key);
+            if entry.file.strong_count() == entry.count
+                && let Some(socket) = entry.socket.upgrade()
+            {
+                found.insert(*key, Candidate { socket, count: entry.count, inside: 0, carries: Vec::new() });
+            }
+        }
+        drop(inflight);
+        let Some(last) = last else { return found };
+        from = last.saturating_add(1);
+    }
 }
 
 /// The sockets that messages in `socket`'s queue, or in those of connections it has not accepted, carry.
@@ -210,12 +224,36 @@ fn garbage(mut all: BTreeMap<usize, Candidate>) -> Vec<Arc<UnixSocket>> {
 }
 
 static IS_COLLECTING: AtomicBool = AtomicBool::new(false);
+/// Sockets that have ended since the last collection.
+static ENDED: AtomicUsize = AtomicUsize::new(0);
+static IS_QUEUED: AtomicBool = AtomicBool::new(false);
 
-/// Throws away the messages of sockets that only messages keep open. Called when a socket's file ends.
-pub(crate) fn collect() {
-    if INFLIGHT.lock().is_empty() || IS_COLLECTING.swap(true, SeqCst) {
+/// A socket's file has ended: what only it held may be garbage.
+///
+/// Looks at once if few sockets are in messages, compared with those that have ended since the last look; else a work
+/// queue does. So the ends of n sockets cost n steps, not n times what is in messages.
+pub(crate) fn file_ended() {
+    let in_flight = INFLIGHT.lock().len();
+    if in_flight == 0 {
         return;
     }
+    let ended = ENDED.fetch_add(1, SeqCst) + 1;
+    if ended.saturating_mul(4) >= in_flight {
+        collect();
+    } else if !IS_QUEUED.swap(true, SeqCst) {
+        sched::workqueue::queue(Box::new(|| {
+            IS_QUEUED.store(false, SeqCst);
+            collect();
+        }));
+    }
+}
+
+/// Throws away the messages of sockets that only messages keep open.
+fn collect() {
+    if IS_COLLECTING.swap(true, SeqCst) {
+        return;
+    }
+    ENDED.store(0, SeqCst);
     let dead = garbage(candidates());
     let mut messages = Vec::new();
     for socket in &dead {

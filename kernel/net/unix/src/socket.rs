@@ -405,6 +405,6 @@ impl Socket for UnixSocket {
 
     fn release(&self) {
         self.end(true);
-        rights::collect();
+        rights::file_ended();
     }
 }

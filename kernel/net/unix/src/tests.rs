@@ -133,6 +133,31 @@ fn a_cycle_in_flight_is_collected() {
 }
 
 #[test]
+fn with_many_sockets_in_messages_a_cycle_is_collected_a_little_later() {
+    let (holder, _reader) = crate::pair(DATAGRAM, 0).unwrap();
+    let mut others = Vec::new();
+    for _ in 0..100 {
+        let (x, y) = crate::pair(STREAM, 0).unwrap();
+        send_with(&holder, b"x", vec![open(&x)]).unwrap();
+        others.push((x, y));
+    }
+    let (a, b) = crate::pair(STREAM, 0).unwrap();
+    let (watched, other) = crate::pair(STREAM, 0).unwrap();
+    let (file_a, file_b) = (open(&a), open(&b));
+    send_with(&a, b"x", vec![file_b.clone(), open(&other)]).unwrap();
+    send_with(&b, b"x", vec![file_a.clone()]).unwrap();
+    drop((file_a, file_b));
+    for _ in 0..3000 {
+        if poll(&watched).contains(PollEvents::HUP) {
+            break;
+        }
+        let _ = sched::sleep_until(hal::time::now_ns() + 1_000_000, sched::Interruptible::No);
+    }
+    assert!(poll(&watched).contains(PollEvents::HUP), "what the cycle carried is closed");
+    assert!(others.iter().all(|(_, y)| !poll(y).contains(PollEvents::HUP)), "the others are alive");
+}
+
+#[test]
 fn a_socket_in_a_live_queue_is_kept() {
     let (a, b) = crate::pair(STREAM, 0).unwrap();
     let (c, d) = crate::pair(STREAM, 0).unwrap();

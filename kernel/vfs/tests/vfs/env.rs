@@ -15,6 +15,17 @@ pub struct Env {
     pub cred: Arc<Cred>,
 }
 
+/// The namespace's count of its mounts is always right.
+impl Drop for Env {
+    fn drop(&mut self) {
+        if !std::thread::panicking()
+            && let Some(ns) = self.fs.ns()
+        {
+            assert_eq!(ns.nr_mounts(), ns.mounts().len());
+        }
+    }
+}
+
 impl Env {
     /// A fresh root, seen by root.
     pub fn new() -> Self {

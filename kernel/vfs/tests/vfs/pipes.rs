@@ -124,7 +124,8 @@ fn fifos_wait_for_the_other_side() {
     drop(early);
     let fs = env.fs.clone();
     let writer = spawn(move || {
-        let env = Env { fs, ..Env::new() };
+        let mut env = Env::new();
+        env.fs = fs;
         let w = env.open("/fifo", OpenFlags::WRONLY, 0).unwrap();
         write(&w, b"through").unwrap();
     });
