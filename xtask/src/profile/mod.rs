@@ -39,6 +39,9 @@ pub struct ProfileArgs {
     /// The root, as for `exec`
     #[arg(long, default_value = "tiny", value_name = "tiny|debian|bench|FILE")]
     root: String,
+    /// A raw disk image as /dev/vda
+    #[arg(long, value_name = "FILE")]
+    disk: Option<PathBuf>,
     /// How many functions are shown
     #[arg(long, default_value_t = 40, value_name = "N")]
     top: usize,
@@ -76,6 +79,7 @@ fn profile(args: &ProfileArgs, dir: &Path) -> Result<()> {
         icount: true,
         mem: Some(if args.root == "tiny" { 1024 } else { 2048 }),
         share: Some(share),
+        disks: args.disk.iter().cloned().collect(),
         ..bench::guest_choices()
     };
     let base = count(&guest, NOTHING, &plugin, dir)?;

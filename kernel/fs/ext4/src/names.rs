@@ -83,11 +83,12 @@ impl Node {
         free_inode(layout, txn, raw)
     }
 
-    /// Adds the entry `name` for `ino` to this directory.
+    /// Adds the entry `name` for `ino` to `dir`, this directory.
     fn add_name(
         &self,
         layout: &Layout,
         txn: &mut Txn<'_>,
+        dir: &Inode,
         name: &[u8],
         ino: u32,
         mode: u32,
@@ -95,29 +96,57 @@ impl Node {
         let mut raw = self.load(layout, txn)?;
         dir::add(layout, txn, &mut raw, name, ino, dir::kind_of_mode(mode))?;
         self.flags.store(raw.flags(), Relaxed);
-        self.changed(txn);
-        Ok(())
+        self.names_changed(layout, txn, dir, raw)
     }
 
-    fn remove_name(&self, layout: &Layout, txn: &mut Txn<'_>, name: &[u8]) -> DiskResult<()> {
+    fn remove_name(&self, layout: &Layout, txn: &mut Txn<'_>, dir: &Inode, name: &[u8]) -> DiskResult<()> {
         let raw = self.load(layout, txn)?;
         dir::remove(layout, txn, &raw, name)?;
-        self.changed(txn);
-        Ok(())
+        self.names_changed(layout, txn, dir, raw)
     }
 
     fn set_name(
         &self,
         layout: &Layout,
         txn: &mut Txn<'_>,
+        dir: &Inode,
         name: &[u8],
         ino: u32,
         mode: u32,
     ) -> DiskResult<()> {
         let raw = self.load(layout, txn)?;
         dir::set(layout, txn, &raw, name, ino, dir::kind_of_mode(mode))?;
+        self.names_changed(layout, txn, dir, raw)
+    }
+
+    /// Has ".." of this directory lead to `parent`.
+    fn set_parent(&self, layout: &Layout, txn: &mut Txn<'_>, parent: u32) -> DiskResult<()> {
+        let raw = self.load(layout, txn)?;
+        dir::set(layout, txn, &raw, b"..", parent, dir::kind_of_mode(S_IFDIR))?;
         self.changed(txn);
         Ok(())
+    }
+
+    /// Writes `dir`, this directory, whose entries and perhaps subdirectories changed; `raw` is its record.
+    fn names_changed(
+        &self,
+        layout: &Layout,
+        txn: &mut Txn<'_>,
+        dir: &Inode,
+        mut raw: disk::Inode,
+    ) -> DiskResult<()> {
+        dir.touch_mtime();
+        self.put_attributes(&mut raw, dir);
+        raw.store(layout, txn)?;
+        dir.set_size(raw.size());
+        self.changed(txn);
+        Ok(())
+    }
+
+    /// Writes the number of links of `dir`, this directory, whose subdirectories changed.
+    fn subdirs_changed(&self, layout: &Layout, txn: &mut Txn<'_>, dir: &Inode, delta: i32) -> DiskResult<()> {
+        add_subdirs(dir, delta);
+        self.store(layout, txn, dir)
     }
 
     /// Whether the directory may have one more subdirectory.
@@ -126,16 +155,7 @@ impl Node {
         if dir.nlink() >= dir::LINK_MAX && !is_unlimited { Err(Error::TooManyLinks) } else { Ok(()) }
     }
 
-    /// Puts the inode, which has lost its last name, on the list of orphans.
-    fn orphaned(&self, layout: &Layout, txn: &mut Txn<'_>) -> DiskResult<()> {
-        let mut raw = self.load(layout, txn)?;
-        orphan::add(layout, txn, &mut raw)?;
-        self.set_orphan(true);
-        self.changed(txn);
-        Ok(())
-    }
-
-    /// Takes a name's count off `inode`; with the last it becomes an orphan.
+    /// Takes a name's count off `inode`, which is this one; with the last it goes on the list of orphans.
     fn drop_link(&self, layout: &Layout, txn: &mut Txn<'_>, inode: &Inode) -> DiskResult<()> {
         if inode.is_dir() {
             inode.set_nlink(0);
@@ -143,15 +163,15 @@ impl Node {
             inode.add_nlink(-1);
         }
         inode.touch_ctime();
-        self.store(layout, txn, inode)?;
-        if inode.nlink() == 0 { self.orphaned(layout, txn) } else { Ok(()) }
-    }
-
-    /// Writes a directory whose entries changed.
-    fn dir_changed(&self, layout: &Layout, txn: &mut Txn<'_>, dir: &Inode) -> DiskResult<()> {
-        dir.touch_mtime();
-        self.store(layout, txn, dir)?;
-        dir.set_size(self.load(layout, txn)?.size());
+        let mut raw = self.load(layout, txn)?;
+        self.put_attributes(&mut raw, inode);
+        if inode.nlink() == 0 {
+            orphan::add(layout, txn, &mut raw)?;
+            self.set_orphan(true);
+        } else {
+            raw.store(layout, txn)?;
+        }
+        self.changed(txn);
         Ok(())
     }
 
@@ -162,12 +182,9 @@ impl Node {
             if inode.is_dir() && !dir::is_empty(layout, txn, &child.load(layout, txn)?)? {
                 return Err(Error::NotEmpty);
             }
-            self.remove_name(layout, txn, name)?;
+            self.remove_name(layout, txn, dir, name)?;
             child.drop_link(layout, txn, inode)?;
-            if inode.is_dir() {
-                add_subdirs(dir, -1);
-            }
-            self.dir_changed(layout, txn, dir)
+            if inode.is_dir() { self.subdirs_changed(layout, txn, dir, -1) } else { Ok(()) }
         })?;
         if inode.nlink() == 0 && self.fs.dirty.lock().remove(&child.ino).is_some() {
             child.mark_clean();
@@ -199,8 +216,8 @@ impl Node {
             };
             let (ino, mode) = (moved.ino, rename.inode.mode());
             let placed = match target {
-                Some(_) => new_dir.set_name(layout, txn, rename.new_name, ino, mode),
-                None => new_dir.add_name(layout, txn, rename.new_name, ino, mode),
+                Some(_) => new_dir.set_name(layout, txn, rename.new_dir, rename.new_name, ino, mode),
+                None => new_dir.add_name(layout, txn, rename.new_dir, rename.new_name, ino, mode),
             };
             if let Err(error) = placed {
                 if let Some(whiteout) = whiteout {
@@ -209,25 +226,25 @@ impl Node {
                 return Err(error);
             }
             match whiteout {
-                Some(raw) => old_dir.set_name(layout, txn, rename.old_name, raw.ino(), S_IFCHR)?,
-                None => old_dir.remove_name(layout, txn, rename.old_name)?,
+                Some(raw) => {
+                    old_dir.set_name(layout, txn, rename.old_dir, rename.old_name, raw.ino(), S_IFCHR)?;
+                }
+                None => old_dir.remove_name(layout, txn, rename.old_dir, rename.old_name)?,
             }
             if let Some((target, target_node)) = target {
                 target_node.drop_link(layout, txn, target)?;
             }
             if is_dir {
                 if is_across {
-                    moved.set_name(layout, txn, b"..", new_dir.ino, S_IFDIR)?;
+                    moved.set_parent(layout, txn, new_dir.ino)?;
                 }
-                add_subdirs(rename.old_dir, -1);
+                old_dir.subdirs_changed(layout, txn, rename.old_dir, -1)?;
                 if target.is_none() {
-                    add_subdirs(rename.new_dir, 1);
+                    new_dir.subdirs_changed(layout, txn, rename.new_dir, 1)?;
                 }
             }
             rename.inode.touch_ctime();
-            moved.store(layout, txn, rename.inode)?;
-            old_dir.dir_changed(layout, txn, rename.old_dir)?;
-            new_dir.dir_changed(layout, txn, rename.new_dir)
+            moved.store(layout, txn, rename.inode)
         })
     }
 
@@ -237,23 +254,22 @@ impl Node {
         let (a, b) = (node(rename.inode)?, node(target)?);
         let is_across = old_dir.ino != new_dir.ino;
         self.fs.begin()?.run(|layout, txn| {
-            old_dir.set_name(layout, txn, rename.old_name, b.ino, target.mode())?;
-            new_dir.set_name(layout, txn, rename.new_name, a.ino, rename.inode.mode())?;
+            old_dir.set_name(layout, txn, rename.old_dir, rename.old_name, b.ino, target.mode())?;
+            new_dir.set_name(layout, txn, rename.new_dir, rename.new_name, a.ino, rename.inode.mode())?;
             let moves = [(rename.inode, a, new_dir, -1), (target, b, old_dir, 1)];
             for (inode, child, home, delta) in
                 moves.into_iter().filter(|(inode, ..)| inode.is_dir() && is_across)
             {
-                child.set_name(layout, txn, b"..", home.ino, S_IFDIR)?;
                 debug_assert!(inode.is_dir());
-                add_subdirs(rename.old_dir, delta);
-                add_subdirs(rename.new_dir, -delta);
+                child.set_parent(layout, txn, home.ino)?;
+                old_dir.subdirs_changed(layout, txn, rename.old_dir, delta)?;
+                new_dir.subdirs_changed(layout, txn, rename.new_dir, -delta)?;
             }
             for (inode, child) in [(rename.inode, a), (target, b)] {
                 inode.touch_ctime();
                 child.store(layout, txn, inode)?;
             }
-            old_dir.dir_changed(layout, txn, rename.old_dir)?;
-            new_dir.dir_changed(layout, txn, rename.new_dir)
+            Ok(())
         })
     }
 }
@@ -311,14 +327,13 @@ impl InodeOps for Ops {
                 self.0.check_subdirs(dir)?;
             }
             let raw = self.0.make(layout, txn, new, if is_dir { 2 } else { 1 })?;
-            if let Err(error) = self.0.add_name(layout, txn, name, raw.ino(), new.mode) {
+            if let Err(error) = self.0.add_name(layout, txn, dir, name, raw.ino(), new.mode) {
                 self.0.unmake(layout, txn, raw)?;
                 return Err(error);
             }
             if is_dir {
-                add_subdirs(dir, 1);
+                self.0.subdirs_changed(layout, txn, dir, 1)?;
             }
-            self.0.dir_changed(layout, txn, dir)?;
             Ok(raw)
         })?;
         let tid = self.0.tid.load(Acquire);
@@ -343,15 +358,14 @@ impl InodeOps for Ops {
             return Err(Errno::EMLINK);
         }
         self.0.fs.begin()?.run(|layout, txn| {
-            self.0.add_name(layout, txn, name, child.ino, inode.mode())?;
+            self.0.add_name(layout, txn, dir, name, child.ino, inode.mode())?;
             if child.set_orphan(false) {
                 let mut raw = child.load(layout, txn)?;
                 orphan::remove(layout, txn, &mut raw)?;
             }
             inode.add_nlink(1);
             inode.touch_ctime();
-            child.store(layout, txn, inode)?;
-            self.0.dir_changed(layout, txn, dir)
+            child.store(layout, txn, inode)
         })
     }
 
@@ -409,7 +423,7 @@ impl InodeOps for Ops {
 
     fn get_attr(&self, _inode: &Arc<Inode>, stat: &mut Statx) -> Result<()> {
         let fs = &self.0.fs;
-        let sectors = fs.look(|layout, view| Ok(self.0.load(layout, view)?.sectors(layout)))?;
+        let sectors = fs.look(|layout, view| disk::sectors_of(layout, view, self.0.ino))?;
         let promised: u64 = self.0.reserved.lock().iter().map(|range| range.end - range.start).sum();
         stat.stx_blocks = sectors + promised * (hal::PAGE_SIZE as u64 / 512);
         Ok(())

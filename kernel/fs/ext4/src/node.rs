@@ -151,31 +151,40 @@ impl Fs {
     /// The record is loaded anew under each handle: the list of orphans goes through it, and its neighbours there
     /// come and go meanwhile.
     pub(crate) fn delete_inode(&self, ino: u32) -> Result<()> {
-        let has_blocks = self.look(|layout, view| {
-            let raw = disk::Inode::load(layout, view, ino)?;
-            Ok(!raw.has_flags(flags::INLINE_DATA)
-                && !raw.is_short_link(layout)
-                && (raw.is_regular() || raw.is_dir() || raw.is_symlink()))
-        })?;
-        let unmap_some = || {
-            self.begin()?.run(|layout, txn| {
-                let mut raw = disk::Inode::load(layout, txn, ino)?;
-                dir::unmap(layout, txn, &mut raw, 0, 1 << 32, BUDGET)
-            })
-        };
-        if has_blocks {
-            while unmap_some()? != RemoveOutcome::Done {}
-        }
-        self.begin()?.run(|layout, txn| {
-            let mut raw = disk::Inode::load(layout, txn, ino)?;
+        let free_rest = |layout: &Layout, txn: &mut Txn<'_>, mut raw: disk::Inode| {
             xattr::release_block(layout, txn, &mut raw)?;
             match orphan::remove(layout, txn, &mut raw) {
                 Ok(()) | Err(ext4_image::Error::NotFound) => {}
                 Err(error) => return Err(error),
             }
             free_inode(layout, txn, raw)
-        })
+        };
+        loop {
+            let outcome = self.begin()?.run(|layout, txn| {
+                let mut raw = disk::Inode::load(layout, txn, ino)?;
+                if has_blocks(layout, &raw) {
+                    // What is left then fits into a handle together with this, if all of this did.
+                    let outcome = dir::unmap(layout, txn, &mut raw, 0, 1 << 32, BUDGET)?;
+                    if outcome != RemoveOutcome::Done {
+                        return Ok(outcome);
+                    }
+                }
+                free_rest(layout, txn, raw)?;
+                Ok(RemoveOutcome::Done)
+            })?;
+            if outcome == RemoveOutcome::Done {
+                return Ok(());
+            }
+        }
     }
+}
+
+/// Whether the inode with record `raw` may have blocks in its map.
+fn has_blocks(layout: &Layout, raw: &disk::Inode) -> bool {
+    !raw.has_flags(flags::INLINE_DATA)
+        && !raw.is_short_link(layout)
+        && (raw.is_regular() || raw.is_dir() || raw.is_symlink())
+        && raw.sectors(layout) > 0
 }
 
 fn make_vfs(sb: &Arc<SuperBlock>, raw: &disk::Inode, node: &Arc<Node>) -> Arc<Inode> {

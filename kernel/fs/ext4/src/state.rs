@@ -8,12 +8,13 @@
 //! A commit freezes `data` by sharing it as `committed`; the next change copies it ([`Block::make_unique`]).
 //! A checkpoint writes `committed` home; a block that is in neither state any more moves to the clean cache.
 
+use alloc::collections::btree_map::Entry;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use ext4_image::block::Freed;
-use ext4_image::{Block, BlockRef, Blocks, Edit, Error, Result, Seal};
+use ext4_image::{Block, BlockRef, Blocks, Edit, Result, Seal};
 
 use crate::error::from_device;
 use crate::fs::Fs;
@@ -85,29 +86,19 @@ pub(crate) struct Txn<'a> {
     pub(crate) state: &'a mut State,
 }
 
-impl Txn<'_> {
-    fn enlist(&mut self, nr: u64, data: Option<BlockRef>, seal: Seal) -> Result<&mut [u8]> {
-        let state = &mut *self.state;
-        let live = match state.live.entry(nr) {
-            alloc::collections::btree_map::Entry::Occupied(found) => {
-                let live = found.into_mut();
-                if let Some(data) = data {
-                    live.data = data;
-                }
-                live
-            }
-            alloc::collections::btree_map::Entry::Vacant(place) => {
-                let data = data.ok_or(Error::Io)?;
-                place.insert(Live { data, seal, in_running: false, committed: None })
-            }
-        };
-        if !live.in_running {
-            live.in_running = true;
-            state.nr_running += 1;
-            state.revoked.remove(&nr);
+impl Live {
+    /// Makes it part of the running transaction, to be sealed by `seal`.
+    fn enlist(&mut self, nr: u64, seal: Seal, nr_running: &mut usize, revoked: &mut BTreeSet<u64>) {
+        if self.in_running {
+            self.seal = self.seal.and(seal);
+            return;
         }
-        live.seal = seal;
-        Block::make_unique(&mut live.data)
+        self.in_running = true;
+        self.seal = seal;
+        *nr_running += 1;
+        if !revoked.is_empty() {
+            revoked.remove(&nr);
+        }
     }
 }
 
@@ -118,22 +109,42 @@ impl Blocks for Txn<'_> {
 }
 
 impl Edit for Txn<'_> {
-    fn write(&mut self, nr: u64, seal: Seal) -> Result<&mut [u8]> {
-        if self.state.live.contains_key(&nr) {
-            return self.enlist(nr, None, seal);
-        }
-        let data = match self.fs.cache.remove(nr) {
-            Some(block) => block,
-            None => Arc::new(self.fs.disk.read_block(nr).map_err(from_device)?),
+    fn write_block(&mut self, nr: u64, seal: Seal) -> Result<&mut Block> {
+        let State { live, nr_running, revoked, .. } = &mut *self.state;
+        let live = match live.entry(nr) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => {
+                let data = match self.fs.cache.remove(nr) {
+                    Some(block) => block,
+                    None => Arc::new(self.fs.disk.read_block(nr).map_err(from_device)?),
+                };
+                place.insert(Live { data, seal, in_running: false, committed: None })
+            }
         };
-        self.enlist(nr, Some(data), seal)
+        live.enlist(nr, seal, nr_running, revoked);
+        Block::make_unique(&mut live.data)
     }
 
     fn create(&mut self, nr: u64, seal: Seal) -> Result<&mut [u8]> {
         self.fs.cache.remove(nr);
         let block = Block::zeroed(self.fs.layout.block_size)?;
         block.set_checked();
-        self.enlist(nr, Some(Arc::new(block)), seal)
+        let data = Arc::new(block);
+        let State { live, nr_running, revoked, .. } = &mut *self.state;
+        let live = match live.entry(nr) {
+            Entry::Occupied(found) => {
+                let live = found.into_mut();
+                live.data = data;
+                live
+            }
+            Entry::Vacant(place) => place.insert(Live { data, seal, in_running: false, committed: None }),
+        };
+        live.enlist(nr, seal, nr_running, revoked);
+        Block::make_unique(&mut live.data).map(Block::bytes_mut)
+    }
+
+    fn is_at_hand(&self, nr: u64) -> bool {
+        self.state.live.contains_key(&nr) || self.fs.cache.get(nr).is_some()
     }
 
     fn freed(&mut self, start: u64, count: u64, what: Freed) {

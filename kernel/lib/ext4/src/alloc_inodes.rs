@@ -50,9 +50,18 @@ pub fn alloc_inode(layout: &Layout, edit: &mut dyn Edit, parent: &Inode, new: &N
         let Some(idx) = group::next_clear(bitmap.bytes(), reserved, layout.inodes_per_group) else {
             continue;
         };
+        let ino = nr * layout.inodes_per_group + idx + 1;
+        let place = inode::place(layout, edit, ino)?;
+        let first = idx - (ino - place.first);
+        let is_first_user = group::next_set(bitmap.bytes(), first, first + layout.inodes_per_block())
+            == first + layout.inodes_per_block();
         drop(bitmap);
         take(layout, edit, nr, idx, is_dir)?;
-        return init(layout, edit, nr * layout.inodes_per_group + idx + 1, parent, new);
+        if is_first_user && !edit.is_at_hand(place.block) {
+            // Nobody needs what the device has there.
+            edit.create(place.block, Seal::None)?;
+        }
+        return init(layout, edit, ino, parent, new);
     }
     Err(Error::NoSpace)
 }

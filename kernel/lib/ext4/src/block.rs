@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
 
@@ -16,6 +16,8 @@ pub struct Block {
     bytes: Box<[u8]>,
     /// Its checksum and structure were found right once; changes keep them right.
     is_checked: AtomicBool,
+    /// Inodes of it whose checksums were found right once, or are made when the transaction ends; bit 0 is the first.
+    inodes: AtomicU64,
 }
 
 /// A shared block.
@@ -27,12 +29,12 @@ impl Block {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(len).map_err(|_| Error::NoMemory)?;
         bytes.resize(len, 0);
-        Ok(Self { bytes: bytes.into_boxed_slice(), is_checked: AtomicBool::new(false) })
+        Ok(Self::new(bytes.into_boxed_slice()))
     }
 
     /// A block with these bytes.
     pub fn new(bytes: Box<[u8]>) -> Self {
-        Self { bytes, is_checked: AtomicBool::new(false) }
+        Self { bytes, is_checked: AtomicBool::new(false), inodes: AtomicU64::new(0) }
     }
 
     /// Its bytes.
@@ -59,15 +61,26 @@ impl Block {
         self.is_checked.store(true, Relaxed);
     }
 
+    /// Whether the inodes of `mask` need no check.
+    pub(crate) fn has_checked_inodes(&self, mask: u64) -> bool {
+        mask != 0 && self.inodes.load(Relaxed) & mask == mask
+    }
+
+    /// Says that the inodes of `mask` need no check.
+    pub(crate) fn note_checked_inodes(&self, mask: u64) {
+        self.inodes.fetch_or(mask, Relaxed);
+    }
+
     /// Makes `block` the only holder of its bytes, by a copy if need be. `NoMemory`.
-    pub fn make_unique(block: &mut BlockRef) -> Result<&mut [u8]> {
+    pub fn make_unique(block: &mut BlockRef) -> Result<&mut Self> {
         if Arc::get_mut(block).is_none() {
             let mut copy = Self::zeroed(block.bytes.len())?;
             copy.bytes.copy_from_slice(&block.bytes);
             copy.is_checked = AtomicBool::new(block.is_checked.load(Relaxed));
+            copy.inodes = AtomicU64::new(block.inodes.load(Relaxed));
             *block = Arc::new(copy);
         }
-        Arc::get_mut(block).map(Self::bytes_mut).ok_or(Error::NoMemory)
+        Arc::get_mut(block).ok_or(Error::NoMemory)
     }
 }
 
@@ -79,11 +92,20 @@ pub trait Blocks {
 
 /// Changes metadata blocks as parts of one transaction.
 pub trait Edit: Blocks {
-    /// Block `nr`, to be changed; `seal` says how its checksum is made when the transaction ends.
-    fn write(&mut self, nr: u64, seal: Seal) -> Result<&mut [u8]>;
+    /// Block `nr`, to be changed; `seal` says how its checksum is made when the transaction ends. When it was changed
+    /// in this transaction before, both seals count ([`Seal::and`]).
+    fn write_block(&mut self, nr: u64, seal: Seal) -> Result<&mut Block>;
+
+    /// The bytes of block `nr`, as [`Edit::write_block`].
+    fn write(&mut self, nr: u64, seal: Seal) -> Result<&mut [u8]> {
+        self.write_block(nr, seal).map(Block::bytes_mut)
+    }
 
     /// Block `nr`, just allocated, full of zeroes.
     fn create(&mut self, nr: u64, seal: Seal) -> Result<&mut [u8]>;
+
+    /// Whether block `nr` is in memory.
+    fn is_at_hand(&self, nr: u64) -> bool;
 
     /// `count` blocks from `start` on are free: they must not be used again before the transaction is on disk, and
     /// what is in the journal about them must not be replayed if they held metadata.
@@ -108,8 +130,10 @@ pub enum Freed {
 /// How a block's checksum is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seal {
-    /// It has none, or they were made with each change (inodes).
+    /// It has none, or it was made with the change.
     None,
+    /// A block of an inode table: its first inode, and which of them changed (bit 0 is the first).
+    Inodes(u32, u64),
     /// The block with the superblock.
     Super,
     /// Descriptors of groups; the number of the first.
@@ -126,4 +150,16 @@ pub enum Seal {
     Xattr(u64),
     /// A block of the orphan file; the inode's seed and the block's number.
     Orphans(u32, u64),
+}
+
+impl Seal {
+    /// What is to be made when `later` is asked for after this, in one transaction.
+    pub fn and(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::Inodes(_, before), Self::Inodes(first, mask)) => Self::Inodes(first, before | mask),
+            // Records whose checksum was made at once, beside others.
+            (Self::Inodes(..), Self::None) => self,
+            _ => later,
+        }
+    }
 }

@@ -15,7 +15,7 @@ mod leaf;
 use alloc::vec::Vec;
 
 pub use leaf::{Entry, kind_of_mode};
-pub(crate) use leaf::{entries, insert_into, pack};
+pub(crate) use leaf::{entries, find_in, insert_into, pack};
 
 use crate::alloc_blocks::{alloc_blocks, free_blocks};
 use crate::block::{BlockRef, Blocks, Edit, Freed, Seal};
@@ -43,6 +43,8 @@ pub(crate) struct Place {
     pub block: u64,
     /// Byte in it.
     pub at: usize,
+    /// Where the entry before it in the block begins, if there is one.
+    pub before: Option<usize>,
 }
 
 /// What `inode` has at its block `logical`.
@@ -211,7 +213,7 @@ pub(crate) fn find(layout: &Layout, blocks: &dyn Blocks, dir: &Inode, name: &[u8
         }
     }
     for_each_block(layout, blocks, dir, 0, |_, block, bytes| {
-        Ok(leaf::find_in(layout, bytes, name)?.map(|at| Place { block, at }))
+        Ok(leaf::find_in(layout, bytes, name)?.map(|(at, before)| Place { block, at, before }))
     })
 }
 
@@ -362,11 +364,12 @@ pub fn add(
         dir.store(layout, edit)?;
     }
     let roomy = for_each_block(layout, edit, dir, 0, |_, block, bytes| {
-        Ok(leaf::has_room(layout, bytes, name)?.then_some(block))
+        Ok(leaf::roomy_entry(layout, bytes, name)?.map(|room| (block, room)))
     })?;
     let seed = dir.seed(layout);
-    if let Some(block) = roomy {
-        return insert_into(layout, edit.write(block, Seal::Dir(seed))?, name, ino, kind);
+    if let Some((block, room)) = roomy {
+        leaf::insert_at(edit.write(block, Seal::Dir(seed))?, &room, name, ino, kind);
+        return Ok(());
     }
     if has_index && nr_blocks(layout, dir) == 1 {
         htree::make(layout, edit, dir)?;
@@ -379,7 +382,7 @@ pub fn add(
 /// Removes the entry `name`. `NotFound`.
 pub fn remove(layout: &Layout, edit: &mut dyn Edit, dir: &Inode, name: &[u8]) -> Result<()> {
     let place = find(layout, edit, dir, name)?.ok_or(Error::NotFound)?;
-    leaf::remove_at(edit.write(place.block, Seal::Dir(dir.seed(layout)))?, place.at)
+    leaf::remove_at(edit.write(place.block, Seal::Dir(dir.seed(layout)))?, place.at, place.before)
 }
 
 /// Makes the entry `name` (".." included) lead to `ino`. `NotFound`.

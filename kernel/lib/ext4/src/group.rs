@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::superblock::{self, RoCompat, join};
 use crate::view;
-use crate::{dir, extent, orphan, xattr};
+use crate::{dir, extent, inode, orphan, xattr};
 
 /// Size of a descriptor without the 64bit feature.
 pub(crate) const MIN_SIZE: usize = 32;
@@ -291,11 +291,21 @@ pub(crate) fn is_set(bytes: &[u8], bit: u32) -> bool {
     bytes.get(bit as usize / 8).is_none_or(|byte| byte & 1 << (bit % 8) != 0)
 }
 
+/// The bits of the word that byte `at` begins, the word's first bit lowest.
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
 /// The first clear bit in `from..end`.
 pub(crate) fn next_clear(bytes: &[u8], from: u32, end: u32) -> Option<u32> {
     let mut bit = from;
     while bit < end {
-        let byte = *bytes.get(bit as usize / 8)?;
+        let at = bit as usize / 8;
+        if bit.is_multiple_of(8) && word(bytes, at) == Some(u64::MAX) {
+            bit += u64::BITS;
+            continue;
+        }
+        let byte = *bytes.get(at)?;
         if byte == 0xff {
             bit = (bit | 7) + 1;
         } else if byte & 1 << (bit % 8) == 0 {
@@ -311,7 +321,12 @@ pub(crate) fn next_clear(bytes: &[u8], from: u32, end: u32) -> Option<u32> {
 pub(crate) fn next_set(bytes: &[u8], from: u32, end: u32) -> u32 {
     let mut bit = from;
     while bit < end {
-        match bytes.get(bit as usize / 8) {
+        let at = bit as usize / 8;
+        if bit.is_multiple_of(8) && word(bytes, at) == Some(0) {
+            bit += u64::BITS;
+            continue;
+        }
+        match bytes.get(at) {
             Some(0) => bit = (bit | 7) + 1,
             Some(byte) if byte & 1 << (bit % 8) != 0 => return bit,
             Some(_) => bit += 1,
@@ -362,6 +377,10 @@ pub fn seal(layout: &Layout, edit: &mut dyn Edit, nr: u64, how: Seal) -> Result<
     };
     match how {
         Seal::None => Ok(()),
+        Seal::Inodes(first, mask) => {
+            inode::seal(layout, edit.write(nr, how)?, first, mask);
+            Ok(())
+        }
         Seal::Super => {
             let (_, at) = layout.super_place();
             let bytes = edit.write(nr, how)?;

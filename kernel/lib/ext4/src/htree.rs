@@ -150,11 +150,8 @@ pub(crate) fn find(layout: &Layout, blocks: &dyn Blocks, dir: &Inode, name: &[u8
         if index_at(held.bytes()).is_some() {
             return Err(Error::Corrupt("directory index leads to itself"));
         }
-        for entry in dir::entries(layout, held.bytes()) {
-            let entry = entry?;
-            if entry.ino != 0 && entry.name == name {
-                return Ok(Some(Place { block, at: entry.at }));
-            }
+        if let Some((at, before)) = dir::find_in(layout, held.bytes(), name)? {
+            return Ok(Some(Place { block, at, before }));
         }
         match way.next {
             Some(next) if next == hash | 1 && next > key => key = next,

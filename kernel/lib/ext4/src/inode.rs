@@ -62,6 +62,7 @@ pub mod flags {
 pub const MAP_LEN: usize = 60;
 /// Length of the part that all inodes have.
 pub(crate) const BASE_LEN: usize = 128;
+const GENERATION_AT: usize = 0x64;
 const CSUM_LO_AT: usize = 0x7c;
 const CSUM_HI_AT: usize = 0x82;
 
@@ -94,6 +95,18 @@ struct Base {
 }
 
 const _: () = assert!(size_of::<Base>() == BASE_LEN);
+
+impl Base {
+    fn sectors(&self, layout: &Layout) -> u64 {
+        let low = u64::from(self.blocks_lo.get());
+        if !layout.ro_compat.contains(RoCompat::HUGE_FILE) {
+            return low;
+        }
+        let blocks = low | u64::from(self.blocks_hi.get()) << 32;
+        let is_huge = self.flags.get() & flags::HUGE_FILE != 0;
+        if is_huge { blocks << (layout.block_bits - 9) } else { blocks }
+    }
+}
 
 /// The part beyond 128 bytes; fields count only as far as `extra_isize` reaches.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -159,15 +172,96 @@ pub struct Inode {
     raw: Vec<u8>,
 }
 
-/// Where inode `ino` lies: the block and the byte in it.
-fn place(layout: &Layout, blocks: &dyn Blocks, ino: u32) -> Result<(u64, usize)> {
+/// Where an inode lies.
+pub(crate) struct Place {
+    /// Block on the device.
+    pub block: u64,
+    /// Byte in it.
+    pub at: usize,
+    /// The first inode of the block.
+    pub first: u32,
+    /// The inode's bit in the block's masks; 0 where a block has more inodes than a mask has bits.
+    pub mask: u64,
+}
+
+/// The place of inode `ino`. `Corrupt`: no such inode.
+pub(crate) fn place(layout: &Layout, blocks: &dyn Blocks, ino: u32) -> Result<Place> {
     if !layout.is_ino(ino) {
         return Err(Error::Corrupt("inode number"));
     }
     let (nr, idx) = ((ino - 1) / layout.inodes_per_group, (ino - 1) % layout.inodes_per_group);
-    let group = Group::read(layout, blocks, nr)?;
-    let at = idx as usize * layout.inode_size;
-    Ok((group.inode_table() + (at / layout.block_size) as u64, at % layout.block_size))
+    let table = match layout.inode_table(nr) {
+        Some(table) => table,
+        // The journal's inode is read before the groups are known.
+        None => Group::read(layout, blocks, nr)?.inode_table(),
+    };
+    let per_block = layout.inodes_per_block();
+    let nth = idx % per_block;
+    let mask = if per_block <= u64::BITS { 1 << nth } else { 0 };
+    Ok(Place {
+        block: table + u64::from(idx / per_block),
+        at: nth as usize * layout.inode_size,
+        first: ino - nth,
+        mask,
+    })
+}
+
+/// Makes the checksums of the inodes of `mask` in a block of a table whose first inode is `first`.
+pub(crate) fn seal(layout: &Layout, bytes: &mut [u8], first: u32, mask: u64) {
+    for (nth, raw) in (0u32..).zip(bytes.chunks_exact_mut(layout.inode_size)) {
+        if mask.checked_shr(nth).unwrap_or(0) & 1 != 0 {
+            put_csum(layout, first.saturating_add(nth), raw);
+        }
+    }
+}
+
+/// Bytes that record `raw` has in use beyond the first 128.
+fn extra_isize_of(raw: &[u8]) -> usize {
+    if raw.len() > BASE_LEN { view::le16(raw, BASE_LEN).into() } else { 0 }
+}
+
+/// The checksum of record `raw` of inode `ino`, if there are any.
+fn csum_of(layout: &Layout, ino: u32, raw: &[u8]) -> Option<u32> {
+    layout.csum_seed?;
+    let crc = layout.inode_seed(ino, view::le32(raw, GENERATION_AT));
+    let crc = crc32c(crc, raw.get(..CSUM_LO_AT)?);
+    let crc = crc32c(crc, &[0; 2]);
+    let rest_at = CSUM_LO_AT + 2;
+    if raw.len() == BASE_LEN || extra_isize_of(raw) < 4 {
+        return Some(crc32c(crc, raw.get(rest_at..)?));
+    }
+    let crc = crc32c(crc, raw.get(rest_at..CSUM_HI_AT)?);
+    let crc = crc32c(crc, &[0; 2]);
+    Some(crc32c(crc, raw.get(CSUM_HI_AT + 2..)?))
+}
+
+fn put_csum(layout: &Layout, ino: u32, raw: &mut [u8]) {
+    let Some(csum) = csum_of(layout, ino, raw) else { return };
+    view::put(raw, CSUM_LO_AT, &(csum as u16).to_le_bytes());
+    if extra_isize_of(raw) >= 4 {
+        view::put(raw, CSUM_HI_AT, &((csum >> 16) as u16).to_le_bytes());
+    }
+}
+
+/// `Corrupt`: the checksum of record `raw` is wrong.
+fn check_csum(layout: &Layout, ino: u32, raw: &[u8]) -> Result<()> {
+    let Some(csum) = csum_of(layout, ino, raw) else { return Ok(()) };
+    let has_high = extra_isize_of(raw) >= 4;
+    let low = u32::from(view::le16(raw, CSUM_LO_AT));
+    let high = if has_high { u32::from(view::le16(raw, CSUM_HI_AT)) << 16 } else { 0 };
+    let mask = if has_high { !0 } else { 0xffff };
+    if low | high == csum & mask { Ok(()) } else { Err(Error::Corrupt("inode checksum")) }
+}
+
+/// Units of 512 bytes that inode `ino` takes: what [`Inode::load`] and [`Inode::sectors`] give, without a copy.
+pub fn sectors_of(layout: &Layout, blocks: &dyn Blocks, ino: u32) -> Result<u64> {
+    let place = place(layout, blocks, ino)?;
+    let held = blocks.read(place.block)?;
+    if held.has_checked_inodes(place.mask) {
+        return Ok(view::get::<Base>(held.bytes(), place.at)?.sectors(layout));
+    }
+    drop(held);
+    Ok(Inode::load(layout, blocks, ino)?.sectors(layout))
 }
 
 impl Inode {
@@ -181,51 +275,37 @@ impl Inode {
 
     /// Reads inode `ino`. `Corrupt`: no such inode, or a wrong checksum.
     pub fn load(layout: &Layout, blocks: &dyn Blocks, ino: u32) -> Result<Self> {
-        let (block, at) = place(layout, blocks, ino)?;
-        let held = blocks.read(block)?;
-        let bytes = view::slice(held.bytes(), at, layout.inode_size)?;
-        let mut inode = Self::empty(layout, ino)?;
-        inode.raw.copy_from_slice(bytes);
-        if inode.extra_isize() > layout.inode_size - BASE_LEN || !inode.extra_isize().is_multiple_of(4) {
-            return Err(Error::Corrupt("extra inode size"));
-        }
-        if let Some(csum) = inode.csum(layout) {
-            let has_high = inode.extra_isize() >= 4;
-            let low = u32::from(view::le16(&inode.raw, CSUM_LO_AT));
-            let high = if has_high { u32::from(view::le16(&inode.raw, CSUM_HI_AT)) << 16 } else { 0 };
-            let mask = if has_high { !0 } else { 0xffff };
-            if low | high != csum & mask {
-                return Err(Error::Corrupt("inode checksum"));
+        let place = place(layout, blocks, ino)?;
+        let held = blocks.read(place.block)?;
+        let bytes = view::slice(held.bytes(), place.at, layout.inode_size)?;
+        if !held.has_checked_inodes(place.mask) {
+            let extra = extra_isize_of(bytes);
+            if extra > layout.inode_size - BASE_LEN || !extra.is_multiple_of(4) {
+                return Err(Error::Corrupt("extra inode size"));
             }
+            check_csum(layout, ino, bytes)?;
+            held.note_checked_inodes(place.mask);
         }
-        Ok(inode)
+        let mut raw = Vec::new();
+        raw.try_reserve_exact(bytes.len()).map_err(|_| Error::NoMemory)?;
+        raw.extend_from_slice(bytes);
+        Ok(Self { ino, raw })
     }
 
-    /// Writes the record back.
+    /// Writes the record back. Its checksum is made when the transaction ends.
     pub fn store(&mut self, layout: &Layout, edit: &mut dyn Edit) -> Result<()> {
-        let (block, at) = place(layout, edit, self.ino)?;
-        if let Some(csum) = self.csum(layout) {
-            view::put(&mut self.raw, CSUM_LO_AT, &(csum as u16).to_le_bytes());
-            if self.extra_isize() >= 4 {
-                view::put(&mut self.raw, CSUM_HI_AT, &((csum >> 16) as u16).to_le_bytes());
+        let place = place(layout, edit, self.ino)?;
+        let how = match place.mask {
+            0 => {
+                put_csum(layout, self.ino, &mut self.raw);
+                Seal::None
             }
-        }
-        view::put(edit.write(block, Seal::None)?, at, &self.raw);
+            mask => Seal::Inodes(place.first, mask),
+        };
+        let block = edit.write_block(place.block, how)?;
+        block.note_checked_inodes(place.mask);
+        view::put(block.bytes_mut(), place.at, &self.raw);
         Ok(())
-    }
-
-    fn csum(&self, layout: &Layout) -> Option<u32> {
-        layout.csum_seed?;
-        let crc = self.seed(layout);
-        let crc = crc32c(crc, self.raw.get(..CSUM_LO_AT)?);
-        let crc = crc32c(crc, &[0; 2]);
-        let rest_at = CSUM_LO_AT + 2;
-        if self.raw.len() == BASE_LEN || self.extra_isize() < 4 {
-            return Some(crc32c(crc, self.raw.get(rest_at..)?));
-        }
-        let crc = crc32c(crc, self.raw.get(rest_at..CSUM_HI_AT)?);
-        let crc = crc32c(crc, &[0; 2]);
-        Some(crc32c(crc, self.raw.get(CSUM_HI_AT + 2..)?))
     }
 
     /// The seed of checksums of blocks that belong to this inode.
@@ -243,7 +323,7 @@ impl Inode {
 
     /// Bytes in use beyond the first 128.
     pub(crate) fn extra_isize(&self) -> usize {
-        view::le16(&self.raw, BASE_LEN).into()
+        extra_isize_of(&self.raw)
     }
 
     pub(crate) fn set_extra_isize(&mut self, len: u16) {
@@ -388,13 +468,7 @@ impl Inode {
 
     /// Units of 512 bytes that it takes.
     pub fn sectors(&self, layout: &Layout) -> u64 {
-        let base = self.base();
-        let low = u64::from(base.blocks_lo.get());
-        if !layout.ro_compat.contains(RoCompat::HUGE_FILE) {
-            return low;
-        }
-        let blocks = low | u64::from(base.blocks_hi.get()) << 32;
-        if self.has_flags(flags::HUGE_FILE) { blocks << (layout.block_bits - 9) } else { blocks }
+        self.base().sectors(layout)
     }
 
     /// Adds `delta` blocks to what it takes.

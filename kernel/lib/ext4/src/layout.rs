@@ -77,6 +77,8 @@ pub struct Layout {
     backup_bgs: [u32; 2],
     /// Blocks with file-system metadata at fixed places, ascending and apart.
     system: Vec<Range<u64>>,
+    /// Where the groups' inode tables are.
+    tables: Vec<u64>,
 }
 
 /// What makes mounting impossible.
@@ -157,6 +159,7 @@ impl Layout {
             first_meta_bg: sb.first_meta_bg.get(),
             backup_bgs: sb.backup_bgs.map(|group| group.get()),
             system: Vec::new(),
+            tables: Vec::new(),
         };
         layout.check(sb, device_bytes)?;
         Ok(layout)
@@ -262,6 +265,8 @@ impl Layout {
             Ok(())
         };
         let itable = self.itable_blocks();
+        let mut tables = Vec::new();
+        tables.try_reserve_exact(self.nr_groups as usize).map_err(|_| Error::NoMemory)?;
         for nr in 0..self.nr_groups {
             let desc = Group::read(self, blocks, nr)?;
             let base = self.group_start(nr);
@@ -278,6 +283,7 @@ impl Layout {
                 reserve(start..start + len)?;
             }
             reserve(base..base + nr_base)?;
+            tables.push(table);
             overhead += nr_base + 2 + itable;
         }
         if self.overhead == 0 {
@@ -299,7 +305,18 @@ impl Layout {
             }
         }
         self.system = joined;
+        self.tables = tables;
         Ok(())
+    }
+
+    /// The first block of group `nr`'s inode table; `None`: no such group, or [`Layout::load_groups`] was not called yet.
+    pub(crate) fn inode_table(&self, nr: u32) -> Option<u64> {
+        self.tables.get(nr as usize).copied()
+    }
+
+    /// Inodes in a block of a table.
+    pub(crate) fn inodes_per_block(&self) -> u32 {
+        (self.block_size / self.inode_size) as u32
     }
 
     /// The first block of group `nr`.

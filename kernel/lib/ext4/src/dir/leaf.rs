@@ -91,12 +91,15 @@ pub(crate) fn entries<'a>(layout: &Layout, bytes: &'a [u8]) -> impl Iterator<Ite
     entries_in(bytes, bytes.len().saturating_sub(tail_len(layout)))
 }
 
-pub(super) fn find_in(layout: &Layout, bytes: &[u8], name: &[u8]) -> Result<Option<usize>> {
+/// Where the entry `name` begins, and where the one before it does.
+pub(crate) fn find_in(layout: &Layout, bytes: &[u8], name: &[u8]) -> Result<Option<(usize, Option<usize>)>> {
+    let mut before = None;
     for entry in entries(layout, bytes) {
         let entry = entry?;
-        if entry.ino != 0 && entry.name == name {
-            return Ok(Some(entry.at));
+        if entry.name == name && entry.ino != 0 {
+            return Ok(Some((entry.at, before)));
         }
+        before = Some(entry.at);
     }
     Ok(None)
 }
@@ -136,59 +139,61 @@ pub(super) fn init_dots(layout: &Layout, bytes: &mut [u8], ino: u32, parent: u32
     put_entry(bytes, needed(1), end - needed(1), b"..", parent, 2);
 }
 
-/// The entry that has room for `name` behind or in it, and the bytes that it keeps.
-fn roomy_entry(layout: &Layout, bytes: &[u8], name: &[u8]) -> Result<Option<(usize, usize, usize)>> {
+/// An entry with room behind or in it.
+pub(super) struct Room {
+    at: usize,
+    len: usize,
+    /// Bytes that it keeps.
+    used: usize,
+}
+
+/// The entry that has room for `name`.
+pub(super) fn roomy_entry(layout: &Layout, bytes: &[u8], name: &[u8]) -> Result<Option<Room>> {
+    let wanted = needed(name.len());
     for entry in entries(layout, bytes) {
         let entry = entry?;
         let used = if entry.ino == 0 { 0 } else { needed(entry.name.len()) };
-        if entry.len >= used + needed(name.len()) {
-            return Ok(Some((entry.at, entry.len, used)));
+        if entry.len >= used + wanted {
+            return Ok(Some(Room { at: entry.at, len: entry.len, used }));
         }
     }
     Ok(None)
 }
 
-pub(super) fn has_room(layout: &Layout, bytes: &[u8], name: &[u8]) -> Result<bool> {
-    Ok(roomy_entry(layout, bytes, name)?.is_some())
-}
-
 /// Adds an entry to a block. `NoSpace`: no room.
 pub(crate) fn insert_into(layout: &Layout, bytes: &mut [u8], name: &[u8], ino: u32, kind: u8) -> Result<()> {
-    let (at, len, used) = roomy_entry(layout, bytes, name)?.ok_or(Error::NoSpace)?;
+    let room = roomy_entry(layout, bytes, name)?.ok_or(Error::NoSpace)?;
+    insert_at(bytes, &room, name, ino, kind);
+    Ok(())
+}
+
+/// Adds an entry to a block where there is `room` for it.
+pub(super) fn insert_at(bytes: &mut [u8], room: &Room, name: &[u8], ino: u32, kind: u8) {
+    let &Room { at, len, used } = room;
     if used > 0 {
         view::put(bytes, at + 4, &(used as u16).to_le_bytes());
     }
     put_entry(bytes, at + used, len - used, name, ino, kind);
-    Ok(())
 }
 
-pub(super) fn remove_at(bytes: &mut [u8], at: usize) -> Result<()> {
-    let end = bytes.len();
-    let mut before: Option<(usize, usize)> = None;
-    let mut found = None;
-    for entry in entries_in(bytes, end) {
-        let entry = entry?;
-        if entry.at == at {
-            found = Some((before, entry.len));
-            break;
+/// Removes the entry at `at`; the one at `before` takes its room.
+pub(super) fn remove_at(bytes: &mut [u8], at: usize, before: Option<usize>) -> Result<()> {
+    let len = decode(bytes, at, bytes.len())?.len;
+    let Some(before) = before else {
+        if let Some(gone) = bytes.get_mut(at + HEADER..at + len) {
+            gone.fill(0);
         }
-        before = Some((entry.at, entry.len));
+        put_entry(bytes, at, len, &[], 0, 0);
+        return Ok(());
+    };
+    let before_len = decode(bytes, before, bytes.len())?.len;
+    if before + before_len != at {
+        return Err(Error::Corrupt("directory entry moved"));
     }
-    let Some((before, len)) = found else { return Err(Error::Corrupt("directory entry moved")) };
-    match before {
-        Some((before_at, before_len)) => {
-            if let Some(gone) = bytes.get_mut(at..at + len) {
-                gone.fill(0);
-            }
-            view::put(bytes, before_at + 4, &((before_len + len) as u16).to_le_bytes());
-        }
-        None => {
-            if let Some(gone) = bytes.get_mut(at + HEADER..at + len) {
-                gone.fill(0);
-            }
-            put_entry(bytes, at, len, &[], 0, 0);
-        }
+    if let Some(gone) = bytes.get_mut(at..at + len) {
+        gone.fill(0);
     }
+    view::put(bytes, before + 4, &((before_len + len) as u16).to_le_bytes());
     Ok(())
 }
 

@@ -108,23 +108,39 @@ pub(super) fn with_node<R>(
     }
 }
 
-/// What `inode`, which has extents, has at block `logical`.
-pub fn lookup(layout: &Layout, blocks: &dyn Blocks, inode: &Inode, logical: u32) -> Result<Mapping> {
-    let (steps, found) = path(layout, blocks, inode, logical)?;
-    let leaf = steps.last().ok_or(Error::Corrupt("extent tree"))?;
-    let (hit, mut next) = with_node(blocks, inode, leaf, |bytes| -> Result<_> {
-        let hit = found.map(|idx| Extent::decode(bytes, idx)).transpose()?;
-        let after = found.map_or(0, |idx| idx + 1);
-        Ok((hit, (after < node::nr_entries(bytes)).then(|| u64::from(node::key(bytes, after)))))
-    })??;
+/// What a leaf has at block `logical`, when entry `found` is the last at or before it: the extent, or the next one's
+/// first block.
+fn in_leaf(bytes: &[u8], found: Option<usize>, logical: u32) -> Result<(Option<Extent>, Option<u64>)> {
+    let hit = found.map(|idx| Extent::decode(bytes, idx)).transpose()?;
     if let Some(extent) = hit.filter(|extent| u64::from(logical) < extent.end()) {
         let skipped = logical - extent.logical;
-        return Ok(Mapping::Extent(Extent {
-            logical,
-            len: extent.len - skipped,
-            physical: extent.physical + u64::from(skipped),
-            ..extent
-        }));
+        let physical = extent.physical + u64::from(skipped);
+        return Ok((Some(Extent { logical, len: extent.len - skipped, physical, ..extent }), None));
+    }
+    let after = found.map_or(0, |idx| idx + 1);
+    Ok((None, (after < node::nr_entries(bytes)).then(|| u64::from(node::key(bytes, after)))))
+}
+
+/// A hole from `logical` to `end`.
+fn hole(logical: u32, end: u64) -> Mapping {
+    Mapping::Hole(end.saturating_sub(logical.into()).clamp(1, u32::MAX.into()) as u32)
+}
+
+/// What `inode`, which has extents, has at block `logical`.
+pub fn lookup(layout: &Layout, blocks: &dyn Blocks, inode: &Inode, logical: u32) -> Result<Mapping> {
+    let root = inode.map();
+    let expect = expect_root(root)?;
+    if expect.depth == 0 {
+        // As most are.
+        node::check_node(layout, root, expect)?;
+        let (hit, next) = in_leaf(root, node::search(root, logical), logical)?;
+        return Ok(hit.map_or_else(|| hole(logical, next.unwrap_or(END)), Mapping::Extent));
+    }
+    let (steps, found) = path(layout, blocks, inode, logical)?;
+    let leaf = steps.last().ok_or(Error::Corrupt("extent tree"))?;
+    let (hit, mut next) = with_node(blocks, inode, leaf, |bytes| in_leaf(bytes, found, logical))??;
+    if let Some(extent) = hit {
+        return Ok(Mapping::Extent(extent));
     }
     // The next key of the nearest ancestor that has one ends the hole.
     for step in steps.iter().rev().skip(1) {
@@ -136,8 +152,7 @@ pub fn lookup(layout: &Layout, blocks: &dyn Blocks, inode: &Inode, logical: u32)
             (idx < node::nr_entries(bytes)).then(|| u64::from(node::key(bytes, idx)))
         })?;
     }
-    let end = next.unwrap_or(END);
-    Ok(Mapping::Hole(end.saturating_sub(logical.into()).clamp(1, u32::MAX.into()) as u32))
+    Ok(hole(logical, next.unwrap_or(END)))
 }
 
 /// How many blocks from `logical` on are alike.

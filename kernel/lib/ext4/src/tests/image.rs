@@ -40,9 +40,10 @@ impl Blocks for Disk {
 }
 
 impl Edit for Disk {
-    fn write(&mut self, nr: u64, seal: Seal) -> Result<&mut [u8]> {
+    fn write_block(&mut self, nr: u64, seal: Seal) -> Result<&mut Block> {
         self.read(nr)?;
-        self.dirty.insert(nr, seal);
+        let before = self.dirty.get(&nr).copied().unwrap_or(seal);
+        self.dirty.insert(nr, before.and(seal));
         Block::make_unique(self.cache.get_mut().get_mut(&nr).unwrap())
     }
 
@@ -51,6 +52,10 @@ impl Edit for Disk {
         block.set_checked();
         self.cache.get_mut().insert(nr, Arc::new(block));
         self.write(nr, seal)
+    }
+
+    fn is_at_hand(&self, nr: u64) -> bool {
+        self.cache.borrow().contains_key(&nr)
     }
 
     fn freed(&mut self, start: u64, count: u64, _what: block::Freed) {
