@@ -50,6 +50,8 @@ pub(super) static CPUS: [HostCpu; MAX_CPUS] = [const { HostCpu::new() }; MAX_CPU
 static ONLINE: AtomicU64 = AtomicU64::new(0);
 
 const NO_CPU: u32 = u32::MAX;
+/// What the preemption count of a host thread begins with whose kernel thread is gone: it never becomes 0.
+const GONE: u32 = 1 << 16;
 
 /// What a real CPU keeps in registers and per-CPU memory; it moves with the host thread that runs.
 pub(super) struct Local {
@@ -86,6 +88,16 @@ pub(super) fn give_back() {
     crate::rcu::quiescent();
     LOCAL.with(|l| l.cpu.set(NO_CPU));
     CPUS[cpu as usize].taken.store(false, Ordering::Release);
+}
+
+/// The kernel thread of this host thread is gone, and guards are about to be unwound. They may take a CPU, but
+/// handle no events on it and switch to no other thread: nobody could switch back.
+pub(super) fn forget_thread() {
+    LOCAL.with(|l| {
+        l.current.set(ptr::null());
+        l.in_interrupt.set(true);
+        l.preempt.set(NO_RESCHED | GONE);
+    });
 }
 
 /// See [`super::control::set_exit_hook`].

@@ -145,7 +145,10 @@ pub unsafe fn switch(prev: *const Thread, next: *const Thread) -> *const Thread 
             local_take(&given);
             given.prev
         }
-        None => panic::resume_unwind(Box::new(ThreadGone)),
+        None => {
+            cpu::forget_thread();
+            panic::resume_unwind(Box::new(ThreadGone))
+        }
     }
 }
 
