@@ -123,6 +123,11 @@ impl OpenLog {
     }
 }
 
+/// The frozen blocks that are in the log and not home yet.
+fn homeless(state: &State) -> Vec<(u64, BlockRef)> {
+    state.live.iter().filter_map(|(&nr, live)| Some((nr, live.committed.clone()?))).collect()
+}
+
 impl Fs {
     /// The number of the running transaction.
     pub(crate) fn running(&self) -> u64 {
@@ -161,7 +166,9 @@ impl Fs {
                 // Sealing may bring in blocks of group descriptors.
                 let room = state.nr_running + state.nr_running / 16 + 16;
                 if open.log.nr_records(room, state.revoked.len()) > open.free() {
-                    self.checkpoint(open, &mut state)?;
+                    let home = homeless(&state);
+                    self.write_home(open, &home)?;
+                    self.settle(&mut state, &home);
                 }
                 if open.log.nr_records(room, state.revoked.len()) > open.free() {
                     return Err(Errno::ENOSPC);
@@ -185,14 +192,15 @@ impl Fs {
                 live.committed = None;
             }
         }
-        match &mut journal.log {
-            Some(open) if open.used * 2 > open.log.len() as usize => self.checkpoint(open, &mut state)?,
-            Some(_) => {}
-            None => self.settle(&mut state, &frozen.blocks),
+        if journal.log.is_none() {
+            self.settle(&mut state, &frozen.blocks);
         }
         drop(state);
         self.committed.store(frozen.tid, Release);
-        Ok(())
+        match &mut journal.log {
+            Some(open) if open.used * 2 > open.log.len() as usize => self.checkpoint(open),
+            _ => Ok(()),
+        }
     }
 
     /// Seals and freezes the running transaction; the next one begins.
@@ -223,14 +231,21 @@ impl Fs {
     }
 
     /// Writes all frozen blocks home, so that the log is empty. All of them are in the log.
-    fn checkpoint(&self, open: &mut OpenLog, state: &mut State) -> Result<()> {
-        let home: Vec<(u64, BlockRef)> =
-            state.live.iter().filter_map(|(&nr, live)| Some((nr, live.committed.clone()?))).collect();
-        self.disk.write_blocks(&home, BioFlags::empty())?;
+    ///
+    /// Others may change metadata meanwhile, but none of the blocks is used for something else: a block that they free
+    /// can be had again only after a commit.
+    fn checkpoint(&self, open: &mut OpenLog) -> Result<()> {
+        let home = homeless(&self.state.read());
+        self.write_home(open, &home)?;
+        self.settle(&mut self.state.write(), &home);
+        Ok(())
+    }
+
+    fn write_home(&self, open: &mut OpenLog, home: &[(u64, BlockRef)]) -> Result<()> {
+        self.disk.write_blocks(home, BioFlags::empty())?;
         self.disk.flush()?;
         write_super(self, &mut open.log, &open.sb, &open.map, open.sequence, open.head)?;
         open.used = 0;
-        self.settle(state, &home);
         Ok(())
     }
 
@@ -255,11 +270,10 @@ impl Fs {
         if self.is_aborted.load(Acquire) {
             return Err(Errno::EROFS);
         }
-        let mut state = self.state.write();
-        if let Some(open) = &mut journal.log {
-            self.checkpoint(open, &mut state)?;
+        match &mut journal.log {
+            Some(open) => self.checkpoint(open),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Commits if there is anything to commit, otherwise only flushes the device.

@@ -388,10 +388,7 @@ impl Fs {
                 let first = u32::try_from(first).map_err(|_| Error::Corrupt("size of an orphan"))?;
                 let outcome = dir::unmap(layout, txn, &mut raw, first, 1 << 32, 8)?;
                 if outcome == RemoveOutcome::Done {
-                    match orphan::remove(layout, txn, &mut raw) {
-                        Ok(()) | Err(Error::NotFound) => {}
-                        Err(error) => return Err(error),
-                    }
+                    txn.remove_orphan(layout, &mut raw)?;
                 }
                 Ok(outcome)
             })?;

@@ -14,7 +14,7 @@ use ext4_image::inode::{self as disk, MAP_LEN, flags};
 use ext4_image::superblock::RoCompat;
 use ext4_image::{
     Edit, Error, Layout, NewInode as NewDiskInode, Seal, alloc_blocks, alloc_inode, dir, free_blocks,
-    free_inode, orphan,
+    free_inode,
 };
 use vfs::inode::{Rename, RenameKind, XattrMode};
 use vfs::{FileOps, Inode, InodeOps, Link, NewInode, OpenRequest, SetAttr};
@@ -166,7 +166,7 @@ impl Node {
         let mut raw = self.load(layout, txn)?;
         self.put_attributes(&mut raw, inode);
         if inode.nlink() == 0 {
-            orphan::add(layout, txn, &mut raw)?;
+            txn.add_orphan(layout, &mut raw)?;
             self.set_orphan(true);
         } else {
             raw.store(layout, txn)?;
@@ -345,7 +345,7 @@ impl InodeOps for Ops {
         let handle = self.0.fs.begin()?;
         let (raw, tid) = handle.run(|layout, txn| {
             let mut raw = self.0.make(layout, txn, new, 0)?;
-            orphan::add(layout, txn, &mut raw)?;
+            txn.add_orphan(layout, &mut raw)?;
             Ok((raw, txn.state.tid))
         })?;
         drop(handle);
@@ -361,7 +361,7 @@ impl InodeOps for Ops {
             self.0.add_name(layout, txn, dir, name, child.ino, inode.mode())?;
             if child.set_orphan(false) {
                 let mut raw = child.load(layout, txn)?;
-                orphan::remove(layout, txn, &mut raw)?;
+                txn.remove_orphan(layout, &mut raw)?;
             }
             inode.add_nlink(1);
             inode.touch_ctime();

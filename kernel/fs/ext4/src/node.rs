@@ -13,7 +13,7 @@ use abi::time::Timespec;
 use abi::{Errno, Result};
 use ext4_image::extent::{Extent, Mapping as Found, RemoveOutcome};
 use ext4_image::inode::{self as disk, Time, Which, flags};
-use ext4_image::{Blocks, Layout, dir, free_inode, orphan, xattr};
+use ext4_image::{Blocks, Layout, dir, free_inode, xattr};
 use hal::sync::{Once, SpinLock};
 use mm::Mapping;
 use vfs::inode::Times;
@@ -153,10 +153,7 @@ impl Fs {
     pub(crate) fn delete_inode(&self, ino: u32) -> Result<()> {
         let free_rest = |layout: &Layout, txn: &mut Txn<'_>, mut raw: disk::Inode| {
             xattr::release_block(layout, txn, &mut raw)?;
-            match orphan::remove(layout, txn, &mut raw) {
-                Ok(()) | Err(ext4_image::Error::NotFound) => {}
-                Err(error) => return Err(error),
-            }
+            txn.remove_orphan(layout, &mut raw)?;
             free_inode(layout, txn, raw)
         };
         loop {

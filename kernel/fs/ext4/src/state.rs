@@ -14,7 +14,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use ext4_image::block::Freed;
-use ext4_image::{Block, BlockRef, Blocks, Edit, Result, Seal};
+use ext4_image::inode::Inode;
+use ext4_image::{Block, BlockRef, Blocks, Edit, Error, Layout, Result, Seal, orphan};
 
 use crate::error::from_device;
 use crate::fs::Fs;
@@ -42,6 +43,9 @@ pub(crate) struct State {
     pub(crate) freed_before: Ranges,
     /// Number of the running transaction.
     pub(crate) tid: u64,
+    /// Orphans, and the one that leads to each on the list on disk; 0: the list's head does.
+    pub(crate) orphans: BTreeMap<u32, u32>,
+    pub(crate) newest_orphan: u32,
 }
 
 impl State {
@@ -84,6 +88,38 @@ impl Blocks for View<'_> {
 pub(crate) struct Txn<'a> {
     pub(crate) fs: &'a Fs,
     pub(crate) state: &'a mut State,
+}
+
+impl Txn<'_> {
+    /// Puts `inode` on the list of orphans. It is stored.
+    pub(crate) fn add_orphan(&mut self, layout: &Layout, inode: &mut Inode) -> Result<()> {
+        orphan::add(layout, self, inode)?;
+        let state = &mut *self.state;
+        let older = core::mem::replace(&mut state.newest_orphan, inode.ino());
+        if let Some(before) = state.orphans.get_mut(&older) {
+            *before = inode.ino();
+        }
+        state.orphans.insert(inode.ino(), 0);
+        Ok(())
+    }
+
+    /// Takes `inode` off the list of orphans, if it is there. It is stored.
+    pub(crate) fn remove_orphan(&mut self, layout: &Layout, inode: &mut Inode) -> Result<()> {
+        let (ino, older) = (inode.ino(), inode.dtime());
+        let before = self.state.orphans.remove(&ino);
+        match orphan::remove(layout, self, inode, before) {
+            Ok(()) | Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        let state = &mut *self.state;
+        if state.newest_orphan == ino {
+            state.newest_orphan = older;
+        }
+        if let (Some(before), Some(of_older)) = (before, state.orphans.get_mut(&older)) {
+            *of_older = before;
+        }
+        Ok(())
+    }
 }
 
 impl Live {

@@ -71,13 +71,13 @@ fn find_run(
     {
         let end = group::next_set(bytes, first, first.saturating_add(max).min(len));
         at = end;
-        let (first, end) = match edit.first_held(start + u64::from(first), start + u64::from(end)) {
-            None => (first, end),
-            Some((held, held_end)) => {
-                let (held, held_end) = ((held - start) as u32, (held_end - start) as u32);
-                at = held_end.max(first + 1);
-                (first, held)
+        // Asked up to the end of the group, so that a long run that is held is passed over in one step.
+        let end = match edit.first_held(start + u64::from(first), start + u64::from(len)) {
+            Some((held, held_end)) if held < start + u64::from(end) => {
+                at = ((held_end - start) as u32).max(first + 1);
+                (held - start) as u32
             }
+            _ => end,
         };
         if first >= end || !layout.is_file_range(start + u64::from(first), u64::from(end - first)) {
             continue;

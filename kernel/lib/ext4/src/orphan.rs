@@ -40,8 +40,19 @@ pub fn add(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode) -> Result<()
 }
 
 /// Takes `inode` off the list; its time of deletion becomes 0. It is stored. `NotFound`: it is not there.
-pub fn remove(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode) -> Result<()> {
+///
+/// `before` is the one that the caller takes to lead to it, 0 for the list's head; without, the list is searched.
+pub fn remove(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode, before: Option<u32>) -> Result<()> {
     let next = inode.dtime();
+    if let Some(ino) = before.filter(|&ino| layout.is_ino(ino)) {
+        let mut before = Inode::load(layout, edit, ino)?;
+        if before.dtime() == inode.ino() && before.nlink() == 0 {
+            before.set_dtime(next);
+            before.store(layout, edit)?;
+            inode.set_dtime(0);
+            return inode.store(layout, edit);
+        }
+    }
     let mut at = head(layout, edit)?;
     if at == inode.ino() {
         set_head(layout, edit, next)?;

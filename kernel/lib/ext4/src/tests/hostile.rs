@@ -57,7 +57,7 @@ fn exercise(image: &mut Image) {
                 break;
             }
         }
-        let _ = orphan::remove(layout, disk, &mut inode);
+        let _ = orphan::remove(layout, disk, &mut inode, None);
     }
 }
 

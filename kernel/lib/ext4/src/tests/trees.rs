@@ -137,9 +137,9 @@ fn the_list_of_orphans_loses_members_anywhere() {
         assert_eq!(listed(&image), inos.iter().rev().copied().collect::<Vec<_>>());
         for &ino in [inos[2], inos[4], inos[0], inos[1], inos[3]].iter() {
             let mut inode = image.inode(ino);
-            orphan::remove(&image.layout, &mut image.disk, &mut inode).unwrap();
+            orphan::remove(&image.layout, &mut image.disk, &mut inode, None).unwrap();
             assert!(!listed(&image).contains(&ino));
-            let again = orphan::remove(&image.layout, &mut image.disk, &mut inode);
+            let again = orphan::remove(&image.layout, &mut image.disk, &mut inode, None);
             assert_eq!(again, Err(Error::NotFound));
             image.delete(ino);
         }
