@@ -95,23 +95,44 @@ fn tea(state: &mut [u32; 4], key: &[u32; 4]) {
     state[1] = state[1].wrapping_add(b);
 }
 
+/// A round of eight steps: its function, its constant, its rotations and the order of its words. Inlined, so that all
+/// of these are constants in the machine's code: a listing hashes every name.
+#[inline(always)]
+fn round(
+    [mut a, mut b, mut c, mut d]: [u32; 4],
+    input: &[u32; 8],
+    mix: impl Fn(u32, u32, u32) -> u32,
+    constant: u32,
+    rotations: [u32; 4],
+    order: [usize; 8],
+) -> [u32; 4] {
+    let step = |a: u32, b: u32, c: u32, d: u32, word: usize, rotation: u32| {
+        a.wrapping_add(mix(b, c, d))
+            .wrapping_add(input[word & 7])
+            .wrapping_add(constant)
+            .rotate_left(rotation)
+    };
+    let [r0, r1, r2, r3] = rotations;
+    let [w0, w1, w2, w3, w4, w5, w6, w7] = order;
+    a = step(a, b, c, d, w0, r0);
+    d = step(d, a, b, c, w1, r1);
+    c = step(c, d, a, b, w2, r2);
+    b = step(b, c, d, a, w3, r3);
+    a = step(a, b, c, d, w4, r0);
+    d = step(d, a, b, c, w5, r1);
+    c = step(c, d, a, b, w6, r2);
+    b = step(b, c, d, a, w7, r3);
+    [a, b, c, d]
+}
+
 /// MD4's compression with half of the words and 24 of the 48 steps.
 fn half_md4(state: &mut [u32; 4], input: &[u32; 8]) {
-    type Mix = fn(u32, u32, u32) -> u32;
-    // For each round: its function, its constant, its rotations and the order of its words.
-    const ROUNDS: [(Mix, u32, [u32; 4], [usize; 8]); 3] = [
-        (|x, y, z| z ^ x & (y ^ z), 0, [3, 7, 11, 19], [0, 1, 2, 3, 4, 5, 6, 7]),
-        (|x, y, z| (x & y).wrapping_add((x ^ y) & z), 0x5a82_7999, [3, 5, 9, 13], [1, 3, 5, 7, 0, 2, 4, 6]),
-        (|x, y, z| x ^ y ^ z, 0x6ed9_eba1, [3, 9, 11, 15], [3, 7, 2, 6, 1, 5, 0, 4]),
-    ];
-    let [mut a, mut b, mut c, mut d] = *state;
-    for (mix, constant, rotations, order) in ROUNDS {
-        for (step, &word) in order.iter().enumerate() {
-            let sum = a.wrapping_add(mix(b, c, d)).wrapping_add(input[word]).wrapping_add(constant);
-            (a, b, c, d) = (d, sum.rotate_left(rotations[step % 4]), b, c);
-        }
-    }
-    for (word, add) in state.iter_mut().zip([a, b, c, d]) {
+    let v = *state;
+    let v = round(v, input, |x, y, z| z ^ x & (y ^ z), 0, [3, 7, 11, 19], [0, 1, 2, 3, 4, 5, 6, 7]);
+    let majority = |x: u32, y: u32, z: u32| (x & y).wrapping_add((x ^ y) & z);
+    let v = round(v, input, majority, 0x5a82_7999, [3, 5, 9, 13], [1, 3, 5, 7, 0, 2, 4, 6]);
+    let v = round(v, input, |x, y, z| x ^ y ^ z, 0x6ed9_eba1, [3, 9, 11, 15], [3, 7, 2, 6, 1, 5, 0, 4]);
+    for (word, add) in state.iter_mut().zip(v) {
         *word = word.wrapping_add(add);
     }
 }

@@ -161,6 +161,9 @@ pub(crate) fn find(layout: &Layout, blocks: &dyn Blocks, dir: &Inode, name: &[u8
     Ok(None)
 }
 
+/// The position behind all names (Linux: `EXT4_HTREE_EOF_64BIT`).
+const END_POS: u64 = i64::MAX as u64;
+
 /// The position of a hash in listings.
 fn position(hash: Hash) -> u64 {
     (u64::from(hash.major >> 1) << 32 | u64::from(hash.minor)) + FIRST_POS
@@ -174,6 +177,9 @@ pub(crate) fn list(
     pos: u64,
     emit: &mut dyn FnMut(&Entry<'_>, u64) -> bool,
 ) -> Result<u64> {
+    if pos >= END_POS {
+        return Ok(pos);
+    }
     let is_indexed = dir.has_flags(flags::INDEX);
     let version = if is_indexed { read_version(layout, blocks, dir)? } else { layout.hash_version };
     let mut pos = pos;
@@ -222,7 +228,7 @@ pub(crate) fn list(
         }
         match next {
             Some(more) => key = more,
-            None => return Ok(pos),
+            None => return Ok(END_POS),
         }
     }
 }
