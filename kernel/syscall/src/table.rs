@@ -430,7 +430,7 @@ syscalls! {
         => handle::sys_name_to_handle_at, Support::Full;
     304 open_by_handle_at(dirfd: i32, handle: UserAddr, flags: u32)
         => handle::sys_open_by_handle_at,
-        Support::Partial("tmpfs, namespaces and processes; only CAP_DAC_READ_SEARCH of the first user namespace counts");
+        Support::Partial("tmpfs, ext4, namespaces and processes; only CAP_DAC_READ_SEARCH of the first user namespace counts");
     424 pidfd_send_signal(fd: i32, sig: i32, info: UserAddr, flags: u32)
         => eventfiles::sys_pidfd_send_signal, Support::Full;
     428 open_tree(dirfd: i32, name: UserAddr, flags: u32) => mounts::sys_open_tree, Support::Full;

@@ -8,6 +8,7 @@ mod cache;
 mod dirops;
 mod disk;
 mod error;
+mod export;
 mod file;
 mod fs;
 mod gate;

@@ -30,6 +30,8 @@ const BUDGET: usize = 8;
 pub(crate) struct Node {
     pub(crate) fs: Arc<Fs>,
     pub(crate) ino: u32,
+    /// Tells it from earlier inodes with its number.
+    pub(crate) generation: u32,
     pub(crate) vfs: Once<Weak<Inode>>,
     /// `i_flags`.
     pub(crate) flags: AtomicU32,
@@ -95,6 +97,7 @@ impl Fs {
         let node = Arc::new(Node {
             fs: self.clone(),
             ino: raw.ino(),
+            generation: raw.generation(),
             vfs: Once::new(),
             flags: AtomicU32::new(raw.flags()),
             target,

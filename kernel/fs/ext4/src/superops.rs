@@ -10,6 +10,7 @@ use abi::fs::Statfs;
 use abi::{Errno, Result};
 use ext4_image::Support;
 use sched::Interruptible;
+use vfs::handle::Export;
 use vfs::{SuperBlock, SuperOps};
 
 use crate::fs::Fs;
@@ -19,6 +20,10 @@ use crate::node::node;
 pub(crate) struct Super(pub(crate) Arc<Fs>);
 
 impl SuperOps for Super {
+    fn export(&self) -> Option<&dyn Export> {
+        Some(self)
+    }
+
     fn statfs(&self, _sb: &SuperBlock) -> Result<Statfs> {
         self.0.statfs()
     }

@@ -35,6 +35,15 @@ pub fn nr_free_inodes(layout: &Layout, blocks: &dyn crate::block::Blocks) -> Res
     Ok(view::get::<RawSuper>(held.bytes(), at)?.free_inodes_count.get())
 }
 
+/// Whether inode `ino` is in use. `Corrupt`: no such inode.
+pub fn is_inode_used(layout: &Layout, blocks: &dyn crate::block::Blocks, ino: u32) -> Result<bool> {
+    if !layout.is_ino(ino) {
+        return Err(Error::Corrupt("inode number"));
+    }
+    let (nr, idx) = ((ino - 1) / layout.inodes_per_group, (ino - 1) % layout.inodes_per_group);
+    Ok(group::is_set(Bitmap::Inodes.read(layout, blocks, nr)?.bytes(), idx))
+}
+
 /// Makes an inode near its directory `parent` and stores it. `NoSpace`: none is free.
 pub fn alloc_inode(layout: &Layout, edit: &mut dyn Edit, parent: &Inode, new: &NewInode) -> Result<Inode> {
     let is_dir = new.mode & 0o170_000 == 0o040_000;

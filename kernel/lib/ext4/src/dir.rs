@@ -205,7 +205,10 @@ pub fn lookup(layout: &Layout, blocks: &dyn Blocks, dir: &Inode, name: &[u8]) ->
 
 /// The place of the entry `name`.
 pub(crate) fn find(layout: &Layout, blocks: &dyn Blocks, dir: &Inode, name: &[u8]) -> Result<Option<Place>> {
-    if dir.has_flags(flags::INDEX) && layout.compat.contains(Compat::DIR_INDEX) && !leaf::is_dots(name) {
+    if leaf::is_dots(name) {
+        return find_dots(layout, blocks, dir, name);
+    }
+    if dir.has_flags(flags::INDEX) && layout.compat.contains(Compat::DIR_INDEX) {
         match htree::find(layout, blocks, dir, name) {
             // A broken index hides no names, as long as its blocks are sound.
             Err(Error::Corrupt(_)) => {}
@@ -215,6 +218,21 @@ pub(crate) fn find(layout: &Layout, blocks: &dyn Blocks, dir: &Inode, name: &[u8
     for_each_block(layout, blocks, dir, 0, |_, block, bytes| {
         Ok(leaf::find_in(layout, bytes, name)?.map(|(at, before)| Place { block, at, before }))
     })
+}
+
+/// The place of "." or "..": the first two entries, where the root of an index has them, too.
+fn find_dots(layout: &Layout, blocks: &dyn Blocks, dir: &Inode, name: &[u8]) -> Result<Option<Place>> {
+    let block = block_at(layout, blocks, dir, 0)?;
+    let held = read(layout, blocks, dir, block)?;
+    let mut before = None;
+    for entry in leaf::entries_in(held.bytes(), held.bytes().len()).take(2) {
+        let entry = entry?;
+        if entry.name == name && entry.ino != 0 {
+            return Ok(Some(Place { block, at: entry.at, before }));
+        }
+        before = Some(entry.at);
+    }
+    Ok(None)
 }
 
 /// Whether `dir` has no entries but "." and "..".

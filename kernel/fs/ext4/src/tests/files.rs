@@ -303,3 +303,60 @@ fn a_full_disk_refuses_writes_and_recovers() {
     }
     fsck(&env.unmount());
 }
+
+#[test]
+fn handles_find_files_again() {
+    use vfs::handle::{Purpose, decode, encode};
+    let _alone = alone();
+    let Some(original) = image(&["-t", "ext4", "-O", "orphan_file"], 4 << 20) else { return };
+    let mut env = Env::new(&original);
+    env.mkdir("/a").unwrap();
+    env.mkdir("/a/b").unwrap();
+    for nr in 0..200 {
+        env.mkdir(&format!("/a/b/{nr}")).unwrap();
+    }
+    env.put("/a/b/file", b"text").unwrap();
+    let paths = ["/", "/a", "/a/b/77", "/a/b/file"];
+    let handles = paths.map(|path| encode(&env.walk(path).unwrap(), Purpose::Open).unwrap());
+    let connected = encode(&env.walk("/a/b/file").unwrap(), Purpose::OpenConnected).unwrap();
+    assert_eq!((connected.kind, connected.bytes.len()), (2, 16));
+    env.remount();
+    for (path, handle) in paths.iter().zip(&handles) {
+        assert_eq!((handle.kind, handle.bytes.len()), (1, 8), "{path}");
+        let found = decode(&env.walk("/").unwrap(), handle.kind, &handle.bytes).unwrap();
+        let ino = env.stat(path).unwrap().st_ino;
+        assert_eq!(vfs::attr::stat(&found).unwrap().st_ino, ino, "{path}");
+    }
+    let stale = |kind, bytes: &[u8]| decode(&env.walk("/").unwrap(), kind, bytes).err();
+    let [_, _, dir, file] = &handles;
+    assert_eq!(stale(3, &file.bytes), Some(Errno::ESTALE));
+    assert_eq!(stale(1, &file.bytes[..4]), Some(Errno::ESTALE));
+    for ino in [0u32, 1, 8, 999_999, u32::MAX] {
+        let bytes = [ino.to_ne_bytes(), [0; 4]].concat();
+        assert_eq!(stale(1, &bytes), Some(Errno::ESTALE), "{ino}");
+    }
+    let mut other = file.bytes.clone();
+    other[4] ^= 1;
+    assert_eq!(stale(1, &other), Some(Errno::ESTALE));
+    env.rmdir("/a/b/77").unwrap();
+    assert_eq!(stale(1, &dir.bytes), Some(Errno::ESTALE));
+}
+
+#[test]
+fn large_directories_move_to_another_parent() {
+    let _alone = alone();
+    each_kind(|mut env| {
+        env.mkdir("/from").unwrap();
+        env.mkdir("/to").unwrap();
+        env.mkdir("/from/large").unwrap();
+        for nr in 0..300 {
+            env.symlink("x", &format!("/from/large/a-rather-long-name-{nr}")).unwrap();
+        }
+        env.rename("/from/large", "/to/moved", RenameFlags::empty()).unwrap();
+        env.remount();
+        assert_eq!(env.list("/to/moved").unwrap().len(), 300);
+        assert_eq!(env.stat("/to/moved/..").unwrap().st_ino, env.stat("/to").unwrap().st_ino);
+        env.rmdir("/from").unwrap();
+        fsck(&env.unmount());
+    });
+}
