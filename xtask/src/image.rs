@@ -221,6 +221,8 @@ fn add_debian(writer: &mut Writer<impl Write>, recipe: &Recipe, step: &ui::Step,
     let mut mmdebstrap = Command::new("mmdebstrap");
     mmdebstrap.args(["--variant=essential", "--architectures=amd64", "--format=tar"]);
     mmdebstrap.arg(format!("--include={}", recipe.packages.join(",")));
+    // Nothing of an installation that was cut short is used: no file needs to be on the disk before the next.
+    mmdebstrap.arg("--dpkgopt=force-unsafe-io");
     for pattern in &recipe.exclude {
         mmdebstrap.arg(format!("--dpkgopt=path-exclude={pattern}"));
     }

@@ -11,6 +11,7 @@
 //!   user       user/tests in guests: Keel with 1, 2 and 4 CPUs, and Linux     user.rs     \ batch.rs runs the
 //!   fuzz       user/fuzz in a guest of Keel with 2 CPUs                         fuzz.rs
 //!   scenario   commands of user/scenarios/*.toml, same guests                 scenario.rs / guests of both
+//!   programs   debuggers, languages, databases: user/programs/*.toml, only when named     scenario.rs
 //!   bench      rows of user/bench, held against docs/benchmarks.json         speed.rs
 //!   session    dialogues of user/sessions/*.toml on a pseudo-terminal         session.rs
 //!   conform    quick self-tests of Linux, against conformance.toml            conform/short.rs
@@ -110,9 +111,21 @@ impl fmt::Display for Platform {
 
 /// Whether a filter begins with the name of a kind of test.
 fn names_a_group(filter: &str) -> bool {
-    ["host/", "machine/", "boot/", "disk/", "user/", "fuzz/", "scenario/", "session/", "bench/", "conform/"]
-        .iter()
-        .any(|group| filter.starts_with(group))
+    [
+        "host/",
+        "machine/",
+        "boot/",
+        "disk/",
+        "user/",
+        "fuzz/",
+        "scenario/",
+        "session/",
+        "bench/",
+        "programs/",
+        "conform/",
+    ]
+    .iter()
+    .any(|group| filter.starts_with(group))
 }
 
 /// Runs the chosen tests.
@@ -149,7 +162,7 @@ struct Group {
 }
 
 fn chosen_groups(tally: &Tally, args: &TestArgs) -> VecDeque<Group> {
-    let kinds: [(&str, Kind, &str); 8] = [
+    let kinds: [(&str, Kind, &str); 9] = [
         ("machine", machine::run, "tiny"),
         ("boot", boot::run, "tiny"),
         ("disk", disk::run, "tiny"),
@@ -158,6 +171,7 @@ fn chosen_groups(tally: &Tally, args: &TestArgs) -> VecDeque<Group> {
         ("scenario", scenario::run, "debian"),
         ("session", session::run, "debian"),
         ("bench", speed::run, "tiny"),
+        ("programs", scenario::run_programs, "programs"),
     ];
     let mut groups = VecDeque::new();
     for (kernel, smp) in PLATFORMS {
@@ -170,6 +184,10 @@ fn chosen_groups(tally: &Tally, args: &TestArgs) -> VecDeque<Group> {
             let is_for_keel = ["machine", "boot", "disk", "fuzz"].contains(&kind);
             // Both kernels run in it; what is counted is optimised code on one CPU.
             if kind == "bench" && (kernel != "keel" || smp != 1 || args.debug) {
+                continue;
+            }
+            // An hour, and a root of gigabytes: only when asked for.
+            if kind == "programs" && !args.filter.as_deref().is_some_and(|f| f.starts_with("programs/")) {
                 continue;
             }
             if tally.may_want(&format!("{name}/")) && !(is_for_keel && kernel == "linux") {

@@ -1,4 +1,5 @@
-//! Commands that must work in the guest as on Linux: `user/scenarios/*.toml`.
+//! Commands that must work in the guest as on Linux: `user/scenarios/*.toml`, and `user/programs/*.toml` on a root of
+//! their own, which is large: these run only when a filter begins with `programs/`.
 //!
 //! ```toml
 //! root = "debian"                  # of the whole file; the default
@@ -72,11 +73,20 @@ fn default_linux() -> bool {
 
 /// Runs every file's scenarios on `platform`.
 pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
-    for (stem, file) in super::session::read_folder::<File>("user/scenarios")? {
+    run_folder(tally, platform, "scenario", "user/scenarios")
+}
+
+/// Runs the scenarios of large programs on `platform`.
+pub fn run_programs(tally: &Tally, platform: &Platform) -> Result<()> {
+    run_folder(tally, platform, "programs", "user/programs")
+}
+
+fn run_folder(tally: &Tally, platform: &Platform, kind: &str, folder: &str) -> Result<()> {
+    for (stem, file) in super::session::read_folder::<File>(folder)? {
         let scenarios: Vec<Scenario> =
             file.scenario.into_iter().filter(|s| s.linux || platform.kernel != "linux").collect();
         let names: Vec<String> = scenarios.iter().map(|s| s.name.clone()).collect();
-        let group = format!("scenario/{platform}/{stem}");
+        let group = format!("{kind}/{platform}/{stem}");
         if !names.iter().any(|name| tally.selects(&format!("{group}/{name}"))) {
             continue;
         }
@@ -84,9 +94,16 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
         write_scripts(&share, &scenarios)?;
         let mut guest = platform.guest(&file.root, file.mem);
         guest.share = Some(share.clone());
-        let longest = scenarios.iter().map(|s| s.seconds).max().unwrap_or(0);
+        let longest = scenarios
+            .iter()
+            .filter(|s| tally.selects(&format!("{group}/{}", s.name)))
+            .map(|s| s.seconds)
+            .max()
+            .unwrap_or(0);
         let patience = Patience {
-            total: Duration::from_secs(120 + scenarios.iter().map(|s| s.seconds).sum::<u64>().min(900)),
+            total: Duration::from_secs(
+                120 + scenarios.iter().map(|s| s.seconds).sum::<u64>().min(longest.max(900)),
+            ),
             idle: Duration::from_secs(longest + 30),
         };
         let result = batch::run(tally, &group, &guest, names, patience, &mut Runner::new(scenarios));
