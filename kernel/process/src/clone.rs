@@ -312,7 +312,7 @@ fn build_group(me: &CurrentTask, request: &CloneRequest, pid_ref: &PidRef) -> Th
         pid_ns: pid_ref.ns(),
         own_pid: pid_ref.own_number(),
         hand,
-        family: Family { parent: None, children: Vec::new() },
+        family: Family::new(),
         ppid: parent.pid(),
         exit_signal,
         rlimits: parent.rlimits().fork(),

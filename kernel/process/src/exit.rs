@@ -314,19 +314,18 @@ pub(crate) fn forget_leader(leader: &Task) {
 
 /// The process has no threads left: its children get a new parent.
 fn give_up_children(group: &Arc<ThreadGroup>, tree: &TreeGuard, garbage: &mut Garbage) {
-    let Some((reaper, children)) = pass_on_children(group, tree) else { return };
-    for child in &children {
+    pass_on_children(group, tree, |reaper, child| {
         send_parent_death(child);
         // The reaper did not choose another one, and may be the first process.
         child.exit_signal.store(SIGCHLD, Relaxed);
         let is_parents = child.leader_tracer.load(Relaxed) == 0;
         let is_zombie = child.exit_state() == ExitState::Zombie;
-        if is_zombie && is_parents && notify_parent(child, &reaper) == Reap::Now {
+        if is_zombie && is_parents && notify_parent(child, reaper) == Reap::Now {
             garbage.merge(reap(child, tree));
+            garbage.0.push(child.clone());
         }
         pgrp::signal_if_orphaned(child, group, None, tree);
-    }
-    garbage.0.extend(children);
+    });
 }
 
 /// The process is a zombie: its parent is told, or first the tracer of its leader.

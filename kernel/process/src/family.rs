@@ -18,6 +18,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use hal::sync::{Once, SpinLock, SpinLockGuard};
 
+use crate::roster::{Place, Roster};
 use crate::{ThreadGroup, pid};
 
 /// Makes changes of the family tree one step; see the module's front page.
@@ -38,7 +39,16 @@ pub(crate) struct Family {
     /// `None` for the first process, and after reaping.
     pub(crate) parent: Option<Arc<ThreadGroup>>,
     /// Those alive and those not yet waited for, oldest first.
-    pub(crate) children: Vec<Arc<ThreadGroup>>,
+    pub(crate) children: Roster<ThreadGroup>,
+    /// Its own place among the children of a parent, until it has one.
+    place: Place<ThreadGroup>,
+}
+
+impl Family {
+    /// Of a process that is being made.
+    pub(crate) fn new() -> Self {
+        Self { parent: None, children: Roster::new(), place: Place::new() }
+    }
 }
 
 /// Where a process is in its life.
@@ -81,7 +91,16 @@ impl ThreadGroup {
 
     /// Its children, for /proc/PID/task/TID/children.
     pub fn children(&self) -> Vec<Arc<ThreadGroup>> {
-        self.family.lock().children.clone()
+        let mut all = Vec::new();
+        loop {
+            let wanted = self.family.lock().children.len();
+            all.reserve(wanted);
+            let family = self.family.lock();
+            if family.children.len() <= all.capacity() {
+                all.extend(family.children.iter().cloned());
+                return all;
+            }
+        }
     }
 
     /// Whether this is the first process.
@@ -95,23 +114,27 @@ impl ThreadGroup {
     }
 }
 
-/// Makes `child` a child of `parent`.
-pub(crate) fn adopt(parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, _tree: &TreeGuard) {
+/// Makes the new process `child` a child of `parent`.
+pub(crate) fn adopt(parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, tree: &TreeGuard) {
+    let place = child.family.lock().place.take();
+    set_parent(parent, child, tree);
+    parent.family.lock().children.add(place, child.clone());
+}
+
+/// Makes `child` name `parent` as its parent.
+fn set_parent(parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, _tree: &TreeGuard) {
     child.family.lock().parent = Some(parent.clone());
     child.ppid.store(parent.pid(), Relaxed);
     child.own_ppid.store(pid::number_in(parent.pid(), child.pid_ns()), Relaxed);
-    parent.family.lock().children.push(child.clone());
 }
 
 /// Takes `child` from its parent for good. The result must be dropped without locks.
 #[must_use]
 pub(crate) fn disown(child: &Arc<ThreadGroup>, _tree: &TreeGuard) -> Option<Arc<ThreadGroup>> {
     let parent = child.family.lock().parent.take()?;
-    let mut family = parent.family.lock();
-    if let Some(idx) = family.children.iter().position(|other| Arc::ptr_eq(other, child)) {
-        family.children.remove(idx);
-    }
-    drop(family);
+    let place = parent.family.lock().children.remove(child);
+    // The caller has a reference, too.
+    drop(place);
     Some(parent)
 }
 
@@ -131,19 +154,21 @@ fn reaper_of(dying: &Arc<ThreadGroup>) -> Option<Arc<ThreadGroup>> {
     own_init.or_else(|| INIT.get().cloned())
 }
 
-/// Passes the children of `dying` on and gives them with their new parent, for the caller to tell zombies' new
-/// parent and orphaned process groups.
+/// Passes the children of `dying` on, and calls `each` with the new parent and each child once it is there: to tell the
+/// parent of zombies and to look after orphaned process groups.
 pub(crate) fn pass_on_children(
     dying: &Arc<ThreadGroup>,
     tree: &TreeGuard,
-) -> Option<(Arc<ThreadGroup>, Vec<Arc<ThreadGroup>>)> {
-    let children = core::mem::take(&mut dying.family.lock().children);
+    mut each: impl FnMut(&Arc<ThreadGroup>, &Arc<ThreadGroup>),
+) {
+    let mut children = core::mem::replace(&mut dying.family.lock().children, Roster::new());
     if children.is_empty() {
-        return None;
+        return;
     }
-    let reaper = reaper_of(dying)?;
-    for child in &children {
-        adopt(&reaper, child, tree);
+    let Some(reaper) = reaper_of(dying) else { return };
+    while let Some((place, child)) = children.take_first() {
+        set_parent(&reaper, &child, tree);
+        reaper.family.lock().children.add(place, child.clone());
+        each(&reaper, &child);
     }
-    Some((reaper, children))
 }

@@ -20,6 +20,7 @@ pub mod pgrp;
 pub mod pid;
 pub mod pidns;
 pub mod prctl;
+mod roster;
 pub mod rseq;
 pub mod seccomp;
 mod show;

@@ -16,7 +16,6 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
@@ -35,6 +34,7 @@ use vfs::{FdTable, File, FsContext};
 use crate::clone::VforkDone;
 use crate::nsproxy::NsProxy;
 use crate::pid::PidRef;
+use crate::roster::Roster;
 use crate::signal::{AltStack, Pending};
 use crate::trace::dispatch::Dispatch;
 use crate::trace::{DebugRegs, Tracee};
@@ -150,7 +150,7 @@ pub struct Task {
     /// Its tie to its tracer; changed under the family lock and `ThreadGroup::sig`.
     pub(crate) tracee: ArcCell<Tracee>,
     /// The tasks that it traces.
-    pub(crate) tracees: SpinLock<Vec<Arc<Task>>>,
+    pub(crate) tracees: SpinLock<Roster<Task>>,
     /// Its debug registers as its tracer sees them.
     pub(crate) debug: SpinLock<DebugRegs>,
     /// Changed under `ThreadGroup::sig`.
@@ -221,7 +221,7 @@ impl Task {
             exit_code: AtomicI32::new(0),
             stop_signal: AtomicU32::new(0),
             tracee: ArcCell::empty(),
-            tracees: SpinLock::new("process.tracees", Vec::new()),
+            tracees: SpinLock::new("process.tracees", Roster::new()),
             debug: SpinLock::new("process.debug_regs", DebugRegs::default()),
             seccomp: ArcCell::empty(),
             dispatch: SpinLock::new("process.dispatch", Dispatch::default()),

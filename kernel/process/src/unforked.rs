@@ -1,7 +1,6 @@
 //! Processes that no process forks: the first one, and the programs that the kernel starts itself.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use abi::Result;
@@ -51,7 +50,7 @@ impl Unforked {
             pid_ns: PidNs::INITIAL,
             own_pid: pid_ref.number(),
             hand: Arc::new(SigHand::new()),
-            family: Family { parent: None, children: Vec::new() },
+            family: Family::new(),
             ppid: plan.ppid,
             exit_signal: plan.exit_signal,
             rlimits: Rlimits::for_init(u64::from(max_threads())),

@@ -173,20 +173,33 @@ fn scan_tracees(
             continue;
         }
         // Under the family lock the list changes through this function only.
-        for place in 0.. {
-            let tracee = tracer.tracees.lock().get(place).cloned();
-            let Some(tracee) = tracee else { break };
-            if !is_meant(&tracee, who) {
-                continue;
-            }
-            *has_candidate = true;
-            let found = tracee_event(me, &tracee, options, tree);
-            if found.is_some() {
-                return found;
+        let mut seen = 0;
+        while let some @ [Some(_), ..] = next_tracees(&tracer, &mut seen) {
+            for tracee in some.into_iter().flatten() {
+                if !is_meant(&tracee, who) {
+                    continue;
+                }
+                *has_candidate = true;
+                let found = tracee_event(me, &tracee, options, tree);
+                if found.is_some() {
+                    return found;
+                }
             }
         }
     }
     None
+}
+
+/// How many tracees are looked at before the list is walked again.
+const AT_ONCE: usize = 16;
+
+/// The tracees of `tracer` after the first `seen`, which then counts them.
+fn next_tracees(tracer: &Task, seen: &mut usize) -> [Option<Arc<Task>>; AT_ONCE] {
+    let tracees = tracer.tracees.lock();
+    let mut rest = tracees.iter().skip(*seen).cloned();
+    let found = [(); AT_ONCE].map(|()| rest.next());
+    *seen += AT_ONCE;
+    found
 }
 
 /// Whether the call is about the tracee `task`.

@@ -26,7 +26,6 @@ mod work;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use abi::signal::{SIGKILL, SIGSTOP, SigInfo};
@@ -38,6 +37,7 @@ use sched::{Interruptible, WaitQueue};
 use security::{Cap, Cred, ObserveIdentity};
 
 use crate::family::{TreeGuard, lock_tree};
+use crate::roster::Place;
 use crate::signal::Target;
 use crate::task::{self, CurrentTask, Notify, TaskFlags};
 use crate::{Task, prctl, signal};
@@ -104,9 +104,6 @@ pub enum Hold {
     /// `PTRACE_SEIZE`.
     Seized,
 }
-
-/// Free places that a list of tracees should have before one is added.
-const SPARE_TRACEES: usize = 4;
 
 /// What a stopped tracee shall do in its own context.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -303,8 +300,8 @@ pub fn attach(task: &Arc<Task>, hold: Hold, options: Options) -> Result<()> {
 /// A tie that is about to be made, with the memory that this takes.
 pub(crate) struct NewTie {
     tie: Arc<Tracee>,
-    /// Takes the place of the tracer's list if that is full.
-    room: Vec<Arc<Task>>,
+    /// In the tracer's list.
+    place: Place<Task>,
     /// The tie of the maker of a new task.
     maker: Option<Arc<Tracee>>,
 }
@@ -312,14 +309,6 @@ pub(crate) struct NewTie {
 impl NewTie {
     /// Gets the memory for a tie to `tracer`; call it without locks. `ENOMEM`.
     fn prepare(tracer: &Arc<Task>, tracer_cred: Arc<Cred>, hold: Hold, options: Options) -> Result<Self> {
-        let (len, capacity) = {
-            let tracees = tracer.tracees.lock();
-            (tracees.len(), tracees.capacity())
-        };
-        let mut room = Vec::new();
-        if capacity - len < SPARE_TRACEES {
-            room.try_reserve(2 * (len + SPARE_TRACEES)).map_err(|_| Errno::ENOMEM)?;
-        }
         let tie = Arc::new(Tracee {
             tracer: tracer.clone(),
             tracer_cred,
@@ -329,7 +318,7 @@ impl NewTie {
             wake: WaitQueue::new(),
             changed: WaitQueue::new(),
         });
-        Ok(Self { tie, room, maker: None })
+        Ok(Self { tie, place: Place::new(), maker: None })
     }
 
     /// Gets the memory for the tie of a child that `me` is about to make; `None` if nobody traces `me`.
@@ -342,17 +331,9 @@ impl NewTie {
 
 /// Ties `task` to a tracer.
 fn link(new: NewTie, task: &Arc<Task>, _tree: &TreeGuard) {
-    let NewTie { tie, mut room, .. } = new;
+    let NewTie { tie, place, .. } = new;
     let (tracer, hold) = (tie.tracer.clone(), tie.hold);
-    {
-        let mut tracees = tracer.tracees.lock();
-        // More ties than are spared at once, made since the look, are the only case in which `push` needs memory.
-        if tracees.len() == tracees.capacity() && room.capacity() > tracees.len() {
-            room.append(&mut tracees);
-            core::mem::swap(&mut room, &mut tracees);
-        }
-        tracees.push(task.clone());
-    }
+    tracer.tracees.lock().add(place, task.clone());
     tracer.group().nr_tracees.fetch_add(1, Relaxed);
     if task.is_leader() {
         task.group().leader_tracer.store(tracer.pid(), Relaxed);
@@ -393,7 +374,8 @@ pub(crate) fn unlink(task: &Arc<Task>, _tree: &TreeGuard) -> Option<Arc<Tracee>>
         tie
     };
     task.stop_syscall_work(SyscallWork::TRACE | SyscallWork::EMULATE | SyscallWork::STEP);
-    tie.tracer.tracees.lock().retain(|other| !Arc::ptr_eq(other, task));
+    // The caller has a reference to the task, too.
+    drop(tie.tracer.tracees.lock().remove(task));
     tie.tracer.group().nr_tracees.fetch_sub(1, Relaxed);
     if task.is_leader() {
         task.group().leader_tracer.store(0, Relaxed);
