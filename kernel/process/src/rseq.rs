@@ -5,16 +5,21 @@
 //! goes on at the section's abort handler.
 //!
 //! ```text
-//! struct rseq, 32 bytes               struct rseq_cs, 32 bytes
+//! struct rseq                         struct rseq_cs, 32 bytes
 //!  0 cpu_id_start  u32                 0 version, flags    u32 u32
 //!  4 cpu_id        u32                 8 start_ip          u64
 //!  8 rseq_cs       u64  ──────────▶   16 post_commit_offset u64
 //! 16 flags         u32                24 abort_ip          u64   (preceded by the signature)
 //! 20 node_id       u32
+//! 24 mm_cid        u32
 //! ```
 //!
 //! The scheduler raises `Work::NOTIFY` when a thread that registered was preempted or moved; the work is done on
-//! the way out, where user memory can be touched.
+//! the way out, where user memory can be touched. A thread with the first layout, 32 bytes, is told whenever it comes
+//! back to a CPU: Linux promises to write `cpu_id_start` then, and allocators (tcmalloc) live by that.
+//!
+//! `mm_cid` is the CPU's number: no two threads that run have the same, and it is below the number of CPUs.
+//! LINUX: the numbers of a process with fewer threads than CPUs are below the number of threads there.
 //!
 //! Sources: rseq(2), Documentation/core-api (Linux 7.2), `linux/rseq.h`.
 
@@ -25,15 +30,16 @@ use abi::{Errno, Result};
 use hal::thread::Work;
 use hal::trap::UserRegs;
 use hal::{Fault, USER_END, UserAddr, user};
+use sched::Notices;
 
 use crate::signal;
 use crate::task::{self, CurrentTask};
 
-/// `AT_RSEQ_FEATURE_SIZE`: the fields up to `node_id`.
-pub(crate) const FEATURE_SIZE: u64 = 24;
+/// `AT_RSEQ_FEATURE_SIZE`: the fields up to `mm_cid`.
+pub(crate) const FEATURE_SIZE: u64 = 28;
 /// `AT_RSEQ_ALIGN`.
 pub(crate) const ALIGN: u64 = 32;
-/// Size of the area.
+/// Size of the first layout, the smallest area.
 const LEN: u32 = 32;
 /// `RSEQ_FLAG_UNREGISTER`.
 const UNREGISTER: u32 = 1;
@@ -41,7 +47,7 @@ const UNREGISTER: u32 = 1;
 const UNINITIALIZED: u32 = u32::MAX;
 /// Offset of `rseq_cs`.
 const CS_OFFSET: u64 = 8;
-/// Offset of `node_id`. There is one node, 0, so it is written once.
+/// Offset of `node_id`, which `mm_cid` follows. There is one node, 0.
 const NODE_OFFSET: u64 = 20;
 
 /// rseq(2).
@@ -60,6 +66,7 @@ pub fn register(area: UserAddr, len: u32, flags: u32, signature: u32) -> Result<
             return Err(Errno::EPERM);
         }
         user::write(area, &[0, UNINITIALIZED])?;
+        user::write(UserAddr(area.0 + NODE_OFFSET), &[0_u32; 2])?;
         forget(&task);
         return Ok(());
     }
@@ -80,7 +87,7 @@ pub fn register(area: UserAddr, len: u32, flags: u32, signature: u32) -> Result<
     }
     // The area may hold what a thread before left: no critical section, and the present CPU.
     user::write(UserAddr(area.0 + CS_OFFSET), &0_u64)?;
-    user::write(UserAddr(area.0 + NODE_OFFSET), &0_u32)?;
+    user::write(UserAddr(area.0 + NODE_OFFSET), &[0_u32; 2])?;
     own.rseq_len.store(len, Relaxed);
     own.rseq_sig.store(signature, Relaxed);
     own.rseq.store(area.0, Relaxed);
@@ -91,7 +98,8 @@ pub fn register(area: UserAddr, len: u32, flags: u32, signature: u32) -> Result<
 /// Has the current thread told of moves from now on, and of the CPU it is on at once.
 pub(crate) fn watch(task: &task::Task) {
     if let Some(thread) = task.thread() {
-        thread.set_notices_moves(true);
+        let is_first_layout = task.registered.rseq_len.load(Relaxed) == LEN;
+        thread.set_notices(if is_first_layout { Notices::Switches } else { Notices::Moves });
         thread.hal().set_work(Work::NOTIFY);
     }
 }
@@ -110,7 +118,7 @@ pub(crate) fn forget(task: &task::Task) {
     if task.registered.rseq.swap(0, Relaxed) != 0
         && let Some(thread) = task.thread()
     {
-        thread.set_notices_moves(false);
+        thread.set_notices(Notices::Nothing);
     }
 }
 
@@ -124,7 +132,8 @@ pub(crate) fn update(task: &CurrentTask, regs: &mut UserRegs) {
     }
     let cpu = hal::cpu::raw_current_id().0;
     let done = leave_section(task, area, regs)
-        .and_then(|()| user::write(UserAddr(area), &[cpu, cpu]).map_err(Errno::from));
+        .and_then(|()| user::write(UserAddr(area), &[cpu, cpu]).map_err(Errno::from))
+        .and_then(|()| user::write(UserAddr(area + NODE_OFFSET), &[0, cpu]).map_err(Errno::from));
     if done.is_err() {
         signal::force(SigInfo::kernel(SIGSEGV));
     }

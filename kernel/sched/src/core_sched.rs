@@ -33,7 +33,7 @@ use crate::rq::{Arrival, RunQueue, Slice, TURN_NS};
 use crate::rt::End;
 use crate::stats::CpuCounters;
 use crate::thread::{
-    self, ASLEEP, DEAD, KILLABLE, OFF_RQ, Placement, RUNNING, Thread, UNINTERRUPTIBLE, WAKING,
+    self, ASLEEP, DEAD, KILLABLE, Notices, OFF_RQ, Placement, RUNNING, Thread, UNINTERRUPTIBLE, WAKING,
 };
 use crate::timer::Timers;
 
@@ -165,12 +165,12 @@ fn choose(this: &Cpu, pinned: &PreemptGuard, why: Why) -> Option<Arc<hal::thread
         return None;
     }
     this.counters.switched(&prev, blocks);
-    if why == Why::Preempt && prev.notices_moves.load(Ordering::Relaxed) {
+    if prev.notices(if why == Why::Preempt { Notices::Moves } else { Notices::Switches }) {
         prev.hal().set_work(Work::NOTIFY);
     }
     if next.ran_on.load(Ordering::Relaxed) != me.0 {
         next.ran_on.store(me.0, Ordering::Relaxed);
-        if next.notices_moves.load(Ordering::Relaxed) {
+        if next.notices(Notices::Moves) {
             next.hal().set_work(Work::NOTIFY);
         }
     }

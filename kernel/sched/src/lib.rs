@@ -29,7 +29,7 @@ pub use locks::{Completion, Mutex, MutexGuard, RwSem, RwSemReadGuard, RwSemWrite
 pub use policy::{Attributes, Policy};
 pub use poll::{PollTable, Poller};
 pub use thread::{
-    CpuTimes, Current, Interrupted, Interruptible, Kill, Placement, State, Thread, current,
+    CpuTimes, Current, Interrupted, Interruptible, Kill, Notices, Placement, State, Thread, current,
     new_kernel_thread, new_user_thread, spawn, start,
 };
 pub use timer::{Timer, sleep_until};

@@ -83,6 +83,18 @@ impl From<Interrupted> for abi::Errno {
     }
 }
 
+/// What of its switches a thread is told (rseq(2)); each includes those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Notices {
+    /// None.
+    Nothing,
+    /// That it was preempted or came to another CPU.
+    Moves,
+    /// All.
+    Switches,
+}
+
 /// What a thread is doing, for /proc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -146,7 +158,7 @@ pub struct Thread {
     pub(crate) cpu: AtomicU32,
     /// The CPU it really ran on last, and whether user code must be told of moves and preemptions (rseq(2)).
     pub(crate) ran_on: AtomicU32,
-    pub(crate) notices_moves: AtomicBool,
+    notices: AtomicU8,
     attributes: AtomicU64,
     /// What it was given; `attributes` is more while `boost` is.
     own_attributes: AtomicU64,
@@ -198,7 +210,7 @@ impl Thread {
             interrupts: AtomicU8::new(0),
             cpu: AtomicU32::new(hal::cpu::raw_current_id().0),
             ran_on: AtomicU32::new(u32::MAX),
-            notices_moves: AtomicBool::new(false),
+            notices: AtomicU8::new(Notices::Nothing as u8),
             attributes: AtomicU64::new(encode(Attributes::NORMAL)),
             own_attributes: AtomicU64::new(encode(Attributes::NORMAL)),
             boost: AtomicU8::new(0),
@@ -290,9 +302,15 @@ impl Thread {
         Ok(())
     }
 
-    /// Sets whether [`hal::thread::Work::NOTIFY`] is raised when the thread was preempted or comes to another CPU.
-    pub fn set_notices_moves(&self, on: bool) {
-        self.notices_moves.store(on, Ordering::Relaxed);
+    /// Sets of what the thread is told by [`hal::thread::Work::NOTIFY`].
+    pub fn set_notices(&self, what: Notices) {
+        self.notices.store(what as u8, Ordering::Relaxed);
+    }
+
+    /// Whether it is told of at least `what`.
+    #[inline]
+    pub(crate) fn notices(&self, what: Notices) -> bool {
+        self.notices.load(Ordering::Relaxed) >= what as u8
     }
 
     /// The CPU it runs on or ran on last.

@@ -34,6 +34,7 @@ mod pkeys;
 mod poll;
 mod proc;
 mod ptrace;
+mod rseq;
 mod scheduling;
 mod seccomp;
 mod signal;
@@ -87,6 +88,7 @@ const AREAS: &[&[harness::Test]] = &[
     tty::TESTS,
     jobs::TESTS,
     ptrace::TESTS,
+    rseq::TESTS,
     seccomp::TESTS,
     coredump::TESTS,
     proc::TESTS,
