@@ -27,6 +27,11 @@ pub fn data_frames() -> Vec<Frame> {
     arch::vdso::data_frames()
 }
 
+/// The same with clocks that say nothing, so that the code makes system calls: for time namespaces.
+pub fn clockless_frames() -> Vec<Frame> {
+    arch::vdso::clockless_frames()
+}
+
 /// The offset of `symbol` in the image (for the signal trampoline), if it has it.
 pub fn symbol(symbol: &str) -> Option<u64> {
     arch::vdso::symbol(symbol)
@@ -35,4 +40,10 @@ pub fn symbol(symbol: &str) -> Option<u64> {
 /// Publishes new clock data; readers see either the old or the new.
 pub fn update_clock(data: &ClockData) {
     arch::vdso::update_clock(data);
+}
+
+/// Publishes the generation of the kernel's random numbers: what the vDSO's getrandom has in store from another one is
+/// thrown away. 0: it makes system calls. Usable in interrupt context.
+pub fn set_random_generation(generation: u64) {
+    arch::vdso::set_random_generation(generation);
 }

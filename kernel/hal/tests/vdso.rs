@@ -204,3 +204,111 @@ fn getcpu_and_getres_answer_like_the_kernel() {
     assert_eq!((getres(1, resolution.as_mut_ptr()), resolution), (0, [0, 1]));
     assert_eq!(getres(99, resolution.as_mut_ptr()), -i64::from(libc::EINVAL));
 }
+
+/// What `getrandom` of the image does, with a state in a page of its own.
+struct Random {
+    vdso: Mapped,
+    state: *mut u64,
+    call: extern "C" fn(*mut u8, usize, u32, *mut u64, usize) -> isize,
+}
+
+impl Random {
+    const STATE: usize = 1024;
+
+    fn new() -> Random {
+        let vdso = Mapped::new();
+        // SAFETY: the address of the function of this type in the image; a fresh anonymous page.
+        let (call, state) = unsafe {
+            (
+                transmute::<usize, extern "C" fn(*mut u8, usize, u32, *mut u64, usize) -> isize>(
+                    vdso.find("__vdso_getrandom"),
+                ),
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    PAGE,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                    -1,
+                    0,
+                ),
+            )
+        };
+        assert_ne!(state, libc::MAP_FAILED);
+        Random { vdso, state: state.cast(), call }
+    }
+
+    fn fill(&self, buf: &mut [u8]) -> isize {
+        (self.call)(buf.as_mut_ptr(), buf.len(), 0, self.state, Self::STATE)
+    }
+
+    /// Generation, position and whether it is in use.
+    fn state(&self) -> (u64, u32, u32) {
+        // SAFETY: the page that `new` mapped.
+        let (generation, rest) = unsafe { (self.state.read(), self.state.add(1).read()) };
+        (generation, rest as u32, (rest >> 32) as u32)
+    }
+}
+
+#[test]
+fn getrandom_tells_what_state_it_wants() {
+    let random = Random::new();
+    let mut wants = [u32::MAX; 16];
+    let result = (random.call)(std::ptr::null_mut(), 0, 0, wants.as_mut_ptr().cast(), usize::MAX);
+    assert_eq!(result, 0);
+    assert_eq!((wants[0] as usize, wants[1], wants[2]), (Random::STATE, 3, 0x28));
+    assert_eq!(wants[3..], [0; 13]);
+}
+
+#[test]
+fn getrandom_hands_out_each_byte_of_a_batch_once() {
+    let random = Random::new();
+    random.vdso.data().generation.store(7, Relaxed);
+    let mut all = Vec::new();
+    for len in [1, 8, 15, 900, 100, 1263, 4096, 4] {
+        let mut buf = vec![0; len];
+        assert_eq!(random.fill(&mut buf), len as isize);
+        assert!(len < 16 || buf.iter().filter(|byte| **byte == 0).count() < len / 16 + 4, "{len}: {buf:?}");
+        all.extend(buf);
+        let (generation, position, in_use) = random.state();
+        assert_eq!((generation, in_use), (7, 0));
+        assert!(position <= 1008);
+    }
+    // 6387 bytes: no eight of them twice.
+    let mut words: Vec<&[u8]> = all.windows(8).collect();
+    let count = words.len();
+    words.sort_unstable();
+    words.dedup();
+    assert_eq!(words.len(), count);
+}
+
+#[test]
+fn getrandom_throws_away_what_is_of_another_generation() {
+    let random = Random::new();
+    let mut buf = [0; 4];
+    // Generation 0: the state is not touched.
+    assert_eq!(random.fill(&mut buf), 4);
+    assert_eq!(random.state(), (0, 0, 0));
+    random.vdso.data().generation.store(1, Relaxed);
+    assert_eq!(random.fill(&mut buf), 4);
+    assert_eq!(random.state(), (1, 4, 0));
+    assert_eq!(random.fill(&mut buf), 4);
+    assert_eq!(random.state(), (1, 8, 0));
+    random.vdso.data().generation.store(2, Relaxed);
+    assert_eq!(random.fill(&mut buf), 4);
+    assert_eq!(random.state(), (2, 4, 0));
+}
+
+#[test]
+fn getrandom_asks_the_kernel_for_what_it_cannot_do() {
+    let random = Random::new();
+    random.vdso.data().generation.store(1, Relaxed);
+    let mut buf = [0; 5000];
+    assert_eq!(random.fill(&mut buf), 5000);
+    assert_eq!((random.call)(buf.as_mut_ptr(), 4, 8, random.state, Random::STATE), -(libc::EINVAL as isize));
+    assert_eq!((random.call)(buf.as_mut_ptr(), 4, 0, random.state, 99), 4);
+    assert_eq!(random.state(), (0, 0, 0));
+    // SAFETY: still inside the page.
+    let across = unsafe { random.state.byte_add(PAGE - 512) };
+    assert_eq!((random.call)(buf.as_mut_ptr(), 4, 0, across, Random::STATE), -(libc::EFAULT as isize));
+    assert_eq!((random.call)(std::ptr::null_mut(), 0, 0, random.state, Random::STATE), 0);
+}

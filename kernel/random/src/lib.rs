@@ -10,6 +10,9 @@
 //!                                         └─▶ CPU key ──ChaCha20──▶ [ next key | bytes for the caller ]
 //! ```
 //!
+//! Programs that use the vDSO's getrandom keep bytes in store; they see the generation too, and throw these away when it
+//! changes.
+//!
 //! # Locks
 //!
 //! `POOL` and each CPU's generator are `IrqLock`s that nest in nothing and hold nothing else but
@@ -58,7 +61,9 @@ pub fn init() {
         stir(&sample);
     }
     // Half of the draws give 512 bits, more than the key takes.
-    IS_SEEDED.store(hardware >= 8, Ordering::Release);
+    if hardware >= 8 {
+        mark_seeded();
+    }
 }
 
 /// Whether enough entropy was gathered that getrandom(2) need not wait.
@@ -69,6 +74,7 @@ pub fn is_seeded() -> bool {
 /// Declares the pool good: the jitter of the running system was stirred in for long enough.
 pub fn mark_seeded() {
     IS_SEEDED.store(true, Ordering::Release);
+    hal::vdso::set_random_generation(GENERATION.load(Ordering::Relaxed));
 }
 
 /// Mixes `bytes` into the pool. They may be known to an attacker: that does no harm.
@@ -78,7 +84,11 @@ pub fn stir(bytes: &[u8]) {
     hash.update(*pool);
     hash.update(bytes);
     *pool = hash.finalize().into();
-    GENERATION.fetch_add(1, Ordering::Release);
+    let generation = GENERATION.fetch_add(1, Ordering::Release) + 1;
+    if is_seeded() {
+        // Under the lock, so that the page never goes back to an older one.
+        hal::vdso::set_random_generation(generation);
+    }
 }
 
 /// Fills `to` with random bytes. Before [`is_seeded`] they may be guessable, as those of /dev/urandom.

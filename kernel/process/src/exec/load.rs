@@ -189,15 +189,10 @@ impl Mappable for KernelPages {
 static VDSO: Once<[Arc<KernelPages>; 2]> = Once::new();
 
 /// Clock data that says nothing: the vDSO makes system calls, which know the offsets of a time namespace.
-static NO_CLOCK: Once<Option<Arc<KernelPages>>> = Once::new();
+static NO_CLOCK: Once<Arc<KernelPages>> = Once::new();
 
-fn no_clock() -> Option<&'static Arc<KernelPages>> {
-    let make = || {
-        let zeroes = |_| Frame::alloc_zeroed();
-        let frames = vdso::data_frames().iter().map(zeroes).collect::<Option<Vec<Frame>>>()?;
-        Some(Arc::new(KernelPages { name: VVAR, frames }))
-    };
-    NO_CLOCK.call_once(make).as_ref()
+fn no_clock() -> &'static Arc<KernelPages> {
+    NO_CLOCK.call_once(|| Arc::new(KernelPages { name: VVAR, frames: vdso::clockless_frames() }))
 }
 
 /// The name of the clock data in /proc/PID/maps.
@@ -205,7 +200,7 @@ const VVAR: &[u8] = b"[vvar]";
 
 /// Replaces the vDSO's clock data in `mm`, a fork's, by data that says nothing.
 pub(crate) fn hide_clock(mm: &Mm) -> Result<()> {
-    let pages = no_clock().ok_or(Errno::ENOMEM)?;
+    let pages = no_clock();
     let mut place = None;
     mm.for_each_vma(0, |vma| {
         if vma.name == VVAR {
@@ -260,7 +255,7 @@ pub(super) fn map_vdso(mm: &Mm, has_offsets: bool) -> Result<u64> {
         ..MapRequest::anonymous(len, prot)
     };
     if data_len > 0 {
-        let shown = if has_offsets { no_clock().ok_or(Errno::ENOMEM)? } else { data };
+        let shown = if has_offsets { no_clock() } else { data };
         map_clock(mm, base, data_len, shown)?;
     }
     let mut text = request(base + data_len, code, code_len, Prot::READ | Prot::EXEC);

@@ -13,8 +13,14 @@ pub fn data_frames() -> Vec<Frame> {
     Vec::new()
 }
 
+pub fn clockless_frames() -> Vec<Frame> {
+    Vec::new()
+}
+
 pub fn symbol(_symbol: &str) -> Option<u64> {
     None
 }
 
 pub fn update_clock(_data: &ClockData) {}
+
+pub fn set_random_generation(_generation: u64) {}

@@ -7,12 +7,25 @@
 //! ```text
 //! -4096  Data (read-only)
 //!     0  ELF header, program headers, hash, symbols, strings, versions, dynamic section
-//!        clock_gettime, gettimeofday, time, getcpu, clock_getres
+//!        clock_gettime, gettimeofday, time, getcpu, clock_getres, getrandom
 //! ```
 //!
 //! A clock read computes `((tsc - tsc_base) * multiplier >> shift) + offset[clock]` with a product of 128 bits, so the
 //! numbers stay good for ever and the page changes only when somebody sets the clock. Where the time-stamp counter is
 //! no clock (`mode` is 0), and for other clocks (CPU time), the code makes the system call.
+//!
+//! getrandom hands out bytes that the kernel made before, a batch at a time, and wipes each as it goes:
+//!
+//! ```text
+//! state, 1024 bytes, one a thread, in memory that the kernel may wipe at any time and wipes in children (MAP_DROPPABLE)
+//!    0 generation u64   of the kernel's generator when the batch was fetched; 0: wiped
+//!    8 position   u32   of the first byte that was not given out
+//!   12 in_use     u32   a signal handler that finds it set makes the system call
+//!   16 batch      1008 bytes
+//! ```
+//!
+//! After each piece the generation is looked at again: if the state was wiped meanwhile, or the kernel's generator was
+//! stirred, what was copied is thrown away and fetched anew; after the second time the system call does it.
 //!
 //! This file depends on nothing: a host test maps the image and calls it.
 //!
@@ -37,6 +50,8 @@ pub(crate) struct Data {
     pub(crate) reserved: AtomicU32,
     /// Nanoseconds to add to the monotonic clock for each clock.
     pub(crate) offsets_ns: [AtomicI64; NR_CLOCKS],
+    /// Generation of the kernel's random numbers; 0: make the system call.
+    pub(crate) generation: AtomicU64,
 }
 
 unsafe extern "C" {
@@ -85,9 +100,9 @@ vdso_segments:
     # One bucket, whose chain visits every symbol: no need to know any hash value.
     .balign 8
 vdso_hash:
-    .long   1, 11
+    .long   1, 13
     .long   1
-    .long   0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0
+    .long   0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0
 
     .balign 8
 vdso_symbols:
@@ -97,11 +112,13 @@ vdso_symbols:
     VDSO_SYM vn_time, 0x12, vdso_time, vdso_time_end - vdso_time
     VDSO_SYM vn_getcpu, 0x12, vdso_getcpu, vdso_getcpu_end - vdso_getcpu
     VDSO_SYM vn_clock_getres, 0x12, vdso_clock_getres, vdso_clock_getres_end - vdso_clock_getres
+    VDSO_SYM vn_getrandom, 0x12, vdso_getrandom, vdso_getrandom_end - vdso_getrandom
     VDSO_SYM vn_clock_gettime + 7, 0x22, vdso_clock_gettime, vdso_clock_gettime_end - vdso_clock_gettime
     VDSO_SYM vn_gettimeofday + 7, 0x22, vdso_gettimeofday, vdso_gettimeofday_end - vdso_gettimeofday
     VDSO_SYM vn_time + 7, 0x22, vdso_time, vdso_time_end - vdso_time
     VDSO_SYM vn_getcpu + 7, 0x22, vdso_getcpu, vdso_getcpu_end - vdso_getcpu
     VDSO_SYM vn_clock_getres + 7, 0x22, vdso_clock_getres, vdso_clock_getres_end - vdso_clock_getres
+    VDSO_SYM vn_getrandom + 7, 0x22, vdso_getrandom, vdso_getrandom_end - vdso_getrandom
 
 vdso_strings:
     .byte   0
@@ -119,11 +136,13 @@ vn_getcpu:
     .asciz  "__vdso_getcpu"
 vn_clock_getres:
     .asciz  "__vdso_clock_getres"
+vn_getrandom:
+    .asciz  "__vdso_getrandom"
 vdso_strings_end:
 
     .balign 2
 vdso_versions:
-    .short  0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2
+    .short  0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2
 
     .balign 8
 vdso_definitions:
@@ -270,6 +289,124 @@ vdso_clock_getres:                          # (clockid_t, struct timespec *)
     syscall
     ret
 vdso_clock_getres_end:
+
+    .balign 32
+vdso_getrandom:                             # (void *buf, size_t len, unsigned flags, void *state, size_t state_len)
+    cmp     r8, -1
+    jne     1f
+    mov     rax, rdi
+    or      rax, rsi
+    jnz     1f
+    test    edx, edx
+    jnz     1f
+    lea     rdi, [rcx + 12]                 # what is asked: struct vgetrandom_opaque_params
+    mov     dword ptr [rcx], {state}
+    mov     dword ptr [rcx + 4], 3          # PROT_READ, PROT_WRITE
+    mov     dword ptr [rcx + 8], 0x28       # MAP_DROPPABLE, MAP_ANONYMOUS
+    mov     ecx, 13                         # eax is 0
+    rep     stosd
+    ret
+1:  mov     eax, ecx
+    and     eax, 4095
+    cmp     eax, 4096 - {state}
+    ja      8f
+    cmp     r8, {state}
+    jne     9f
+    test    edx, -8                         # GRND_NONBLOCK, GRND_RANDOM, GRND_INSECURE
+    jnz     9f
+    cmp     rsi, {most}
+    ja      9f
+    cmp     qword ptr [rip + keel_vdso_start - 4096 + 128], 0
+    je      9f
+    xor     eax, eax
+    test    rsi, rsi
+    jz      7f
+    cmp     [rcx + 12], eax
+    jne     9f
+    inc     eax
+    mov     [rcx + 12], eax
+    push    rbx
+    push    rdi
+    push    rsi
+    push    rdx
+    mov     r10, rcx                        # the state
+    mov     ebx, 2                          # attempts
+2:  mov     rdi, [rsp + 16]
+    mov     rsi, [rsp + 8]                  # bytes to go
+    mov     r9, [rip + keel_vdso_start - 4096 + 128]
+    cmp     [r10], r9
+    je      3f
+    mov     [r10], r9                       # before the batch is fetched, so that a wipe meanwhile is seen
+    mov     dword ptr [r10 + 8], {batch}
+3:  mov     edx, [r10 + 8]
+    mov     ecx, {batch}
+    sub     ecx, edx
+    jbe     6f                              # all given out
+    cmp     rcx, rsi
+    cmova   rcx, rsi
+    lea     r8, [r10 + rdx + 16]
+    add     edx, ecx
+    mov     [r10 + 8], edx
+    sub     rsi, rcx
+    xor     edx, edx
+    jmp     5f
+4:  mov     rax, [r8]
+    mov     [r8], rdx
+    mov     [rdi], rax
+    add     r8, 8
+    add     rdi, 8
+    sub     ecx, 8
+5:  cmp     ecx, 8
+    jae     4b
+    test    ecx, ecx
+    jz      52f
+51: mov     al, [r8]
+    mov     [r8], dl
+    mov     [rdi], al
+    inc     r8
+    inc     rdi
+    dec     ecx
+    jnz     51b
+52: cmp     [r10], r9                       # wiped?
+    jne     53f
+    test    rsi, rsi
+    jnz     3b
+    cmp     r9, [rip + keel_vdso_start - 4096 + 128]
+    jne     53f
+    mov     rax, [rsp + 8]
+    mov     dword ptr [r10 + 12], 0
+    add     rsp, 24
+    pop     rbx
+    ret
+53: dec     ebx
+    jnz     2b
+54: mov     qword ptr [r10], 0
+    mov     dword ptr [r10 + 12], 0
+    pop     rdx
+    pop     rsi
+    pop     rdi
+    pop     rbx
+    jmp     9f
+6:  push    rdi
+    push    rsi
+    lea     rdi, [r10 + 16]
+    mov     esi, {batch}
+    xor     edx, edx
+    mov     eax, 318
+    syscall
+    pop     rsi
+    pop     rdi
+    cmp     rax, {batch}
+    jne     54b
+    mov     dword ptr [r10 + 8], 0
+    jmp     3b
+7:  ret
+8:  mov     rax, -14
+    ret
+9:  mov     eax, 318
+    syscall
+    ret
+vdso_getrandom_end:
 vdso_file_end:
     .org    keel_vdso_start + 4096, 0xcc    # an error when the code has outgrown its page
     .globl  keel_vdso_end
@@ -278,7 +415,15 @@ keel_vdso_end:
     "#,
     readable = const READABLE,
     fine = const FINE,
+    state = const STATE,
+    batch = const STATE - 16,
+    most = const MOST_RANDOM,
 );
+
+/// Size of a state of getrandom.
+const STATE: usize = 1024;
+/// More random bytes than this come from the system call: it costs less than the copying.
+const MOST_RANDOM: usize = 4096;
 
 /// Clocks that the code reads: all but CPU time, the alarm clocks and the unused one.
 const READABLE: u32 = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 11;

@@ -2,12 +2,12 @@
 //!
 //! # Invariants
 //!
-//! - The data page is written only here, under [`PAGES`], as a sequence: odd, new values, even.
+//! - The data page is written only here. Its clock data change as a sequence: odd, new values, even.
 
 mod image;
 
 use alloc::vec::Vec;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use self::image::Data;
 use crate::addr::PAGE_SIZE;
@@ -20,6 +20,8 @@ const MODE_TSC: u32 = 1;
 
 struct Pages {
     data: Frame,
+    /// Data without clocks.
+    clockless: Frame,
     code: Vec<Frame>,
 }
 
@@ -30,8 +32,14 @@ static CLOCK: IrqLock<ClockData> = IrqLock::new(
     ClockData { realtime_offset_ns: 0, boottime_offset_ns: 0, tai_offset_s: 0 },
 );
 
+/// What [`set_random_generation`] got last.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
 fn build() -> Option<Pages> {
-    let data = Frame::alloc_zeroed()?;
+    let (data, clockless) = (Frame::alloc_zeroed()?, Frame::alloc_zeroed()?);
+    for frame in [&data, &clockless] {
+        data_of(frame).generation.store(GENERATION.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
     publish(&data, &ClockData { realtime_offset_ns: crate::time::wall_base_ns(), ..ClockData::default() });
     let mut code = Vec::new();
     for page in image::bytes().chunks(PAGE_SIZE) {
@@ -39,7 +47,7 @@ fn build() -> Option<Pages> {
         frame.write(0, page);
         code.push(frame);
     }
-    Some(Pages { data, code })
+    Some(Pages { data, clockless, code })
 }
 
 fn pages() -> Option<&'static Pages> {
@@ -57,6 +65,11 @@ pub(crate) fn data_frames() -> Vec<Frame> {
     pages().map_or(Vec::new(), |pages| alloc::vec![pages.data.clone()])
 }
 
+/// The frame of the data without clocks.
+pub(crate) fn clockless_frames() -> Vec<Frame> {
+    pages().map_or(Vec::new(), |pages| alloc::vec![pages.clockless.clone()])
+}
+
 /// The image has no symbol that the kernel needs: signal handlers bring their own way back (SA_RESTORER).
 pub(crate) fn symbol(_symbol: &str) -> Option<u64> {
     None
@@ -71,12 +84,27 @@ pub(crate) fn update_clock(clock: &ClockData) {
     }
 }
 
-/// Writes the data page. The caller holds the lock of [`CLOCK`], or nobody else knows the page yet.
+/// Publishes the generation of the kernel's random numbers. Usable in interrupt context.
+pub(crate) fn set_random_generation(generation: u64) {
+    GENERATION.store(generation, Ordering::Relaxed);
+    if let Some(Some(pages)) = PAGES.get() {
+        for frame in [&pages.data, &pages.clockless] {
+            data_of(frame).generation.store(generation, Ordering::Release);
+        }
+    }
+}
+
+/// The data page in `frame`.
+fn data_of(frame: &Frame) -> &Data {
+    // SAFETY: the frame is never freed (a static holds it, or soon will), is a page of zeros or of `Data`, and has only
+    // atomics: user space reads it at the same time, nobody but this module writes.
+    unsafe { &*super::layout::direct(frame.paddr()).cast::<Data>() }
+}
+
+/// Writes the clock's part of the data page. The caller holds the lock of [`CLOCK`], or nobody else knows the page yet.
 fn publish(frame: &Frame, clock: &ClockData) {
     let params = super::time::clock_params();
-    // SAFETY: the frame is never freed (a static holds it, or soon will), is a page of zeros or of `Data`, and has only
-    // atomics: user space reads it at the same time, nobody else writes.
-    let data = unsafe { &*super::layout::direct(frame.paddr()).cast::<Data>() };
+    let data = data_of(frame);
     let sequence = data.sequence.load(Ordering::Relaxed);
     data.sequence.store(sequence | 1, Ordering::Relaxed);
     // Keeps the values behind the odd number; pairs with the order of loads in the image. (On x86 for the compiler.)
