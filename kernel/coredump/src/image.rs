@@ -233,7 +233,7 @@ fn status_of(dump: &CoreDump<'_>, thread: &CoreThread) -> Status {
             saved: thread.regs,
             fs_base: thread.bases.fs,
             gs_base: thread.bases.gs,
-            selectors: [0; 4],
+            selectors: thread.bases.selectors.map(u64::from),
         },
         has_fpu: u32::from(!thread.fpu.is_empty()),
         ..Status::default()

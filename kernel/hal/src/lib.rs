@@ -33,6 +33,7 @@ pub mod power;
 pub mod preempt;
 pub mod rcu;
 pub mod rng;
+pub mod segment;
 pub mod smp;
 pub mod sync;
 pub mod thread;

@@ -25,6 +25,7 @@ use crate::addr::UserAddr;
 use crate::arch;
 use crate::error::{Fault, NoMemory};
 use crate::paging::PageTable;
+use crate::segment::Selectors;
 use crate::trap::{self, UserRegs};
 
 bitflags::bitflags! {
@@ -375,6 +376,21 @@ impl Current {
             return Err(Fault);
         }
         arch::thread::set_gs_base(self, base.0);
+        Ok(())
+    }
+
+    /// The selectors of its data segments.
+    pub fn selectors(&self) -> Selectors {
+        arch::thread::selectors(self)
+    }
+
+    /// Sets the selectors of its data segments, null for those that it may not have, and the bases of FS and GS.
+    /// `Err`: a base is not a user address.
+    pub fn set_segments(&self, selectors: Selectors, fs: UserAddr, gs: UserAddr) -> Result<(), Fault> {
+        if fs.0 >= crate::USER_END || gs.0 >= crate::USER_END {
+            return Err(Fault);
+        }
+        arch::thread::set_segments(self, selectors, fs.0, gs.0);
         Ok(())
     }
 

@@ -144,6 +144,7 @@ impl Mm {
         child.space.write().keys = parent.keys;
         drop(parent);
         tell_forks(&mut watchers, Some(&child));
+        child.page_table().copy_segments(self.page_table());
         child.set_auxv(self.auxv());
         child.has_guards.store(self.has_guards.load(Ordering::Relaxed), Ordering::Relaxed);
         child.inherit_prefs(self);

@@ -90,7 +90,7 @@ fn snapshot(task: &CurrentTask, regs: &UserRegs) -> CoreThread {
     CoreThread {
         task: task.arc().clone(),
         regs: *regs,
-        bases: Bases { fs: task.hal().fs_base(), gs: task.hal().gs_base() },
+        bases: Bases::current(task.hal()),
         fpu: task.hal().fpu_bytes().unwrap_or_default(),
     }
 }

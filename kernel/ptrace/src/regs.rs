@@ -38,6 +38,9 @@ pub fn all(stop: &Stop) -> [u64; NR_WORDS] {
     }
     words[FS_BASE] = stop.bases.fs;
     words[GS_BASE] = stop.bases.gs;
+    for (word, selector) in words[GS_BASE + 1..].iter_mut().zip(stop.bases.selectors) {
+        *word = selector.into();
+    }
     words
 }
 
@@ -58,7 +61,13 @@ pub fn set(stop: &mut Stop, idx: usize, value: u64) -> Result<()> {
         FS_BASE | GS_BASE if value >= USER_END => return Err(Errno::EIO),
         FS_BASE => stop.bases.fs = value,
         GS_BASE => stop.bases.gs = value,
-        _ if idx > GS_BASE => return if is_user_selector(value) { Ok(()) } else { Err(Errno::EIO) },
+        _ if idx > GS_BASE && !is_user_selector(value) => return Err(Errno::EIO),
+        // One that the tracee may not have becomes null when it goes on.
+        _ if idx > GS_BASE => {
+            if let Some(selector) = stop.bases.selectors.get_mut(idx - GS_BASE - 1) {
+                *selector = value as u16;
+            }
+        }
         _ => *slot = value,
     }
     if let Ok((regs, _)) = UserRegs::read_from_prefix(words.as_bytes()) {

@@ -24,6 +24,7 @@ mod path;
 mod poll;
 mod range;
 mod scheduling;
+mod segment;
 mod signal;
 mod swap;
 mod system;

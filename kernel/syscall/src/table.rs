@@ -12,7 +12,7 @@ use hal::UserAddr;
 use crate::arg::{Arg, Support};
 use crate::{
     Cx, Result, cred, eventfiles, fd, file, futex, handle, ipc, mem, mounts, net, numa, path, poll, range,
-    scheduling, signal, swap, system, task, time, trace, xattr,
+    scheduling, segment, signal, swap, system, task, time, trace, xattr,
 };
 
 /// One past the highest system-call number that has a row.
@@ -238,6 +238,7 @@ syscalls! {
     151 mlockall(flags: u32) => mem::sys_mlockall, Support::Full;
     152 munlockall() => mem::sys_munlockall, Support::Full;
     153 vhangup() => path::sys_vhangup, Support::Full;
+    154 modify_ldt(func: u32, ptr: UserAddr, len: usize) => segment::sys_modify_ldt, Support::Partial("no code segments: EINVAL");
     155 pivot_root(new_root: UserAddr, put_old: UserAddr) => path::sys_pivot_root, Support::Full;
     157 prctl(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) => cred::sys_prctl, Support::Full;
     158 arch_prctl(code: u32, addr: u64) => cred::sys_arch_prctl, Support::Full;
@@ -493,7 +494,6 @@ syscalls! {
         134 uselib,
         136 ustat,
         139 sysfs,
-        154 modify_ldt,
         156 _sysctl,
         172 iopl,
         173 ioperm,

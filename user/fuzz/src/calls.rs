@@ -167,6 +167,7 @@ pub const CALLS: &[Row] = &[
     (SYS_times, "b", 1),
     (SYS_prctl, "iiiii", 2),
     (SYS_arch_prctl, "ib", 1),
+    (SYS_modify_ldt, "ibl", 1),
     (SYS_personality, "g", 1),
     (SYS_capget, "bb", 1),
     (SYS_capset, "bb", 1),

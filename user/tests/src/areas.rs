@@ -37,6 +37,7 @@ mod ptrace;
 mod rseq;
 mod scheduling;
 mod seccomp;
+mod segment;
 mod signal;
 mod signalfd;
 mod sigwait;
@@ -88,6 +89,7 @@ const AREAS: &[&[harness::Test]] = &[
     tty::TESTS,
     jobs::TESTS,
     ptrace::TESTS,
+    segment::TESTS,
     rseq::TESTS,
     seccomp::TESTS,
     coredump::TESTS,

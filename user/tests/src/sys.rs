@@ -221,3 +221,25 @@ pub fn poke32(addr: usize, value: u32) {
     // SAFETY: as for `peek`.
     unsafe { std::ptr::write_volatile(addr as *mut u32, value) }
 }
+
+/// The selector in GS.
+pub fn gs() -> u16 {
+    let selector: u16;
+    // SAFETY: reading a segment register has no effect.
+    unsafe { std::arch::asm!("mov {:x}, gs", out(reg) selector, options(nomem, nostack)) };
+    selector
+}
+
+/// Loads GS; a selector that leads nowhere is a `SIGSEGV`.
+pub fn set_gs(selector: u16) {
+    // SAFETY: nothing in these programs uses GS.
+    unsafe { std::arch::asm!("mov gs, {:x}", in(reg) selector, options(nostack)) }
+}
+
+/// The word at `offset` of the segment in GS.
+pub fn peek_gs(offset: u64) -> u64 {
+    let word: u64;
+    // SAFETY: a read; a bad address ends the process, which the tests expect or avoid.
+    unsafe { std::arch::asm!("mov {}, gs:[{}]", out(reg) word, in(reg) offset, options(nostack, readonly)) };
+    word
+}

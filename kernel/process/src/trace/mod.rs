@@ -108,13 +108,22 @@ pub enum Hold {
 /// What a stopped tracee shall do in its own context.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Segment bases, which system calls change and debuggers look at.
+/// Segments of data, which programs change and debuggers look at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bases {
+    /// The selectors of DS, ES, FS, GS.
+    pub selectors: [u16; 4],
     /// FS base.
     pub fs: u64,
     /// GS base.
     pub gs: u64,
+}
+
+impl Bases {
+    /// Those of the caller.
+    pub(crate) fn current(thread: &hal::thread::Current) -> Self {
+        Self { selectors: thread.selectors(), fs: thread.fs_base(), gs: thread.gs_base() }
+    }
 }
 
 /// Debug registers as a tracer sees them.

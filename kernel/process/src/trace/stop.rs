@@ -39,7 +39,7 @@ fn stop(task: &CurrentTask, regs: &mut UserRegs, report: Report) -> (i32, Option
     let why = report.why;
     let is_exit = report.code >> 8 == event::EXIT;
     let code = report.code;
-    let before = Bases { fs: task.hal().fs_base(), gs: task.hal().gs_base() };
+    let before = Bases::current(task.hal());
     let Some(ends_group_stop) = begin(task, &tie, regs, &report, before, is_exit) else {
         return (report.code, report.info);
     };
@@ -129,12 +129,10 @@ fn end(task: &CurrentTask, tie: &Tracee, regs: &mut UserRegs, before: Bases) -> 
         }
         stop
     }?;
-    // The tracer's requests checked the addresses.
-    if stop.bases.fs != before.fs {
-        let _checked = task.hal().set_fs_base(UserAddr(stop.bases.fs));
-    }
-    if stop.bases.gs != before.gs {
-        let _checked = task.hal().set_gs_base(UserAddr(stop.bases.gs));
+    if stop.bases != before {
+        let (fs, gs) = (UserAddr(stop.bases.fs), UserAddr(stop.bases.gs));
+        // The tracer's requests checked the addresses.
+        let _checked = task.hal().set_segments(stop.bases.selectors, fs, gs);
     }
     Some(stop)
 }

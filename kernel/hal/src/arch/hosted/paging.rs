@@ -8,6 +8,7 @@ use crate::addr::PageRange;
 use crate::error::NoMemory;
 use crate::frame::{Frame, HUGE_FRAMES, HUGE_SIZE, HugeFrame};
 use crate::paging::{Entry, ForkMode, PteFlags};
+use crate::segment::Segment;
 use crate::sync::{SpinLock, SpinLockGuard};
 
 type Map = BTreeMap<u64, Entry>;
@@ -36,6 +37,19 @@ impl PageTable {
     pub fn resident(&self) -> usize {
         self.entries.lock().values().filter(|entry| matches!(entry, Entry::Present { .. })).count()
     }
+
+    /// There is no machine that could have one: always an error.
+    pub fn set_segment(&self, _slot: usize, _segment: Option<&Segment>) -> Result<(), NoMemory> {
+        Err(NoMemory)
+    }
+
+    /// None.
+    pub fn segment_descriptors(&self) -> Result<Vec<u64>, NoMemory> {
+        Ok(Vec::new())
+    }
+
+    /// There are none to copy.
+    pub fn copy_segments(&self, _parent: &PageTable) {}
 
     /// Number of huge frames that one entry maps whole: none here.
     pub fn nr_huge(&self) -> usize {

@@ -12,6 +12,7 @@ use super::cpu;
 use crate::addr::UserAddr;
 use crate::error::{Fault, NoMemory};
 use crate::preempt::NO_RESCHED;
+use crate::segment::Selectors;
 use crate::thread::{Breakpoints, Current, Fpu, Thread};
 use crate::trap::{self, Oops, UserRegs};
 
@@ -190,6 +191,15 @@ pub fn gs_base(current: &Current) -> u64 {
 
 pub fn set_gs_base(current: &Current, base: u64) {
     current.arch.gs_base.store(base, Ordering::Relaxed);
+}
+
+pub fn selectors(_current: &Current) -> Selectors {
+    [0; 4]
+}
+
+pub fn set_segments(current: &Current, _selectors: Selectors, fs_base: u64, gs_base: u64) {
+    set_fs_base(current, fs_base);
+    set_gs_base(current, gs_base);
 }
 
 pub fn reset_user_state(current: &Current) {

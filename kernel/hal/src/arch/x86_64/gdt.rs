@@ -2,7 +2,7 @@
 //!
 //! The selectors are Linux's, because user space sees them (signal frames, ptrace, `mov ax, cs`): user code 0x33,
 //! user data 0x2b. The slot of 32-bit user code stays empty: this kernel runs no 32-bit programs, and without the
-//! segment no far jump reaches 32-bit mode.
+//! segment no far jump reaches 32-bit mode. A process's own segments (`ldt`) are data, too.
 //!
 //! Interrupt stacks: NMI, double fault, machine check and #DB may strike while RSP or GS is not the kernel's (the first
 //! instructions of SYSCALL entry, a kernel stack that ran into its guard page), so each has a stack of its own. The
@@ -28,6 +28,8 @@ pub(super) const USER_CS: u16 = 0x33;
 /// What SYSRET adds to: +8 is user data, +16 is user code.
 pub(super) const SYSRET_BASE: u16 = 0x23;
 const TSS: u16 = 0x40;
+/// The descriptor of the local table; see `ldt`.
+const LDT: u16 = 0x50;
 /// A data segment whose limit is this CPU's number: the vDSO's getcpu reads it with LSL.
 pub(super) const CPU_NUMBER: u16 = 0x7b;
 
@@ -167,4 +169,30 @@ pub(super) unsafe fn set_kernel_stack(cpu: &CpuLocal, top: u64) {
     let tables = cpu.descriptors.get();
     // SAFETY: by 1 only this CPU touches the table, and its hardware reads it only on entry from user mode.
     unsafe { (&raw mut (*tables).tss.rsp).cast::<u64>().write_unaligned(top) };
+}
+
+/// Makes `range` (address and length in bytes) this CPU's local descriptor table; `None`: it has none.
+///
+/// # Safety
+///
+/// 1. Interrupts are off.
+/// 2. The memory holds descriptors of user data segments with the accessed bit, and stays so until another table is
+///    loaded. It is 1 to 8192 descriptors long.
+pub(super) unsafe fn load_ldt(range: Option<(u64, usize)>) {
+    let selector = match range {
+        None => 0,
+        Some((base, len)) => {
+            let tables = super::cpulocal::this().descriptors.get();
+            let limit = len as u64 - 1;
+            let low = limit & 0xffff | (base & 0xff_ffff) << 16 | 0x82 << 40 | (base >> 24 & 0xff) << 56;
+            // SAFETY: by 1 only this CPU touches its tables now; its hardware reads the entry in LLDT only.
+            unsafe {
+                (*tables).gdt[LDT as usize / 8] = low;
+                (*tables).gdt[LDT as usize / 8 + 1] = base >> 32;
+            }
+            LDT
+        }
+    };
+    // SAFETY: the selector is null or that of a descriptor just made, of memory that is good by 2.
+    unsafe { asm!("lldt {:x}", in(reg) selector, options(nostack, preserves_flags)) };
 }

@@ -19,6 +19,7 @@ mod ioapic;
 pub(crate) mod ipi;
 pub(crate) mod irq;
 pub(crate) mod layout;
+mod ldt;
 pub(crate) mod mem;
 pub(crate) mod paging;
 pub(crate) mod pci;

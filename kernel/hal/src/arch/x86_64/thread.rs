@@ -32,10 +32,11 @@ pub(crate) use super::debug::{forbid_tsc, is_tsc_forbidden, set as set_breakpoin
 use super::fpu::{self, Buffer};
 use super::instr::{self, IA32_FS_BASE, IA32_KERNEL_GS_BASE};
 use super::stack::KernelStack;
-use super::{gdt, pku, unwind};
+use super::{gdt, ldt, pku, unwind};
 use crate::addr::UserAddr;
 use crate::error::{Fault, NoMemory};
 use crate::pkey::INITIAL;
+use crate::segment::Selectors;
 use crate::thread::{Breakpoints, Current, Fpu, Thread};
 use crate::trap::UserRegs;
 
@@ -50,9 +51,6 @@ static HAS_FSGSBASE: AtomicBool = AtomicBool::new(false);
 pub(super) fn init() {
     HAS_FSGSBASE.store(Feature::FSGSBASE.present(), Ordering::Relaxed);
 }
-
-/// Selectors that user code may load: DS, ES, FS, GS.
-type Selectors = [u16; 4];
 
 /// The machine's part of a thread.
 pub(crate) struct ArchThread {
@@ -253,13 +251,14 @@ fn read_selectors() -> Selectors {
     [ds, es, fs, gs]
 }
 
-/// Loads the data selectors of a user thread; this also changes the FS and user GS bases.
+/// Loads data selectors of user code, null for those that are no good any more; this also changes the FS and user GS
+/// bases. Interrupts are off.
 #[cold]
 #[inline]
-fn write_selectors([ds, es, fs, gs]: Selectors) {
-    // SAFETY: the values were read from a CPU, where user code had loaded them from the same table. 64-bit mode does
-    // not use DS and ES; GS is loaded while the user's base is in place, so the kernel's is not touched. Interrupts
-    // are off (`switch`).
+fn write_selectors(wanted: Selectors) {
+    let [ds, es, fs, gs] = ldt::loadable(wanted);
+    // SAFETY: none of them faults (L3 of `ldt`). 64-bit mode does not use DS and ES; GS is loaded while the user's base
+    // is in place, so the kernel's is not touched. Interrupts are off.
     unsafe {
         asm!("mov ds, {:x}", "mov es, {:x}", "mov fs, {:x}", "swapgs", "mov gs, {:x}", "swapgs", in(reg) ds,
              in(reg) es, in(reg) fs, in(reg) gs, options(nostack, preserves_flags));
@@ -353,9 +352,14 @@ pub(crate) fn fs_base(_current: &Current) -> u64 {
     read_fs_base()
 }
 
-/// Sets the FS base of the current thread to a user address.
-pub(crate) fn set_fs_base(_current: &Current, base: u64) {
-    write_fs_base(base);
+/// Sets the FS base of the current thread to a user address; a selector goes.
+pub(crate) fn set_fs_base(current: &Current, base: u64) {
+    let [ds, es, fs, gs] = read_selectors();
+    if fs != 0 {
+        set_segments(current, [ds, es, 0, gs], base, read_user_gs_base());
+    } else {
+        write_fs_base(base);
+    }
 }
 
 /// The GS base of the current thread.
@@ -363,10 +367,28 @@ pub(crate) fn gs_base(_current: &Current) -> u64 {
     read_user_gs_base()
 }
 
-/// Sets the GS base of the current thread to a user address.
+/// Sets the GS base of the current thread to a user address; a selector goes.
 #[inline]
-pub(crate) fn set_gs_base(_current: &Current, base: u64) {
-    write_user_gs_base(base);
+pub(crate) fn set_gs_base(current: &Current, base: u64) {
+    let [ds, es, fs, gs] = read_selectors();
+    if gs != 0 {
+        set_segments(current, [ds, es, fs, 0], read_fs_base(), base);
+    } else {
+        write_user_gs_base(base);
+    }
+}
+
+/// Selectors of the current thread's data segments.
+pub(crate) fn selectors(_current: &Current) -> Selectors {
+    read_selectors()
+}
+
+/// Sets them, and the bases of FS and GS to user addresses.
+pub(crate) fn set_segments(_current: &Current, selectors: Selectors, fs_base: u64, gs_base: u64) {
+    let _off = crate::irq::disable();
+    write_selectors(selectors);
+    write_fs_base(fs_base);
+    write_user_gs_base(gs_base);
 }
 
 /// Gives the current thread the user state of a new program.

@@ -24,6 +24,7 @@
 //! CPUs without the lock; only replacing a present page waits with it, so that no CPU reads the old page after
 //! another one wrote the new.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::leaf::{
@@ -32,10 +33,11 @@ use super::leaf::{
 use super::pte::{self, ENTRIES};
 use super::{Cursor, tlb};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PageRange};
-use crate::arch::mem;
+use crate::arch::{ldt, mem};
 use crate::error::NoMemory;
 use crate::frame::{Frame, HUGE_FRAMES, HugeFrame};
 use crate::paging::ForkMode;
+use crate::segment::{MAX_SEGMENTS, Segment};
 use crate::sync::SpinLock;
 
 /// The page table of one user address space.
@@ -54,6 +56,8 @@ pub struct PageTable {
     deposits: AtomicU64,
     /// How many there are: one for each large entry.
     nr_deposits: AtomicUsize,
+    /// Data segments of the process's own.
+    segments: ldt::Slot,
 }
 
 /// What [`PageTable::lookup`] finds.
@@ -86,6 +90,7 @@ impl PageTable {
             resident: AtomicUsize::new(0),
             deposits: AtomicU64::new(0),
             nr_deposits: AtomicUsize::new(0),
+            segments: ldt::Slot::new(),
         })
     }
 
@@ -115,6 +120,34 @@ impl PageTable {
     /// Interrupts must be on, because the cursor may have to wait for other CPUs.
     pub fn cursor(&self, range: PageRange) -> Cursor<'_> {
         Cursor::new(self, self.lock.lock(), range)
+    }
+
+    /// The local descriptor table's place.
+    pub(super) fn segments(&self) -> &ldt::Slot {
+        &self.segments
+    }
+
+    /// Sets the segment in `slot`, `None` to clear it, on every CPU that runs the process. Waits for them: interrupts
+    /// must be on.
+    ///
+    /// # Panics
+    ///
+    /// When `slot` is not below [`MAX_SEGMENTS`].
+    pub fn set_segment(&self, slot: usize, segment: Option<&Segment>) -> Result<(), NoMemory> {
+        assert!(slot < MAX_SEGMENTS, "there is no such segment");
+        self.segments.set(slot, segment, || tlb::reload_segments(self))
+    }
+
+    /// The descriptors of all segments up to the last that was set, as the machine has them.
+    pub fn segment_descriptors(&self) -> Result<Vec<u64>, NoMemory> {
+        let mut all = Vec::new();
+        self.segments.read(&mut all)?;
+        Ok(all)
+    }
+
+    /// Gives this table, which is not in use yet, the segments of `parent` (fork).
+    pub fn copy_segments(&self, parent: &PageTable) {
+        self.segments.copy_from(&parent.segments);
     }
 
     /// Number of entries with a frame.

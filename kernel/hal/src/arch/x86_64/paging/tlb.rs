@@ -23,7 +23,7 @@ use core::sync::atomic::{AtomicBool, Ordering, fence};
 
 use super::table::PageTable;
 use crate::addr::PAGE_SIZE;
-use crate::arch::{cpu, instr, mem};
+use crate::arch::{cpu, instr, ldt, mem};
 use crate::cpu::{CpuMask, MAX_CPUS};
 
 /// More pages than this: dropping everything is cheaper than one by one.
@@ -95,6 +95,7 @@ fn let_go(table: u64) {
     }
     // SAFETY: 1. and 2. the kernel's own root is never freed.
     unsafe { instr::write_cr3(mem::kernel_root()) };
+    ldt::unload();
     if let Some(held) = slot.take() {
         held.holders().fetch_and(!(1 << cpu), Ordering::Relaxed);
         held.active().fetch_and(!(1 << cpu), Ordering::Release);
@@ -108,6 +109,7 @@ fn load(table: &PageTable, cpu: u32) {
     // SAFETY: 1. the root maps the kernel's half like every other (`PageTable::new`). 2. the slot holds a reference
     // for as long as the root may be in CR3 (T1).
     unsafe { instr::write_cr3(table.root()) };
+    ldt::switch(table.segments());
 }
 
 /// What to forget.
@@ -154,9 +156,32 @@ fn remote_flush(request: u64) {
     if loaded.lazy.load(Ordering::Relaxed) {
         // SAFETY: 1. and 2. the kernel's own root is never freed.
         unsafe { instr::write_cr3(mem::kernel_root()) };
+        ldt::unload();
         table.active().fetch_and(!(1 << cpu), Ordering::SeqCst);
     } else {
         forget(request);
+    }
+}
+
+/// Makes every CPU that uses `table` load its new local descriptor table, and waits until they have. Interrupts are on.
+pub(super) fn reload_segments(table: &PageTable) {
+    // (A) The new one was published before; pairs with (B).
+    fence(Ordering::SeqCst);
+    let users = CpuMask(table.active().load(Ordering::SeqCst));
+    if !users.is_empty() {
+        crate::ipi::call(users, load_segments, core::ptr::from_ref(table) as u64);
+    }
+}
+
+/// Runs on each user, with interrupts off.
+fn load_segments(table: u64) {
+    let loaded = &LOADED[cpu::current_id() as usize];
+    // SAFETY: interrupts are off, and this is our own CPU's slot.
+    let slot = unsafe { &*loaded.table.get() };
+    if let Some(table) = slot.as_ref().filter(|held| Arc::as_ptr(held) as u64 == table)
+        && table.active().load(Ordering::Relaxed) & 1 << cpu::current_id() != 0
+    {
+        ldt::switch(table.segments());
     }
 }
 
