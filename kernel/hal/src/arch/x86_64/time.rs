@@ -297,22 +297,33 @@ fn measure() -> (u64, u64) {
     (rate(tsc_last - tsc_first), rate(u64::from(apic_last.wrapping_sub(apic_first))))
 }
 
-/// Seconds since 1970 by the battery-backed clock.
+/// Seconds since 1970 by the battery-backed clock; `None` without one. [`now_ns`] runs already.
+///
+/// The clock is about to change for 2 ms at most, but an emulator whose host is busy says so until its own timer ran.
 fn read_rtc() -> Option<i64> {
+    const PATIENCE_NS: u64 = 2 * NS_PER_S;
+    const NOBODY: u8 = 0xff;
+    let end = now_ns().saturating_add(PATIENCE_NS);
     let mut previous = None;
-    for _ in 0..100 {
+    while cmos(STATUS_A) != NOBODY {
         let now = read_rtc_once();
         if now.is_some() && now == previous {
             return seconds(now?);
         }
         previous = now;
+        if now_ns() >= end {
+            return None;
+        }
+        instr::pause();
     }
     None
 }
 
+/// A register of the battery-backed clock.
+const STATUS_A: u8 = 0x0a;
+
 /// One reading (second, minute, hour, day, month, year), unless the clock is about to change.
 fn read_rtc_once() -> Option<[u8; 6]> {
-    const STATUS_A: u8 = 0x0a;
     const STATUS_B: u8 = 0x0b;
     const UPDATING: u8 = 0x80;
     const BINARY: u8 = 4;
