@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use crate::prelude::*;
-use crate::sys::{breakpoint, divide_by_zero, privileged_instruction, undefined_instruction};
+use crate::sys::{
+    breakpoint, divide_by_zero, peek64, privileged_instruction, undefined_instruction, xmm_across_tgkill,
+};
 
 tests!(
     "signal":
@@ -16,7 +18,7 @@ tests!(
     kernel_addresses_fault, executing_data_is_refused, ill_fpe_trap_gp,
     fault_with_signal_blocked_or_ignored_kills, bus_error_beyond_the_file, handler_can_repair_and_return,
     alternate_stack, stack_overflow_on_the_alternate_stack, mask_comes_back_after_handler,
-    handler_with_floats_keeps_the_interrupted_state, bad_return_frame_kills, sigpipe_from_a_broken_pipe,
+    handler_with_floats_keeps_the_interrupted_state, frames_hold_vector_registers, bad_return_frame_kills, sigpipe_from_a_broken_pipe,
 );
 
 fn raise(sig: i32) {
@@ -496,6 +498,36 @@ fn handler_with_floats_keeps_the_interrupted_state() {
         x = std::hint::black_box(x / 2.0);
     }
     assert_eq!((x, seen()), (1.25, 50));
+}
+
+/// The frame shows a vector register as it was, and what the handler writes there is what goes on; also when the frame's
+/// memory was never touched before.
+fn frames_hold_vector_registers() {
+    const FPREGS: usize = 224; // in ucontext_t
+    const XMM7: usize = 160 + 7 * 16;
+    const SOFTWARE: usize = 464;
+    const FP_XSTATE_MAGIC1: u64 = 0x4650_5853;
+    extern "C" fn change(_: i32, _: &SigInfo, context: usize) {
+        let regs = peek64(context + FPREGS) as usize;
+        let seen = peek64(regs + XMM7);
+        assert!(seen == 7 || seen == 8, "{seen}");
+        if peek64(regs + SOFTWARE) & 0xffff_ffff == FP_XSTATE_MAGIC1 {
+            // x87 and SSE always count.
+            assert_eq!(peek64(regs + 512) & 3, 3);
+        }
+        poke(regs + XMM7, seen as u8 + 100);
+        SEEN.fetch_add(1, SeqCst);
+    }
+    on_signal(SIGUSR1, SA_ONSTACK, change);
+    for value in [7, 8] {
+        let stack = anon(16 * PAGE);
+        let ss = stack_t { ss_sp: stack as *mut c_void, ss_flags: 0, ss_size: 16 * PAGE };
+        sys!(SYS_sigaltstack, &ss, 0).unwrap();
+        for _ in 0..3 {
+            assert_eq!(xmm_across_tgkill(value, getpid(), gettid(), SIGUSR1), value + 100);
+        }
+    }
+    assert_eq!(seen(), 6);
 }
 
 fn bad_return_frame_kills() {

@@ -69,6 +69,18 @@ pub fn xmm_across_syscall(value: u64, nr: c_long) -> u64 {
     out
 }
 
+/// Loads XMM7 with `value`, sends signal `sig` to the thread `tid` of `pid`, and returns XMM7 afterwards.
+pub fn xmm_across_tgkill(value: u64, pid: i32, tid: i32, sig: i32) -> u64 {
+    let out: u64;
+    // SAFETY: as above; tgkill takes three numbers.
+    unsafe {
+        std::arch::asm!("movq xmm7, {v}", "syscall", "movq {o}, xmm7", v = in(reg) value, o = lateout(reg) out,
+            inout("rax") libc::SYS_tgkill => _, in("rdi") pid, in("rsi") tid, in("rdx") sig,
+            out("rcx") _, out("r11") _, out("xmm7") _);
+    }
+    out
+}
+
 /// Calls the C function at `addr` with two arguments.
 pub fn call_function(addr: usize, a: usize, b: usize) -> i64 {
     // SAFETY: the caller found `addr` in an executable mapping (the vDSO, or code it wrote).

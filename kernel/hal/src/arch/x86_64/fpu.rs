@@ -451,31 +451,49 @@ pub(super) fn save_to_user(thread: &Thread, buffer: &Buffer, to: UserAddr, right
     if end > crate::USER_END {
         return Err(Fault);
     }
-    sync(thread, buffer);
-    buffer.spell_out();
-    // SAFETY: 1. checked above. 2. the buffer has `size` bytes. While the copy sleeps, another save may write the
-    // same values again: this thread, their owner, is here.
-    let copied = unsafe { usercopy::copy_to(to.0, buffer.bytes(), size()) };
-    if copied != size() {
-        return Err(Fault);
-    }
     if !HAS_XSAVE.load(Ordering::Relaxed) {
+        copy_to_user(thread, buffer, to)?;
         return write_user(to.0 + SOFTWARE as u64, &[0; LEGACY_BYTES - SOFTWARE]);
     }
-    let mut software = [0; LEGACY_BYTES - SOFTWARE];
-    software[..4].copy_from_slice(&MAGIC1.to_le_bytes());
-    software[4..8].copy_from_slice(&(fpu_frame_size() as u32).to_le_bytes());
-    software[8..16].copy_from_slice(&shown_features().to_le_bytes());
-    software[16..20].copy_from_slice(&(shown_size() as u32).to_le_bytes());
-    write_user(to.0 + SOFTWARE as u64, &software)?;
-    let mut present = buffer.xstate_bv() | X87 | SSE;
+    // What no XSAVE writes: the bytes of software, and a header whose reserved bytes are 0.
+    let mut around = [0; LEGACY_BYTES - SOFTWARE + HEADER_BYTES];
+    around[..4].copy_from_slice(&MAGIC1.to_le_bytes());
+    around[4..8].copy_from_slice(&(fpu_frame_size() as u32).to_le_bytes());
+    around[8..16].copy_from_slice(&shown_features().to_le_bytes());
+    around[16..20].copy_from_slice(&(shown_size() as u32).to_le_bytes());
+    write_user(to.0 + SOFTWARE as u64, &around)?;
+    if !xsave_to_user(thread, to) {
+        copy_to_user(thread, buffer, to)?;
+        write_user(to.0 + SOFTWARE as u64, &around[..LEGACY_BYTES - SOFTWARE])?;
+    }
+    let header = to.0 + LEGACY_BYTES as u64;
+    let mut present = crate::user::read::<u64>(UserAddr(header))? | X87 | SSE;
     if let Some(at) = pkru_at() {
         present |= PKRU;
         write_user(to.0 + at as u64, &u64::from(rights).to_le_bytes())?;
     }
     // Old programs edit the legacy area without knowing the header: it must count.
-    write_user(to.0 + LEGACY_BYTES as u64, &present.to_le_bytes())?;
+    write_user(header, &present.to_le_bytes())?;
     write_user(to.0 + shown_size() as u64, &MAGIC2.to_le_bytes())
+}
+
+/// Lets the CPU write the current thread's registers to its signal frame itself, below `USER_END` as the caller
+/// checked. Not when it holds another's, nor when a page is missing.
+fn xsave_to_user(thread: &Thread, to: UserAddr) -> bool {
+    let _atomic = crate::preempt::disable();
+    // SAFETY: 1. checked here and by the caller: the components end before the frame does. 2. the caller found XSAVE,
+    // and `init_cpu` set XCR0 so. 3. preemption is off, and by F1 the registers are this thread's.
+    to.0.is_multiple_of(64) && !needs_load(thread) && unsafe { usercopy::xsave(to.0, features()) }
+}
+
+/// Writes the current thread's registers to user memory by way of its buffer. The range was checked.
+fn copy_to_user(thread: &Thread, buffer: &Buffer, to: UserAddr) -> Result<(), Fault> {
+    sync(thread, buffer);
+    buffer.spell_out();
+    // SAFETY: 1. the caller checked. 2. the buffer has `size` bytes. While the copy sleeps, another save may write the
+    // same values again: this thread, their owner, is here.
+    let copied = unsafe { usercopy::copy_to(to.0, buffer.bytes(), size()) };
+    if copied == size() { Ok(()) } else { Err(Fault) }
 }
 
 /// How many bytes of a signal frame to read, and which components count.

@@ -43,6 +43,8 @@ unsafe extern "C-unwind" {
     fn keel_user_put_u16s(dst: u64, src: u64, count: usize, stride: usize) -> usize;
     /// Loads a word. The upper half of the result is all ones after a fault, else 0.
     fn keel_user_load_u32(addr: u64) -> u64;
+    /// Writes the state components `features` of this CPU's registers to user address `dst`; whether it faulted.
+    fn keel_user_xsave(dst: u64, features: u64) -> u64;
     /// Compares and exchanges; the old word as `keel_user_load_u32` gives it.
     fn keel_user_cmpxchg_u32(addr: u64, old: u32, new: u32) -> u64;
 }
@@ -176,6 +178,20 @@ global_asm!(
     KEEL_EX 1b, 3b
     KEEL_FN_END keel_user_load_u32
 
+    KEEL_FN keel_user_xsave
+    KEEL_STAC
+    mov     eax, esi
+    mov     rdx, rsi
+    shr     rdx, 32
+1:  xsave64 [rdi]
+    xor     eax, eax
+2:  KEEL_CLAC
+    ret
+3:  mov     eax, 1
+    jmp     2b
+    KEEL_EX 1b, 3b
+    KEEL_FN_END keel_user_xsave
+
     KEEL_FN keel_user_cmpxchg_u32
     KEEL_STAC
     mov     eax, esi
@@ -264,6 +280,19 @@ fn word(result: u64) -> Option<u32> {
 pub(crate) unsafe fn load_u32(addr: u64) -> Option<u32> {
     // SAFETY: 1.
     word(unsafe { keel_user_load_u32(addr) })
+}
+
+/// Writes the state components `features` of this CPU's registers to user address `dst` in the standard format of
+/// XSAVE, but no byte that this leaves to software; whether all arrived.
+///
+/// # Safety
+///
+/// 1. `dst` is aligned to 64, and the area that the components take lies below `USER_END`.
+/// 2. The CPU has XSAVE, and XCR0 has `features`.
+/// 3. Preemption is off, so that a fault does not sleep, and the registers are the current thread's to show.
+pub(super) unsafe fn xsave(dst: u64, features: u64) -> bool {
+    // SAFETY: by 1 and 2 the instruction writes user memory only, and by 3 what it writes is no one else's.
+    unsafe { keel_user_xsave(dst, features) == 0 }
 }
 
 /// Puts `new` at user address `addr` if `old` is there; the word that was there, or `None` on a fault.
