@@ -26,7 +26,7 @@ use crate::guest::{GuestArgs, Job};
 use crate::{paths, qemu};
 
 /// A guest that has not reached PID 1 by then hangs.
-const BOOT_LIMIT: Duration = Duration::from_secs(120);
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// Time from the last word of the guest to the end of QEMU.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
 /// Time for a panicking kernel to finish its report.

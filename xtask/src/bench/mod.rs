@@ -36,8 +36,12 @@ use crate::{paths, qemu, ui, userland};
 pub use self::measure::guest_choices;
 pub use self::page::data;
 
-/// For all rows of a guest, and for one: programs have an alarm of their own, which comes first.
+/// For all rows of a guest, and for one.
 const LIMITS: Limits = Limits { total: Duration::from_secs(3600), idle: Some(Duration::from_secs(400)) };
+/// The same for whole programs. They have an alarm of their own after two minutes of the guest, which takes up to half an
+/// hour to count on a busy machine.
+const PROGRAM_LIMITS: Limits =
+    Limits { total: Duration::from_secs(4 * 3600), idle: Some(Duration::from_secs(1800)) };
 
 /// Options of `bench`.
 #[derive(Args, Clone, Debug)]
@@ -69,9 +73,12 @@ pub struct BenchArgs {
     /// End with an error when the second kernel is slower in any row
     #[arg(long)]
     check: bool,
-    /// Write docs/benchmarks.md, with its data and chart
+    /// Write docs/benchmarks.md, with its data and chart; the rows of a partial run take their places in it
     #[arg(long)]
     page: bool,
+    /// Go on with a run that was interrupted: what its JSON file holds is not measured again
+    #[arg(long, conflicts_with = "from")]
+    resume: bool,
     /// Show values measured before, from such a JSON file
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
@@ -86,7 +93,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         None => {
             let [a, b] = &args.kernels[..] else { bail!("--kernels takes two names, e.g. linux,keel") };
             let parts = plan::parts(args, &plan::operations()?)?;
-            measure_all([a.clone(), b.clone()], &parts, Some(&json))?
+            let before = if args.resume { Some(Report::read(&json)?) } else { None };
+            measure_all([a.clone(), b.clone()], &parts, Some(&json), before)?
         }
     };
     print!("{}", table::render(&report));
@@ -95,7 +103,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         ui::say(&format!("values in {}, chart in {}", json.display(), svg.display()));
     }
     if args.page {
-        page::write(&report)?;
+        let is_whole = args.names.is_empty() && args.smp == [1] && !args.time && !args.icount;
+        page::write(&report, is_whole && args.from.is_none())?;
     }
     Ok(verdict(&report, args.check))
 }
@@ -138,11 +147,16 @@ pub fn measure_quick(wants: &dyn Fn(&str) -> bool) -> Result<Report> {
     let is_chosen = |o: &plan::Operation| is_quick(o) && wants(&o.name);
     let operations = plan::operations()?.into_iter().filter(is_chosen).collect();
     let part = Part { smp: 1, clock: Clock::Icount, runs: 1, source: Source::Operations, operations };
-    measure_all(["linux".to_owned(), "keel".to_owned()], &[part], None)
+    measure_all(["linux".to_owned(), "keel".to_owned()], &[part], None, None)
 }
 
-/// Measures all parts; each value is in `json` at once.
-fn measure_all(kernels: [String; 2], parts: &[Part], json: Option<&Path>) -> Result<Report> {
+/// Measures all parts but what `before` holds; each value is in `json` at once.
+fn measure_all(
+    kernels: [String; 2],
+    parts: &[Part],
+    json: Option<&Path>,
+    before: Option<Report>,
+) -> Result<Report> {
     qemu::check_installed()?;
     let share = Share::make()?;
     let machine = ui::capture(Command::new(qemu::PROGRAM).arg("--version"))?;
@@ -153,17 +167,22 @@ fn measure_all(kernels: [String; 2], parts: &[Part], json: Option<&Path>) -> Res
         json: json.map(Path::to_owned),
     };
     state.add_rows(parts);
+    if let Some(before) = before {
+        let kept = state.report.lock().unwrap_or_else(PoisonError::into_inner).take_values(before);
+        state.bar.inc(kept as u64);
+        ui::say(&format!("{kept} values were measured before"));
+    }
     for part in parts {
-        for _ in 0..part.runs {
+        for run in 0..part.runs as usize {
             if part.clock == Clock::Icount {
                 std::thread::scope(|scope| {
                     for side in 0..2 {
                         let (state, share) = (&state, &share);
-                        scope.spawn(move || state.measure(part, side, share));
+                        scope.spawn(move || state.measure(part, side, run, share));
                     }
                 });
             } else {
-                (0..2).for_each(|side| state.measure(part, side, &share));
+                (0..2).for_each(|side| state.measure(part, side, run, &share));
             }
         }
     }
@@ -249,8 +268,22 @@ impl State {
         }
     }
 
-    /// Measures a part once on one kernel.
-    fn measure(&self, part: &Part, side: usize, share: &Share) {
+    /// The operations of a part that have no value yet of this side's run number `run`.
+    fn left(&self, part: &Part, side: usize, run: usize) -> Vec<String> {
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_left = |name: &str| {
+            let row = report.find(name, part.smp, part.clock);
+            row.is_none_or(|row| row.sides[side].values.len() <= run)
+        };
+        part.operations.iter().map(|operation| operation.name.clone()).filter(|name| is_left(name)).collect()
+    }
+
+    /// Measures a part on one kernel, for the time number `run`.
+    fn measure(&self, part: &Part, side: usize, run: usize, share: &Share) {
+        let names = self.left(part, side, run);
+        if names.is_empty() {
+            return;
+        }
         let kernel = self.report.lock().unwrap_or_else(PoisonError::into_inner).kernels[side].clone();
         let (root, command) = match part.source {
             Source::Operations | Source::Disk => ("tiny", "/share/user-bench --exact"),
@@ -259,7 +292,7 @@ impl State {
         let what = if part.clock == Clock::Icount { "instructions" } else { "time" };
         let label = format!("{kernel}, {} CPU, {what}", part.smp);
         if self.bar.is_hidden() {
-            ui::say(&format!("{label}: {} rows", part.operations.len()));
+            ui::say(&format!("{label}: {} rows", names.len()));
         }
         let disk = match part.source {
             Source::Disk => share.disk(side).map(Some),
@@ -277,8 +310,8 @@ impl State {
             share: share.0.clone(),
             disks,
             command: command.to_owned(),
-            limits: LIMITS,
-            names: part.operations.iter().map(|operation| operation.name.clone()).collect(),
+            limits: if part.source == Source::Programs { PROGRAM_LIMITS } else { LIMITS },
+            names,
         };
         let result = job.run(&mut |event| match event {
             Event::Begin(name) => self.bar.set_message(format!("{label}: {name}")),
@@ -287,6 +320,10 @@ impl State {
             }
             Event::Answer(name, answer) => {
                 self.bar.inc(1);
+                if self.bar.is_hidden() {
+                    let text = answer.as_ref().map_or_else(Lack::summary, |value| format!("{value:.1}"));
+                    ui::say(&format!("[{}/{}] {label}: {name} {text}", self.bar.position(), self.length()));
+                }
                 self.note(part, side, &name, answer);
                 self.save();
             }
@@ -296,11 +333,13 @@ impl State {
         }
     }
 
+    fn length(&self) -> u64 {
+        self.bar.length().unwrap_or_default()
+    }
+
     fn note(&self, part: &Part, side: usize, name: &str, answer: measure::Answer) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        let row =
-            report.rows.iter_mut().find(|r| r.name == name && r.smp == part.smp && r.clock == part.clock);
-        let Some(row) = row else { return };
+        let Some(row) = report.find_mut(name, part.smp, part.clock) else { return };
         match answer {
             Ok(value) => row.sides[side].values.push(value),
             Err(lack) => row.sides[side].lack = Some(lack),

@@ -16,9 +16,15 @@ pub fn data() -> PathBuf {
     paths::repo().join("docs/benchmarks.json")
 }
 
-/// Writes the page, its data and its chart.
-pub fn write(report: &Report) -> Result<()> {
+/// Writes the page, its data and its chart. The rows of a run that is not `whole` join those of the last.
+pub fn write(report: &Report, whole: bool) -> Result<()> {
     let docs = paths::repo().join("docs");
+    let mut all = report.clone();
+    if !whole && data().exists() {
+        all = Report::read(&data())?;
+        all.merge(report);
+    }
+    let report = &all;
     report.write(&data())?;
     let notes = fs::read_to_string(docs.join("benchmarks-notes.md")).unwrap_or_default();
     for (name, text) in [("benchmarks.svg", chart::render(report)), ("benchmarks.md", render(report, &notes))]

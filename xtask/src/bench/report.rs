@@ -89,6 +89,10 @@ pub struct Row {
 }
 
 impl Row {
+    fn is(&self, name: &str, smp: u32, clock: Clock) -> bool {
+        self.name == name && self.smp == smp && self.clock == clock
+    }
+
     /// The part of the name before the slash.
     pub fn group(&self) -> &str {
         self.name.split_once('/').map_or(self.name.as_str(), |(group, _)| group)
@@ -146,6 +150,49 @@ impl Report {
         fs::write(&part, text).and_then(|()| fs::rename(&part, path)).with_context(|| {
             format!("cannot write {}: is there no room? The table above holds all values", path.display())
         })
+    }
+
+    /// The row of an operation.
+    pub fn find(&self, name: &str, smp: u32, clock: Clock) -> Option<&Row> {
+        self.rows.iter().find(|row| row.is(name, smp, clock))
+    }
+
+    /// The row of an operation, to be changed.
+    pub fn find_mut(&mut self, name: &str, smp: u32, clock: Clock) -> Option<&mut Row> {
+        self.rows.iter_mut().find(|row| row.is(name, smp, clock))
+    }
+
+    /// Takes the values that an interrupted run of the same kernels had for these rows; how many.
+    pub fn take_values(&mut self, before: Report) -> usize {
+        if before.kernels != self.kernels {
+            return 0;
+        }
+        self.versions = before.versions;
+        let mut count = 0;
+        for old in before.rows {
+            if let Some(row) = self.find_mut(&old.name, old.smp, old.clock) {
+                row.sides = old.sides.map(|side| Side { lack: None, ..side });
+                count += row.sides.iter().map(|side| side.values.len()).sum::<usize>();
+            }
+        }
+        count
+    }
+
+    /// Puts the rows of a partial run in their places: over the old ones, or behind the last of their group.
+    pub fn merge(&mut self, part: &Report) {
+        for (version, new) in self.versions.iter_mut().zip(&part.versions).filter(|(_, new)| !new.is_empty())
+        {
+            version.clone_from(new);
+        }
+        self.problems.clone_from(&part.problems);
+        for row in &part.rows {
+            if let Some(old) = self.find_mut(&row.name, row.smp, row.clock) {
+                old.clone_from(row);
+                continue;
+            }
+            let last = self.rows.iter().rposition(|other| other.group() == row.group());
+            self.rows.insert(last.map_or(self.rows.len(), |last| last + 1), row.clone());
+        }
     }
 
     /// Groups in the order of their first rows, each with the number of judged rows and their geometric mean.
@@ -209,6 +256,34 @@ pub mod tests {
         assert_eq!((means[0].0.as_str(), means[0].1), ("a", 2));
         assert!((means[0].2 - 1.0).abs() < 1e-9);
         assert_eq!(report.slower().count(), 1);
+    }
+
+    #[test]
+    fn a_partial_run_takes_its_places() {
+        let mut report = Report::default();
+        for name in ["a/x", "a/y", "b/z"] {
+            report.rows.push(row(name, Clock::Icount, false, [1.0, 1.0]));
+        }
+        let mut part = Report::default();
+        part.rows.push(row("a/y", Clock::Icount, false, [1.0, 2.0]));
+        part.rows.push(row("a/y", Clock::Time, false, [1.0, 3.0]));
+        report.merge(&part);
+        let found: Vec<_> =
+            report.rows.iter().map(|row| (row.name.as_str(), row.sides[1].values[0])).collect();
+        assert_eq!(found, [("a/x", 1.0), ("a/y", 2.0), ("a/y", 3.0), ("b/z", 1.0)]);
+    }
+
+    #[test]
+    fn a_run_goes_on_with_the_values_it_had() {
+        let mut before = Report::default();
+        before.rows.push(row("a/x", Clock::Icount, false, [1.0, 1.0]));
+        before.rows[0].sides[1] = Side { values: Vec::new(), lack: Some(Lack::Failed("it died".into())) };
+        let mut report = Report::default();
+        report.rows.push(Row { sides: Default::default(), ..before.rows[0].clone() });
+        assert_eq!(report.take_values(before.clone()), 1);
+        assert_eq!(report.rows[0].sides, [before.rows[0].sides[0].clone(), Side::default()]);
+        report.kernels = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(report.take_values(before), 0);
     }
 
     #[test]

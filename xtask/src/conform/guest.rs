@@ -7,14 +7,15 @@
 //!   (what the program prints)
 //!   \x1e end 0
 //! ```
-//! A panic, a hang or silence ends only the case that was running; its mark says so and its log is kept.
+//! A panic, a hang or silence ends only the case that was running; its mark says so and its log is kept. A guest that
+//! does not get as far as a case says nothing about any: it is started again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::ktap::{Mark, Parser};
@@ -35,8 +36,16 @@ const SLOWNESS: u64 = 2;
 const MOST_OUTPUT: usize = 4 << 20;
 /// What a kernel prints when something is wrong with it.
 const WARNINGS: [&str; 5] = ["WARNING: ", "BUG: ", "Oops", "kernel panic", "lock order"];
+
+/// Whether a line of the kernel's log says that something is wrong with it.
+pub fn is_warning(line: &str) -> bool {
+    WARNINGS.iter().any(|word| line.contains(word))
+}
+
 /// After so many dead guests in a row the rest of a list is given up.
 const MOST_CRASHES: usize = 8;
+/// After so many guests that did not get as far as their first case, none will.
+const MOST_STARTS: usize = 3;
 
 /// Runs what the list names; `limit` seconds, a folder below /share, a name, and the command.
 const SCRIPT: &str = r#"
@@ -99,7 +108,7 @@ pub fn run(
     let share = Share::new(folders)?;
     let guest = GuestArgs { share: Some(share.0.clone()), ..guest.clone() };
     let mut rest: VecDeque<Case> = cases.iter().cloned().collect();
-    let mut crashes = 0;
+    let (mut crashes, mut lost) = (0, 0);
     while !rest.is_empty() {
         if crashes == MOST_CRASHES {
             ui::say(&format!("{MOST_CRASHES} guests died: {} tests are given up", rest.len()));
@@ -110,24 +119,41 @@ pub fn run(
         }
         share.write_list(&rest)?;
         let before = rest.len();
-        let died = run_once(&guest, outputs, &mut rest, note)?;
-        if let Some(why) = died
-            && let Some(case) = rest.pop_front()
-        {
-            crashes = if rest.len() + 1 == before { crashes + 1 } else { 1 };
-            note(&case, why);
+        match run_once(&guest, outputs, &mut rest, note)? {
+            Died::Never => {}
+            Died::BeforeAnyCase(why) => {
+                lost += 1;
+                if lost == MOST_STARTS {
+                    bail!("{} tests were not run, for no guest got as far as the first: {why}", rest.len());
+                }
+            }
+            Died::InCase(why) => {
+                let Some(case) = rest.pop_front() else { break };
+                crashes = if rest.len() + 1 == before { crashes + 1 } else { 1 };
+                note(&case, why);
+            }
         }
     }
     Ok(())
 }
 
-/// One guest; the ending of the case that it died in, if it did.
+/// How a guest ended.
+enum Died {
+    /// It ran all cases.
+    Never,
+    /// Too early to say anything about a case; why.
+    BeforeAnyCase(String),
+    /// In the first case that is left.
+    InCase(Ending),
+}
+
+/// One guest.
 fn run_once(
     guest: &GuestArgs,
     outputs: &Path,
     rest: &mut VecDeque<Case>,
     note: &mut dyn FnMut(&Case, Ending),
-) -> Result<Option<Ending>> {
+) -> Result<Died> {
     let total: u64 = rest.iter().map(|case| case.seconds).sum();
     let longest = rest.iter().map(|case| case.seconds).max().unwrap_or_default();
     let limits = Limits {
@@ -147,20 +173,24 @@ fn run_once(
         Port::Stderr | Port::Control => {}
     })?;
     if rest.is_empty() {
-        return Ok(None);
+        return Ok(Died::Never);
     }
     let why = match report.outcome {
         Outcome::Failed(why) => why,
         Outcome::Exited(status) => format!("the list ended early with status {status}"),
     };
+    if reader.name.is_empty() {
+        let first = why.lines().next().unwrap_or_default();
+        return Ok(Died::BeforeAnyCase(format!("{first}; log: {}", report.log.display())));
+    }
     let is_late = why.starts_with("the command ran out of time");
     let mut ending = reader.take(if is_late { Mark::Timeout } else { Mark::Crash });
     ending.kernel.push(why.lines().next().unwrap_or_default().to_owned());
-    if let Some(at) = why.find("PANIC").or_else(|| why.find("panic")) {
+    if let Some(at) = why.find("PANIC").or_else(|| why.find("kernel panic")) {
         ending.kernel.extend(why[at..].lines().take(3).map(|l| l.trim().to_owned()));
     }
     ending.kernel.push(format!("log: {}", report.log.display()));
-    Ok(Some(ending))
+    Ok(Died::InCase(ending))
 }
 
 /// Turns the guest's output into endings.
@@ -220,7 +250,7 @@ impl Reader {
 
     fn console(&mut self, bytes: &[u8]) {
         for line in self.log.feed(bytes) {
-            if WARNINGS.iter().any(|word| line.contains(word)) && self.warnings.len() < 8 {
+            if is_warning(&line) && self.warnings.len() < 8 {
                 let text = line.split_once("] ").map_or(line.as_str(), |(_, text)| text);
                 self.warnings.push(text.trim().to_owned());
             }

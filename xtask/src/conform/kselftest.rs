@@ -101,11 +101,11 @@ pub const DIRS: [&str; 69] = [
 ];
 
 /// Directories whose list of tests is not what is wanted here: their programs are run one by one, without
-/// the scripts that run several (`mm`), or that set up more than one machine (`net`).
-const PROGRAMS_ONLY: [&str; 2] = ["mm", "net"];
+/// the scripts that run several (`mm`), or that set up more than one machine (`net`), or where it is empty.
+const PROGRAMS_ONLY: [&str; 3] = ["mm", "move_mount_set_group", "net"];
 
 /// Programs that are no tests but helpers of scripts, or benchmarks without an end.
-const NOT_TESTS: [&str; 13] = [
+const NOT_TESTS: [&str; 12] = [
     "mm/write_to_hugetlbfs",
     "mm/transhuge-stress",
     "mm/uffd-stress",
@@ -114,7 +114,6 @@ const NOT_TESTS: [&str; 13] = [
     "mm/test_vmalloc",
     "timers/rtcpie",
     "breakpoints/step_after_suspend_test",
-    "pipe/pipe_bench",
     "rseq/param_test_benchmark",
     "rseq/param_test_mm_cid_benchmark",
     "seccomp/seccomp_benchmark",
@@ -125,6 +124,16 @@ const NOT_TESTS: [&str; 13] = [
 /// against YNL needs Linux's documentation, a generator and more than these few programs are worth.
 const MAKE_ARGUMENTS: [(&str, &[&str]); 2] =
     [("coredump", &["CC=gcc -include stddef.h"]), ("net", &["YNL_GEN_FILES=", "YNL_GEN_PROGS="])];
+
+/// Arguments of programs that would take minutes without them.
+const ARGUMENTS: [(&str, &str); 1] = [("pipe/pipe_bench", "-w 2 -r 1 -d 1")];
+
+/// Limits in seconds of programs that are busy all the time: of that, a minute of guest time takes ten of ours.
+const LIMITS: [(&str, u64); 3] = [
+    ("filesystems/epoll/epoll_wakeup_test", 10),
+    ("filesystems/file_stressor", 5),
+    ("filesystems/openat2/rename_attack_test", 5),
+];
 
 /// What a directory became when it was built.
 pub struct Directory {
@@ -251,15 +260,18 @@ impl Sources {
         let seconds = timeout(&built);
         let mut found = Directory { cases: Vec::new(), missing: BTreeMap::new() };
         for name in names {
-            if NOT_TESTS.contains(&format!("{dir}/{name}").as_str()) {
+            let full = format!("{dir}/{name}");
+            if NOT_TESTS.contains(&full.as_str()) {
                 continue;
             }
+            let arguments =
+                ARGUMENTS.iter().find(|(of, _)| *of == full).map_or("", |(_, arguments)| arguments);
             if built.join(&name).exists() {
                 found.cases.push(Case {
                     name: format!("kselftest/{dir}/{name}"),
                     folder: format!("kselftest/{dir}"),
-                    command: format!("./{name}"),
-                    seconds,
+                    command: format!("./{name} {arguments}").trim_end().to_owned(),
+                    seconds: LIMITS.iter().find(|(of, _)| *of == full).map_or(seconds, |(_, limit)| *limit),
                 });
             } else {
                 found.missing.insert(name.clone(), why(&log, &name));

@@ -4,6 +4,7 @@
 //!   kselftest   Linux's own self-tests                  kselftest.rs   \
 //!   user        the project's user/tests                user.rs         > guest.rs runs the programs,
 //!   stress      stress-ng's stressors                   stress.rs      /  ktap.rs reads what they print
+//!   session.rs  guests side by side, what they find kept at once
 //!   results.rs  where the two differ        known.rs  conformance.toml: which of it is known, and why
 //! ```
 //! Linux's endings are kept in the cache: they change only with its version. A program that differs in a way
@@ -16,25 +17,24 @@ mod kselftest;
 mod ktap;
 pub mod page;
 mod results;
+mod session;
 pub mod short;
 mod stress;
 mod user;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use self::guest::{Case, Ending};
+use self::guest::Case;
 use self::known::Known;
 use self::results::Results;
-use crate::guest::GuestArgs;
-use crate::paths::Lock;
-use crate::{linux, paths, ui};
+use self::session::Session;
+use crate::{paths, ui};
 
 /// Programs that share a guest.
 const MOST_CASES: usize = 40;
@@ -71,8 +71,14 @@ pub struct ConformArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "debug")]
     image: Option<PathBuf>,
     /// Run nothing: take the results of a run from this file
-    #[arg(long, value_name = "FILE", conflicts_with = "tests")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tests", "resume"])]
     from: Option<PathBuf>,
+    /// Go on with a run that was interrupted: what target/conform/results.json holds is not run again
+    #[arg(long)]
+    resume: bool,
+    /// Guests at the same time [default: as many as this machine has CPUs, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    jobs: Option<u32>,
     /// Only list the tests
     #[arg(long)]
     list: bool,
@@ -128,18 +134,11 @@ pub fn run(args: &ConformArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let known = Known::read()?;
-    for group in &groups {
-        if args.kernel != Kernels::Keel {
-            run_linux(args, group, &mut results)?;
-        }
-        if args.kernel != Kernels::Linux {
-            run_keel(args, group, &group.cases, &mut results)?;
-            retry(args, group, &known, &mut results)?;
-        }
-        save(args, &results)?;
-    }
+    let (results, problems) = Session::new(args, &known, groups, results).run();
     ui::say(&format!("conform took {:.0} s", start.elapsed().as_secs_f64()));
-    conclude(args, &results)
+    let verdict = conclude(args, &results)?;
+    problems.iter().for_each(|problem| eprintln!("error: {problem}"));
+    Ok(if problems.is_empty() { verdict } else { ExitCode::FAILURE })
 }
 
 /// Prints what a run found and holds it against the list, or brings the list up to date.
@@ -215,11 +214,6 @@ fn is_part(prefix: &str, name: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether the user's own tests' endings may come from the cache: they change with the repository.
-fn is_cacheable(name: &str) -> bool {
-    !name.starts_with("user/")
-}
-
 /// Puts a directory's cases into the last group if they fit there, else into a new one.
 fn add(groups: &mut Vec<Group>, cases: Vec<Case>, folder: (String, PathBuf)) {
     let files = walkdir::WalkDir::new(&folder.1).into_iter().flatten();
@@ -234,137 +228,6 @@ fn add(groups: &mut Vec<Group>, cases: Vec<Case>, folder: (String, PathBuf)) {
         group.folders.push(folder);
         group.mib += mib;
     }
-}
-
-fn guest_args(args: &ConformArgs, group: &Group, side: Side) -> GuestArgs {
-    let smp = match (group.smp, side) {
-        (None, _) => args.smp,
-        (Some((linux, _)), Side::Linux) => linux,
-        (Some((_, keel)), Side::Keel) => keel,
-    };
-    let kernel = match (&args.image, side) {
-        (Some(file), Side::Keel) => file.display().to_string(),
-        _ => side.name().to_owned(),
-    };
-    GuestArgs {
-        kernel,
-        root: guest::ROOT.to_owned(),
-        smp,
-        // Sleeping costs nothing, and how fast or busy this machine is decides no result. Stressors never sleep.
-        icount: smp == 1 && group.smp.is_none(),
-        mem: Some(MEMORY),
-        debug: args.debug && side == Side::Keel,
-        ..GuestArgs::default()
-    }
-}
-
-/// Where the outputs of a kernel's programs are kept.
-fn output_dir(side: Side) -> Result<PathBuf> {
-    paths::make_dir(&paths::target().join("conform").join(side.name()))
-}
-
-/// What Linux did before, by program.
-struct LinuxCache {
-    file: PathBuf,
-    endings: BTreeMap<String, Ending>,
-}
-
-impl LinuxCache {
-    fn open(args: &ConformArgs, results: &Results) -> Result<LinuxCache> {
-        let version = fs::read_to_string(linux::image()?.with_file_name("version")).unwrap_or_default();
-        let name = format!("{} {} {}", version.trim(), results.tests, args.smp).replace(['/', ' '], "_");
-        let file = paths::make_dir(&paths::cache()?.join("conform"))?.join(format!("{name}.json"));
-        let endings = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        Ok(LinuxCache { file, endings: endings.unwrap_or_default() })
-    }
-
-    /// Adds the endings of `group` to what the file holds by now: another run may have written it.
-    fn save(&self, group: &Group) -> Result<()> {
-        let _lock = Lock::take("conform")?;
-        let mut all: BTreeMap<String, Ending> =
-            fs::read(&self.file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        let ours = group.cases.iter().filter_map(|case| self.endings.get_key_value(&case.name));
-        all.extend(ours.map(|(name, ending)| (name.clone(), ending.clone())));
-        write_json(&self.file, &all)
-    }
-}
-
-fn run_linux(args: &ConformArgs, group: &Group, results: &mut Results) -> Result<()> {
-    let mut cache = LinuxCache::open(args, results)?;
-    let mut todo = Vec::new();
-    for case in &group.cases {
-        match cache.endings.get(&case.name) {
-            Some(ending) if !args.fresh && is_cacheable(&case.name) => {
-                results.programs.entry(case.name.clone()).or_default().linux = Some(ending.clone());
-            }
-            _ => todo.push(case.clone()),
-        }
-    }
-    if todo.is_empty() {
-        return Ok(());
-    }
-    let outputs = output_dir(Side::Linux)?;
-    let mut saved = Ok(());
-    guest::run(
-        &guest_args(args, group, Side::Linux),
-        &group.folders,
-        &outputs,
-        &todo,
-        &mut |case, ending| {
-            ui::say(&line_of(&case.name, Side::Linux, &ending));
-            cache.endings.insert(case.name.clone(), ending.clone());
-            // At once: a run that is interrupted goes on from there next time.
-            saved = cache.save(group);
-            results.programs.entry(case.name.clone()).or_default().linux = Some(ending);
-        },
-    )?;
-    saved
-}
-
-fn run_keel(args: &ConformArgs, group: &Group, cases: &[Case], results: &mut Results) -> Result<()> {
-    let outputs = output_dir(Side::Keel)?;
-    guest::run(&guest_args(args, group, Side::Keel), &group.folders, &outputs, cases, &mut |case, ending| {
-        ui::say(&line_of(&case.name, Side::Keel, &ending));
-        results.programs.entry(case.name.clone()).or_default().keel = Some(ending);
-    })
-}
-
-/// Runs again on Keel what differs in a way that the list does not know.
-fn retry(args: &ConformArgs, group: &Group, known: &Known, results: &mut Results) -> Result<()> {
-    let new = known.judge(results).new;
-    let is_bad = |case: &&Case| new.contains_key(&case.name);
-    let again: Vec<Case> = group.cases.iter().filter(is_bad).cloned().collect();
-    if again.is_empty() || args.update {
-        return Ok(());
-    }
-    run_keel(args, group, &again, results)
-}
-
-/// One program on one kernel, in a line.
-fn line_of(name: &str, side: Side, ending: &Ending) -> String {
-    let passed = ending.lines.values().filter(|m| **m == ktap::Mark::Pass).count();
-    let lines =
-        if ending.lines.is_empty() { String::new() } else { format!(" {passed}/{}", ending.lines.len()) };
-    let mark = ending.mark.map(|m| m.to_string()).unwrap_or_default();
-    let mut text = format!("{:5} {mark:7}{lines:>9} {:5.1} s  {name}", side.name(), ending.seconds);
-    for warning in &ending.kernel {
-        text.push_str(&format!("\n        {warning}"));
-    }
-    text
-}
-
-fn save(args: &ConformArgs, results: &Results) -> Result<()> {
-    if let Some(file) = &args.json {
-        write_json(file, results)?;
-    }
-    write_json(&paths::target().join("conform/results.json"), results)
-}
-
-fn write_json(file: &Path, value: &impl serde::Serialize) -> Result<()> {
-    let part = file.with_extension("part");
-    fs::write(&part, serde_json::to_vec_pretty(value)?)
-        .and_then(|()| fs::rename(&part, file))
-        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// The table of directories, and below it what differs.

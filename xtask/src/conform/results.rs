@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::guest::Ending;
+use super::guest::{Ending, is_warning};
 use super::ktap::Mark;
 
 /// The name of a program's own exit status among its lines.
@@ -85,7 +85,8 @@ impl Program {
         if died || (found.is_empty() && on_linux == Mark::Pass && on_keel != Mark::Pass) {
             found.push(Difference { line: EXIT.to_owned(), linux: on_linux, keel: on_keel });
         }
-        if linux.kernel.is_empty() && !keel.kernel.is_empty() && on_keel != Mark::Crash {
+        let warns = |ending: &Ending| ending.kernel.iter().any(|line| is_warning(line));
+        if !warns(linux) && warns(keel) && on_keel != Mark::Crash {
             found.push(Difference { line: LOG.to_owned(), linux: Mark::Pass, keel: Mark::Fail });
         }
         found

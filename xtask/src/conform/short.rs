@@ -4,7 +4,8 @@ use anyhow::Result;
 
 use super::known::{self, Known};
 use super::results::Results;
-use super::{ConformArgs, Kernels, collect, retry, run_keel, run_linux, save};
+use super::session::Session;
+use super::{ConformArgs, Kernels, collect};
 use crate::test::tally::{Tally, Verdict};
 
 /// The group's name before that of each program.
@@ -39,6 +40,8 @@ pub fn run(tally: &Tally) -> Result<()> {
         debug: false,
         image: None,
         from: None,
+        resume: false,
+        jobs: None,
         list: false,
     };
     let mut results = Results { smp: 1, ..Results::default() };
@@ -55,15 +58,12 @@ pub fn run(tally: &Tally) -> Result<()> {
         return Ok(());
     }
     let known = Known::read()?;
-    for group in collect(&args, &mut results)? {
-        if let Err(error) = run_linux(&args, &group, &mut results) {
-            tally.skip_group(GROUP, format!("{error:#}").lines().next().unwrap_or_default());
-            return Ok(());
-        }
-        run_keel(&args, &group, &group.cases, &mut results)?;
-        retry(&args, &group, &known, &mut results)?;
+    let groups = collect(&args, &mut results)?;
+    let (results, problems) = Session::new(&args, &known, groups, results).run();
+    if let Some(problem) = problems.first() {
+        tally.skip_group(GROUP, problem.lines().next().unwrap_or_default());
+        return Ok(());
     }
-    save(&args, &results)?;
     let verdict = known.judge(&results);
     for name in &args.tests {
         let new = verdict.new.get(name).map(|lines| Verdict::Failed(lines.join("\n")));
