@@ -126,7 +126,11 @@ const MAKE_ARGUMENTS: [(&str, &[&str]); 2] =
     [("coredump", &["CC=gcc -include stddef.h"]), ("net", &["YNL_GEN_FILES=", "YNL_GEN_PROGS="])];
 
 /// Arguments of programs that would take minutes without them.
-const ARGUMENTS: [(&str, &str); 1] = [("pipe/pipe_bench", "-w 2 -r 1 -d 1")];
+const ARGUMENTS: [(&str, &str); 3] = [
+    ("pipe/pipe_bench", "-w 2 -r 1 -d 1"),
+    ("timers/inconsistency-check", "-t 1"),
+    ("timers/threadtest", "-t 3"),
+];
 
 /// Limits in seconds of programs that are busy all the time: of that, a minute of guest time takes ten of ours.
 const LIMITS: [(&str, u64); 3] = [
