@@ -17,13 +17,15 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use abi::fs::OpenFlags;
 use abi::poll::PollEvents;
 use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use hal::uio::Dest;
+use limits::events::{INOTIFY_INSTANCES, INOTIFY_QUEUED, INOTIFY_WATCHES};
+use limits::{Charge, UserCounts, UserResource};
 use sched::{Interruptible, Mutex, PollTable, WaitQueue};
 use security::Cred;
 use vfs::notify::{Event, Watch};
@@ -62,9 +64,6 @@ const KNOWN: u32 = ALL_EVENTS
 
 /// Size of `struct inotify_event` without a name; names are padded to a multiple of it.
 const HEADER: usize = 16;
-
-/// Events that a queue holds at most (/proc/sys/fs/inotify/max_queued_events).
-pub static MAX_QUEUED_EVENTS: AtomicUsize = AtomicUsize::new(16384);
 
 /// One `struct inotify_event`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +107,7 @@ impl Queue {
         if self.records.back() == Some(&record) {
             return false;
         }
-        let is_full = self.records.len() >= MAX_QUEUED_EVENTS.load(Relaxed);
+        let is_full = self.records.len() >= INOTIFY_QUEUED.load(Relaxed) as usize;
         let record = if is_full {
             Record { wd: -1, mask: IN_Q_OVERFLOW, cookie: 0, name: Vec::new() }
         } else {
@@ -138,6 +137,7 @@ struct Mark {
     /// An event of an `IN_ONESHOT` watch has come.
     is_spent: AtomicBool,
     owner: Weak<Inotify>,
+    _charge: Charge,
 }
 
 impl Watch for Mark {
@@ -171,7 +171,13 @@ impl Watch for Mark {
 #[derive(Default)]
 struct Watches {
     by_wd: BTreeMap<i32, Arc<Mark>>,
+    /// The watch of the inode at an address, which the mark holds.
+    by_inode: BTreeMap<usize, i32>,
     last_wd: i32,
+}
+
+fn address(inode: &Arc<Inode>) -> usize {
+    Arc::as_ptr(inode) as usize
 }
 
 /// The operations of an inotify file.
@@ -180,6 +186,8 @@ pub struct Inotify {
     watches: Mutex<Watches>,
     queue: SpinLock<Queue>,
     wait: WaitQueue,
+    user: Arc<UserCounts>,
+    _charge: Charge,
 }
 
 impl Inotify {
@@ -192,11 +200,12 @@ impl Inotify {
 
     /// inotify_add_watch(2) for an inode that the caller may read; gives the watch's number.
     ///
-    /// `EEXIST`: `IN_MASK_CREATE`, and there is a watch. `ENOSPC`: no number is left.
+    /// `EEXIST`: `IN_MASK_CREATE`, and there is a watch. `ENOSPC`: the user has too many, or no number is left.
     pub fn add_watch(&self, inode: &Arc<Inode>, mask: u32) -> Result<i32> {
         let kept = mask & (ALL_EVENTS | IN_UNMOUNT | IN_EXCL_UNLINK | IN_ONESHOT);
         let mut watches = self.watches.lock();
-        if let Some(mark) = watches.by_wd.values().find(|mark| Arc::ptr_eq(&mark.inode, inode)) {
+        let there = watches.by_inode.get(&address(inode)).and_then(|wd| watches.by_wd.get(wd));
+        if let Some(mark) = there {
             if mask & IN_MASK_CREATE != 0 {
                 return Err(Errno::EEXIST);
             }
@@ -205,6 +214,8 @@ impl Inotify {
             inode.marks().update();
             return Ok(mark.wd);
         }
+        let limit = u64::from(INOTIFY_WATCHES.load(Relaxed));
+        let charge = Charge::new(&self.user, UserResource::InotifyWatches, limit).ok_or(Errno::ENOSPC)?;
         let wd = watches.last_wd.checked_add(1).ok_or(Errno::ENOSPC)?;
         watches.last_wd = wd;
         let mark = Arc::new(Mark {
@@ -213,7 +224,9 @@ impl Inotify {
             mask: AtomicU32::new(kept),
             is_spent: AtomicBool::new(false),
             owner: self.me.clone(),
+            _charge: charge,
         });
+        watches.by_inode.insert(address(inode), wd);
         watches.by_wd.insert(wd, mark.clone());
         inode.marks().add(mark);
         Ok(wd)
@@ -221,8 +234,10 @@ impl Inotify {
 
     /// inotify_rm_watch(2); the watch ends with `IN_IGNORED`. Gives whether there was one.
     pub fn remove_watch(&self, wd: i32) -> bool {
-        let removed = self.watches.lock().by_wd.remove(&wd);
-        let Some(mark) = removed else { return false };
+        let mut watches = self.watches.lock();
+        let Some(mark) = watches.by_wd.remove(&wd) else { return false };
+        watches.by_inode.remove(&address(&mark.inode));
+        drop(watches);
         detach(&mark);
         self.push(Record { wd, mask: IN_IGNORED, cookie: 0, name: Vec::new() });
         true
@@ -318,13 +333,18 @@ pub fn check_mask(mask: u32) -> Result<()> {
     if mask & !KNOWN != 0 || mask & KNOWN == 0 { Err(Errno::EINVAL) } else { Ok(()) }
 }
 
-/// Makes an inotify file; of `flags`, `O_NONBLOCK` counts.
+/// Makes an inotify file; of `flags`, `O_NONBLOCK` counts. `EMFILE`: the user has too many.
 pub fn create(flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<File>> {
+    let user = process::cred::user_of(cred.uid);
+    let limit = u64::from(INOTIFY_INSTANCES.load(Relaxed));
+    let charge = Charge::new(&user, UserResource::InotifyInstances, limit).ok_or(Errno::EMFILE)?;
     let ops = Arc::new_cyclic(|me| Inotify {
         me: me.clone(),
         watches: Mutex::new("events.inotify", Watches::default()),
         queue: SpinLock::new("events.inotify.queue", Queue::default()),
         wait: WaitQueue::new(),
+        user,
+        _charge: charge,
     });
     vfs::anon::file("inotify", ops, flags & OpenFlags::NONBLOCK, cred)
 }

@@ -37,6 +37,7 @@ use vfs::File;
 
 /// Registers what other floors ask of this crate. Call it once at boot.
 pub fn init() {
+    limits::events::init(hal::frame::stats().total as u64 * hal::PAGE_SIZE as u64);
     process::hooks::register_pidfd(pidfd::for_clone);
 }
 

@@ -4,9 +4,10 @@
 
 extern crate alloc;
 
+pub mod events;
 mod rlimit;
 mod user;
 
 pub use abi::process::{RLIM_INFINITY, Rlimit};
 pub use rlimit::{NR_OPEN, Resource, Rlimits};
-pub use user::{UserCounts, UserResource, Users};
+pub use user::{Charge, UserCounts, UserResource, Users};

@@ -82,6 +82,28 @@ impl UserCounts {
     }
 }
 
+/// Part of a user's count, paid back when it is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    user: Arc<UserCounts>,
+    what: UserResource,
+}
+
+impl Charge {
+    /// Charges one of `what` to `user` unless that would pass `limit`.
+    #[inline]
+    pub fn new(user: &Arc<UserCounts>, what: UserResource, limit: u64) -> Option<Self> {
+        user.try_charge(what, 1, limit).then(|| Self { user: user.clone(), what })
+    }
+}
+
+impl Drop for Charge {
+    #[inline]
+    fn drop(&mut self) {
+        self.user.uncharge(self.what, 1);
+    }
+}
+
 /// The counts of all users that have processes. The owner wraps it in a lock.
 #[derive(Debug, Default)]
 pub struct Users(BTreeMap<u32, Arc<UserCounts>>);

@@ -6,6 +6,7 @@ tests!(
     "inotify":
     life_of_a_file, rename_has_a_cookie, watching_the_file_itself, folders_are_marked, masks_filter_and_change,
     remove_watch, oneshot_watch, errors, equal_events_are_merged, blocking_read_and_poll,
+    instances_of_a_user_are_limited,
 );
 
 const NAMES: [(u32, &str); 14] = [
@@ -181,4 +182,26 @@ fn blocking_read_and_poll() {
     let mut n = 0i32;
     sys!(SYS_ioctl, fd, FIONREAD, &mut n).unwrap();
     assert_eq!(n, 32);
+}
+
+fn instances_of_a_user_are_limited() {
+    let limit: usize = slurp("/proc/sys/fs/inotify/max_user_instances").trim().parse().unwrap();
+    let c = child(|| {
+        // A user of this test alone.
+        sys!(SYS_setresuid, 54_321, 54_321, 54_321).unwrap();
+        for _ in 0..2 {
+            let mut made = Vec::new();
+            let error = loop {
+                match sys!(SYS_inotify_init1, 0) {
+                    Ok(fd) => made.push(fd as i32),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!((made.len(), error), (limit, EMFILE));
+            made.into_iter().for_each(close);
+            // Linux counts them down a little later.
+            nap(200);
+        }
+    });
+    c.ok();
 }

@@ -38,6 +38,8 @@ use abi::fs::OpenFlags;
 use abi::poll::{EpollEvent, PollEvents};
 use abi::{Errno, Result};
 use hal::sync::SpinLock;
+use limits::events::EPOLL_WATCHES;
+use limits::{Charge, UserCounts, UserResource};
 use sched::{Interruptible, Mutex, PollTable, WaitError};
 use security::Cred;
 use vfs::{File, FileMode, FileOps, ReleaseWatch, Whence};
@@ -85,6 +87,8 @@ pub struct Epoll {
     scan: Mutex<()>,
     /// Sets that contain this one.
     parents: SpinLock<Vec<Weak<Epoll>>>,
+    /// Whose items these are: of the user who made the set.
+    user: Arc<UserCounts>,
 }
 
 /// The set behind `file`, if it is one.
@@ -101,7 +105,8 @@ pub fn get(file: &File) -> Result<&Epoll> {
 ///
 /// `EPERM`: `target` is a regular file or directory. `EINVAL`: `epoll` is no set, `target` is the same, an unknown
 /// operation, or bits that do not go with `EPOLLEXCLUSIVE`. `ELOOP`: sets would contain each other, or too deep.
-/// `EEXIST`, `ENOENT`: there is or is not such an item. `ENOMEM`. May sleep.
+/// `EEXIST`, `ENOENT`: there is or is not such an item. `ENOSPC`: the set's user has too many
+/// items. `ENOMEM`. May sleep.
 pub fn ctl(epoll: &Arc<File>, target: &Arc<File>, fd: i32, op: Ctl) -> Result<()> {
     if !target.ops().can_poll(target) {
         return Err(Errno::EPERM);
@@ -217,7 +222,9 @@ impl Epoll {
             self.check_nesting(inner)?;
         }
         let _ctl = self.ctl.lock();
-        let item = Item::new(key, target, events, data, &self.ready);
+        let limit = EPOLL_WATCHES.load(core::sync::atomic::Ordering::Relaxed);
+        let charge = Charge::new(&self.user, UserResource::EpollWatches, limit).ok_or(Errno::ENOSPC)?;
+        let item = Item::new(key, target, events, data, (&self.ready, charge));
         {
             let count = self.items.lock().len();
             self.ready.reserve(count + 1)?;
@@ -270,35 +277,60 @@ impl Epoll {
 
     /// E3: whether `inner` may become an item of this set. `ELOOP`.
     fn check_nesting(&self, inner: &Epoll) -> Result<()> {
-        let down = self.depth_below(inner, 0).ok_or(Errno::ELOOP)?;
-        let up = self.height_above(0);
+        let down = self.depth_below(inner).ok_or(Errno::ELOOP)?;
+        let up = self.height_above();
         if down + 1 + up > MAX_NESTS { Err(Errno::ELOOP) } else { Ok(()) }
     }
 
-    /// Levels of sets under `inner`; `None` if this set is among them, or they are too many.
-    fn depth_below(&self, inner: &Epoll, level: usize) -> Option<usize> {
-        if core::ptr::eq(self, inner) || level > MAX_NESTS {
-            return None;
-        }
-        // All of them are let go without the lock: the last reference to a file may be among them.
+    /// Its items that are sets, by address. The last reference to a file may be among those that are let go here, so
+    /// none is let go under the lock.
+    fn sets(&self) -> BTreeMap<usize, Arc<File>> {
         let files: Vec<Arc<File>> = {
-            let items = inner.items.lock();
+            let items = self.items.lock();
             items.values().filter_map(|item| item.file.upgrade()).collect()
         };
+        files.into_iter().filter_map(|file| Some((epoll_of(&file)?.address(), file))).collect()
+    }
+
+    fn address(&self) -> usize {
+        core::ptr::from_ref(self) as usize
+    }
+
+    /// Levels of sets under `inner`; `None` if this set is among them, or they are too many.
+    ///
+    /// Goes level by level and looks at each set once a level: the number of ways down may be huge.
+    fn depth_below(&self, inner: &Epoll) -> Option<usize> {
+        if core::ptr::eq(self, inner) {
+            return None;
+        }
+        let mut level = inner.sets();
         let mut depth = 0;
-        for set in files.iter().filter_map(|file| epoll_of(file)) {
-            depth = depth.max(self.depth_below(set, level + 1)? + 1);
+        while !level.is_empty() {
+            depth += 1;
+            if depth > MAX_NESTS || level.contains_key(&self.address()) {
+                return None;
+            }
+            let below = level.values().filter_map(|file| epoll_of(file)).flat_map(Epoll::sets);
+            level = below.collect();
         }
         Some(depth)
     }
 
-    /// Levels of sets that contain this one.
-    fn height_above(&self, level: usize) -> usize {
-        if level > MAX_NESTS {
-            return level;
+    /// Levels of sets that contain this one, more than `MAX_NESTS` of them counted no further.
+    fn height_above(&self) -> usize {
+        let parents = |set: &Epoll| -> Vec<Arc<Epoll>> {
+            set.parents.lock().iter().filter_map(Weak::upgrade).collect()
+        };
+        let by_address = |sets: Vec<Arc<Epoll>>| -> BTreeMap<usize, Arc<Epoll>> {
+            sets.into_iter().map(|set| (set.address(), set)).collect()
+        };
+        let mut level = by_address(parents(self));
+        let mut height = 0;
+        while !level.is_empty() && height <= MAX_NESTS {
+            height += 1;
+            level = by_address(level.values().flat_map(|set| parents(set)).collect());
         }
-        let parents: Vec<Arc<Epoll>> = self.parents.lock().iter().filter_map(Weak::upgrade).collect();
-        parents.iter().map(|parent| parent.height_above(level + 1) + 1).max().unwrap_or(0)
+        height
     }
 }
 
@@ -370,6 +402,7 @@ impl FileOps for Epoll {
 
 /// Makes an empty set.
 pub fn create(cred: &Arc<Cred>) -> Result<Arc<File>> {
+    let user = process::cred::user_of(cred.uid);
     let ops = Arc::new_cyclic(|me| Epoll {
         me: me.clone(),
         items: SpinLock::new("events.epoll.items", BTreeMap::new()),
@@ -377,6 +410,7 @@ pub fn create(cred: &Arc<Cred>) -> Result<Arc<File>> {
         ctl: Mutex::new("events.epoll.ctl", ()),
         scan: Mutex::new("events.epoll.scan", ()),
         parents: SpinLock::new("events.epoll.parents", Vec::new()),
+        user,
     });
     vfs::anon::file("[eventpoll]", ops, OpenFlags::RDWR, cred)
 }

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 use abi::poll::PollEvents;
 use abi::{Errno, Result};
 use hal::sync::{IrqLock, SpinLock};
+use limits::Charge;
 use sched::{Observer, ObserverHandle, WaitQueue};
 use smallvec::SmallVec;
 use vfs::File;
@@ -32,6 +33,7 @@ pub(super) struct Item {
     place: IrqLock<Place>,
     me: Weak<Item>,
     ready: Arc<Ready>,
+    _charge: Charge,
 }
 
 /// Where an item is.
@@ -49,7 +51,7 @@ impl Item {
         file: &Arc<File>,
         events: PollEvents,
         data: u64,
-        ready: &Arc<Ready>,
+        (ready, charge): (&Arc<Ready>, Charge),
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             key,
@@ -60,6 +62,7 @@ impl Item {
             place: IrqLock::new("events.epoll.place", Place::Idle),
             me: me.clone(),
             ready: ready.clone(),
+            _charge: charge,
         })
     }
 

@@ -153,3 +153,37 @@ fn a_sleeper_is_woken_by_another_thread() {
     assert_eq!(ready(&ep, 1, 20), []);
     assert!(hal::time::now_ns() - before >= 20_000_000);
 }
+
+/// 16 sets on each of four levels, each in all of the level above: 4,096 ways, which nobody goes one by one.
+#[test]
+fn many_ways_through_nested_sets_cost_nothing() {
+    let levels: Vec<Vec<Arc<File>>> = (0..4).map(|_| (0..16).map(|_| set()).collect()).collect();
+    for pair in levels.windows(2) {
+        let [above, below] = pair else { continue };
+        for outer in above {
+            for (idx, inner) in below.iter().enumerate() {
+                add(outer, inner, IN, idx as u64).unwrap();
+            }
+        }
+    }
+    let (top, bottom) = (&levels[0][0], &levels[3][0]);
+    assert_eq!(add(bottom, top, IN, 1000), Err(Errno::ELOOP), "a circle");
+    assert_eq!(add(&set(), top, IN, 1000), Ok(()), "as many levels as there may be");
+}
+
+#[test]
+fn items_count_for_the_user_who_made_the_set() {
+    const UID: u32 = 777;
+    let cred = Arc::new(Cred::root().setuid(UID).unwrap());
+    let user = process::cred::user_of(UID);
+    let count = || user.get(limits::UserResource::EpollWatches);
+    let (outer, inner) = (create(&cred).unwrap(), counter());
+    add(&outer, &inner, IN, 1).unwrap();
+    assert_eq!(add(&outer, &inner, IN, 1), Err(Errno::EEXIST));
+    add(&outer, &inner, IN, 2).unwrap();
+    assert_eq!(count(), 2);
+    ctl(&outer, &inner, 1, Ctl::Del).unwrap();
+    assert_eq!(count(), 1);
+    drop(inner);
+    assert_eq!(count(), 0);
+}

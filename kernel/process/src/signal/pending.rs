@@ -8,11 +8,10 @@
 //!
 //! Sources: signal(7) "Queueing and delivery semantics for standard signals".
 
-use alloc::sync::Arc;
-use alloc::vec::Vec;
+use alloc::collections::VecDeque;
 
 use abi::signal::{SI_USER, SIGBUS, SIGFPE, SIGILL, SIGRTMIN, SIGSEGV, SIGSYS, SIGTRAP, SigInfo, SigSet};
-use limits::{UserCounts, UserResource};
+use limits::Charge;
 
 /// Signals that report what the thread itself just did; they are delivered before all others.
 const SYNCHRONOUS: SigSet = SigSet::of(SIGSEGV)
@@ -21,23 +20,6 @@ const SYNCHRONOUS: SigSet = SigSet::of(SIGSEGV)
     .union(SigSet::of(SIGTRAP))
     .union(SigSet::of(SIGFPE))
     .union(SigSet::of(SIGSYS));
-
-/// A charge against `RLIMIT_SIGPENDING`, paid back when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Charge(Arc<UserCounts>);
-
-impl Charge {
-    /// Charges one queued signal to `user` unless that would pass `limit`.
-    pub(crate) fn new(user: Arc<UserCounts>, limit: u64) -> Option<Self> {
-        user.try_charge(UserResource::Sigpending, 1, limit).then(|| Self(user))
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.0.uncharge(UserResource::Sigpending, 1);
-    }
-}
 
 /// An entry of the queue.
 #[derive(Debug)]
@@ -51,13 +33,13 @@ struct Queued {
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     set: SigSet,
-    queue: Vec<Queued>,
+    queue: VecDeque<Queued>,
 }
 
 impl Pending {
     /// Nothing pending; allocates nothing.
     pub(crate) const fn new() -> Self {
-        Self { set: SigSet::EMPTY, queue: Vec::new() }
+        Self { set: SigSet::EMPTY, queue: VecDeque::new() }
     }
 
     /// The pending numbers.
@@ -82,7 +64,7 @@ impl Pending {
         if self.queue.try_reserve(1).is_err() {
             return false;
         }
-        self.queue.push(Queued { info, _charge: charge });
+        self.queue.push_back(Queued { info, _charge: charge });
         self.raise(info.signo as u32);
         true
     }
@@ -106,11 +88,11 @@ impl Pending {
             // Raised without details; Linux reports such a signal as sent by nobody.
             return SigInfo::new(sig, SI_USER);
         };
-        let entry = self.queue.remove(idx);
+        let info = self.queue.remove(idx).map(|entry| entry.info);
         if !self.queue.iter().skip(idx).any(is_sig) {
             self.set = self.set.minus(SigSet::of(sig));
         }
-        entry.info
+        info.unwrap_or_else(|| SigInfo::new(sig, SI_USER))
     }
 
     /// The entry at place `at` of the queue.
@@ -144,8 +126,16 @@ pub(crate) fn timer_id(info: &SigInfo) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::sync::Arc;
+    use alloc::vec::Vec;
+
     use super::*;
     use abi::signal::{SI_QUEUE, SIGHUP, SIGKILL, SIGTERM, SIGUSR1};
+    use limits::{UserCounts, UserResource};
+
+    fn charge(user: &Arc<UserCounts>) -> Option<Charge> {
+        Charge::new(user, UserResource::Sigpending, 1)
+    }
 
     fn info(sig: u32, value: u64) -> SigInfo {
         let mut info = SigInfo::new(sig, SI_QUEUE);
@@ -197,9 +187,9 @@ mod tests {
     fn flushing_drops_entries_and_charges() {
         let user = Arc::new(UserCounts::new(1));
         let mut pending = Pending::new();
-        assert!(pending.push(info(SIGTERM, 0), Charge::new(user.clone(), 1)));
-        assert!(Charge::new(user.clone(), 1).is_none());
+        assert!(pending.push(info(SIGTERM, 0), charge(&user)));
+        assert!(charge(&user).is_none());
         pending.flush(SigSet::of(SIGTERM));
-        assert!(pending.set().is_empty() && Charge::new(user.clone(), 1).is_some());
+        assert!(pending.set().is_empty() && charge(&user).is_some());
     }
 }

@@ -21,11 +21,11 @@ use abi::signal::{
     NSIG, SI_QUEUE, SI_TKILL, SI_USER, SIG_DFL, SIG_IGN, SIGCONT, SIGKILL, SIGRTMIN, SigInfo, SigSet,
 };
 use abi::{Errno, Result};
-use limits::Resource;
+use limits::{Charge, Resource, UserResource};
 use security::{Cred, IdKind};
 
 use super::action::{Default, STOPS, default_action};
-use super::pending::{Charge, Pending};
+use super::pending::Pending;
 use super::stop;
 use crate::group::GroupSig;
 use crate::task::{self, CurrentTask, Notify, TaskFlags};
@@ -155,7 +155,10 @@ fn charge_for(state: &GroupSig, target: Target<'_>, info: &SigInfo) -> Paid {
     } else {
         target.group().rlimits().cur(Resource::Sigpending)
     };
-    match task.and_then(|task| task.user()).and_then(|user| Charge::new(user, limit)) {
+    match task
+        .and_then(|task| task.user())
+        .and_then(|user| Charge::new(&user, UserResource::Sigpending, limit))
+    {
         Some(charge) => Paid::Charge(charge),
         None => Paid::OverLimit,
     }

@@ -45,6 +45,8 @@ pub(crate) struct Timers {
     pub(crate) virt: CpuItimer,
     pub(crate) prof: CpuItimer,
     pub(crate) posix: alloc::vec::Vec<Option<PosixTimer>>,
+    /// No place of `posix` before this one is free.
+    pub(crate) first_free: usize,
     /// The CPU time in seconds at which `SIGXCPU` comes next, 0 before the first.
     xcpu_at_s: u64,
 }
@@ -158,7 +160,10 @@ pub(crate) fn cancel_all(group: &Arc<ThreadGroup>) {
 /// execve(2): POSIX timers are deleted, interval timers stay.
 pub(crate) fn exec(group: &ThreadGroup) {
     let gone = match group.timers.lock().as_mut() {
-        Some(timers) => core::mem::take(&mut timers.posix),
+        Some(timers) => {
+            timers.first_free = 0;
+            core::mem::take(&mut timers.posix)
+        }
         None => return,
     };
     drop(gone);

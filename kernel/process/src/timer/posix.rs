@@ -203,14 +203,19 @@ pub fn timer_create(clock_id: i32, event: TimerEvent) -> Result<i32> {
 
 /// Puts `timer` at the first free place.
 fn insert(timers: &mut Timers, timer: PosixTimer, limit: usize) -> Option<usize> {
-    if let Some(idx) = timers.posix.iter().position(Option::is_none) {
+    let from = timers.first_free;
+    if let Some(place) = timers.posix.iter().skip(from).position(Option::is_none) {
+        let idx = from + place;
         *timers.posix.get_mut(idx)? = Some(timer);
+        timers.first_free = idx + 1;
         return Some(idx);
     }
+    timers.first_free = timers.posix.len();
     if timers.posix.len() >= limit || timers.posix.try_reserve(1).is_err() {
         return None;
     }
     timers.posix.push(Some(timer));
+    timers.first_free = timers.posix.len();
     Some(timers.posix.len() - 1)
 }
 
@@ -293,7 +298,12 @@ pub fn timer_delete(id: i32) -> Result<()> {
     let task = task::current();
     let group = task.group();
     let idx = usize::try_from(id).map_err(|_| Errno::EINVAL)?;
-    let gone = with(group, |timers| timers.posix.get_mut(idx).and_then(Option::take)).ok_or(Errno::EINVAL)?;
+    let taken = with(group, |timers| {
+        let gone = timers.posix.get_mut(idx).and_then(Option::take)?;
+        timers.first_free = timers.first_free.min(idx);
+        Some(gone)
+    });
+    let gone = taken.ok_or(Errno::EINVAL)?;
     signal::flush_timer(group, gone.event.signo, id as u32);
     Ok(())
 }

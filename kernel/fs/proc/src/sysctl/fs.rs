@@ -42,7 +42,13 @@ pub(super) static ENTRIES: &[Entry] = &[
             Ok(())
         }),
     },
-    dir("epoll", &[fixed("max_user_watches", "1048576")]),
+    dir(
+        "epoll",
+        &[Entry {
+            name: "max_user_watches",
+            kind: Kind::Number64(&limits::events::EPOLL_WATCHES, 0..=i64::MAX as u64),
+        }],
+    ),
     fixed("file-max", "9223372036854775807"),
     Entry { name: "file-nr", kind: Kind::Shown(file_nr) },
     Entry {
@@ -62,9 +68,9 @@ pub(super) static ENTRIES: &[Entry] = &[
     dir(
         "inotify",
         &[
-            fixed("max_queued_events", "16384"),
-            fixed("max_user_instances", "128"),
-            fixed("max_user_watches", "1048576"),
+            switch("max_queued_events", &limits::events::INOTIFY_QUEUED, i32::MAX as u32),
+            switch("max_user_instances", &limits::events::INOTIFY_INSTANCES, i32::MAX as u32),
+            switch("max_user_watches", &limits::events::INOTIFY_WATCHES, i32::MAX as u32),
         ],
     ),
     fixed("lease-break-time", "45"),

@@ -1,0 +1,26 @@
+//! How much of inotify(7) and epoll(7) one user may have, and how many events wait (proc_sys_fs(5)).
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// /proc/sys/fs/inotify/max_user_instances.
+pub static INOTIFY_INSTANCES: AtomicU32 = AtomicU32::new(128);
+/// /proc/sys/fs/inotify/max_user_watches.
+pub static INOTIFY_WATCHES: AtomicU32 = AtomicU32::new(INOTIFY_WATCHES_MAX);
+/// /proc/sys/fs/inotify/max_queued_events: how many events wait in one instance.
+pub static INOTIFY_QUEUED: AtomicU32 = AtomicU32::new(16384);
+/// /proc/sys/fs/epoll/max_user_watches.
+pub static EPOLL_WATCHES: AtomicU64 = AtomicU64::new(1 << 20);
+
+/// What an inotify watch costs with the inode that it holds, and what an item of epoll costs, in bytes.
+const INOTIFY_WATCH_COST: u64 = 1200;
+const EPOLL_WATCH_COST: u64 = 192;
+const INOTIFY_WATCHES_MIN: u32 = 8192;
+const INOTIFY_WATCHES_MAX: u32 = 1 << 20;
+
+/// Sets what depends on the memory that the machine has, in bytes: one hundredth for watches of inotify, one
+/// twenty-fifth for items of epoll.
+pub fn init(memory: u64) {
+    let watches = u32::try_from(memory / 100 / INOTIFY_WATCH_COST).unwrap_or(u32::MAX);
+    INOTIFY_WATCHES.store(watches.clamp(INOTIFY_WATCHES_MIN, INOTIFY_WATCHES_MAX), Relaxed);
+    EPOLL_WATCHES.store(memory / 25 / EPOLL_WATCH_COST, Relaxed);
+}
