@@ -75,6 +75,7 @@ fn set_up(params: Params) -> Result<()> {
     mm::mapping::writeback::start()?;
     mm::oom::register_reclaim(|_| vfs::shrink_dentries());
     mm::reclaim::start()?;
+    mm::thp::khugepaged::start()?;
     devices::find(&params)?;
     let fs = make_root()?;
     let files = FdTable::new()?;

@@ -15,6 +15,7 @@ use crate::fault::GUARD_MARKER;
 use crate::map::page_align;
 use crate::mapping::{Mapping, page_flags};
 use crate::space::{Mm, RssDelta};
+use crate::thp::khugepaged;
 use crate::vma::{Backing, VmFlags, Vma};
 use crate::walk::{Aim, Lock};
 use crate::watch::WP_MARKER;
@@ -103,11 +104,15 @@ impl Mm {
         }
         let range = addr..end;
         if let Some((set, clear)) = flag_advice(advice) {
-            return self.advise_flags(range, |vma| {
+            let result = self.advise_flags(range, |vma| {
                 check_seal(advice, vma)?;
                 check_flag_advice(advice, vma)?;
                 Ok((vma.attr.flags - clear) | set)
             });
+            if advice == raw::MADV_HUGEPAGE {
+                khugepaged::note_candidate();
+            }
+            return result;
         }
         if matches!(
             advice,

@@ -407,8 +407,10 @@ impl Space {
         }
         // LINUX: large anonymous memory begins where a huge page can.
         let anonymous = matches!(request.backing, Backing::Anonymous) && request.addr == 0;
-        let aligned =
-            thp::wanted_alignment(len).filter(|_| anonymous).and_then(|align| self.search(len, Some(align)));
+        let is_shared =
+            matches!(request.flags & MapFlags::TYPE, MapFlags::SHARED | MapFlags::SHARED_VALIDATE);
+        let wanted = if is_shared { thp::wanted_shmem_alignment(len) } else { thp::wanted_alignment(len) };
+        let aligned = wanted.filter(|_| anonymous).and_then(|align| self.search(len, Some(align)));
         aligned.or_else(|| self.search(len, None)).ok_or(Errno::ENOMEM)
     }
 

@@ -255,6 +255,9 @@ impl Mm {
                 |vma, _| change(vma).map(|flags| Some((flags, vma.attr.pkey))),
             )?;
         }
+        // No large entry reaches over the border of two areas.
+        self.split_huge(range.start);
+        self.split_huge(range.end);
         if hole || at < range.end { Err(Errno::ENOMEM) } else { Ok(()) }
     }
 }

@@ -118,6 +118,12 @@ fn free() -> usize {
     hal::frame::stats().free
 }
 
+/// Has the thread make memory free if little is.
+pub(crate) fn request() {
+    IS_WANTED.store(true, Relaxed);
+    WAKE.wake_all();
+}
+
 /// Has the thread make memory free, and waits until there is some. `false`: it gave up. May sleep.
 pub(crate) fn wait_for_memory() -> bool {
     let before = (FREED.load(Relaxed), DEFEATS.load(Relaxed));

@@ -75,6 +75,17 @@ pub(crate) fn for_each_owned(mut visit: impl FnMut(Arc<Mm>)) {
     }
 }
 
+/// The first address space in or after `slot`, and its slot.
+pub(crate) fn at_or_after(mut slot: usize) -> Option<(usize, Arc<Mm>)> {
+    loop {
+        let mm = MMS.lock().slots.get(slot)?.as_ref().and_then(Weak::upgrade);
+        if let Some(mm) = mm {
+            return Some((slot, mm));
+        }
+        slot += 1;
+    }
+}
+
 /// Sums over all address spaces, in pages.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sums {
@@ -93,6 +104,8 @@ pub(crate) fn sum() -> Sums {
         sums.mapped += c.rss_file + c.rss_shmem;
         sums.locked += c.locked;
     });
+    // All that it counts are shown by somebody, but for the one that `thp` keeps.
+    sums.anon_huge = sums.anon_huge.saturating_sub(crate::thp::zero_pages_mapped());
     sums
 }
 

@@ -33,7 +33,7 @@ use crate::pkey::Keys;
 use crate::sync::RwSem;
 use crate::vma::{VmFlags, VmaAttr};
 use crate::watch::Events;
-use crate::{registry, swap};
+use crate::{registry, swap, thp};
 
 /// Resource limits of the process that an address space obeys, in bytes; `u64::MAX` for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl RssDelta {
         match entry {
             Entry::Present { frame, .. } => self.count(frame.meta().flags.load(Ordering::Relaxed), -1),
             // Only anonymous memory has them.
-            Entry::Huge(_) => self.anon -= hal::frame::HUGE_FRAMES as i64,
+            Entry::Huge(huge) if !thp::is_zero(huge) => self.anon -= hal::frame::HUGE_FRAMES as i64,
             Entry::Special(value) if swap::is_swap(*value) => {
                 swap::put(*value);
                 self.swap -= 1;

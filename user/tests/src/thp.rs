@@ -5,7 +5,8 @@ use crate::prelude::*;
 tests!(
     "thp":
     a_write_gets_a_huge_page, parts_can_go, rights_of_parts, forks_share_and_part, huge_pages_move,
-    small_pages_are_joined, who_does_not_want_them, random_edits_keep_contents,
+    small_pages_are_joined, who_does_not_want_them, random_edits_keep_contents, reads_share_zeroes,
+    runs_of_pages_come_at_once, areas_share_no_huge_page, small_pages_are_joined_in_the_background,
 );
 
 const RW: i32 = PROT_READ | PROT_WRITE;
@@ -160,6 +161,8 @@ fn small_pages_are_joined() {
     const COLLAPSE: i32 = 25;
     with_huge(|| {
         let at = huge(2);
+        // Nobody joins pages unasked.
+        set("never");
         sys!(SYS_madvise, at, 2 * HUGE, MADV_NOHUGEPAGE).unwrap();
         sys!(SYS_madvise, at, 2 * HUGE, MADV_DONTNEED).unwrap();
         (0..300).for_each(|i| poke(at + i * PAGE, i as u8 ^ 0x5a));
@@ -254,5 +257,103 @@ fn random_edits_keep_contents() {
                 (0..PAGES).for_each(|i| assert_eq!(peek(at + i * PAGE), model[i], "page {i}, round {round}"));
             }
         }
+    });
+}
+
+const SETTINGS: &str = "/sys/kernel/mm/transparent_hugepage";
+
+/// Runs `test` with `value` in a file of the settings, or skips where there is none.
+fn with_setting(name: &str, value: &str, test: impl FnOnce()) {
+    let path = format!("{SETTINGS}/{name}");
+    let Ok(fd) = open(&cstr(&*path), O_RDWR) else { skip("no such setting") };
+    let text = slurp(&path);
+    let before = text.split_once('[').map_or(text.trim(), |(_, rest)| rest.split(']').next().unwrap());
+    assert_eq!(write(fd, value.as_bytes()), Ok(value.len()));
+    test();
+    assert_eq!(write(fd, before.as_bytes()), Ok(before.len()));
+    close(fd);
+}
+
+fn reads_share_zeroes() {
+    assert_eq!(slurp(&format!("{SETTINGS}/use_zero_page")), "1\n");
+    with_huge(|| {
+        let at = huge(2);
+        sys!(SYS_madvise, at, 2 * HUGE, MADV_DONTNEED).unwrap();
+        (0..2 * HUGE).step_by(PAGE * 100).for_each(|i| assert_eq!(peek(at + i), 0));
+        assert_eq!((smaps_kb(at, "Rss"), smaps_kb(at, "AnonHugePages")), (0, 0));
+        poke(at + 7 * PAGE, 1);
+        let rss = smaps_kb(at, "Rss");
+        assert!(rss == 2048 || rss == 4, "{rss} kB");
+        assert_eq!((peek(at + 6 * PAGE), peek(at + 7 * PAGE), peek(at + HUGE)), (0, 1, 0));
+        // A part of what is left of the zeroes.
+        sys!(SYS_munmap, at + HUGE, PAGE).unwrap();
+        aside(|| {
+            poke(at + HUGE + PAGE, 2);
+            poke(at + 8 * PAGE, 3);
+        });
+        assert_eq!((peek(at + HUGE + PAGE), peek(at + 8 * PAGE)), (0, 0));
+        poke(at + HUGE + 2 * PAGE, 4);
+        assert_eq!((peek(at + HUGE + PAGE), peek(at + HUGE + 2 * PAGE)), (0, 4));
+    });
+}
+
+fn runs_of_pages_come_at_once() {
+    const RUN: usize = 16 * PAGE;
+    with_setting("hugepages-64kB/enabled", "madvise", || {
+        // Too small for a huge page.
+        let a = sys!(SYS_mmap, 0, 8 * RUN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0).unwrap();
+        let at = (a + RUN).next_multiple_of(RUN);
+        sys!(SYS_mprotect, at, 4 * RUN, RW).unwrap();
+        sys!(SYS_madvise, at, 4 * RUN, MADV_HUGEPAGE).unwrap();
+        poke(at + 5 * PAGE, 1);
+        if smaps_kb(at, "Rss") == 4 {
+            skip("no run to be had");
+        }
+        assert_eq!((smaps_kb(at, "Rss"), smaps_kb(at, "AnonHugePages")), (64, 0));
+        assert_eq!((peek(at), peek(at + 5 * PAGE), peek(at + 15 * PAGE)), (0, 1, 0));
+        // Where something is already, one page comes.
+        sys!(SYS_madvise, at, RUN, MADV_DONTNEED).unwrap();
+        ignore(peek(at + 3 * PAGE));
+        poke(at + 4 * PAGE, 1);
+        assert_eq!(smaps_kb(at, "Rss"), 4);
+    });
+    assert_eq!(write(open(&cstr(format!("{SETTINGS}/hugepages-64kB/enabled")), O_WRONLY).unwrap(), b"on"), Err(EINVAL));
+}
+
+fn areas_share_no_huge_page() {
+    with_huge(|| {
+        let at = huge(1);
+        if smaps_kb(at, "AnonHugePages") == 0 {
+            skip("no huge page to be had");
+        }
+        sys!(SYS_madvise, at, PAGE, MADV_NOHUGEPAGE).unwrap();
+        assert_eq!((smaps_kb(at, "AnonHugePages"), smaps_kb(at + PAGE, "AnonHugePages")), (0, 0));
+        check(at, 0..512);
+    });
+}
+
+fn small_pages_are_joined_in_the_background() {
+    allow_seconds(150);
+    with_huge(|| {
+        with_setting("khugepaged/scan_sleep_millisecs", "10", || {
+            let at = huge(1);
+            sys!(SYS_madvise, at, HUGE, MADV_NOHUGEPAGE).unwrap();
+            check(at, 0..512);
+            sys!(SYS_madvise, at, HUGE, MADV_HUGEPAGE).unwrap();
+            let collapsed = || slurp(&format!("{SETTINGS}/khugepaged/pages_collapsed")).trim().parse::<u64>().unwrap();
+            let before = collapsed();
+            // A page of its own, so that there is something to join.
+            sys!(SYS_madvise, at, PAGE, MADV_DONTNEED).unwrap();
+            poke(at, 0x5a);
+            for _ in 0..1000 {
+                if smaps_kb(at, "AnonHugePages") == 2048 {
+                    check(at, 0..512);
+                    assert!(collapsed() > before);
+                    return;
+                }
+                nap(100);
+            }
+            panic!("the pages stayed small");
+        });
     });
 }

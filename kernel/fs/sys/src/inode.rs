@@ -104,7 +104,7 @@ impl InodeOps for Attribute {
         if request.flags.can_write() && self.1.is_none() {
             return Err(Errno::EACCES);
         }
-        Ok(TextFile::open(AttributeText(self.0.clone(), self.1)))
+        Ok(TextFile::open(AttributeText(self.0.clone(), self.1.clone())))
     }
 
     fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
@@ -121,7 +121,7 @@ impl Content for AttributeText {
     }
 
     fn store(&self, bytes: &[u8]) -> Result<()> {
-        self.1.ok_or(Errno::EIO)?(bytes)
+        self.1.as_ref().ok_or(Errno::EIO)?(bytes)
     }
 }
 

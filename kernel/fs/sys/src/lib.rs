@@ -11,6 +11,7 @@ mod inode;
 mod kernel;
 mod place;
 mod queue;
+mod thp;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

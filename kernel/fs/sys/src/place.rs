@@ -3,18 +3,19 @@
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::Result;
 use vfs::text::Text;
 
-use crate::{cpu, devices, hardware, kernel};
+use crate::{cpu, devices, hardware, kernel, thp};
 
 /// Makes the text of an attribute.
 pub(crate) type Show = Box<dyn Fn(&mut Text) -> Result<()> + Send + Sync>;
 
 /// Takes what was written to an attribute.
-pub(crate) type Store = fn(&[u8]) -> Result<()>;
+pub(crate) type Store = Arc<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
 
 /// What is behind a name.
 pub(crate) enum Item {
@@ -40,6 +41,8 @@ pub(crate) enum Place {
     Empty,
     /// `kernel` and its parts.
     Kernel(kernel::Part),
+    /// `kernel/mm/transparent_hugepage` and its parts.
+    HugePages(thp::Part),
     /// `power`.
     Power,
     /// `devices`.
@@ -63,6 +66,7 @@ impl Place {
             Self::Root => root(),
             Self::Empty => Vec::new(),
             Self::Kernel(part) => kernel::items(*part),
+            Self::HugePages(part) => thp::items(*part),
             Self::Power => Vec::from([value("state", "")]),
             Self::Devices => {
                 let mut items = hardware::items("");
@@ -121,9 +125,9 @@ pub(crate) fn attribute(
 pub(crate) fn setting(
     name: &'static str,
     show: impl Fn(&mut Text) -> Result<()> + Send + Sync + 'static,
-    store: Store,
+    store: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
 ) -> (Cow<'static, str>, Item) {
-    (name.into(), Item::Setting(Box::new(show), store))
+    (name.into(), Item::Setting(Box::new(show), Arc::new(store)))
 }
 
 /// An attribute with a fixed value.

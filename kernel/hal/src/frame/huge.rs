@@ -88,6 +88,11 @@ impl HugeFrame {
             && (first..first + HUGE_FRAMES as u32).all(|pfn| meta(pfn).refs.load(Ordering::Acquire) == 1)
     }
 
+    /// How many references to the whole there are, this one included.
+    pub fn whole_count(&self) -> u32 {
+        meta(self.first.get()).maps.load(Ordering::Relaxed)
+    }
+
     /// Gives the reference up for references to each of its frames, to be taken by [`Frame::from_pfn`].
     pub(crate) fn into_frames(self) -> u32 {
         let first = self.into_first();

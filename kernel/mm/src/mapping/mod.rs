@@ -221,6 +221,11 @@ impl Mapping {
         matches!(self.source, Source::Shmem(_))
     }
 
+    /// Whether this is the memory of a shared anonymous mapping.
+    pub(crate) fn is_shared_anonymous(&self) -> bool {
+        matches!(&self.source, Source::Shmem(shmem) if shmem.is_anonymous())
+    }
+
     /// Number of VMAs that show the file.
     pub fn nr_vmas(&self) -> u32 {
         self.nr_vmas.load(Ordering::Acquire)

@@ -15,13 +15,24 @@ use crate::vma::{FileId, Mappable};
 pub struct Shmem {
     used: AtomicU64,
     max: AtomicU64,
+    is_anonymous: bool,
 }
 
 impl Shmem {
     /// An account with room for `max` pages; `u64::MAX` for no limit.
     #[inline]
     pub const fn new(max: u64) -> Self {
-        Self { used: AtomicU64::new(0), max: AtomicU64::new(max) }
+        Self { used: AtomicU64::new(0), max: AtomicU64::new(max), is_anonymous: false }
+    }
+
+    /// The account of one shared anonymous mapping, without a limit.
+    pub const fn anonymous() -> Self {
+        Self { is_anonymous: true, ..Self::new(u64::MAX) }
+    }
+
+    /// Whether the pages are those of a shared anonymous mapping, which may come in runs ([`crate::thp`]).
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.is_anonymous
     }
 
     /// Pages in use.
@@ -73,7 +84,7 @@ static NEXT_INO: AtomicU64 = AtomicU64::new(1);
 impl ShmemObject {
     /// A new object of `size` bytes whose pages nobody has been promised.
     pub fn new(size: u64) -> Self {
-        let mapping = Mapping::new_shmem(Arc::new(Shmem::new(u64::MAX)));
+        let mapping = Mapping::new_shmem(Arc::new(Shmem::anonymous()));
         mapping.set_size(size);
         Self { mapping: Arc::new(mapping), ino: NEXT_INO.fetch_add(1, Ordering::Relaxed), charged: 0 }
     }

@@ -21,8 +21,9 @@ pub(super) struct Alone {
 
 pub(super) fn alone() -> Alone {
     let one = ONE.lock().unwrap_or_else(|e| e.into_inner());
-    // The page of zeroes stays for ever: make it first.
+    // The pages of zeroes stay for ever: make them first.
     crate::fault::zero_frame();
+    crate::thp::zero_page();
     Alone {
         free: hal::frame::stats().free,
         committed: crate::counters::COMMITTED.get(),

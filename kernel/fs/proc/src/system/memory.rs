@@ -110,6 +110,15 @@ pub(super) fn vmstat(out: &mut Text) -> Result<()> {
         ("oom_kill", OOM_KILL.get()),
         ("thp_fault_alloc", thp::FAULT_ALLOC.get()),
         ("thp_fault_fallback", thp::FAULT_FALLBACK.get()),
+        ("thp_collapse_alloc", thp::collapse::ALLOC.get()),
+        ("thp_collapse_alloc_failed", thp::collapse::ALLOC_FAILED.get()),
+        ("thp_file_alloc", thp::sizes::FILE_ALLOC.get()),
+        ("thp_file_fallback", thp::sizes::FILE_FALLBACK.get()),
+        ("thp_scan_exceed_none_pte", thp::collapse::EXCEED_NONE.get()),
+        ("thp_scan_exceed_swap_pte", thp::collapse::EXCEED_SWAP.get()),
+        ("thp_scan_exceed_share_pte", thp::collapse::EXCEED_SHARED.get()),
+        ("thp_zero_page_alloc", thp::ZERO_ALLOC.get()),
+        ("thp_zero_page_alloc_failed", thp::ZERO_FAILED.get()),
     ] {
         put!(out, "{name} {value}\n");
     }
