@@ -133,6 +133,10 @@ impl Mm {
                 }
                 result
             }
+            raw::MADV_GUARD_INSTALL => {
+                self.note_guards(&range);
+                self.advise_pages(range, advice)
+            }
             _ => self.advise_pages(range, advice),
         }
     }
@@ -163,6 +167,21 @@ impl Mm {
         }
         drop(cursor);
         self.rss.apply(delta);
+    }
+
+    /// Notes that the areas of `range` may hold guard pages; those that cannot are left as they are.
+    fn note_guards(&self, range: &Range<u64>) {
+        let lacks = |vma: &Vma| !vma.attr.flags.contains(VmFlags::MAYBE_GUARD);
+        if !self.space.read().set.overlapping(range.clone()).any(lacks) {
+            return;
+        }
+        let mut space = self.space.write();
+        space.set.for_each_mut(|at, attr| {
+            let never = VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND | VmFlags::LOCKED;
+            if at.start < range.end && range.start < at.end && !attr.flags.intersects(never) {
+                attr.flags |= VmFlags::MAYBE_GUARD;
+            }
+        });
     }
 
     /// Advice about pages, which changes no VMA.

@@ -165,6 +165,11 @@ impl Mm {
                 return Err(Errno::EFAULT);
             }
             target += last_end.map_or(0, |end| vma.start - end);
+            // LINUX: only whole, unwatched areas move together with others.
+            let is_watched = vma.attr.watch.is_some();
+            if is_watched && (last_end.is_some() || vma.end < source.end) {
+                return Err(Errno::EFAULT);
+            }
             last_end = Some(vma.end);
             let part = vma.clip(&source);
             let len = part.end - part.start;

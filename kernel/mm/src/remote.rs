@@ -25,6 +25,12 @@ pub enum Rights {
 }
 
 impl Mm {
+    /// Whether a part of `range` is memory that the kernel must not touch for anyone. Takes `space` for reading.
+    pub fn has_secret(&self, range: core::ops::Range<u64>) -> bool {
+        let is_secret = |v: &Vma| v.attr.backing.object().is_some_and(|o| o.is_secret());
+        self.space.read().set.overlapping(range).any(is_secret)
+    }
+
     /// Faults in the pages of `range`: for writing where the VMA is private and writable, or as `write` says.
     ///
     /// `ENOMEM` at a hole or without memory, `EFAULT` beyond the end of a file.

@@ -56,6 +56,9 @@ pub struct PageStats {
     pub private_dirty: u64,
     pub referenced: u64,
     pub anonymous: u64,
+    pub pss_anon: u64,
+    pub pss_shmem: u64,
+    pub pss_dirty: u64,
     pub anon_huge: u64,
     pub lazy: u64,
     pub swap: u64,
@@ -205,11 +208,18 @@ impl Mm {
             stats.anon_huge += u64::from(frame.is_in_huge() && cursor.query_huge(addr).is_some());
             let holders = holders(&frame, kind);
             stats.rss += 1;
-            stats.pss_bytes += PAGE_SIZE as u64 / u64::from(holders);
+            let share = PAGE_SIZE as u64 / u64::from(holders);
+            stats.pss_bytes += share;
+            stats.pss_anon += if anon { share } else { 0 };
+            stats.pss_shmem += if kind & page_flags::SHMEM != 0 { share } else { 0 };
             stats.anonymous += u64::from(anon);
             stats.lazy += u64::from(kind & page_flags::LAZY != 0 && !flags.contains(PteFlags::DIRTY));
             stats.referenced += u64::from(flags.contains(PteFlags::ACCESSED));
-            let dirty = anon || flags.contains(PteFlags::DIRTY);
+            // LINUX: what has no other home than memory is dirty.
+            let dirty = anon
+                || flags.contains(PteFlags::DIRTY)
+                || kind & (page_flags::SHMEM | page_flags::DIRTY) != 0;
+            stats.pss_dirty += if dirty { share } else { 0 };
             *match (holders > 1, dirty) {
                 (true, true) => &mut stats.shared_dirty,
                 (true, false) => &mut stats.shared_clean,
@@ -243,7 +253,7 @@ impl Mm {
             for at in pages.pages() {
                 let present = matches!(cursor.query(at), Entry::Present { .. });
                 let idx = vma.attr.offset_at(vma.start, at) >> PAGE_SHIFT;
-                out(present || vma.attr.backing.mapping().is_some_and(|m| m.get(idx).is_some()));
+                out(present || vma.attr.backing.mapping().is_some_and(|m| m.is_in_core(idx)));
             }
         }
         Ok(())

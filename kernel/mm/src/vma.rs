@@ -42,6 +42,8 @@ bitflags! {
         const GROWSDOWN = 0x100;
         /// Its frames belong to a device or to the kernel: never counted, copied or dumped.
         const PFNMAP = 0x400;
+        /// May hold guard pages (`MADV_GUARD_INSTALL`); stays when they go.
+        const MAYBE_GUARD = 0x800;
         /// All of it was clean at the last write of 4 to /proc/PID/clear_refs; a new VMA is not.
         const SOFTCLEAN = 0x1000;
         /// Pages stay in memory.
@@ -326,7 +328,7 @@ impl Attr for VmaAttr {
     #[inline]
     fn merges(&self, len: u64, next: &Self) -> bool {
         // LINUX: device mappings (VM_SPECIAL) never merge.
-        (self.flags ^ next.flags) - VmFlags::SOFTCLEAN == VmFlags::empty()
+        (self.flags ^ next.flags) - (VmFlags::SOFTCLEAN | VmFlags::MAYBE_GUARD) == VmFlags::empty()
             && self.offset.wrapping_add(len) == next.offset
             && self.pkey == next.pkey
             && self.policy == next.policy
@@ -345,6 +347,7 @@ impl Attr for VmaAttr {
         if !gone.flags.contains(VmFlags::SOFTCLEAN) {
             self.flags -= VmFlags::SOFTCLEAN;
         }
+        self.flags |= gone.flags & VmFlags::MAYBE_GUARD;
         if gone.history() != History::Fresh && self.history() == History::Fresh {
             self.history = gone.history.clone();
         }

@@ -1,11 +1,14 @@
 //! Reading and writing through descriptors (read(2), write(2), lseek(2), sendfile(2), splice(2), ...).
 
+use alloc::vec::Vec;
+
 use abi::signal::{SIGPIPE, SIGXFSZ, SigInfo};
 use abi::{Errno, Result};
-use hal::uio::{Dest, Src};
+use hal::uio::{Dest, Src, UserBuf};
 use hal::{UserAddr, user};
 use limits::Resource;
 use process::signal::{Target, send_kernel};
+use vfs::pipe::Blocking;
 use vfs::readdir::{self, Layout};
 use vfs::rw::RwFlags;
 use vfs::{File, FileMode, SyncMode, Whence, rw, splice};
@@ -230,6 +233,16 @@ pub(crate) fn sys_tee(_cx: &mut Cx<'_>, in_fd: i32, out_fd: i32, count: usize, f
     after_write(&output, result)
 }
 
+/// The first `len` bytes of `bufs`.
+fn first_bytes(mut bufs: Vec<UserBuf>, len: usize) -> Vec<UserBuf> {
+    let mut left = len;
+    for buf in &mut bufs {
+        buf.len = buf.len.min(left);
+        left -= buf.len;
+    }
+    bufs
+}
+
 /// vmsplice(2): the bytes are copied, so the pages stay the caller's own.
 pub(crate) fn sys_vmsplice(
     _cx: &mut Cx<'_>,
@@ -240,16 +253,25 @@ pub(crate) fn sys_vmsplice(
 ) -> Result<usize> {
     /// `SPLICE_F_MOVE`, `NONBLOCK`, `MORE` and `GIFT`.
     const KNOWN: u32 = 15;
+    const SPLICE_F_NONBLOCK: u32 = 2;
     if flags & !KNOWN != 0 {
         return Err(Errno::EINVAL);
     }
     let file = file(fd)?;
-    if file.ops_as::<vfs::pipe::PipeEnd>().is_none() {
-        return Err(Errno::EBADF);
-    }
+    let end = file.ops_as::<vfs::pipe::PipeEnd>().ok_or(Errno::EBADF)?;
     let bufs = caller::iovec(iov, count)?;
     if file.mode().contains(FileMode::WRITE) {
-        let result = rw::write(&file, &mut Src::user_vec(bufs), u64::MAX);
+        // LINUX: the pages go into the pipe, and secret memory gives none.
+        let mm = process::current().mm().ok_or(Errno::EFAULT)?;
+        if bufs.iter().any(|buf| mm.has_secret(buf.addr.0..buf.addr.0.saturating_add(buf.len as u64))) {
+            return Err(Errno::EFAULT);
+        }
+        let blocking = Blocking::from_flags(vfs::fcntl::status_flags(&file));
+        let now = if flags & SPLICE_F_NONBLOCK == 0 { blocking } else { Blocking::No };
+        // As much as there is room for, like other ways into a pipe.
+        let room = end.pipe().wait_for_room(now);
+        let result =
+            room.and_then(|room| rw::write(&file, &mut Src::user_vec(first_bytes(bufs, room)), u64::MAX));
         after_write(&file, result)
     } else {
         rw::read(&file, &mut Dest::user_vec(bufs))

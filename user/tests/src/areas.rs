@@ -22,6 +22,7 @@ mod jobs;
 mod mapcount;
 mod mem;
 mod memcalls;
+mod memviews;
 mod mm;
 mod mmfile;
 mod mountfd;
@@ -67,6 +68,7 @@ const AREAS: &[&[harness::Test]] = &[
     mremap::TESTS,
     mapcount::TESTS,
     memcalls::TESTS,
+    memviews::TESTS,
     pkeys::TESTS,
     uffd::TESTS,
     thp::TESTS,

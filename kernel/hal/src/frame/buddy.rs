@@ -27,6 +27,11 @@ pub(crate) const MAX_ORDER: u32 = 10;
 /// In `state`: this frame starts a free run.
 const FREE: u32 = 1 << 31;
 
+/// The order of the free run that a frame with this `state` begins, if it does.
+pub(super) fn free_order(state: u32) -> Option<u32> {
+    (state & FREE != 0).then_some(state & !FREE)
+}
+
 /// Finds the metadata of a frame. It must exist for each frame of a block of order [`MAX_ORDER`] that holds a
 /// managed frame, because the buddy of a managed frame may be any of them.
 pub(crate) trait MetaMap {

@@ -420,6 +420,69 @@ impl FrameRun {
     }
 }
 
+/// What a frame is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameUse {
+    /// Nothing: the buddy has it.
+    Free,
+    /// The kernel: its image, its heap, page tables; or a CPU has it at hand.
+    Kernel,
+    /// A page that somebody refers to.
+    Page,
+    /// The first part of a huge frame.
+    HugeHead,
+    /// Another part.
+    HugeTail,
+}
+
+/// A look at a frame, which may be another's a moment later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameView {
+    /// What it is used for.
+    pub used_for: FrameUse,
+    /// References to it.
+    pub refs: u32,
+    /// mm's flags of a page.
+    pub flags: u32,
+}
+
+/// The number after the last frame's.
+pub fn end_pfn() -> u64 {
+    arch::mem::end_pfn()
+}
+
+/// Looks at frame `pfn`; `None` where there is no memory.
+pub fn look(pfn: u64) -> Option<FrameView> {
+    arch::mem::ensure_ready();
+    if !arch::mem::has_meta(pfn) {
+        return None;
+    }
+    let meta = arch::mem::meta(pfn);
+    let (refs, state) = (meta.refs.load(Ordering::Relaxed), meta.state.load(Ordering::Relaxed));
+    if refs == 0 {
+        let used_for = if is_in_free_run(pfn) { FrameUse::Free } else { FrameUse::Kernel };
+        return Some(FrameView { used_for, refs, flags: 0 });
+    }
+    let used_for = match state == huge::IN_HUGE {
+        true if pfn.is_multiple_of(HUGE_FRAMES as u64) => FrameUse::HugeHead,
+        true => FrameUse::HugeTail,
+        false => FrameUse::Page,
+    };
+    let extra = if state == huge::IN_HUGE { huge::extra_refs(pfn as u32) } else { 0 };
+    let flags = meta.flags.load(Ordering::Relaxed);
+    Some(FrameView { used_for, refs: refs.saturating_add(extra), flags })
+}
+
+/// Whether a run that begins at or before `pfn` in its block is free and reaches it (B1 of `buddy`).
+fn is_in_free_run(pfn: u64) -> bool {
+    (0..=MAX_ORDER).any(|order| {
+        let head = pfn >> order << order;
+        let state =
+            if arch::mem::has_meta(head) { arch::mem::meta(head).state.load(Ordering::Relaxed) } else { 0 };
+        buddy::free_order(state).is_some_and(|free| free >= order)
+    })
+}
+
 /// Sets how many free frames [`Frame::alloc_user`] leaves alone; 0 at boot. What a CPU has at hand does not count.
 pub fn set_reserve(nr_frames: usize) {
     RESERVE.store(nr_frames, Ordering::Relaxed);
@@ -457,6 +520,16 @@ mod tests {
         again.read(4090, &mut bytes);
         assert_eq!(&bytes, b"abcdef");
         assert_eq!(again.ref_count(), 1);
+    }
+
+    #[test]
+    fn a_look_tells_pages_from_free_frames() {
+        let frame = Frame::alloc().unwrap();
+        frame.meta().flags.store(5, Ordering::Relaxed);
+        let seen = look(frame.pfn()).unwrap();
+        assert_eq!(seen, FrameView { used_for: FrameUse::Page, refs: 1, flags: 5 });
+        assert!(look(end_pfn()).is_none() && look(u64::MAX).is_none());
+        assert!((1..end_pfn()).any(|pfn| look(pfn).is_some_and(|seen| seen.used_for == FrameUse::Free)));
     }
 
     #[test]

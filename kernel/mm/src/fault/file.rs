@@ -154,6 +154,12 @@ impl Mm {
                 return;
             }
             let kind = frame.meta().flags.load(Ordering::Relaxed);
+            if kind & page_flags::UNTOUCHED != 0 {
+                if i != idx {
+                    return;
+                }
+                Mapping::note_touched(frame);
+            }
             let dirty = kind & page_flags::DIRTY != 0;
             if i == idx && need.write && notify && !dirty {
                 unannounced = Some(frame.clone());
@@ -209,6 +215,7 @@ impl Mm {
             }
         }
         let Some(source) = mapping.get(idx) else { return Ok(Attempt::NotCached) };
+        Mapping::note_touched(&source);
         let Some(copy) = copy_of(&source) else { return Ok(Attempt::NoMemory) };
         copy.meta().flags.store(page_flags::ANON, Ordering::Relaxed);
         let mut cursor = self.page_table().cursor(page);

@@ -5,7 +5,7 @@ use hal::frame::Frame;
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 
-use super::{Mapping, Source, note_use};
+use super::{Mapping, Source, note_use, page_flags};
 use crate::oom;
 use core::sync::atomic::Ordering;
 
@@ -149,6 +149,7 @@ impl Mapping {
             },
             None => self.get_or_fill(idx)?,
         };
+        Self::note_touched(&frame);
         self.mark_dirty(idx, &frame)?;
         let n = src.take_into_frame(&frame, offset, len).map_err(|_| Errno::EFAULT)?;
         // Write-back may have made it clean before the bytes came, or before the file reached to them.
@@ -213,7 +214,11 @@ impl Mapping {
     pub fn allocate(&self, range: core::ops::Range<u64>) -> Result<()> {
         let end = range.end.div_ceil(PAGE_SIZE as u64);
         for idx in range.start >> PAGE_SHIFT..end {
-            self.get_or_fill(idx)?;
+            let is_new = self.is_shmem() && self.get(idx).is_none();
+            let frame = self.get_or_fill(idx)?;
+            if is_new {
+                frame.meta().flags.fetch_or(page_flags::UNTOUCHED, Ordering::Relaxed);
+            }
         }
         Ok(())
     }

@@ -78,6 +78,8 @@ pub mod page_flags {
     pub const ACTIVE: u32 = 64;
     /// May go without a trace while it is clean (`MADV_FREE`).
     pub const LAZY: u32 = 128;
+    /// Shared memory that fallocate(2) made, and nobody touched since.
+    pub const UNTOUCHED: u32 = 256;
 }
 
 /// A file system's side of the page cache.
@@ -333,6 +335,15 @@ impl Mapping {
         }
     }
 
+    /// Notes that a page of shared memory is used.
+    #[inline]
+    pub(crate) fn note_touched(frame: &Frame) {
+        let flags = &frame.meta().flags;
+        if flags.load(Ordering::Relaxed) & page_flags::UNTOUCHED != 0 {
+            flags.fetch_and(!page_flags::UNTOUCHED, Ordering::Relaxed);
+        }
+    }
+
     /// Puts `frame` in as page `idx` unless there is one, and gives the page that is there then.
     ///
     /// Charges a shmem source. `ENOSPC`: its limit is reached.
@@ -377,6 +388,12 @@ impl Mapping {
         if self.is_shmem() {
             counters::SHMEM.add(nr);
         }
+    }
+
+    /// Whether page `idx` is cached, and not only promised by fallocate(2).
+    pub(crate) fn is_in_core(&self, idx: u64) -> bool {
+        let flags = |frame: &Frame| frame.meta().flags.load(Ordering::Relaxed);
+        self.pages.lock().get(idx).is_some_and(|frame| flags(frame) & page_flags::UNTOUCHED == 0)
     }
 
     /// Notes that page `idx` will differ from what the file system holds. May sleep.

@@ -14,7 +14,7 @@ use vfs::listing::{DirFile, Each, Listing};
 use vfs::text::{Content, Text, TextFile};
 use vfs::{File, FileMode, FileOps, Inode, InodeFlags, InodeOps, OpenRequest, Path};
 
-use super::{DirKind, Entry, Kind, Target, fd, task_dir};
+use super::{DirKind, Entry, Kind, Target, fd, map_files, task_dir};
 use crate::dir::{DIR, Fresh};
 use crate::super_ops::Options;
 
@@ -178,6 +178,7 @@ fn make_entry(dir: &Inode, entry: &'static Entry, target: &Target, task: &Task) 
         Kind::Dir(DirKind::Net) => crate::node::make(dir, &crate::system::NET),
         Kind::Dir(DirKind::Fd) => fd::make_dir(dir, name, target, task, fd::Show::Links),
         Kind::Dir(DirKind::FdInfo) => fd::make_dir(dir, name, target, task, fd::Show::Info),
+        Kind::Dir(DirKind::MapFiles) => map_files::make_dir(dir, name, target, task),
         Kind::Dir(DirKind::Task) => task_dir::make_dir(dir, name, target, task),
         _ => {
             let ops = Box::new(PidNode { target: target.clone(), entry });

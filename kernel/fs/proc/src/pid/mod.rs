@@ -10,6 +10,7 @@ mod accounts;
 mod fd;
 mod idmap;
 mod inode;
+mod map_files;
 mod maps;
 mod mem;
 mod pagemap;
@@ -150,6 +151,8 @@ pub(crate) enum DirKind {
     Fd,
     /// Text about open files.
     FdInfo,
+    /// Links to mapped files.
+    MapFiles,
     /// Threads.
     Task,
     /// The network, as the process sees it.

@@ -36,6 +36,7 @@ const FLAG_NAMES: &[(VmFlags, &str)] = &[
     (VmFlags::NORESERVE, "nr"),
     (VmFlags::WIPEONFORK, "wf"),
     (VmFlags::DONTDUMP, "dd"),
+    (VmFlags::MAYBE_GUARD, "gu"),
     // Soft-dirty as a whole: the mark is missing.
     (VmFlags::SOFTCLEAN, "sd"),
     (VmFlags::HUGEPAGE, "hg"),
@@ -64,14 +65,27 @@ fn put_kb(out: &mut Text, name: &str, kb: u64) {
     put!(out, "{:<16}{kb:8} kB\n", name);
 }
 
-/// The lines that a mapping and the sum have in common.
-fn put_stats(out: &mut Text, stats: &PageStats, locked: bool) {
+/// What the lines are about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    /// One mapping.
+    Part,
+    /// All.
+    Sum,
+}
+
+/// The lines that a mapping and the sum have in common, and some of the sum's own.
+fn put_stats(out: &mut Text, stats: &PageStats, locked: bool, whole: Whole) {
     let pss = stats.pss_bytes / 1024;
-    let dirty = stats.shared_dirty + stats.private_dirty;
-    let pss_dirty = (pss * dirty).checked_div(stats.rss).unwrap_or(0);
     put_kb(out, "Rss:", stats.rss * KB);
     put_kb(out, "Pss:", pss);
-    put_kb(out, "Pss_Dirty:", pss_dirty);
+    put_kb(out, "Pss_Dirty:", stats.pss_dirty / 1024);
+    if whole == Whole::Sum {
+        put_kb(out, "Pss_Anon:", stats.pss_anon / 1024);
+        let file = stats.pss_bytes.saturating_sub(stats.pss_anon + stats.pss_shmem);
+        put_kb(out, "Pss_File:", file / 1024);
+        put_kb(out, "Pss_Shmem:", stats.pss_shmem / 1024);
+    }
     put_kb(out, "Shared_Clean:", stats.shared_clean * KB);
     put_kb(out, "Shared_Dirty:", stats.shared_dirty * KB);
     put_kb(out, "Private_Clean:", stats.private_clean * KB);
@@ -97,7 +111,7 @@ pub(super) fn show(mm: &Mm, out: &mut Text) -> Result<()> {
         put_kb(out, "KernelPageSize:", KB);
         put_kb(out, "MMUPageSize:", KB);
         let stats = mm.collect_page_stats(vma.range.clone());
-        put_stats(out, &stats, vma.flags.contains(VmFlags::LOCKED));
+        put_stats(out, &stats, vma.flags.contains(VmFlags::LOCKED), Whole::Part);
         put!(out, "THPeligible:    {:8}\n", u8::from(vma.huge_eligible));
         if hal::pkey::is_supported() {
             put!(out, "ProtectionKey:  {:8}\n", vma.pkey);
@@ -134,6 +148,9 @@ pub(super) fn show_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
         let stats = mm.collect_page_stats(vma.range.clone());
         sum.rss += stats.rss;
         sum.pss_bytes += stats.pss_bytes;
+        sum.pss_anon += stats.pss_anon;
+        sum.pss_shmem += stats.pss_shmem;
+        sum.pss_dirty += stats.pss_dirty;
         sum.shared_clean += stats.shared_clean;
         sum.shared_dirty += stats.shared_dirty;
         sum.private_clean += stats.private_clean;
@@ -145,6 +162,6 @@ pub(super) fn show_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
         sum.swap += stats.swap;
         locked_bytes += if vma.flags.contains(VmFlags::LOCKED) { stats.pss_bytes } else { 0 };
     }
-    put_stats(out, &sum, locked_bytes > 0);
+    put_stats(out, &sum, locked_bytes > 0, Whole::Sum);
     Ok(())
 }

@@ -104,6 +104,7 @@ macro_rules! common {
 /// What is in the directory of a process.
 pub(crate) static PROCESS_ENTRIES: &[Entry] = common![
     entry("task", 0o555, Dir(DirKind::Task)),
+    entry("map_files", 0o500, Dir(DirKind::MapFiles)),
     entry("net", 0o555, Dir(DirKind::Net)),
     entry("mountstats", 0o400, Guarded(text::mountstats)),
     entry("coredump_filter", 0o644, Tunable(accounts::coredump_filter, accounts::set_coredump_filter)),

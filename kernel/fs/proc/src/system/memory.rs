@@ -141,6 +141,29 @@ pub(super) fn zoneinfo(out: &mut Text) -> Result<()> {
     Ok(())
 }
 
+/// /proc/pagetypeinfo: pages are not kept apart by whether they can move, so all are of one type, and each block.
+pub(super) fn pagetypeinfo(out: &mut Text) -> Result<()> {
+    const TYPES: [&str; 3] = ["Unmovable", "Movable", "Reclaimable"];
+    let (order, pages) = (hal::frame::HUGE_ORDER, hal::frame::HUGE_FRAMES);
+    put!(out, "Page block order: {order}\nPages per block:  {pages}\n\n");
+    put!(out, "{:<43}", "Free pages count per migrate type at order");
+    let runs = hal::frame::free_runs();
+    (0..runs.len()).for_each(|order| put!(out, " {order:6}"));
+    out.push(b"\n");
+    for kind in TYPES {
+        put!(out, "Node    0, zone   Normal, type {kind:>12} ");
+        runs.iter().for_each(|n| put!(out, "{:6} ", if kind == "Movable" { *n } else { 0 }));
+        out.push(b"\n");
+    }
+    put!(out, "\n{:<23}", "Number of blocks type");
+    TYPES.iter().for_each(|kind| put!(out, "{kind:>12} "));
+    put!(out, "\nNode 0, zone   Normal ");
+    let blocks = hal::frame::stats().total / pages;
+    TYPES.iter().for_each(|kind| put!(out, "{:12} ", if *kind == "Movable" { blocks } else { 0 }));
+    out.push(b"\n");
+    Ok(())
+}
+
 /// /proc/buddyinfo: free blocks by size. Pages that CPUs have at hand are in none.
 pub(super) fn buddyinfo(out: &mut Text) -> Result<()> {
     put!(out, "Node 0, zone   Normal ");

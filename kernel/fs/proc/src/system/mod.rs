@@ -5,6 +5,7 @@ mod kmsg;
 mod machine;
 mod memory;
 mod net;
+mod pages;
 
 use crate::node::{Entry, Kind, dir, text};
 use crate::sysctl;
@@ -44,6 +45,8 @@ pub(crate) static ENTRIES: &[Entry] = &[
     text("iomem", machine::iomem),
     empty("ioports"),
     Entry { name: "kmsg", kind: Kind::Private(kmsg::open) },
+    Entry { name: "kpagecount", kind: Kind::Private(pages::open_count) },
+    Entry { name: "kpageflags", kind: Kind::Private(pages::open_flags) },
     text("loadavg", cpu::loadavg),
     text("locks", machine::locks),
     text("meminfo", memory::meminfo),
@@ -51,6 +54,7 @@ pub(crate) static ENTRIES: &[Entry] = &[
     empty("modules"),
     link("mounts", "self/mounts"),
     link("net", "self/net"),
+    private("pagetypeinfo", 0o400, memory::pagetypeinfo),
     text("partitions", |out| crate::extra::show(crate::Extra::Partitions, out)),
     text("softirqs", cpu::softirqs),
     text("stat", cpu::stat),

@@ -43,6 +43,16 @@ pub fn meta(pfn: u64) -> &'static FrameMeta {
     unsafe { &*arena().metas.add(pfn as usize) }
 }
 
+/// The number after the last frame's.
+pub fn end_pfn() -> u64 {
+    NR_FRAMES as u64
+}
+
+/// Whether there is frame `pfn`.
+pub fn has_meta(pfn: u64) -> bool {
+    pfn < NR_FRAMES as u64
+}
+
 /// The number of the frame that holds `ptr`, which came from [`frame_ptr`].
 pub fn pfn_of(ptr: *const u8) -> u64 {
     ((ptr.addr() - arena().pages.addr()) / PAGE_SIZE) as u64

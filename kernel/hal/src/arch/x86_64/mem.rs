@@ -37,6 +37,25 @@ pub(crate) fn meta(pfn: u64) -> &'static FrameMeta {
     unsafe { &*((FRAME_META + pfn * META_BYTES) as *const FrameMeta) }
 }
 
+/// Most ranges of memory of the memory map.
+const MAX_RANGES: usize = 64;
+/// The frames with metadata: the first of each range, and the one after its last.
+static RANGES: [(AtomicU64, AtomicU64); MAX_RANGES] =
+    [const { (AtomicU64::new(0), AtomicU64::new(0)) }; MAX_RANGES];
+
+/// The number after the last frame's.
+pub(crate) fn end_pfn() -> u64 {
+    RANGES.iter().map(|(_, end)| end.load(Ordering::Relaxed)).max().unwrap_or(0)
+}
+
+/// Whether there is metadata of frame `pfn`.
+pub(crate) fn has_meta(pfn: u64) -> bool {
+    let holds = |(start, end): &(AtomicU64, AtomicU64)| {
+        (start.load(Ordering::Relaxed)..end.load(Ordering::Relaxed)).contains(&pfn)
+    };
+    RANGES.iter().any(holds)
+}
+
 /// Does `ptr` point into a frame by its [`frame_ptr`] (and not into an area of [`alloc_pages`])?
 #[inline]
 pub(crate) fn is_frame(ptr: *const u8) -> bool {
@@ -89,10 +108,11 @@ pub(super) unsafe fn init(
 ) -> Option<()> {
     KERNEL_ROOT.store(root, Ordering::Relaxed);
     let mut mapped_to = 0;
-    let mut sorted = [(0, 0); 64];
+    let mut sorted = [(0, 0); MAX_RANGES];
     let sorted = sorted.get_mut(..ram.len())?;
     sorted.copy_from_slice(ram);
     sorted.sort_unstable();
+    let mut ranges = RANGES.iter();
     for &(start, end) in sorted.iter() {
         // Whole 4 MiB blocks, whose metadata is 32 KiB: whole pages again. What an earlier range mapped is skipped.
         let from = ((start / BLOCK * BLOCK) >> PAGE_SHIFT) * META_BYTES;
@@ -119,6 +139,10 @@ pub(super) unsafe fn init(
             at += len;
         }
         mapped_to = mapped_to.max(to);
+        if let Some((first, after)) = ranges.next() {
+            first.store(start.div_ceil(PAGE_SIZE as u64), Ordering::Relaxed);
+            after.store(end >> PAGE_SHIFT, Ordering::Relaxed);
+        }
         LIMIT.fetch_max(end, Ordering::Relaxed);
     }
     for &(start, end) in memory.spans() {
