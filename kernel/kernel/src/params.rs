@@ -124,6 +124,10 @@ impl Params {
             self.root_writable = param.is("rw");
         } else if param.is("virtio_mmio.device") {
             self.virtio_mmio.push(String::from(value));
+        } else if param.is("fail_page_alloc") {
+            if !process::failing::set_from_boot(value) {
+                log::warn!("fail_page_alloc={value}: not four numbers");
+            }
         } else if param.is("transparent_hugepage") {
             if mm::thp::settings::enabled().set(value).is_err() {
                 log::warn!("transparent_hugepage={value}: always, madvise or never");

@@ -168,6 +168,8 @@ pub struct Task {
     pub(crate) personality: AtomicU32,
     /// Memory policy (set_mempolicy(2)), as [`mm::Policy::bits`].
     mempolicy: AtomicU32,
+    /// See [`crate::failing`].
+    pub(crate) fail_nth: AtomicU32,
     pub(crate) min_flt: AtomicU64,
     pub(crate) maj_flt: AtomicU64,
 }
@@ -232,6 +234,7 @@ impl Task {
             timer_slack: AtomicU64::new(DEFAULT_TIMER_SLACK_NS),
             personality: AtomicU32::new(0),
             mempolicy: AtomicU32::new(0),
+            fail_nth: AtomicU32::new(0),
             min_flt: AtomicU64::new(0),
             maj_flt: AtomicU64::new(0),
         }

@@ -5,7 +5,7 @@ use crate::prelude::*;
 tests!(
     "memviews":
     pages_tell_what_they_are, mapped_files_have_links, secret_memory_goes_into_no_pipe, a_pipe_takes_what_fits,
-    guarded_areas_say_so, promised_pages_are_not_in_core, shares_add_up,
+    guarded_areas_say_so, promised_pages_are_not_in_core, shares_add_up, each_allocation_fails,
 );
 
 /// The entries of the file at `path` from `first` on.
@@ -156,4 +156,79 @@ fn shares_add_up() {
     assert!((kb("Pss:") - parts).abs() <= 3, "{text}");
     assert!(kb("Pss_Anon:") >= 256 && kb("Pss_Shmem:") >= 64, "{text}");
     assert!(kb("Pss_Dirty:") <= kb("Pss:"), "{text}");
+}
+
+/// Calls that need memory, each of which undoes what it did.
+const CALLS: [fn() -> Result<usize, Errno>; 6] = [
+    || {
+        let a = sys!(SYS_mmap, 0, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)?;
+        let filled = sys!(SYS_madvise, a, 8 * PAGE, 23); // MADV_POPULATE_WRITE
+        sys!(SYS_munmap, a, 8 * PAGE).unwrap();
+        filled
+    },
+    || {
+        let a = sys!(SYS_mmap, 0, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)?;
+        poke(a + PAGE, 1);
+        let moved = sys!(SYS_mremap, a, 8 * PAGE, 16 * PAGE, MREMAP_MAYMOVE, 0);
+        sys!(SYS_munmap, moved.unwrap_or(a), if moved.is_ok() { 16 * PAGE } else { 8 * PAGE }).unwrap();
+        moved
+    },
+    || match crate::sys::fork()? {
+        0 => exit(0),
+        pid => {
+            Child(pid).ok();
+            Ok(0)
+        }
+    },
+    || {
+        let fd = sys!(SYS_memfd_create, c"m", 0)? as i32;
+        let written = pwrite(fd, &[1; 3 * PAGE], 0);
+        close(fd);
+        written
+    },
+    || {
+        let mut ends = [0i32; 2];
+        sys!(SYS_pipe2, &mut ends, 0)?;
+        let written = write(ends[1], &[1; PAGE]);
+        ends.into_iter().for_each(close);
+        written
+    },
+    || {
+        let a = sys!(SYS_mmap, 0, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)?;
+        poke(a, 1);
+        let split = sys!(SYS_mprotect, a + 2 * PAGE, PAGE, PROT_READ);
+        sys!(SYS_munmap, a, 8 * PAGE).unwrap();
+        split
+    },
+];
+
+fn each_allocation_fails() {
+    allow_seconds(120);
+    let Ok(fd) = open(&cstr("/proc/thread-self/fail-nth"), O_RDWR) else { skip("no fault injection") };
+    // What is read may need memory, too: then that failed, and the count is used up.
+    let left = || loop {
+        match pread(fd, 20, 0) {
+            Err(ENOMEM) => continue,
+            text => break String::from_utf8(text.unwrap()).unwrap().trim().parse::<u32>().unwrap(),
+        }
+    };
+    let set = |nth: u32| assert_eq!(pwrite(fd, nth.to_string().as_bytes(), 0), Ok(nth.to_string().len()));
+    for call in CALLS {
+        let mut nth = 1;
+        loop {
+            set(nth);
+            let result = call();
+            let left = left();
+            set(0);
+            match result {
+                Err(ENOMEM | EAGAIN | ENOSPC) => assert_eq!(left, 0, "no memory, and nothing had failed"),
+                other => assert!(other.is_ok(), "allocation {nth}: {other:?}"),
+            }
+            if left > 0 {
+                break;
+            }
+            nth += 1;
+            assert!(nth < 5000, "no end");
+        }
+    }
 }

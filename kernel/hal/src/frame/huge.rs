@@ -22,7 +22,7 @@
 use core::num::NonZeroU32;
 use core::sync::atomic::Ordering;
 
-use super::{Frame, FrameMeta, Machine, MetaMap, alloc_run, free_run, nr_above_reserve};
+use super::{Frame, FrameMeta, Machine, MetaMap, alloc_run, free_run, inject, nr_above_reserve};
 use crate::addr::PAGE_SIZE;
 use crate::arch;
 
@@ -56,7 +56,7 @@ impl HugeFrame {
     /// A huge frame full of zeroes whose frames have `flags`, if there is one beyond the kernel's reserve. Costs the time to
     /// zero it, outside of any lock.
     pub fn alloc_user_zeroed(flags: u32) -> Option<HugeFrame> {
-        if nr_above_reserve() < 2 * HUGE_FRAMES {
+        if inject::fails() || nr_above_reserve() < 2 * HUGE_FRAMES {
             return None;
         }
         let first = NonZeroU32::new(alloc_run(HUGE_ORDER)?)?;

@@ -12,6 +12,7 @@
 
 mod buddy;
 mod huge;
+pub mod inject;
 
 use core::cell::UnsafeCell;
 use core::num::NonZeroU32;
@@ -223,6 +224,9 @@ fn free_one(pfn: u32) {
 impl Frame {
     /// A frame with arbitrary contents; `None` when there is none.
     pub fn alloc() -> Option<Frame> {
+        if inject::fails() {
+            return None;
+        }
         let pfn = NonZeroU32::new(alloc_one(0)?)?;
         Some(Frame::adopt(pfn))
     }
@@ -230,6 +234,9 @@ impl Frame {
     /// As [`alloc`](Self::alloc) for memory that user space decides about, of which there may be any amount: leaves
     /// what [`set_reserve`] says to the kernel, which needs memory to make memory free.
     pub fn alloc_user() -> Option<Frame> {
+        if inject::fails() {
+            return None;
+        }
         let pfn = NonZeroU32::new(alloc_one(RESERVE.load(Ordering::Relaxed))?)?;
         Some(Frame::adopt(pfn))
     }
@@ -402,6 +409,9 @@ pub struct FrameRun {
 impl FrameRun {
     /// `2^order` adjacent frames with arbitrary contents, aligned to their size.
     pub fn alloc(order: u32) -> Option<FrameRun> {
+        if inject::fails() {
+            return None;
+        }
         let mut frames = alloc::vec::Vec::new();
         frames.try_reserve_exact(1usize.checked_shl(order)?).ok()?;
         let first = alloc_run(order)?;

@@ -1,5 +1,6 @@
 //! Tests on the hosted machine: real faults, real copies, frames counted.
 
+mod failing;
 mod paths;
 mod reclaim;
 mod swap;

@@ -187,6 +187,24 @@ pub(super) fn timer_slack(subject: &Subject, out: &mut Text) -> Result<()> {
     Ok(())
 }
 
+/// /proc/PID/fail-nth.
+pub(super) fn fail_nth(subject: &Subject, out: &mut Text) -> Result<()> {
+    put!(out, "{}\n", subject.task.fail_nth());
+    Ok(())
+}
+
+/// `EPERM`: the caller has no `CAP_SYS_RESOURCE`. LINUX: whoever may write the file does; there it is only in kernels
+/// made for tests.
+pub(super) fn set_fail_nth(subject: &Subject, bytes: &[u8]) -> Result<()> {
+    let me = process::try_current().ok_or(Errno::EPERM)?;
+    if !me.with_cred(|cred| cred.capable(Cap::SYS_RESOURCE)) {
+        return Err(Errno::EPERM);
+    }
+    let nth = u32::try_from(parse(bytes)?).map_err(|_| Errno::EINVAL)?;
+    subject.task.set_fail_nth(nth);
+    Ok(())
+}
+
 /// /proc/PID/personality.
 pub(super) fn personality(subject: &Subject, out: &mut Text) -> Result<()> {
     put!(out, "{:08x}\n", subject.task.personality());

@@ -93,6 +93,7 @@ macro_rules! common {
             entry("loginuid", 0o644, Tunable(accounts::no_id, accounts::set_no_id)),
             entry("sessionid", 0o444, Text(accounts::no_id)),
             entry("io", 0o400, Guarded(accounts::io)),
+            entry("fail-nth", 0o644, Tunable(accounts::fail_nth, accounts::set_fail_nth)),
             entry("uid_map", 0o644, Special(idmap::open_users)),
             entry("gid_map", 0o644, Special(idmap::open_groups)),
             entry("projid_map", 0o644, Special(idmap::open_projects)),
