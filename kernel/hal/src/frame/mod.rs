@@ -27,14 +27,14 @@ use crate::sync::IrqLock;
 use buddy::{Buddy, MetaMap};
 
 pub(crate) use buddy::MAX_ORDER;
-pub use huge::{HUGE_FRAMES, HUGE_ORDER, HUGE_SIZE, HugeFrame};
+pub use huge::{HUGE_FRAMES, HUGE_ORDER, HUGE_SIZE, HugeFrame, set_keeper};
 
 /// The metadata of one frame, 32 bytes. `flags`, `index` and `owner` are mm's to use while it holds a reference.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct FrameMeta {
     refs: AtomicU32,
-    /// Of the first frame of a huge one: how many references there are to the whole (H1 of `huge`).
+    /// Of the first frame of a huge one: how many references there are to the whole (H1 and H3 of `huge`).
     maps: AtomicU32,
     /// mm's flags.
     pub flags: AtomicU32,
@@ -305,7 +305,7 @@ impl Frame {
     pub fn ref_count(&self) -> u32 {
         let meta = self.meta();
         let refs = meta.refs.load(Ordering::Acquire);
-        if meta.state.load(Ordering::Relaxed) == huge::IN_HUGE {
+        if huge::is_part(meta.state.load(Ordering::Relaxed)) {
             refs.saturating_add(huge::extra_refs(self.pfn.get()))
         } else {
             refs
@@ -315,7 +315,7 @@ impl Frame {
     /// Is it a part of a huge frame that some entry maps whole?
     #[inline]
     pub fn is_in_huge(&self) -> bool {
-        self.meta().state.load(Ordering::Relaxed) == huge::IN_HUGE
+        huge::is_part(self.meta().state.load(Ordering::Relaxed))
     }
 
     /// Its metadata.
@@ -395,7 +395,7 @@ impl Drop for Frame {
     fn drop(&mut self) {
         // AcqRel: what other holders did with the frame comes before its next owner.
         if self.meta().refs.fetch_sub(1, Ordering::AcqRel) == 1 {
-            free_one(self.pfn.get());
+            huge::gone(self.pfn.get());
         }
     }
 }
@@ -498,6 +498,26 @@ pub fn set_reserve(nr_frames: usize) {
     RESERVE.store(nr_frames, Ordering::Relaxed);
 }
 
+/// Gives the free frames that CPUs have at hand to the buddy, so that they join their neighbours. Waits for the other CPUs:
+/// interrupts must be on.
+pub fn gather() {
+    let spill = |_| {
+        // SAFETY: as in `alloc_one`.
+        unsafe {
+            LOCALS.with(|local| {
+                let mut buddy = BUDDY.lock();
+                for &pfn in local.frames.iter().take(local.count) {
+                    buddy.free(&Machine, pfn, 0);
+                }
+                local.count = 0;
+                BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
+            });
+        }
+        LOCAL_FREE[arch::cpu::current_id() as usize % MAX_CPUS].store(0, Ordering::Relaxed);
+    };
+    crate::ipi::call(crate::cpu::online(), spill, 0);
+}
+
 /// Free runs by order, up to the largest (/proc/buddyinfo).
 pub fn free_runs() -> [usize; 11] {
     BUDDY.lock().counts()
@@ -505,6 +525,7 @@ pub fn free_runs() -> [usize; 11] {
 
 /// How many frames [`Frame::alloc_user`] could take from the buddy, beside what CPUs have at hand.
 pub fn nr_above_reserve() -> usize {
+    arch::mem::ensure_ready();
     BUDDY_FREE.load(Ordering::Relaxed).saturating_sub(RESERVE.load(Ordering::Relaxed))
 }
 

@@ -161,6 +161,11 @@ impl Cursor<'_> {
         Ok(())
     }
 
+    /// Maps `huge` instead of such an entry, which there is not.
+    pub fn replace_huge(&mut self, _addr: u64, huge: HugeFrame, _flags: PteFlags) -> Result<(), HugeFrame> {
+        Err(huge)
+    }
+
     /// Is nothing mapped in the huge page that holds `addr`?
     pub fn is_huge_free(&self, addr: u64) -> bool {
         let base = addr & !(HUGE_SIZE as u64 - 1);
@@ -169,6 +174,11 @@ impl Cursor<'_> {
 
     /// Whether one entry maps the huge page that holds `addr`: never.
     pub fn query_huge(&self, _addr: u64) -> Option<PteFlags> {
+        None
+    }
+
+    /// The huge frame of such an entry, which there is not.
+    pub fn huge_frame(&self, _addr: u64) -> Option<(HugeFrame, PteFlags)> {
         None
     }
 

@@ -132,6 +132,25 @@ impl Cursor<'_> {
         Ok(())
     }
 
+    /// Maps `huge` instead of what one entry maps at the huge page that holds `addr`; needs no memory. Gives it back when
+    /// there is no such entry.
+    pub fn replace_huge(&mut self, addr: u64, huge: HugeFrame, flags: PteFlags) -> Result<(), HugeFrame> {
+        let base = base_of(addr);
+        let Some(slot) = self.large_slot(addr) else { return Err(huge) };
+        let old = slot.swap(0, Ordering::AcqRel);
+        if old & pte::PRESENT != 0 {
+            // No CPU may read the old page once another one can write the new one.
+            tlb::flush(self.table, base, base + SPAN);
+        }
+        let entry = encode(u64::from(huge.into_first()), flags) | pte::LARGE;
+        if let Some(slot) = self.level2_slot(addr) {
+            slot.store(entry, Ordering::Release);
+        }
+        // SAFETY: U4: the entry owned one reference, and leads to another frame now.
+        self.keep(Removed::Huge(unsafe { HugeFrame::from_first(large_pfn(old)) }));
+        Ok(())
+    }
+
     /// Is nothing mapped in the huge page that holds `addr`?
     pub fn is_huge_free(&self, addr: u64) -> bool {
         !self.knows_leaf(addr) && self.level2_slot(addr).is_none_or(|slot| slot.load(Ordering::Relaxed) == 0)
@@ -140,6 +159,12 @@ impl Cursor<'_> {
     /// Whether one entry maps the huge page that holds `addr`; if so, its flags.
     pub fn query_huge(&self, addr: u64) -> Option<PteFlags> {
         self.large_at(addr).map(|(_, entry)| flags_of(entry))
+    }
+
+    /// The huge frame that one entry maps at the huge page that holds `addr`, with the entry's flags.
+    pub fn huge_frame(&self, addr: u64) -> Option<(HugeFrame, PteFlags)> {
+        let (_, entry) = self.large_at(addr)?;
+        Some((HugeFrame::clone(&Self::peek(entry)), flags_of(entry)))
     }
 
     /// Whether one entry maps the huge page that holds `addr`, and nobody else has a reference to any part of it.
