@@ -53,8 +53,17 @@ impl<A: Attr> VmaSet<A> {
         Ok(())
     }
 
-    /// Asks whether [`remove`](Self::remove) of `range` would pass the count limit, without changing anything.
+    /// `Cut`: the VMA around `at` cannot be cut there.
+    fn check_cut(&self, at: u64) -> Result<(), Refused> {
+        let fits = self.at(at).is_none_or(|v| v.start == at || v.attr.can_cut(at - v.start));
+        if fits { Ok(()) } else { Err(Refused::Cut) }
+    }
+
+    /// Asks whether [`remove`](Self::remove) of `range` would pass the count limit or cut where it cannot, without
+    /// changing anything.
     pub fn check_remove(&self, range: Range<u64>, limit: usize) -> Result<(), Refused> {
+        self.check_cut(range.start)?;
+        self.check_cut(range.end)?;
         let cuts = self.at(range.start).is_some_and(|v| v.start < range.start && v.end > range.end);
         if cuts && !fits(CountRule::CutMiddle, self.len(), limit) { Err(Refused::Count) } else { Ok(()) }
     }
@@ -140,12 +149,14 @@ impl<A: Attr> VmaSet<A> {
 
     /// Cuts the VMA around `at` in two that touch there; does nothing at a border or in a hole.
     ///
-    /// `Count`: the count has reached `limit` ([`CountRule::Split`]). `Memory`: no memory. Nothing changed then.
+    /// `Count`: the count has reached `limit` ([`CountRule::Split`]). `Memory`: no memory. `Cut`: not there. Nothing
+    /// changed then.
     pub fn split(&mut self, at: u64, limit: usize) -> Result<(), Refused> {
         let pos = self.locate(at);
         if self.get(pos).is_none_or(|v| v.start >= at) {
             return Ok(());
         }
+        self.check_cut(at)?;
         if !fits(CountRule::Split, self.len(), limit) {
             return Err(Refused::Count);
         }

@@ -70,6 +70,12 @@ pub trait Attr: Clone {
         let _ = gone;
     }
 
+    /// Whether a VMA with these attributes can be cut in two `bytes` behind its start.
+    fn can_cut(&self, bytes: u64) -> bool {
+        let _ = bytes;
+        true
+    }
+
     /// Bytes that a gap search leaves free below the VMA (the stack guard gap); 0 for most.
     fn guard(&self) -> u64 {
         0
@@ -120,4 +126,6 @@ pub enum Refused {
     Count,
     /// No memory for another chunk.
     Memory,
+    /// A VMA cannot be cut there ([`Attr::can_cut`]).
+    Cut,
 }

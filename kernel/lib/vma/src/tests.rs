@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 const PAGE: u64 = 4096;
 
-/// A letter; `g` has a guard of one page. `file` letters carry an offset and merge only when it fits.
+/// A letter; `g` has a guard of one page, `H` is cut at every second page only. `file` letters carry an offset and merge only when it fits.
 #[derive(Clone, Debug, PartialEq)]
 struct Letter {
     letter: u8,
@@ -19,6 +19,9 @@ impl Attr for Letter {
     }
     fn merges(&self, len: u64, next: &Self) -> bool {
         self.letter == next.letter && self.offset.map(|o| o + len) == next.offset
+    }
+    fn can_cut(&self, bytes: u64) -> bool {
+        self.letter != b'H' || bytes.is_multiple_of(2 * PAGE)
     }
     fn guard(&self) -> u64 {
         if self.letter == b'g' { PAGE } else { 0 }
@@ -111,6 +114,20 @@ fn splits_are_refused_at_the_limit() {
     assert_eq!(to_picture(&set, 7), "AAAA.BB");
     assert!(set.modify(pages(1..3), letter(b'C'), 4).is_ok());
     assert!(set.remove(pages(0..1), 0).is_ok(), "trimming never asks");
+}
+
+#[test]
+fn what_cannot_be_cut_stays_whole() {
+    let mut set = from_picture("HHHHHH.AA");
+    assert_eq!(set.remove(pages(1..4), 9).err(), Some(Refused::Cut));
+    assert_eq!(set.remove(pages(2..5), 9).err(), Some(Refused::Cut));
+    assert_eq!(set.remove(pages(5..8), 9).err(), Some(Refused::Cut));
+    assert_eq!(set.modify(pages(0..3), letter(b'B'), 9), Err(Refused::Cut));
+    assert_eq!(set.split(PAGE, 9), Err(Refused::Cut));
+    assert_eq!((to_picture(&set, 9).as_str(), set.len()), ("HHHHHH.AA", 2));
+    set.remove(pages(2..4), 9).unwrap();
+    set.modify(pages(4..6), letter(b'B'), 9).unwrap();
+    assert_eq!(to_picture(&set, 9), "HH..BB.AA");
 }
 
 #[test]
