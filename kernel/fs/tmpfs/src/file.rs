@@ -74,11 +74,7 @@ impl FileOps for Regular {
     }
 
     fn seals(&self, file: &File, add: Option<u32>) -> Result<u32> {
-        let (seals, mapping) = sealed(file.inode()).ok_or(Errno::EINVAL)?;
-        match add {
-            None => Ok(seals.load(Relaxed)),
-            Some(add) => Seals::add(file, seals, mapping, add),
-        }
+        Seals::get_or_add(file, add)
     }
 }
 

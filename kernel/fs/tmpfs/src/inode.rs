@@ -44,7 +44,7 @@ pub(crate) struct TmpInode {
 }
 
 /// Makes an inode without a name. `ENOSPC`: the limit of inodes.
-pub(crate) fn new(sb: &Arc<SuperBlock>, account: &Arc<Account>, what: &NewInode<'_>) -> Result<Arc<Inode>> {
+pub fn new(sb: &Arc<SuperBlock>, account: &Arc<Account>, what: &NewInode<'_>) -> Result<Arc<Inode>> {
     let ino = account.take_ino()?;
     let (node, size) = match what.mode & S_IFMT {
         S_IFDIR => (Node::Directory(Mutex::new("tmpfs.dir", Table::new())), 2 * ENTRY_SIZE),
@@ -52,7 +52,7 @@ pub(crate) fn new(sb: &Arc<SuperBlock>, account: &Arc<Account>, what: &NewInode<
         _ => (Node::Other, 0),
     };
     let is_regular = what.mode & S_IFMT == S_IFREG;
-    let mapping = is_regular.then(|| Arc::new(Mapping::new_shmem(account.shmem.clone())));
+    let mapping = is_regular.then(|| Arc::new(account.files.mapping()));
     let ops = TmpInode {
         account: account.clone(),
         node,
@@ -84,6 +84,11 @@ fn resized(dir: &Inode, table: &Table) {
 }
 
 impl TmpInode {
+    /// `EOPNOTSUPP`: the instance has no extended attributes.
+    fn check_xattrs(&self) -> Result<()> {
+        if self.account.files.has_xattrs() { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+    }
+
     fn insert(&self, dir: &Arc<Inode>, name: &[u8], inode: Arc<Inode>) -> Result<()> {
         let mut table = table(dir)?.lock();
         table.insert(name, inode)?;
@@ -209,12 +214,13 @@ impl InodeOps for TmpInode {
     }
 
     fn open(&self, inode: &Arc<Inode>, _request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
-        Ok(if inode.is_dir() { file::DIRECTORY.clone() } else { file::REGULAR.clone() })
+        Ok(if inode.is_dir() { file::DIRECTORY.clone() } else { self.account.files.operations() })
     }
 
     fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
         if let Some(size) = change.size {
             let mapping = inode.mapping().ok_or(Errno::EINVAL)?;
+            self.account.files.check_size(size)?;
             Seals::check_resize(self.seals.load(Relaxed), mapping.size(), size)?;
             mapping.truncate(size);
         }
@@ -233,10 +239,12 @@ impl InodeOps for TmpInode {
     }
 
     fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
+        self.check_xattrs()?;
         self.xattrs.lock().get(name).map(|value| value.to_vec()).ok_or(Errno::ENODATA)
     }
 
     fn set_xattr(&self, inode: &Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        self.check_xattrs()?;
         let mut xattrs = self.xattrs.lock();
         mode.check(xattrs.contains_key(name))?;
         let used: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -249,6 +257,7 @@ impl InodeOps for TmpInode {
     }
 
     fn remove_xattr(&self, inode: &Inode, name: &[u8]) -> Result<()> {
+        self.check_xattrs()?;
         self.xattrs.lock().remove(name).ok_or(Errno::ENODATA)?;
         vfs::acl::note(inode, name, false);
         Ok(())

@@ -13,13 +13,12 @@ use security::Cred;
 use vfs::dentry::Dentry;
 use vfs::{File, FileMode, FileOps, NewInode, anon};
 
-use crate::file;
 use crate::inode;
-use crate::superblock::{Instance, Tmpfs, new_instance};
+use crate::superblock::{Account, Instance, Tmpfs, new_instance};
 
 /// Seals of a file, as bits.
 #[derive(Clone, Copy)]
-pub(crate) struct Seals(u32);
+pub struct Seals(u32);
 
 impl Seals {
     /// `F_SEAL_SEAL`: no more seals.
@@ -44,6 +43,27 @@ impl Seals {
     /// Checks a change of mode: `F_SEAL_EXEC` fixes the execute bits.
     pub(crate) fn check_mode(seals: u32, old: u32, new: u32) -> Result<()> {
         if seals & Self::EXEC != 0 && (old ^ new) & 0o111 != 0 { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
+    /// `EPERM`: the contents of `file`, one of an instance of this crate, are sealed.
+    pub fn check_contents(file: &File) -> Result<()> {
+        let (seals, _) = inode::sealed(file.inode()).ok_or(Errno::EINVAL)?;
+        Self::check_punch(seals.load(Relaxed))
+    }
+
+    /// `EPERM`: such a `file` may not grow to `size` bytes.
+    pub fn check_growth(file: &File, size: u64) -> Result<()> {
+        let (seals, mapping) = inode::sealed(file.inode()).ok_or(Errno::EINVAL)?;
+        Self::check_resize(seals.load(Relaxed), mapping.size(), size.max(mapping.size()))
+    }
+
+    /// The seals of such a `file`, after those in `add` were added. As fcntl(2) `F_ADD_SEALS` and `F_GET_SEALS`.
+    pub fn get_or_add(file: &File, add: Option<u32>) -> Result<u32> {
+        let (seals, mapping) = inode::sealed(file.inode()).ok_or(Errno::EINVAL)?;
+        match add {
+            None => Ok(seals.load(Relaxed)),
+            Some(add) => Self::add(file, seals, mapping, add),
+        }
     }
 
     pub(crate) fn check_punch(seals: u32) -> Result<()> {
@@ -115,18 +135,29 @@ pub fn memfd_flags(flags: u32, noexec: u32) -> Result<u32> {
     if noexec > 1 && flags & MFD_NOEXEC_SEAL == 0 { Err(Errno::EACCES) } else { Ok(flags) }
 }
 
-/// memfd_create(2); the caller handles `MFD_CLOEXEC`.
+/// memfd_create(2); the caller handles `MFD_CLOEXEC`, and `MFD_HUGETLB` with other files ([`memfd_on`]).
 ///
-/// `EINVAL`: unknown or contradicting flags (huge pages included), or a name of more than 249 bytes.
+/// `EINVAL`: unknown or contradicting flags, or a name of more than 249 bytes.
 pub fn create_memfd(name: &[u8], flags: u32, cred: &Arc<Cred>) -> Result<Arc<File>> {
+    let home = HOME.as_ref().map_err(|errno| *errno)?;
+    let account = &home.sb().ops_as::<Tmpfs>().ok_or(Errno::ENODEV)?.account;
+    memfd_on(home, account, name, flags, cred)
+}
+
+/// As [`create_memfd`], with a file of the instance whose root is `home`.
+pub fn memfd_on(
+    home: &Arc<Dentry>,
+    account: &Arc<Account>,
+    name: &[u8],
+    flags: u32,
+    cred: &Arc<Cred>,
+) -> Result<Arc<File>> {
     let known = MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL | MFD_EXEC;
     let both = MFD_EXEC | MFD_NOEXEC_SEAL;
     if flags & !known != 0 || flags & both == both || name.len() > NAME_MAX {
         return Err(Errno::EINVAL);
     }
-    let home = HOME.as_ref().map_err(|errno| *errno)?;
     let sb = home.sb();
-    let account = &sb.ops_as::<Tmpfs>().ok_or(Errno::ENODEV)?.account;
     let is_noexec = flags & MFD_NOEXEC_SEAL != 0;
     let mode = S_IFREG | if is_noexec { 0o666 } else { 0o777 };
     let what = NewInode { mode, uid: cred.fsuid, gid: cred.fsgid, rdev: 0, target: &[] };
@@ -141,7 +172,7 @@ pub fn create_memfd(name: &[u8], flags: u32, cred: &Arc<Cred>) -> Result<Arc<Fil
     let mut shown = Vec::from(&b"/memfd:"[..]);
     shown.extend_from_slice(name);
     shown.extend_from_slice(b" (deleted)");
-    anon::file_on(&inode, &shown, file::REGULAR.clone(), OpenFlags::RDWR, cred)
+    anon::file_on(&inode, &shown, account.files.operations(), OpenFlags::RDWR, cred)
 }
 
 /// memfd_secret(2): a file that can only be mapped, and whose pages no one but its mappers reads.

@@ -14,6 +14,7 @@ use vfs::handle::Export;
 use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps};
 
+use crate::files::{Files, Small};
 use crate::inode;
 use crate::options::{self, Options};
 
@@ -50,9 +51,9 @@ impl FileSystemType for TmpfsType {
     }
 }
 
-/// The counts and limits of an instance.
-pub(crate) struct Account {
-    pub(crate) shmem: Arc<Shmem>,
+/// The files of an instance, and how many there may be.
+pub struct Account {
+    pub(crate) files: Arc<dyn Files>,
     nr_inodes: AtomicU64,
     /// 0 for no limit.
     max_inodes: AtomicU64,
@@ -60,6 +61,21 @@ pub(crate) struct Account {
 }
 
 impl Account {
+    /// An instance without any inode, of at most `max_inodes` (0: any number).
+    pub fn new(files: Arc<dyn Files>, max_inodes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            files,
+            nr_inodes: AtomicU64::new(0),
+            max_inodes: AtomicU64::new(max_inodes),
+            next_ino: AtomicU64::new(1),
+        })
+    }
+
+    /// How many inodes there may be and are; the first is 0 for any number.
+    pub fn inodes(&self) -> (u64, u64) {
+        (self.max_inodes.load(Relaxed), self.nr_inodes.load(Relaxed))
+    }
+
     /// Takes an inode number. `ENOSPC`: the limit of inodes is reached.
     pub(crate) fn take_ino(&self) -> Result<u64> {
         let max = self.max_inodes.load(Relaxed);
@@ -80,6 +96,7 @@ impl Account {
 /// tmpfs' part of a superblock.
 pub struct Tmpfs {
     pub(crate) account: Arc<Account>,
+    shmem: Arc<Shmem>,
     options: Mutex<Options>,
 }
 
@@ -89,7 +106,7 @@ impl SuperOps for Tmpfs {
     }
 
     fn statfs(&self, _sb: &SuperBlock) -> Result<Statfs> {
-        let shmem = &self.account.shmem;
+        let shmem = &self.shmem;
         let mut stat = Statfs::default();
         if shmem.max() != u64::MAX {
             stat.f_blocks = shmem.max();
@@ -119,7 +136,7 @@ impl SuperOps for Tmpfs {
             options.max_inodes = Some(max);
         }
         if let Some(pages) = new.max_pages {
-            self.account.shmem.set_max(if pages == 0 { u64::MAX } else { pages })?;
+            self.shmem.set_max(if pages == 0 { u64::MAX } else { pages })?;
             options.max_pages = Some(pages);
         }
         Ok(())
@@ -134,15 +151,11 @@ fn instance(this: &'static TmpfsType, mut options: Options, flags: SbFlags) -> R
         options.max_inodes.get_or_insert(half);
     }
     let max_pages = options.max_pages.filter(|&pages| pages != 0).unwrap_or(u64::MAX);
-    let account = Arc::new(Account {
-        shmem: Arc::new(Shmem::new(max_pages)),
-        nr_inodes: AtomicU64::new(0),
-        max_inodes: AtomicU64::new(options.max_inodes.unwrap_or(0)),
-        next_ino: AtomicU64::new(1),
-    });
+    let shmem = Arc::new(Shmem::new(max_pages));
+    let account = Account::new(Arc::new(Small(shmem.clone())), options.max_inodes.unwrap_or(0));
     let mode = options.mode.unwrap_or(if this.is_limited { 0o1777 } else { 0o755 });
     let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
-    let ops = Tmpfs { account: account.clone(), options: Mutex::new("tmpfs.options", options) };
+    let ops = Tmpfs { account: account.clone(), shmem, options: Mutex::new("tmpfs.options", options) };
     let init = SuperInit {
         fs_type: this,
         dev: 0,
