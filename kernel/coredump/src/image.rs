@@ -20,6 +20,8 @@ mod filter {
     pub const FILE_PRIVATE: u32 = 4;
     pub const FILE_SHARED: u32 = 8;
     pub const ELF_HEADERS: u32 = 16;
+    pub const HUGE_PRIVATE: u32 = 32;
+    pub const HUGE_SHARED: u32 = 64;
 }
 
 const EHDR_LEN: u64 = 64;
@@ -112,6 +114,13 @@ fn wanted_bytes(filter: u32, flags: VmFlags, is_file: bool, len: u64, offset: u6
     let is_whole = match (is_file, is_shared) {
         // The vDSO is a mapping of the kernel's pages.
         _ if flags.contains(VmFlags::PFNMAP) => false,
+        _ if flags.contains(VmFlags::HUGETLB) => {
+            return if has(if is_shared { filter::HUGE_SHARED } else { filter::HUGE_PRIVATE }) {
+                len
+            } else {
+                0
+            };
+        }
         (false, false) => has(filter::ANON_PRIVATE),
         (false, true) => has(filter::ANON_SHARED),
         // A private mapping of a file that was written to holds anonymous pages.

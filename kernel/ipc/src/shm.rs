@@ -5,6 +5,7 @@
 //! IPC_RMID, attached > 0: the key goes, the segment stays until the last VMA goes
 //! ```
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -17,9 +18,10 @@ use abi::{Errno, Result};
 use hal::PAGE_SIZE;
 use hal::sync::SpinLock;
 use limits::Resource;
+use mm::hugetlb::{self, HugeObject};
 use mm::{Backing, FileId, MapRequest, Mappable, Mapping, ShmemObject, VmFlags};
 use process::{ThreadGroup, pid};
-use security::Cap;
+use security::{Cap, Cred};
 
 use crate::perm::{Found, IPC_CREAT, Object, Perm, PermDs, READ, WRITE, now_s};
 use crate::sem::Named;
@@ -33,8 +35,12 @@ pub const SHM_RND: i32 = 0o20000;
 pub const SHM_REMAP: i32 = 0o40000;
 /// `SHM_EXEC`: attach for execution too.
 pub const SHM_EXEC: i32 = 0o100000;
-/// `SHM_HUGETLB`: pages of another size.
+/// `SHM_HUGETLB`: huge pages of the pool.
 const SHM_HUGETLB: i32 = 0o4000;
+/// `SHM_NORESERVE`: nobody is promised the pages.
+const SHM_NORESERVE: i32 = 0o10000;
+/// Where the flags name the size of huge pages (`SHM_HUGE_SHIFT`).
+const HUGE_SIZE_SHIFT: u32 = 26;
 /// `SHM_DEST` of the mode: it goes with its last attachment.
 const MODE_DEST: u32 = 0o1000;
 /// `SHM_LOCKED` of the mode.
@@ -54,7 +60,7 @@ pub struct Segment {
     /// Itself, for the mappings.
     me: Weak<Segment>,
     state: SpinLock<State>,
-    object: ShmemObject,
+    object: Box<dyn Mappable>,
     size: u64,
     creator_pid: u32,
     /// The process that made it, for kernel.shm_rmid_forced.
@@ -196,7 +202,7 @@ pub fn shmget(key: i32, size: u64, flags: i32) -> Result<i32> {
 }
 
 fn make(ipc: &Arc<Ipc>, key: i32, size: u64, flags: i32) -> Result<i32> {
-    if size == 0 || size > ipc.shm_max.load(Relaxed) || flags & SHM_HUGETLB != 0 {
+    if size == 0 || size > ipc.shm_max.load(Relaxed) {
         return Err(Errno::EINVAL);
     }
     let nr_pages = pages(size);
@@ -211,13 +217,17 @@ fn make(ipc: &Arc<Ipc>, key: i32, size: u64, flags: i32) -> Result<i32> {
     };
     let task = process::current();
     let cred = task.cred();
-    let make = |id, me: &Weak<Segment>| {
+    let object = make_object(bytes, flags, &cred).inspect_err(|_| {
+        ipc.shm_pages.fetch_sub(nr_pages, Relaxed);
+    })?;
+    let mut object = Some(object);
+    let mut make = |id, me: &Weak<Segment>| {
         let perm = Perm::new(key, id, flags as u32, &cred);
         let state = State { perm, attached: 0, atime: 0, dtime: 0, ctime: now_s(), last_pid: 0 };
         Segment {
             me: me.clone(),
             state: SpinLock::new("ipc.shm", state),
-            object: ShmemObject::new(bytes),
+            object: object.take().unwrap_or_else(|| Box::new(ShmemObject::new(bytes))),
             size,
             creator_pid: task.pid(),
             creator: Arc::downgrade(task.group()),
@@ -234,6 +244,26 @@ fn make(ipc: &Arc<Ipc>, key: i32, size: u64, flags: i32) -> Result<i32> {
         ipc.shm_pages.fetch_sub(nr_pages, Relaxed);
     }
     Ok(added?.perm().id)
+}
+
+/// The memory of a new segment. `EINVAL`: huge pages of a size that there is not. `EPERM`: the caller may not have huge
+/// pages. `ENOMEM`: there are not so many.
+fn make_object(bytes: u64, flags: i32, cred: &Cred) -> Result<Box<dyn Mappable>> {
+    if flags & SHM_HUGETLB == 0 {
+        return Ok(Box::new(ShmemObject::new(bytes)));
+    }
+    if ![0, hugetlb::SHIFT].contains(&(flags as u32 >> HUGE_SIZE_SHIFT & 0x3f)) {
+        return Err(Errno::EINVAL);
+    }
+    let bytes = hugetlb::align_up(bytes).ok_or(Errno::ENOMEM)?;
+    // LINUX: others may lock as much as RLIMIT_MEMLOCK says, with a warning that this will end.
+    if !cred.capable(Cap::IPC_LOCK) && !cred.in_group(hugetlb::SHM_GROUP.load(Relaxed)) {
+        return Err(Errno::EPERM);
+    }
+    if flags & SHM_NORESERVE != 0 {
+        return Ok(Box::new(HugeObject::new(bytes)));
+    }
+    Ok(Box::new(HugeObject::new_reserved(bytes)?))
 }
 
 /// shmat(2): gives the address. `EINVAL`: an address that is not aligned, or where something is. `EACCES`, `ENOMEM`.

@@ -54,6 +54,7 @@ fn set_up(params: Params) -> Result<()> {
     register_hooks();
     events::init();
     tmpfs::register()?;
+    hugetlbfs::register()?;
     devtmpfs::init()?;
     devpts::register()?;
     procfs::register()?;
@@ -76,6 +77,9 @@ fn set_up(params: Params) -> Result<()> {
     mm::oom::register_reclaim(|_| vfs::shrink_dentries());
     mm::reclaim::start()?;
     mm::thp::khugepaged::start()?;
+    if params.huge_pages > 0 {
+        mm::hugetlb::set_nr(params.huge_pages);
+    }
     devices::find(&params)?;
     let fs = make_root()?;
     let files = FdTable::new()?;

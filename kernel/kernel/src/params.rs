@@ -29,6 +29,10 @@ pub(crate) struct Params {
     pub root_writable: bool,
     /// `virtio_mmio.device=`, each a device as `<size>@<base>:<irq>[:<id>]`.
     pub virtio_mmio: Vec<String>,
+    /// `hugepages=`, after `hugepagesz=` or `default_hugepagesz=`: huge pages in the pool from the start.
+    pub huge_pages: u64,
+    /// Whether `hugepages=` is about pages of a size that there is.
+    has_huge_size: bool,
     /// Words for the first program: those after `--` and those that the kernel does not know.
     pub init_args: Vec<String>,
     /// `name=value` words that the kernel does not know: the first program's environment.
@@ -91,6 +95,8 @@ impl Params {
             root_wait: false,
             root_writable: false,
             virtio_mmio: Vec::new(),
+            huge_pages: 0,
+            has_huge_size: true,
             init_args: cmdline::init_args(line).map(String::from).collect(),
             init_env: Vec::new(),
         };
@@ -132,6 +138,15 @@ impl Params {
             if mm::thp::settings::enabled().set(value).is_err() {
                 log::warn!("transparent_hugepage={value}: always, madvise or never");
             }
+        } else if param.is("hugepages") {
+            // A count, or counts by node: `0:count`.
+            let count = value.split(',').find_map(|part| part.strip_prefix("0:")).unwrap_or(value);
+            if self.has_huge_size {
+                self.huge_pages = count.parse().unwrap_or(self.huge_pages);
+            }
+        } else if param.is("hugepagesz") || param.is("default_hugepagesz") {
+            let is_known = ["2M", "2m", "2048K", "2048k", "2097152"].contains(&value);
+            self.has_huge_size = is_known || (self.has_huge_size && param.is("default_hugepagesz"));
         } else if param.is("quiet") {
             klog::set_console_level(4);
         } else if param.is("debug") {

@@ -50,6 +50,7 @@ fn check_flag_advice(advice: Advice, vma: &Vma) -> Result<()> {
         raw::MADV_WIPEONFORK => private_anonymous,
         raw::MADV_KEEPONFORK => !flags.contains(VmFlags::DROPPABLE),
         raw::MADV_DOFORK => !flags.contains(VmFlags::IO),
+        raw::MADV_DODUMP if flags.contains(VmFlags::HUGETLB) => true,
         raw::MADV_DODUMP => !flags.intersects(VmFlags::PFNMAP | VmFlags::DONTEXPAND | VmFlags::DROPPABLE),
         _ => true,
     };
@@ -200,6 +201,9 @@ impl Mm {
             match advice {
                 raw::MADV_DONTNEED if fixed || locked => return Err(Errno::EINVAL),
                 raw::MADV_DONTNEED_LOCKED if fixed => return Err(Errno::EINVAL),
+                raw::MADV_DONTNEED | raw::MADV_DONTNEED_LOCKED if flags.contains(VmFlags::HUGETLB) => {
+                    self.zap_huge(vma, Self::whole_pages(&part)?);
+                }
                 raw::MADV_DONTNEED | raw::MADV_DONTNEED_LOCKED => self.zap_pages(vma, part),
                 raw::MADV_FREE if !matches!(vma.attr.backing, Backing::Anonymous) || locked => {
                     return Err(Errno::EINVAL);
@@ -213,7 +217,9 @@ impl Mm {
                 raw::MADV_GUARD_INSTALL if locked => return Err(Errno::EINVAL),
                 raw::MADV_GUARD_INSTALL => self.install_guards(part)?,
                 raw::MADV_GUARD_REMOVE => self.remove_guards(part),
-                raw::MADV_COLD | raw::MADV_PAGEOUT if fixed || locked => return Err(Errno::EINVAL),
+                raw::MADV_COLD | raw::MADV_PAGEOUT if fixed || locked || flags.contains(VmFlags::HUGETLB) => {
+                    return Err(Errno::EINVAL);
+                }
                 // WILLNEED is a hint about what is in memory anyway.
                 _ => {}
             }
@@ -298,7 +304,7 @@ impl Mm {
                 if !flags.contains(VmFlags::SHARED | VmFlags::WRITE) {
                     return Err(Errno::EACCES);
                 }
-                if !mapping.is_shmem() {
+                if !mapping.is_shmem() && !mapping.is_huge() {
                     return Err(Errno::EOPNOTSUPP);
                 }
                 let part = vma.clip(&(at..range.end));

@@ -4,7 +4,7 @@ use abi::{Errno, Result};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::counters::COMMITTED;
-use crate::{swap, sysctl};
+use crate::{hugetlb, swap, sysctl};
 
 /// Pages of the machine. Read once: a sum over all zones is too dear for each mmap.
 fn total_pages() -> u64 {
@@ -26,7 +26,8 @@ pub fn limit() -> u64 {
         return (kbytes >> 2).saturating_add(swap::TOTAL.get());
     }
     let ratio = sysctl::OVERCOMMIT_RATIO.load(Ordering::Relaxed);
-    (total_pages().saturating_mul(ratio) / 100).saturating_add(swap::TOTAL.get())
+    (total_pages().saturating_sub(hugetlb::small_pages()).saturating_mul(ratio) / 100)
+        .saturating_add(swap::TOTAL.get())
 }
 
 /// Promises `pages`. `ENOMEM`: refused by the mode in force.

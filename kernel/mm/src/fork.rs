@@ -15,6 +15,7 @@ use hal::paging::{Entry, ForkMode, PteFlags};
 use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, UserAddr};
 
 use crate::commit;
+use crate::hugetlb;
 use crate::mapping::page_flags;
 use crate::space::{Mm, Space};
 use crate::vma::{Backing, VmFlags, Vma, VmaAttr};
@@ -44,6 +45,8 @@ impl Pages {
         }
         match vma.attr.backing {
             Backing::Anonymous => Self::CopyAll,
+            // As a whole, or an entry would be split.
+            Backing::File(_) if flags.contains(VmFlags::HUGETLB) => Self::CopyAll,
             Backing::File(_) if flags.contains(VmFlags::COWED) => Self::CopyAnonymous,
             Backing::File(_) => Self::Refault,
         }
@@ -171,10 +174,14 @@ impl Mm {
                 if matches!(vma.attr.backing, Backing::Anonymous) {
                     left_out += self.count_anonymous(vma.start..vma.end);
                 }
-                if pages == Pages::CopyAnonymous {
+                if pages == Pages::CopyAnonymous && !vma.attr.flags.contains(VmFlags::HUGETLB) {
                     self.copy_anonymous(vma, child)?;
                 }
                 continue;
+            }
+            if vma.attr.flags.contains(VmFlags::HUGETLB) {
+                let nr = self.count_huge(vma.start..vma.end);
+                child.rss.hugetlb.fetch_add(nr, Ordering::Relaxed);
             }
             match &mut run {
                 Some(run) if run.end == vma.start => run.end = vma.end,
@@ -206,6 +213,7 @@ impl Mm {
             .set
             .iter()
             .filter(|v| v.attr.flags.contains(VmFlags::DONTCOPY | VmFlags::COWED))
+            .filter(|v| !v.attr.flags.contains(VmFlags::HUGETLB))
             .filter(|v| matches!(v.attr.backing, Backing::File(_)))
             .map(|v| self.count_anonymous(v.start..v.end))
             .sum()
@@ -277,7 +285,7 @@ impl Mm {
             let mut cursor = self.page_table().cursor(range);
             let found = loop {
                 let Some((addr, entry)) = cursor.next_mapped(at) else { break None };
-                at = addr + PAGE_SIZE as u64;
+                at = hugetlb::end_of_page(vma, addr);
                 let watched = match entry {
                     Entry::Present { flags, .. } => flags.contains(PteFlags::WATCHED),
                     Entry::Special(value) => value == WP_MARKER,

@@ -9,6 +9,7 @@ pub mod commit;
 pub mod counters;
 pub mod fault;
 mod fork;
+pub mod hugetlb;
 pub mod layout;
 mod map;
 pub mod mapping;

@@ -12,6 +12,7 @@ use vma_set::{Align, CountRule, Refused, Removed, count_fits};
 
 use crate::commit;
 use crate::fault::{FaultError, bytes};
+use crate::hugetlb;
 use crate::layout::MAP_32BIT_RANGE;
 use crate::mapping::truncate::Private;
 use crate::mapping::{Mapping, ShmemObject, page_flags};
@@ -69,8 +70,11 @@ pub(crate) fn page_align(len: u64) -> u64 {
 
 /// The errno of a refused edit in mmap, munmap, mprotect and others.
 #[inline]
-pub(crate) fn refused(_: Refused) -> Errno {
-    Errno::ENOMEM
+pub(crate) fn refused(refused: Refused) -> Errno {
+    match refused {
+        Refused::Count | Refused::Memory => Errno::ENOMEM,
+        Refused::Cut => Errno::EINVAL,
+    }
 }
 
 impl Mm {
@@ -101,9 +105,13 @@ impl Mm {
         if request.len == 0 {
             return Err(Errno::EINVAL);
         }
-        let len = page_align(request.len);
+        let is_huge = hugetlb::is_huge(&request.backing);
+        let len = if is_huge { hugetlb::align_up(request.len).unwrap_or(0) } else { page_align(request.len) };
         if len == 0 {
             return Err(Errno::ENOMEM);
+        }
+        if is_huge && !request.offset.is_multiple_of(hugetlb::SIZE) {
+            return Err(Errno::EINVAL);
         }
         if request.offset.checked_add(len).is_none() {
             return Err(Errno::EOVERFLOW);
@@ -149,6 +157,9 @@ impl Mm {
         }
         let mut attr = VmaAttr::new(flags, request.offset, backing, writable);
         attr.pkey = space.keys.for_prot(request.prot).unwrap_or(0);
+        if is_huge {
+            attr.promise_huge(len)?;
+        }
         let charged = if flags.contains(VmFlags::ACCOUNT) { len >> PAGE_SHIFT } else { 0 };
         if charged > 0 {
             commit::charge(charged)?;
@@ -205,6 +216,9 @@ impl Mm {
         if start < end {
             self.clear_pages(start..end);
             commit::uncharge(charged);
+            for vma in space.set.overlapping(range.clone()) {
+                hugetlb::unpromise(vma, &range);
+            }
         }
         Ok(space.set.commit_remove(plan))
     }
@@ -238,6 +252,8 @@ impl Mm {
             if from < to {
                 let at = vma.start + bytes(from - first)..vma.start + bytes(to - first);
                 match private {
+                    // LINUX: a hole in a file of huge pages takes private copies along.
+                    _ if own.is_huge() => self.zap_huge(vma, at),
                     Private::Unmap => self.zap_pages(vma, at),
                     Private::Keep => self.clear_file_pages(at),
                 }
@@ -384,22 +400,28 @@ impl Space {
             return Err(Errno::ENOMEM);
         }
         let min = sysctl::MMAP_MIN_ADDR.load(Ordering::Relaxed);
+        let is_huge = hugetlb::is_huge(&request.backing);
+        let align = if is_huge { Align { size: hugetlb::SIZE, offset: 0 } } else { Align::PAGE };
         if request.flags.contains(MapFlags::FIXED) {
             if request.addr > USER_END - len {
                 return Err(Errno::ENOMEM);
             }
-            if !request.addr.is_multiple_of(PAGE_SIZE as u64) {
+            let page = if is_huge { hugetlb::SIZE } else { PAGE_SIZE as u64 };
+            if !request.addr.is_multiple_of(page) {
                 return Err(Errno::EINVAL);
             }
             return if request.addr < min { Err(Errno::EPERM) } else { Ok(request.addr) };
         }
         if request.flags.contains(MapFlags::MAP_32BIT) {
-            return self.set.find_bottom_up(MAP_32BIT_RANGE, len, Align::PAGE).ok_or(Errno::ENOMEM);
+            return self.set.find_bottom_up(MAP_32BIT_RANGE, len, align).ok_or(Errno::ENOMEM);
         }
         // LINUX: a hint is rounded down to a page, then up to the lowest address allowed.
         let mut hint = request.addr & !(PAGE_SIZE as u64 - 1);
         if hint != 0 {
             hint = hint.max(min);
+        }
+        if is_huge {
+            hint = hugetlb::align_up(hint).unwrap_or(0);
         }
         let fits = hint != 0 && hint <= USER_END - len && self.set.fits(hint..hint + len);
         if fits {
@@ -411,7 +433,7 @@ impl Space {
             matches!(request.flags & MapFlags::TYPE, MapFlags::SHARED | MapFlags::SHARED_VALIDATE);
         let wanted = if is_shared { thp::wanted_shmem_alignment(len) } else { thp::wanted_alignment(len) };
         let aligned = wanted.filter(|_| anonymous).and_then(|align| self.search(len, Some(align)));
-        aligned.or_else(|| self.search(len, None)).ok_or(Errno::ENOMEM)
+        aligned.or_else(|| self.search(len, Some(align))).ok_or(Errno::ENOMEM)
     }
 
     /// A free range of `len` bytes: below `mmap_base` if there is one, else anywhere above.
@@ -483,7 +505,14 @@ impl Space {
                 return Err(Errno::EINVAL);
             }
         }
-        Ok(vm.charged_if_writable())
+        vm = vm.charged_if_writable();
+        if hugetlb::is_huge(&request.backing) {
+            // LINUX: they are accounted by the pool, are in memory anyway, and may always go without a promise.
+            vm -= VmFlags::ACCOUNT | VmFlags::LOCK_MASK;
+            vm |= VmFlags::HUGETLB | VmFlags::DONTEXPAND;
+            vm.set(VmFlags::NORESERVE, request.flags.contains(MapFlags::NORESERVE));
+        }
+        Ok(vm)
     }
 
     /// Checks `RLIMIT_AS` and `RLIMIT_DATA` for `len` new bytes, `replaced` of which take the place of others.

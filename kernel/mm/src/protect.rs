@@ -58,7 +58,7 @@ impl Mm {
                 space.check_limits(new, vma.len(), vma.len())?;
             }
             Ok(Some((
-                new.charged_if_writable() | (old & VmFlags::ACCOUNT),
+                charged(new) | (old & VmFlags::ACCOUNT),
                 pkey.unwrap_or_else(|| space.keys.kept(&vma.attr)),
             )))
         })
@@ -111,6 +111,9 @@ impl Mm {
 
     /// Gives the entries of `range` the rights of `attr`.
     fn protect_pages(&self, range: Range<u64>, attr: &VmaAttr) {
+        if attr.flags.contains(VmFlags::HUGETLB) {
+            return self.protect_huge_pages(range, attr);
+        }
         let Some(range) = PageRange::new(range.start, range.end) else { return };
         let may_write = attr.flags.contains(VmFlags::WRITE);
         let notify = attr.backing.mapping().is_some_and(|m| m.wants_write_notify());
@@ -232,7 +235,7 @@ impl Mm {
 
     /// Sets and clears flags of all VMAs in `range` for madvise(2); holes are skipped and make it `ENOMEM` last.
     ///
-    /// `EAGAIN`: a split was refused. `EINVAL` and others: what `check` says.
+    /// `EAGAIN`: a split was refused. `EINVAL`: a cut through a huge page; others: what `change` says.
     pub(crate) fn advise_flags(
         &self,
         range: Range<u64>,
@@ -251,7 +254,7 @@ impl Mm {
             self.modify_range(
                 &mut space,
                 part,
-                |_| Errno::EAGAIN,
+                |why| if why == Refused::Cut { Errno::EINVAL } else { Errno::EAGAIN },
                 |vma, _| change(vma).map(|flags| Some((flags, vma.attr.pkey))),
             )?;
         }
@@ -260,6 +263,12 @@ impl Mm {
         self.split_huge(range.end);
         if hole || at < range.end { Err(Errno::ENOMEM) } else { Ok(()) }
     }
+}
+
+/// The flags of a mapping with new rights: huge pages are accounted by their pool.
+fn charged(flags: VmFlags) -> VmFlags {
+    let charged = flags.charged_if_writable();
+    if flags.contains(VmFlags::HUGETLB) { charged - VmFlags::ACCOUNT } else { charged }
 }
 
 /// Whether pages are locked only once they are touched (`MLOCK_ONFAULT`).

@@ -20,6 +20,7 @@ use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, USER_END};
 use vma_set::{CountRule, Removed, count_fits};
 
 use crate::commit;
+use crate::hugetlb;
 use crate::map::{page_align, refused};
 use crate::oom;
 use crate::space::{Mm, Space};
@@ -124,7 +125,7 @@ impl Mm {
         result
     }
 
-    fn remap_locked(&self, space: &mut Space, r: RemapRequest, after: &mut After) -> Result<u64> {
+    fn remap_locked(&self, space: &mut Space, mut r: RemapRequest, after: &mut After) -> Result<u64> {
         let rule = if r.keeps_source() { CountRule::MremapEntryKeep } else { CountRule::MremapEntry };
         if !count_fits(rule, space.set.len(), sysctl::max_map_count()) {
             return Err(Errno::ENOMEM);
@@ -132,6 +133,7 @@ impl Mm {
         if r.flags.contains(MremapFlags::FIXED) && r.old_len == r.new_len {
             return self.remap_all(space, r, after);
         }
+        align_huge(space, &mut r)?;
         check_vma(space, &r)?;
         after.reserve()?;
         if r.has_target() {
@@ -173,13 +175,16 @@ impl Mm {
             last_end = Some(vma.end);
             let part = vma.clip(&source);
             let len = part.end - part.start;
-            let r = RemapRequest { addr: part.start, old_len: len, new_len: len, new_addr: target, ..all };
+            let mut r =
+                RemapRequest { addr: part.start, old_len: len, new_len: len, new_addr: target, ..all };
+            align_huge(space, &mut r)?;
+            let len = r.new_len;
+            at = part.start + len;
             check_vma(space, &r)?;
             after.reserve()?;
             let moved = self.remap_to(space, r, after)?;
             result = result.or(Ok(moved));
             target = moved + len;
-            at = part.end;
         }
         result
     }
@@ -286,6 +291,9 @@ impl Mm {
             if accounted {
                 commit::transfer(r.old_len >> PAGE_SHIFT);
             }
+            if let Some(reserve) = space.set.at(source.start).and_then(|vma| vma.attr.reserve.as_ref()) {
+                reserve.moved();
+            }
             if let Ok(gone) = self.unmap_locked(space, source) {
                 after.keep(gone);
             }
@@ -317,6 +325,19 @@ impl Mm {
         }
         Ok(())
     }
+}
+
+/// Widens a request about huge pages to whole ones. `EINVAL`: it does not begin at one, or asks for more of them.
+fn align_huge(space: &Space, r: &mut RemapRequest) -> Result<()> {
+    let is_huge = space.set.at(r.addr).is_some_and(|vma| vma.attr.flags.contains(VmFlags::HUGETLB));
+    if !is_huge {
+        return Ok(());
+    }
+    r.old_len = hugetlb::align_up(r.old_len).ok_or(Errno::EINVAL)?;
+    r.new_len = hugetlb::align_up(r.new_len).ok_or(Errno::EINVAL)?;
+    let is_aligned = |addr: u64| addr.is_multiple_of(hugetlb::SIZE);
+    let fits = is_aligned(r.addr) && (!r.has_target() || is_aligned(r.new_addr)) && r.new_len <= r.old_len;
+    if fits { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 /// Whether the VMA at `r.addr` can be remapped so, and the limits allow it.

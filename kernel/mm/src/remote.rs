@@ -9,6 +9,7 @@ use hal::paging::Entry;
 use hal::{PAGE_SIZE, PageRange, UserAddr};
 
 use crate::fault::{FaultError, Got, Need, Step};
+use crate::hugetlb;
 use crate::map::refused;
 use crate::mapping::Mapping;
 use crate::space::Mm;
@@ -64,7 +65,7 @@ impl Mm {
             let mut wait = None;
             while at < stop && wait.is_none() {
                 match self.fault_vma(vma, at, need)? {
-                    Step::Done => at += PAGE_SIZE as u64,
+                    Step::Done => at = hugetlb::end_of_page(vma, at),
                     Step::Wait(what) => wait = Some(what),
                 }
             }

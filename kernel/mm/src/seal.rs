@@ -127,7 +127,7 @@ impl Mm {
         let space = self.space.read();
         for vma in space.set.iter() {
             let flags = vma.attr.flags;
-            let kept = VmFlags::MAYSHARE | VmFlags::LOCKED | VmFlags::PFNMAP | VmFlags::IO;
+            let kept = VmFlags::MAYSHARE | VmFlags::LOCKED | VmFlags::PFNMAP | VmFlags::IO | VmFlags::HUGETLB;
             if !flags.intersects(kept) {
                 self.clear_pages(vma.start..vma.end);
             }

@@ -11,6 +11,7 @@ use hal::paging::{Cursor, Entry, PteFlags};
 use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange};
 
 use crate::fault::GUARD_MARKER;
+use crate::hugetlb;
 use crate::layout::Layout;
 use crate::map::user_range;
 use crate::mapping::page_flags;
@@ -62,6 +63,11 @@ pub struct PageStats {
     pub anon_huge: u64,
     pub lazy: u64,
     pub swap: u64,
+    pub shared_hugetlb: u64,
+    pub private_hugetlb: u64,
+    /// Huge pages of the pool that are private, and that were written; in huge pages.
+    pub hugetlb_anon: u64,
+    pub hugetlb_dirty: u64,
 }
 
 bitflags! {
@@ -201,6 +207,10 @@ impl Mm {
                 continue;
             };
             let kind = frame.meta().flags.load(Ordering::Relaxed);
+            if kind & page_flags::HUGETLB != 0 {
+                drop(cursor);
+                return self.collect_huge_stats(range.start()..range.end());
+            }
             let anon = kind & page_flags::ANON != 0;
             if kind & (page_flags::ANON | page_flags::FILE | page_flags::SHMEM) == 0 {
                 continue;
@@ -300,6 +310,12 @@ impl Mm {
                     Some((addr, entry)) if addr == at => {
                         let mut view = view_of(&entry);
                         view.state.set(PageState::HUGE, thp::huge_end(&cursor, addr, &entry).is_some());
+                        if hugetlb::is_pooled(&entry)
+                            && let Some((huge, _)) = cursor.huge_frame(addr)
+                        {
+                            let own = PageState::FILE | PageState::EXCLUSIVE;
+                            view.state = (view.state - own) | hugetlb::state_of(&huge);
+                        }
                         (at..at + PAGE_SIZE as u64, view)
                     }
                     Some((addr, _)) => (at..addr, PageView::default()),
@@ -309,7 +325,8 @@ impl Mm {
                 at = shown.end;
                 let (flow, watched) = each(shown, view);
                 if let Some(watched) = watched {
-                    watch_writes(&mut cursor, watched)?;
+                    let is_huge = vma.attr.flags.contains(VmFlags::HUGETLB);
+                    watch_writes(&mut cursor, watched, is_huge)?;
                 }
                 if flow.is_break() {
                     return Ok(());
@@ -332,6 +349,7 @@ impl Mm {
                 ClearRefs::File => file,
                 _ => true,
             };
+            let wanted = wanted && !vma.attr.flags.contains(VmFlags::HUGETLB);
             let Some(pages) = PageRange::new(vma.start, vma.end).filter(|_| wanted) else { continue };
             let mut cursor = self.page_table().cursor(pages);
             let mut at = pages.start();
@@ -362,12 +380,18 @@ impl Mm {
 }
 
 /// Watches writes to the pages of `range`, also where there is none. `ENOMEM`.
-fn watch_writes(cursor: &mut Cursor<'_>, range: Range<u64>) -> Result<()> {
+fn watch_writes(cursor: &mut Cursor<'_>, range: Range<u64>, is_huge: bool) -> Result<()> {
     for addr in range.step_by(PAGE_SIZE) {
-        match cursor.query(addr) {
+        let entry = cursor.query(addr);
+        match &entry {
+            // LINUX: huge pages that are not there are not watched.
+            Entry::None if is_huge => {}
             Entry::None => cursor.set_special(addr, WP_MARKER).map_err(|_| Errno::ENOMEM)?,
             Entry::Present { flags, .. } => {
-                cursor.protect(addr, (flags - PteFlags::WRITE) | PteFlags::WATCHED);
+                let flags = (*flags - PteFlags::WRITE) | PteFlags::WATCHED;
+                if hugetlb::protect_entry(cursor, addr, &entry, flags).is_none() {
+                    cursor.protect(addr, flags);
+                }
             }
             _ => {}
         }

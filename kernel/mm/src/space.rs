@@ -33,7 +33,7 @@ use crate::pkey::Keys;
 use crate::sync::RwSem;
 use crate::vma::{VmFlags, VmaAttr};
 use crate::watch::Events;
-use crate::{registry, swap, thp};
+use crate::{hugetlb, registry, swap, thp};
 
 /// Resource limits of the process that an address space obeys, in bytes; `u64::MAX` for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub(crate) struct Rss {
     pub shmem: AtomicI64,
     /// Not resident: in swap.
     pub swap: AtomicI64,
+    /// Huge pages of the pool, in small pages; no part of what is resident.
+    pub hugetlb: AtomicI64,
     hiwater: AtomicI64,
 }
 
@@ -88,6 +90,7 @@ pub(crate) struct RssDelta {
     pub file: i64,
     pub shmem: i64,
     pub swap: i64,
+    pub hugetlb: i64,
 }
 
 impl RssDelta {
@@ -96,7 +99,10 @@ impl RssDelta {
     pub fn count_gone(&mut self, entry: &Entry) {
         match entry {
             Entry::Present { frame, .. } => self.count(frame.meta().flags.load(Ordering::Relaxed), -1),
-            // Only anonymous memory has them.
+            Entry::Huge(_) if hugetlb::is_pooled(entry) => {
+                self.hugetlb -= hal::frame::HUGE_FRAMES as i64;
+            }
+            // Only anonymous memory has others.
             Entry::Huge(huge) if !thp::is_zero(huge) => self.anon -= hal::frame::HUGE_FRAMES as i64,
             Entry::Special(value) if swap::is_swap(*value) => {
                 swap::put(*value);
@@ -109,7 +115,9 @@ impl RssDelta {
     /// Counts `n` pages with the frame flags `flags`.
     #[inline]
     pub fn count(&mut self, flags: u32, n: i64) {
-        if flags & page_flags::ANON != 0 {
+        if flags & page_flags::HUGETLB != 0 {
+            self.hugetlb += n;
+        } else if flags & page_flags::ANON != 0 {
             self.anon += n;
         } else if flags & page_flags::SHMEM != 0 {
             self.shmem += n;
@@ -121,8 +129,14 @@ impl RssDelta {
 
 impl Rss {
     pub fn apply(&self, delta: RssDelta) {
-        let Self { anon, file, shmem, swap, .. } = self;
-        let changes = [(anon, delta.anon), (file, delta.file), (shmem, delta.shmem), (swap, delta.swap)];
+        let Self { anon, file, shmem, swap, hugetlb, .. } = self;
+        let changes = [
+            (anon, delta.anon),
+            (file, delta.file),
+            (shmem, delta.shmem),
+            (swap, delta.swap),
+            (hugetlb, delta.hugetlb),
+        ];
         for (counter, n) in changes {
             if n != 0 {
                 counter.fetch_add(n, Ordering::Relaxed);
@@ -165,6 +179,7 @@ pub struct Counters {
     pub rss_file: u64,
     pub rss_shmem: u64,
     pub swap: u64,
+    pub hugetlb: u64,
     pub hiwater_rss: u64,
     pub map_count: u64,
 }
@@ -362,6 +377,7 @@ impl Mm {
             rss_file: pages(&self.rss.file),
             rss_shmem: pages(&self.rss.shmem),
             swap: pages(&self.rss.swap),
+            hugetlb: pages(&self.rss.hugetlb),
             hiwater_rss: u64::try_from(self.rss.note_peak()).unwrap_or(0),
             map_count: space.set.len() as u64,
             ..Counters::default()
@@ -405,6 +421,7 @@ impl Mm {
         assert_eq!(found.anon, self.rss.anon.load(Ordering::Relaxed), "anonymous RSS");
         assert_eq!(found.file, self.rss.file.load(Ordering::Relaxed), "file RSS");
         assert_eq!(found.shmem, self.rss.shmem.load(Ordering::Relaxed), "shared-memory RSS");
+        assert_eq!(found.hugetlb, self.rss.hugetlb.load(Ordering::Relaxed), "huge pages");
         assert_eq!(found.swap, self.rss.swap.load(Ordering::Relaxed), "swapped pages");
     }
 }

@@ -15,6 +15,7 @@ use hal::paging::{Cursor, Entry, PteFlags};
 use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, UserAddr};
 
 use crate::fault::{pte_flags, touched, zero_frame};
+use crate::hugetlb;
 use crate::mapping::{Mapping, page_flags};
 use crate::oom;
 use crate::space::{Mm, RssDelta, Space};
@@ -51,7 +52,11 @@ fn is_free(entry: &Entry) -> bool {
 }
 
 /// The VMA that holds all of `range` and that `by` watches. `ENOENT`: there is none.
-fn watched_vma<'a>(space: &'a Space, range: &Range<u64>, by: &Arc<dyn Watcher>) -> Result<&'a Vma> {
+pub(crate) fn watched_vma<'a>(
+    space: &'a Space,
+    range: &Range<u64>,
+    by: &Arc<dyn Watcher>,
+) -> Result<&'a Vma> {
     let vma = space.set.at(range.start).filter(|vma| range.end <= vma.end).ok_or(Errno::ENOENT)?;
     let own = vma.attr.watch.as_ref().is_some_and(|watch| is_same(&watch.by, by));
     if own { Ok(vma) } else { Err(Errno::ENOENT) }
@@ -78,14 +83,22 @@ impl Mm {
         protect: Protect,
         by: &Arc<dyn Watcher>,
     ) -> Result<u64> {
+        let is_huge = watched_vma(&self.space.read(), &range, by)?.attr.flags.contains(VmFlags::HUGETLB);
+        if is_huge {
+            hugetlb::check_whole(&range)?;
+        }
         let mut done = 0;
         while range.start + done < range.end {
             let rest = range.start + done..range.end;
-            let result = self.supply_page(&rest, what, done, protect, by);
+            let result = if is_huge {
+                self.supply_huge(&rest, what, done, protect, by)
+            } else {
+                self.supply_page(&rest, what, done, protect, by)
+            };
             if result.is_err() {
                 return done_or(done, result);
             }
-            done += PAGE;
+            done += if is_huge { hugetlb::SIZE } else { PAGE };
         }
         Ok(done)
     }
@@ -221,6 +234,9 @@ impl Mm {
                 return Err(Errno::ENOENT);
             }
             let part = vma.clip(&(at..range.end));
+            if vma.attr.flags.contains(VmFlags::HUGETLB) {
+                hugetlb::check_whole(&part)?;
+            }
             match protect {
                 Protect::No => {
                     self.forget_protection(part.clone());
@@ -241,6 +257,9 @@ impl Mm {
 
     /// Protects the pages of `part`; its end, or where memory ran out.
     fn protect_part(&self, vma: &Vma, part: Range<u64>) -> core::result::Result<u64, u64> {
+        if vma.attr.flags.contains(VmFlags::HUGETLB) {
+            return self.protect_huge_part(part);
+        }
         let Some(range) = PageRange::new(part.start, part.end) else { return Ok(part.end) };
         let anonymous = matches!(vma.attr.backing, Backing::Anonymous);
         let marks = !anonymous || vma.attr.watched().contains(WatchModes::UNPOPULATED);
@@ -364,6 +383,9 @@ fn check_supply(vma: &Vma, what: Supply, protect: Protect) -> Result<()> {
     if protect == Protect::Yes && !vma.attr.watched().contains(WatchModes::WP) {
         return Err(Errno::EINVAL);
     }
+    if vma.attr.flags.contains(VmFlags::HUGETLB) {
+        return Err(Errno::EINVAL);
+    }
     let shmem = vma.attr.backing.mapping().is_some_and(|m| m.is_shmem());
     let anonymous = matches!(vma.attr.backing, Backing::Anonymous);
     if shmem || (anonymous && what != Supply::Resume) { Ok(()) } else { Err(Errno::EINVAL) }
@@ -385,7 +407,7 @@ fn enter(
 }
 
 /// A frame with the page at `from` of the calling process. Sleeps. `EFAULT`, `ENOMEM`.
-fn copy_from_caller(from: u64) -> Result<Frame> {
+pub(crate) fn copy_from_caller(from: u64) -> Result<Frame> {
     let frame = oom::alloc_zeroed()?;
     if frame.copy_from_user(0, UserAddr(from), PAGE_SIZE) != PAGE_SIZE {
         return Err(Errno::EFAULT);

@@ -11,6 +11,7 @@ use vma_set::Attr;
 use abi::mman::{MapFlags, Prot};
 
 use crate::fault::FaultError;
+use crate::hugetlb::Reserve;
 use crate::mapping::Mapping;
 use crate::policy::Policy;
 use crate::watch::Watch;
@@ -64,14 +65,16 @@ bitflags! {
         const ACCOUNT = 0x10_0000;
         /// `MAP_NORESERVE`: not charged.
         const NORESERVE = 0x20_0000;
-        /// Was once privately writable, so it may hold pages of its own that a fork must copy.
-        const COWED = 0x40_0000;
+        /// Huge pages of the pool ([`crate::hugetlb`]).
+        const HUGETLB = 0x40_0000;
         /// A child of fork sees zeroes.
         const WIPEONFORK = 0x200_0000;
         /// Left out of core dumps.
         const DONTDUMP = 0x400_0000;
         /// Pages may vanish under memory pressure (`MAP_DROPPABLE`).
         const DROPPABLE = 0x800_0000;
+        /// Was once privately writable, so it may hold pages of its own that a fork must copy.
+        const COWED = 0x1000_0000;
         /// Huge pages wanted.
         const HUGEPAGE = 0x2000_0000;
         /// No huge pages wanted.
@@ -315,6 +318,8 @@ pub struct VmaAttr {
     pub(crate) name: Option<Arc<Vec<u8>>>,
     /// Who makes its faults good, when user space does.
     pub(crate) watch: Option<Watch>,
+    /// Huge pages that a private mapping was promised; none for a child of fork.
+    pub(crate) reserve: Option<Arc<Reserve>>,
     history: HistoryCell,
     /// Held for its count.
     _writable: Writable,
@@ -353,6 +358,10 @@ impl Attr for VmaAttr {
         }
     }
 
+    fn can_cut(&self, bytes: u64) -> bool {
+        !self.flags.contains(VmFlags::HUGETLB) || bytes.is_multiple_of(crate::hugetlb::SIZE)
+    }
+
     fn guard(&self) -> u64 {
         if self.flags.contains(VmFlags::GROWSDOWN) { STACK_GUARD_GAP } else { 0 }
     }
@@ -371,6 +380,7 @@ impl VmaAttr {
             policy: Policy::default(),
             name: None,
             watch: None,
+            reserve: None,
             history,
             _writable: writable,
         }
@@ -396,6 +406,7 @@ impl VmaAttr {
     /// The attributes that a child of fork gets.
     pub(crate) fn inherit(&self) -> Self {
         let mut copy = self.clone();
+        copy.reserve = None;
         if self.history() != History::Fresh && !self.flags.contains(VmFlags::WIPEONFORK) {
             copy.history = HistoryCell(AtomicU8::new(History::Inherited as u8));
         } else {

@@ -91,7 +91,7 @@ impl Mm {
             Lock::Wait => self.space.read(),
         };
         for vma in space.set.overlapping(range.clone()) {
-            let fixed = VmFlags::LOCKED | VmFlags::PFNMAP | VmFlags::IO;
+            let fixed = VmFlags::LOCKED | VmFlags::PFNMAP | VmFlags::IO | VmFlags::HUGETLB;
             if vma.attr.flags.intersects(fixed) || !has_pages_to_age(vma) {
                 continue;
             }

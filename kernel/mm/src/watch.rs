@@ -29,6 +29,7 @@ use hal::paging::{Entry, PteFlags};
 use hal::{PAGE_SIZE, PageRange};
 
 use crate::fault::{FaultError, Need};
+use crate::hugetlb;
 use crate::map::refused;
 use crate::space::{Mm, Space};
 use crate::sysctl;
@@ -76,6 +77,8 @@ bitflags! {
 pub struct WatchedFault {
     /// The address of the access.
     pub addr: u64,
+    /// Bytes of the page it lies in.
+    pub page_size: u64,
     /// Whether it was a write.
     pub write: bool,
     /// One of `MISSING`, `WP`, `MINOR`.
@@ -204,7 +207,7 @@ fn can_watch(vma: &Vma, modes: WatchModes) -> bool {
     if vma.attr.flags.contains(VmFlags::DROPPABLE) {
         return false;
     }
-    let shmem = vma.attr.backing.mapping().is_some_and(|m| m.is_shmem());
+    let shmem = vma.attr.backing.mapping().is_some_and(|m| m.is_shmem() || m.is_huge());
     if modes.contains(WatchModes::MINOR) && !shmem {
         return false;
     }
@@ -224,6 +227,9 @@ impl Mm {
             found = true;
             if !can_watch(vma, modes) {
                 return Err(Errno::EINVAL);
+            }
+            if vma.attr.flags.contains(VmFlags::HUGETLB) {
+                hugetlb::check_whole(&vma.clip(&range))?;
             }
             if !vma.attr.flags.contains(VmFlags::MAYWRITE) {
                 return Err(Errno::EPERM);
@@ -298,13 +304,19 @@ impl Mm {
         let mut at = range.start();
         while let Some((addr, entry)) = cursor.next_mapped(at) {
             at = addr + PAGE_SIZE as u64;
-            match entry {
+            match &entry {
                 Entry::Special(WP_MARKER) => {
                     cursor.unmap(addr);
                 }
                 Entry::Present { flags, .. } if flags.contains(PteFlags::WATCHED) => {
                     // Still without write permission: a fault finds out whether it may have it.
-                    cursor.protect(addr, flags - PteFlags::WATCHED);
+                    let flags = *flags - PteFlags::WATCHED;
+                    match hugetlb::protect_entry(&mut cursor, addr, &entry, flags) {
+                        Some(end) => at = end,
+                        None => {
+                            cursor.protect(addr, flags);
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -318,7 +330,8 @@ impl Mm {
         if vma.attr.watch.is_none() {
             return false;
         }
-        let Some(page) = PageRange::page_of(hal::UserAddr(fault.addr)) else { return false };
+        let start = fault.addr & !(fault.page_size - 1);
+        let Some(page) = PageRange::page_of(hal::UserAddr(start)) else { return false };
         match self.page_table().cursor(page).query(page.start()) {
             Entry::None => true,
             Entry::Special(WP_MARKER) => true,
@@ -358,6 +371,8 @@ impl Space {
 }
 
 /// The fault that `need` at `addr` is to a watcher.
-pub(crate) fn fault_of(addr: u64, need: Need, kind: WatchModes) -> WatchedFault {
-    WatchedFault { addr, write: need.write, kind, user_mode: need.user_mode }
+pub(crate) fn fault_of(vma: &Vma, addr: u64, need: Need, kind: WatchModes) -> WatchedFault {
+    let is_huge = vma.attr.flags.contains(VmFlags::HUGETLB);
+    let page_size = if is_huge { hugetlb::SIZE } else { PAGE_SIZE as u64 };
+    WatchedFault { addr, page_size, write: need.write, kind, user_mode: need.user_mode }
 }

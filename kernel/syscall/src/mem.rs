@@ -7,6 +7,7 @@ use abi::{Errno, Result};
 use alloc::sync::Arc;
 use hal::uio::UserBuf;
 use hal::{PAGE_SIZE, UserAddr, pkey, user};
+use mm::hugetlb::HugeObject;
 use mm::{Backing, MapRequest, Mm, OnFault, RemapRequest, VmFlags};
 use security::ObserveIdentity;
 use vfs::{FdFlags, FileMode};
@@ -51,9 +52,6 @@ pub(crate) fn sys_mmap(
         return Err(Errno::EINVAL);
     }
     let flags = MapFlags::from_bits_retain(raw_flags);
-    if flags.contains(MapFlags::HUGETLB) {
-        return Err(no_huge_pages(flags));
-    }
     let mut request = MapRequest {
         addr,
         len,
@@ -69,19 +67,24 @@ pub(crate) fn sys_mmap(
             return Err(Errno::EINVAL);
         }
         request.offset = 0;
+        if flags.contains(MapFlags::HUGETLB) {
+            map_huge(&mut request)?;
+        }
     } else {
         map_file(&mut request, fd)?;
     }
     own_mm()?.map(request).map(|addr| addr as usize)
 }
 
-/// Why a mapping of huge pages fails: the pool of them is empty.
-fn no_huge_pages(flags: MapFlags) -> Errno {
-    /// Binary logarithms of the sizes that there are; 0 means the usual one.
-    const SIZES: [u32; 2] = [0, 21];
-    let size = flags.bits() >> 26 & 0x3f;
-    let is_known = flags.contains(MapFlags::ANONYMOUS) && SIZES.contains(&size);
-    if is_known { Errno::ENOMEM } else { Errno::EINVAL }
+/// Makes what a mapping of anonymous huge pages shows. `EINVAL`: pages of a size that there is not, or no length.
+/// `ENOMEM`: too long.
+fn map_huge(request: &mut MapRequest) -> Result<()> {
+    if !hugetlbfs::has_size(request.flags.bits()) || request.len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let len = mm::hugetlb::align_up(request.len).filter(|len| *len <= i64::MAX as u64);
+    request.backing = Backing::file(Arc::new(HugeObject::new(len.ok_or(Errno::ENOMEM)?)));
+    Ok(())
 }
 
 /// pkey_mprotect(2): as mprotect(2), and the pages get key `key`; -1 for none.
@@ -133,6 +136,10 @@ fn map_file(request: &mut MapRequest, fd: i32) -> Result<()> {
         request.may -= VmFlags::MAYEXEC;
     }
     request.backing = file.ops().mmap(&file)?;
+    let is_huge = file.mapping().is_some_and(|mapping| mapping.is_huge());
+    if request.flags.contains(MapFlags::HUGETLB) && !is_huge {
+        return Err(Errno::EINVAL);
+    }
     if request.backing.object().is_some_and(|object| object.is_secret()) {
         if request.flags & MapFlags::TYPE == MapFlags::PRIVATE {
             return Err(Errno::EINVAL);
@@ -249,7 +256,11 @@ pub(crate) fn sys_memfd_create(_cx: &mut Cx<'_>, name: UserAddr, flags: u32) -> 
     let task = process::current();
     let flags = tmpfs::memfd_flags(flags, task.group().pid_ns().memfd_noexec())?;
     let name = caller::string(name, NAME_SIZE, Errno::EINVAL)?;
-    let file = tmpfs::create_memfd(&name, flags, &task.cred())?;
+    let file = if flags & hugetlbfs::MFD_HUGETLB != 0 {
+        hugetlbfs::create_memfd(&name, flags, &task.cred())?
+    } else {
+        tmpfs::create_memfd(&name, flags, &task.cred())?
+    };
     let fd_flags = if flags & CLOEXEC != 0 { FdFlags::CLOEXEC } else { FdFlags::empty() };
     caller::install(&*caller::files()?, file, fd_flags)
 }

@@ -77,7 +77,7 @@ syscalls! {
     7 poll(fds: UserAddr, count: u32, timeout: i32) => poll::sys_poll, Support::Full;
     8 lseek(fd: i32, offset: i64, whence: u32) => file::sys_lseek, Support::Full;
     9 mmap(addr: u64, len: u64, prot: u32, raw_flags: u32, fd: i32, offset: u64)
-        => mem::sys_mmap, Support::Partial("no huge pages: ENOMEM, as with an empty pool");
+        => mem::sys_mmap, Support::Partial("huge pages of 1 GiB: EINVAL, as on a machine without them");
     10 mprotect(addr: u64, len: u64, prot: u32) => mem::sys_mprotect, Support::Full;
     11 munmap(addr: u64, len: u64) => mem::sys_munmap, Support::Full;
     12 brk(brk: u64) => mem::sys_brk, Support::Full;
@@ -102,7 +102,7 @@ syscalls! {
     27 mincore(addr: u64, len: u64, vec: UserAddr) => mem::sys_mincore, Support::Full;
     28 madvise(addr: u64, len: u64, advice: u32)
         => mem::sys_madvise, Support::Partial("no MADV_MERGEABLE: EINVAL");
-    29 shmget(key: i32, size: u64, flags: i32) => ipc::sys_shmget, Support::Partial("SHM_HUGETLB: EINVAL");
+    29 shmget(key: i32, size: u64, flags: i32) => ipc::sys_shmget, Support::Full;
     30 shmat(id: i32, addr: u64, flags: i32) => ipc::sys_shmat, Support::Full;
     31 shmctl(id: i32, command: i32, buf: UserAddr) => ipc::sys_shmctl, Support::Full;
     32 dup(fd: i32) => fd::sys_dup, Support::Full;
@@ -406,11 +406,11 @@ syscalls! {
     317 seccomp(op: u32, flags: u32, args: UserAddr) => trace::sys_seccomp, Support::Full;
     318 getrandom(buf: UserAddr, len: usize, flags: u32) => system::sys_getrandom, Support::Full;
     319 memfd_create(name: UserAddr, flags: u32)
-        => mem::sys_memfd_create, Support::Partial("no huge pages: EINVAL");
+        => mem::sys_memfd_create, Support::Full;
     322 execveat(dirfd: i32, path: UserAddr, argv: UserAddr, envp: UserAddr, flags: u32)
         => task::sys_execveat, Support::Full;
     323 userfaultfd(flags: u32) => eventfiles::sys_userfaultfd,
-        Support::Partial("no huge pages");
+        Support::Full;
     324 membarrier(command: i32, flags: u32, cpu: i32) => range::sys_membarrier, Support::Full;
     325 mlock2(addr: u64, len: u64, flags: u32) => mem::sys_mlock2, Support::Full;
     326 copy_file_range(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, count: usize, flags: u32)

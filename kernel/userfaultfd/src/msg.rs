@@ -70,7 +70,13 @@ mod tests {
 
     #[test]
     fn a_fault_lies_where_the_header_says() {
-        let fault = WatchedFault { addr: 0x1234, write: true, kind: WatchModes::WP, user_mode: true };
+        let fault = WatchedFault {
+            addr: 0x1234,
+            page_size: 4096,
+            write: true,
+            kind: WatchModes::WP,
+            user_mode: true,
+        };
         let Msg(bytes) = Msg::fault(&fault, 0x1000, 77);
         assert_eq!((bytes[0], bytes[8], &bytes[16..18]), (0x12, 3, &[0, 0x10][..]));
         assert_eq!(bytes[24..28], [77, 0, 0, 0]);

@@ -29,6 +29,8 @@ const FEATURES: u64 = (raw::UFFD_FEATURE_PAGEFAULT_FLAG_WP
     | raw::UFFD_FEATURE_EVENT_REMAP
     | raw::UFFD_FEATURE_EVENT_REMOVE
     | raw::UFFD_FEATURE_MISSING_SHMEM
+    | raw::UFFD_FEATURE_MISSING_HUGETLBFS
+    | raw::UFFD_FEATURE_MINOR_HUGETLBFS
     | raw::UFFD_FEATURE_EVENT_UNMAP
     | raw::UFFD_FEATURE_SIGBUS
     | raw::UFFD_FEATURE_THREAD_ID
@@ -51,6 +53,12 @@ const RANGE_IOCTLS: u64 = bit(raw::_UFFDIO_WAKE)
     | bit(raw::_UFFDIO_COPY)
     | bit(raw::_UFFDIO_ZEROPAGE)
     | bit(raw::_UFFDIO_MOVE)
+    | bit(raw::_UFFDIO_WRITEPROTECT)
+    | bit(raw::_UFFDIO_CONTINUE)
+    | bit(raw::_UFFDIO_POISON);
+/// Those about huge pages.
+const BASIC_IOCTLS: u64 = bit(raw::_UFFDIO_WAKE)
+    | bit(raw::_UFFDIO_COPY)
     | bit(raw::_UFFDIO_WRITEPROTECT)
     | bit(raw::_UFFDIO_CONTINUE)
     | bit(raw::_UFFDIO_POISON);
@@ -163,8 +171,12 @@ impl Call<'_> {
         let [start, len, mode, _]: [u64; 4] = user::read(self.arg)?;
         let modes = modes_of(mode, self.features)?;
         let range = pages(start, len)?;
-        self.watcher.mm().ok_or(Errno::ENOMEM)?.watch(range, &self.by(), modes)?;
+        let mm = self.watcher.mm().ok_or(Errno::ENOMEM)?;
+        mm.watch(range.clone(), &self.by(), modes)?;
         let mut ioctls = RANGE_IOCTLS;
+        if mm.has_huge_pages(range) {
+            ioctls &= BASIC_IOCTLS;
+        }
         if !modes.contains(WatchModes::WP) {
             ioctls &= !bit(raw::_UFFDIO_WRITEPROTECT);
         }

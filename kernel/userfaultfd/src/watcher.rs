@@ -12,7 +12,6 @@ use abi::fs::OpenFlags;
 use abi::poll::PollEvents;
 use abi::raw::general as raw;
 use abi::{Errno, Result};
-use hal::PAGE_SIZE;
 use hal::sync::IrqLock;
 use hal::uio::Dest;
 use mm::watch::{WatchEvent, WatchEvents, WatchModes, WatchedFault, Watcher};
@@ -209,7 +208,7 @@ impl Watcher for Userfaultfd {
         if self.has(raw::UFFD_FEATURE_SIGBUS) || (self.user_only && !fault.user_mode) {
             return Err(FaultError::Bus);
         }
-        let page = fault.addr & !(PAGE_SIZE as u64 - 1);
+        let page = fault.addr & !(fault.page_size - 1);
         let shown = if self.has(raw::UFFD_FEATURE_EXACT_ADDRESS) { fault.addr } else { page };
         let tid = if self.has(raw::UFFD_FEATURE_THREAD_ID) { process::current().own_tid() } else { 0 };
         let msg = Msg::fault(fault, shown, tid);

@@ -16,6 +16,7 @@ mod fsmeta;
 mod futex;
 mod futexpi;
 mod handle;
+mod hugetlb;
 mod inotify;
 mod ipc;
 mod jobs;
@@ -72,6 +73,7 @@ const AREAS: &[&[harness::Test]] = &[
     pkeys::TESTS,
     uffd::TESTS,
     thp::TESTS,
+    hugetlb::TESTS,
     fs::TESTS,
     fsdir::TESTS,
     fsmeta::TESTS,

@@ -8,6 +8,7 @@ use mm::counters::collect_meminfo;
 use vfs::put;
 use vfs::text::{put_cpu_list, put_cpu_mask};
 
+use crate::hugepages;
 use crate::place::{Items, Place, attribute, link, subdir, value};
 
 /// Which directory.
@@ -157,6 +158,7 @@ fn node0() -> Items {
         list("cpulist", all),
         mask("cpumap", all),
         value("distance", "10"),
+        subdir("hugepages", Place::HugePages(hugepages::Part::Pools(hugepages::Whose::Node))),
         attribute("meminfo", |out| {
             let info = collect_meminfo();
             const KB: u64 = hal::PAGE_SIZE as u64 / 1024;
@@ -170,6 +172,10 @@ fn node0() -> Items {
                 ("Shmem:", info.shmem),
             ] {
                 put!(out, "Node 0 {name:<15} {:8} kB\n", pages * KB);
+            }
+            let pool = mm::hugetlb::stats();
+            for (name, nr) in [("Total", pool.nr), ("Free", pool.free), ("Surp", pool.surplus)] {
+                put!(out, "Node 0 HugePages_{name}: {nr:5}\n");
             }
             Ok(())
         }),

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::hugepages::{self, Whose};
 use crate::place::{Items, Place, subdir, value};
 use crate::thp;
 
@@ -28,8 +29,8 @@ pub(crate) fn items(part: Part) -> Items {
             value("uevent_seqnum", "0"),
         ]),
         Part::Mm => Vec::from([
-            subdir("hugepages", Place::Empty),
-            subdir("transparent_hugepage", Place::HugePages(thp::Part::Top)),
+            subdir("hugepages", Place::HugePages(hugepages::Part::Pools(Whose::Machine))),
+            subdir("transparent_hugepage", Place::Thp(thp::Part::Top)),
         ]),
         Part::Fs => Vec::from([subdir("cgroup", Place::Empty)]),
     }

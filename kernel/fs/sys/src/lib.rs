@@ -7,6 +7,7 @@ extern crate alloc;
 mod cpu;
 mod devices;
 mod hardware;
+mod hugepages;
 mod inode;
 mod kernel;
 mod place;

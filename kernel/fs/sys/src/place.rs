@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use abi::Result;
 use vfs::text::Text;
 
-use crate::{cpu, devices, hardware, kernel, thp};
+use crate::{cpu, devices, hardware, hugepages, kernel, thp};
 
 /// Makes the text of an attribute.
 pub(crate) type Show = Box<dyn Fn(&mut Text) -> Result<()> + Send + Sync>;
@@ -42,7 +42,9 @@ pub(crate) enum Place {
     /// `kernel` and its parts.
     Kernel(kernel::Part),
     /// `kernel/mm/transparent_hugepage` and its parts.
-    HugePages(thp::Part),
+    Thp(thp::Part),
+    /// The pool of huge pages.
+    HugePages(hugepages::Part),
     /// `power`.
     Power,
     /// `devices`.
@@ -66,7 +68,8 @@ impl Place {
             Self::Root => root(),
             Self::Empty => Vec::new(),
             Self::Kernel(part) => kernel::items(*part),
-            Self::HugePages(part) => thp::items(*part),
+            Self::Thp(part) => thp::items(*part),
+            Self::HugePages(part) => hugepages::items(*part),
             Self::Power => Vec::from([value("state", "")]),
             Self::Devices => {
                 let mut items = hardware::items("");

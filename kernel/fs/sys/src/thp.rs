@@ -36,7 +36,7 @@ pub(crate) fn items(part: Part) -> Items {
             let mut items = Vec::new();
             items.extend(settings::of_size(order).map(|size| choice("enabled", size)));
             items.extend(settings::shmem_of_size(order).map(|size| choice("shmem_enabled", size)));
-            items.push(subdir("stats", Place::HugePages(Part::Stats(order))));
+            items.push(subdir("stats", Place::Thp(Part::Stats(order))));
             items
         }
         Part::Stats(order) => stats(order),
@@ -48,7 +48,7 @@ fn top() -> Items {
         choice("defrag", settings::defrag()),
         choice("enabled", settings::enabled()),
         value("hpage_pmd_size", format!("{HUGE_SIZE}")),
-        subdir("khugepaged", Place::HugePages(Part::Background)),
+        subdir("khugepaged", Place::Thp(Part::Background)),
         choice("shmem_enabled", settings::shmem()),
         setting(
             "use_zero_page",
@@ -64,7 +64,7 @@ fn top() -> Items {
     ]);
     for order in FIRST_SHMEM_ORDER..=HUGE_ORDER {
         let kb = (hal::PAGE_SIZE << order) / 1024;
-        items.push(subdir(format!("hugepages-{kb}kB"), Place::HugePages(Part::Size(order))));
+        items.push(subdir(format!("hugepages-{kb}kB"), Place::Thp(Part::Size(order))));
     }
     items
 }

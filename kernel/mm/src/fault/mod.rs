@@ -218,6 +218,9 @@ impl Mm {
                 Attempt::HugeZero => self.write_huge_zero(vma, page, need),
                 _ => Ok(Step::Wait(Wait::Memory)),
             },
+            Backing::File(_) if vma.attr.flags.contains(VmFlags::HUGETLB) => {
+                self.fault_hugetlb(vma, addr, need)
+            }
             Backing::File(_) => match vma.attr.backing.mapping() {
                 Some(mapping) => match self.find_watched(vma, page, need, mapping) {
                     Some(kind) => Ok(wait_for_watcher(vma, addr, need, kind)),
@@ -231,9 +234,9 @@ impl Mm {
 
 /// The step of a fault that the watcher of `vma` makes good.
 #[cold]
-fn wait_for_watcher(vma: &Vma, addr: u64, need: Need, kind: WatchModes) -> Step {
+pub(crate) fn wait_for_watcher(vma: &Vma, addr: u64, need: Need, kind: WatchModes) -> Step {
     match &vma.attr.watch {
-        Some(watch) => Step::Wait(Wait::Watched(watch.by.clone(), fault_of(addr, need, kind))),
+        Some(watch) => Step::Wait(Wait::Watched(watch.by.clone(), fault_of(vma, addr, need, kind))),
         // Only VMAs with a watch have such faults.
         None => Step::Done,
     }

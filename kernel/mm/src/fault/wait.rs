@@ -7,12 +7,12 @@ use hal::PAGE_SIZE;
 use hal::frame::Frame;
 
 use super::{FaultError, FaultKind};
-use crate::counters;
 use crate::mapping::Mapping;
 use crate::oom;
 use crate::space::Mm;
 use crate::swap::Pinned;
 use crate::watch::{WatchedFault, Watcher};
+use crate::{counters, hugetlb};
 
 /// How one attempt to handle a fault ended.
 pub(crate) enum Step {
@@ -32,6 +32,8 @@ pub(crate) enum Wait {
     Notify(Arc<Mapping>, u64, Frame),
     /// A page in swap.
     Swapped(Pinned),
+    /// Huge page of a private mapping that was promised it, and that others have.
+    Steal(Arc<Mapping>, u64),
     /// The watcher of the VMA makes it good.
     Watched(Arc<dyn Watcher>, WatchedFault),
 }
@@ -71,6 +73,7 @@ impl Wait {
                 let frame = page.read().map_err(fill_error)?;
                 mm.swap_in(addr & !(PAGE_SIZE as u64 - 1), page, frame)?;
             }
+            Self::Steal(mapping, idx) => hugetlb::steal(mm, &mapping, idx)?,
             Self::Watched(watcher, fault) => watcher.fault(&fault, &mut || mm.must_wait(&fault))?,
             Self::Notify(mapping, idx, frame) => {
                 mapping.throttle();

@@ -66,7 +66,7 @@ impl Mapping {
             for page in self.get_batch(at >> PAGE_SHIFT, end.div_ceil(PAGE_SIZE as u64)) {
                 let frame = match (page, &self.source) {
                     (Some(frame), _) => frame,
-                    (None, Source::Shmem(_)) => return Ok((at - pos) as usize),
+                    (None, Source::Shmem(_) | Source::Huge(_)) => return Ok((at - pos) as usize),
                     (None, Source::Pages(_)) => self.get_or_fill(at >> PAGE_SHIFT)?,
                 };
                 let offset = in_page(at);
@@ -97,7 +97,7 @@ impl Mapping {
                 }
                 dest.put_frame(&frame, offset, len)
             }
-            (None, Source::Shmem(_)) => dest.put_zero(len),
+            (None, Source::Shmem(_) | Source::Huge(_)) => dest.put_zero(len),
             (None, Source::Pages(_)) => {
                 let frame = self.get_or_fill(idx)?;
                 dest.put_frame(&frame, offset, len)

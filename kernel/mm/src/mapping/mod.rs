@@ -27,6 +27,7 @@
 
 mod errseq;
 mod fill;
+mod huge;
 mod io;
 pub mod radix;
 mod shmem;
@@ -49,10 +50,11 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use abi::{Errno, Result};
 use arrayvec::ArrayVec;
 use hal::PAGE_SHIFT;
-use hal::frame::Frame;
+use hal::frame::{Frame, HUGE_FRAMES};
 use hal::sync::SpinLock;
 
 use crate::counters;
+use crate::hugetlb::HugePages;
 use crate::oom;
 use crate::sync::Mutex;
 use radix::Radix;
@@ -80,6 +82,9 @@ pub mod page_flags {
     pub const LAZY: u32 = 128;
     /// Shared memory that fallocate(2) made, and nobody touched since.
     pub const UNTOUCHED: u32 = 256;
+    /// A part of a huge page of the pool ([`crate::hugetlb`]). Counts in no RSS; the first frame has `ANON`, too, when the
+    /// page is private to address spaces.
+    pub const HUGETLB: u32 = 512;
 }
 
 /// A file system's side of the page cache.
@@ -118,6 +123,8 @@ pub enum Source {
     Shmem(Arc<Shmem>),
     /// A file system.
     Pages(Box<Pages>),
+    /// Huge pages, which it holds instead of [`Mapping`].
+    Huge(Box<HugePages>),
 }
 
 /// State of a mapping with a file system behind.
@@ -183,7 +190,7 @@ impl Mapping {
     pub fn error(&self) -> Option<&ErrSeq> {
         match &self.source {
             Source::Pages(pages) => Some(&pages.error),
-            Source::Shmem(_) => None,
+            Source::Shmem(_) | Source::Huge(_) => None,
         }
     }
 
@@ -191,7 +198,7 @@ impl Mapping {
     pub fn nr_dirty(&self) -> u64 {
         match &self.source {
             Source::Pages(pages) => pages.nr_dirty.load(Ordering::Relaxed),
-            Source::Shmem(_) => 0,
+            Source::Shmem(_) | Source::Huge(_) => 0,
         }
     }
 
@@ -214,6 +221,9 @@ impl Mapping {
 
     /// Number of cached pages.
     pub fn nr_pages(&self) -> u64 {
+        if let Source::Huge(pages) = &self.source {
+            return pages.nr_pages() * HUGE_FRAMES as u64;
+        }
         self.pages.lock().len() as u64
     }
 
@@ -276,11 +286,17 @@ impl Mapping {
     /// The cached page `idx`.
     #[inline]
     pub fn get(&self, idx: u64) -> Option<Frame> {
+        if let Source::Huge(pages) = &self.source {
+            return huge::part(pages, idx);
+        }
         self.pages.lock().get(idx).cloned()
     }
 
     /// The first cached page at or after `from` (`SEEK_DATA` of files that live in memory).
     pub fn next_page(&self, from: u64) -> Option<u64> {
+        if let Source::Huge(pages) = &self.source {
+            return huge::next_page(pages, from);
+        }
         let mut found = None;
         self.pages.lock().for_each(from..u64::MAX, |idx, _| {
             found = Some(idx);
@@ -309,6 +325,10 @@ impl Mapping {
     /// The pages `first..end` that are cached without a gap, at most [`BATCH`].
     fn get_batch(&self, first: u64, end: u64) -> ArrayVec<Option<Frame>, BATCH> {
         let mut batch = ArrayVec::new();
+        if self.is_huge() {
+            batch.push(self.get(first));
+            return batch;
+        }
         let pages = self.pages.lock();
         let run = pages.run_from(first);
         let wanted = usize::try_from(end - first).unwrap_or(BATCH).min(BATCH);
@@ -332,6 +352,7 @@ impl Mapping {
                 self.insert(idx, frame)
             }
             Source::Pages(pages) => self.fill(pages, idx),
+            Source::Huge(pages) => huge::get_or_make(pages, idx),
         }
     }
 
@@ -354,6 +375,8 @@ impl Mapping {
                 page_flags::SHMEM
             }
             Source::Pages(_) => page_flags::FILE,
+            // Its pages are never put in one by one.
+            Source::Huge(_) => return Err(Errno::EINVAL),
         };
         let meta = frame.meta();
         meta.flags.store(kind, Ordering::Relaxed);
@@ -416,7 +439,7 @@ impl Mapping {
     /// Whether a page must ask before it becomes writable in a shared mapping.
     #[inline]
     pub(crate) fn wants_write_notify(&self) -> bool {
-        !self.is_shmem()
+        matches!(self.source, Source::Pages(_))
     }
 
     /// Whether page `idx` begins before the end of the file.

@@ -112,6 +112,23 @@ impl<T> Radix<T> {
         }
     }
 
+    /// The item at `idx`, to be changed.
+    pub fn get_mut(&mut self, idx: u64) -> Option<&mut T> {
+        if !self.reaches(idx) {
+            return None;
+        }
+        let (mut node, mut level) = (self.root.as_mut()?, self.height);
+        loop {
+            match node {
+                Node::Leaf(slots) => return slots.get_mut(slot_of(idx, 0))?.as_mut(),
+                Node::Inner(children) => {
+                    node = children.get_mut(slot_of(idx, level))?.as_mut()?;
+                    level = level.saturating_sub(1);
+                }
+            }
+        }
+    }
+
     /// Stores `item` at `idx` unless there is one already, which is then given back as `Ok(Some(item))`.
     pub fn insert(&mut self, idx: u64, item: T) -> Result<Option<T>, NoNode> {
         while !self.reaches(idx) {
@@ -279,6 +296,10 @@ mod tests {
         assert_eq!(tree.height, 0);
         assert_eq!(tree.run_from(0), &[Some('a')]);
         assert_eq!(tree.run_from(1), &[]);
+        assert_eq!(
+            (tree.get_mut(0).copied(), tree.get_mut(1), tree.get_mut(1 << 40)),
+            (Some('a'), None, None)
+        );
         assert_eq!(tree.remove(0), Some('a'));
         assert!(tree.root.is_none());
     }

@@ -31,6 +31,9 @@ impl Mapping {
     }
 
     fn truncate_frozen(&self, size: u64) {
+        if let Source::Huge(pages) = &self.source {
+            return self.truncate_huge(pages, size);
+        }
         let old = self.size.swap(size, Ordering::AcqRel);
         if size >= old {
             self.zero_part(old..(old | (PAGE_SIZE as u64 - 1)).saturating_add(1));
@@ -51,6 +54,9 @@ impl Mapping {
     }
 
     fn punch_frozen(&self, range: Range<u64>) {
+        if let Source::Huge(pages) = &self.source {
+            return self.punch_huge(pages, range);
+        }
         let (first, end) = (range.start.div_ceil(PAGE_SIZE as u64), range.end >> PAGE_SHIFT);
         if first > end {
             return self.zero_part(range);
@@ -91,7 +97,7 @@ impl Mapping {
     pub fn freeze(&self) -> Frozen<'_> {
         let locks = match &self.source {
             Source::Pages(pages) => Some((pages.writing.lock(), pages.filling.lock())),
-            Source::Shmem(_) => None,
+            Source::Shmem(_) | Source::Huge(_) => None,
         };
         Frozen { mapping: self, _locks: locks }
     }

@@ -209,7 +209,9 @@ impl Mm {
 
     /// Pages in huge frames that one entry maps whole.
     pub(crate) fn huge_pages(&self) -> u64 {
-        (self.page_table().nr_huge() * HUGE_FRAMES) as u64
+        let all = (self.page_table().nr_huge() * HUGE_FRAMES) as u64;
+        // Those of the pool are not transparent.
+        all.saturating_sub(u64::try_from(self.rss.hugetlb.load(Ordering::Relaxed)).unwrap_or(0))
     }
 }
 

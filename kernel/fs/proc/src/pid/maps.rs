@@ -148,6 +148,9 @@ fn find(mm: &Mm, addr: u64, flags: u64) -> Option<VmaInfo> {
     found
 }
 
+const KB_OF_PAGE: u64 = hal::PAGE_SIZE as u64 / 1024;
+const KB_OF_HUGE: u64 = mm::hugetlb::SIZE / 1024;
+
 /// /proc/PID/numa_maps.
 pub(super) fn numa_maps(mm: &Mm, out: &mut Text) -> Result<()> {
     for vma in super::smaps::mappings(mm) {
@@ -162,6 +165,21 @@ pub(super) fn numa_maps(mm: &Mm, out: &mut Text) -> Result<()> {
         let stats = mm.collect_page_stats(vma.range.clone());
         let file_pages = stats.rss - stats.anonymous;
         let dirty = stats.shared_dirty + stats.private_dirty;
+        let huge = (stats.shared_hugetlb + stats.private_hugetlb) * KB_OF_PAGE / KB_OF_HUGE;
+        if vma.flags.contains(VmFlags::HUGETLB) {
+            out.push(b" huge");
+        }
+        if huge > 0 {
+            for (name, n) in [("anon", stats.hugetlb_anon), ("dirty", stats.hugetlb_dirty)] {
+                if n > 0 {
+                    put!(out, " {name}={n}");
+                }
+            }
+            if stats.hugetlb_anon < huge {
+                put!(out, " mapped={}", huge - stats.hugetlb_anon);
+            }
+            put!(out, " N0={huge} kernelpagesize_kB={KB_OF_HUGE}");
+        }
         if stats.rss > 0 {
             for (name, n) in [("anon", stats.anonymous), ("dirty", dirty)] {
                 if n > 0 {

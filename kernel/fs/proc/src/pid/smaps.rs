@@ -34,6 +34,7 @@ const FLAG_NAMES: &[(VmFlags, &str)] = &[
     (VmFlags::LOCKONFAULT, "lf"),
     (VmFlags::ACCOUNT, "ac"),
     (VmFlags::NORESERVE, "nr"),
+    (VmFlags::HUGETLB, "ht"),
     (VmFlags::WIPEONFORK, "wf"),
     (VmFlags::DONTDUMP, "dd"),
     (VmFlags::MAYBE_GUARD, "gu"),
@@ -95,9 +96,11 @@ fn put_stats(out: &mut Text, stats: &PageStats, locked: bool, whole: Whole) {
     put_kb(out, "KSM:", 0);
     put_kb(out, "LazyFree:", stats.lazy * KB);
     put_kb(out, "AnonHugePages:", stats.anon_huge * KB);
-    for name in ["ShmemPmdMapped:", "FilePmdMapped:", "Shared_Hugetlb:", "Private_Hugetlb:"] {
+    for name in ["ShmemPmdMapped:", "FilePmdMapped:"] {
         put_kb(out, name, 0);
     }
+    put_kb(out, "Shared_Hugetlb:", stats.shared_hugetlb * KB);
+    put_kb(out, "Private_Hugetlb:", stats.private_hugetlb * KB);
     put_kb(out, "Swap:", stats.swap * KB);
     put_kb(out, "SwapPss:", stats.swap * KB);
     put_kb(out, "Locked:", if locked { pss } else { 0 });
@@ -108,8 +111,10 @@ pub(super) fn show(mm: &Mm, out: &mut Text) -> Result<()> {
     for vma in mappings(mm) {
         maps::put_line(out, &vma);
         put_kb(out, "Size:", (vma.range.end - vma.range.start) / 1024);
-        put_kb(out, "KernelPageSize:", KB);
-        put_kb(out, "MMUPageSize:", KB);
+        let is_huge = vma.flags.contains(VmFlags::HUGETLB);
+        let page = if is_huge { mm::hugetlb::SIZE / 1024 } else { KB };
+        put_kb(out, "KernelPageSize:", page);
+        put_kb(out, "MMUPageSize:", page);
         let stats = mm.collect_page_stats(vma.range.clone());
         put_stats(out, &stats, vma.flags.contains(VmFlags::LOCKED), Whole::Part);
         put!(out, "THPeligible:    {:8}\n", u8::from(vma.huge_eligible));
@@ -160,6 +165,8 @@ pub(super) fn show_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
         sum.anon_huge += stats.anon_huge;
         sum.lazy += stats.lazy;
         sum.swap += stats.swap;
+        sum.shared_hugetlb += stats.shared_hugetlb;
+        sum.private_hugetlb += stats.private_hugetlb;
         locked_bytes += if vma.flags.contains(VmFlags::LOCKED) { stats.pss_bytes } else { 0 };
     }
     put_stats(out, &sum, locked_bytes > 0, Whole::Sum);

@@ -92,7 +92,7 @@ fn show_memory(subject: &Subject, out: &mut Text) {
         ("VmLib", c.exec.saturating_sub(code)),
         ("VmPTE", page_table_pages(&c)),
         ("VmSwap", c.swap),
-        ("HugetlbPages", 0),
+        ("HugetlbPages", c.hugetlb),
     ] {
         put!(out, "{name}:\t{:8} kB\n", pages * KB);
     }

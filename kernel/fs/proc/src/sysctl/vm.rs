@@ -1,6 +1,7 @@
 //! /proc/sys/vm (proc_sys_vm(5)).
 
 use abi::{Errno, Result};
+use mm::hugetlb;
 use mm::mapping::writeback;
 use mm::sysctl as tunables;
 use security::Cap;
@@ -55,6 +56,23 @@ fn set_memfd_noexec(bytes: &[u8]) -> Result<()> {
     ns.set_memfd_noexec(u32::try_from(parse(bytes)?).map_err(|_| Errno::EINVAL)?)
 }
 
+/// A number of huge pages. `EINVAL`: it is none.
+fn count(bytes: &[u8]) -> Result<u64> {
+    u64::try_from(parse(bytes)?).map_err(|_| Errno::EINVAL)
+}
+
+/// Pages that were asked for: surplus ones are not among them.
+fn show_hugepages(out: &mut Text) -> Result<()> {
+    let stats = hugetlb::stats();
+    put!(out, "{}\n", stats.nr - stats.surplus);
+    Ok(())
+}
+
+fn set_hugepages(bytes: &[u8]) -> Result<()> {
+    hugetlb::set_nr(count(bytes)?);
+    Ok(())
+}
+
 /// The entries.
 pub(super) static ENTRIES: &[Entry] = &[
     fixed("admin_reserve_kbytes", "0"),
@@ -65,14 +83,28 @@ pub(super) static ENTRIES: &[Entry] = &[
     number32("dirty_ratio", &writeback::RATIO, 0..=100),
     number32("dirty_writeback_centisecs", &writeback::INTERVAL_CENTISECS, 0..=i32::MAX as u32),
     Entry { name: "drop_caches", kind: Kind::Trigger(drop_caches) },
+    number32("hugetlb_shm_group", &hugetlb::SHM_GROUP, 0..=u32::MAX),
     fixed("laptop_mode", "0"),
     number64("max_map_count", &tunables::MAX_MAP_COUNT, 0..=i32::MAX as u64),
     Entry { name: "memfd_noexec", kind: Kind::Tunable(show_memfd_noexec, set_memfd_noexec) },
     number64("min_free_kbytes", &mm::reclaim::MIN_FREE_KBYTES, 0..=i32::MAX as u64),
     number64("mmap_min_addr", &tunables::MMAP_MIN_ADDR, 0..=i64::MAX as u64),
     fixed("mmap_rnd_bits", "28"),
-    fixed("nr_hugepages", "0"),
-    fixed("nr_overcommit_hugepages", "0"),
+    Entry { name: "nr_hugepages", kind: Kind::Tunable(show_hugepages, set_hugepages) },
+    Entry { name: "nr_hugepages_mempolicy", kind: Kind::Tunable(show_hugepages, set_hugepages) },
+    Entry {
+        name: "nr_overcommit_hugepages",
+        kind: Kind::Tunable(
+            |out| {
+                put!(out, "{}\n", hugetlb::stats().overcommit);
+                Ok(())
+            },
+            |bytes| {
+                hugetlb::set_overcommit(count(bytes)?);
+                Ok(())
+            },
+        ),
+    },
     number32("oom_dump_tasks", &tunables::OOM_DUMP_TASKS, 0..=1),
     number32("oom_kill_allocating_task", &tunables::OOM_KILL_ALLOCATING_TASK, 0..=1),
     number64("overcommit_kbytes", &tunables::OVERCOMMIT_KBYTES, 0..=i64::MAX as u64),

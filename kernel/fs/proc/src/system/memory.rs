@@ -2,7 +2,7 @@
 
 use abi::Result;
 use mm::counters::{MemInfo, OOM_KILL, PGFAULT, PGMAJFAULT, collect_meminfo};
-use mm::{reclaim, swap, thp};
+use mm::{hugetlb, reclaim, swap, thp};
 use vfs::put;
 use vfs::text::Text;
 
@@ -62,10 +62,13 @@ pub(super) fn meminfo(out: &mut Text) -> Result<()> {
         let name = alloc::format!("{name}:");
         put!(out, "{name:<16}{kb:8} kB\n");
     }
-    for name in ["HugePages_Total:", "HugePages_Free:", "HugePages_Rsvd:", "HugePages_Surp:"] {
-        put!(out, "{name:<16}{:8}\n", 0);
+    let pool = hugetlb::stats();
+    for (name, nr) in [("Total", pool.nr), ("Free", pool.free), ("Rsvd", pool.resv), ("Surp", pool.surplus)] {
+        let name = alloc::format!("HugePages_{name}:");
+        put!(out, "{name:<16}{nr:8}\n");
     }
-    put!(out, "Hugepagesize:       2048 kB\nHugetlb:               0 kB\n");
+    let kb = hugetlb::SIZE / 1024;
+    put!(out, "Hugepagesize:   {kb:8} kB\nHugetlb:        {:8} kB\n", pool.nr * kb);
     Ok(())
 }
 
