@@ -59,5 +59,9 @@ pub struct Ucred {
 
 /// Unix-domain sockets (unix(7)).
 pub const AF_UNIX: u16 = 1;
+/// Internet sockets (ip(7)).
+pub const AF_INET: u16 = 2;
+/// Sockets of IP version 6 (ipv6(7)).
+pub const AF_INET6: u16 = 10;
 /// Length of `sun_path` (unix(7)).
 pub const UNIX_PATH_MAX: usize = 108;

@@ -1,18 +1,24 @@
-//! Network namespaces (network_namespaces(7)). There are no interfaces yet: what one separates is the abstract names of
-//! unix sockets, and it is kept by the sockets made in it.
+//! Network namespaces (network_namespaces(7)): what one separates is the abstract names of unix sockets and what the
+//! network keeps for it (interfaces, ports, connections). It is kept by the sockets made in it.
 
 use alloc::sync::Arc;
+use core::any::Any;
 
 use abi::Result;
 use hal::sync::{LazyLock, Once};
 use security::{NsId, NsKind, UserNs};
 
+/// What the network keeps for a namespace.
+pub type NetState = Arc<dyn Any + Send + Sync>;
+
 /// A network namespace.
 pub struct NetNs {
     id: NsId,
+    state: Once<NetState>,
 }
 
-static INITIAL: LazyLock<Arc<NetNs>> = LazyLock::new(|| Arc::new(NetNs { id: NsId::initial(NsKind::Net) }));
+static INITIAL: LazyLock<Arc<NetNs>> =
+    LazyLock::new(|| Arc::new(NetNs { id: NsId::initial(NsKind::Net), state: Once::new() }));
 static CURRENT: Once<fn() -> Arc<NetNs>> = Once::new();
 
 /// Registers who knows the namespace of the running task. Call once at boot.
@@ -33,7 +39,12 @@ impl NetNs {
 
     /// A new one. `ENOSPC`: too many.
     pub fn new(owner: &UserNs) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { id: NsId::new(NsKind::Net, owner)? }))
+        Ok(Arc::new(Self { id: NsId::new(NsKind::Net, owner)?, state: Once::new() }))
+    }
+
+    /// What the network keeps for it, which `make` makes when it is first asked for. It must not refer to the namespace.
+    pub fn state(&self, make: impl FnOnce() -> NetState) -> &NetState {
+        self.state.call_once(make)
     }
 
     /// Number and owner.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use abi::socket::{Cmsghdr, Msghdr, Ucred};
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
-use net_core::{MsgFlags, Received};
+use net_core::{Control, MsgFlags, Received};
 use process::pid;
 use security::{Cap, IdKind};
 use vfs::{FdFlags, File};
@@ -21,6 +21,8 @@ const SCM_CREDENTIALS: i32 = 2;
 const SCM_MAX_FD: usize = 253;
 /// Most bytes of control data (/proc/sys/net/core/optmem_max).
 const MAX_CONTROL: u64 = 128 << 10;
+/// Most bytes in a control message of another level than `SOL_SOCKET`; none is longer.
+const MAX_OTHER: u64 = 256;
 /// Size of a control message without data.
 const HEADER: u64 = size_of::<Cmsghdr>() as u64;
 
@@ -29,6 +31,7 @@ const HEADER: u64 = size_of::<Cmsghdr>() as u64;
 pub(crate) struct Sent {
     pub rights: Vec<Arc<File>>,
     pub creds: Option<Ucred>,
+    pub control: Vec<Control>,
 }
 
 /// Reads control messages.
@@ -61,6 +64,10 @@ pub(crate) fn parse(caller: &Caller, control: UserAddr, len: u64) -> Result<Sent
                 }
                 _ => return Err(Errno::EINVAL),
             }
+        } else if header.cmsg_len - HEADER <= MAX_OTHER {
+            let mut data = alloc::vec![0; (header.cmsg_len - HEADER) as usize];
+            user::read_bytes(UserAddr(control.0.wrapping_add(at + HEADER)), &mut data)?;
+            sent.control.push(Control { level: header.cmsg_level, kind: header.cmsg_type, data });
         }
         at += header.cmsg_len.next_multiple_of(8);
     }
@@ -122,20 +129,20 @@ struct Writer {
 
 impl Writer {
     /// Writes one message, cut to the room; gives whether it was whole.
-    fn put(&mut self, kind: i32, data: &[u8]) -> Result<bool> {
+    fn put(&mut self, level: i32, kind: i32, data: &[u8]) -> Result<bool> {
         if self.left < HEADER {
             return Ok(false);
         }
         let whole = HEADER + data.len() as u64;
         let len = whole.min(self.left);
-        self.put_header(kind, len)?;
+        self.put_header(level, kind, len)?;
         user::write_bytes(UserAddr(self.at.wrapping_add(HEADER)), &data[..(len - HEADER) as usize])?;
         self.advance(whole);
         Ok(len == whole)
     }
 
-    fn put_header(&self, kind: i32, len: u64) -> Result<()> {
-        let header = Cmsghdr { cmsg_len: len, cmsg_level: SOL_SOCKET, cmsg_type: kind };
+    fn put_header(&self, level: i32, kind: i32, len: u64) -> Result<()> {
+        let header = Cmsghdr { cmsg_len: len, cmsg_level: level, cmsg_type: kind };
         Ok(user::write(UserAddr(self.at), &header)?)
     }
 
@@ -161,7 +168,7 @@ impl Writer {
         }
         if count > 0 {
             let len = HEADER + 4 * count as u64;
-            self.put_header(SCM_RIGHTS, len)?;
+            self.put_header(SOL_SOCKET, SCM_RIGHTS, len)?;
             self.advance(len);
         }
         Ok(count == total)
@@ -181,12 +188,15 @@ pub(crate) fn write(
     let mut writer = Writer { at: header.msg_control, left: room };
     let mut is_whole = true;
     if let Some(creds) = received.creds.filter(|_| passes_creds) {
-        is_whole &= writer.put(SCM_CREDENTIALS, shown_creds(creds).as_bytes())?;
+        is_whole &= writer.put(SOL_SOCKET, SCM_CREDENTIALS, shown_creds(creds).as_bytes())?;
     }
     if !rights.is_empty() {
         let is_cloexec = flags.contains(MsgFlags::CMSG_CLOEXEC);
         let fd_flags = if is_cloexec { FdFlags::CLOEXEC } else { FdFlags::empty() };
         is_whole &= writer.put_rights(caller, rights, fd_flags)?;
+    }
+    for control in &received.control {
+        is_whole &= writer.put(control.level, control.kind, &control.data)?;
     }
     received.flags.set(MsgFlags::CTRUNC, !is_whole);
     Ok(room - writer.left)

@@ -1,11 +1,11 @@
-//! Sockets (socket(2), bind(2), send(2), recv(2), ...): only those of the family `AF_UNIX` exist.
+//! Sockets (socket(2), bind(2), send(2), recv(2), ...) of the families `AF_UNIX`, `AF_INET` and `AF_INET6`.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::fs::OpenFlags;
 use abi::signal::{SIGPIPE, SigInfo};
-use abi::socket::{AF_UNIX, IOV_MAX, Mmsghdr, Msghdr, Ucred};
+use abi::socket::{AF_INET, AF_INET6, AF_UNIX, IOV_MAX, Mmsghdr, Msghdr, Ucred};
 use abi::time::{Timespec, Timeval};
 use abi::{Errno, Result};
 use hal::time::now_ns;
@@ -26,6 +26,8 @@ const MAX_ADDRESS: usize = 128;
 const NR_FAMILIES: i32 = 46;
 /// One past the highest socket type.
 const NR_TYPES: i32 = 11;
+/// Most bytes of an option's value that count.
+const MAX_OPTION: usize = 256;
 /// `SOL_SOCKET`.
 pub(crate) const SOL_SOCKET: i32 = 1;
 
@@ -49,9 +51,10 @@ fn socket_flags(flags: u32) -> Result<OpenFlags> {
     OpenFlags::from_bits(flags).filter(|flags| known.contains(*flags)).ok_or(Errno::EINVAL)
 }
 
-/// `EAFNOSUPPORT`: another family than `AF_UNIX`. `EINVAL`: no such type in any family.
+/// `EAFNOSUPPORT`: a family that is not there. `EINVAL`: no such type in any family.
 fn check_family(family: i32, kind: i32) -> Result<()> {
     net_core::register_identity(identify);
+    net_core::register_cred(|| process::try_current().map(|task| task.cred()));
     net_core::register_show(crate::control::shown_creds);
     if !(0..NR_FAMILIES).contains(&family) {
         return Err(Errno::EAFNOSUPPORT);
@@ -59,7 +62,8 @@ fn check_family(family: i32, kind: i32) -> Result<()> {
     if !(0..NR_TYPES).contains(&kind) {
         return Err(Errno::EINVAL);
     }
-    if family == i32::from(AF_UNIX) { Ok(()) } else { Err(Errno::EAFNOSUPPORT) }
+    let known = [AF_UNIX, AF_INET, AF_INET6].map(i32::from);
+    if known.contains(&family) { Ok(()) } else { Err(Errno::EAFNOSUPPORT) }
 }
 
 /// socket(2).
@@ -67,7 +71,12 @@ pub(crate) fn sys_socket(_cx: &mut Cx<'_>, family: i32, kind: i32, protocol: i32
     let (kind, flags) = split_type(kind)?;
     check_family(family, kind)?;
     let caller = Caller::new()?;
-    let socket = net_core::open(net_unix::create(kind, protocol)?, flags, &caller.cred)?;
+    let socket = if family == i32::from(AF_UNIX) {
+        net_unix::create(kind, protocol)?
+    } else {
+        net_inet::create(family as u16, kind, protocol, &caller.cred)?
+    };
+    let socket = net_core::open(socket, flags, &caller.cred)?;
     caller.install(socket, caller::cloexec(flags))
 }
 
@@ -81,6 +90,11 @@ pub(crate) fn sys_socketpair(
 ) -> Result<usize> {
     let (kind, flags) = split_type(kind)?;
     check_family(family, kind)?;
+    if family != i32::from(AF_UNIX) {
+        // The sockets of these families cannot be born connected.
+        net_inet::check(family as u16, kind, protocol)?;
+        return Err(Errno::EOPNOTSUPP);
+    }
     let caller = Caller::new()?;
     let (a, b) = net_unix::pair(kind, protocol)?;
     // Both are opened before anything can fail, so that both are released.
@@ -178,7 +192,7 @@ pub(crate) fn sys_getpeername(_cx: &mut Cx<'_>, fd: i32, addr: UserAddr, len: Us
     name_of(fd, End::Peer, addr, len)
 }
 
-/// setsockopt(2). `EOPNOTSUPP`: another level than `SOL_SOCKET`.
+/// setsockopt(2). `EOPNOTSUPP`: a level that the family does not know.
 pub(crate) fn sys_setsockopt(
     _cx: &mut Cx<'_>,
     fd: i32,
@@ -192,7 +206,10 @@ pub(crate) fn sys_setsockopt(
     let file = caller.files.get(fd)?;
     let socket = net_core::socket_of(&file)?;
     if level != SOL_SOCKET {
-        return Err(Errno::EOPNOTSUPP);
+        let mut bytes = [0; MAX_OPTION];
+        let len = len.min(MAX_OPTION);
+        user::read_bytes(value, &mut bytes[..len])?;
+        return socket.set_option(level, name, &bytes[..len], &caller.cred).map(|()| 0);
     }
     if len < size_of::<i32>() {
         return Err(Errno::EINVAL);
@@ -201,10 +218,12 @@ pub(crate) fn sys_setsockopt(
     let sized = |size: usize| if len < size { Err(Errno::EINVAL) } else { Ok(()) };
     let time = || sized(size_of::<Timeval>()).and_then(|()| Ok(user::read::<Timeval>(value)?));
     let linger = || sized(size_of::<[i32; 2]>()).and_then(|()| Ok(user::read::<[i32; 2]>(value)?));
-    socket.options().set(name, int, time, linger, &caller.cred).map(|()| 0)
+    socket.options().set(name, int, time, linger, &caller.cred)?;
+    socket.option_changed(name);
+    Ok(0)
 }
 
-/// getsockopt(2). `EOPNOTSUPP`: another level than `SOL_SOCKET`.
+/// getsockopt(2). `EOPNOTSUPP`: a level that the family does not know.
 pub(crate) fn sys_getsockopt(
     _cx: &mut Cx<'_>,
     fd: i32,
@@ -216,11 +235,15 @@ pub(crate) fn sys_getsockopt(
     use zerocopy::IntoBytes;
     let file = file(fd)?;
     let socket = net_core::socket_of(&file)?;
-    if level != SOL_SOCKET {
-        return Err(Errno::EOPNOTSUPP);
-    }
     let room: i32 = user::read(len)?;
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
+    if level != SOL_SOCKET {
+        let bytes = socket.get_option(level, name, room)?;
+        let room = room.min(bytes.len());
+        user::write_bytes(value, &bytes[..room])?;
+        user::write(len, &(room as i32))?;
+        return Ok(0);
+    }
     let found = options::get(&**socket, name)?;
     let bytes: &[u8] = match &found {
         Value::Int(int) => int.as_bytes(),
@@ -274,6 +297,7 @@ pub(crate) fn sys_sendto(
         name: name.as_deref().filter(|name| !name.is_empty()),
         rights: Vec::new(),
         creds: None,
+        control: Vec::new(),
         flags: with_file(&file, flags),
     };
     send(&caller, socket, message)
@@ -326,6 +350,7 @@ fn send_header(caller: &Caller, file: &File, header: &Msghdr, flags: u32) -> Res
         name: name.as_deref(),
         rights: sent.rights,
         creds: sent.creds,
+        control: sent.control,
         flags: with_file(file, flags),
     };
     send(caller, socket, message)

@@ -115,24 +115,24 @@ syscalls! {
     39 getpid() => task::sys_getpid, Support::Full;
     40 sendfile(out_fd: i32, in_fd: i32, offset: UserAddr, count: usize) => file::sys_sendfile, Support::Full;
     41 socket(family: i32, kind: i32, protocol: i32)
-        => net::sys_socket, Support::Partial("AF_UNIX only: EAFNOSUPPORT");
+        => net::sys_socket, Support::Partial("AF_UNIX, AF_INET and AF_INET6 (TCP, UDP) only: EAFNOSUPPORT");
     42 connect(fd: i32, addr: UserAddr, len: i32) => net::sys_connect, Support::Full;
     43 accept(fd: i32, addr: UserAddr, len: UserAddr) => net::sys_accept, Support::Full;
     44 sendto(fd: i32, buf: UserAddr, len: usize, flags: u32, addr: UserAddr, addr_len: i32)
-        => net::sys_sendto, Support::Partial("MSG_OOB: EOPNOTSUPP");
+        => net::sys_sendto, Support::Partial("MSG_OOB raises no SIGURG; MSG_MORE is ignored by UDP");
     45 recvfrom(fd: i32, buf: UserAddr, len: usize, flags: u32, addr: UserAddr, addr_len: UserAddr)
-        => net::sys_recvfrom, Support::Partial("MSG_OOB: EINVAL");
+        => net::sys_recvfrom, Support::Full;
     46 sendmsg(fd: i32, message: UserAddr, flags: u32)
-        => net::sys_sendmsg, Support::Partial("MSG_OOB: EOPNOTSUPP");
+        => net::sys_sendmsg, Support::Partial("MSG_OOB raises no SIGURG; MSG_MORE is ignored by UDP");
     47 recvmsg(fd: i32, message: UserAddr, flags: u32)
-        => net::sys_recvmsg, Support::Partial("MSG_OOB: EINVAL");
+        => net::sys_recvmsg, Support::Full;
     48 shutdown(fd: i32, how: i32) => net::sys_shutdown, Support::Full;
     49 bind(fd: i32, addr: UserAddr, len: i32) => net::sys_bind, Support::Full;
     50 listen(fd: i32, backlog: i32) => net::sys_listen, Support::Full;
     51 getsockname(fd: i32, addr: UserAddr, len: UserAddr) => net::sys_getsockname, Support::Full;
     52 getpeername(fd: i32, addr: UserAddr, len: UserAddr) => net::sys_getpeername, Support::Full;
     53 socketpair(family: i32, kind: i32, protocol: i32, fds: UserAddr)
-        => net::sys_socketpair, Support::Partial("AF_UNIX only: EAFNOSUPPORT");
+        => net::sys_socketpair, Support::Full;
     54 setsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: i32)
         => net::sys_setsockopt, Support::Partial("no filters, no time stamps: ENOPROTOOPT");
     55 getsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: UserAddr)

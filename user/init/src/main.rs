@@ -23,6 +23,7 @@ mod exec;
 mod job;
 mod modules;
 mod mounts;
+mod network;
 mod power;
 mod root;
 mod session;
@@ -53,6 +54,7 @@ fn main() {
     }
     mounts::mount_all();
     mounts::open_console();
+    network::bring_up();
     power::install_handlers();
     let _ = nix::unistd::setsid();
     let _ = nix::unistd::sethostname(mounts::host_name());

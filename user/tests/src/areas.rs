@@ -17,6 +17,7 @@ mod futex;
 mod futexpi;
 mod handle;
 mod hugetlb;
+mod inet;
 mod inotify;
 mod ipc;
 mod jobs;
@@ -90,6 +91,7 @@ const AREAS: &[&[harness::Test]] = &[
     signalfd::TESTS,
     inotify::TESTS,
     unix::TESTS,
+    inet::TESTS,
     tty::TESTS,
     jobs::TESTS,
     ptrace::TESTS,

@@ -46,8 +46,14 @@ impl FileOps for SocketFile {
     }
 
     fn write(&self, file: &File, src: &mut Src<'_>, _pos: u64) -> Result<usize> {
-        let message =
-            Outgoing { data: src, name: None, rights: Vec::new(), creds: None, flags: flags_of(file) };
+        let message = Outgoing {
+            data: src,
+            name: None,
+            rights: Vec::new(),
+            creds: None,
+            control: Vec::new(),
+            flags: flags_of(file),
+        };
         self.socket.send(None, message)
     }
 
@@ -55,9 +61,11 @@ impl FileOps for SocketFile {
         self.socket.poll(table)
     }
 
-    fn ioctl(&self, _file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
+    fn ioctl(&self, file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
         if cmd != SIOCOUTQ {
-            return Err(Errno::ENOTTY);
+            // What a request may do depends on who makes it, and not on who has opened the file.
+            let cred = crate::current_cred().unwrap_or_else(|| file.cred().clone());
+            return self.socket.ioctl(cmd, UserAddr(arg as u64), &cred);
         }
         user::write(UserAddr(arg as u64), &(self.socket.unsent_bytes()? as i32))?;
         Ok(0)
@@ -87,6 +95,7 @@ pub fn open(socket: Arc<dyn Socket>, flags: OpenFlags, cred: &Arc<Cred>) -> Resu
     let ops = Arc::new(SocketFile { socket });
     let own = alloc::boxed::Box::new(SocketInode::new());
     let inode = anon::new_inode_with(anon::SOCKET, S_IFSOCK | 0o777, cred, own);
+    ops.socket.opened(inode.ino());
     anon::open(&inode, ops, OpenFlags::RDWR | flags & OpenFlags::NONBLOCK, cred)
 }
 

@@ -12,6 +12,7 @@ extern crate alloc;
 
 mod file;
 pub mod options;
+mod patience;
 mod xattr;
 
 use alloc::sync::Arc;
@@ -22,13 +23,16 @@ use abi::poll::PollEvents;
 use abi::socket::Ucred;
 use abi::{Errno, Result};
 use bitflags::bitflags;
+use hal::UserAddr;
 use hal::sync::Once;
 use hal::uio::{Dest, Src};
 use sched::PollTable;
+use security::Cred;
 use vfs::{File, WalkContext};
 
 pub use file::{SocketFile, open, socket_of};
 pub use options::Options;
+pub use patience::Patience;
 
 bitflags! {
     /// `MSG_*` flags (send(2), recv(2)).
@@ -68,6 +72,8 @@ pub enum SockType {
     Stream = 1,
     /// Messages without connection.
     Datagram = 2,
+    /// Packets of a protocol, with what is before them.
+    Raw = 3,
     /// Messages on a connection.
     SeqPacket = 5,
 }
@@ -115,6 +121,17 @@ pub enum End {
     Peer,
 }
 
+/// Control data of a level that the family knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Protocol level.
+    pub level: i32,
+    /// Type in that level.
+    pub kind: i32,
+    /// The data.
+    pub data: Vec<u8>,
+}
+
 /// A message to send.
 pub struct Outgoing<'a, 'd> {
     /// The data.
@@ -125,6 +142,8 @@ pub struct Outgoing<'a, 'd> {
     pub rights: Vec<Arc<File>>,
     /// The credentials to show, checked; `None`: the sender's.
     pub creds: Option<Ucred>,
+    /// Control data of other levels than `SOL_SOCKET`.
+    pub control: Vec<Control>,
     /// Flags of send(2); `DONTWAIT` also stands for a non-blocking file.
     pub flags: MsgFlags,
 }
@@ -142,6 +161,8 @@ pub struct Received {
     pub rights: Vec<Arc<File>>,
     /// The sender's credentials, if the socket asked for them.
     pub creds: Option<Ucred>,
+    /// Other control data.
+    pub control: Vec<Control>,
 }
 
 /// A socket of some family. Unless said otherwise, operations may sleep.
@@ -200,6 +221,39 @@ pub trait Socket: Any + Send + Sync {
     /// The number of its network namespace (`SO_NETNS_COOKIE`).
     fn net_cookie(&self) -> u64;
 
+    /// Its protocol (`SO_PROTOCOL`).
+    fn protocol(&self) -> i32 {
+        0
+    }
+
+    /// setsockopt(2) of another level than `SOL_SOCKET`. `EOPNOTSUPP`: the family knows no others.
+    fn set_option(&self, level: i32, name: i32, value: &[u8], cred: &Cred) -> Result<()> {
+        let _ = (level, name, value, cred);
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// getsockopt(2) of another level than `SOL_SOCKET`; the caller has room for `room` bytes. `EOPNOTSUPP`.
+    fn get_option(&self, level: i32, name: i32, room: usize) -> Result<Vec<u8>> {
+        let _ = (level, name, room);
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Option `name` of level `SOL_SOCKET` was set.
+    fn option_changed(&self, name: i32) {
+        let _ = name;
+    }
+
+    /// ioctl(2) of the family. `ENOTTY`: it has no such request.
+    fn ioctl(&self, cmd: u32, arg: UserAddr, cred: &Cred) -> Result<usize> {
+        let _ = (cmd, arg, cred);
+        Err(Errno::ENOTTY)
+    }
+
+    /// An open file is in front of it now, with inode number `ino`.
+    fn opened(&self, ino: u64) {
+        let _ = ino;
+    }
+
     /// The last open file is gone.
     fn release(&self);
 }
@@ -212,6 +266,21 @@ static IDENTIFY: Once<Identify> = Once::new();
 /// Registers who knows the current process. Later calls have no effect.
 pub fn register_identity(identify: Identify) {
     IDENTIFY.call_once(|| identify);
+}
+
+/// Who knows the credentials of the running task.
+pub type CurrentCred = fn() -> Option<Arc<Cred>>;
+
+static CURRENT_CRED: Once<CurrentCred> = Once::new();
+
+/// Registers who knows them. Later calls have no effect.
+pub fn register_cred(current: CurrentCred) {
+    CURRENT_CRED.call_once(|| current);
+}
+
+/// The credentials of the running task; `None` in a kernel thread.
+pub(crate) fn current_cred() -> Option<Arc<Cred>> {
+    CURRENT_CRED.get().and_then(|current| current())
 }
 
 /// Translates credentials to what the current process sees of them.

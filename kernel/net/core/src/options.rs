@@ -20,28 +20,38 @@ const MIN_SNDBUF: u32 = 4608;
 const MIN_RCVBUF: u32 = 2304;
 
 const SO_DEBUG: i32 = 1;
-const SO_REUSEADDR: i32 = 2;
+/// An option of socket(7).
+pub const SO_REUSEADDR: i32 = 2;
 const SO_TYPE: i32 = 3;
 const SO_ERROR: i32 = 4;
 const SO_DONTROUTE: i32 = 5;
-const SO_BROADCAST: i32 = 6;
-const SO_SNDBUF: i32 = 7;
-const SO_RCVBUF: i32 = 8;
-const SO_KEEPALIVE: i32 = 9;
-const SO_OOBINLINE: i32 = 10;
+/// An option of socket(7).
+pub const SO_BROADCAST: i32 = 6;
+/// An option of socket(7).
+pub const SO_SNDBUF: i32 = 7;
+/// An option of socket(7).
+pub const SO_RCVBUF: i32 = 8;
+/// An option of socket(7).
+pub const SO_KEEPALIVE: i32 = 9;
+/// An option of socket(7).
+pub const SO_OOBINLINE: i32 = 10;
 const SO_PRIORITY: i32 = 12;
 const SO_LINGER: i32 = 13;
-const SO_REUSEPORT: i32 = 15;
+/// An option of socket(7).
+pub const SO_REUSEPORT: i32 = 15;
 const SO_PASSCRED: i32 = 16;
 const SO_PEERCRED: i32 = 17;
 const SO_RCVLOWAT: i32 = 18;
 const SO_SNDLOWAT: i32 = 19;
 const SO_RCVTIMEO: i32 = 20;
 const SO_SNDTIMEO: i32 = 21;
-const SO_TIMESTAMP: i32 = 29;
+/// An option of socket(7).
+pub const SO_TIMESTAMP: i32 = 29;
 const SO_ACCEPTCONN: i32 = 30;
-const SO_SNDBUFFORCE: i32 = 32;
-const SO_RCVBUFFORCE: i32 = 33;
+/// An option of socket(7).
+pub const SO_SNDBUFFORCE: i32 = 32;
+/// An option of socket(7).
+pub const SO_RCVBUFFORCE: i32 = 33;
 const SO_PASSSEC: i32 = 34;
 const SO_MARK: i32 = 36;
 const SO_PROTOCOL: i32 = 38;
@@ -122,6 +132,36 @@ impl Options {
         }
     }
 
+    /// What a new socket of a family has whose buffers begin with other sizes.
+    pub fn with_buffers(sndbuf: u32, rcvbuf: u32) -> Self {
+        Self { sndbuf: AtomicU32::new(sndbuf), rcvbuf: AtomicU32::new(rcvbuf), ..Self::new() }
+    }
+
+    /// The family has enlarged the send buffer.
+    pub fn grow_sndbuf(&self, size: u32) {
+        self.sndbuf.store(size, Relaxed);
+    }
+
+    /// Bytes that may wait to be received.
+    pub fn rcvbuf(&self) -> usize {
+        self.rcvbuf.load(Relaxed) as usize
+    }
+
+    /// Bytes that a receive waits for.
+    pub fn rcvlowat(&self) -> usize {
+        self.rcvlowat.load(Relaxed) as usize
+    }
+
+    /// Whether the flag with option number `name` is set.
+    pub fn has(&self, name: i32) -> bool {
+        self.flags.load(Relaxed) >> name & 1 != 0
+    }
+
+    /// Seconds that close(2) waits for what is under way (`SO_LINGER`).
+    pub fn linger(&self) -> Option<u32> {
+        (self.linger[0].load(Relaxed) != 0).then(|| self.linger[1].load(Relaxed))
+    }
+
     /// Bytes that may be under way.
     pub fn sndbuf(&self) -> usize {
         self.sndbuf.load(Relaxed) as usize
@@ -143,6 +183,24 @@ impl Options {
     pub fn inherit(&self, listener: &Self) {
         self.flags.store(listener.flags.load(Relaxed), Relaxed);
         self.passcred.store(listener.passcred(), Relaxed);
+    }
+
+    /// Takes over everything, as accepted sockets of the internet do.
+    pub fn inherit_all(&self, listener: &Self) {
+        self.inherit(listener);
+        for (mine, theirs) in [
+            (&self.sndbuf, &listener.sndbuf),
+            (&self.rcvbuf, &listener.rcvbuf),
+            (&self.rcvlowat, &listener.rcvlowat),
+            (&self.priority, &listener.priority),
+            (&self.mark, &listener.mark),
+            (&self.linger[0], &listener.linger[0]),
+            (&self.linger[1], &listener.linger[1]),
+        ] {
+            mine.store(theirs.load(Relaxed), Relaxed);
+        }
+        self.rcvtimeo_ns.store(listener.rcvtimeo_ns.load(Relaxed), Relaxed);
+        self.sndtimeo_ns.store(listener.sndtimeo_ns.load(Relaxed), Relaxed);
     }
 
     /// How long a receive may wait in nanoseconds; `None`: for ever.
@@ -237,7 +295,7 @@ pub fn get(socket: &dyn Socket, name: i32) -> Result<Value> {
     Ok(match name {
         SO_TYPE => Value::Int(socket.kind() as i32),
         SO_DOMAIN => Value::Int(i32::from(socket.family())),
-        SO_PROTOCOL => Value::Int(0),
+        SO_PROTOCOL => Value::Int(socket.protocol()),
         SO_ERROR => Value::Int(socket.take_error().map_or(0, |errno| -(errno.to_return() as i32))),
         SO_ACCEPTCONN => Value::Int(i32::from(socket.is_listening())),
         SO_PEERCRED => Value::Cred(crate::shown(socket.peer_cred())),

@@ -4,11 +4,11 @@ use alloc::sync::Arc;
 
 use abi::{Errno, Result};
 use hal::sync::SpinLock;
-use net_core::{MsgFlags, Socket};
+use net_core::{MsgFlags, Patience, Socket};
 use vfs::WalkContext;
 
 use crate::address;
-use crate::socket::{Patience, READABLE, State, UnixSocket};
+use crate::socket::{READABLE, State, UnixSocket};
 
 /// `AF_UNSPEC`: ends the association of a datagram socket.
 const AF_UNSPEC: u16 = 0;

@@ -3,13 +3,13 @@
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use hal::uio::Dest;
-use net_core::{MsgFlags, Outgoing, Received, SockType, Socket};
+use net_core::{MsgFlags, Outgoing, Patience, Received, SockType, Socket};
 use vfs::WalkContext;
 
 use crate::address;
 use crate::packet::Packet;
 use crate::rights::Rights;
-use crate::socket::{Patience, READABLE, State, UnixSocket};
+use crate::socket::{READABLE, State, UnixSocket};
 
 /// Part of the send buffer that a message may not use (Linux reserves it for its headers).
 const RESERVED: usize = 32;
@@ -27,7 +27,7 @@ impl UnixSocket {
         walk: Option<&WalkContext<'_>>,
         message: Outgoing<'_, '_>,
     ) -> Result<usize> {
-        let Outgoing { data, name, rights, creds, flags } = message;
+        let Outgoing { data, name, rights, creds, flags, .. } = message;
         let peer = match name {
             Some(name) => {
                 address::parse(name)?;
@@ -170,6 +170,7 @@ impl UnixSocket {
             name: from.as_deref().unwrap_or_default().to_vec(),
             rights,
             creds: self.options().passcred().then_some(cred),
+            ..Received::default()
         }))
     }
 }

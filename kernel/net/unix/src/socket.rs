@@ -9,9 +9,9 @@ use abi::socket::{AF_UNIX, Ucred};
 use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use hal::uio::Dest;
-use net_core::{End, Halves, MsgFlags, Options, Outgoing, Received, SockType, Socket};
+use net_core::{End, Halves, MsgFlags, Options, Outgoing, Patience, Received, SockType, Socket};
 use ns::NetNs;
-use sched::{Interruptible, Mutex, PollTable, WaitError, WaitQueue};
+use sched::{Mutex, PollTable, WaitQueue};
 use vfs::WalkContext;
 
 use crate::address::{self, Address, Binding};
@@ -68,36 +68,6 @@ pub struct UnixSocket {
     pub(crate) room: WaitQueue,
     pub(crate) io: Mutex<()>,
     bind_lock: Mutex<()>,
-}
-
-/// How long a call waits.
-#[derive(Clone, Copy)]
-pub(crate) struct Patience {
-    nonblocking: bool,
-    deadline_ns: Option<u64>,
-}
-
-impl Patience {
-    pub(crate) fn new(flags: MsgFlags, timeout_ns: Option<u64>) -> Self {
-        let deadline_ns = timeout_ns.map(|ns| hal::time::now_ns().saturating_add(ns));
-        Self { nonblocking: flags.contains(MsgFlags::DONTWAIT), deadline_ns }
-    }
-
-    /// Waits in `queue` until `cond` holds. `EAGAIN`: not now. `ERESTARTSYS`, `EINTR`: a signal came.
-    pub(crate) fn wait<T>(self, queue: &WaitQueue, mut cond: impl FnMut() -> Option<T>) -> Result<T> {
-        if let Some(value) = cond() {
-            return Ok(value);
-        }
-        if self.nonblocking {
-            return Err(Errno::EAGAIN);
-        }
-        queue.wait_deadline(cond, self.deadline_ns, Interruptible::Yes).map_err(|error| match error {
-            WaitError::TimedOut => Errno::EAGAIN,
-            // A call with a timeout must not start over with all of it.
-            WaitError::Interrupted if self.deadline_ns.is_some() => Errno::EINTR,
-            WaitError::Interrupted => Errno::ERESTARTSYS,
-        })
-    }
 }
 
 /// Events that a change of state may bring.
@@ -321,7 +291,7 @@ impl Socket for UnixSocket {
         match self.kind {
             SockType::Stream => self.send_stream(message),
             SockType::Datagram => self.send_datagram(walk, message),
-            SockType::SeqPacket => {
+            SockType::SeqPacket | SockType::Raw => {
                 if self.inner.lock().state != State::Connected {
                     return Err(Errno::ENOTCONN);
                 }

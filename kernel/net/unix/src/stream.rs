@@ -6,13 +6,13 @@ use alloc::vec::Vec;
 use abi::socket::Ucred;
 use abi::{Errno, Result};
 use hal::uio::{Dest, Src};
-use net_core::{MsgFlags, Outgoing, Received, Socket};
+use net_core::{MsgFlags, Outgoing, Patience, Received, Socket};
 use vfs::File;
 
 use crate::address::Address;
 use crate::packet::Packet;
 use crate::rights::Rights;
-use crate::socket::{Patience, READABLE, State, UnixSocket};
+use crate::socket::{READABLE, State, UnixSocket};
 
 /// Most bytes in one packet of a stream.
 const MAX_PACKET: usize = 32 << 10;
@@ -50,7 +50,7 @@ enum Next {
 
 impl UnixSocket {
     pub(crate) fn send_stream(&self, message: Outgoing<'_, '_>) -> Result<usize> {
-        let Outgoing { data, name, rights, creds, flags } = message;
+        let Outgoing { data, name, rights, creds, flags, .. } = message;
         let (peer, from) = {
             let inner = self.inner.lock();
             if name.is_some() {

@@ -19,7 +19,10 @@ const NOW: MsgFlags = MsgFlags::DONTWAIT;
 
 fn send_with(socket: &Arc<dyn Socket>, data: &[u8], rights: Vec<Arc<File>>) -> Result<usize> {
     let mut src = Src::kernel(data);
-    socket.send(None, Outgoing { data: &mut src, name: None, rights, creds: None, flags: NOW })
+    socket.send(
+        None,
+        Outgoing { data: &mut src, name: None, rights, creds: None, control: Vec::new(), flags: NOW },
+    )
 }
 
 fn send(socket: &Arc<dyn Socket>, data: &[u8]) -> Result<usize> {

@@ -5,6 +5,7 @@
 mod fs;
 mod ipc;
 mod kernel;
+mod net;
 mod user;
 mod vm;
 
@@ -22,22 +23,7 @@ pub(crate) static ENTRIES: &[Entry] = &[
     dir("dev", &[dir("tty", TTY_ENTRIES)]),
     dir("fs", fs::ENTRIES),
     dir("kernel", kernel::ENTRIES),
-    dir(
-        "net",
-        &[
-            dir(
-                "core",
-                &[
-                    fixed("rmem_default", "212992"),
-                    fixed("rmem_max", "212992"),
-                    fixed("somaxconn", "4096"),
-                    fixed("wmem_default", "212992"),
-                    fixed("wmem_max", "212992"),
-                ],
-            ),
-            dir("unix", &[fixed("max_dgram_qlen", "10")]),
-        ],
-    ),
+    dir("net", net::ENTRIES),
     dir("user", user::ENTRIES),
     dir("vm", vm::ENTRIES),
 ];

@@ -1,0 +1,139 @@
+//! Requests about interfaces (netdevice(7)).
+
+use abi::socket::AF_INET;
+use abi::{Errno, Result};
+use hal::{UserAddr, user};
+use ns::NetNs;
+use security::{Cap, Cred};
+
+use crate::ip::{Endpoint, Ip};
+use crate::stack::{LO_INDEX, LO_MTU, Stack};
+
+const SIOCGIFNAME: u32 = 0x8910;
+const SIOCGIFCONF: u32 = 0x8912;
+const SIOCGIFFLAGS: u32 = 0x8913;
+const SIOCSIFFLAGS: u32 = 0x8914;
+const SIOCGIFADDR: u32 = 0x8915;
+const SIOCGIFDSTADDR: u32 = 0x8917;
+const SIOCGIFBRDADDR: u32 = 0x8919;
+const SIOCGIFNETMASK: u32 = 0x891b;
+const SIOCGIFMETRIC: u32 = 0x891d;
+const SIOCGIFMTU: u32 = 0x8921;
+const SIOCSIFMTU: u32 = 0x8922;
+const SIOCGIFHWADDR: u32 = 0x8927;
+const SIOCGIFINDEX: u32 = 0x8933;
+const SIOCGIFTXQLEN: u32 = 0x8942;
+
+/// `IFF_UP`, `IFF_LOOPBACK`, `IFF_RUNNING`.
+const IFF_UP: u16 = 0x1;
+const IFF_LOOPBACK: u16 = 0x8;
+const IFF_RUNNING: u16 = 0x40;
+/// `ARPHRD_LOOPBACK`.
+const ARPHRD_LOOPBACK: u16 = 772;
+/// Length of an interface's name, and of `struct ifreq`.
+const NAME_LEN: usize = 16;
+const REQUEST_LEN: usize = 40;
+
+/// Flags of `lo` as `SIOCGIFFLAGS` shows them.
+pub(crate) fn flags(stack: &Stack) -> u16 {
+    IFF_LOOPBACK | if stack.lo.is_up() { IFF_UP | IFF_RUNNING } else { 0 }
+}
+
+fn is_lo(request: &[u8; REQUEST_LEN]) -> bool {
+    let name = &request[..NAME_LEN];
+    // An alias ("lo:1") is the same interface, for what is asked here.
+    name.starts_with(b"lo\0") || name.starts_with(b"lo:")
+}
+
+/// An interface's address of version 4. `EADDRNOTAVAIL`: it has none.
+fn address(stack: &Stack, ip: Ip) -> Result<[u8; 16]> {
+    if !stack.lo.is_up() {
+        return Err(Errno::EADDRNOTAVAIL);
+    }
+    let bytes = Endpoint { ip, port: 0 }.to_bytes(AF_INET);
+    bytes.first_chunk().copied().ok_or(Errno::EINVAL)
+}
+
+/// ioctl(2) about interfaces. `ENODEV`: no such interface. `EPERM`: a change by who may not. `ENOTTY`: unknown.
+pub(crate) fn interface(net: &NetNs, stack: &Stack, cmd: u32, arg: UserAddr, cred: &Cred) -> Result<usize> {
+    if cmd == SIOCGIFCONF {
+        return configuration(stack, arg);
+    }
+    if !(0x8910..=0x894a).contains(&cmd) {
+        return Err(Errno::ENOTTY);
+    }
+    let mut request: [u8; REQUEST_LEN] = user::read(arg)?;
+    let value = &mut [0u8; REQUEST_LEN - NAME_LEN];
+    if cmd == SIOCGIFNAME {
+        if request[16..20] != LO_INDEX.to_ne_bytes() {
+            return Err(Errno::ENODEV);
+        }
+        request[..NAME_LEN].fill(0);
+        request[..2].copy_from_slice(b"lo");
+        user::write(arg, &request)?;
+        return Ok(0);
+    }
+    if !is_lo(&request) {
+        return Err(Errno::ENODEV);
+    }
+    let mut put = |bytes: &[u8]| value[..bytes.len()].copy_from_slice(bytes);
+    match cmd {
+        SIOCGIFFLAGS => put(&flags(stack).to_ne_bytes()),
+        SIOCGIFADDR => put(&address(stack, Ip::LOOPBACK_V4)?),
+        SIOCGIFDSTADDR => put(&address(stack, Ip::LOOPBACK_V4)?),
+        SIOCGIFBRDADDR => put(&address(stack, Ip::ANY_V4)?),
+        SIOCGIFNETMASK => put(&address(stack, Ip::v4(0xff00_0000))?),
+        SIOCGIFMETRIC => put(&0i32.to_ne_bytes()),
+        SIOCGIFMTU => put(&stack.lo.mtu().to_ne_bytes()),
+        SIOCGIFHWADDR => put(&ARPHRD_LOOPBACK.to_ne_bytes()),
+        SIOCGIFINDEX => put(&LO_INDEX.to_ne_bytes()),
+        SIOCGIFTXQLEN => put(&1000i32.to_ne_bytes()),
+        SIOCSIFFLAGS | SIOCSIFMTU => return change(net, stack, cmd, &request, cred),
+        _ => return Err(Errno::ENOTTY),
+    }
+    request[NAME_LEN..].copy_from_slice(value);
+    user::write(arg, &request)?;
+    Ok(0)
+}
+
+fn change(net: &NetNs, stack: &Stack, cmd: u32, request: &[u8; REQUEST_LEN], cred: &Cred) -> Result<usize> {
+    if !cred.ns_capable(net.id().owner(), Cap::NET_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    if cmd == SIOCSIFFLAGS {
+        stack.lo.set_up(u16::from_ne_bytes([request[16], request[17]]) & IFF_UP != 0);
+        return Ok(0);
+    }
+    let mtu = u32::from_ne_bytes([request[16], request[17], request[18], request[19]]);
+    if !(1280..=LO_MTU).contains(&mtu) {
+        return Err(Errno::EINVAL);
+    }
+    stack.lo.set_mtu(mtu);
+    Ok(0)
+}
+
+/// The addresses of all interfaces: as many as there is room for, or with no buffer only the length.
+fn configuration(stack: &Stack, arg: UserAddr) -> Result<usize> {
+    // struct ifconf: length, padding, pointer.
+    let [len, _, low, high]: [u32; 4] = user::read(arg)?;
+    let buffer = UserAddr(u64::from(high) << 32 | u64::from(low));
+    let mut request = [0u8; REQUEST_LEN];
+    let found = match address(stack, Ip::LOOPBACK_V4) {
+        Ok(address) => {
+            request[..2].copy_from_slice(b"lo");
+            request[NAME_LEN..NAME_LEN + 16].copy_from_slice(&address);
+            1
+        }
+        Err(_) => 0,
+    };
+    let used = if buffer.0 == 0 {
+        found * REQUEST_LEN
+    } else if found == 1 && len as i32 >= REQUEST_LEN as i32 {
+        user::write(buffer, &request)?;
+        REQUEST_LEN
+    } else {
+        0
+    };
+    user::write(arg, &(used as u32))?;
+    Ok(0)
+}
