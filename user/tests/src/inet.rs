@@ -1061,7 +1061,7 @@ fn udp_error_queue() {
     assert_eq!(&buf[..4], b"lost");
     assert_eq!(from[..], to[..], "where it should have gone");
     assert_eq!(ctl[2] as u32, ECONNREFUSED as u32);
-    assert_eq!((ctl[2] >> 32) as u32, 0x0303_02, "ICMP: port unreachable");
+    assert_eq!((ctl[2] >> 32) as u32, 0x0003_0302, "ICMP: port unreachable");
     assert_ne!(m.msg_flags & MSG_ERRQUEUE, 0);
     m.msg_controllen = 256;
     assert_eq!(sys!(SYS_recvmsg, a, &mut m, MSG_ERRQUEUE), Err(EAGAIN));

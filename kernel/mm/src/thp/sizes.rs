@@ -1,7 +1,7 @@
 //! Large pages smaller than a huge one: a page fault on private memory fills an aligned run of adjacent frames at once.
 //!
 //! The pages stay pages, each with an entry, a count and flags of its own; what they have in common is that one fault
-//! brought them. So nothing else needs to know of them. Which sizes, see [`settings`](super::settings).
+//! brought them. So nothing else needs to know of them. Which sizes, see [`settings`].
 //!
 //! Shared anonymous memory is filled the same way, also in runs of 2 MiB: it is mapped by small entries only.
 
