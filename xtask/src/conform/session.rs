@@ -275,8 +275,26 @@ fn line_of(name: &str, side: Side, ending: &Ending) -> String {
 }
 
 fn write_json(file: &Path, value: &impl serde::Serialize) -> Result<()> {
+    if let Some(dir) = file.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        paths::make_dir(dir)?;
+    }
     let part = file.with_extension("part");
     fs::write(&part, serde_json::to_vec_pretty(value)?)
         .and_then(|()| fs::rename(&part, file))
         .with_context(|| format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_written_where_there_was_no_folder() -> Result<()> {
+        let dir = std::env::temp_dir().join(format!("keel-conform-{}", std::process::id()));
+        let file = dir.join("deeper/results.json");
+        write_json(&file, &[1, 2])?;
+        assert_eq!(serde_json::from_slice::<Vec<u32>>(&fs::read(&file)?)?, [1, 2]);
+        fs::remove_dir_all(dir)?;
+        Ok(())
+    }
 }
