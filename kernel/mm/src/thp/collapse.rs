@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
 use hal::frame::{HUGE_FRAMES, HUGE_SIZE, HugeFrame};
-use hal::paging::Entry;
+use hal::paging::{Entry, PteFlags};
 use hal::{PAGE_SIZE, PageRange};
 use sched::Interruptible;
 
@@ -191,6 +191,10 @@ impl Mm {
             next = addr + PAGE_SIZE as u64;
             match entry {
                 Entry::Special(value) if swap::is_swap(value) => swapped.push(addr),
+                // Joined, they would count as written since the last write to clear_refs, which has split the huge page.
+                Entry::Present { flags, .. } if flags.contains(PteFlags::SOFT) && limits != Limits::ASKED => {
+                    return Ok(Found::Done(Outcome::Left));
+                }
                 Entry::Present { ref frame, .. } if !is_zero_entry(&entry) => {
                     used += 1;
                     // Two references: the entry's and the one in `frame`.
