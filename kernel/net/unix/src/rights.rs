@@ -224,6 +224,8 @@ fn garbage(mut all: BTreeMap<usize, Candidate>) -> Vec<Arc<UnixSocket>> {
 }
 
 static IS_COLLECTING: AtomicBool = AtomicBool::new(false);
+/// A collection is wanted, or wanted again while one is under way.
+static IS_WANTED: AtomicBool = AtomicBool::new(false);
 /// Sockets that have ended since the last collection.
 static ENDED: AtomicUsize = AtomicUsize::new(0);
 static IS_QUEUED: AtomicBool = AtomicBool::new(false);
@@ -250,18 +252,22 @@ pub(crate) fn file_ended() {
 
 /// Throws away the messages of sockets that only messages keep open.
 fn collect() {
-    if IS_COLLECTING.swap(true, SeqCst) {
-        return;
+    IS_WANTED.store(true, SeqCst);
+    while IS_WANTED.load(SeqCst) {
+        if IS_COLLECTING.swap(true, SeqCst) {
+            return; // whoever is at it looks again
+        }
+        IS_WANTED.store(false, SeqCst);
+        ENDED.store(0, SeqCst);
+        let dead = garbage(candidates());
+        let mut messages = Vec::new();
+        for socket in &dead {
+            take_messages(socket, &mut messages);
+        }
+        IS_COLLECTING.store(false, SeqCst);
+        discard(messages);
+        drop(dead);
     }
-    ENDED.store(0, SeqCst);
-    let dead = garbage(candidates());
-    let mut messages = Vec::new();
-    for socket in &dead {
-        take_messages(socket, &mut messages);
-    }
-    IS_COLLECTING.store(false, SeqCst);
-    discard(messages);
-    drop(dead);
 }
 
 /// Takes the messages that carry files out of the queues of `socket`.
