@@ -118,6 +118,9 @@ pub(crate) fn sys_getrandom(_cx: &mut Cx<'_>, buf: UserAddr, len: usize, flags: 
         if copied < now {
             return if done > 0 { Ok(done) } else { Err(Errno::EFAULT) };
         }
+        if done.is_multiple_of(hal::PAGE_SIZE) && sched::current().is_interrupted(sched::Interruptible::Yes) {
+            break;
+        }
         if process::current().signal_pending() && done > 256 {
             break;
         }

@@ -12,6 +12,7 @@ use abi::fs::OpenFlags;
 use abi::{Errno, Result};
 use hal::uio::{Dest, Src};
 use mm::PagePart;
+use sched::Interruptible;
 use smallvec::SmallVec;
 
 use crate::file::{File, FileMode};
@@ -114,8 +115,16 @@ fn share(from: &mut End<'_>, to: &End<'_>, count: usize) -> Result<usize> {
             Err(_) if total > 0 => break,
             Err(errno) => return Err(errno),
         }
+        if is_dying() {
+            break;
+        }
     }
     Ok(total)
+}
+
+/// Whether the thread is to end: a source without end, such as /dev/urandom, would keep it for many seconds.
+fn is_dying() -> bool {
+    sched::current().is_interrupted(Interruptible::Killable)
 }
 
 /// Copies up to `count` bytes from `from`, which has positions, to `to`.
@@ -140,6 +149,7 @@ fn copy(from: &mut End<'_>, to: &mut End<'_>, count: usize, fsize: u64) -> Resul
             Ok(done) if done < got => break,
             Err(errno) if total == 0 => return Err(errno),
             Err(_) => break,
+            Ok(_) if is_dying() => break,
             Ok(_) => {}
         }
     }

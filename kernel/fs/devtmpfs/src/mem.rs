@@ -8,7 +8,7 @@ use abi::{Errno, Result};
 use hal::UserAddr;
 use hal::uio::{Dest, Src};
 use mm::Backing;
-use sched::PollTable;
+use sched::{Interruptible, PollTable};
 use security::Cap;
 use vfs::dev::{DeviceDriver, DeviceKind, add_node, register_chrdev};
 use vfs::{File, FileOps, Inode, OpenRequest, Whence};
@@ -129,6 +129,11 @@ const RND_PRIVILEGED: [u32; 5] = [0x4004_5201, 0x4008_5203, 0x5204, 0x5206, 0x52
 /// What the pool holds once it is seeded.
 const POOL_BITS: i32 = 256;
 
+/// Whether a signal ends a transfer after `done` bytes: it is looked for after each page (random(4)).
+fn ends_early(done: usize) -> bool {
+    done > 0 && done.is_multiple_of(hal::PAGE_SIZE) && sched::current().is_interrupted(Interruptible::Yes)
+}
+
 struct Random;
 
 impl FileOps for Random {
@@ -143,6 +148,9 @@ impl FileOps for Random {
                 Err(_) if done > 0 => break,
                 Err(fault) => return Err(fault.into()),
             }
+            if ends_early(done) {
+                break;
+            }
         }
         Ok(done)
     }
@@ -150,7 +158,7 @@ impl FileOps for Random {
     fn write(&self, _file: &File, src: &mut Src<'_>, _pos: u64) -> Result<usize> {
         let mut chunk = [0; CHUNK];
         let mut done = 0;
-        while src.remaining() > 0 {
+        while src.remaining() > 0 && !ends_early(done) {
             match src.take_bytes(&mut chunk) {
                 Ok(len) => {
                     random::stir(&chunk[..len]);
