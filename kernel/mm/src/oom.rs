@@ -7,6 +7,7 @@
 //! ```
 
 use abi::Errno;
+use hal::NoMemory;
 use hal::frame::Frame;
 use hal::sync::{Once, SpinLock};
 
@@ -115,5 +116,16 @@ pub fn relieve() -> Result<(), Oom> {
     match KILLER.get().map(|k| k.out_of_memory()) {
         Some(Verdict::Retry) => Ok(()),
         Some(Verdict::GiveUp) | None => Err(Oom),
+    }
+}
+
+/// Repeats `attempt`, which needs a few frames for page tables, until it succeeds: for pages of somebody else that are in
+/// no page table just now, and would be lost. Unlike with [`relieve`] alone a thread that is to die goes on, too; what
+/// it waits for is the reserve, which others fill again. May sleep.
+pub(crate) fn insist(mut attempt: impl FnMut() -> Result<(), NoMemory>) {
+    while attempt().is_err() {
+        if relieve().is_err() {
+            sched::yield_now();
+        }
     }
 }

@@ -343,13 +343,11 @@ impl Mm {
         if !matches!(&gone, Entry::Present { frame: now, .. } if now.pfn() == frame.pfn()) {
             // Reclaim was faster: what it left goes back.
             if let Entry::Special(value) = gone {
-                self.page_table().cursor(source).set_special(from, value).map_err(|_| Errno::ENOMEM)?;
+                oom::insist(|| self.page_table().cursor(source).set_special(from, value));
             }
             return Err(Errno::EBUSY);
         }
-        while self.page_table().cursor(dest).map(to, frame.clone(), flags).is_err() {
-            oom::relieve()?;
-        }
+        oom::insist(|| self.page_table().cursor(dest).map(to, frame.clone(), flags));
         target.attr.note_written();
         Ok(())
     }

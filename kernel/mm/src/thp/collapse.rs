@@ -254,9 +254,7 @@ impl Mm {
         }
         for (addr, frame, flags) in small {
             // The frame has one more reference meanwhile, but the entry's rights were right for it.
-            while self.page_table().cursor(range).map(addr, frame.clone(), flags).is_err() {
-                oom::relieve()?;
-            }
+            oom::insist(|| self.page_table().cursor(range).map(addr, frame.clone(), flags));
         }
         Err(Errno::ENOMEM)
     }
