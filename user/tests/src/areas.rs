@@ -49,11 +49,13 @@ mod overlay;
 mod swap;
 mod sysinfo;
 mod syslog;
+mod tcp;
 mod thp;
 mod thread;
 mod time;
 mod timerfd;
 mod tty;
+mod udp;
 mod uffd;
 mod unix;
 mod wait;
@@ -92,6 +94,8 @@ const AREAS: &[&[harness::Test]] = &[
     inotify::TESTS,
     unix::TESTS,
     inet::TESTS,
+    tcp::TESTS,
+    udp::TESTS,
     tty::TESTS,
     jobs::TESTS,
     ptrace::TESTS,

@@ -10,11 +10,12 @@
 //!
 //! Tests run as root in a minimal root: /proc, /sys, /dev with devpts, and /tmp (another folder:
 //! `KEEL_TEST_DIR`). Each one pins errno values and their precedence as Linux has them. `sys` has
-//! all `unsafe` (raw calls come from `user-sys`), `kit` the shared words, `harness` the runner; every other file
+//! all `unsafe` (raw calls come from `user-sys`), `kit` and `inetkit` the shared words, `harness` the runner; every other file
 //! is an area.
 
 mod harness;
 mod helper;
+mod inetkit;
 mod kit;
 mod prelude;
 mod sys;
