@@ -10,8 +10,11 @@ use core::fmt;
 pub type Result<T, E = Errno> = core::result::Result<T, E>;
 
 /// An error number between 1 and 4095.
+///
+/// As wide as a register, so that a [`Result`] of a number, a pointer or nothing comes back in two registers and not
+/// through memory: most functions of the kernel return one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Errno(u16);
+pub struct Errno(u64);
 
 macro_rules! errnos {
     ($($name:ident = $value:literal),* $(,)?) => {
@@ -19,7 +22,7 @@ macro_rules! errnos {
             $(pub const $name: Self = Self($value);)*
         }
         /// Names by number, for `strace`-like output and logs.
-        const NAMES: &[(u16, &str)] = &[$(($value, stringify!($name))),*];
+        const NAMES: &[(u64, &str)] = &[$(($value, stringify!($name))),*];
     };
 }
 
@@ -174,7 +177,7 @@ impl Errno {
     /// Makes an error number from its value; `None` outside 1 to 4095.
     #[inline]
     pub const fn new(value: i32) -> Option<Self> {
-        if value >= 1 && value <= 4095 { Some(Self(value as u16)) } else { None }
+        if value >= 1 && value <= 4095 { Some(Self(value as u64)) } else { None }
     }
 
     /// The positive number, 1 to 4095.
