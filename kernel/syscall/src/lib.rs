@@ -48,6 +48,20 @@ pub struct Cx<'a> {
 }
 
 impl Cx<'_> {
+    /// The raw argument in the `idx`th of the six registers.
+    #[inline(always)]
+    fn register(&self, idx: usize) -> u64 {
+        let regs = &*self.regs;
+        match idx {
+            0 => regs.rdi,
+            1 => regs.rsi,
+            2 => regs.rdx,
+            3 => regs.r10,
+            4 => regs.r8,
+            _ => regs.r9,
+        }
+    }
+
     /// Leaves the result register as the handler made it.
     pub(crate) fn keep_result(&mut self) {
         self.keeps_result = true;
@@ -78,10 +92,9 @@ fn dispatch_watched(regs: &mut UserRegs) {
 #[inline(always)]
 fn run(regs: &mut UserRegs) {
     let nr = regs.orig_rax;
-    let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
     let mut cx = Cx { regs, keeps_result: false };
     let result = match table::TABLE.get(nr as usize).and_then(|row| row.call) {
-        Some(call) => call(&mut cx, &args),
+        Some(call) => call(&mut cx),
         None => missing::missing(nr),
     };
     if cx.keeps_result {

@@ -18,8 +18,8 @@ use crate::{
 /// One past the highest system-call number that has a row.
 pub const NR_SYSCALLS: usize = 472;
 
-/// Decodes the six argument registers and runs a handler.
-pub type Call = fn(&mut Cx<'_>, &[u64; 6]) -> Result<usize>;
+/// Decodes the arguments and runs a handler.
+pub type Call = fn(&mut Cx<'_>) -> Result<usize>;
 
 /// What the kernel knows about one system call.
 #[derive(Clone, Copy)]
@@ -48,9 +48,9 @@ macro_rules! syscalls {
                 table[$nr] = Row {
                     name: stringify!($name),
                     args: &[$((stringify!($arg), stringify!($ty))),*],
-                    call: Some(|cx, regs| {
-                        let registers = &mut regs.iter().copied();
-                        $(let $arg = <$ty as Arg>::decode(registers.next().unwrap_or(0))?;)*
+                    call: Some(|cx| {
+                        let registers = &mut (0..6);
+                        $(let $arg = <$ty as Arg>::decode(cx.register(registers.next().unwrap_or(5)))?;)*
                         let _ = registers;
                         $handler(cx, $($arg),*)
                     }),
