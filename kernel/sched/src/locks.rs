@@ -6,7 +6,7 @@
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use hal::sync::cells::{TryCell, TryGuard, TryReadGuard, TryRwCell, TryWriteGuard, Waiters};
+use hal::sync::cells::{Owner, TryCell, TryGuard, TryReadGuard, TryRwCell, TryWriteGuard, Waiters};
 use hal::sync::lockdep::{self, Class};
 use hal::sync::{SpinLock, might_sleep};
 
@@ -45,10 +45,18 @@ pub struct Mutex<T: ?Sized> {
 
 /// The right to use a [`Mutex`]'s value.
 #[must_use]
-pub struct MutexGuard<'a, T: ?Sized> {
-    mutex: &'a Mutex<T>,
-    /// `Some` until dropped.
-    inner: Option<TryGuard<'a, T>>,
+pub struct MutexGuard<'a, T: ?Sized>(TryGuard<'a, T, Mutex<T>>);
+
+impl<T: ?Sized> Owner for Mutex<T> {
+    #[inline]
+    fn letting_go(&self) {
+        lockdep::release(&self.class);
+    }
+
+    #[cold]
+    fn wanted(&self) {
+        self.queue.wake_one();
+    }
 }
 
 impl<T> Mutex<T> {
@@ -64,18 +72,14 @@ impl<T> Mutex<T> {
 }
 
 impl<T: ?Sized> Mutex<T> {
-    fn guard<'a>(&'a self, inner: TryGuard<'a, T>) -> MutexGuard<'a, T> {
-        MutexGuard { mutex: self, inner: Some(inner) }
-    }
-
     /// Takes the mutex; sleeps while another thread has it.
     #[inline]
     #[track_caller]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         might_sleep();
         lockdep::acquire(&self.class);
-        if let Some(inner) = self.cell.try_lock() {
-            return self.guard(inner);
+        if let Some(inner) = self.cell.try_lock(self) {
+            return MutexGuard(inner);
         }
         match self.lock_slow(Interruptible::No) {
             Ok(guard) => guard,
@@ -87,24 +91,24 @@ impl<T: ?Sized> Mutex<T> {
     pub fn lock_interruptible(&self, kind: Interruptible) -> Result<MutexGuard<'_, T>, Interrupted> {
         might_sleep();
         lockdep::acquire(&self.class);
-        match self.cell.try_lock() {
-            Some(inner) => Ok(self.guard(inner)),
+        match self.cell.try_lock(self) {
+            Some(inner) => Ok(MutexGuard(inner)),
             None => self.lock_slow(kind).inspect_err(|_| lockdep::release(&self.class)),
         }
     }
 
     #[cold]
     fn lock_slow(&self, kind: Interruptible) -> Result<MutexGuard<'_, T>, Interrupted> {
-        let sleep = || self.queue.wait_exclusive(|| self.cell.try_lock_or_want(), None, kind);
-        let inner = spin_then(|| self.cell.try_lock(), sleep);
-        inner.map(|inner| self.guard(inner)).map_err(|_| Interrupted)
+        let sleep = || self.queue.wait_exclusive(|| self.cell.try_lock_or_want(self), None, kind);
+        let inner = spin_then(|| self.cell.try_lock(self), sleep);
+        inner.map(MutexGuard).map_err(|_| Interrupted)
     }
 
     /// Takes the mutex if it is free.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        let inner = self.cell.try_lock()?;
+        let inner = self.cell.try_lock(self)?;
         lockdep::acquire_try(&self.class);
-        Some(self.guard(inner))
+        Some(MutexGuard(inner))
     }
 
     /// Does someone hold it?
@@ -118,35 +122,19 @@ impl<T: ?Sized> Mutex<T> {
     }
 }
 
-impl<T: ?Sized> Drop for MutexGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        lockdep::release(&self.mutex.class);
-        if self.inner.take().is_some_and(TryGuard::release) {
-            self.mutex.queue.wake_one();
-        }
-    }
-}
-
 impl<T: ?Sized> Deref for MutexGuard<'_, T> {
     type Target = T;
 
     #[inline]
     fn deref(&self) -> &T {
-        match &self.inner {
-            Some(inner) => inner,
-            None => unreachable!("taken only by drop"),
-        }
+        &self.0
     }
 }
 
 impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        match &mut self.inner {
-            Some(inner) => inner,
-            None => unreachable!("taken only by drop"),
-        }
+        &mut self.0
     }
 }
 
@@ -172,16 +160,26 @@ pub struct RwSem<T: ?Sized> {
 
 /// The right to read a [`RwSem`]'s value.
 #[must_use]
-pub struct RwSemReadGuard<'a, T: ?Sized> {
-    sem: &'a RwSem<T>,
-    inner: Option<TryReadGuard<'a, T>>,
-}
+pub struct RwSemReadGuard<'a, T: ?Sized>(TryReadGuard<'a, T, RwSem<T>>);
 
 /// The right to change a [`RwSem`]'s value.
 #[must_use]
-pub struct RwSemWriteGuard<'a, T: ?Sized> {
-    sem: &'a RwSem<T>,
-    inner: Option<TryWriteGuard<'a, T>>,
+pub struct RwSemWriteGuard<'a, T: ?Sized>(TryWriteGuard<'a, T, RwSem<T>>);
+
+impl<T: ?Sized> Owner for RwSem<T> {
+    #[inline]
+    fn letting_go(&self) {
+        lockdep::release(&self.class);
+    }
+
+    /// Lets waiters try. The mark that there are some stays while there are, so that who gets in wakes the
+    /// next; it goes when nobody was found.
+    #[cold]
+    fn wanted(&self) {
+        if self.queue.wake(u32::MAX, 1) == 0 && self.cell.forget_waiters() {
+            self.queue.wake_one();
+        }
+    }
 }
 
 impl<T> RwSem<T> {
@@ -222,11 +220,10 @@ impl<T: ?Sized> RwSem<T> {
     pub fn read_interruptible(&self, kind: Interruptible) -> Result<RwSemReadGuard<'_, T>, Interrupted> {
         might_sleep();
         lockdep::acquire(&self.class);
-        let inner = match self.cell.try_read(Waiters::Respect) {
-            Some(inner) => inner,
-            None => self.read_slow(kind)?,
-        };
-        Ok(RwSemReadGuard { sem: self, inner: Some(inner) })
+        match self.cell.try_read(Waiters::Respect, self) {
+            Some(inner) => Ok(RwSemReadGuard(inner)),
+            None => self.read_slow(kind),
+        }
     }
 
     /// As [`RwSem::write`], but a signal as `kind` says ends the wait.
@@ -234,25 +231,24 @@ impl<T: ?Sized> RwSem<T> {
     pub fn write_interruptible(&self, kind: Interruptible) -> Result<RwSemWriteGuard<'_, T>, Interrupted> {
         might_sleep();
         lockdep::acquire(&self.class);
-        let inner = match self.cell.try_write() {
-            Some(inner) => inner,
-            None => self.write_slow(kind)?,
-        };
-        Ok(RwSemWriteGuard { sem: self, inner: Some(inner) })
+        match self.cell.try_write(self) {
+            Some(inner) => Ok(RwSemWriteGuard(inner)),
+            None => self.write_slow(kind),
+        }
     }
 
     #[cold]
-    fn read_slow(&self, kind: Interruptible) -> Result<TryReadGuard<'_, T>, Interrupted> {
-        let sleep = || self.queue.wait_deadline(|| self.cell.try_read_or_want(), None, kind);
-        let inner = spin_then(|| self.cell.try_read(Waiters::Respect), sleep);
-        inner.map_err(|error| self.gave_up(error))
+    fn read_slow(&self, kind: Interruptible) -> Result<RwSemReadGuard<'_, T>, Interrupted> {
+        let sleep = || self.queue.wait_deadline(|| self.cell.try_read_or_want(self), None, kind);
+        let inner = spin_then(|| self.cell.try_read(Waiters::Respect, self), sleep);
+        inner.map(RwSemReadGuard).map_err(|error| self.gave_up(error))
     }
 
     #[cold]
-    fn write_slow(&self, kind: Interruptible) -> Result<TryWriteGuard<'_, T>, Interrupted> {
-        let sleep = || self.queue.wait_exclusive(|| self.cell.try_write_or_want(), None, kind);
-        let inner = spin_then(|| self.cell.try_write(), sleep);
-        inner.map_err(|error| self.gave_up(error))
+    fn write_slow(&self, kind: Interruptible) -> Result<RwSemWriteGuard<'_, T>, Interrupted> {
+        let sleep = || self.queue.wait_exclusive(|| self.cell.try_write_or_want(self), None, kind);
+        let inner = spin_then(|| self.cell.try_write(self), sleep);
+        inner.map(RwSemWriteGuard).map_err(|error| self.gave_up(error))
     }
 
     /// A waiter that leaves may have been what others wait behind.
@@ -262,27 +258,18 @@ impl<T: ?Sized> RwSem<T> {
         Interrupted
     }
 
-    /// Lets waiters try. The mark that there are some stays while there are, so that who gets in wakes the
-    /// next; it goes when nobody was found.
-    #[cold]
-    fn wake_waiters(&self) {
-        if self.queue.wake(u32::MAX, 1) == 0 && self.cell.forget_waiters() {
-            self.queue.wake_one();
-        }
-    }
-
     /// Enters as a reader if that needs no waiting.
     pub fn try_read(&self) -> Option<RwSemReadGuard<'_, T>> {
-        let inner = self.cell.try_read(Waiters::Respect)?;
+        let inner = self.cell.try_read(Waiters::Respect, self)?;
         lockdep::acquire_try(&self.class);
-        Some(RwSemReadGuard { sem: self, inner: Some(inner) })
+        Some(RwSemReadGuard(inner))
     }
 
     /// Enters as the writer if that needs no waiting.
     pub fn try_write(&self) -> Option<RwSemWriteGuard<'_, T>> {
-        let inner = self.cell.try_write()?;
+        let inner = self.cell.try_write(self)?;
         lockdep::acquire_try(&self.class);
-        Some(RwSemWriteGuard { sem: self, inner: Some(inner) })
+        Some(RwSemWriteGuard(inner))
     }
 
     /// Is anyone inside?
@@ -298,35 +285,13 @@ impl<T: ?Sized> RwSem<T> {
 
 impl<'a, T: ?Sized> RwSemWriteGuard<'a, T> {
     /// Becomes a reader without letting another writer in between.
-    pub fn downgrade(mut self) -> RwSemReadGuard<'a, T> {
-        let sem = self.sem;
-        let Some(inner) = self.inner.take() else { unreachable!("taken only by drop") };
-        let (inner, wake) = inner.downgrade();
+    pub fn downgrade(self) -> RwSemReadGuard<'a, T> {
+        let sem = self.0.owner();
+        let (inner, wake) = self.0.downgrade();
         if wake {
             sem.queue.wake_n(0);
         }
-        lockdep::acquire_try(&sem.class); // `self` is released below
-        RwSemReadGuard { sem, inner: Some(inner) }
-    }
-}
-
-impl<T: ?Sized> Drop for RwSemReadGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        lockdep::release(&self.sem.class);
-        if self.inner.take().is_some_and(TryReadGuard::release) {
-            self.sem.wake_waiters();
-        }
-    }
-}
-
-impl<T: ?Sized> Drop for RwSemWriteGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        lockdep::release(&self.sem.class);
-        if self.inner.take().is_some_and(TryWriteGuard::release) {
-            self.sem.wake_waiters();
-        }
+        RwSemReadGuard(inner)
     }
 }
 
@@ -335,10 +300,7 @@ impl<T: ?Sized> Deref for RwSemReadGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        match &self.inner {
-            Some(inner) => inner,
-            None => unreachable!("taken only by drop"),
-        }
+        &self.0
     }
 }
 
@@ -347,20 +309,14 @@ impl<T: ?Sized> Deref for RwSemWriteGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        match &self.inner {
-            Some(inner) => inner,
-            None => unreachable!("taken only by drop"),
-        }
+        &self.0
     }
 }
 
 impl<T: ?Sized> DerefMut for RwSemWriteGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        match &mut self.inner {
-            Some(inner) => inner,
-            None => unreachable!("taken only by drop"),
-        }
+        &mut self.0
     }
 }
 

@@ -8,6 +8,15 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::protocol::TryState;
 
+/// What a cell belongs to: a lock, which knows who waits for the cell.
+pub trait Owner {
+    /// The holder is about to let go.
+    fn letting_go(&self);
+
+    /// The holder has let go, and somebody may wait.
+    fn wanted(&self);
+}
+
 /// A value that one holder at a time can use.
 pub struct TryCell<T: ?Sized> {
     state: TryState,
@@ -19,10 +28,11 @@ unsafe impl<T: ?Sized + Send> Send for TryCell<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized + Send> Sync for TryCell<T> {}
 
-/// The right to use a [`TryCell`]'s value. Released by [`TryGuard::release`] or when dropped.
+/// The right to use a [`TryCell`]'s value, until it is dropped.
 #[must_use]
-pub struct TryGuard<'a, T: ?Sized> {
+pub struct TryGuard<'a, T: ?Sized, O: Owner + ?Sized> {
     cell: &'a TryCell<T>,
+    owner: &'a O,
 }
 
 impl<T> TryCell<T> {
@@ -38,16 +48,16 @@ impl<T> TryCell<T> {
 }
 
 impl<T: ?Sized> TryCell<T> {
-    /// Takes the cell if it is free.
+    /// Takes the cell for `owner` if it is free.
     #[inline]
-    pub fn try_lock(&self) -> Option<TryGuard<'_, T>> {
-        self.state.try_take().then(|| TryGuard { cell: self })
+    pub fn try_lock<'a, O: Owner + ?Sized>(&'a self, owner: &'a O) -> Option<TryGuard<'a, T, O>> {
+        self.state.try_take().then(|| TryGuard { cell: self, owner })
     }
 
-    /// Takes the cell if it is free, else marks it as wanted. A cell taken so counts as wanted: others may
-    /// wait too.
-    pub fn try_lock_or_want(&self) -> Option<TryGuard<'_, T>> {
-        self.state.take_or_want().then(|| TryGuard { cell: self })
+    /// Takes the cell for `owner` if it is free, else marks it as wanted. A cell taken so counts as wanted: others
+    /// may wait too.
+    pub fn try_lock_or_want<'a, O: Owner + ?Sized>(&'a self, owner: &'a O) -> Option<TryGuard<'a, T, O>> {
+        self.state.take_or_want().then(|| TryGuard { cell: self, owner })
     }
 
     /// Does someone hold it?
@@ -61,26 +71,20 @@ impl<T: ?Sized> TryCell<T> {
     }
 }
 
-impl<T: ?Sized> TryGuard<'_, T> {
-    /// Releases the cell; `true` if somebody waits for it.
+impl<T: ?Sized, O: Owner + ?Sized> Drop for TryGuard<'_, T, O> {
     #[inline]
-    pub fn release(self) -> bool {
-        let wanted = self.cell.state.release();
-        core::mem::forget(self);
-        wanted
-    }
-}
-
-impl<T: ?Sized> Drop for TryGuard<'_, T> {
     fn drop(&mut self) {
-        self.cell.state.release();
+        self.owner.letting_go();
+        if self.cell.state.release() {
+            self.owner.wanted();
+        }
     }
 }
 
 // SAFETY: a shared guard gives `&T` only.
-unsafe impl<T: ?Sized + Sync> Sync for TryGuard<'_, T> {}
+unsafe impl<T: ?Sized + Sync, O: Owner + Sync + ?Sized> Sync for TryGuard<'_, T, O> {}
 
-impl<T: ?Sized> Deref for TryGuard<'_, T> {
+impl<T: ?Sized, O: Owner + ?Sized> Deref for TryGuard<'_, T, O> {
     type Target = T;
 
     #[inline]
@@ -90,7 +94,7 @@ impl<T: ?Sized> Deref for TryGuard<'_, T> {
     }
 }
 
-impl<T: ?Sized> DerefMut for TryGuard<'_, T> {
+impl<T: ?Sized, O: Owner + ?Sized> DerefMut for TryGuard<'_, T, O> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as above, and the guard is borrowed mutably.
@@ -115,16 +119,18 @@ unsafe impl<T: ?Sized + Send> Send for TryRwCell<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized + Send + Sync> Sync for TryRwCell<T> {}
 
-/// The right to read a [`TryRwCell`].
+/// The right to read a [`TryRwCell`], until it is dropped.
 #[must_use]
-pub struct TryReadGuard<'a, T: ?Sized> {
+pub struct TryReadGuard<'a, T: ?Sized, O: Owner + ?Sized> {
     cell: &'a TryRwCell<T>,
+    owner: &'a O,
 }
 
-/// The right to change a [`TryRwCell`].
+/// The right to change a [`TryRwCell`], until it is dropped.
 #[must_use]
-pub struct TryWriteGuard<'a, T: ?Sized> {
+pub struct TryWriteGuard<'a, T: ?Sized, O: Owner + ?Sized> {
     cell: &'a TryRwCell<T>,
+    owner: &'a O,
 }
 
 /// May a new reader pass waiters?
@@ -149,23 +155,27 @@ impl<T> TryRwCell<T> {
 }
 
 impl<T: ?Sized> TryRwCell<T> {
-    /// Enters as a reader if no writer is inside (nor, with [`Waiters::Respect`], anyone waits).
+    /// Enters as a reader for `owner` if no writer is inside (nor, with [`Waiters::Respect`], anyone waits).
     #[inline]
-    pub fn try_read(&self, waiters: Waiters) -> Option<TryReadGuard<'_, T>> {
+    pub fn try_read<'a, O: Owner + ?Sized>(
+        &'a self,
+        waiters: Waiters,
+        owner: &'a O,
+    ) -> Option<TryReadGuard<'a, T, O>> {
         let blocked = if waiters == Waiters::Respect { WRITER | WAITING } else { WRITER };
         let mut state = self.state.load(Ordering::Relaxed);
         while state & blocked == 0 && state & READERS != READERS {
             match self.state.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Some(TryReadGuard { cell: self }),
+                Ok(_) => return Some(TryReadGuard { cell: self, owner }),
                 Err(seen) => state = seen,
             }
         }
         None
     }
 
-    /// Enters as the writer if nobody is inside.
+    /// Enters as the writer for `owner` if nobody is inside.
     #[inline]
-    pub fn try_write(&self) -> Option<TryWriteGuard<'_, T>> {
+    pub fn try_write<'a, O: Owner + ?Sized>(&'a self, owner: &'a O) -> Option<TryWriteGuard<'a, T, O>> {
         let mut state = self.state.load(Ordering::Relaxed);
         while state & !WAITING == 0 {
             match self.state.compare_exchange_weak(
@@ -174,7 +184,7 @@ impl<T: ?Sized> TryRwCell<T> {
                 Ordering::Acquire,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return Some(TryWriteGuard { cell: self }),
+                Ok(_) => return Some(TryWriteGuard { cell: self, owner }),
                 Err(seen) => state = seen,
             }
         }
@@ -197,22 +207,25 @@ impl<T: ?Sized> TryRwCell<T> {
     }
 
     /// As [`TryRwCell::try_read`] for one who has waited; a failure leaves the mark.
-    pub fn try_read_or_want(&self) -> Option<TryReadGuard<'_, T>> {
+    pub fn try_read_or_want<'a, O: Owner + ?Sized>(&'a self, owner: &'a O) -> Option<TryReadGuard<'a, T, O>> {
         loop {
-            if let Some(guard) = self.try_read(Waiters::Pass) {
+            if let Some(guard) = self.try_read(Waiters::Pass, owner) {
                 return Some(guard);
             }
             if self.want() {
                 // Readers may be let in although others are inside: only a writer is a reason to wait.
-                return self.try_read(Waiters::Pass);
+                return self.try_read(Waiters::Pass, owner);
             }
         }
     }
 
     /// As [`TryRwCell::try_write`]; a failure leaves the mark.
-    pub fn try_write_or_want(&self) -> Option<TryWriteGuard<'_, T>> {
+    pub fn try_write_or_want<'a, O: Owner + ?Sized>(
+        &'a self,
+        owner: &'a O,
+    ) -> Option<TryWriteGuard<'a, T, O>> {
         loop {
-            if let Some(guard) = self.try_write() {
+            if let Some(guard) = self.try_write(owner) {
                 return Some(guard);
             }
             if self.want() {
@@ -231,9 +244,13 @@ impl<T: ?Sized> TryRwCell<T> {
         self.data.get_mut()
     }
 
-    fn leave(&self, own: u32) -> bool {
+    #[inline]
+    fn leave<O: Owner + ?Sized>(&self, own: u32, owner: &O) {
+        owner.letting_go();
         // SeqCst pairs with `want`: either it sees the cell free, or we see the mark.
-        self.state.fetch_sub(own, Ordering::SeqCst) - own == WAITING
+        if self.state.fetch_sub(own, Ordering::SeqCst) - own == WAITING {
+            owner.wanted();
+        }
     }
 
     /// Removes the mark of waiters that turned out not to be there; `true` if it was set on a free cell. Look
@@ -243,47 +260,38 @@ impl<T: ?Sized> TryRwCell<T> {
     }
 }
 
-impl<T: ?Sized> TryReadGuard<'_, T> {
-    /// Leaves; `true` if waiters should be woken.
+impl<'a, T: ?Sized, O: Owner + ?Sized> TryWriteGuard<'a, T, O> {
+    /// What the cell belongs to.
     #[inline]
-    pub fn release(self) -> bool {
-        let wake = self.cell.leave(1);
-        core::mem::forget(self);
-        wake
-    }
-}
-
-impl<'a, T: ?Sized> TryWriteGuard<'a, T> {
-    /// Leaves; `true` if waiters should be woken.
-    #[inline]
-    pub fn release(self) -> bool {
-        let wake = self.cell.leave(WRITER);
-        core::mem::forget(self);
-        wake
+    pub fn owner(&self) -> &'a O {
+        self.owner
     }
 
-    /// Becomes a reader without letting another writer in; `true` if waiters (readers) should be woken.
-    pub fn downgrade(self) -> (TryReadGuard<'a, T>, bool) {
-        let cell = self.cell;
+    /// Becomes a reader without letting another writer in; `true` if waiters (readers) should be woken. The owner is
+    /// not told: the holder stays one.
+    pub fn downgrade(self) -> (TryReadGuard<'a, T, O>, bool) {
+        let (cell, owner) = (self.cell, self.owner);
         core::mem::forget(self);
         let old = cell.state.fetch_sub(WRITER - 1, Ordering::SeqCst);
-        (TryReadGuard { cell }, old & WAITING != 0)
+        (TryReadGuard { cell, owner }, old & WAITING != 0)
     }
 }
 
-impl<T: ?Sized> Drop for TryReadGuard<'_, T> {
+impl<T: ?Sized, O: Owner + ?Sized> Drop for TryReadGuard<'_, T, O> {
+    #[inline]
     fn drop(&mut self) {
-        self.cell.leave(1);
+        self.cell.leave(1, self.owner);
     }
 }
 
-impl<T: ?Sized> Drop for TryWriteGuard<'_, T> {
+impl<T: ?Sized, O: Owner + ?Sized> Drop for TryWriteGuard<'_, T, O> {
+    #[inline]
     fn drop(&mut self) {
-        self.cell.leave(WRITER);
+        self.cell.leave(WRITER, self.owner);
     }
 }
 
-impl<T: ?Sized> Deref for TryReadGuard<'_, T> {
+impl<T: ?Sized, O: Owner + ?Sized> Deref for TryReadGuard<'_, T, O> {
     type Target = T;
 
     #[inline]
@@ -294,9 +302,9 @@ impl<T: ?Sized> Deref for TryReadGuard<'_, T> {
 }
 
 // SAFETY: a shared guard gives `&T` only.
-unsafe impl<T: ?Sized + Sync> Sync for TryWriteGuard<'_, T> {}
+unsafe impl<T: ?Sized + Sync, O: Owner + Sync + ?Sized> Sync for TryWriteGuard<'_, T, O> {}
 
-impl<T: ?Sized> Deref for TryWriteGuard<'_, T> {
+impl<T: ?Sized, O: Owner + ?Sized> Deref for TryWriteGuard<'_, T, O> {
     type Target = T;
 
     #[inline]
@@ -306,7 +314,7 @@ impl<T: ?Sized> Deref for TryWriteGuard<'_, T> {
     }
 }
 
-impl<T: ?Sized> DerefMut for TryWriteGuard<'_, T> {
+impl<T: ?Sized, O: Owner + ?Sized> DerefMut for TryWriteGuard<'_, T, O> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as above, and the guard is borrowed mutably.
