@@ -10,13 +10,15 @@
 //! The bit, not the condition, is checked after the sleep state is set, so conditions may take sleeping
 //! locks and even wait: such an inner wait uses the next bit.
 //!
+//! Most wake-ups find nobody, and take no lock then: [`WaiterCount`] says how that is told.
+//!
 //! Locks: a queue's lock, then run-queue locks. Nothing is allocated for up to two waiters.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use hal::sync::{IrqLock, Once};
+use hal::sync::{IrqLock, Once, WaiterCount};
 use smallvec::SmallVec;
 
 use crate::core_sched::{self, wake_states};
@@ -80,6 +82,8 @@ type ObserverList = IrqLock<Vec<(u64, Arc<dyn Observer>)>>;
 /// A place where threads wait for something to happen.
 pub struct WaitQueue {
     waiters: IrqLock<SmallVec<[Entry; 2]>>,
+    /// The length of `waiters`, written under its lock.
+    nr_waiters: WaiterCount,
     observers: Once<Arc<ObserverList>>,
 }
 
@@ -104,7 +108,11 @@ impl WaitQueue {
     /// An empty queue.
     #[inline]
     pub const fn new() -> WaitQueue {
-        WaitQueue { waiters: IrqLock::new("sched.wait", SmallVec::new_const()), observers: Once::new() }
+        WaitQueue {
+            waiters: IrqLock::new("sched.wait", SmallVec::new_const()),
+            nr_waiters: WaiterCount::new(AtomicU32::new(0)),
+            observers: Once::new(),
+        }
     }
 
     /// Waits until `cond` gives a value; no signal ends the wait.
@@ -185,11 +193,13 @@ impl WaitQueue {
     }
 
     /// Wakes all waiters and tells all observers.
+    #[inline]
     pub fn wake_all(&self) {
         self.wake(u32::MAX, usize::MAX);
     }
 
     /// Wakes all shared waiters and one exclusive one, and tells all observers.
+    #[inline]
     pub fn wake_one(&self) {
         self.wake(u32::MAX, 1);
     }
@@ -205,10 +215,19 @@ impl WaitQueue {
     }
 
     /// Wakes all shared and at most `exclusive` exclusive waiters, first come first served; tells observers
-    /// about `events`. Returns the number of threads that were taken out. Usable in interrupt context.
-    ///
-    /// What makes the waiters' condition true must be visible before (a lock or a `SeqCst` store does it).
+    /// about `events`. Returns the number of threads that were taken out. Usable in interrupt context. Takes no lock
+    /// when there are neither.
+    #[inline]
     pub fn wake(&self, events: u32, exclusive: usize) -> usize {
+        // Observers follow the same rule: `add_observer` ends with a fence too.
+        if !self.nr_waiters.is_any() && self.observers.get().is_none() {
+            return 0;
+        }
+        self.wake_found(events, exclusive)
+    }
+
+    #[inline(never)]
+    fn wake_found(&self, events: u32, exclusive: usize) -> usize {
         let woken = self.wake_threads(exclusive);
         if let Some(observers) = self.observers.get() {
             for (_, observer) in observers.lock().iter() {
@@ -235,6 +254,7 @@ impl WaitQueue {
                 left -= 1;
             }
             let entry = waiters.remove(at);
+            self.nr_waiters.set(waiters.len() as u32);
             entry.thread.wait_bits.fetch_and(!entry.bit, Ordering::SeqCst);
             wake_states(&entry.thread, ASLEEP);
             woken += 1;
@@ -252,6 +272,7 @@ impl WaitQueue {
         let list = self.observers.call_once(|| Arc::new(IrqLock::new("sched.observers", Vec::new())));
         let id = NEXT_OBSERVER.fetch_add(1, Ordering::Relaxed);
         list.lock().push((id, observer));
+        self.nr_waiters.entered(); // whoever does not see the list yet is seen by the look that follows
         ObserverHandle { list: list.clone(), id }
     }
 }
@@ -296,6 +317,9 @@ impl<'a> Place<'a> {
         let mut waiters = self.queue.waiters.lock();
         self.current.wait_bits.fetch_or(self.bit, Ordering::SeqCst);
         waiters.push(Entry { thread: self.current.arc(), bit: self.bit, share: self.share });
+        self.queue.nr_waiters.set(waiters.len() as u32);
+        drop(waiters);
+        self.queue.nr_waiters.entered();
     }
 }
 
@@ -305,6 +329,7 @@ impl Drop for Place<'_> {
             let mut waiters = self.queue.waiters.lock();
             let mine = |e: &Entry| e.bit == self.bit && Arc::ptr_eq(&e.thread, self.current.shared());
             let entry = waiters.iter().position(mine).map(|at| waiters.remove(at));
+            self.queue.nr_waiters.set(waiters.len() as u32);
             drop(waiters);
             drop(entry);
             self.current.wait_bits.fetch_and(!self.bit, Ordering::SeqCst);

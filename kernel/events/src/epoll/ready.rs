@@ -5,7 +5,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 use abi::poll::PollEvents;
 use abi::{Errno, Result};
@@ -27,10 +27,10 @@ pub(super) struct Item {
     /// Events asked for, with the private bits.
     events: AtomicU32,
     /// The user's value.
-    data: SpinLock<u64>,
+    data: AtomicU64,
     pub(super) handles: SpinLock<SmallVec<[ObserverHandle; 2]>>,
-    /// Guarded by the list's lock.
-    place: IrqLock<Place>,
+    /// A [`Place`]; looked at and changed under the list's lock only.
+    place: AtomicU8,
     me: Weak<Item>,
     ready: Arc<Ready>,
     _charge: Charge,
@@ -38,6 +38,7 @@ pub(super) struct Item {
 
 /// Where an item is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 enum Place {
     Idle,
     Listed,
@@ -57,9 +58,9 @@ impl Item {
             key,
             file: Arc::downgrade(file),
             events: AtomicU32::new(events.bits()),
-            data: SpinLock::new("events.epoll.data", data),
+            data: AtomicU64::new(data),
             handles: SpinLock::new("events.epoll.handles", SmallVec::new()),
-            place: IrqLock::new("events.epoll.place", Place::Idle),
+            place: AtomicU8::new(Place::Idle as u8),
             me: me.clone(),
             ready: ready.clone(),
             _charge: charge,
@@ -71,12 +72,24 @@ impl Item {
     }
 
     pub(super) fn data(&self) -> u64 {
-        *self.data.lock()
+        self.data.load(Relaxed)
     }
 
     pub(super) fn modify(&self, events: PollEvents, data: u64) {
-        *self.data.lock() = data;
+        self.data.store(data, Relaxed);
         self.events.store(events.bits(), Relaxed);
+    }
+
+    /// Whether it is at `place`; the list is locked.
+    #[inline]
+    fn is_at(&self, place: Place) -> bool {
+        self.place.load(Relaxed) == place as u8
+    }
+
+    /// Notes where it is; the list is locked.
+    #[inline]
+    fn put_at(&self, place: Place) {
+        self.place.store(place as u8, Relaxed);
     }
 
     /// Ends its reports until it is modified (`EPOLLONESHOT`).
@@ -105,8 +118,8 @@ impl Observer for Item {
 /// The items that may be ready, and those who wait for them.
 pub(super) struct Ready {
     list: IrqLock<VecDeque<Arc<Item>>>,
-    /// The length of `list`, for looks without the lock. Those who wait look after they have queued, and the lock of
-    /// the wait queue orders that against the wake-up after an item was listed.
+    /// The length of `list`, for looks without the lock. Those who wait look after they have queued, and the wait queue
+    /// orders that against the wake-up after an item was listed.
     count: AtomicUsize,
     /// Threads in epoll_wait(2).
     pub(super) wait: WaitQueue,
@@ -155,13 +168,11 @@ impl Ready {
     /// Lists `item` at the end; gives whether it was not listed before.
     pub(super) fn push(&self, item: &Item) -> bool {
         let mut list = self.list.lock();
-        let mut place = item.place.lock();
-        if *place != Place::Idle {
+        if !item.is_at(Place::Idle) {
             return false;
         }
         let Some(item) = item.me.upgrade() else { return false };
-        *place = Place::Listed;
-        drop(place);
+        item.put_at(Place::Listed);
         list.push_back(item);
         self.count.store(list.len(), Release);
         true
@@ -170,14 +181,11 @@ impl Ready {
     /// Lists an item that was just taken at the end again.
     pub(super) fn relist(&self, item: Arc<Item>) {
         let mut list = self.list.lock();
-        let mut place = item.place.lock();
-        if *place == Place::Idle {
-            *place = Place::Listed;
-            drop(place);
+        if item.is_at(Place::Idle) {
+            item.put_at(Place::Listed);
             list.push_back(item);
             self.count.store(list.len(), Release);
         } else {
-            drop(place);
             // Perhaps the last reference.
             drop(list);
         }
@@ -186,9 +194,8 @@ impl Ready {
     /// Puts an item back that was just taken and not used up.
     pub(super) fn unpop(&self, item: &Arc<Item>) {
         let mut list = self.list.lock();
-        let mut place = item.place.lock();
-        if *place == Place::Idle {
-            *place = Place::Listed;
+        if item.is_at(Place::Idle) {
+            item.put_at(Place::Listed);
             list.push_front(item.clone());
             self.count.store(list.len(), Release);
         }
@@ -199,19 +206,18 @@ impl Ready {
         let mut list = self.list.lock();
         let item = list.pop_front()?;
         self.count.store(list.len(), Release);
-        let mut place = item.place.lock();
-        if *place == Place::Listed {
-            *place = Place::Idle;
+        if item.is_at(Place::Listed) {
+            item.put_at(Place::Idle);
         }
-        drop(place);
         Some(item)
     }
 
     /// Takes `item` out for good.
     fn remove(&self, item: &Item) {
         let mut list = self.list.lock();
-        let was = core::mem::replace(&mut *item.place.lock(), Place::Gone);
-        let listed = if was == Place::Listed {
+        let was_listed = item.is_at(Place::Listed);
+        item.put_at(Place::Gone);
+        let listed = if was_listed {
             list.iter().position(|other| core::ptr::eq(&**other, item)).and_then(|at| list.remove(at))
         } else {
             None

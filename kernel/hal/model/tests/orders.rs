@@ -2,7 +2,7 @@
 //!
 //! Unlike on x86, a load here may see an old value wherever the orderings in the code allow it.
 
-use hal_model::protocol::{GracePeriod, OnceState, SeqCount, SpinBit, TryState};
+use hal_model::protocol::{GracePeriod, OnceState, SeqCount, SpinBit, TryState, WaiterCount};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use loom::sync::{Arc, Mutex};
@@ -52,6 +52,29 @@ fn a_spinning_lock_excludes_and_publishes() {
         let others = [thread::spawn(add.clone()), thread::spawn(add.clone())];
         let added = add() + others.into_iter().map(|other| other.join().unwrap()).sum::<u32>();
         assert_eq!(get(&lock.data), added);
+    });
+}
+
+#[test]
+fn a_waiter_sees_the_condition_or_the_waker_sees_the_waiter() {
+    loom::model(|| {
+        struct Queue {
+            count: WaiterCount,
+            condition: AtomicBool,
+        }
+        let queue =
+            Arc::new(Queue { count: WaiterCount::new(AtomicU32::new(0)), condition: AtomicBool::new(false) });
+        let waiter = {
+            let queue = queue.clone();
+            thread::spawn(move || {
+                queue.count.set(1);
+                queue.count.entered();
+                queue.condition.load(Relaxed)
+            })
+        };
+        queue.condition.store(true, Relaxed);
+        let sees_waiter = queue.count.is_any();
+        assert!(waiter.join().unwrap() || sees_waiter, "it would sleep for ever");
     });
 }
 

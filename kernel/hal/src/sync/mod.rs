@@ -26,6 +26,7 @@ mod spin;
 
 pub use lockdep::might_sleep;
 pub(crate) use protocol::GracePeriod;
+pub use protocol::WaiterCount;
 
 pub use once::{LazyLock, Once};
 pub use rcucell::{ArcCell, RcuCell, WeakCell};

@@ -206,6 +206,44 @@ impl GracePeriod {
     }
 }
 
+/// How many wait for something, so that who makes it happen takes no lock when nobody does.
+///
+/// ```text
+///   waiter                          waker
+///   set(1), under a lock            make the condition true
+///   fence (A)                       fence (B)
+///   condition?                      count?
+/// ```
+/// Of (A) and (B) the later one sees the other's write: the waiter sees the condition, or the waker sees the waiter.
+pub struct WaiterCount(AtomicU32);
+
+impl WaiterCount {
+    /// Nobody waits; `count` is 0.
+    #[inline]
+    pub const fn new(count: AtomicU32) -> Self {
+        WaiterCount(count)
+    }
+
+    /// Notes that `count` wait; those who change it exclude each other.
+    #[inline]
+    pub fn set(&self, count: u32) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+
+    /// (A): the waiter was counted and is about to look at its condition.
+    #[inline]
+    pub fn entered(&self) {
+        fence(Ordering::SeqCst);
+    }
+
+    /// (B): whether somebody waits that may not have seen what the caller has just done.
+    #[inline]
+    pub fn is_any(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed) != 0
+    }
+}
+
 const FREE: u32 = 0;
 const HELD: u32 = 1;
 const WANTED: u32 = 2;

@@ -140,7 +140,7 @@ impl Pipe {
     }
 
     fn mirror(&self, ring: &Ring) {
-        // Waiters read these after they queued; the queue's lock orders that against the wake-up that follows.
+        // Waiters read these after they queued; the queue orders that against the wake-up that follows.
         self.len.store(ring.len(), Release);
         self.free.store(ring.free(), Release);
     }
