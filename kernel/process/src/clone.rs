@@ -356,6 +356,7 @@ fn inherit(me: &CurrentTask, child: &Task, request: &CloneRequest) {
         to.rseq.store(from.rseq.load(Relaxed), Relaxed);
         to.rseq_len.store(from.rseq_len.load(Relaxed), Relaxed);
         to.rseq_sig.store(from.rseq_sig.load(Relaxed), Relaxed);
+        to.rseq_cpu.store(crate::rseq::UNINITIALIZED, Relaxed);
     }
 }
 

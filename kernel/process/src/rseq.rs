@@ -44,7 +44,7 @@ const LEN: u32 = 32;
 /// `RSEQ_FLAG_UNREGISTER`.
 const UNREGISTER: u32 = 1;
 /// `RSEQ_CPU_ID_UNINITIALIZED`.
-const UNINITIALIZED: u32 = u32::MAX;
+pub(crate) const UNINITIALIZED: u32 = u32::MAX;
 /// Offset of `rseq_cs`.
 const CS_OFFSET: u64 = 8;
 /// Offset of `node_id`, which `mm_cid` follows. There is one node, 0.
@@ -90,6 +90,7 @@ pub fn register(area: UserAddr, len: u32, flags: u32, signature: u32) -> Result<
     user::write(UserAddr(area.0 + NODE_OFFSET), &[0_u32; 2])?;
     own.rseq_len.store(len, Relaxed);
     own.rseq_sig.store(signature, Relaxed);
+    own.rseq_cpu.store(UNINITIALIZED, Relaxed);
     own.rseq.store(area.0, Relaxed);
     watch(&task);
     Ok(())
@@ -122,6 +123,16 @@ pub(crate) fn forget(task: &task::Task) {
     }
 }
 
+/// Writes where the thread is: the CPU always, what follows from it when it is another than the last time.
+fn write_area(task: &CurrentTask, area: u64, cpu: u32) -> Result<()> {
+    user::write(UserAddr(area), &[cpu, cpu])?;
+    if task.registered.rseq_cpu.load(Relaxed) != cpu {
+        user::write(UserAddr(area + NODE_OFFSET), &[0, cpu])?;
+        task.registered.rseq_cpu.store(cpu, Relaxed);
+    }
+    Ok(())
+}
+
 /// Brings the area up to date on the way to user mode, and leaves a critical section that was interrupted.
 ///
 /// A program whose area cannot be written or whose section is nonsense gets `SIGSEGV`, as on Linux.
@@ -131,9 +142,7 @@ pub(crate) fn update(task: &CurrentTask, regs: &mut UserRegs) {
         return;
     }
     let cpu = hal::cpu::raw_current_id().0;
-    let done = leave_section(task, area, regs)
-        .and_then(|()| user::write(UserAddr(area), &[cpu, cpu]).map_err(Errno::from))
-        .and_then(|()| user::write(UserAddr(area + NODE_OFFSET), &[0, cpu]).map_err(Errno::from));
+    let done = leave_section(task, area, regs).and_then(|()| write_area(task, area, cpu));
     if done.is_err() {
         signal::force(SigInfo::kernel(SIGSEGV));
     }

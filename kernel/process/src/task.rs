@@ -108,6 +108,8 @@ pub(crate) struct UserRegistered {
     pub(crate) rseq: AtomicU64,
     pub(crate) rseq_len: AtomicU32,
     pub(crate) rseq_sig: AtomicU32,
+    /// The CPU that the area's last fields are of.
+    pub(crate) rseq_cpu: AtomicU32,
 }
 
 /// One thread of a process.
