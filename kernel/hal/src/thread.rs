@@ -45,10 +45,12 @@ bitflags::bitflags! {
 
 const MAX_SLOTS: usize = 8;
 static NEXT_SLOT: AtomicUsize = AtomicUsize::new(0);
-const UNASSIGNED: usize = usize::MAX;
+/// The place of slots that no thread has filled: one more than there are to be had, and always empty.
+const UNASSIGNED: usize = MAX_SLOTS;
 
 /// The name of a typed place in each thread; make it a `static`.
 pub struct Slot<T: 'static> {
+    /// At most [`UNASSIGNED`].
     index: AtomicUsize,
     holds: PhantomData<fn(T) -> T>,
 }
@@ -129,7 +131,7 @@ pub struct Thread {
     pub(crate) arch: arch::thread::ArchThread,
     page_table: UnsafeCell<Option<Arc<PageTable>>>,
     start: UnsafeCell<Start>,
-    slots: [SlotPlace; MAX_SLOTS],
+    slots: [SlotPlace; MAX_SLOTS + 1],
     /// The locks it holds, for the lock checker.
     #[cfg(debug_assertions)]
     pub(crate) held: crate::sync::lockdep::Held,
@@ -150,7 +152,7 @@ impl Thread {
             arch,
             page_table: UnsafeCell::new(None),
             start: UnsafeCell::new(start),
-            slots: [SlotPlace::EMPTY; MAX_SLOTS],
+            slots: [SlotPlace::EMPTY; MAX_SLOTS + 1],
             #[cfg(debug_assertions)]
             held: crate::sync::lockdep::Held::new(),
         }
@@ -307,7 +309,8 @@ impl Current {
     /// of a dead thread that others still refer to.
     #[inline]
     pub fn slot<T: Send + Sync>(&self, slot: &'static Slot<T>) -> Option<&T> {
-        let place = self.slots.get(slot.index.load(Ordering::Relaxed))?;
+        // SAFETY: an index is at most `UNASSIGNED`, the last place: `Slot` keeps it to itself.
+        let place = unsafe { self.slots.get_unchecked(slot.index.load(Ordering::Relaxed)) };
         // Acquire pairs with the release in `set_slot`.
         let value = place.value.load(Ordering::Acquire).cast::<T>();
         // SAFETY: null or a `Box<T>`: an index belongs to one `Slot`, hence one type. It lives as long as

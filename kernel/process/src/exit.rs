@@ -126,7 +126,7 @@ fn end_current(status: i32, regs: Option<&UserRegs>) {
         acct::note(&task, &ending);
     }
     hooks::task_exit(&task);
-    drop(task.replace_files(None));
+    task.replace_files(None);
     drop(task.replace_fs(None));
     nsproxy::leave(&task);
     if is_last {

@@ -197,7 +197,7 @@ pub fn unshare(flags: CloneFlags) -> Result<()> {
         drop(task.replace_fs(Some(own)));
     }
     if let Some(files) = files {
-        drop(task.replace_files(Some(files)));
+        task.replace_files(Some(files));
     }
     if flags.contains(CloneFlags::SYSVSEM) {
         hooks::leave_ipc(&task);

@@ -4,8 +4,8 @@
 //!
 //! | field | who writes | who reads |
 //! |---|---|---|
-//! | `cred`, `user`, `thread` | the task itself (`thread` also its creator) | anyone, through RCU |
-//! | `mm`, `files`, `fs` | the task itself, under the field's lock | anyone, under the lock |
+//! | `cred`, `user`, `files`, `thread` | the task itself (`thread` also its creator) | anyone, through RCU |
+//! | `mm`, `fs` | the task itself, under the field's lock | anyone, under the lock |
 //! | `pending` | anyone, under [`ThreadGroup::sig`] and its own lock | the same |
 //! | `pending_set` | as `pending`; a copy of its set | the task itself, without a lock |
 //! | `tracee` | under the family lock and [`ThreadGroup::sig`] | anyone, through RCU |
@@ -19,8 +19,8 @@ use alloc::sync::Arc;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
+use abi::Result;
 use abi::signal::SigSet;
-use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::sync::{ArcCell, IrqLock, SeqLock, SpinLock};
 use hal::thread::{self, Slot, Work};
@@ -28,6 +28,7 @@ use limits::UserCounts;
 use mm::Mm;
 use sched::Kill;
 use security::Cred;
+use vfs::fdtable::TableCell;
 use vfs::xattr::Store;
 use vfs::{FdTable, File, FsContext};
 
@@ -128,7 +129,7 @@ pub struct Task {
 
     cred: ArcCell<Cred>,
     mm: SpinLock<Option<Arc<Mm>>>,
-    files: SpinLock<Option<Arc<FdTable>>>,
+    files: TableCell,
     fs: SpinLock<Option<Arc<FsContext>>>,
     user: ArcCell<UserCounts>,
     nsproxy: ArcCell<NsProxy>,
@@ -207,7 +208,7 @@ impl Task {
             thread: ArcCell::empty(),
             cred: ArcCell::new(init.cred),
             mm: SpinLock::new("process.mm", init.mm),
-            files: SpinLock::new("process.files", Some(init.files)),
+            files: TableCell::new(init.files),
             fs: SpinLock::new("process.fs", Some(init.fs)),
             user: ArcCell::new(init.user),
             nsproxy: ArcCell::new(init.nsproxy),
@@ -361,19 +362,21 @@ impl Task {
     }
 
     /// Its descriptors; `None` once it exits.
+    #[inline]
     pub fn files(&self) -> Option<Arc<FdTable>> {
-        self.files.lock().clone()
+        self.files.table()
     }
 
     /// Its open file `fd`, whatever that can do: as [`FdTable::get_any`] without counting a use of the table.
     #[inline]
     pub fn file(&self, fd: i32) -> Result<Arc<File>> {
-        self.files.lock().as_ref().ok_or(Errno::EBADF)?.get_any(fd)
+        self.files.file(fd)
     }
 
-    /// Replaces its descriptors and gives the old table, to be dropped without locks.
-    pub fn replace_files(&self, files: Option<Arc<FdTable>>) -> Option<Arc<FdTable>> {
-        core::mem::replace(&mut *self.files.lock(), files)
+    /// Replaces its descriptors. If nobody else uses the old ones, they are closed; may sleep. Only the task itself
+    /// calls this.
+    pub fn replace_files(&self, files: Option<Arc<FdTable>>) {
+        self.files.replace(files);
     }
 
     /// Its root, working directory and umask; `None` once it exits.

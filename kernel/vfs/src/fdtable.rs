@@ -14,6 +14,11 @@
 //!                                            later, after a grace period: drop(weak)
 //! ```
 //!
+//! # Who keeps it open
+//!
+//! A task uses its table through a [`TableCell`]. With the last one the descriptors are closed, at once, whoever else
+//! looks at the table meanwhile; the memory goes after a grace period.
+//!
 //! # Invariants
 //!
 //! - F1: bit `fd` of `open` is set if and only if the descriptor is open or reserved by an installation in progress.
@@ -26,12 +31,12 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 
 use abi::{Errno, Result};
 use bitflags::bitflags;
-use hal::rcu;
-use hal::sync::{RcuCell, SpinLock, SpinLockGuard, WeakCell};
+use hal::rcu::{self, ReadGuard};
+use hal::sync::{ArcCell, RcuCell, SpinLock, SpinLockGuard, WeakCell};
 
 use crate::file::{File, FileMode};
 use crate::lock;
@@ -65,6 +70,8 @@ pub struct FdTable {
     slots: RcuCell<Slots>,
     state: SpinLock<State>,
     id: u64,
+    /// How many [`TableCell`]s hold it.
+    users: AtomicU32,
 }
 
 fn bit(map: &[u64], at: usize) -> bool {
@@ -141,7 +148,13 @@ impl FdTable {
             slots: RcuCell::new(Box::new(slots)),
             state: SpinLock::new("vfs.fdtable", state),
             id: lock::new_owner_id(),
+            users: AtomicU32::new(0),
         }))
+    }
+
+    /// Whether more than one task uses it.
+    pub fn is_shared(&self) -> bool {
+        self.users.load(Acquire) > 1
     }
 
     /// The owner of the POSIX locks that are taken through this table.
@@ -153,10 +166,15 @@ impl FdTable {
     /// The file behind `fd`, whatever it can do. `EBADF`.
     #[inline]
     pub fn get_any(&self, fd: i32) -> Result<Arc<File>> {
-        let guard = rcu::read_lock();
+        self.look_up(fd, &rcu::read_lock())
+    }
+
+    /// As [`FdTable::get_any`] for a reader by RCU.
+    #[inline]
+    fn look_up(&self, fd: i32, guard: &ReadGuard) -> Result<Arc<File>> {
         // A negative number becomes a huge index.
-        let slot = self.slots.get(&guard).and_then(|slots| slots.get(fd as u32 as usize));
-        slot.and_then(|slot| slot.upgrade(&guard)).ok_or(Errno::EBADF)
+        let slot = self.slots.get(guard).and_then(|slots| slots.get(fd as u32 as usize));
+        slot.and_then(|slot| slot.upgrade(guard)).ok_or(Errno::EBADF)
     }
 
     /// The file behind `fd`. `EBADF`: there is none, or it only names a file (`O_PATH`).
@@ -398,6 +416,53 @@ impl FdTable {
 impl Drop for FdTable {
     fn drop(&mut self) {
         self.close_all();
+    }
+}
+
+/// A task's use of a table: where the task looks for its descriptors, and what keeps them open.
+pub struct TableCell(ArcCell<FdTable>);
+
+impl TableCell {
+    /// A use of `table`.
+    #[inline]
+    pub fn new(table: Arc<FdTable>) -> Self {
+        table.users.fetch_add(1, Relaxed);
+        Self(ArcCell::new(table))
+    }
+
+    /// The table; `None` once the task has given it up.
+    #[inline]
+    pub fn table(&self) -> Option<Arc<FdTable>> {
+        self.0.load()
+    }
+
+    /// The open file `fd`, as [`FdTable::get_any`], without counting a use of the table. `EBADF`.
+    #[inline]
+    pub fn file(&self, fd: i32) -> Result<Arc<File>> {
+        let guard = rcu::read_lock();
+        match self.0.get(&guard) {
+            Some(table) => table.look_up(fd, &guard),
+            None => Err(Errno::EBADF),
+        }
+    }
+
+    /// Uses `new` from now on. If nobody else uses the old table, its descriptors are closed. May sleep.
+    pub fn replace(&self, new: Option<Arc<FdTable>>) {
+        if let Some(new) = &new {
+            new.users.fetch_add(1, Relaxed);
+        }
+        // AcqRel: what other users did to the table comes before its end.
+        if let Some(old) = self.0.swap(new)
+            && old.users.fetch_sub(1, AcqRel) == 1
+        {
+            old.close_all();
+        }
+    }
+}
+
+impl Drop for TableCell {
+    fn drop(&mut self) {
+        self.replace(None);
     }
 }
 

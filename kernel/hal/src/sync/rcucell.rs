@@ -143,9 +143,14 @@ impl<T: Send + Sync + 'static> WeakCell<T> {
         if value.is_null() {
             return None;
         }
+        // SAFETY: `set` stores only what `Arc::downgrade` made, the address of a value, which is not the mark of
+        // `Weak::new`: `upgrade` need not look for that.
+        unsafe { core::hint::assert_unchecked(value.addr() != usize::MAX) };
         // SAFETY: from `Weak::into_raw`; `set` gives the cell's count back only after a grace period, which the
         // guard holds up. The count stays the cell's: `ManuallyDrop` does not give it back.
         let weak = ManuallyDrop::new(unsafe { Weak::from_raw(value) });
+        // SAFETY: `from_raw` undoes `into_raw`, which gave what `as_ptr` gives.
+        unsafe { core::hint::assert_unchecked(ptr::eq(weak.as_ptr(), value)) };
         weak.upgrade()
     }
 

@@ -284,7 +284,7 @@ fn new_credentials(me: &CurrentTask, file: &File) -> Result<ExecOutcome> {
 /// A copy of the descriptors when other tasks share them: the new program has its own.
 fn private_files(me: &CurrentTask) -> Result<Option<Arc<FdTable>>> {
     let files = me.files().ok_or(Errno::ENOENT)?;
-    if Arc::strong_count(&files) > 2 { files.fork().map(Some) } else { Ok(None) }
+    if files.is_shared() { files.fork().map(Some) } else { Ok(None) }
 }
 
 /// The new address space and where to begin in it.
@@ -442,7 +442,7 @@ fn commit(
     let old = group.exe.lock().replace(found.exe);
     drop(old);
     if let Some(files) = files {
-        drop(me.replace_files(Some(files)));
+        me.replace_files(Some(files));
     }
     if let Some(files) = me.files() {
         files.close_on_exec();

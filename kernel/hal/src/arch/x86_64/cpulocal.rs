@@ -143,12 +143,11 @@ pub(crate) fn preempt_inc() {
 /// Takes one level back; true if the word is 0 now: preemption is possible and wanted.
 #[inline]
 pub(crate) fn preempt_dec() -> bool {
-    let zero: u8;
-    // SAFETY: as `preempt_inc`.
+    // SAFETY: as `preempt_inc`. The jump leaves nothing behind: the block is an ordinary way out of this function.
     unsafe {
-        asm!("dec dword ptr gs:[{}]", "setz {}", const OFFSET_PREEMPT_COUNT, out(reg_byte) zero, options(nostack));
+        asm!("dec dword ptr gs:[{}]", "jz {}", const OFFSET_PREEMPT_COUNT, label { return true }, options(nostack));
     }
-    zero != 0
+    false
 }
 
 /// Adds `n`, one of [`HARDIRQ`] and [`NMI`], to the word, or takes it back when negative.
