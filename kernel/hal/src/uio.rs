@@ -17,57 +17,55 @@ pub struct UserBuf {
     pub len: usize,
 }
 
-enum Segments {
-    One(UserBuf),
-    Many(Vec<UserBuf>),
-}
-
-impl Segments {
-    fn get(&self, idx: usize) -> Option<UserBuf> {
-        match self {
-            Segments::One(buf) => (idx == 0).then_some(*buf),
-            Segments::Many(bufs) => bufs.get(idx).copied(),
-        }
-    }
-}
-
 /// A position in a list of user buffers.
 struct UserCursor {
-    segments: Segments,
-    idx: usize,
-    /// Bytes done of segment `idx`.
+    /// The rest of the current buffer.
+    front: UserBuf,
+    /// Bytes done of the current buffer.
     done: usize,
+    /// What is left in all buffers, or less.
     remaining: usize,
+    /// The buffers, of which number `idx` is the current one; none when there is only that one.
+    bufs: Vec<UserBuf>,
+    idx: usize,
 }
 
 impl UserCursor {
-    fn new(segments: Segments) -> UserCursor {
-        let remaining = match &segments {
-            Segments::One(buf) => buf.len,
-            Segments::Many(bufs) => bufs.iter().fold(0usize, |sum, buf| sum.saturating_add(buf.len)),
-        };
-        UserCursor { segments, idx: 0, done: 0, remaining }
+    #[inline]
+    fn one(front: UserBuf) -> UserCursor {
+        UserCursor { front, done: 0, remaining: front.len, bufs: Vec::new(), idx: 0 }
     }
 
-    /// The rest of the current buffer, empty ones skipped.
-    fn front(&mut self) -> Option<UserBuf> {
-        loop {
-            let buf = self.segments.get(self.idx)?;
-            if self.done < buf.len {
-                return Some(UserBuf { addr: buf.addr.add(self.done as u64), len: buf.len - self.done });
-            }
+    fn many(bufs: Vec<UserBuf>) -> UserCursor {
+        let remaining = bufs.iter().fold(0usize, |sum, buf| sum.saturating_add(buf.len));
+        let front = bufs.first().copied().unwrap_or(UserBuf { addr: UserAddr(0), len: 0 });
+        UserCursor { front, done: 0, remaining, bufs, idx: 0 }
+    }
+
+    /// Moves on to the next buffer that is not empty. `false`: there is none.
+    #[cold]
+    fn next_buffer(&mut self) -> bool {
+        while self.front.len == 0 {
+            let Some(next) = self.bufs.get(self.idx + 1) else { return false };
+            (self.front, self.done) = (*next, 0);
             self.idx += 1;
-            self.done = 0;
         }
+        true
+    }
+
+    /// Moves on by `n` bytes of the current buffer.
+    #[inline]
+    fn step(&mut self, n: usize) {
+        self.front = UserBuf { addr: self.front.addr.add(n as u64), len: self.front.len - n };
+        self.done += n;
+        self.remaining -= n;
     }
 
     fn advance(&mut self, mut n: usize) {
         n = n.min(self.remaining);
-        while n > 0 {
-            let Some(front) = self.front() else { return };
-            let step = n.min(front.len);
-            self.done += step;
-            self.remaining -= step;
+        while n > 0 && (self.front.len > 0 || self.next_buffer()) {
+            let step = n.min(self.front.len);
+            self.step(step);
             n -= step;
         }
     }
@@ -75,14 +73,18 @@ impl UserCursor {
     fn revert(&mut self, mut n: usize) {
         while n > 0 {
             if self.done == 0 {
-                if self.idx == 0 {
-                    return;
-                }
-                self.idx -= 1;
-                self.done = self.segments.get(self.idx).map_or(0, |buf| buf.len);
+                let Some(before) = self.idx.checked_sub(1) else { return };
+                let Some(buf) = self.bufs.get(before) else { return };
+                self.idx = before;
+                self.done = buf.len;
+                self.front = UserBuf { addr: buf.addr.add(buf.len as u64), len: 0 };
                 continue;
             }
             let step = n.min(self.done);
+            self.front = UserBuf {
+                addr: UserAddr(self.front.addr.0.wrapping_sub(step as u64)),
+                len: self.front.len + step,
+            };
             self.done -= step;
             self.remaining += step;
             n -= step;
@@ -90,6 +92,7 @@ impl UserCursor {
     }
 
     /// Moves at most `len` bytes with `copy(user buffer, bytes already done)`, which returns how many it did.
+    #[inline]
     fn transfer(
         &mut self,
         len: usize,
@@ -97,13 +100,12 @@ impl UserCursor {
     ) -> Result<usize, Fault> {
         let len = len.min(self.remaining);
         let mut total = 0;
-        while total < len {
-            let Some(mut front) = self.front() else { break };
-            front.len = front.len.min(len - total);
-            let n = copy(front, total);
-            self.advance(n);
+        while total < len && (self.front.len > 0 || self.next_buffer()) {
+            let piece = UserBuf { addr: self.front.addr, len: self.front.len.min(len - total) };
+            let n = copy(piece, total).min(piece.len);
+            self.step(n);
             total += n;
-            if n < front.len {
+            if n < piece.len {
                 return if total == 0 { Err(Fault) } else { Ok(total) };
             }
         }
@@ -121,13 +123,14 @@ pub struct Dest<'a>(DestKind<'a>);
 
 impl<'a> Dest<'a> {
     /// One user buffer.
+    #[inline]
     pub fn user(addr: UserAddr, len: usize) -> Dest<'static> {
-        Dest(DestKind::User(UserCursor::new(Segments::One(UserBuf { addr, len }))))
+        Dest(DestKind::User(UserCursor::one(UserBuf { addr, len })))
     }
 
     /// Several user buffers, filled in order.
     pub fn user_vec(bufs: Vec<UserBuf>) -> Dest<'static> {
-        Dest(DestKind::User(UserCursor::new(Segments::Many(bufs))))
+        Dest(DestKind::User(UserCursor::many(bufs)))
     }
 
     /// A kernel buffer.
@@ -230,13 +233,14 @@ pub struct Src<'a>(SrcKind<'a>);
 
 impl<'a> Src<'a> {
     /// One user buffer.
+    #[inline]
     pub fn user(addr: UserAddr, len: usize) -> Src<'static> {
-        Src(SrcKind::User(UserCursor::new(Segments::One(UserBuf { addr, len }))))
+        Src(SrcKind::User(UserCursor::one(UserBuf { addr, len })))
     }
 
     /// Several user buffers, drained in order.
     pub fn user_vec(bufs: Vec<UserBuf>) -> Src<'static> {
-        Src(SrcKind::User(UserCursor::new(Segments::Many(bufs))))
+        Src(SrcKind::User(UserCursor::many(bufs)))
     }
 
     /// A kernel buffer.
@@ -246,6 +250,7 @@ impl<'a> Src<'a> {
     }
 
     /// How much is left.
+    #[inline]
     pub fn remaining(&self) -> usize {
         match &self.0 {
             SrcKind::User(cursor) => cursor.remaining,

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::addr::{PAGE_SIZE, UserAddr};
+use crate::addr::{USER_END, UserAddr};
 use crate::arch;
 use crate::error::{CStrError, Fault};
 use crate::preempt;
@@ -115,23 +115,23 @@ pub fn read_vec<T: FromBytes + IntoBytes>(from: UserAddr, count: usize) -> Resul
 
 /// Reads a NUL-terminated string (without its NUL) of at most `max` bytes, the NUL included.
 pub fn read_cstr(from: UserAddr, max: usize) -> Result<Vec<u8>, CStrError> {
-    let mut text = Vec::new();
-    let mut chunk = [0u8; 256];
+    /// Room for most path names; longer strings are read in pieces of twice what there is.
+    const FIRST: usize = 64;
+    crate::sync::might_sleep();
+    let mut text: Vec<u8> = Vec::new();
     while text.len() < max {
         let at = from.0.checked_add(text.len() as u64).ok_or(CStrError::Fault)?;
-        // Not beyond the page: the string may end just before an inaccessible one.
-        let to_page_end = PAGE_SIZE - UserAddr(at).page_offset();
-        let len = chunk.len().min(to_page_end).min(max - text.len());
-        let got = read_partial(UserAddr(at), &mut chunk[..len]);
-        let nul = chunk[..got].iter().position(|&b| b == 0);
-        let part = &chunk[..nul.unwrap_or(got)];
-        text.try_reserve(part.len()).map_err(|_| CStrError::NoMemory)?;
-        text.extend_from_slice(part);
-        if nul.is_some() {
-            return Ok(text);
-        }
+        let below_end = usize::try_from(USER_END.saturating_sub(at)).unwrap_or(usize::MAX);
+        let len = FIRST.max(2 * text.len()).min(max - text.len()).min(below_end);
+        text.try_reserve(len).map_err(|_| CStrError::NoMemory)?;
+        let got = match text.spare_capacity_mut().get_mut(..len) {
+            Some(room) if len > 0 => arch::user::copy_str(at, room).map_err(|_| CStrError::Fault)?,
+            _ => return Err(CStrError::Fault),
+        };
+        // SAFETY: there is room for `len` bytes, of which `copy_str` has written the first `got`.
+        unsafe { text.set_len(text.len() + got) };
         if got < len {
-            return Err(CStrError::Fault);
+            return Ok(text);
         }
     }
     Err(CStrError::TooLong)

@@ -141,6 +141,17 @@ fn string_across_the_end_of_a_mapping() {
         poke(a + PAGE - 6 + i, *b);
     }
     assert_eq!(sys!(SYS_chdir, a + PAGE - 6), Ok(0));
+    for len in 6..150 {
+        let put = |end: usize| {
+            let name = [&vec![b'/'; len - 4], &b"proc"[..]].concat();
+            name.iter().enumerate().for_each(|(i, b)| poke(end - len + i, *b));
+            end - len
+        };
+        let whole = put(a + PAGE - 1);
+        poke(a + PAGE - 1, 0);
+        assert_eq!(sys!(SYS_chdir, whole), Ok(0), "{len} bytes and the end before the hole");
+        assert_eq!(sys!(SYS_chdir, put(a + PAGE)), Err(EFAULT), "{len} bytes without an end");
+    }
 }
 
 fn structure_across_the_end_of_a_mapping() {

@@ -1,5 +1,7 @@
 //! User copies: a walk through the current thread's page table, page by page.
 
+use core::mem::MaybeUninit;
+
 use crate::addr::{PAGE_SIZE, UserAddr};
 use crate::error::Fault;
 use crate::frame::Frame;
@@ -37,6 +39,21 @@ fn walk(addr: u64, len: usize, write: bool, mut part: impl FnMut(&Frame, usize, 
 
 pub fn copy_in(addr: u64, buf: &mut [u8]) -> usize {
     walk(addr, buf.len(), false, |frame, offset, done, now| frame.read(offset, &mut buf[done..done + now]))
+}
+
+/// Copies a string up to its NUL; returns its length, or that of `to` when it is not shorter.
+pub fn copy_str(from: u64, to: &mut [MaybeUninit<u8>]) -> Result<usize, Fault> {
+    for (done, place) in to.iter_mut().enumerate() {
+        let mut byte = [0];
+        if copy_in(from + done as u64, &mut byte) == 0 {
+            return Err(Fault);
+        }
+        if byte[0] == 0 {
+            return Ok(done);
+        }
+        place.write(byte[0]);
+    }
+    Ok(to.len())
 }
 
 pub fn copy_out(addr: u64, buf: &[u8]) -> usize {

@@ -535,7 +535,9 @@ pub(super) fn restore_from_user(thread: &Thread, buffer: &Buffer, from: UserAddr
     let rights = rights_in_frame(from.0, frame, wanted)?;
     let len = frame.min(size());
     disown(thread);
-    buffer.reset();
+    if len < size() {
+        buffer.reset(); // what the frame does not have
+    }
     // SAFETY: 1. checked above: `len` is at most the frame size. 2. the buffer has at least `len` bytes, and F2 lets
     // us change it; the thread cannot reach user mode, hence XRSTOR, before this function returns.
     let copied = unsafe { usercopy::copy_from(buffer.bytes(), from.0, len) };

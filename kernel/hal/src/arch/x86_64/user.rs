@@ -2,6 +2,8 @@
 //!
 //! Every range is checked again here, so that these functions are safe whatever the caller did.
 
+use core::mem::MaybeUninit;
+
 use super::usercopy;
 use crate::addr::USER_END;
 use crate::error::Fault;
@@ -18,6 +20,17 @@ pub(crate) fn copy_in(from: u64, buf: &mut [u8]) -> usize {
     }
     // SAFETY: 1. checked. 2. `buf` is writable for its length.
     unsafe { usercopy::copy_from(buf.as_mut_ptr(), from, buf.len()) }
+}
+
+/// Copies a string from user memory up to its NUL; returns its length, or that of `to` when it is not shorter. That many
+/// bytes of `to` are written.
+#[inline]
+pub(crate) fn copy_str(from: u64, to: &mut [MaybeUninit<u8>]) -> Result<usize, Fault> {
+    if !below_user_end(from, to.len()) {
+        return Err(Fault);
+    }
+    // SAFETY: 1. checked. 2. `to` is writable for its length.
+    unsafe { usercopy::copy_str(to.as_mut_ptr().cast(), from, to.len()) }.ok_or(Fault)
 }
 
 /// Copies to user memory; returns how many bytes arrived.

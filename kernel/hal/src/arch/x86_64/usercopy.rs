@@ -38,6 +38,9 @@ unsafe extern "C-unwind" {
     fn keel_user_copy(dst: u64, src: u64, len: usize) -> usize;
     /// Zeroes `len` bytes at user address `dst`; returns the bytes that were not zeroed.
     fn keel_user_zero(dst: u64, len: usize) -> usize;
+    /// Copies bytes from user address `src` to `dst` up to a NUL, at most `len`; returns how many came before the NUL.
+    /// The highest bit of the result is set after a fault.
+    fn keel_user_copy_str(dst: u64, src: u64, len: usize) -> u64;
     /// Copies `count` 16-bit words, each `stride` bytes after the last on both sides, to user address `dst`; returns
     /// how many were not copied.
     fn keel_user_put_u16s(dst: u64, src: u64, count: usize, stride: usize) -> usize;
@@ -133,6 +136,57 @@ global_asm!(
     KEEL_EX 6b, 8b
     KEEL_EX 9b, 10b
     KEEL_FN_END keel_user_copy
+
+    KEEL_FN keel_user_copy_str
+    KEEL_STAC
+    mov     r8, rdi
+    mov     rcx, rdx
+    and     edx, 7
+    movabs  r9, 0x0101010101010101
+    mov     r10, r9
+    shl     r10, 7
+    shr     rcx, 3
+    jz      3f
+1:  mov     rax, [rsi]
+    mov     [rdi], rax
+    mov     r11, rax                        # a byte that is 0 borrows into its highest bit
+    not     r11
+    sub     rax, r9
+    and     rax, r11
+    and     rax, r10
+    jnz     2f
+    add     rsi, 8
+    add     rdi, 8
+    dec     rcx
+    jnz     1b
+3:  test    rdx, rdx
+    jz      5f
+4:  mov     al, [rsi]
+    mov     [rdi], al
+    test    al, al
+    jz      5f
+    inc     rsi
+    inc     rdi
+    dec     rdx
+    jnz     4b
+5:  KEEL_CLAC
+    mov     rax, rdi
+    sub     rax, r8
+    ret
+2:  bsf     rax, rax                        # the lowest such bit is of the first byte that is 0
+    shr     eax, 3
+    add     rdi, rax
+    jmp     5b
+6:  lea     rdx, [rcx * 8 + rdx]            # a fault in a word: it may lie behind the NUL, so byte by byte
+    jmp     4b
+7:  KEEL_CLAC
+    mov     rax, rdi
+    sub     rax, r8
+    bts     rax, 63
+    ret
+    KEEL_EX 1b, 6b
+    KEEL_EX 4b, 7b
+    KEEL_FN_END keel_user_copy_str
 
     KEEL_FN keel_user_zero
     KEEL_STAC
@@ -242,6 +296,20 @@ pub(crate) unsafe fn copy_from(dst: *mut u8, src: u64, len: usize) -> usize {
 pub(crate) unsafe fn copy_to(dst: u64, src: *const u8, len: usize) -> usize {
     // SAFETY: by 1 and 2, as in `copy_from`.
     len - unsafe { keel_user_copy(dst, src as u64, len) }
+}
+
+/// Copies bytes from user address `src` up to a NUL, at most `len`; returns how many came before it, or `len` when there
+/// is none among them. `None`: a fault came before the NUL.
+///
+/// # Safety
+///
+/// 1. `src..src + len` lies below `USER_END`.
+/// 2. `dst..dst + len` is kernel memory that the caller may write.
+#[inline]
+pub(crate) unsafe fn copy_str(dst: *mut u8, src: u64, len: usize) -> Option<usize> {
+    // SAFETY: by 1 and 2, as in `copy_from`.
+    let result = unsafe { keel_user_copy_str(dst as u64, src, len) };
+    (result >> 63 == 0).then_some(result as usize)
 }
 
 /// Zeroes `len` bytes at user address `dst`; returns how many.
