@@ -586,7 +586,7 @@ pub(crate) fn sys_chroot(_cx: &mut Cx<'_>, name: UserAddr) -> Result<usize> {
 
 /// getcwd(2): returns the length with its NUL.
 pub(crate) fn sys_getcwd(_cx: &mut Cx<'_>, buf: UserAddr, size: usize) -> Result<usize> {
-    let mut text = namespace::getcwd(&Caller::new()?.walk())?;
+    let mut text = namespace::getcwd(&*process::current().fs().ok_or(Errno::ESRCH)?)?;
     text.push(0);
     if text.len() > abi::fs::PATH_MAX {
         return Err(Errno::ENAMETOOLONG);

@@ -46,7 +46,7 @@ use crate::dentry::{Dentry, Name, Place};
 use crate::superblock::SuperBlock;
 
 struct Node {
-    hash: u32,
+    hash: Hash,
     dentry: Arc<Dentry>,
     next: ArcCell<Node>,
 }
@@ -82,32 +82,64 @@ pub fn nr_dentries() -> usize {
     NR_DENTRIES.load(Relaxed)
 }
 
+/// What a name in a directory is found by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Hash {
+    /// Which chain it is in.
+    chain: u32,
+    /// The start of the name; of a name of up to [`SHORT`] bytes all of it, with its length.
+    word: u64,
+}
+
+/// Longest names that [`Hash`] holds whole.
+const SHORT: usize = 7;
+
 /// The hash of `name` in the directory `parent`.
 #[inline]
-pub(crate) fn hash(parent: &Arc<Dentry>, name: &[u8]) -> u32 {
+pub(crate) fn hash(parent: &Arc<Dentry>, name: &[u8]) -> Hash {
     // FxHash-like: a multiply a word; the address of the parent salts it.
     const K: u64 = 0x517c_c1b7_2722_0a95;
-    let mut state = (Arc::as_ptr(parent) as usize as u64 >> 4).wrapping_mul(K);
-    let (words, tail) = name.as_chunks::<8>();
-    for word in words {
-        state = (state.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(K);
+    let mix = |state: u64, word: u64| (state.rotate_left(5) ^ word).wrapping_mul(K);
+    let word = first_word(name);
+    let mut state = mix((Arc::as_ptr(parent) as usize as u64 >> 4).wrapping_mul(K), word);
+    if name.len() > SHORT {
+        let (words, tail) = name.as_chunks::<8>();
+        for word in words {
+            state = mix(state, u64::from_le_bytes(*word));
+        }
+        let last = tail.iter().fold(name.len() as u64, |last, &byte| last << 8 | u64::from(byte));
+        state = mix(state, last);
     }
-    let mut last = tail.len() as u64;
-    for &byte in tail {
-        last = last << 8 | u64::from(byte);
+    Hash { chain: (state >> 32) as u32, word }
+}
+
+/// The first 7 bytes of `name` and, in the highest one, its length; 255 for longer names.
+#[inline]
+fn first_word(name: &[u8]) -> u64 {
+    let with_len = |bytes: u64| bytes | (name.len() as u64) << 56;
+    match *name {
+        [] => 0,
+        [a] => with_len(u64::from_le_bytes([a, 0, 0, 0, 0, 0, 0, 0])),
+        [a, b] => with_len(u64::from_le_bytes([a, b, 0, 0, 0, 0, 0, 0])),
+        [a, b, c] => with_len(u64::from_le_bytes([a, b, c, 0, 0, 0, 0, 0])),
+        [a, b, c, d, e, f, g, _, ..] => u64::from_le_bytes([a, b, c, d, e, f, g, 255]),
+        [a, b, c, d, ref rest @ ..] => {
+            let first = u64::from(u32::from_le_bytes([a, b, c, d]));
+            let rest = rest.iter().rev().fold(0, |rest, &byte| rest << 8 | u64::from(byte));
+            with_len(first | rest << 32)
+        }
     }
-    state = (state.rotate_left(5) ^ last).wrapping_mul(K);
-    (state >> 32) as u32
 }
 
 impl Table {
     #[inline]
-    fn chain(&self, hash: u32) -> &ArcCell<Node> {
-        &self.chains[hash as usize & (self.chains.len() - 1)]
+    fn chain(&self, hash: Hash) -> &ArcCell<Node> {
+        &self.chains[hash.chain as usize & (self.chains.len() - 1)]
     }
 
-    fn lock(&self, hash: u32) -> &SpinLock<()> {
-        &self.locks[hash as usize % NR_LOCKS]
+    /// The lock of the chain that a hash or the chain's own number names.
+    fn lock(&self, chain: u32) -> &SpinLock<()> {
+        &self.locks[chain as usize % NR_LOCKS]
     }
 }
 
@@ -117,14 +149,14 @@ pub(crate) fn find<'g>(
     guard: &'g ReadGuard,
     parent: &Arc<Dentry>,
     name: &[u8],
-    hash: u32,
+    hash: Hash,
 ) -> Option<&'g Arc<Dentry>> {
     let mut at = TABLE.chain(hash).get(guard);
     while let Some(node) = at {
         if node.hash == hash {
             let place = node.dentry.place(guard);
             let is_here = place.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, parent));
-            if is_here && place.name[..] == *name {
+            if is_here && (name.len() <= SHORT || place.name[..] == *name) {
                 return Some(&node.dentry);
             }
         }
@@ -144,7 +176,7 @@ pub(crate) fn pin(dentry: &Arc<Dentry>) -> Option<Arc<Dentry>> {
 }
 
 /// Finds and takes a reference.
-pub(crate) fn find_pinned(parent: &Arc<Dentry>, name: &[u8], hash: u32) -> Option<Arc<Dentry>> {
+pub(crate) fn find_pinned(parent: &Arc<Dentry>, name: &[u8], hash: Hash) -> Option<Arc<Dentry>> {
     let guard = rcu::read_lock();
     pin(find(&guard, parent, name, hash)?)
 }
@@ -157,7 +189,7 @@ pub(crate) fn insert(dentry: Arc<Dentry>) -> Arc<Dentry> {
     let parent = place.parent.as_ref();
     let node = Arc::new(Node { hash, dentry: dentry.clone(), next: ArcCell::empty() });
     {
-        let _locked = TABLE.lock(hash).lock();
+        let _locked = TABLE.lock(hash.chain).lock();
         if let Some(parent) = parent
             && let Some(there) = find(&guard, parent, &place.name, hash)
             && there.is_hashed()
@@ -181,14 +213,14 @@ pub(crate) fn insert(dentry: Arc<Dentry>) -> Arc<Dentry> {
 pub(crate) fn remove(dentry: &Arc<Dentry>) {
     let guard = rcu::read_lock();
     let hash = dentry.place(&guard).hash;
-    let _locked = TABLE.lock(hash).lock();
+    let _locked = TABLE.lock(hash.chain).lock();
     if unlink(&guard, hash, dentry) {
         dentry.set_unhashed();
     }
 }
 
 /// Takes the node of `dentry` out of its chain, whose lock is held.
-fn unlink(guard: &ReadGuard, hash: u32, dentry: &Arc<Dentry>) -> bool {
+fn unlink(guard: &ReadGuard, hash: Hash, dentry: &Arc<Dentry>) -> bool {
     let mut link = TABLE.chain(hash);
     while let Some(node) = link.get(guard) {
         if Arc::ptr_eq(&node.dentry, dentry) {
@@ -358,10 +390,35 @@ fn insert_moved(dentry: &Arc<Dentry>) {
     let guard = rcu::read_lock();
     let hash = dentry.place(&guard).hash;
     let node = Arc::new(Node { hash, dentry: dentry.clone(), next: ArcCell::empty() });
-    let _locked = TABLE.lock(hash).lock();
+    let _locked = TABLE.lock(hash.chain).lock();
     let chain = TABLE.chain(hash);
     node.next.swap(chain.load());
     dentry.set_hashed();
     chain.swap(Some(node));
     NR_DENTRIES.fetch_add(1, Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SHORT, first_word};
+    use alloc::vec::Vec;
+
+    #[test]
+    fn short_names_have_words_of_their_own() {
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        for len in 1..=SHORT + 3 {
+            for at in 0..len {
+                for byte in [0x01, b'b', 0xff] {
+                    let mut name = alloc::vec![b'a'; len];
+                    name[at] = byte;
+                    names.push(name);
+                }
+            }
+        }
+        for a in &names {
+            for b in names.iter().filter(|b| a.len() <= SHORT || b.len() <= SHORT) {
+                assert_eq!(first_word(a) == first_word(b), a == b, "{a:?} {b:?}");
+            }
+        }
+    }
 }

@@ -31,6 +31,7 @@ use hal::rcu::ReadGuard;
 use hal::sync::{Once, RcuCell};
 use smallvec::SmallVec;
 
+use crate::dcache::Hash;
 use crate::inode::Inode;
 use crate::superblock::SuperBlock;
 
@@ -42,7 +43,7 @@ pub(crate) struct Place {
     /// `None` for the root of a file system.
     pub(crate) parent: Option<Arc<Dentry>>,
     pub(crate) name: Name,
-    pub(crate) hash: u32,
+    pub(crate) hash: Hash,
 }
 
 /// Not in the hash table.
@@ -68,24 +69,24 @@ impl Dentry {
     /// The root of a file system.
     pub fn new_root(inode: Arc<Inode>) -> Arc<Self> {
         let sb = inode.sb().clone();
-        Self::alloc(None, Name::from_slice(b"/"), 0, Some(inode), sb)
+        Self::alloc(None, Name::from_slice(b"/"), Hash::default(), Some(inode), sb)
     }
 
     /// A dentry outside of any directory, as anonymous objects have; `name` is what /proc/PID/fd shows.
     pub fn new_detached(name: &[u8], inode: Arc<Inode>) -> Arc<Self> {
         let sb = inode.sb().clone();
-        Self::alloc(None, Name::from_slice(name), 0, Some(inode), sb)
+        Self::alloc(None, Name::from_slice(name), Hash::default(), Some(inode), sb)
     }
 
     /// A dentry that is not hashed yet.
-    pub(crate) fn new(parent: &Arc<Dentry>, name: &[u8], hash: u32, inode: Option<Arc<Inode>>) -> Arc<Self> {
+    pub(crate) fn new(parent: &Arc<Dentry>, name: &[u8], hash: Hash, inode: Option<Arc<Inode>>) -> Arc<Self> {
         Self::alloc(Some(parent.clone()), Name::from_slice(name), hash, inode, parent.sb.clone())
     }
 
     fn alloc(
         parent: Option<Arc<Dentry>>,
         name: Name,
-        hash: u32,
+        hash: Hash,
         inode: Option<Arc<Inode>>,
         sb: Arc<SuperBlock>,
     ) -> Arc<Self> {

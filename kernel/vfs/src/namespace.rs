@@ -15,17 +15,19 @@
 //! Sources: mkdir(2), mknod(2), symlink(2), link(2), unlink(2), rmdir(2), rename(2).
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use abi::fs::{
     AtFlags, PATH_MAX, RenameFlags, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK,
 };
 use abi::{Errno, Result};
+use hal::rcu;
 use security::{Access, Cap, Cred};
 
 use crate::acl;
-use crate::dcache;
+use crate::dcache::{self, Hash, Sequence};
 use crate::dentry::{Dentry, Name};
-use crate::fs_context::WalkContext;
+use crate::fs_context::{FsContext, WalkContext};
 use crate::inode::{FileKind, Inode, InodeFlags, NewInode, Rename, RenameKind};
 use crate::notify::{self, Event};
 use crate::path::Path;
@@ -70,7 +72,7 @@ pub fn unnamed_dentry(dir: &Arc<Dentry>, inode: Arc<Inode>, linkable: Linkable) 
         inode.set_flags(InodeFlags::LINKABLE, InodeFlags::empty());
     }
     let name = alloc::format!("#{}", inode.ino());
-    let dentry = Dentry::new(dir, name.as_bytes(), 0, Some(inode));
+    let dentry = Dentry::new(dir, name.as_bytes(), Hash::default(), Some(inode));
     dentry.set_deleted();
     dentry
 }
@@ -533,16 +535,33 @@ pub fn chroot(ctx: &WalkContext<'_>, path: Path) -> Result<()> {
 }
 
 /// getcwd(2), without the final NUL. `ENOENT`: the directory was removed.
-pub fn getcwd(ctx: &WalkContext<'_>) -> Result<alloc::vec::Vec<u8>> {
-    let cwd = ctx.fs.cwd();
+pub fn getcwd(fs: &FsContext) -> Result<Vec<u8>> {
+    if let Some(text) = getcwd_quickly(fs) {
+        return Ok(text);
+    }
+    let cwd = fs.cwd();
     if cwd.dentry.is_deleted() {
         return Err(Errno::ENOENT);
     }
-    let spelled = cwd.spell(Some(&ctx.fs.root()));
+    let spelled = cwd.spell(Some(&fs.root()));
     if spelled.is_reachable {
         return Ok(spelled.text);
     }
     let mut text = b"(unreachable)".to_vec();
     text.extend_from_slice(&spelled.text);
     Ok(text)
+}
+
+/// The working directory as seen from the root, if that can be told from memory alone, without a reference counted.
+fn getcwd_quickly(fs: &FsContext) -> Option<Vec<u8>> {
+    /// The longest text that is tried, with its NUL.
+    const ROOM: usize = 256;
+    let mut text = Vec::new();
+    text.try_reserve_exact(ROOM).ok()?;
+    let sequence = Sequence::begin()?;
+    let guard = rcu::read_lock();
+    let paths = fs.paths(&guard);
+    let is_spelled = !paths.cwd.dentry.is_deleted()
+        && paths.cwd.spell_within(&paths.root, &guard, &mut text, ROOM - 1).is_some();
+    (is_spelled && sequence.is_same()).then_some(text)
 }

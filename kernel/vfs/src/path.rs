@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use hal::rcu::ReadGuard;
 use smallvec::SmallVec;
 
 use crate::dentry::{self, Dentry, Name};
@@ -77,6 +78,46 @@ impl Path {
             }
         };
         Spelled { text: dentry::join(&names), is_reachable }
+    }
+
+    /// Spells the path as seen from `root` into the empty `text`, which has room for `max` bytes: allocates nothing.
+    /// `None`: it does not fit, is too deep, or does not lie below `root`. The caller asks the sequence of the name space
+    /// whether it was true.
+    pub(crate) fn spell_within(
+        &self,
+        root: &Path,
+        guard: &ReadGuard,
+        text: &mut Vec<u8>,
+        max: usize,
+    ) -> Option<()> {
+        /// The deepest path that is tried.
+        const DEPTH: usize = 16;
+        let mut names: [&[u8]; DEPTH] = [&[]; DEPTH];
+        let (mut nr_names, mut len) = (0, 0);
+        let (mut mount, mut dentry) = (&self.mount, &self.dentry);
+        while !(Arc::ptr_eq(dentry, &root.dentry) && Arc::ptr_eq(mount, &root.mount)) {
+            if Arc::ptr_eq(dentry, mount.root()) {
+                let place = mount.place(guard)?;
+                (mount, dentry) = (&place.parent, &place.dentry);
+                continue;
+            }
+            let place = dentry.place(guard);
+            *names.get_mut(nr_names)? = &place.name;
+            nr_names += 1;
+            len += place.name.len() + 1;
+            dentry = place.parent.as_ref()?;
+        }
+        if len > max {
+            return None;
+        }
+        if nr_names == 0 {
+            text.push(b'/');
+        }
+        for name in names[..nr_names].iter().rev() {
+            text.push(b'/');
+            text.extend_from_slice(name);
+        }
+        Some(())
     }
 
     /// The path as the links in /proc/PID/fd and the lines of /proc/PID/maps show it: with " (deleted)" when the

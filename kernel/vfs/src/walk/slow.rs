@@ -14,7 +14,7 @@ use security::Access;
 use smallvec::SmallVec;
 
 use super::{Last, MAX_LINKS, WalkFlags};
-use crate::dcache::{self, Sequence};
+use crate::dcache::{self, Hash, Sequence};
 use crate::dentry::{Dentry, Name};
 use crate::fs_context::WalkContext;
 use crate::inode::{Inode, InodeFlags, Link};
@@ -322,7 +322,7 @@ pub(crate) fn lookup_locked(parent: &Arc<Dentry>, name: &[u8]) -> Result<Arc<Den
     Ok(dcache::insert(dentry))
 }
 
-fn cached_child(parent: &Arc<Dentry>, dir: &Arc<Inode>, name: &[u8], hash: u32) -> Option<Arc<Dentry>> {
+fn cached_child(parent: &Arc<Dentry>, dir: &Arc<Inode>, name: &[u8], hash: Hash) -> Option<Arc<Dentry>> {
     let dentry = dcache::find_pinned(parent, name, hash)?;
     if dir.flags().contains(InodeFlags::VOLATILE) && !dir.ops().revalidate(dir, name, dentry.inode()) {
         if !dentry.is_mountpoint() {

@@ -108,7 +108,7 @@ impl Env {
     }
 
     pub fn cwd(&self) -> String {
-        String::from_utf8(vfs::namespace::getcwd(&self.ctx()).unwrap()).unwrap()
+        String::from_utf8(vfs::namespace::getcwd(&self.fs).unwrap()).unwrap()
     }
 
     pub fn mount(&self, source: &str, target: &str, fs_type: &str, flags: u64) -> Result<()> {
