@@ -76,6 +76,7 @@ pub(crate) fn shown_id(kind: IdKind, id: u32) -> u32 {
 }
 
 /// The caller's soft limit on `resource`.
+#[inline]
 pub(crate) fn rlimit(resource: Resource) -> u64 {
     process::current().group().rlimits().cur(resource)
 }

@@ -34,16 +34,25 @@ pub(crate) fn sys_read(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: usize) -
 }
 
 /// Sends the signal that a failed write or growth brings: SIGPIPE or SIGXFSZ.
+#[inline]
 pub(crate) fn after_write(file: &File, result: Result<usize>) -> Result<usize> {
-    if let Err(errno) = result {
-        let task = process::current();
-        if rw::sigpipe_due(file, &result) {
-            send_kernel(Target::Thread(task.arc()), SigInfo::user(SIGPIPE, 0, task.own_pid() as i32, 0));
-        } else if errno == Errno::EFBIG && rlimit(Resource::Fsize) != u64::MAX {
-            send_kernel(Target::Thread(task.arc()), SigInfo::kernel(SIGXFSZ));
-        }
+    result.inspect_err(|&errno| write_failed(file, errno))
+}
+
+#[cold]
+fn write_failed(file: &File, errno: Errno) {
+    let task = process::current();
+    if rw::sigpipe_due(file, &Err(errno)) {
+        send_kernel(Target::Thread(task.arc()), SigInfo::user(SIGPIPE, 0, task.own_pid() as i32, 0));
+    } else if errno == Errno::EFBIG && rlimit(Resource::Fsize) != u64::MAX {
+        send_kernel(Target::Thread(task.arc()), SigInfo::kernel(SIGXFSZ));
     }
-    result
+}
+
+/// How large a write may make `file`: the caller's `RLIMIT_FSIZE` where there is a size.
+#[inline]
+fn fsize(file: &File) -> u64 {
+    if file.mode().contains(FileMode::CACHED) { rlimit(Resource::Fsize) } else { u64::MAX }
 }
 
 /// write(2).
@@ -51,7 +60,7 @@ pub(crate) fn sys_write(_cx: &mut Cx<'_>, fd: i32, buf: UserAddr, count: usize) 
     let file = file(fd)?;
     file.require(FileMode::WRITE)?;
     check_range(buf, count)?;
-    let result = rw::write(&file, &mut Src::user(buf, count), rlimit(Resource::Fsize));
+    let result = rw::write(&file, &mut Src::user(buf, count), fsize(&file));
     after_write(&file, result)
 }
 
@@ -65,7 +74,7 @@ pub(crate) fn sys_readv(_cx: &mut Cx<'_>, fd: i32, iov: UserAddr, count: usize) 
 pub(crate) fn sys_writev(_cx: &mut Cx<'_>, fd: i32, iov: UserAddr, count: usize) -> Result<usize> {
     let file = file(fd)?;
     let mut src = Src::user_vec(caller::iovec(iov, count)?);
-    let result = rw::write(&file, &mut src, rlimit(Resource::Fsize));
+    let result = rw::write(&file, &mut src, fsize(&file));
     after_write(&file, result)
 }
 

@@ -46,6 +46,8 @@ bitflags! {
         const PATH = 16;
         /// Reads and writes at given positions work, but the position cannot be moved freely.
         const PREAD = 32;
+        /// Has a page cache ([`File::mapping`]).
+        const CACHED = 64;
     }
 }
 
@@ -341,6 +343,7 @@ impl File {
             mode.set(FileMode::READ, flags.can_read());
             mode.set(FileMode::WRITE, flags.can_write());
         }
+        mode.set(FileMode::CACHED, inode.mapping().or_else(|| ops.mapping()).is_some());
         let errors_seen =
             inode.mapping().and_then(|mapping| mapping.error()).map_or(0, |error| error.sample());
         Ok(Arc::new(Self {

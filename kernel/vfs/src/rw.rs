@@ -10,7 +10,7 @@
 //!
 //! [`FileOps::write`]: crate::file::FileOps::write
 
-use abi::fs::{OpenFlags, S_ISGID, S_ISUID};
+use abi::fs::{OpenFlags, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
 use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::PAGE_SIZE;
@@ -18,7 +18,7 @@ use hal::uio::{Dest, Src};
 use security::Cap;
 
 use crate::file::{File, FileMode, ShowPart, SyncMode, Whence};
-use crate::inode::{FileKind, Inode, InodeFlags, SetAttr};
+use crate::inode::{Inode, InodeFlags, SetAttr};
 use crate::mount::MountFlags;
 use crate::notify::{self, Event};
 use crate::path::Path;
@@ -104,6 +104,7 @@ fn require_positions(file: &File) -> Result<()> {
     if file.mode().intersects(FileMode::SEEK | FileMode::PREAD) { Ok(()) } else { Err(Errno::ESPIPE) }
 }
 
+#[inline]
 fn read_at(file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
     if file.inode().is_dir() {
         return Err(Errno::EISDIR);
@@ -117,8 +118,9 @@ fn read_at(file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
 /// Notes that `done` bytes were read.
 #[inline]
 fn accessed(file: &File, done: usize) {
-    if !file.inode().flags().contains(InodeFlags::ANONYMOUS) {
-        if !file.flags().contains(OpenFlags::NOATIME) {
+    let inode = file.inode();
+    if !inode.flags().contains(InodeFlags::ANONYMOUS) {
+        if has_atime(inode) && !file.flags().contains(OpenFlags::NOATIME) {
             touch_atime(file.path());
         }
         if done > 0 {
@@ -138,6 +140,7 @@ pub(crate) fn share_at(file: &File, pos: u64, len: usize, each: &mut ShowPart<'_
     Ok(done)
 }
 
+#[inline]
 fn limit_count(remaining: usize, truncate: impl FnOnce(usize)) {
     if remaining > MAX_COUNT {
         truncate(MAX_COUNT);
@@ -175,10 +178,11 @@ pub fn pwrite_with(file: &File, src: &mut Src<'_>, pos: i64, fsize: u64, flags: 
 }
 
 /// Writes at `*pos`, or at the end, and moves `*pos` behind what was written.
+#[inline]
 fn write_at(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags: RwFlags) -> Result<usize> {
     limit_count(src.remaining(), |max| src.truncate(max));
     let inode = file.inode();
-    let done = if file.mapping().is_some() {
+    let done = if file.mode().contains(FileMode::CACHED) {
         let _exclusive = inode.sem.write();
         write_cached(file, src, pos, fsize, flags)?
     } else {
@@ -295,6 +299,12 @@ fn seek_sparse(inode: &Inode, offset: i64, whence: Whence) -> Result<u64> {
     Ok((idx * page).clamp(pos, size))
 }
 
+/// Whether reading `inode` moves its access time: not for devices and sockets.
+#[inline]
+fn has_atime(inode: &Inode) -> bool {
+    matches!(inode.mode() & S_IFMT, S_IFREG | S_IFDIR | S_IFLNK | S_IFIFO)
+}
+
 /// Notes an access to the object at `path`, as the mount wants it (mount(8) relatime, noatime).
 pub(crate) fn touch_atime(path: &Path) {
     let Some(inode) = path.inode() else { return };
@@ -306,7 +316,7 @@ pub(crate) fn touch_atime(path: &Path) {
     {
         return;
     }
-    if !matches!(inode.kind(), FileKind::Regular | FileKind::Directory | FileKind::Symlink | FileKind::Fifo) {
+    if !has_atime(inode) {
         return;
     }
     let times = inode.times();
