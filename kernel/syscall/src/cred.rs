@@ -204,6 +204,7 @@ pub(crate) fn sys_prctl(
         pr::PR_SET_CHILD_SUBREAPER => prctl::set_subreaper(arg2 != 0),
         pr::PR_GET_CHILD_SUBREAPER => user::write(UserAddr(arg2), &u32::from(prctl::is_subreaper()))?,
         pr::PR_SET_TIMERSLACK => prctl::set_timer_slack(arg2),
+        pr::PR_TIMER_CREATE_RESTORE_IDS => return crate::time::restore_ids(arg2, [arg3, arg4, arg5]),
         pr::PR_GET_TIMERSLACK => return Ok(prctl::timer_slack() as usize),
         pr::PR_GET_TID_ADDRESS => return Err(Errno::EINVAL),
         pr::PR_GET_TSC => {

@@ -8,8 +8,8 @@ use hal::time::{now_ns, wall_base_ns};
 use hal::{UserAddr, user};
 use process::nsproxy::{clock_inside, clock_outside};
 use process::signal::restart_with;
-use process::timer::{Notification, TimerEvent, Which};
-use process::{pid, timer};
+use process::timer;
+use process::timer::{ClockUse, CpuClock, Notification, TimerEvent, Which};
 use sched::{Interruptible, Mutex, WaitError, WaitQueue, sleep_until};
 use security::Cap;
 
@@ -23,25 +23,6 @@ pub(crate) fn wall_ns() -> u64 {
 /// CLOCK_BOOTTIME as the caller sees it.
 pub(crate) fn boottime_ns() -> u64 {
     clock_inside(clock::BOOTTIME, now_ns())
-}
-
-/// Clock numbers below zero name the CPU clock of a task: `!pid << 3 | thread << 2 | kind`.
-fn cpu_clock(id: i32) -> Result<u64> {
-    const THREAD: i32 = 4;
-    const SCHED: i32 = 2;
-    if id & 3 > SCHED {
-        return Err(Errno::EINVAL);
-    }
-    let number = !(id >> 3) as u32;
-    let current = process::current();
-    let task =
-        if number == 0 { current.arc().clone() } else { pid::find_task(number).ok_or(Errno::EINVAL)? };
-    Ok(if id & THREAD != 0 {
-        let sum = task.usage();
-        sum.utime_ns + sum.stime_ns
-    } else {
-        task.group().cpu_ns()
-    })
 }
 
 /// The time of clock `id` in nanoseconds. `EINVAL`: there is none.
@@ -58,8 +39,7 @@ fn read_clock(id: i32) -> Result<u64> {
             let sum = process::current().usage();
             Ok(sum.utime_ns + sum.stime_ns)
         }
-        id if id < 0 => cpu_clock(id),
-        _ => Err(Errno::EINVAL),
+        _ => CpuClock::find(id, ClockUse::Read)?.read().ok_or(Errno::EINVAL),
     }
 }
 
@@ -69,14 +49,19 @@ pub(crate) fn sys_clock_gettime(_cx: &mut Cx<'_>, id: i32, out: UserAddr) -> Res
     Ok(0)
 }
 
-/// clock_getres(2): one nanosecond, and a tick for the coarse clocks.
+/// clock_getres(2): one nanosecond, and a tick for the coarse clocks and those that Linux counts in ticks.
 pub(crate) fn sys_clock_getres(_cx: &mut Cx<'_>, id: i32, out: UserAddr) -> Result<usize> {
     /// Linux's tick at 250 Hz.
-    const COARSE_NS: u64 = 4_000_000;
-    read_clock(id)?;
+    const TICK_NS: u64 = 4_000_000;
+    /// The kind of a CPU clock that counts nanoseconds.
+    const SCHED: i32 = 2;
+    let in_ticks = match id {
+        clock::REALTIME_COARSE | clock::MONOTONIC_COARSE => true,
+        0.. => read_clock(id).map(|_| false)?,
+        _ => CpuClock::find(id, ClockUse::Wait).map(|_| id & 3 != SCHED)?,
+    };
     if out.0 != 0 {
-        let is_coarse = matches!(id, clock::REALTIME_COARSE | clock::MONOTONIC_COARSE);
-        user::write(out, &Timespec::from_ns(if is_coarse { COARSE_NS } else { 1 }))?;
+        user::write(out, &Timespec::from_ns(if in_ticks { TICK_NS } else { 1 }))?;
     }
     Ok(0)
 }
@@ -210,12 +195,15 @@ pub(crate) fn sys_clock_nanosleep(
         | clock::MONOTONIC_COARSE => {
             return Err(Errno::EOPNOTSUPP);
         }
+        // An open file as a clock: none has one.
+        id if id < 0 && id & 7 == 3 => return Err(Errno::EOPNOTSUPP),
+        id if id < 0 => {}
         _ => return Err(Errno::EINVAL),
     }
     let time: Timespec = user::read(time)?;
     let ns = time.to_ns()?;
-    if id == clock::PROCESS_CPUTIME_ID {
-        return sleep_cpu(if flags & TIMER_ABSTIME != 0 { ns } else { read_clock(id)?.saturating_add(ns) });
+    if id == clock::PROCESS_CPUTIME_ID || id < 0 {
+        return sleep_cpu_from(id, flags, ns, left);
     }
     if flags & TIMER_ABSTIME == 0 {
         return sleep_relative(now_ns().saturating_add(ns), left);
@@ -246,18 +234,41 @@ fn sleep_until_wall(until_ns: u64) -> Result<usize> {
     }
 }
 
-/// Sleeps until the process has used `until_ns` of CPU time.
-fn sleep_cpu(until_ns: u64) -> Result<usize> {
-    loop {
-        let used = process::current().group().cpu_ns();
-        if used >= until_ns {
-            return Ok(0);
-        }
+/// Sleeps on the CPU clock `id` for `ns`, or until it shows `ns`. `EINVAL`: no such clock, or the caller's own, which
+/// does not go on meanwhile.
+fn sleep_cpu_from(id: i32, flags: u32, ns: u64, left: UserAddr) -> Result<usize> {
+    let clock = CpuClock::find(id, ClockUse::Wait)?;
+    if clock.is_own_thread() {
+        return Err(Errno::EINVAL);
+    }
+    if flags & TIMER_ABSTIME != 0 {
+        return sleep_cpu(&clock, ns).map(|()| 0).map_err(|_| Errno::ERESTARTNOHAND);
+    }
+    let until_ns = clock.read().ok_or(Errno::ESRCH)?.saturating_add(ns);
+    sleep_cpu_relative(clock, until_ns, left)
+}
+
+/// Sleeps until `clock` shows `until_ns`; an interrupted sleep tells the rest at `left`, and a stop lets it go on.
+fn sleep_cpu_relative(clock: CpuClock, until_ns: u64, left: UserAddr) -> Result<usize> {
+    if sleep_cpu(&clock, until_ns).is_ok() {
+        return Ok(0);
+    }
+    if left.0 != 0 {
+        let rest = until_ns.saturating_sub(clock.read().unwrap_or(until_ns));
+        user::write(left, &Timespec::from_ns(rest))?;
+    }
+    Err(restart_with(Box::new(move || sleep_cpu_relative(clock, until_ns, left))))
+}
+
+/// Sleeps until `clock` shows `until_ns`, or its task has gone.
+fn sleep_cpu(clock: &CpuClock, until_ns: u64) -> core::result::Result<(), WaitError> {
+    while let Some(used) = clock.read().filter(|used| *used < until_ns) {
         // At most one thread a CPU can use time: it cannot come earlier than this.
         let step = (until_ns - used) / hal::cpu::nr_cpus().max(1) as u64;
         let deadline = now_ns().saturating_add(step.max(1_000_000));
-        sleep_until(deadline, Interruptible::Yes).map_err(|_| Errno::ERESTARTNOHAND)?;
+        sleep_until(deadline, Interruptible::Yes)?;
     }
+    Ok(())
 }
 
 /// getitimer(2).
@@ -297,7 +308,8 @@ fn read_event(addr: UserAddr) -> Result<TimerEvent> {
     let value: u64 = user::read(addr)?;
     let [signo, notify, tid]: [i32; 3] = user::read(UserAddr(addr.0.wrapping_add(8)))?;
     let notification = match notify {
-        sigev::SIGNAL | sigev::THREAD => Notification::Signal,
+        sigev::SIGNAL => Notification::Signal,
+        sigev::THREAD => Notification::Function,
         sigev::NONE => Notification::None,
         sigev::THREAD_ID => Notification::Thread(u32::try_from(tid).map_err(|_| Errno::EINVAL)?),
         _ => return Err(Errno::EINVAL),
@@ -306,14 +318,32 @@ fn read_event(addr: UserAddr) -> Result<TimerEvent> {
     Ok(TimerEvent { notification, signo, value: Some(value) })
 }
 
-/// timer_create(2).
+/// timer_create(2); the id is read from `out` first if the caller has asked to choose ids.
 pub(crate) fn sys_timer_create(_cx: &mut Cx<'_>, id: i32, event: UserAddr, out: UserAddr) -> Result<usize> {
-    let timer_id = timer::timer_create(id, read_event(event)?)?;
+    let event = read_event(event)?;
+    let wanted: Option<i32> = if timer::restores_ids() { Some(user::read(out)?) } else { None };
+    let timer_id = timer::timer_create(id, event, wanted)?;
     if let Err(fault) = user::write(out, &timer_id) {
         timer::timer_delete(timer_id)?;
         return Err(fault.into());
     }
     Ok(0)
+}
+
+/// `PR_TIMER_CREATE_RESTORE_IDS`. `EINVAL`: an unknown order, or arguments beside it.
+pub(crate) fn restore_ids(order: u64, rest: [u64; 3]) -> Result<usize> {
+    const OFF: u64 = 0;
+    const ON: u64 = 1;
+    const GET: u64 = 2;
+    match order {
+        _ if rest != [0; 3] => Err(Errno::EINVAL),
+        GET => Ok(usize::from(timer::restores_ids())),
+        OFF | ON => {
+            timer::set_restore_ids(order == ON);
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 /// timer_settime(2).

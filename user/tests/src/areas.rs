@@ -36,6 +36,7 @@ mod pipe;
 mod pkeys;
 mod poll;
 mod proc;
+mod ptimer;
 mod ptrace;
 mod rseq;
 mod scheduling;
@@ -67,6 +68,7 @@ const AREAS: &[&[harness::Test]] = &[
     exec::TESTS,
     signal::TESTS,
     sigwait::TESTS,
+    ptimer::TESTS,
     mm::TESTS,
     mmfile::TESTS,
     mremap::TESTS,

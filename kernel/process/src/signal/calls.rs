@@ -10,8 +10,8 @@ use sched::{Interruptible, WaitError};
 
 use super::action::{Default, default_action};
 use super::{deliver, frame, send};
-use crate::Task;
 use crate::task::{self, CurrentTask, Restart, TaskFlags};
+use crate::{Task, timer};
 
 /// How rt_sigprocmask(2) changes the mask.
 const SIG_BLOCK: i32 = 0;
@@ -45,20 +45,16 @@ pub fn sigaction(sig: i32, new: Option<SigAction>) -> Result<SigAction> {
     if SigSet::UNBLOCKABLE.has(sig) {
         return Err(Errno::EINVAL);
     }
-    let ignores =
-        new.handler == SIG_IGN || (new.handler == SIG_DFL && default_action(sig) == Default::Ignore);
+    let is_ignored =
+        |handler| handler == SIG_IGN || (handler == SIG_DFL && default_action(sig) == Default::Ignore);
     let mut state = group.sig.lock();
     let old = group.with_hand(|hand| hand.set(sig, new));
-    if ignores {
+    if is_ignored(new.handler) {
         // POSIX: what is pending is dropped, blocked or not.
-        let which = SigSet::of(sig);
-        state.shared.flush(which);
-        group.shared_set.store(state.shared.set().0, SeqCst);
-        for task in &state.threads {
-            let mut pending = task.pending.lock();
-            pending.flush(which);
-            task.pending_set.store(pending.set().0, SeqCst);
-        }
+        send::flush_everywhere(group, &mut state, SigSet::of(sig));
+    } else if old.handler == SIG_IGN {
+        drop(state);
+        timer::signal_unignored(group, sig);
     }
     Ok(old)
 }

@@ -40,9 +40,9 @@ pub use deliver::exit_to_user;
 pub use fault::{force, force_deadly, force_fatal, page_fault, user_exception};
 pub use frame::{AltStack, min_stack_size, sigreturn};
 pub(crate) use pending::Pending;
-pub(crate) use send::{SentTimer, flush_timer, kill_all_threads, recalc, retarget, send_timer, uid_seen_by};
 pub use send::{
     Target, kill, kill_process, send_checked, send_checked_pgrp, send_kernel, send_user, sigqueue, tgkill,
     tkill,
 };
+pub(crate) use send::{flush_timer, kill_all_threads, recalc, retarget, send_timer, uid_seen_by};
 pub(crate) use stop::{notify_parent_stopped, take_part as take_part_in_stop};

@@ -4,7 +4,7 @@
 //!
 //! - P1: `set` holds exactly the numbers of the entries of `queue`, plus those that were raised without room for an
 //!   entry (`SIGKILL`, and kernel signals under memory shortage).
-//! - P2: a standard signal (1 to 31) is in the queue at most once.
+//! - P2: a standard signal (1 to 31) is in the queue at most once, but for those of POSIX timers: once for each timer.
 //!
 //! Sources: signal(7) "Queueing and delivery semantics for standard signals".
 
@@ -52,12 +52,6 @@ impl Pending {
         sig < SIGRTMIN && self.set.has(sig)
     }
 
-    /// Whether an expiry of the timer `id` waits here.
-    pub(crate) fn has_timer(&self, sig: u32, id: u32) -> bool {
-        let same = |entry: &Queued| entry.info.signo == sig as i32 && timer_id(&entry.info) == Some(id);
-        self.set.has(sig) && self.queue.iter().any(same)
-    }
-
     /// Adds `info`; false when there was no memory for it.
     #[must_use]
     pub(crate) fn push(&mut self, info: SigInfo, charge: Option<Charge>) -> bool {
@@ -67,6 +61,17 @@ impl Pending {
         self.queue.push_back(Queued { info, _charge: charge });
         self.raise(info.signo as u32);
         true
+    }
+
+    /// Adds the expiry `info` of the timer `id`, unless one waits already. Without memory for it the signal comes without
+    /// details, and the timer goes on when it is set again.
+    pub(crate) fn push_timer(&mut self, info: SigInfo, id: u32) {
+        let is_same = |entry: &Queued| entry.info.signo == info.signo && timer_id(&entry.info) == Some(id);
+        let sig = info.signo as u32;
+        let is_waiting = self.set.has(sig) && self.queue.iter().any(is_same);
+        if !is_waiting && !self.push(info, None) {
+            self.raise(sig);
+        }
     }
 
     /// Marks `sig` as pending without details.

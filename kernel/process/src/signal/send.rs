@@ -29,6 +29,7 @@ use super::pending::Pending;
 use super::stop;
 use crate::group::GroupSig;
 use crate::task::{self, CurrentTask, Notify, TaskFlags};
+use crate::timer::{self, Expiry};
 use crate::{Task, ThreadGroup};
 use crate::{coredump, pid};
 
@@ -57,17 +58,6 @@ enum Force {
     No,
     /// Sent by the kernel: `SIGKILL` and `SIGSTOP` reach even the first process.
     Yes,
-}
-
-/// What became of a timer's signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SentTimer {
-    /// Queued.
-    Queued,
-    /// The last expiry is still pending: this one is an overrun.
-    Overrun,
-    /// The signal is ignored.
-    Ignored,
 }
 
 /// Sends `info` on behalf of the kernel. Never fails; usable in interrupts.
@@ -217,7 +207,7 @@ fn prepare(
 }
 
 /// Drops all pending instances of `which` in the process.
-fn flush_everywhere(group: &ThreadGroup, state: &mut GroupSig, which: SigSet) {
+pub(super) fn flush_everywhere(group: &ThreadGroup, state: &mut GroupSig, which: SigSet) {
     state.shared.flush(which);
     group.shared_set.store(state.shared.set().0, SeqCst);
     for task in &state.threads {
@@ -225,6 +215,7 @@ fn flush_everywhere(group: &ThreadGroup, state: &mut GroupSig, which: SigSet) {
         pending.flush(which);
         task.pending_set.store(pending.set().0, SeqCst);
     }
+    timer::signals_dropped(group, which);
 }
 
 /// Whether nobody would notice `sig`.
@@ -316,25 +307,38 @@ pub(crate) fn kill_all_threads(state: &mut GroupSig, except: Option<&Task>) {
     }
 }
 
-/// Queues an expiry of the POSIX timer `id`. Usable in interrupts.
-pub(crate) fn send_timer(target: Target<'_>, info: SigInfo, id: u32) -> SentTimer {
+/// Sends the signal of a POSIX timer, if [`timer::settle`] still wants it. It queues beside others of its number. Usable in
+/// interrupts.
+///
+/// Of a process, the thread that runs here takes it if it can: it used the time that ran out.
+pub(crate) fn send_timer(target: Target<'_>, info: SigInfo, expiry: Expiry) {
     let sig = info.signo as u32;
     let group = target.group();
-    {
-        let state = group.sig.lock();
-        let is_waiting = match target {
-            Target::Thread(task) => task.pending.lock().has_timer(sig, id),
-            Target::Group(_) => state.shared.has_timer(sig, id),
-        };
-        if is_waiting {
-            return SentTimer::Overrun;
+    let current = task::try_current();
+    let is_near = |task: &&Arc<Task>| Arc::ptr_eq(task.group(), group) && !task.has(TaskFlags::EXITING);
+    let near = match target {
+        Target::Group(_) => current.as_ref().map(CurrentTask::arc).filter(is_near),
+        Target::Thread(_) => None,
+    };
+    let likely = near.map_or(target, Target::Thread);
+    let mut state = group.sig.lock();
+    let is_ignored = !prepare(group, &mut state, likely, sig, Force::No);
+    if !timer::settle(group, expiry, is_ignored) {
+        return;
+    }
+    match target {
+        Target::Thread(task) => {
+            let mut pending = task.pending.lock();
+            pending.push_timer(info, expiry.id);
+            task.pending_set.store(pending.set().0, SeqCst);
         }
-        if is_ignored(group, &state, target, sig, Force::No) {
-            return SentTimer::Ignored;
+        Target::Group(group) => {
+            state.shared.push_timer(info, expiry.id);
+            group.shared_set.store(state.shared.set().0, SeqCst);
         }
     }
-    send_kernel(target, info);
-    SentTimer::Queued
+    let near = near.filter(|task| wants(task, sig));
+    complete(group, &mut state, near.map_or(target, Target::Thread), sig);
 }
 
 /// Drops pending expiries of timer `id`.

@@ -5,15 +5,19 @@
 //!
 //! # Locking
 //!
-//! `ThreadGroup::timers` is irq-safe and a leaf but for the scheduler's timer queues: signals are sent after it was released.
+//! `ThreadGroup::timers` is irq-safe and a leaf but for the scheduler's timer queues. It is taken under `ThreadGroup::sig`,
+//! so signals are sent after it was released.
 //!
 //! A periodic timer never fires sooner than [`MIN_PERIOD_NS`] after now, so that no program can keep a CPU in the interrupt.
 
+mod cpu_clock;
+mod expiry;
 mod itimer;
 mod posix;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -27,13 +31,15 @@ use crate::ThreadGroup;
 use crate::signal::{self, Target};
 use crate::task::{self, CurrentTask};
 
+pub use cpu_clock::{ClockUse, CpuClock};
+pub(crate) use expiry::{Expiry, settle, signal_taken, signal_unignored, signals_dropped};
 pub(crate) use itimer::{CpuItimer, RealItimer};
 pub use itimer::{Which, alarm, getitimer, setitimer};
+use posix::PosixTimer;
 pub use posix::{
-    Notification, TimerEvent, TimerInfo, clock_was_set, timer_create, timer_delete, timer_getoverrun,
-    timer_gettime, timer_list, timer_settime,
+    Notification, TimerEvent, TimerInfo, clock_was_set, restores_ids, set_restore_ids, timer_create,
+    timer_delete, timer_getoverrun, timer_gettime, timer_list, timer_settime,
 };
-pub(crate) use posix::{PosixTimer, signal_taken};
 
 /// The shortest time from now to the next expiry of a periodic timer.
 pub(crate) const MIN_PERIOD_NS: u64 = 50_000;
@@ -44,9 +50,15 @@ pub(crate) struct Timers {
     pub(crate) real: Option<RealItimer>,
     pub(crate) virt: CpuItimer,
     pub(crate) prof: CpuItimer,
-    pub(crate) posix: alloc::vec::Vec<Option<PosixTimer>>,
-    /// No place of `posix` before this one is free.
-    pub(crate) first_free: usize,
+    /// By id.
+    #[expect(clippy::vec_box, reason = "they are moved when one is deleted, with interrupts off")]
+    posix: Vec<Box<PosixTimer>>,
+    /// The id that comes next.
+    next_id: u32,
+    /// timer_create(2) takes the id from the caller.
+    restores_ids: bool,
+    /// Timers of other processes on the CPU time of this one.
+    watchers: Vec<expiry::Watcher>,
     /// The CPU time in seconds at which `SIGXCPU` comes next, 0 before the first.
     xcpu_at_s: u64,
 }
@@ -115,26 +127,22 @@ pub(crate) fn run_expired_cpu_timers(task: &CurrentTask) {
     }
     let times = group.cpu_times();
     let total_ns = times.utime_ns + times.stime_ns;
-    let thread = task.usage();
-    let clocks = posix::CpuClocks {
-        process_ns: total_ns,
-        tid: task.tid(),
-        thread_ns: thread.utime_ns + thread.stime_ns,
-    };
-    let mut due = alloc::vec::Vec::new();
+    let clocks = cpu_clock::CpuTimes { process: times.into(), thread: task.usage().into() };
+    let mut due = Vec::new();
     let is_armed = with(group, |timers| {
         due.extend(timers.virt.expire(times.utime_ns).then(|| SigInfo::kernel(abi::signal::SIGVTALRM)));
         due.extend(timers.prof.expire(total_ns).then(|| SigInfo::kernel(abi::signal::SIGPROF)));
         due.extend(cpu_limit_signal(group, timers, total_ns / NSEC_PER_SEC));
         timers.virt.is_armed()
             || timers.prof.is_armed()
-            || timers.posix.iter().flatten().any(PosixTimer::is_on_cpu_time)
+            || !timers.watchers.is_empty()
+            || timers.posix.iter().any(|timer| timer.is_on_cpu_time())
     });
     group.cpu_armed.0.store(is_armed, Relaxed);
     for info in due {
         signal::send_kernel(Target::Group(group), info);
     }
-    posix::expire_cpu(group, &clocks);
+    expiry::expire_cpu(task, &clocks);
 }
 
 /// `RLIMIT_CPU`: `SIGXCPU` each second from the soft limit on, `SIGKILL` at the hard one.
@@ -150,23 +158,25 @@ fn cpu_limit_signal(group: &ThreadGroup, timers: &mut Timers, used_s: u64) -> Op
     Some(SigInfo::kernel(SIGXCPU))
 }
 
-/// The process ends or executes a program: POSIX timers go, and at the end the others too.
+/// The process ends: all timers go.
 pub(crate) fn cancel_all(group: &Arc<ThreadGroup>) {
     let timers = group.timers.lock().take();
     // Dropped without the lock: each timer is cancelled by its `Drop`.
-    drop(timers);
+    if let Some(timers) = timers {
+        timers.posix.iter().for_each(|timer| expiry::unwatch(group, timer));
+    }
 }
 
 /// execve(2): POSIX timers are deleted, interval timers stay.
-pub(crate) fn exec(group: &ThreadGroup) {
+pub(crate) fn exec(group: &Arc<ThreadGroup>) {
     let gone = match group.timers.lock().as_mut() {
         Some(timers) => {
-            timers.first_free = 0;
+            timers.restores_ids = false;
             core::mem::take(&mut timers.posix)
         }
         None => return,
     };
-    drop(gone);
+    gone.iter().for_each(|timer| expiry::unwatch(group, timer));
 }
 
 #[cfg(test)]

@@ -2,32 +2,38 @@
 //!
 //! ```text
 //! disarmed ─settime▶ armed ─expires▶ signal queued ─signal taken▶ armed again (interval), overruns counted
-//!                      ▲                                             │
-//!                      └───────── ignored or SIGEV_NONE ◀────────────┘
+//!                                      │      ▲
+//!                     signal is ignored▼      │sigaction(2) gives it a handler
+//!                                      ignored (interval), or disarmed
 //! ```
 //!
-//! A timer has at most one signal queued; expiries meanwhile are overruns (timer_getoverrun(2)).
+//! A timer has at most one signal queued; expiries meanwhile are overruns (timer_getoverrun(2)), and so are those while
+//! its signal is ignored. A timer with `SIGEV_NONE` never expires: what is left is worked out when somebody asks.
+//! `expiry` has the edges to the right of "armed".
 //!
-//! Sources: timer_create(2), timer_settime(2), timer_getoverrun(2).
+//! Sources: timer_create(2), timer_settime(2), timer_getoverrun(2), `PR_TIMER_CREATE_RESTORE_IDS` of prctl(2); the choice
+//! of ids as on Linux 7.2: each number is handed out before one comes again.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::signal::{SI_TIMER, SIGALRM, SigInfo};
 use abi::time::{Itimerspec, TIMER_ABSTIME, Timespec, clock};
 use abi::{Errno, Result};
-use limits::Resource;
+use limits::{Charge, Resource, UserResource};
 use sched::Timer;
 use security::Cap;
 
-use super::{Timers, arm_cpu, next_expiry, with};
-use crate::signal::{self, SentTimer, Target};
+use super::cpu_clock::{ClockUse, CpuClock};
+use super::{Timers, expiry, next_expiry, with};
+use crate::signal;
 use crate::{ThreadGroup, pid, task};
 
-/// Most timers of one process, whatever the limit on queued signals.
-const MAX_TIMERS: usize = 1 << 16;
 /// Highest overrun count that is reported (`DELAYTIMER_MAX`).
 const MAX_OVERRUN: u64 = i32::MAX as u64;
+/// Ids are positive `int`s.
+const ID_MASK: u32 = i32::MAX as u32;
 
 /// What happens when a timer expires (`sigev_notify`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +42,8 @@ pub enum Notification {
     None,
     /// A signal to the process.
     Signal,
+    /// The C library calls a function; for the kernel as `Signal`.
+    Function,
     /// A signal to this thread of the process.
     Thread(u32),
 }
@@ -58,34 +66,77 @@ impl Default for TimerEvent {
 }
 
 /// The time that a timer measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Base {
+#[derive(Clone, Debug)]
+pub(super) enum Base {
     /// Monotonic time (boot time too: the machine does not sleep).
     Monotonic,
     /// Wall-clock time.
     Realtime,
-    /// CPU time of the process.
-    ProcessCpu,
-    /// CPU time of the thread.
-    ThreadCpu(u32),
+    /// CPU time.
+    Cpu(CpuClock),
+}
+
+impl Base {
+    /// The base of clock `id`. `EINVAL`: no such clock. `EOPNOTSUPP`: one without timers. `EPERM`: an alarm clock without
+    /// `CAP_WAKE_ALARM`.
+    fn of(id: i32) -> Result<Self> {
+        /// The low bits of a clock that is an open file.
+        const FILE_CLOCK: i32 = 3;
+        match id {
+            clock::MONOTONIC | clock::BOOTTIME => Ok(Self::Monotonic),
+            clock::REALTIME | clock::TAI => Ok(Self::Realtime),
+            // The machine does not sleep, so these have nothing to wake it from.
+            clock::REALTIME_ALARM | clock::BOOTTIME_ALARM => {
+                if !task::current().with_cred(|cred| cred.capable(Cap::WAKE_ALARM)) {
+                    return Err(Errno::EPERM);
+                }
+                Ok(if id == clock::REALTIME_ALARM { Self::Realtime } else { Self::Monotonic })
+            }
+            clock::MONOTONIC_RAW | clock::REALTIME_COARSE | clock::MONOTONIC_COARSE => Err(Errno::EOPNOTSUPP),
+            _ if id < 0 && id & 7 == FILE_CLOCK => Err(Errno::EOPNOTSUPP),
+            _ => CpuClock::find(id, ClockUse::Wait).map(Self::Cpu),
+        }
+    }
+
+    /// Time in the numbers that `due_ns` uses; `None` when the task whose time it is has gone.
+    pub(super) fn now(&self) -> Option<u64> {
+        match self {
+            Self::Monotonic | Self::Realtime => Some(hal::time::now_ns()),
+            Self::Cpu(clock) => clock.read(),
+        }
+    }
+}
+
+/// Where a timer is in its life; whether it is armed says `due_ns`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nobody owes it anything.
+    Idle,
+    /// Its signal is queued, or about to be; it goes on when that is taken.
+    Queued,
+    /// It expired while its signal was ignored; it goes on when the signal no longer is.
+    Ignored,
 }
 
 /// One timer.
 pub(crate) struct PosixTimer {
+    pub(super) id: u32,
     clock_id: i32,
-    base: Base,
+    pub(super) base: Base,
     /// Set to a time of the wall clock: it moves when that is set.
     is_wall: bool,
-    event: TimerEvent,
+    pub(super) event: TimerEvent,
     timer: Option<Timer>,
     /// Expiry in monotonic or CPU time; 0 when disarmed.
-    due_ns: u64,
-    interval_ns: u64,
-    /// Its signal is queued; it goes on when that is taken.
-    is_queued: bool,
-    overrun: u64,
+    pub(super) due_ns: u64,
+    pub(super) interval_ns: u64,
+    pub(super) state: State,
+    /// Counts settings and signals taken, so that an expiry is known that belongs to an earlier one.
+    pub(super) seq: u64,
     /// What timer_getoverrun(2) tells: overruns of the signal taken last.
-    last_overrun: u64,
+    pub(super) last_overrun: u64,
+    /// A timer counts as a queued signal, whether one is queued or not.
+    _charge: Charge,
 }
 
 impl Drop for PosixTimer {
@@ -97,74 +148,130 @@ impl Drop for PosixTimer {
 }
 
 impl PosixTimer {
-    /// Whether it is armed and on CPU time.
+    /// Whether it is armed on CPU time.
     pub(crate) fn is_on_cpu_time(&self) -> bool {
-        self.due_ns != 0 && matches!(self.base, Base::ProcessCpu | Base::ThreadCpu(_))
+        self.due_ns != 0 && self.expires() && matches!(self.base, Base::Cpu(_))
     }
 
-    /// Time on its base, in the numbers that `due_ns` uses.
-    fn now(&self, group: &ThreadGroup) -> u64 {
-        match self.base {
-            Base::Monotonic | Base::Realtime => hal::time::now_ns(),
-            Base::ProcessCpu => group.cpu_ns(),
-            Base::ThreadCpu(tid) => pid::find_task_global(tid).map_or(0, |task| {
-                let used = task.usage();
-                used.utime_ns + used.stime_ns
-            }),
-        }
+    /// Whether it ever does anything.
+    pub(super) fn expires(&self) -> bool {
+        self.event.notification != Notification::None
     }
 
-    /// What user space sees.
-    fn show(&self, now_ns: u64) -> Itimerspec {
+    /// What user space sees; nothing of a timer on the time of a task that has gone.
+    fn show(&self, now_ns: Option<u64>) -> Itimerspec {
+        let Some(now_ns) = now_ns else { return Itimerspec::default() };
         let mut due_ns = self.due_ns;
         if due_ns != 0 && due_ns <= now_ns && self.interval_ns != 0 {
             due_ns = next_expiry(due_ns, self.interval_ns, now_ns).0;
         }
-        let is_over = due_ns <= now_ns && self.event.notification == Notification::None;
+        let is_over = due_ns <= now_ns && !self.expires();
         let left_ns = if due_ns == 0 || is_over { 0 } else { due_ns.saturating_sub(now_ns).max(1) };
         Itimerspec { it_interval: Timespec::from_ns(self.interval_ns), it_value: Timespec::from_ns(left_ns) }
     }
 
     /// The siginfo of an expiry.
-    fn info(&self, id: u32) -> SigInfo {
+    pub(super) fn info(&self) -> SigInfo {
         let mut info = SigInfo::new(self.event.signo, SI_TIMER);
-        info.fields[0] = u64::from(id) | self.overrun.min(MAX_OVERRUN) << 32;
-        info.fields[1] = self.event.value.unwrap_or(u64::from(id));
+        info.fields[0] = u64::from(self.id);
+        info.fields[1] = self.event.value.unwrap_or(u64::from(self.id));
         info
     }
-}
 
-/// The base of clock `id`. `EINVAL`: no such clock. `EOPNOTSUPP`: one without timers. `EPERM`: an alarm clock without
-/// `CAP_WAKE_ALARM`.
-fn base_of(id: i32) -> Result<Base> {
-    match id {
-        clock::MONOTONIC | clock::BOOTTIME => Ok(Base::Monotonic),
-        clock::REALTIME | clock::TAI => Ok(Base::Realtime),
-        // The machine does not sleep, so these have nothing to wake it from.
-        clock::REALTIME_ALARM | clock::BOOTTIME_ALARM => {
-            if !task::current().with_cred(|cred| cred.capable(Cap::WAKE_ALARM)) {
-                return Err(Errno::EPERM);
-            }
-            Ok(if id == clock::REALTIME_ALARM { Base::Realtime } else { Base::Monotonic })
+    /// Enters `overrun` in the siginfo of an expiry.
+    pub(super) fn set_overrun(&self, info: &mut SigInfo) {
+        info.fields[0] = u64::from(self.id) | self.last_overrun.min(MAX_OVERRUN) << 32;
+    }
+
+    /// Disarms it; a signal that is on its way counts no longer.
+    fn disarm(&mut self) {
+        if let Some(machine) = &self.timer {
+            machine.cancel();
         }
-        clock::PROCESS_CPUTIME_ID => Ok(Base::ProcessCpu),
-        clock::THREAD_CPUTIME_ID => Ok(Base::ThreadCpu(task::current().tid())),
-        clock::MONOTONIC_RAW | clock::REALTIME_COARSE | clock::MONOTONIC_COARSE => Err(Errno::EOPNOTSUPP),
-        _ => Err(Errno::EINVAL),
+        self.due_ns = 0;
+        self.interval_ns = 0;
+        self.state = State::Idle;
+        self.seq += 1;
+        self.last_overrun = 0;
+    }
+
+    /// Arms it for `due_ns`, 0 for never.
+    pub(super) fn arm(&mut self, due_ns: u64) {
+        self.due_ns = due_ns;
+        if let Some(machine) = self.timer.as_ref().filter(|_| due_ns != 0 && self.expires()) {
+            machine.start(due_ns);
+        }
     }
 }
 
-/// Calls `f` with the timer `id` of the caller's process. `EINVAL`: there is none.
-fn with_timer<R>(group: &ThreadGroup, id: i32, f: impl FnOnce(&mut PosixTimer) -> R) -> Result<R> {
-    let idx = usize::try_from(id).map_err(|_| Errno::EINVAL)?;
-    with(group, |timers| timers.posix.get_mut(idx).and_then(Option::as_mut).map(f)).ok_or(Errno::EINVAL)
+impl Timers {
+    /// The place of timer `id`, or where it would be.
+    fn place(&self, id: u32) -> core::result::Result<usize, usize> {
+        self.posix.binary_search_by_key(&id, |timer| timer.id)
+    }
+
+    /// The timer with this id.
+    pub(super) fn find(&mut self, id: u32) -> Option<&mut PosixTimer> {
+        let place = self.place(id).ok()?;
+        self.posix.get_mut(place).map(|timer| &mut **timer)
+    }
+
+    /// The first timer with an id of at least `from` that `wanted` wants.
+    pub(super) fn find_from(
+        &mut self,
+        from: u32,
+        mut wanted: impl FnMut(&PosixTimer) -> bool,
+    ) -> Option<&mut PosixTimer> {
+        let first = self.place(from).unwrap_or_else(|place| place);
+        let rest = self.posix.get_mut(first..)?;
+        rest.iter_mut().map(|timer| &mut **timer).find(|timer| wanted(timer))
+    }
+
+    /// Enters `timer` with id `wanted`, or with the next free one. `EBUSY`: that id is taken. `EAGAIN`: no memory, no id.
+    fn insert(&mut self, mut timer: Box<PosixTimer>, wanted: Option<u32>) -> Result<u32> {
+        self.posix.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
+        let (id, place) = match wanted {
+            Some(id) => (id, self.place(id).err().ok_or(Errno::EBUSY)?),
+            None => self.next_free().ok_or(Errno::EAGAIN)?,
+        };
+        self.next_id = id.wrapping_add(1);
+        timer.id = id;
+        self.posix.insert(place, timer);
+        Ok(id)
+    }
+
+    /// The next id that is free, and its place.
+    fn next_free(&self) -> Option<(u32, usize)> {
+        // One of as many ids as there are timers, and one, is free.
+        (0..=self.posix.len() as u32).find_map(|step| {
+            let id = self.next_id.wrapping_add(step) & ID_MASK;
+            self.place(id).err().map(|place| (id, place))
+        })
+    }
 }
 
-/// timer_create(2): gives the new timer's id. `EINVAL`: bad clock, signal or thread. `EAGAIN`: too many timers.
-pub fn timer_create(clock_id: i32, event: TimerEvent) -> Result<i32> {
-    let base = base_of(clock_id)?;
+/// The id that user space passed. `EINVAL`: it cannot be one.
+fn checked_id(id: i32) -> Result<u32> {
+    u32::try_from(id).map_err(|_| Errno::EINVAL)
+}
+
+/// Calls `f` with the timer `id` of `group`. `EINVAL`: there is none.
+pub(super) fn with_timer<R>(group: &ThreadGroup, id: u32, f: impl FnOnce(&mut PosixTimer) -> R) -> Result<R> {
+    with(group, |timers| timers.find(id).map(f)).ok_or(Errno::EINVAL)
+}
+
+/// timer_create(2): gives the new timer's id, which is `wanted` if that is given.
+///
+/// `EINVAL`: bad clock, signal, thread or id. `EAGAIN`: as many timers and signals as the user may have, or no memory.
+/// `EBUSY`: the id is taken. `EOPNOTSUPP`, `EPERM`: see the clocks.
+pub fn timer_create(clock_id: i32, event: TimerEvent, wanted: Option<i32>) -> Result<i32> {
+    let base = Base::of(clock_id)?;
     let task = task::current();
     let group = task.group();
+    let wanted = wanted.map(checked_id).transpose()?;
+    let limit = group.rlimits().cur(Resource::Sigpending);
+    let user = task.user().ok_or(Errno::EAGAIN)?;
+    let charge = Charge::new(&user, UserResource::Sigpending, limit).ok_or(Errno::EAGAIN)?;
     if event.notification != Notification::None && !(1..=abi::signal::NSIG).contains(&event.signo) {
         return Err(Errno::EINVAL);
     }
@@ -173,7 +280,9 @@ pub fn timer_create(clock_id: i32, event: TimerEvent) -> Result<i32> {
         let thread = pid::find_task(tid).filter(|thread| Arc::ptr_eq(thread.group(), group));
         event.notification = Notification::Thread(thread.ok_or(Errno::EINVAL)?.tid());
     }
-    let timer = PosixTimer {
+    let on_real_time = matches!(base, Base::Monotonic | Base::Realtime);
+    let timer = Box::new(PosixTimer {
+        id: 0,
         clock_id,
         base,
         is_wall: false,
@@ -181,131 +290,103 @@ pub fn timer_create(clock_id: i32, event: TimerEvent) -> Result<i32> {
         timer: None,
         due_ns: 0,
         interval_ns: 0,
-        is_queued: false,
-        overrun: 0,
+        state: State::Idle,
+        seq: 0,
         last_overrun: 0,
-    };
-    let limit =
-        usize::try_from(group.rlimits().cur(Resource::Sigpending)).unwrap_or(usize::MAX).min(MAX_TIMERS);
-    let idx = with(group, |timers| insert(timers, timer, limit)).ok_or(Errno::EAGAIN)?;
-    if matches!(base, Base::Monotonic | Base::Realtime) {
+        _charge: charge,
+    });
+    let id = with(group, |timers| timers.insert(timer, wanted))?;
+    if on_real_time {
         let weak = Arc::downgrade(group);
         let action = move || {
             if let Some(group) = weak.upgrade() {
-                expire(&group, idx as u32);
+                expiry::notify(&group, id, hal::time::now_ns());
             }
         };
         let machine = Timer::new(Arc::new(action));
-        with_timer(group, idx as i32, |timer| timer.timer = Some(machine))?;
+        with_timer(group, id, |timer| timer.timer = Some(machine))?;
     }
-    Ok(idx as i32)
+    Ok(id as i32)
 }
 
-/// Puts `timer` at the first free place.
-fn insert(timers: &mut Timers, timer: PosixTimer, limit: usize) -> Option<usize> {
-    let from = timers.first_free;
-    if let Some(place) = timers.posix.iter().skip(from).position(Option::is_none) {
-        let idx = from + place;
-        *timers.posix.get_mut(idx)? = Some(timer);
-        timers.first_free = idx + 1;
-        return Some(idx);
-    }
-    timers.first_free = timers.posix.len();
-    if timers.posix.len() >= limit || timers.posix.try_reserve(1).is_err() {
-        return None;
-    }
-    timers.posix.push(Some(timer));
-    timers.first_free = timers.posix.len();
-    Some(timers.posix.len() - 1)
-}
-
-/// timer_settime(2); gives the old setting. `EINVAL`: no such timer, or a time that is none.
+/// timer_settime(2); gives the old setting. `EINVAL`: no such timer, or a time that is none. `ESRCH`: the task whose time
+/// it measures has gone.
 pub fn timer_settime(id: i32, flags: u32, new: &Itimerspec) -> Result<Itimerspec> {
     let (value_ns, interval_ns) = (new.it_value.to_ns()?, new.it_interval.to_ns()?);
+    let id = checked_id(id)?;
     let task = task::current();
     let group = task.group();
-    let (clock_now, old) = now_and_setting(group, id)?;
+    let base = with_timer(group, id, |timer| timer.base.clone())?;
+    let now = base.now().ok_or(Errno::ESRCH)?;
     let is_absolute = flags & TIMER_ABSTIME != 0;
-    let is_cpu = with_timer(group, id, |timer| {
-        timer.interval_ns = interval_ns;
-        timer.is_wall = is_absolute && timer.base == Base::Realtime;
-        timer.is_queued = false;
-        timer.overrun = 0;
-        let offset_ns = if timer.base == Base::Realtime { hal::time::wall_base_ns() } else { 0 };
-        timer.due_ns = match (value_ns, is_absolute) {
-            (0, _) => 0,
-            (_, true) => {
-                let due_ns = value_ns.saturating_sub(u64::try_from(offset_ns).unwrap_or(0));
-                crate::nsproxy::clock_outside(timer.clock_id, due_ns).max(1)
-            }
-            (_, false) => clock_now.saturating_add(value_ns),
-        };
-        if let Some(machine) = &timer.timer {
-            machine.cancel();
-            if timer.due_ns != 0 {
-                machine.start(timer.due_ns);
-            }
-        }
-        timer.is_on_cpu_time()
+    let (old, signo) = with_timer(group, id, |timer| {
+        let old = timer.show(Some(now));
+        timer.disarm();
+        (old, timer.event.signo)
     })?;
-    let signo = with_timer(group, id, |timer| timer.event.signo)?;
-    signal::flush_timer(group, signo, id as u32);
-    if is_cpu {
-        arm_cpu(group);
+    // Between the two: an expiry of the new setting must not be dropped with those of the old one.
+    signal::flush_timer(group, signo, id);
+    if value_ns == 0 {
+        return Ok(old);
+    }
+    let is_due = with_timer(group, id, |timer| {
+        timer.interval_ns = interval_ns;
+        timer.is_wall = is_absolute && matches!(timer.base, Base::Realtime);
+        let offset_ns = if timer.is_wall { hal::time::wall_base_ns() } else { 0 };
+        let due_ns = if is_absolute {
+            let due_ns = value_ns.saturating_sub(u64::try_from(offset_ns).unwrap_or(0));
+            crate::nsproxy::clock_outside(timer.clock_id, due_ns).max(1)
+        } else {
+            now.saturating_add(value_ns)
+        };
+        timer.arm(due_ns);
+        due_ns <= now
+    })?;
+    if let Base::Cpu(clock) = &base {
+        expiry::watch(group, id, clock)?;
+        if is_due {
+            expiry::notify(group, id, now);
+        }
     }
     Ok(old)
 }
 
-/// The time on the timer's base, and its setting.
-fn now_and_setting(group: &ThreadGroup, id: i32) -> Result<(u64, Itimerspec)> {
-    // Its base never changes, so the time may be read without the lock that CPU clocks cannot be read under.
-    let probe = with_timer(group, id, |timer| timer.copy())?;
-    let now = probe.now(group);
-    let setting = with_timer(group, id, |timer| timer.show(now))?;
-    Ok((now, setting))
-}
-
-impl PosixTimer {
-    /// Its numbers, without the machine's timer.
-    fn copy(&self) -> Self {
-        Self {
-            clock_id: self.clock_id,
-            base: self.base,
-            is_wall: self.is_wall,
-            event: self.event,
-            timer: None,
-            due_ns: self.due_ns,
-            interval_ns: self.interval_ns,
-            is_queued: self.is_queued,
-            overrun: self.overrun,
-            last_overrun: self.last_overrun,
-        }
-    }
-}
-
-/// timer_gettime(2).
+/// timer_gettime(2). `EINVAL`: no such timer.
 pub fn timer_gettime(id: i32) -> Result<Itimerspec> {
-    Ok(now_and_setting(task::current().group(), id)?.1)
+    let id = checked_id(id)?;
+    let task = task::current();
+    // The time is read without the lock, which that of CPU clocks cannot be read under.
+    let base = with_timer(task.group(), id, |timer| timer.base.clone())?;
+    let now = base.now();
+    with_timer(task.group(), id, |timer| timer.show(now))
 }
 
-/// timer_getoverrun(2).
+/// timer_getoverrun(2). `EINVAL`: no such timer.
 pub fn timer_getoverrun(id: i32) -> Result<i32> {
+    let id = checked_id(id)?;
     with_timer(task::current().group(), id, |timer| timer.last_overrun.min(MAX_OVERRUN) as i32)
 }
 
-/// timer_delete(2).
+/// timer_delete(2). `EINVAL`: no such timer.
 pub fn timer_delete(id: i32) -> Result<()> {
+    let id = checked_id(id)?;
     let task = task::current();
     let group = task.group();
-    let idx = usize::try_from(id).map_err(|_| Errno::EINVAL)?;
-    let taken = with(group, |timers| {
-        let gone = timers.posix.get_mut(idx).and_then(Option::take)?;
-        timers.first_free = timers.first_free.min(idx);
-        Some(gone)
-    });
+    let taken = with(group, |timers| timers.place(id).ok().map(|place| timers.posix.remove(place)));
     let gone = taken.ok_or(Errno::EINVAL)?;
-    signal::flush_timer(group, gone.event.signo, id as u32);
+    signal::flush_timer(group, gone.event.signo, id);
+    expiry::unwatch(group, &gone);
     Ok(())
+}
+
+/// `PR_TIMER_CREATE_RESTORE_IDS`: whether timer_create(2) takes the ids of new timers from the caller.
+pub fn set_restore_ids(on: bool) {
+    with(task::current().group(), |timers| timers.restores_ids = on);
+}
+
+/// Whether timer_create(2) takes ids from the caller.
+pub fn restores_ids() -> bool {
+    task::current().group().timers.lock().as_ref().is_some_and(|timers| timers.restores_ids)
 }
 
 /// The wall clock was set forward by `moved_ns`: timers that wait for a time of it follow.
@@ -313,11 +394,15 @@ pub fn clock_was_set(moved_ns: i64) {
     for group in pid::processes() {
         let mut timers = group.timers.lock();
         let Some(timers) = timers.as_mut() else { continue };
-        for timer in timers.posix.iter_mut().flatten().filter(|timer| timer.is_wall && timer.due_ns != 0) {
-            timer.due_ns = timer.due_ns.saturating_add_signed(moved_ns.saturating_neg()).max(1);
-            if let Some(machine) = timer.timer.as_ref().filter(|_| !timer.is_queued) {
-                machine.cancel();
-                machine.start(timer.due_ns);
+        for timer in timers.posix.iter_mut().filter(|timer| timer.is_wall && timer.due_ns != 0) {
+            let due_ns = timer.due_ns.saturating_add_signed(moved_ns.saturating_neg()).max(1);
+            if timer.state == State::Idle {
+                if let Some(machine) = &timer.timer {
+                    machine.cancel();
+                }
+                timer.arm(due_ns);
+            } else {
+                timer.due_ns = due_ns;
             }
         }
     }
@@ -334,102 +419,23 @@ pub struct TimerInfo {
     pub event: TimerEvent,
 }
 
-/// All POSIX timers of `group`.
+/// All POSIX timers of `group`, by id.
 pub fn timer_list(group: &ThreadGroup) -> Vec<TimerInfo> {
-    with(group, |timers| {
-        let numbered = (0..).zip(timers.posix.iter());
-        numbered
-            .filter_map(|(id, timer)| {
-                timer.as_ref().map(|timer| TimerInfo { id, clock_id: timer.clock_id, event: timer.event })
-            })
-            .collect()
-    })
-}
-
-/// Timer `id` expires on real time; in the timer interrupt.
-fn expire(group: &Arc<ThreadGroup>, id: u32) {
-    let now = hal::time::now_ns();
-    notify(group, id, now);
-}
-
-/// Sends the signal of timer `id`, which is due at `now_ns` of its base, and sets the next expiry where nobody waits for
-/// the signal to be taken.
-fn notify(group: &Arc<ThreadGroup>, id: u32, now_ns: u64) {
-    let due = with_timer(group, id as i32, |timer| {
-        if timer.due_ns == 0 || timer.due_ns > now_ns || timer.is_queued {
-            return None;
+    let mut list = Vec::new();
+    // Copied under the lock, so room is made before: again if a timer came meanwhile.
+    loop {
+        let timers = group.timers.lock();
+        let posix = timers.as_ref().map_or(&[][..], |timers| &timers.posix);
+        if list.capacity() >= posix.len() {
+            list.extend(posix.iter().map(|timer| TimerInfo {
+                id: timer.id as i32,
+                clock_id: timer.clock_id,
+                event: timer.event,
+            }));
+            return list;
         }
-        if timer.event.notification == Notification::None {
-            advance(timer, now_ns);
-            return None;
-        }
-        timer.is_queued = true;
-        Some((timer.info(id), timer.event.notification))
-    });
-    let Ok(Some((info, notification))) = due else { return };
-    let sent = match notification {
-        Notification::Thread(tid) => match pid::find_task_global(tid) {
-            Some(task) => signal::send_timer(Target::Thread(&task), info, id),
-            None => SentTimer::Ignored,
-        },
-        _ => signal::send_timer(Target::Group(group), info, id),
-    };
-    if sent != SentTimer::Queued {
-        // Nobody will take it, so the timer goes on by itself. A timer deleted meanwhile is gone.
-        let _ = with_timer(group, id as i32, |timer| {
-            timer.is_queued = false;
-            advance(timer, now_ns);
-        });
-    }
-}
-
-/// Sets the next expiry of a periodic timer, or disarms; gives the missed periods.
-fn advance(timer: &mut PosixTimer, now_ns: u64) -> u64 {
-    if timer.interval_ns == 0 {
-        timer.due_ns = 0;
-        return 0;
-    }
-    let (next, missed) = next_expiry(timer.due_ns, timer.interval_ns, now_ns);
-    timer.due_ns = next;
-    if let Some(machine) = &timer.timer {
-        machine.start(next);
-    }
-    missed
-}
-
-/// The signal of timer `id` is being taken: the timer goes on, and the siginfo gets its overrun count.
-pub(crate) fn signal_taken(group: &Arc<ThreadGroup>, id: u32, mut info: SigInfo) -> SigInfo {
-    let Ok((now, _)) = now_and_setting(group, id as i32) else { return info };
-    let overrun = with_timer(group, id as i32, |timer| {
-        if !timer.is_queued {
-            return timer.overrun;
-        }
-        timer.is_queued = false;
-        timer.last_overrun = advance(timer, now);
-        timer.last_overrun
-    });
-    if let Ok(overrun) = overrun {
-        info.fields[0] = u64::from(id) | overrun.min(MAX_OVERRUN) << 32;
-    }
-    info
-}
-
-/// CPU times for [`expire_cpu`].
-pub(super) struct CpuClocks {
-    pub(super) process_ns: u64,
-    pub(super) tid: u32,
-    pub(super) thread_ns: u64,
-}
-
-/// Expires timers on CPU time: those of the process and those of the calling thread.
-pub(super) fn expire_cpu(group: &Arc<ThreadGroup>, clocks: &CpuClocks) {
-    let nr = with(group, |timers| timers.posix.len());
-    for id in 0..nr {
-        let base = with_timer(group, id as i32, |timer| timer.base);
-        match base {
-            Ok(Base::ProcessCpu) => notify(group, id as u32, clocks.process_ns),
-            Ok(Base::ThreadCpu(tid)) if tid == clocks.tid => notify(group, id as u32, clocks.thread_ns),
-            _ => {}
-        }
+        let wanted = posix.len();
+        drop(timers);
+        list.reserve(wanted);
     }
 }

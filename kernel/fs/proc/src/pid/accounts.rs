@@ -3,6 +3,7 @@
 use abi::process::RLIM_INFINITY;
 use abi::{Errno, Result};
 use limits::Resource;
+use process::timer::{Notification, timer_list};
 use sched::Attributes;
 use security::Cap;
 use vfs::put;
@@ -178,6 +179,29 @@ pub(super) fn set_coredump_filter(subject: &Subject, bytes: &[u8]) -> Result<()>
     };
     subject.task.mm().ok_or(Errno::ESRCH)?;
     subject.task.group().set_coredump_filter(filter.map_err(|_| Errno::EINVAL)?);
+    Ok(())
+}
+
+/// /proc/PID/timers: the POSIX timers, the newest first (proc_pid_timers(5)).
+pub(super) fn timers(subject: &Subject, out: &mut Text) -> Result<()> {
+    let group = subject.task.group();
+    for timer in timer_list(group).iter().rev() {
+        let event = timer.event;
+        put!(
+            out,
+            "ID: {}\nsignal: {}/{:016x}\n",
+            timer.id,
+            event.signo,
+            event.value.unwrap_or(timer.id as u64)
+        );
+        let (how, whom, id) = match event.notification {
+            Notification::None => ("none", "pid", group.pid()),
+            Notification::Signal => ("signal", "pid", group.pid()),
+            Notification::Function => ("thread", "pid", group.pid()),
+            Notification::Thread(tid) => ("signal", "tid", tid),
+        };
+        put!(out, "notify: {how}/{whom}.{}\nClockID: {}\n", subject.number(id), timer.clock_id);
+    }
     Ok(())
 }
 

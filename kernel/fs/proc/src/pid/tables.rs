@@ -109,7 +109,7 @@ pub(crate) static PROCESS_ENTRIES: &[Entry] = common![
     entry("net", 0o555, Dir(DirKind::Net)),
     entry("mountstats", 0o400, Guarded(text::mountstats)),
     entry("coredump_filter", 0o644, Tunable(accounts::coredump_filter, accounts::set_coredump_filter)),
-    entry("timers", 0o444, Text(text::nothing)),
+    entry("timers", 0o444, Text(accounts::timers)),
     entry("timens_offsets", 0o644, Tunable(idmap::time_offsets, idmap::set_time_offsets)),
     entry("timerslack_ns", 0o444, Text(accounts::timer_slack)),
 ];
