@@ -8,11 +8,12 @@ use abi::signal::{SIGPIPE, SigInfo};
 use abi::socket::{AF_INET, AF_INET6, AF_UNIX, IOV_MAX, Mmsghdr, Msghdr, Ucred};
 use abi::time::{Timespec, Timeval};
 use abi::{Errno, Result};
+use events::pidfd;
 use hal::time::now_ns;
 use hal::uio::{Dest, Src};
 use hal::{UserAddr, user};
 use net_core::options::{self, Value};
-use net_core::{End, Halves, MsgFlags, Outgoing, Received, SockType, Socket};
+use net_core::{End, Halves, MsgFlags, Outgoing, ProcessId, Received, SockType, Socket};
 use process::signal::{Target, send_kernel};
 use vfs::File;
 
@@ -30,6 +31,8 @@ const NR_TYPES: i32 = 11;
 const MAX_OPTION: usize = 256;
 /// `SOL_SOCKET`.
 pub(crate) const SOL_SOCKET: i32 = 1;
+/// An option of unix(7) that makes a descriptor.
+const SO_PEERPIDFD: i32 = 77;
 
 /// Who calls, for `SCM_CREDENTIALS` and `SO_PEERCRED`.
 fn identify() -> Ucred {
@@ -37,6 +40,13 @@ fn identify() -> Ucred {
         let pid = task.pid() as i32;
         task.with_cred(|cred| Ucred { pid, uid: cred.euid, gid: cred.egid })
     })
+}
+
+/// The calling process, for `SO_PEERPIDFD`.
+fn identify_process() -> Option<ProcessId> {
+    let task = process::try_current()?;
+    let group = task.group();
+    Some(ProcessId { pid: group.pid(), unique: group.unique_id() })
 }
 
 /// Splits the type argument of socket(2) from its flags. `EINVAL`: unknown flags.
@@ -54,6 +64,7 @@ fn socket_flags(flags: u32) -> Result<OpenFlags> {
 /// `EAFNOSUPPORT`: a family that is not there. `EINVAL`: no such type in any family.
 fn check_family(family: i32, kind: i32) -> Result<()> {
     net_core::register_identity(identify);
+    net_core::register_process(identify_process);
     net_core::register_cred(|| process::try_current().map(|task| task.cred()));
     net_core::register_show(crate::control::shown_creds);
     if !(0..NR_FAMILIES).contains(&family) {
@@ -244,6 +255,9 @@ pub(crate) fn sys_getsockopt(
         user::write(len, &(room as i32))?;
         return Ok(0);
     }
+    if name == SO_PEERPIDFD {
+        return get_peer_pidfd(&**socket, value, len, room);
+    }
     let found = options::get(&**socket, name)?;
     let bytes: &[u8] = match &found {
         Value::Int(int) => int.as_bytes(),
@@ -256,6 +270,21 @@ pub(crate) fn sys_getsockopt(
     let room = room.min(bytes.len());
     user::write_bytes(value, &bytes[..room])?;
     user::write(len, &(room as i32))?;
+    Ok(0)
+}
+
+/// `SO_PEERPIDFD`. `ENODATA`: there is no other side. `ESRCH`: its process has gone.
+fn get_peer_pidfd(socket: &dyn Socket, value: UserAddr, len: UserAddr, room: usize) -> Result<usize> {
+    let peer = socket.peer_process().ok_or(Errno::ENODATA)?;
+    let caller = Caller::new()?;
+    let subject = pidfd::Subject::of_process(peer.pid, peer.unique)?;
+    let file = pidfd::create(subject, OpenFlags::CLOEXEC, &caller.cred)?;
+    let place = caller.files.reserve(0, caller::nofile(), caller::cloexec(OpenFlags::CLOEXEC))?;
+    let bytes = place.fd().to_ne_bytes();
+    let room = room.min(bytes.len());
+    user::write_bytes(value, &bytes[..room])?;
+    user::write(len, &(room as i32))?;
+    place.install(file);
     Ok(0)
 }
 

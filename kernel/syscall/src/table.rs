@@ -136,7 +136,7 @@ syscalls! {
     54 setsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: i32)
         => net::sys_setsockopt, Support::Partial("no filters, no time stamps: ENOPROTOOPT");
     55 getsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: UserAddr)
-        => net::sys_getsockopt, Support::Partial("no SO_PEERGROUPS, SO_PEERSEC, SO_PEERPIDFD: ENOPROTOOPT");
+        => net::sys_getsockopt, Support::Partial("no SO_PEERGROUPS, SO_PEERSEC: ENOPROTOOPT");
     56 clone(flags: u64, stack: u64, parent_tid: UserAddr, child_tid: UserAddr, tls: u64)
         => task::sys_clone, Support::Full;
     57 fork() => task::sys_fork, Support::Full;

@@ -9,6 +9,7 @@ tests!(
     closed_listener_refuses_and_resets, shutdown_halves, datagrams_keep_borders, datagram_send_to_a_name,
     datagram_queue_fills, seqpacket, scm_rights, scm_rights_across_processes, scm_rights_borders,
     scm_rights_in_flight_dies_with_the_socket, scm_rights_cycle_is_collected, peer_credentials,
+    peer_pidfd,
     passed_credentials, socket_options, stream_backpressure, bulk_transfer, waitall_and_recvmmsg,
 );
 
@@ -387,6 +388,25 @@ fn peer_credentials() {
     let mut len = 12u32;
     sys!(SYS_getsockopt, a, SOL_SOCKET, SO_PEERCRED, &mut cred, &mut len).unwrap();
     assert_eq!((cred.pid, cred.uid, cred.gid), (getpid(), 0, 0));
+}
+
+fn peer_pidfd() {
+    const SO_PEERPIDFD: i32 = 77;
+    let mut len = 4u32;
+    let mut get = |fd: i32| {
+        let mut pidfd = -1i32;
+        sys!(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERPIDFD, &mut pidfd, &mut len).map(|_| pidfd)
+    };
+    assert_eq!(get(socket(SOCK_STREAM)), Err(ENODATA));
+    let listening = listener(SOCK_STREAM, "sock");
+    let c = child(|| {
+        connect(socket(SOCK_STREAM), "sock").unwrap();
+        nap(60_000);
+    });
+    let pidfd = get(accept(listening).unwrap()).unwrap();
+    assert_eq!(sys!(SYS_fcntl, pidfd, F_GETFD), Ok(FD_CLOEXEC as usize));
+    sys!(SYS_pidfd_send_signal, pidfd, SIGKILL, 0, 0).unwrap();
+    assert_eq!(c.wait(), Status::Signal(SIGKILL));
 }
 
 fn passed_credentials() {

@@ -218,6 +218,11 @@ pub trait Socket: Any + Send + Sync {
     /// The other side's credentials (`SO_PEERCRED`).
     fn peer_cred(&self) -> Ucred;
 
+    /// The other side's process, as [`process`] told it (`SO_PEERPIDFD`); `None`: there is none, or nobody knows.
+    fn peer_process(&self) -> Option<ProcessId> {
+        None
+    }
+
     /// The number of its network namespace (`SO_NETNS_COOKIE`).
     fn net_cookie(&self) -> u64;
 
@@ -266,6 +271,30 @@ static IDENTIFY: Once<Identify> = Once::new();
 /// Registers who knows the current process. Later calls have no effect.
 pub fn register_identity(identify: Identify) {
     IDENTIFY.call_once(|| identify);
+}
+
+/// A process: its number in the first pid namespace, and one that no other process ever has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessId {
+    /// Its process id.
+    pub pid: u32,
+    /// Its own for ever.
+    pub unique: u64,
+}
+
+/// Who knows the current process; `None` in a kernel thread.
+pub type IdentifyProcess = fn() -> Option<ProcessId>;
+
+static IDENTIFY_PROCESS: Once<IdentifyProcess> = Once::new();
+
+/// Registers who knows it. Later calls have no effect.
+pub fn register_process(identify: IdentifyProcess) {
+    IDENTIFY_PROCESS.call_once(|| identify);
+}
+
+/// The current process.
+pub fn process() -> Option<ProcessId> {
+    IDENTIFY_PROCESS.get().and_then(|identify| identify())
 }
 
 /// Who knows the credentials of the running task.

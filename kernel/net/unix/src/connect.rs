@@ -55,7 +55,7 @@ impl UnixSocket {
 
     /// Queues `embryo` with `listener` and ties it to this socket. `ECONNREFUSED`: nobody listens. `EISCONN`.
     fn try_connect(&self, listener: &Arc<UnixSocket>, embryo: &Arc<UnixSocket>) -> Result<Attempt> {
-        let cred = net_core::identity();
+        let (cred, process) = (net_core::identity(), net_core::process());
         let me = self.me.upgrade().ok_or(Errno::ECONNREFUSED)?;
         let _link = LINK.lock();
         if !core::ptr::eq(self, &**listener) {
@@ -78,10 +78,12 @@ impl UnixSocket {
                 new.local = theirs.local.clone();
                 new.peer = Some(me);
                 new.peer_cred = Some(cred);
+                new.peer_process = process;
             }
             mine.state = State::Connected;
             mine.peer = Some(embryo.clone());
             mine.peer_cred = Some(theirs.own_cred);
+            mine.peer_process = theirs.own_process;
             theirs.embryos.push_back(embryo.clone());
             return Ok(Attempt::Done);
         }

@@ -9,7 +9,7 @@ use abi::socket::{AF_UNIX, Ucred};
 use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use hal::uio::Dest;
-use net_core::{End, Halves, MsgFlags, Options, Outgoing, Patience, Received, SockType, Socket};
+use net_core::{End, Halves, MsgFlags, Options, Outgoing, Patience, ProcessId, Received, SockType, Socket};
 use ns::NetNs;
 use sched::{Mutex, PollTable, WaitQueue};
 use vfs::WalkContext;
@@ -50,8 +50,10 @@ pub(crate) struct Inner {
     pub(crate) error: Option<Errno>,
     /// Who connected or listened on the other side.
     pub(crate) peer_cred: Option<Ucred>,
+    pub(crate) peer_process: Option<ProcessId>,
     /// Who called listen(2).
     pub(crate) own_cred: Ucred,
+    pub(crate) own_process: Option<ProcessId>,
 }
 
 /// A socket of the family `AF_UNIX`.
@@ -94,7 +96,9 @@ impl UnixSocket {
                     shut: Halves::NONE,
                     error: None,
                     peer_cred: None,
+                    peer_process: None,
                     own_cred: Ucred::default(),
+                    own_process: None,
                 },
             ),
             out: Sender::new(),
@@ -110,6 +114,7 @@ impl UnixSocket {
         let mut inner = self.inner.lock();
         inner.peer = Some(peer.clone());
         inner.peer_cred = Some(net_core::identity());
+        inner.peer_process = net_core::process();
         inner.state = State::Connected;
     }
 
@@ -262,6 +267,7 @@ impl Socket for UnixSocket {
             // Negative numbers mean the most.
             inner.backlog = (backlog as u32).min(SOMAXCONN) as usize;
             inner.own_cred = net_core::identity();
+            inner.own_process = net_core::process();
         }
         self.room.wake_all();
         Ok(())
@@ -371,6 +377,10 @@ impl Socket for UnixSocket {
     fn peer_cred(&self) -> Ucred {
         // What Linux shows without a peer.
         self.inner.lock().peer_cred.unwrap_or(Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX })
+    }
+
+    fn peer_process(&self) -> Option<ProcessId> {
+        self.inner.lock().peer_process
     }
 
     fn release(&self) {
