@@ -31,6 +31,14 @@ pub(crate) enum Place {
     File(Vec<u8>),
     /// The standard input of a program with these arguments, the first one being its path.
     Program(Vec<Vec<u8>>),
+    /// The server at this socket, which is asked first with `asks`.
+    Socket { path: Vec<u8>, asks: bool },
+}
+
+/// The path in a pattern that names a socket, and whether its server is asked first.
+pub(crate) fn socket(pattern: &[u8]) -> Option<(&[u8], bool)> {
+    let path = pattern.strip_prefix(b"@")?;
+    Some(path.strip_prefix(b"@").map_or((path, false), |path| (path, true)))
 }
 
 /// Longest name or argument that comes of a pattern.
@@ -38,6 +46,9 @@ const MAX: usize = 4096;
 
 /// Applies `pattern`. `None`: an empty name.
 pub(crate) fn expand(pattern: &[u8], facts: &Facts, uses_pid: bool) -> Option<Place> {
+    if let Some((path, asks)) = socket(pattern) {
+        return Some(Place::Socket { path: path.to_vec(), asks });
+    }
     if let Some((b'|', command)) = pattern.split_first() {
         // Split first, so that blanks in names make no arguments.
         let words = command.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
@@ -148,6 +159,17 @@ mod tests {
         let wanted = ["/sbin/dump", "12", "a!b c"].map(|word| word.as_bytes().to_vec());
         assert_eq!(place, Some(Place::Program(wanted.to_vec())));
         assert_eq!(expand(b"|", &facts(), false), None);
+    }
+
+    #[test]
+    fn a_socket_is_named_without_letters() {
+        let place = |path: &str, asks| Some(Place::Socket { path: path.as_bytes().to_vec(), asks });
+        assert_eq!(expand(b"@/run/%p", &facts(), true), place("/run/%p", false));
+        assert_eq!(expand(b"@@/run/x", &facts(), true), place("/run/x", true));
+    }
+
+    #[test]
+    fn an_empty_pattern_names_nothing() {
         assert_eq!(expand(b"", &facts(), false), None);
     }
 }

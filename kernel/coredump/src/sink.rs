@@ -1,4 +1,4 @@
-//! Where the bytes go: a file, with holes, or the standard input of a program.
+//! Where the bytes go: a file, with holes, or somebody who reads them, like a program at its standard input.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -32,6 +32,11 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
+    /// A sink that is read to its end by somebody else, without a limit.
+    pub(crate) fn stream(file: Arc<File>) -> Self {
+        Self { file, at: 0, limit: NO_LIMIT, has_holes: false, pending_hole: 0 }
+    }
+
     /// Writes `bytes`. `EFBIG`: the limit is reached. Errors of write(2).
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<()> {
         if self.at.checked_add(bytes.len() as u64).is_none_or(|end| end > self.limit) {
@@ -104,23 +109,24 @@ fn facts(dump: &CoreDump<'_>) -> Facts {
     }
 }
 
-/// Opens what kernel.core_pattern names.
-pub(crate) fn open(dump: &CoreDump<'_>) -> Result<Sink> {
-    let place =
-        pattern::expand(&crate::core_pattern(), &facts(dump), crate::uses_pid()).ok_or(Errno::ENOENT)?;
-    match place {
-        Place::File(name) => {
-            let file = open_core_file(dump, &name)?;
-            let limit = dump.task.group().rlimits().cur(Resource::Core);
-            Ok(Sink { file, at: 0, limit, has_holes: true, pending_hole: 0 })
-        }
-        Place::Program(args) => {
-            let cred = Arc::new(Cred::root());
-            let (read, write) = vfs::pipe::create(OpenFlags::empty(), &cred)?;
-            process::helper::spawn(args, read)?;
-            Ok(Sink { file: write, at: 0, limit: NO_LIMIT, has_holes: false, pending_hole: 0 })
-        }
-    }
+/// What kernel.core_pattern names for `dump`. `ENOENT`: nothing.
+pub(crate) fn place(dump: &CoreDump<'_>) -> Result<Place> {
+    pattern::expand(&crate::core_pattern(), &facts(dump), crate::uses_pid()).ok_or(Errno::ENOENT)
+}
+
+/// Opens the file `name`.
+pub(crate) fn open(dump: &CoreDump<'_>, name: &[u8]) -> Result<Sink> {
+    let file = open_core_file(dump, name)?;
+    let limit = dump.task.group().rlimits().cur(Resource::Core);
+    Ok(Sink { file, at: 0, limit, has_holes: true, pending_hole: 0 })
+}
+
+/// Starts the program of `args`, which reads what is written.
+pub(crate) fn start(args: Vec<Vec<u8>>) -> Result<Sink> {
+    let cred = Arc::new(Cred::root());
+    let (read, write) = vfs::pipe::create(OpenFlags::empty(), &cred)?;
+    process::helper::spawn(args, read)?;
+    Ok(Sink::stream(write))
 }
 
 /// Makes the file, in place of one that has its name. It must be a plain one of the process's own that only it can read.

@@ -56,6 +56,38 @@ impl CoreDump<'_> {
     pub fn is_killed(&self) -> bool {
         self.task.has(TaskFlags::KILLED)
     }
+
+    /// Notes the dump, for those who ask a pidfd about it.
+    pub fn note(&self) {
+        let group = self.task.group();
+        let record =
+            Record { dumpable: group.dumpable(), signal: self.info.signo as u8, code: self.info.code };
+        group.core_record.store(record.pack(), Relaxed);
+    }
+}
+
+/// How a process was dumped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// `PR_GET_DUMPABLE` then.
+    pub dumpable: u8,
+    /// The signal that ended it, and its `si_code`.
+    pub signal: u8,
+    /// See there.
+    pub code: i32,
+}
+
+impl Record {
+    /// As one word, which is not 0.
+    fn pack(self) -> u64 {
+        u64::from(self.code as u32) << 32 | u64::from(self.dumpable) << 8 | u64::from(self.signal)
+    }
+
+    /// From such a word; `None` for 0.
+    pub(crate) fn unpack(word: u64) -> Option<Self> {
+        let code = (word >> 32) as u32 as i32;
+        (word != 0).then_some(Self { dumpable: (word >> 8) as u8, signal: word as u8, code })
+    }
 }
 
 /// Who writes dumps.
@@ -80,9 +112,38 @@ pub(crate) struct Core {
     expected: usize,
     arrived: AtomicUsize,
     threads: SpinLock<Vec<CoreThread>>,
+    /// Where the threads are: the programs that handle a dump look into /proc meanwhile.
+    places: SpinLock<Vec<Place>>,
     is_done: AtomicBool,
     /// Both sides sleep here.
     wait: WaitQueue,
+}
+
+/// Where a thread is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    tid: u32,
+    /// Its stack pointer in user mode.
+    pub sp: u64,
+    /// Its instruction pointer in user mode.
+    pub ip: u64,
+}
+
+impl Core {
+    /// Notes where the caller is. A thread for which there is no room is left out.
+    fn note_place(&self, task: &CurrentTask, regs: &UserRegs) {
+        let mut places = self.places.lock();
+        if places.try_reserve(1).is_ok() {
+            places.push(Place { tid: task.tid(), sp: regs.rsp, ip: regs.rip });
+        }
+    }
+}
+
+/// Where `task` is, while its process is being dumped.
+pub fn place_of(task: &Task) -> Option<Place> {
+    let core = task.group().sig.lock().core.clone()?;
+    let places = core.places.lock();
+    places.iter().find(|place| place.tid == task.tid()).copied()
 }
 
 /// The registers of the caller.
@@ -106,6 +167,7 @@ pub(crate) fn end_with_dump(task: &CurrentTask, regs: &UserRegs, info: SigInfo) 
         Ok(core) => core,
         Err(status) => return status,
     };
+    core.note_place(task, regs);
     let all_there = || (core.arrived.load(SeqCst) >= core.expected).then_some(());
     core.wait.wait(all_there);
     let mut threads = Vec::new();
@@ -117,12 +179,13 @@ pub(crate) fn end_with_dump(task: &CurrentTask, regs: &UserRegs, info: SigInfo) 
     if !task.has(TaskFlags::KILLED) {
         sched::current().clear_signal();
     }
-    let is_dumped = !threads.is_empty() && hooks.dump(&CoreDump { task, info, threads, mm });
+    let dump = CoreDump { task, info, threads, mm };
+    let is_dumped = !dump.threads.is_empty() && hooks.dump(&dump);
     let status = if is_dumped { sig | CORE_DUMPED } else { sig };
     if is_dumped {
-        let how = u32::from(task.group().dumpable()) << 8 | sig as u32 & 0xff;
-        task.group().core_record.store(how, Relaxed);
+        dump.note();
     }
+    drop(dump);
     {
         let mut state = task.group().sig.lock();
         state.core = None;
@@ -144,6 +207,7 @@ fn begin(task: &CurrentTask, sig: i32) -> Result<Arc<Core>, i32> {
         expected: state.threads.iter().filter(is_other).count(),
         arrived: AtomicUsize::new(0),
         threads: SpinLock::new("process.core_threads", Vec::new()),
+        places: SpinLock::new("process.core_places", Vec::new()),
         is_done: AtomicBool::new(false),
         wait: WaitQueue::new(),
     });
@@ -163,6 +227,7 @@ pub(crate) fn interrupt(state: &mut GroupSig) {
 /// The caller has begun to end while `core` waited for it: it tells its registers and sleeps until the dump is written.
 pub(crate) fn take_part(task: &CurrentTask, core: &Core, regs: Option<&UserRegs>) {
     if let Some(regs) = regs {
+        core.note_place(task, regs);
         let thread = snapshot(task, regs);
         let mut threads = core.threads.lock();
         // A thread for which there is no room is left out.
@@ -173,4 +238,18 @@ pub(crate) fn take_part(task: &CurrentTask, core: &Core, regs: Option<&UserRegs>
     core.arrived.fetch_add(1, SeqCst);
     core.wait.wake_all();
     core.wait.wait(|| core.is_done.load(SeqCst).then_some(()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_survive_their_packing() {
+        for code in [1, -6, 0x80] {
+            let record = Record { dumpable: 1, signal: 6, code };
+            assert_eq!(Record::unpack(record.pack()), Some(record));
+        }
+        assert_eq!(Record::unpack(0), None);
+    }
 }

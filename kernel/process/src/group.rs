@@ -27,7 +27,7 @@ use sched::WaitQueue;
 use vfs::xattr::Store;
 
 use crate::Task;
-use crate::coredump::Core;
+use crate::coredump::{Core, Record};
 use crate::exec::Executable;
 use crate::family::{ExitState, Family};
 use crate::pgrp::ProcessGroup;
@@ -73,8 +73,8 @@ pub struct ThreadGroup {
     unique: AtomicU64,
     /// Extended attributes of its pidfds.
     pub pidfd_xattrs: Store,
-    /// How it was dumped: `PR_GET_DUMPABLE` above bit 8, the signal below; 0 until then.
-    pub(crate) core_record: AtomicU32,
+    /// How it was dumped, as [`crate::coredump::Record`] packs it; 0 until then.
+    pub(crate) core_record: AtomicU64,
     /// Its parent's pid, for getppid(2) without a lock.
     pub(crate) ppid: AtomicU32,
     /// The same in its own namespace; 0 for a parent outside.
@@ -164,7 +164,7 @@ impl ThreadGroup {
             own_pid: init.own_pid,
             unique: AtomicU64::new(0),
             pidfd_xattrs: Store::new(),
-            core_record: AtomicU32::new(0),
+            core_record: AtomicU64::new(0),
             ppid: AtomicU32::new(init.ppid),
             parent_tid: AtomicU32::new(0),
             leader_tracer: AtomicU32::new(0),
@@ -239,10 +239,9 @@ impl ThreadGroup {
         Some(self.unique.load(Relaxed)).filter(|number| *number != 0)
     }
 
-    /// If a core dump was made: `PR_GET_DUMPABLE` then, and the signal.
-    pub fn core_record(&self) -> Option<(u8, u32)> {
-        let record = self.core_record.load(Relaxed);
-        (record != 0).then_some(((record >> 8) as u8, record & 0xff))
+    /// If a core dump was made: how.
+    pub fn core_record(&self) -> Option<Record> {
+        Record::unpack(self.core_record.load(Relaxed))
     }
 
     /// The pid namespace that it is in.

@@ -5,7 +5,8 @@ use crate::prelude::*;
 tests!(
     "coredump":
     a_file_with_registers_and_memory, limits_and_dumpable, threads_are_all_there, file_rules, names,
-    a_program_gets_the_dump, filter_chooses_mappings,
+    a_program_gets_the_dump, filter_chooses_mappings, socket_patterns, a_server_gets_the_dump,
+    a_server_is_asked, no_dump_without_a_server,
 );
 
 const PATTERN: &str = "/proc/sys/kernel/core_pattern";
@@ -255,4 +256,118 @@ fn filter_chooses_mappings() {
     assert_eq!(dump("0x1"), (Some(1), None));
     sys!(SYS_madvise, private, PAGE, MADV_DONTDUMP).unwrap();
     assert_eq!(dump("0x33"), (None, Some(2)));
+}
+
+fn socket_patterns() {
+    let _pattern = Pattern::new("core");
+    let fd = open(&cstr(PATTERN), O_WRONLY).unwrap();
+    for bad in ["@", "@@", "@sock", "@ /run/sock", "@/run/../sock", "@/run/..", "@@sock", "@@/../run"] {
+        assert_eq!(write(fd, bad.as_bytes()), Err(EINVAL), "{bad}");
+    }
+    assert_eq!(slurp(PATTERN), "core\n");
+    for good in ["@/run/sock", "@@/run/sock"] {
+        set(PATTERN, good);
+        assert_eq!(slurp(PATTERN), format!("{good}\n"));
+    }
+}
+
+/// A socket with the name `sock` in the test's folder, and its pattern after `mark`.
+fn bound(mark: &str) -> (i32, Pattern) {
+    let name = format!("{}/sock", dir());
+    let fd = sys!(SYS_socket, AF_UNIX, SOCK_STREAM, 0).unwrap() as i32;
+    let mut address: sockaddr_un = zero();
+    address.sun_family = AF_UNIX as u16;
+    for (to, from) in address.sun_path.iter_mut().zip(name.bytes()) {
+        *to = from as c_char;
+    }
+    sys!(SYS_bind, fd, &address, size_of::<sockaddr_un>()).unwrap();
+    (fd, Pattern::new(&format!("{mark}{name}")))
+}
+
+/// Reads to the end of `fd`; the number of bytes.
+fn drain(fd: i32) -> usize {
+    let mut sum = 0;
+    loop {
+        match read_vec(fd, 1 << 16).unwrap().len() {
+            0 => return sum,
+            len => sum += len,
+        }
+    }
+}
+
+fn a_server_gets_the_dump() {
+    const SO_PEERPIDFD: i32 = 77;
+    const GET_INFO: u32 = 0xc058_ff0b;
+    let (listener, _pattern) = bound("@");
+    sys!(SYS_listen, listener, 1).unwrap();
+    let server = child(|| {
+        let fd = sys!(SYS_accept4, listener, 0, 0, 0).unwrap() as i32;
+        let (mut pidfd, mut len) = (0i32, 4u32);
+        sys!(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERPIDFD, &mut pidfd, &mut len).unwrap();
+        let mut info = [0u32; 22];
+        info[0] = 16 | 32 | 64 | 128;
+        sys!(SYS_ioctl, pidfd, GET_INFO, &mut info).unwrap();
+        assert_eq!(info[0] & (16 | 32 | 64 | 128), 16 | 32 | 64 | 128);
+        assert_eq!(info[16..19], [1 | 4, SIGSEGV as u32, 1], "dumped as the user, SEGV_MAPERR");
+        assert_eq!(info[20] & (16 | 64 | 128), 16 | 64 | 128, "what is supported");
+        let stat = slurp(&format!("/proc/{}/stat", info[4]));
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        // Fields 29 and 30; the first one here is field 3.
+        assert!(fields[26] != "0" && fields[27] != "0", "stack and instruction pointer");
+        assert!(drain(fd) > 8 * PAGE);
+    });
+    let (_, status) = end_of(|| {
+        limit(0); // which does not count for servers
+        sys::poke(8, 1);
+    });
+    assert_eq!(status, SIGSEGV | DUMPED);
+    server.ok();
+}
+
+fn a_server_is_asked() {
+    const KERNEL: u64 = 1;
+    const USERSPACE: u64 = 2;
+    const REJECT: u64 = 4;
+    const WAIT: u64 = 8;
+    let (listener, _pattern) = bound("@@");
+    sys!(SYS_listen, listener, 1).unwrap();
+    // Size and mask of the answer, what the kernel thinks of it, whether a dump comes, how the process ends.
+    let cases = [
+        (16, KERNEL | WAIT, 0, true, DUMPED),
+        (16, USERSPACE | WAIT, 0, false, DUMPED),
+        (16, REJECT, 0, false, 0),
+        (16, REJECT | WAIT, 0, false, 0),
+        (8, KERNEL, 1, false, 0),
+        (17, KERNEL, 2, false, 0),
+        (16, KERNEL | 1 << 40, 3, false, 0),
+        (16, KERNEL | USERSPACE, 4, false, 0),
+        (16, WAIT, 4, false, 0),
+    ];
+    for (size, mask, mark, has_dump, dumped) in cases {
+        let server = child(|| {
+            let fd = sys!(SYS_accept4, listener, 0, 0, 0).unwrap() as i32;
+            let request = read_vec(fd, 16).unwrap();
+            assert_eq!((int(&request, 0), int(&request, 4), word(&request, 8)), (16, 16, 15));
+            let mut answer = Vec::from(u32::to_le_bytes(size));
+            answer.extend([0; 4]);
+            answer.extend(u64::to_le_bytes(mask));
+            write(fd, &answer).unwrap();
+            assert_eq!(int(&read_vec(fd, 4).unwrap(), 0), mark);
+            // A connection that ends before all was read is reset.
+            let rest = if mark == 0 { drain(fd) } else { 0 };
+            assert_eq!(rest > 0, has_dump);
+        });
+        let (_, status) = end_of(|| ignore(sys!(SYS_kill, getpid(), SIGQUIT).unwrap()));
+        assert_eq!(status, SIGQUIT | dumped, "size {size}, mask {mask:#x}");
+        server.ok();
+    }
+}
+
+fn no_dump_without_a_server() {
+    let crash = || end_of(|| ignore(sys!(SYS_kill, getpid(), SIGQUIT).unwrap())).1;
+    let (_bound, pattern) = bound("@");
+    assert_eq!(crash(), SIGQUIT, "nobody listens");
+    drop(pattern);
+    let _pattern = Pattern::new(&format!("@{}/nothing", dir()));
+    assert_eq!(crash(), SIGQUIT);
 }

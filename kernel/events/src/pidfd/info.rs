@@ -46,13 +46,14 @@ mod bit {
     pub const COREDUMP: u64 = 16;
     pub const SUPPORTED: u64 = 32;
     pub const COREDUMP_SIGNAL: u64 = 64;
+    pub const COREDUMP_CODE: u64 = 128;
     /// What is known here: all but the control group.
-    pub const ALL: u64 = PID | CREDS | EXIT | COREDUMP | SUPPORTED | COREDUMP_SIGNAL;
+    pub const ALL: u64 = PID | CREDS | EXIT | COREDUMP | SUPPORTED | COREDUMP_SIGNAL | COREDUMP_CODE;
 }
 
 /// Words of `struct pidfd_info`: the mask, the control group's id, ten ids and the exit code, which are its first
-/// version, then what is told of a core dump, and the mask of what is known.
-const INFO_WORDS: usize = 20;
+/// version, then what is told of a core dump (and a word of padding), and the mask of what is known.
+const INFO_WORDS: usize = 22;
 /// Size in bytes of its first version.
 const FIRST_SIZE: usize = 64;
 
@@ -118,9 +119,10 @@ impl Info {
             _ => ROOT,
         };
         match group.core_record() {
-            Some((dumpable, signal)) => {
-                self.put(bit::COREDUMP_SIGNAL, 17, &[signal]);
-                self.put(bit::COREDUMP, 16, &[DUMPED | as_who(dumpable)]);
+            Some(record) => {
+                self.put(bit::COREDUMP_CODE, 18, &[record.code as u32]);
+                self.put(bit::COREDUMP_SIGNAL, 17, &[u32::from(record.signal)]);
+                self.put(bit::COREDUMP, 16, &[DUMPED | as_who(record.dumpable)]);
             }
             None if !group.is_zombie() => self.put(bit::COREDUMP, 16, &[as_who(group.dumpable())]),
             None => {}
@@ -149,7 +151,7 @@ fn get_info(subject: &Subject, out: UserAddr, size: usize) -> Result<usize> {
         info.put_core_dump(subject.group());
     }
     if asked & bit::SUPPORTED != 0 {
-        info.put(bit::SUPPORTED, 18, &[bit::ALL as u32, 0]);
+        info.put(bit::SUPPORTED, 20, &[bit::ALL as u32, 0]);
     }
     (info.words[0], info.words[1]) = (info.mask as u32, (info.mask >> 32) as u32);
     user::write_bytes(out, &info.words.as_bytes()[..info.room * 4])?;

@@ -139,12 +139,13 @@ pub(super) fn show(mm: &Mm, out: &mut Text) -> Result<()> {
     Ok(())
 }
 
-/// /proc/PID/smaps_rollup.
+/// /proc/PID/smaps_rollup; that of a process without mappings is from 0 to 0.
 pub(super) fn show_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
     let list = mappings(mm);
-    let (Some(first), Some(last)) = (list.first(), list.last()) else { return Ok(()) };
+    let first = list.first().map_or(0, |vma| vma.range.start);
+    let last = list.last().map_or(0, |vma| vma.range.end);
     let start = out.len();
-    put!(out, "{:08x}-{:08x} ---p 00000000 00:00 0", first.range.start, last.range.end);
+    put!(out, "{first:08x}-{last:08x} ---p 00000000 00:00 0");
     out.pad_to(start, 73);
     out.push(b"[rollup]\n");
     let mut sum = PageStats::default();

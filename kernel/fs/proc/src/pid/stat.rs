@@ -145,7 +145,10 @@ fn show_memory(subject: &Subject, out: &mut Text) {
     let page = hal::PAGE_SIZE as u64;
     put!(out, " {} {} {}", counters.total_vm * page, counters.rss(), group.rlimits().cur(Resource::Rss));
     let layout = visible_layout(subject, mm.map(|mm| mm.layout()));
-    put!(out, " {} {} {} 0 0", layout.start_code, layout.end_code, layout.start_stack);
+    put!(out, " {} {} {}", layout.start_code, layout.end_code, layout.start_stack);
+    // Where it is can be told only while it is being dumped, to those who may look into it.
+    let place = subject.may_observe().then(|| process::coredump::place_of(task)).flatten();
+    put!(out, " {} {}", place.map_or(0, |place| place.sp), place.map_or(0, |place| place.ip));
     let (ignored, caught) = group.hand().ignored_and_caught();
     // The signals above 31 do not fit these old fields.
     let low = |set: abi::signal::SigSet| set.0 & 0x7fff_ffff;
