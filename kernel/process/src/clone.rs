@@ -342,6 +342,9 @@ fn inherit(me: &CurrentTask, child: &Task, request: &CloneRequest) {
     child.timer_slack.store(me.timer_slack.load(Relaxed), Relaxed);
     child.personality.store(me.personality.load(Relaxed), Relaxed);
     child.set_mempolicy(me.mempolicy());
+    if let Some(context) = me.io_context_for_child(flags.contains(CloneFlags::IO)) {
+        *child.io_context.lock() = Some(context);
+    }
     let shares_vm = flags.contains(CloneFlags::VM);
     if !shares_vm || flags.contains(CloneFlags::VFORK) {
         *child.alt_stack.lock() = *me.alt_stack.lock();

@@ -15,6 +15,7 @@ mod family;
 mod group;
 pub mod helper;
 pub mod hooks;
+pub mod ioprio;
 pub mod nsproxy;
 pub mod oom;
 pub mod pgrp;

@@ -33,6 +33,7 @@ use vfs::xattr::Store;
 use vfs::{FdTable, File, FsContext};
 
 use crate::clone::VforkDone;
+use crate::ioprio::IoContext;
 use crate::nsproxy::NsProxy;
 use crate::pid::PidRef;
 use crate::roster::Roster;
@@ -169,6 +170,8 @@ pub struct Task {
     /// `PR_SET_TIMERSLACK` in nanoseconds, and what 0 resets it to.
     pub(crate) timer_slack: AtomicU64,
     pub(crate) personality: AtomicU32,
+    /// None until an I/O priority was set.
+    pub(crate) io_context: SpinLock<Option<IoContext>>,
     /// Memory policy (set_mempolicy(2)), as [`mm::Policy::bits`].
     mempolicy: AtomicU32,
     /// See [`crate::failing`].
@@ -236,6 +239,7 @@ impl Task {
             pdeath_signal: AtomicU32::new(0),
             timer_slack: AtomicU64::new(DEFAULT_TIMER_SLACK_NS),
             personality: AtomicU32::new(0),
+            io_context: SpinLock::new("process.io_context", None),
             mempolicy: AtomicU32::new(0),
             fail_nth: AtomicU32::new(0),
             min_flt: AtomicU64::new(0),

@@ -14,6 +14,7 @@ mod fd;
 mod file;
 mod futex;
 mod handle;
+mod ioprio;
 mod ipc;
 mod mem;
 mod missing;

@@ -11,8 +11,8 @@ use hal::UserAddr;
 
 use crate::arg::{Arg, Support};
 use crate::{
-    Cx, Result, cred, eventfiles, fd, file, futex, handle, ipc, mem, mounts, net, numa, path, poll, range,
-    scheduling, segment, signal, swap, system, task, time, trace, xattr,
+    Cx, Result, cred, eventfiles, fd, file, futex, handle, ioprio, ipc, mem, mounts, net, numa, path, poll,
+    range, scheduling, segment, signal, swap, system, task, time, trace, xattr,
 };
 
 /// One past the highest system-call number that has a row.
@@ -322,6 +322,8 @@ syscalls! {
     245 mq_getsetattr(fd: i32, new: UserAddr, old: UserAddr) => ipc::sys_mq_getsetattr, Support::Full;
     247 waitid(kind: u32, id: i32, info: UserAddr, options: u32, rusage: UserAddr)
         => task::sys_waitid, Support::Full;
+    251 ioprio_set(which: u32, who: i32, priority: u32) => ioprio::sys_ioprio_set, Support::Full;
+    252 ioprio_get(which: u32, who: i32) => ioprio::sys_ioprio_get, Support::Full;
     253 inotify_init() => eventfiles::sys_inotify_init, Support::Full;
     254 inotify_add_watch(fd: i32, name: UserAddr, mask: u32)
         => eventfiles::sys_inotify_add_watch, Support::Partial("IN_EXCL_UNLINK: accepted, without effect");
@@ -524,8 +526,6 @@ syscalls! {
         248 add_key,
         249 request_key,
         250 keyctl,
-        251 ioprio_set,
-        252 ioprio_get,
         298 perf_event_open,
         300 fanotify_init,
         301 fanotify_mark,

@@ -19,6 +19,7 @@ mod handle;
 mod hugetlb;
 mod inet;
 mod inotify;
+mod ioprio;
 mod ipc;
 mod jobs;
 mod mapcount;
@@ -114,6 +115,7 @@ const AREAS: &[&[harness::Test]] = &[
     time::TESTS,
     clockset::TESTS,
     scheduling::TESTS,
+    ioprio::TESTS,
     syslog::TESTS,
     thread::TESTS,
     futex::TESTS,
