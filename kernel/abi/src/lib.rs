@@ -9,6 +9,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod aio;
 pub mod errno;
 pub mod fs;
 pub mod mman;

@@ -1,5 +1,6 @@
 //! Waiting for events: poll(2), select(2), epoll(7), and the files that turn events into readiness: eventfd(2),
-//! timerfd_create(2), signalfd(2), pidfd_open(2), inotify(7).
+//! timerfd_create(2), signalfd(2), pidfd_open(2), inotify(7). And asynchronous I/O, whose results are events too
+//! ([`aio`]).
 //!
 //! All of them rest on `sched`'s observers: a file's `poll` registers an observer with the wait queues of the file,
 //! and a wake-up tells it. poll and select observe for the time of one call, epoll for as long as an item exists.
@@ -23,6 +24,7 @@
 
 extern crate alloc;
 
+pub mod aio;
 pub mod epoll;
 pub mod eventfd;
 pub mod inotify;

@@ -1,4 +1,5 @@
-//! How much of inotify(7) and epoll(7) one user may have, and how many events wait (proc_sys_fs(5)).
+//! How much of inotify(7) and epoll(7) one user may have, how many events wait, and how much asynchronous I/O all
+//! have together (proc_sys_fs(5)).
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -23,4 +24,21 @@ pub fn init(memory: u64) {
     let watches = u32::try_from(memory / 100 / INOTIFY_WATCH_COST).unwrap_or(u32::MAX);
     INOTIFY_WATCHES.store(watches.clamp(INOTIFY_WATCHES_MIN, INOTIFY_WATCHES_MAX), Relaxed);
     EPOLL_WATCHES.store(memory / 25 / EPOLL_WATCH_COST, Relaxed);
+}
+
+/// /proc/sys/fs/aio-max-nr: how many requests all contexts of asynchronous I/O may have asked for together.
+pub static AIO_MAX_NR: AtomicU64 = AtomicU64::new(0x1_0000);
+/// /proc/sys/fs/aio-nr: how many they have.
+pub static AIO_NR: AtomicU64 = AtomicU64::new(0);
+
+/// Counts `nr` more requests, unless that would pass the limit; says whether it did.
+pub fn charge_aio(nr: u64) -> bool {
+    let max = AIO_MAX_NR.load(Relaxed);
+    let add = |now: u64| now.checked_add(nr).filter(|&sum| sum <= max);
+    AIO_NR.fetch_update(Relaxed, Relaxed, add).is_ok()
+}
+
+/// Gives `nr` requests back.
+pub fn uncharge_aio(nr: u64) {
+    AIO_NR.fetch_sub(nr, Relaxed);
 }

@@ -15,14 +15,16 @@
 //! What an edit takes out of the set (and with it the last reference to a file) is dropped after `space`
 //! was unlocked, since closing a file may take an inode lock.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use hal::PAGE_SHIFT;
 use hal::paging::{Entry, PageTable};
-use hal::sync::SpinLock;
+use hal::sync::{Once, SpinLock};
 use vma_set::VmaSet;
 
 use crate::commit;
@@ -211,6 +213,7 @@ pub struct Mm {
     membarrier: AtomicU32,
     /// [`Prefs`], as bits.
     prefs: AtomicU32,
+    companion: Once<Box<dyn Any + Send + Sync>>,
 }
 
 bitflags::bitflags! {
@@ -264,6 +267,7 @@ impl Mm {
             has_swapped: AtomicBool::new(false),
             membarrier: AtomicU32::new(0),
             prefs: AtomicU32::new(0),
+            companion: Once::new(),
         });
         registry::publish(slot, &mm);
         Ok(mm)
@@ -279,6 +283,17 @@ impl Mm {
     #[inline]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What a higher floor keeps with this address space, made by `make` at the first call; it ends with the last
+    /// reference to the address space, and a fork does not copy it. `None`: a companion of another type is there.
+    pub fn companion<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.companion.call_once(|| Box::new(make())).downcast_ref()
+    }
+
+    /// The companion, if there is one of this type.
+    pub fn known_companion<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.companion.get()?.downcast_ref()
     }
 
     /// The commands that membarrier(2) was registered for, as bits; a fork copies them.

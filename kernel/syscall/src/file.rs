@@ -18,7 +18,7 @@ use crate::caller::{self, file, rlimit};
 
 /// Fails with `EFAULT` unless `count` bytes from `buf` lie in user space, whether they are touched or not.
 #[inline]
-fn check_range(buf: UserAddr, count: usize) -> Result<()> {
+pub(crate) fn check_range(buf: UserAddr, count: usize) -> Result<()> {
     match buf.0.checked_add(count as u64) {
         Some(end) if end <= hal::USER_END => Ok(()),
         _ => Err(Errno::EFAULT),

@@ -5,6 +5,7 @@
 extern crate alloc;
 
 mod adjtime;
+mod aio;
 pub mod arg;
 mod caller;
 mod control;

@@ -41,7 +41,7 @@ fn deadline_at(timeout: UserAddr) -> Result<Option<u64>> {
 }
 
 /// Replaces the signal mask for this call if there is one at `mask`. `EINVAL`: not the size of a mask. `EFAULT`.
-fn call_mask(mask: UserAddr, size: usize) -> Result<Option<CallMask>> {
+pub(crate) fn call_mask(mask: UserAddr, size: usize) -> Result<Option<CallMask>> {
     if mask.0 == 0 {
         return Ok(None);
     }
@@ -51,7 +51,8 @@ fn call_mask(mask: UserAddr, size: usize) -> Result<Option<CallMask>> {
     Ok(Some(signal::set_mask_for_call(user::read(mask)?)))
 }
 
-fn finish<T>(mask: Option<CallMask>, result: Result<T>) -> Result<T> {
+/// Ends a call that ran with the mask of [`call_mask`].
+pub(crate) fn finish<T>(mask: Option<CallMask>, result: Result<T>) -> Result<T> {
     match mask {
         Some(mask) => mask.finish(result),
         None => result,

@@ -11,8 +11,8 @@ use hal::UserAddr;
 
 use crate::arg::{Arg, Support};
 use crate::{
-    Cx, Result, cred, eventfiles, fd, file, futex, handle, ioprio, ipc, mem, mounts, net, numa, path, poll,
-    range, scheduling, segment, signal, swap, system, task, time, trace, xattr,
+    Cx, Result, aio, cred, eventfiles, fd, file, futex, handle, ioprio, ipc, mem, mounts, net, numa, path,
+    poll, range, scheduling, segment, signal, swap, system, task, time, trace, xattr,
 };
 
 /// One past the highest system-call number that has a row.
@@ -283,6 +283,12 @@ syscalls! {
         => scheduling::sys_sched_setaffinity, Support::Full;
     204 sched_getaffinity(pid: i32, size: u32, mask: UserAddr)
         => scheduling::sys_sched_getaffinity, Support::Full;
+    206 io_setup(nr: u32, place: UserAddr) => aio::sys_io_setup, Support::Full;
+    207 io_destroy(id: u64) => aio::sys_io_destroy, Support::Full;
+    208 io_getevents(id: u64, min: i64, nr: i64, events: UserAddr, timeout: UserAddr)
+        => aio::sys_io_getevents, Support::Full;
+    209 io_submit(id: u64, nr: i64, list: UserAddr) => aio::sys_io_submit, Support::Full;
+    210 io_cancel(id: u64, iocb: UserAddr, result: UserAddr) => aio::sys_io_cancel, Support::Full;
     213 epoll_create(size: i32) => poll::sys_epoll_create, Support::Full;
     216 remap_file_pages(addr: u64, size: u64, prot: u64, offset: u64, flags: u32)
         => range::sys_remap_file_pages, Support::Full;
@@ -428,6 +434,8 @@ syscalls! {
     331 pkey_free(key: i32) => mem::sys_pkey_free, Support::Full;
     332 statx(dirfd: i32, name: UserAddr, flags: u32, mask: u32, buf: UserAddr)
         => path::sys_statx, Support::Full;
+    333 io_pgetevents(id: u64, min: i64, nr: i64, events: UserAddr, timeout: UserAddr, mask: UserAddr)
+        => aio::sys_io_pgetevents, Support::Full;
     334 rseq(area: UserAddr, len: u32, flags: u32, signature: u32) => cred::sys_rseq, Support::Full;
     303 name_to_handle_at(dirfd: i32, name: UserAddr, out: UserAddr, mount_id: UserAddr, flags: u32)
         => handle::sys_name_to_handle_at, Support::Full;
@@ -512,11 +520,6 @@ syscalls! {
         184 tuxcall,
         185 security,
         205 set_thread_area,
-        206 io_setup,
-        207 io_destroy,
-        208 io_getevents,
-        209 io_submit,
-        210 io_cancel,
         211 get_thread_area,
         212 lookup_dcookie,
         214 epoll_ctl_old,
@@ -532,7 +535,6 @@ syscalls! {
         313 finit_module,
         320 kexec_file_load,
         321 bpf,
-        333 io_pgetevents,
         335 uretprobe,
         336 uprobe,
         425 io_uring_setup,

@@ -1,5 +1,6 @@
 // The areas, in the order in which they run: what others rest on comes first.
 mod acl;
+mod aio;
 mod block;
 mod clockset;
 mod clone;
@@ -95,6 +96,7 @@ const AREAS: &[&[harness::Test]] = &[
     timerfd::TESTS,
     signalfd::TESTS,
     inotify::TESTS,
+    aio::TESTS,
     unix::TESTS,
     inet::TESTS,
     tcp::TESTS,

@@ -33,8 +33,14 @@ fn file_nr(out: &mut Text) -> Result<()> {
 
 /// The entries.
 pub(super) static ENTRIES: &[Entry] = &[
-    fixed("aio-max-nr", "65536"),
-    fixed("aio-nr", "0"),
+    Entry { name: "aio-max-nr", kind: Kind::Number64(&limits::events::AIO_MAX_NR, 0..=u64::MAX) },
+    Entry {
+        name: "aio-nr",
+        kind: Kind::Shown(|out| {
+            put!(out, "{}\n", limits::events::AIO_NR.load(Relaxed));
+            Ok(())
+        }),
+    },
     Entry {
         name: "dentry-state",
         kind: Kind::Shown(|out| {
