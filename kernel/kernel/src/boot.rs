@@ -73,6 +73,7 @@ fn set_up(params: Params) -> Result<()> {
     procfs::provide(procfs::Extra::SysvShm, ipc::show::shm);
     ext4::register()?;
     overlay::register()?;
+    binfmt_misc::register()?;
     mm::mapping::writeback::start()?;
     mm::oom::register_reclaim(|_| vfs::shrink_dentries());
     mm::reclaim::start()?;

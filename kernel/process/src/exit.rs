@@ -69,6 +69,12 @@ fn request(status: i32) {
     task.hal().set_work(Work::SIGNAL);
 }
 
+/// All threads of the caller end as if by signal `sig`; on the way to user mode.
+pub(crate) fn request_group_end(sig: u32) {
+    let status = begin_group_exit(&task::current(), sig as i32);
+    request(status);
+}
+
 /// Makes all other threads of `task`, the caller, end. Gives the status with which the process ends: that of whoever
 /// began it first.
 pub(crate) fn begin_group_exit(task: &CurrentTask, status: i32) -> i32 {

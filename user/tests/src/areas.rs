@@ -1,6 +1,7 @@
 // The areas, in the order in which they run: what others rest on comes first.
 mod acl;
 mod aio;
+mod binfmt;
 mod block;
 mod clockset;
 mod clone;
@@ -68,6 +69,7 @@ const AREAS: &[&[harness::Test]] = &[
     wait::TESTS,
     clone::TESTS,
     exec::TESTS,
+    binfmt::TESTS,
     signal::TESTS,
     sigwait::TESTS,
     ptimer::TESTS,

@@ -77,6 +77,13 @@ pub fn main(args: &[String]) -> ! {
             crate::kit::nap(30_000);
             0
         }
+        // execfd: prints the file that a registered format was given as a descriptor
+        "execfd" => {
+            let bytes = crate::kit::read_vec(sys::auxv(libc::AT_EXECFD) as i32, 4096).unwrap_or_default();
+            i32::from(crate::kit::write(1, &bytes).is_err())
+        }
+        // flags: AT_FLAGS
+        "flags" => sys::auxv(libc::AT_FLAGS) as i32,
         "argc" => args.len() as i32 - 1,
         _ => 99,
     };

@@ -26,7 +26,7 @@ include!("areas.rs");
 
 fn main() {
     let mut args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
-    if args.get(1).is_some_and(|a| a == helper::MARK) {
+    if args.get(1).is_some_and(|a| a.split('.').next() == Some(helper::MARK)) {
         helper::main(&args[2..]);
     }
     if args.len() == 1 && args[0].is_empty() {

@@ -48,6 +48,19 @@ impl Strings {
         Ok(())
     }
 
+    /// Puts `new` before all others.
+    pub(super) fn push_front(&mut self, new: &[&[u8]]) -> Result<()> {
+        let mut changed = Self::default();
+        for string in new {
+            changed.push(string)?;
+        }
+        changed.bytes.try_reserve(self.bytes.len()).map_err(|_| Errno::ENOMEM)?;
+        changed.bytes.extend_from_slice(&self.bytes);
+        changed.count += self.count;
+        *self = changed;
+        Ok(())
+    }
+
     /// Reads the NULL-terminated array of strings at `array`; NULL itself is an empty one.
     ///
     /// `E2BIG`: a string of more than [`MAX_STRING`], or more than `room` bytes in all, eight for each pointer included.
@@ -118,6 +131,8 @@ mod tests {
         args.replace_first(&[b"/bin/sh", b"-e", b"./script"]).unwrap();
         assert_eq!(args.bytes, b"/bin/sh\0-e\0./script\0x\0\0");
         assert_eq!(args.count, 5);
+        args.push_front(&[b"a", b"b"]).unwrap();
+        assert_eq!((&args.bytes[..12], args.count), (&b"a\0b\0/bin/sh\0"[..], 7));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `args` | argument and environment strings |
 //! | `script` | the `#!` line |
+//! | `misc` | formats that a program registered |
 //! | `load` | ELF images, vDSO and stack into an address space |
 //! | `stack` | the bytes of the first stack |
 //!
@@ -20,6 +21,7 @@
 
 mod args;
 mod load;
+pub mod misc;
 mod script;
 mod stack;
 mod thread;
@@ -50,6 +52,7 @@ use args::Strings;
 pub(crate) use load::hide_clock;
 pub use load::show_clock_of;
 use load::{Placed, Program};
+use misc::{Format, FormatFlags};
 use stack::at;
 
 /// Interpreters of interpreters that are followed.
@@ -64,6 +67,8 @@ const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
 const CLEARED_WHEN_SECURE: u32 = 0x040_0000 | ADDR_NO_RANDOMIZE | 0x010_0000 | 0x020_0000;
 /// Bytes of a program header (`AT_PHENT`).
 const PHENT: u64 = 56;
+/// `AT_FLAGS_PRESERVE_ARGV0`.
+const PRESERVED_ARGV0: u64 = 1;
 /// Clock ticks per second for user space (`AT_CLKTCK`).
 const USER_HZ: u64 = 100;
 
@@ -146,6 +151,18 @@ struct Found {
     file_name: Vec<u8>,
     /// The path whose last part becomes the comm.
     name: Vec<u8>,
+    wishes: Wishes,
+}
+
+/// What a registered format wants for its interpreter.
+#[derive(Default)]
+struct Wishes {
+    /// The file that is interpreted, to be given as a descriptor.
+    binary: Option<Arc<File>>,
+    /// Its credentials count.
+    uses_binary_cred: bool,
+    /// The original name was kept among the arguments.
+    keeps_argv0: bool,
 }
 
 /// Does it all.
@@ -160,7 +177,9 @@ fn run(
 ) -> Result<()> {
     let found = find(me, at, path, flags, args)?;
     let interpreter = open_interpreter(me, &found.program)?;
-    let outcome = new_credentials(me, &found.exe.file)?;
+    let wishes = &found.wishes;
+    let judged = wishes.binary.as_ref().filter(|_| wishes.uses_binary_cred).unwrap_or(&found.exe.file);
+    let outcome = new_credentials(me, judged)?;
     let files = private_files(me)?;
     let new = build(me, &found, interpreter.as_ref(), &env, &outcome)?;
     thread::become_only_thread(me)?;
@@ -168,25 +187,30 @@ fn run(
     Ok(())
 }
 
-/// Opens the program, following `#!` lines.
+/// Opens the program, following `#!` lines and registered formats.
 fn find(me: &CurrentTask, at: At<'_>, path: &[u8], flags: AtFlags, mut args: Strings) -> Result<Found> {
     let file_name = shown_name(at, path)?;
     let mut name = copy(path)?;
     let mut opened = open(me, at, path, walk_flags(flags))?;
     let mut shown = copy(&file_name)?;
+    let mut wishes = Wishes::default();
     for depth in 0..=MAX_DEPTH {
         let (file, deny) = opened;
         let mut probe = load::probe_buffer(script::PROBE_LEN);
         let len = load::read_at(&file, 0, &mut probe)?;
         probe.truncate(len);
-        let Some(script) = script::parse(&probe)? else {
+        let next = match misc::find(&probe, &shown) {
+            Some(format) => Some(Next::Format(format)),
+            None => script::parse(&probe)?.map(Next::Script),
+        };
+        let Some(next) = next else {
             let program = Program::parse(file.clone(), &probe)?;
             if path.is_empty() {
                 // A descriptor has no name; the file has.
                 name = copy(&file.path().dentry.name())?;
             }
             let exe = Arc::new(Executable { file, _deny: deny });
-            return Ok(Found { program, exe, args, file_name, name });
+            return Ok(Found { program, exe, args, file_name, name, wishes });
         };
         if depth == MAX_DEPTH {
             break;
@@ -194,14 +218,71 @@ fn find(me: &CurrentTask, at: At<'_>, path: &[u8], flags: AtFlags, mut args: Str
         if depth == 0 && is_lost_at_exec(me, at, path) {
             return Err(Errno::ENOENT);
         }
-        match &script.argument {
-            Some(argument) => args.replace_first(&[&script.path, argument, &shown])?,
-            None => args.replace_first(&[&script.path, &shown])?,
+        // Who is given a descriptor must understand the file itself.
+        if wishes.binary.is_some() {
+            return Err(Errno::ENOEXEC);
         }
-        opened = open(me, At::Cwd, &script.path, WalkFlags::FOLLOW)?;
-        shown = script.path;
+        opened = next.open(me, &mut args, &mut shown, &mut wishes, file)?;
     }
     Err(Errno::ELOOP)
+}
+
+/// What is executed instead of a file.
+enum Next {
+    Script(script::Interpreter),
+    Format(Arc<Format>),
+}
+
+impl Next {
+    /// Opens the interpreter of `file`, which was called `shown`, and makes the call one of it.
+    fn open(
+        self,
+        me: &CurrentTask,
+        args: &mut Strings,
+        shown: &mut Vec<u8>,
+        wishes: &mut Wishes,
+        file: Arc<File>,
+    ) -> Result<(Arc<File>, DenyWrite)> {
+        let script = match self {
+            Self::Script(script) => script,
+            Self::Format(format) => return open_format(me, &format, args, shown, wishes, file),
+        };
+        match &script.argument {
+            Some(argument) => args.replace_first(&[&script.path, argument, shown])?,
+            None => args.replace_first(&[&script.path, shown])?,
+        }
+        let opened = open(me, At::Cwd, &script.path, WalkFlags::FOLLOW)?;
+        *shown = script.path;
+        Ok(opened)
+    }
+}
+
+/// As [`Next::open`] for a registered format.
+fn open_format(
+    me: &CurrentTask,
+    format: &Format,
+    args: &mut Strings,
+    shown: &mut Vec<u8>,
+    wishes: &mut Wishes,
+    file: Arc<File>,
+) -> Result<(Arc<File>, DenyWrite)> {
+    let rule = format.rule();
+    if rule.flags.contains(FormatFlags::PRESERVE_ARGV0) {
+        wishes.keeps_argv0 = true;
+        args.push_front(&[&rule.interpreter, shown])?;
+    } else {
+        args.replace_first(&[&rule.interpreter, shown])?;
+    }
+    if rule.flags.contains(FormatFlags::OPEN_BINARY) {
+        wishes.binary = Some(file);
+    }
+    wishes.uses_binary_cred |= rule.flags.contains(FormatFlags::CREDENTIALS);
+    let opened = match format.open_early()? {
+        Some(opened) => opened,
+        None => open(me, At::Cwd, &rule.interpreter, WalkFlags::FOLLOW)?,
+    };
+    *shown = copy(&rule.interpreter)?;
+    Ok(opened)
 }
 
 /// Opens a file to execute as the caller.
@@ -292,6 +373,8 @@ struct Built {
     mm: Arc<Mm>,
     entry: u64,
     sp: u64,
+    /// Where the auxiliary vector has the number of a descriptor of the file.
+    execfd_at: Option<u64>,
 }
 
 /// The limits that the new address space obeys.
@@ -332,7 +415,13 @@ fn build(
     let loader = interpreter.map(|(loader, _)| loader.map(&mm, None)).transpose()?;
     let has_offsets = me.nsproxy().is_some_and(|proxy| !proxy.time_for_children.is_initial());
     let vdso = load::map_vdso(&mm, has_offsets)?;
-    let auxv = auxiliary_vector(&found.program, &program, loader.as_ref(), vdso, outcome);
+    let mut auxv = auxiliary_vector(&found.program, &program, loader.as_ref(), vdso, outcome);
+    if found.wishes.keeps_argv0 {
+        auxv.iter_mut().filter(|(key, _)| *key == at::FLAGS).for_each(|(_, value)| *value = PRESERVED_ARGV0);
+    }
+    if found.wishes.binary.is_some() {
+        auxv.push((at::EXECFD, 0)); // its number is known once the old program's files are closed
+    }
     let mut seed = [0; 16];
     random::fill(&mut seed);
     let contents = stack::Contents {
@@ -362,8 +451,10 @@ fn build(
     (places.arg_start, places.arg_end) = (stack.arg_start, stack.arg_end);
     (places.env_start, places.env_end) = (stack.arg_end, stack.env_end);
     mm.update_layout(|layout| *layout = places);
+    let execfd_at = stack.value_at(at::EXECFD);
     mm.set_auxv(stack.auxv);
-    Ok(Built { mm, entry: loader.map_or(program.entry, |loader| loader.entry), sp: stack.sp })
+    let entry = loader.map_or(program.entry, |loader| loader.entry);
+    Ok(Built { mm, entry, sp: stack.sp, execfd_at })
 }
 
 /// Notes where code and data lie, for /proc/PID/stat.
@@ -432,7 +523,7 @@ fn commit(
     // User space is told about the end of the old program while its memory is still there.
     exit::leave_mm(me);
     me.hal().set_page_table(Some(new.mm.page_table().clone()));
-    drop(me.replace_mm(Some(new.mm)));
+    drop(me.replace_mm(Some(new.mm.clone())));
     me.hal().reset_user_state();
     reset_signals(me);
     timer::exec(group);
@@ -446,6 +537,9 @@ fn commit(
     }
     if let Some(files) = me.files() {
         files.close_on_exec();
+        if let (Some(file), Some(place)) = (found.wishes.binary, new.execfd_at) {
+            give_binary(me, &files, file, &new.mm, place);
+        }
     }
     me.set_comm(found.name.rsplit(|byte| *byte == b'/').next().unwrap_or_default());
     if let Some(thread) = me.thread() {
@@ -458,6 +552,26 @@ fn commit(
     *regs = UserRegs { rip: new.entry, rsp: new.sp, orig_rax, ..UserRegs::default() };
     // Interrupts on, everything else as after reset (AMD64 supplement 3.4.1).
     (regs.cs, regs.ss, regs.rflags) = (0x33, 0x2b, rflags & !0xc_0dd5 | 0x202);
+}
+
+/// Gives the new program a descriptor of the file that it interprets, and tells its number at `place`.
+///
+/// Where none is free the process ends by SIGSEGV, as on Linux.
+fn give_binary(me: &CurrentTask, files: &FdTable, file: Arc<File>, mm: &Mm, place: u64) {
+    let limit = usize::try_from(me.group().rlimits().cur(Resource::Nofile)).unwrap_or(usize::MAX);
+    let Ok(fd) = files.insert(file, 0, limit, vfs::FdFlags::empty()) else {
+        exit::request_group_end(abi::signal::SIGSEGV);
+        return;
+    };
+    let mut auxv = mm.auxv();
+    for pair in auxv.chunks_exact_mut(2) {
+        if let [at::EXECFD, value] = pair {
+            *value = fd as u64;
+        }
+    }
+    mm.set_auxv(auxv);
+    // The stack was written a moment ago; without memory to read it back the program dies of it anyhow.
+    let _ = mm.write_remote(place, &(fd as u64).to_le_bytes(), Rights::Obey);
 }
 
 /// Handlers of the old program are gone, and so are its alternate stack and its signal to the parent.

@@ -27,6 +27,7 @@ const PLATFORM: &[u8] = b"x86_64\0";
 /// Numbers of auxiliary-vector entries (getauxval(3), linux/auxvec.h).
 pub(super) mod at {
     pub(crate) const NULL: u64 = 0;
+    pub(crate) const EXECFD: u64 = 2;
     pub(crate) const PHDR: u64 = 3;
     pub(crate) const PHENT: u64 = 4;
     pub(crate) const PHNUM: u64 = 5;
@@ -75,6 +76,16 @@ pub(super) struct Stack {
     pub(super) env_end: u64,
     /// The auxiliary vector as words.
     pub(super) auxv: Vec<u64>,
+    /// Where it begins.
+    auxv_start: u64,
+}
+
+impl Stack {
+    /// The address of the value of `key`, if the auxiliary vector has it.
+    pub(super) fn value_at(&self, key: u64) -> Option<u64> {
+        let index = self.auxv.iter().step_by(2).position(|known| *known == key)?;
+        Some(self.auxv_start + index as u64 * 16 + 8)
+    }
 }
 
 /// Lays out `contents` below `top`, which is page-aligned. `ENOMEM`.
@@ -103,7 +114,8 @@ pub(super) fn build(top: u64, contents: &Contents<'_>) -> Result<Stack> {
     stack.bytes.extend_from_slice(&env.bytes);
     stack.bytes.extend_from_slice(file_name);
     stack.pad_to(top);
-    Ok(Stack { sp, bytes: stack.bytes, arg_start, arg_end, env_end, auxv })
+    let auxv_start = sp + (1 + args.count + 1 + env.count + 1) as u64 * 8;
+    Ok(Stack { sp, bytes: stack.bytes, arg_start, arg_end, env_end, auxv, auxv_start })
 }
 
 /// The auxiliary vector as words, with its end.
@@ -204,6 +216,8 @@ mod tests {
             assert_eq!(read.word(stack.sp + 32), 0);
             assert_eq!(read.string(read.word(stack.sp + 40)), b"A=1");
             assert_eq!(read.word(stack.sp + 48), 0);
+            assert_eq!(stack.value_at(at::PAGESZ), Some(stack.sp + 64));
+            assert_eq!(stack.value_at(at::EXECFD), None);
             assert_eq!((read.word(stack.sp + 56), read.word(stack.sp + 64)), (at::PAGESZ, 4096));
             let auxv = &stack.auxv;
             let value = |key| auxv.chunks(2).find(|pair| pair[0] == key).unwrap()[1];

@@ -41,6 +41,7 @@ pub(super) static ENTRIES: &[Entry] = &[
             Ok(())
         }),
     },
+    dir("binfmt_misc", &[]),
     Entry {
         name: "dentry-state",
         kind: Kind::Shown(|out| {
