@@ -83,7 +83,7 @@ impl Copies {
             }
             if flags.contains(VmFlags::ACCOUNT) {
                 let pages = vma.len() >> PAGE_SHIFT;
-                commit::charge(pages)?;
+                commit::charge(pages, parent.bytes() >> hal::PAGE_SHIFT)?;
                 self.charged += pages;
             }
             let mut copy = Vma { start: vma.start, end: vma.end, attr: vma.attr.inherit() };

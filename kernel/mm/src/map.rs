@@ -162,7 +162,7 @@ impl Mm {
         }
         let charged = if flags.contains(VmFlags::ACCOUNT) { len >> PAGE_SHIFT } else { 0 };
         if charged > 0 {
-            commit::charge(charged)?;
+            commit::charge(charged, space.set.bytes() >> PAGE_SHIFT)?;
         }
         let unmapped = if fixed { self.unmap_locked(space, range.clone()) } else { Ok(Removed::new()) };
         let removed = unmapped.inspect_err(|_| commit::uncharge(charged))?;
@@ -352,7 +352,8 @@ impl Mm {
         }
         let account = attr.flags.contains(VmFlags::ACCOUNT);
         if account {
-            commit::charge(grow >> PAGE_SHIFT).map_err(|_| FaultError::SegvMaperr)?;
+            let own = space.set.bytes() >> PAGE_SHIFT;
+            commit::charge(grow >> PAGE_SHIFT, own).map_err(|_| FaultError::SegvMaperr)?;
         }
         space.set.insert(start..old_start, attr).map_err(|_| {
             if account {
@@ -561,7 +562,7 @@ impl Space {
         if !count_fits(CountRule::Map, self.set.len(), sysctl::max_map_count()) {
             return Err(Errno::ENOMEM);
         }
-        commit::charge(len >> PAGE_SHIFT)?;
+        commit::charge(len >> PAGE_SHIFT, self.set.bytes() >> PAGE_SHIFT)?;
         let attr = VmaAttr::new(flags, range.start, Backing::Anonymous, false);
         self.set.insert(range, attr).map_err(|e| {
             commit::uncharge(len >> PAGE_SHIFT);

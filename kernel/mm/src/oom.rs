@@ -32,10 +32,12 @@ pub enum Verdict {
     GiveUp,
 }
 
-/// The floor that knows processes.
+/// The floor that knows processes and what they may do.
 pub trait Killer: Send + Sync {
     /// Chooses and kills a process. May sleep, also to give the victim time to die.
     fn out_of_memory(&self) -> Verdict;
+    /// Whether the calling thread has `CAP_SYS_ADMIN` over the machine. Takes no lock that this crate holds.
+    fn is_administrator(&self) -> bool;
 }
 
 static KILLER: Once<&'static dyn Killer> = Once::new();
@@ -53,6 +55,11 @@ const RETRIES: usize = 256;
 /// Registers the OOM killer; only the first call counts.
 pub fn register_killer(killer: &'static dyn Killer) {
     KILLER.call_once(|| killer);
+}
+
+/// Whether the calling thread has `CAP_SYS_ADMIN`.
+pub(crate) fn is_administrator() -> bool {
+    KILLER.get().is_some_and(|killer| killer.is_administrator())
 }
 
 /// Registers a reclaim hook, which may sleep. Hooks beyond the eighth are ignored.

@@ -90,7 +90,7 @@ impl Mm {
             let charged = flags.contains(VmFlags::ACCOUNT) && !attr.flags.contains(VmFlags::ACCOUNT);
             let pages = (part.end - part.start) >> PAGE_SHIFT;
             if charged {
-                commit::charge(pages)?;
+                commit::charge(pages, space.set.bytes() >> PAGE_SHIFT)?;
             }
             let rights_changed = (flags ^ attr.flags).intersects(VmFlags::ACCESS) || pkey != attr.pkey;
             attr.flags = flags;

@@ -219,7 +219,7 @@ impl Mm {
         let (flags, pages) = (attr.flags, (grown.end - grown.start) >> PAGE_SHIFT);
         let charged = if flags.contains(VmFlags::ACCOUNT) { pages } else { 0 };
         if charged > 0 {
-            commit::charge(charged)?;
+            commit::charge(charged, space.set.bytes() >> PAGE_SHIFT)?;
         }
         space.set.insert(grown.clone(), attr).map_err(|e| {
             commit::uncharge(charged);
@@ -264,7 +264,7 @@ impl Mm {
         let accounted = flags.contains(VmFlags::ACCOUNT);
         let new_pages = if r.keeps_source() { r.new_len } else { r.new_len - r.old_len } >> PAGE_SHIFT;
         if accounted {
-            commit::charge(new_pages)?;
+            commit::charge(new_pages, space.set.bytes() >> PAGE_SHIFT)?;
         }
         let to = target..target + r.new_len;
         let apart = if untouched && r.keeps_source() { r.addr } else { u64::MAX };

@@ -22,6 +22,24 @@ pub static OOM_KILL_ALLOCATING_TASK: AtomicU32 = AtomicU32::new(0);
 /// `vm.oom_dump_tasks`: the OOM killer's report lists all processes.
 pub static OOM_DUMP_TASKS: AtomicU32 = AtomicU32::new(1);
 
+/// `vm.panic_on_oom`: without memory the machine stops (1, 2) instead of killing a process.
+pub static PANIC_ON_OOM: AtomicU32 = AtomicU32::new(0);
+/// `vm.admin_reserve_kbytes`, or [`BY_MEMORY`].
+pub static ADMIN_RESERVE_KBYTES: Tunable = Tunable::new(BY_MEMORY);
+/// `vm.user_reserve_kbytes`, or [`BY_MEMORY`].
+pub static USER_RESERVE_KBYTES: Tunable = Tunable::new(BY_MEMORY);
+
+/// Nobody has set it: 3 % of memory, up to a bound.
+pub const BY_MEMORY: u64 = u64::MAX;
+
+/// A reserve in KiB; `most` bounds what it is by itself.
+pub fn reserve_kbytes(reserve: &Tunable, most: u64) -> u64 {
+    match reserve.load(Ordering::Relaxed) {
+        BY_MEMORY => (hal::frame::stats().total as u64 * 4 / 32).min(most),
+        set => set,
+    }
+}
+
 /// The present limit on the number of VMAs.
 pub fn max_map_count() -> usize {
     usize::try_from(MAX_MAP_COUNT.load(Ordering::Relaxed)).unwrap_or(usize::MAX)

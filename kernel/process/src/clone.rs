@@ -9,8 +9,8 @@
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use abi::process::CloneFlags;
 use abi::signal::{NSIG, SIGCHLD};
@@ -236,11 +236,34 @@ impl Drop for ProcessCharge {
     }
 }
 
-/// How many threads the memory allows: one eighth of it for their stacks and structures (Linux: fork_init).
+/// `kernel.threads-max`; 0: what the memory allows.
+static MAX_THREADS: AtomicU32 = AtomicU32::new(0);
+/// What `kernel.threads-max` is at least by itself.
+const MIN_THREADS: u32 = 20;
+
+/// How many threads there can be.
 pub fn max_threads() -> u32 {
+    match MAX_THREADS.load(Relaxed) {
+        0 => affordable_threads(),
+        set => set,
+    }
+}
+
+/// Sets how many threads there can be. `EINVAL`: none, or more than a futex can name.
+pub fn set_max_threads(nr: u32) -> Result<()> {
+    // LINUX: FUTEX_TID_MASK.
+    if !(1..=0x3fff_ffff).contains(&nr) {
+        return Err(Errno::EINVAL);
+    }
+    MAX_THREADS.store(nr.min(affordable_threads()), Relaxed);
+    Ok(())
+}
+
+/// How many threads the memory allows: one eighth of it for their stacks and structures (Linux: fork_init).
+fn affordable_threads() -> u32 {
     const BYTES_PER_THREAD: u64 = 8 * 16384;
     let total = hal::frame::stats().total as u64 * hal::PAGE_SIZE as u64;
-    u32::try_from(total / BYTES_PER_THREAD).unwrap_or(u32::MAX).max(20)
+    u32::try_from(total / BYTES_PER_THREAD).unwrap_or(u32::MAX).max(MIN_THREADS)
 }
 
 /// Makes the child's task, and its process unless it is a thread. Nothing is visible yet.

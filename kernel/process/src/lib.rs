@@ -34,7 +34,7 @@ mod unforked;
 pub mod usage;
 pub mod wait;
 
-pub use clone::{CloneRequest, clone, max_threads, spawn_init};
+pub use clone::{CloneRequest, clone, max_threads, set_max_threads, spawn_init};
 pub use family::ExitState;
 pub use group::ThreadGroup;
 pub use nsproxy::NsProxy;

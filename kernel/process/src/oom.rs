@@ -9,7 +9,9 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 
 use mm::oom::{Killer, Verdict};
+use mm::sysctl::PANIC_ON_OOM;
 use sched::Interruptible;
+use security::Cap;
 
 use crate::signal;
 use crate::task::{self, Task, TaskFlags};
@@ -127,6 +129,9 @@ impl Killer for OomKiller {
         if me.as_ref().is_some_and(|me| me.has(TaskFlags::KILLED)) {
             return Verdict::GiveUp;
         }
+        if PANIC_ON_OOM.load(Relaxed) != 0 {
+            hal::power::stop("Out of memory: system-wide panic_on_oom is enabled");
+        }
         if !someone_is_dying() {
             let own = me.as_ref().map(|me| me.group()).filter(|group| takes_caller() && badness(group) > 0);
             let Some(victim) = own.cloned().or_else(|| worst().map(|(group, _)| group)) else {
@@ -144,5 +149,9 @@ impl Killer for OomKiller {
             Ok(()) => Verdict::Retry,
             Err(_) => Verdict::GiveUp,
         }
+    }
+
+    fn is_administrator(&self) -> bool {
+        task::try_current().is_some_and(|me| me.with_cred(|cred| cred.capable(Cap::SYS_ADMIN)))
     }
 }

@@ -29,7 +29,7 @@ use hal::thread::Work;
 use hal::{irq, rcu, time};
 
 use crate::reaper;
-use crate::rq::{Arrival, RunQueue, Slice, TURN_NS};
+use crate::rq::{Arrival, RunQueue, Slice};
 use crate::rt::End;
 use crate::stats::CpuCounters;
 use crate::thread::{
@@ -277,7 +277,7 @@ pub(crate) fn start(thread: &Arc<Thread>, placement: Placement) {
         Placement::Here if allowed.contains(me) => me,
         _ => idle_cpu(allowed, me).unwrap_or_else(|| nearest(allowed, me)),
     };
-    thread.turn_left_ns.store(TURN_NS, Ordering::Relaxed);
+    thread.turn_left_ns.store(crate::policy::turn_ns(), Ordering::Relaxed);
     enqueue(thread, cpu, Arrival::New, &pinned);
 }
 

@@ -1,5 +1,7 @@
 //! Scheduling policies and the weights of nice values.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 /// How a thread competes for a CPU (sched(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(u8)]
@@ -80,6 +82,22 @@ impl Attributes {
             _ => nice_weight(self.nice),
         }
     }
+}
+
+/// A round-robin thread's turn unless somebody sets another (Linux: `RR_TIMESLICE`).
+const DEFAULT_TURN_NS: u64 = 100_000_000;
+static TURN_NS: AtomicU64 = AtomicU64::new(DEFAULT_TURN_NS);
+
+/// A round-robin thread's turn in nanoseconds (`kernel.sched_rr_timeslice_ms`).
+#[inline]
+pub fn turn_ns() -> u64 {
+    TURN_NS.load(Ordering::Relaxed)
+}
+
+/// Sets a round-robin thread's turn in milliseconds; not above 0: the default.
+pub fn set_turn_ms(ms: i32) {
+    let ns = u64::try_from(ms).unwrap_or(0).saturating_mul(1_000_000);
+    TURN_NS.store(if ns == 0 { DEFAULT_TURN_NS } else { ns }, Ordering::Relaxed);
 }
 
 /// A fair thread's slice unless it asked for another (Linux: `sysctl_sched_base_slice`).

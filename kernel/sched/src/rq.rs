@@ -4,12 +4,10 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use crate::eevdf;
-use crate::policy::{Attributes, Policy};
+use crate::policy::{Attributes, Policy, turn_ns};
 use crate::rt::{End, RtQueue};
 use crate::thread::Thread;
 
-/// A round-robin thread's turn (Linux: sched_rr_timeslice_ms).
-pub(crate) const TURN_NS: u64 = 100_000_000;
 /// How long a fair thread runs before a newcomer may preempt it.
 const PROTECTED_NS: u64 = 700_000;
 
@@ -84,7 +82,7 @@ impl RunQueue {
             Policy::RoundRobin => {
                 let left = current.turn_left_ns.load(Ordering::Relaxed).saturating_sub(delta);
                 let over = left == 0;
-                current.turn_left_ns.store(if over { TURN_NS } else { left }, Ordering::Relaxed);
+                current.turn_left_ns.store(if over { turn_ns() } else { left }, Ordering::Relaxed);
                 over && !self.rt.is_empty()
             }
             _ => self.fair.account(delta),

@@ -176,11 +176,9 @@ pub(crate) fn sys_sched_get_priority_min(_cx: &mut Cx<'_>, policy: u32) -> Resul
 
 /// sched_rr_get_interval(2).
 pub(crate) fn sys_sched_rr_get_interval(_cx: &mut Cx<'_>, pid: i32, out: UserAddr) -> Result<usize> {
-    /// Turn of SCHED_RR threads (Linux: `RR_TIMESLICE`).
-    const RR_NS: u64 = 100_000_000;
     let attributes = thread_of(&*find(pid)?)?.own_attributes();
     let ns = match attributes.policy {
-        Policy::RoundRobin => RR_NS,
+        Policy::RoundRobin => sched::policy::turn_ns(),
         Policy::Fifo => 0,
         _ => u64::from(attributes.slice_ns),
     };

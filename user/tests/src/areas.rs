@@ -51,6 +51,7 @@ mod sigwait;
 mod nvme;
 mod overlay;
 mod swap;
+mod sysctl;
 mod sysinfo;
 mod syslog;
 mod tcp;
@@ -116,6 +117,7 @@ const AREAS: &[&[harness::Test]] = &[
     pidfd::TESTS,
     handle::TESTS,
     sysinfo::TESTS,
+    sysctl::TESTS,
     time::TESTS,
     clockset::TESTS,
     scheduling::TESTS,

@@ -3,13 +3,14 @@
 //! ```text
 //!   format   rustfmt --check              layers  edges between crates are those of ARCHITECTURE.md
 //!   lints    clippy, warnings denied      unsafe  forbidden outside of hal; hal's size is shown
-//!   docs     rustdoc, warnings denied       dependencies, coverage: the pages of these names are up to date
+//!   docs     rustdoc, warnings denied       dependencies, coverage, sysctl: the pages of these names are up to date
 //! ```
 //! Every check runs, whatever the one before found.
 
 mod dependencies;
 mod layers;
 mod safety;
+mod sysctl;
 
 use std::process::{Command, ExitCode};
 
@@ -22,7 +23,7 @@ type Check = fn() -> Result<String>;
 
 /// Runs all checks; the result is a failure when one failed.
 pub fn run() -> Result<ExitCode> {
-    let checks: [(&str, Check); 7] = [
+    let checks: [(&str, Check); 8] = [
         ("format", format),
         ("lints", lints),
         ("docs", docs),
@@ -30,6 +31,7 @@ pub fn run() -> Result<ExitCode> {
         ("unsafe", safety::run),
         ("dependencies", dependencies::run),
         ("coverage", coverage::check),
+        ("sysctl", sysctl::run),
     ];
     let mut failed = 0;
     for (name, check) in checks {

@@ -92,7 +92,7 @@ impl ShmemObject {
     /// As [`new`](Self::new), with all pages charged to the commit limit. `ENOMEM`: it is reached.
     pub fn new_charged(size: u64) -> Result<Self> {
         let pages = size.div_ceil(hal::PAGE_SIZE as u64);
-        commit::charge(pages)?;
+        commit::charge(pages, 0)?;
         let mut object = Self::new(size);
         object.charged = pages;
         Ok(object)

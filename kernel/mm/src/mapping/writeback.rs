@@ -2,7 +2,7 @@
 //!
 //! A kernel thread ([`start`]) wakes every `vm.dirty_writeback_centisecs` and writes files whose oldest dirty page is
 //! older than `vm.dirty_expire_centisecs`, or all of them while more than `vm.dirty_background_ratio` percent of
-//! memory is dirty. Beyond `vm.dirty_ratio` writers write their own pages before they go on.
+//! memory is dirty (or `vm.dirty_background_bytes`). Beyond `vm.dirty_ratio` (or `vm.dirty_bytes`) writers write their own pages before they go on.
 //!
 //! A page is marked clean before it is written, and taken out of shared mappings that may write, so a store that
 //! comes later faults and makes it dirty again:
@@ -40,6 +40,10 @@ use crate::registry;
 pub static BACKGROUND_RATIO: AtomicU32 = AtomicU32::new(10);
 /// `vm.dirty_ratio`, in percent.
 pub static RATIO: AtomicU32 = AtomicU32::new(20);
+/// `vm.dirty_background_bytes`: counts instead of the ratio unless it is 0.
+pub static BACKGROUND_BYTES: AtomicU64 = AtomicU64::new(0);
+/// `vm.dirty_bytes`: counts instead of the ratio unless it is 0.
+pub static BYTES: AtomicU64 = AtomicU64::new(0);
 /// `vm.dirty_expire_centisecs`.
 pub static EXPIRE_CENTISECS: AtomicU32 = AtomicU32::new(3000);
 /// `vm.dirty_writeback_centisecs`; 0 stops periodic write-back.
@@ -84,8 +88,15 @@ fn for_each(mut visit: impl FnMut(&Arc<Mapping>)) {
     }
 }
 
-/// Pages that may be dirty at `percent` of what is free or cached.
-fn share(percent: u32) -> u64 {
+/// Pages that may be dirty: so many bytes, or without those so many percent of what is free or cached.
+fn share(bytes: &AtomicU64, percent: &AtomicU32) -> u64 {
+    match bytes.load(Ordering::Relaxed) {
+        0 => share_of_memory(percent.load(Ordering::Relaxed)),
+        bytes => bytes >> PAGE_SHIFT,
+    }
+}
+
+fn share_of_memory(percent: u32) -> u64 {
     let files = counters::CACHED.get().saturating_sub(counters::SHMEM.get());
     let pages = hal::frame::stats().free as u64 + files;
     pages * u64::from(percent.min(100)) / 100
@@ -93,8 +104,13 @@ fn share(percent: u32) -> u64 {
 
 /// Starts the thread that writes back.
 pub fn start() -> Result<()> {
-    LIMIT.store(share(RATIO.load(Ordering::Relaxed)).max(1), Ordering::Relaxed);
+    refresh_limit();
     sched::spawn("kflush", flusher).map(drop).map_err(|_| Errno::ENOMEM)
+}
+
+/// Has writers obey what was set; by itself that happens each time the thread wakes.
+pub fn refresh_limit() {
+    LIMIT.store(share(&BYTES, &RATIO).max(1), Ordering::Relaxed);
 }
 
 fn flusher() {
@@ -104,7 +120,7 @@ fn flusher() {
         let kicked = || (KICKED.swap(0, Ordering::AcqRel) != 0).then_some(());
         let is_kicked =
             WAKE.wait_deadline(kicked, Some(hal::time::now_ns() + wait_ns), Interruptible::No).is_ok();
-        LIMIT.store(share(RATIO.load(Ordering::Relaxed)).max(1), Ordering::Relaxed);
+        refresh_limit();
         if interval > 0 || is_kicked {
             write_old();
         }
@@ -114,7 +130,7 @@ fn flusher() {
 /// Writes what is old, or everything while too much is dirty.
 fn write_old() {
     let pressed = PRESSED.swap(false, Ordering::Relaxed);
-    let background = if pressed { 0 } else { share(BACKGROUND_RATIO.load(Ordering::Relaxed)) };
+    let background = if pressed { 0 } else { share(&BACKGROUND_BYTES, &BACKGROUND_RATIO) };
     let expire = u64::from(EXPIRE_CENTISECS.load(Ordering::Relaxed)) * NS_PER_CENTISEC;
     for_each(|mapping| {
         let Source::Pages(pages) = &mapping.source else { return };

@@ -12,12 +12,20 @@ use security::{Cap, Cred};
 
 use crate::Socket;
 
-/// Default and highest unprivileged buffer size (/proc/sys/net/core/wmem_default, wmem_max).
+/// What buffers are without a word about them.
 const DEFAULT_BUF: u32 = 212_992;
+/// `net.core.wmem_default`: the size of a send buffer of a new socket.
+pub static WMEM_DEFAULT: AtomicU32 = AtomicU32::new(DEFAULT_BUF);
+/// `net.core.rmem_default`: the size of a receive buffer of a new socket.
+pub static RMEM_DEFAULT: AtomicU32 = AtomicU32::new(DEFAULT_BUF);
+/// `net.core.wmem_max`: half the largest send buffer that anyone may ask for.
+pub static WMEM_MAX: AtomicU32 = AtomicU32::new(DEFAULT_BUF);
+/// `net.core.rmem_max`: half the largest receive buffer that anyone may ask for.
+pub static RMEM_MAX: AtomicU32 = AtomicU32::new(DEFAULT_BUF);
 /// The least that a send buffer can be.
-const MIN_SNDBUF: u32 = 4608;
+pub const MIN_SNDBUF: u32 = 4608;
 /// The least that a receive buffer can be.
-const MIN_RCVBUF: u32 = 2304;
+pub const MIN_RCVBUF: u32 = 2304;
 
 const SO_DEBUG: i32 = 1;
 /// An option of socket(7).
@@ -116,10 +124,16 @@ impl Default for Options {
 impl Options {
     /// What a new socket has.
     #[inline]
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
+        Self::with_buffers(WMEM_DEFAULT.load(Relaxed), RMEM_DEFAULT.load(Relaxed))
+    }
+
+    /// What a new socket of a family has whose buffers begin with other sizes.
+    #[inline]
+    pub fn with_buffers(sndbuf: u32, rcvbuf: u32) -> Self {
         Self {
-            sndbuf: AtomicU32::new(DEFAULT_BUF),
-            rcvbuf: AtomicU32::new(DEFAULT_BUF),
+            sndbuf: AtomicU32::new(sndbuf),
+            rcvbuf: AtomicU32::new(rcvbuf),
             rcvlowat: AtomicU32::new(1),
             rcvtimeo_ns: AtomicU64::new(0),
             sndtimeo_ns: AtomicU64::new(0),
@@ -130,11 +144,6 @@ impl Options {
             passcred: AtomicBool::new(false),
             cookie: AtomicU64::new(0),
         }
-    }
-
-    /// What a new socket of a family has whose buffers begin with other sizes.
-    pub fn with_buffers(sndbuf: u32, rcvbuf: u32) -> Self {
-        Self { sndbuf: AtomicU32::new(sndbuf), rcvbuf: AtomicU32::new(rcvbuf), ..Self::new() }
     }
 
     /// The family has enlarged the send buffer.
@@ -238,11 +247,11 @@ impl Options {
     ) -> Result<()> {
         let forced =
             |value: i32| if cred.capable(Cap::NET_ADMIN) { Ok(value as u32) } else { Err(Errno::EPERM) };
-        let limited = |value: i32| (value as u32).min(DEFAULT_BUF);
+        let limited = |value: i32, most: &AtomicU32| (value as u32).min(most.load(Relaxed));
         match name {
-            SO_SNDBUF => self.sndbuf.store(doubled(limited(value), MIN_SNDBUF), Relaxed),
+            SO_SNDBUF => self.sndbuf.store(doubled(limited(value, &WMEM_MAX), MIN_SNDBUF), Relaxed),
             SO_SNDBUFFORCE => self.sndbuf.store(doubled(forced(value.max(0))?, MIN_SNDBUF), Relaxed),
-            SO_RCVBUF => self.rcvbuf.store(doubled(limited(value), MIN_RCVBUF), Relaxed),
+            SO_RCVBUF => self.rcvbuf.store(doubled(limited(value, &RMEM_MAX), MIN_RCVBUF), Relaxed),
             SO_RCVBUFFORCE => self.rcvbuf.store(doubled(forced(value.max(0))?, MIN_RCVBUF), Relaxed),
             SO_RCVLOWAT => {
                 self.rcvlowat.store(if value < 0 { i32::MAX as u32 } else { value.max(1) as u32 }, Relaxed)

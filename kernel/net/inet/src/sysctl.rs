@@ -4,6 +4,8 @@
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+pub use net_core::options::{MIN_RCVBUF, MIN_SNDBUF, RMEM_DEFAULT, RMEM_MAX, WMEM_DEFAULT, WMEM_MAX};
+
 macro_rules! tunables {
     ($($(#[$doc:meta])* $name:ident = $value:expr;)*) => {
         $($(#[$doc])* pub static $name: AtomicU32 = AtomicU32::new($value);)*

@@ -12,10 +12,19 @@ use vfs::text::Text;
 
 use super::ipc;
 use crate::extra::{self, Extra};
-use crate::node::{Entry, Kind, dir, fixed, line, parse, push_c_string};
+use crate::node::{Entry, Kind, Show, Store, dir, fixed, line, parse, push_c_string};
 
-const fn shown(name: &'static str, show: crate::node::Show) -> Entry {
+const fn shown(name: &'static str, show: Show) -> Entry {
     Entry { name, kind: Kind::Shown(show) }
+}
+
+const fn tunable(name: &'static str, show: Show, store: Store) -> Entry {
+    Entry { name, kind: Kind::Tunable(show, store) }
+}
+
+/// `EINVAL`: not an `int`.
+fn int(bytes: &[u8]) -> Result<i32> {
+    i32::try_from(parse(bytes)?).map_err(|_| Errno::EINVAL)
 }
 
 /// The caller's names.
@@ -164,8 +173,28 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("ostype", "Linux"),
     fixed("overflowgid", "65534"),
     fixed("overflowuid", "65534"),
-    fixed("panic", "0"),
-    fixed("panic_on_oops", "0"),
+    tunable(
+        "panic",
+        |out| {
+            put!(out, "{}\n", hal::power::panic_seconds());
+            Ok(())
+        },
+        |bytes| {
+            hal::power::set_panic_seconds(int(bytes)?);
+            Ok(())
+        },
+    ),
+    tunable(
+        "panic_on_oops",
+        |out| {
+            put!(out, "{}\n", u8::from(hal::power::oops_stops()));
+            Ok(())
+        },
+        |bytes| {
+            hal::power::set_oops_stops(int(bytes)? != 0);
+            Ok(())
+        },
+    ),
     fixed("panic_on_warn", "0"),
     fixed("perf_event_paranoid", "3"),
     Entry {
@@ -186,7 +215,17 @@ pub(super) static ENTRIES: &[Entry] = &[
     dir("random", RANDOM),
     Entry { name: "randomize_va_space", kind: Kind::Number32(&mm::sysctl::RANDOMIZE_VA_SPACE, 0..=2) },
     fixed("sched_autogroup_enabled", "0"),
-    fixed("sched_rr_timeslice_ms", "100"),
+    tunable(
+        "sched_rr_timeslice_ms",
+        |out| {
+            put!(out, "{}\n", sched::policy::turn_ns() / 1_000_000);
+            Ok(())
+        },
+        |bytes| {
+            sched::policy::set_turn_ms(int(bytes)?);
+            Ok(())
+        },
+    ),
     fixed("sched_rt_period_us", "1000000"),
     fixed("sched_rt_runtime_us", "1000000"),
     ipc::SEM,
@@ -199,10 +238,14 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("sysctl_writes_strict", "1"),
     fixed("sysrq", "0"),
     fixed("tainted", "0"),
-    shown("threads-max", |out| {
-        put!(out, "{}\n", process::max_threads());
-        Ok(())
-    }),
+    tunable(
+        "threads-max",
+        |out| {
+            put!(out, "{}\n", process::max_threads());
+            Ok(())
+        },
+        |bytes| process::set_max_threads(u32::try_from(parse(bytes)?).map_err(|_| Errno::EINVAL)?),
+    ),
     fixed("timer_migration", "1"),
     fixed("unprivileged_bpf_disabled", "2"),
     shown("version", |out| {

@@ -4,7 +4,7 @@ use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use abi::{Errno, Result};
-use net_inet::sysctl;
+use net_inet::sysctl::{self, MIN_RCVBUF, MIN_SNDBUF};
 use vfs::put;
 
 use crate::node::{Entry, Kind, dir, fixed};
@@ -63,11 +63,11 @@ static IPV4: &[Entry] = &[
 ];
 
 static CORE: &[Entry] = &[
-    fixed("rmem_default", "212992"),
-    fixed("rmem_max", "212992"),
+    number("rmem_default", &sysctl::RMEM_DEFAULT, MIN_RCVBUF..=i32::MAX as u32),
+    number("rmem_max", &sysctl::RMEM_MAX, MIN_RCVBUF..=i32::MAX as u32),
     number("somaxconn", &sysctl::SOMAXCONN, 0..=i32::MAX as u32),
-    fixed("wmem_default", "212992"),
-    fixed("wmem_max", "212992"),
+    number("wmem_default", &sysctl::WMEM_DEFAULT, MIN_SNDBUF..=i32::MAX as u32),
+    number("wmem_max", &sysctl::WMEM_MAX, MIN_SNDBUF..=i32::MAX as u32),
 ];
 
 /// The entries.

@@ -1,5 +1,7 @@
 //! /proc/sys/vm (proc_sys_vm(5)).
 
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
 use abi::{Errno, Result};
 use mm::hugetlb;
 use mm::mapping::writeback;
@@ -8,11 +10,11 @@ use security::Cap;
 use vfs::put;
 use vfs::text::Text;
 
-use crate::node::{Entry, Kind, fixed, parse};
+use crate::node::{Entry, Kind, Show, Store, fixed, parse};
 
 const fn number32(
     name: &'static str,
-    value: &'static core::sync::atomic::AtomicU32,
+    value: &'static AtomicU32,
     range: core::ops::RangeInclusive<u32>,
 ) -> Entry {
     Entry { name, kind: Kind::Number32(value, range) }
@@ -20,10 +22,14 @@ const fn number32(
 
 const fn number64(
     name: &'static str,
-    value: &'static core::sync::atomic::AtomicU64,
+    value: &'static AtomicU64,
     range: core::ops::RangeInclusive<u64>,
 ) -> Entry {
     Entry { name, kind: Kind::Number64(value, range) }
+}
+
+const fn tunable(name: &'static str, show: Show, store: Store) -> Entry {
+    Entry { name, kind: Kind::Tunable(show, store) }
 }
 
 /// Drops clean pages of files on disks (1) and dentries (2). `EINVAL`: not 1 to 4.
@@ -73,14 +79,84 @@ fn set_hugepages(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// A limit on dirty memory, in percent or in bytes: the one that is set last counts, and the other shows 0.
+struct DirtyLimit {
+    percent: &'static AtomicU32,
+    bytes: &'static AtomicU64,
+}
+
+static DIRTY: DirtyLimit = DirtyLimit { percent: &writeback::RATIO, bytes: &writeback::BYTES };
+static DIRTY_BACKGROUND: DirtyLimit =
+    DirtyLimit { percent: &writeback::BACKGROUND_RATIO, bytes: &writeback::BACKGROUND_BYTES };
+
+impl DirtyLimit {
+    fn set_percent(&self, bytes: &[u8]) -> Result<()> {
+        let percent = u32::try_from(parse(bytes)?).ok().filter(|percent| *percent <= 100);
+        self.percent.store(percent.ok_or(Errno::EINVAL)?, Relaxed);
+        self.bytes.store(0, Relaxed);
+        writeback::refresh_limit();
+        Ok(())
+    }
+
+    /// `EINVAL`: less than `least`.
+    fn set_bytes(&self, bytes: &[u8], least: u64) -> Result<()> {
+        let value = count(bytes)?;
+        if value < least {
+            return Err(Errno::EINVAL);
+        }
+        self.bytes.store(value, Relaxed);
+        self.percent.store(0, Relaxed);
+        writeback::refresh_limit();
+        Ok(())
+    }
+
+    fn show_percent(&self, out: &mut Text) -> Result<()> {
+        put!(out, "{}\n", self.percent.load(Relaxed));
+        Ok(())
+    }
+
+    fn show_bytes(&self, out: &mut Text) -> Result<()> {
+        put!(out, "{}\n", self.bytes.load(Relaxed));
+        Ok(())
+    }
+}
+
+/// The least that `vm.dirty_bytes` can be.
+const MIN_DIRTY_BYTES: u64 = 2 * hal::PAGE_SIZE as u64;
+
+/// `EINVAL`: no number of KiB.
+fn store_reserve(bytes: &[u8], reserve: &'static AtomicU64) -> Result<()> {
+    let kbytes = count(bytes)?;
+    // LINUX: a number of pages must fit.
+    reserve.store(kbytes.min(u64::MAX >> 12), Relaxed);
+    Ok(())
+}
+
+fn show_reserve(out: &mut Text, reserve: &'static AtomicU64, most: u64) -> Result<()> {
+    put!(out, "{}\n", tunables::reserve_kbytes(reserve, most));
+    Ok(())
+}
+
 /// The entries.
 pub(super) static ENTRIES: &[Entry] = &[
-    fixed("admin_reserve_kbytes", "0"),
-    fixed("dirty_background_bytes", "0"),
-    number32("dirty_background_ratio", &writeback::BACKGROUND_RATIO, 0..=100),
-    fixed("dirty_bytes", "0"),
+    tunable(
+        "admin_reserve_kbytes",
+        |out| show_reserve(out, &tunables::ADMIN_RESERVE_KBYTES, 8 << 10),
+        |bytes| store_reserve(bytes, &tunables::ADMIN_RESERVE_KBYTES),
+    ),
+    tunable(
+        "dirty_background_bytes",
+        |out| DIRTY_BACKGROUND.show_bytes(out),
+        |bytes| DIRTY_BACKGROUND.set_bytes(bytes, 1),
+    ),
+    tunable(
+        "dirty_background_ratio",
+        |out| DIRTY_BACKGROUND.show_percent(out),
+        |bytes| DIRTY_BACKGROUND.set_percent(bytes),
+    ),
+    tunable("dirty_bytes", |out| DIRTY.show_bytes(out), |bytes| DIRTY.set_bytes(bytes, MIN_DIRTY_BYTES)),
     number32("dirty_expire_centisecs", &writeback::EXPIRE_CENTISECS, 0..=i32::MAX as u32),
-    number32("dirty_ratio", &writeback::RATIO, 0..=100),
+    tunable("dirty_ratio", |out| DIRTY.show_percent(out), |bytes| DIRTY.set_percent(bytes)),
     number32("dirty_writeback_centisecs", &writeback::INTERVAL_CENTISECS, 0..=i32::MAX as u32),
     Entry { name: "drop_caches", kind: Kind::Trigger(drop_caches) },
     number32("hugetlb_shm_group", &hugetlb::SHM_GROUP, 0..=u32::MAX),
@@ -111,11 +187,15 @@ pub(super) static ENTRIES: &[Entry] = &[
     number32("overcommit_memory", &tunables::OVERCOMMIT_MEMORY, 0..=2),
     number64("overcommit_ratio", &tunables::OVERCOMMIT_RATIO, 0..=i32::MAX as u64),
     fixed("page-cluster", "3"),
-    fixed("panic_on_oom", "0"),
+    number32("panic_on_oom", &tunables::PANIC_ON_OOM, 0..=2),
     fixed("stat_interval", "1"),
     fixed("swappiness", "60"),
     number32("unprivileged_userfaultfd", &userfaultfd::UNPRIVILEGED, 0..=1),
-    fixed("user_reserve_kbytes", "0"),
+    tunable(
+        "user_reserve_kbytes",
+        |out| show_reserve(out, &tunables::USER_RESERVE_KBYTES, 128 << 10),
+        |bytes| store_reserve(bytes, &tunables::USER_RESERVE_KBYTES),
+    ),
     fixed("vfs_cache_pressure", "100"),
     fixed("zone_reclaim_mode", "0"),
 ];

@@ -31,6 +31,7 @@ use super::console::Console;
 use super::exception::vector;
 use super::{cpulocal, instr, symbols};
 use crate::addr::USER_END;
+use crate::power;
 use crate::preempt::NO_RESCHED;
 use crate::trap::{self, Oops, UserRegs};
 
@@ -211,7 +212,7 @@ fn report(fatal: bool, args: fmt::Arguments<'_>) {
 fn panic(info: &PanicInfo<'_>) -> ! {
     let double = panicking().swap(true, Ordering::Relaxed);
     let alone = cpulocal::current_thread().is_null() || cpulocal::in_interrupt();
-    let fatal = double || alone || cmdline_has(b"oops=panic");
+    let fatal = double || alone || power::oops_stops();
     let message = match info.location() {
         Some(place) => Message::new(format_args!("{} at {}:{}", info.message(), place.file(), place.line())),
         None => Message::new(format_args!("{}", info.message())),
@@ -233,7 +234,7 @@ pub(super) fn die(vector: u8, error_code: u64, cr2: u64, regs: &UserRegs) -> ! {
     let nested = panicking().swap(true, Ordering::Relaxed);
     let no_thread = cpulocal::current_thread().is_null() || trap::upcalls().is_none();
     let atomic = cpulocal::preempt_load() & !NO_RESCHED != 0;
-    let fatal = nested || no_thread || atomic || cmdline_has(b"oops=panic");
+    let fatal = nested || no_thread || atomic || power::oops_stops();
     let message = Message::new(format_args!(
         "{} (error {error_code:#x}, cr2 {cr2:#x}) at {:#x}",
         name(vector),
@@ -332,19 +333,6 @@ fn backtrace(fatal: bool) {
     let _code = _Unwind_Backtrace(frame, (&raw mut walk).cast());
 }
 
-fn cmdline_has(word: &[u8]) -> bool {
-    crate::boot::cmdline().split(|byte| *byte == b' ').any(|given| given == word)
-}
-
-/// Seconds until a reboot after a fatal report: 0 waits for ever, negative reboots at once.
-fn panic_timeout() -> i64 {
-    let given = crate::boot::cmdline()
-        .split(|byte| *byte == b' ')
-        .filter_map(|word| word.strip_prefix(b"panic="))
-        .next_back();
-    given.and_then(|digits| core::str::from_utf8(digits).ok()?.parse().ok()).unwrap_or(0)
-}
-
 /// Stops the machine for good.
 pub(crate) fn stop_machine(message: &str) -> ! {
     instr::cli();
@@ -360,7 +348,7 @@ pub(crate) fn stop_machine(message: &str) -> ! {
         }
         report(true, format_args!("Kernel panic - not syncing: {message}"));
     }
-    let seconds = panic_timeout();
+    let seconds = power::panic_seconds();
     if seconds == 0 {
         super::power::halt_forever()
     }
@@ -368,5 +356,5 @@ pub(crate) fn stop_machine(message: &str) -> ! {
     while crate::time::now_ns() < until {
         instr::pause();
     }
-    crate::power::reboot()
+    power::reboot()
 }
