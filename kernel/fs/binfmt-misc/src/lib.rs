@@ -7,7 +7,7 @@ extern crate alloc;
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 
-use abi::fs::{S_IFDIR, S_IFREG};
+use abi::fs::{S_IFDIR, S_IFMT, S_IFREG};
 use abi::{Errno, Result};
 use process::exec::misc::{self, Format, FormatFlags, Pattern, Rule};
 use sched::Mutex;
@@ -18,8 +18,8 @@ use vfs::open::open_exec;
 use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::text::{Content, Text, TextFile};
 use vfs::{
-    At, File, FileOps, FileSystemType, Inode, InodeFlags, InodeInit, InodeOps, MountRequest, OpenRequest,
-    SuperBlock, SuperInit, SuperOps, WalkContext, WalkFlags, put,
+    At, File, FileOps, FileSystemType, Inode, InodeFlags, InodeInit, InodeOps, MountRequest, NewInode,
+    OpenRequest, SuperBlock, SuperInit, SuperOps, WalkContext, WalkFlags, put,
 };
 
 /// `BINFMTFS_MAGIC` (statfs(2)).
@@ -109,6 +109,10 @@ impl InodeOps for Root {
             Some(Node::Format(then)) => format_of(name).is_some_and(|now| Arc::ptr_eq(&now, then)),
             _ => true,
         }
+    }
+
+    fn create(&self, _dir: &Arc<Inode>, _name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
+        Err(if new.mode & S_IFMT == S_IFREG { Errno::EACCES } else { Errno::EPERM })
     }
 
     fn open(&self, _inode: &Arc<Inode>, _request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
