@@ -19,6 +19,8 @@ use crate::perm;
 pub const NAME_MAX: usize = 255;
 /// The longest value (xattr(7)).
 pub const SIZE_MAX: usize = 65536;
+/// The name of the protocol of a socket.
+pub const SOCKET_PROTOCOL: &[u8] = b"system.sockprotoname";
 /// The longest list of names.
 pub const LIST_MAX: usize = 65536;
 
@@ -47,6 +49,9 @@ fn check(inode: &Inode, name: &[u8], cred: &Cred, how: Use) -> Result<()> {
     }
     if name.starts_with(b"trusted.") {
         return if cred.capable(Cap::SYS_ADMIN) { Ok(()) } else { Err(refused) };
+    }
+    if name == SOCKET_PROTOCOL && how == Use::Read && crate::anon::SOCKET.holds(inode) {
+        return Ok(());
     }
     if !name.starts_with(b"user.") {
         return Err(Errno::EOPNOTSUPP);

@@ -8,8 +8,36 @@ use crate::prelude::*;
 tests!(
     "inet":
     socket_errors, sock_options, bind_errors, bind_conflicts, privileged_ports, ephemeral_ports, dual_stack, v6_only,
-    interface_requests, loopback_starts_down, namespaces_are_apart, proc_net,
+    interface_requests, loopback_starts_down, namespaces_are_apart, proc_net, names_of_protocols,
 );
+
+fn names_of_protocols() {
+    for (family, kind, name) in [
+        (AF_INET, SOCK_STREAM, "TCP"),
+        (AF_INET, SOCK_DGRAM, "UDP"),
+        (AF_INET6, SOCK_STREAM, "TCPv6"),
+        (AF_INET6, SOCK_DGRAM, "UDPv6"),
+        (AF_UNIX, SOCK_STREAM, "UNIX-STREAM"),
+        (AF_UNIX, SOCK_SEQPACKET, "UNIX"),
+        (AF_UNIX, SOCK_DGRAM, "UNIX"),
+    ] {
+        let fd = sys!(SYS_socket, family, kind, 0).unwrap();
+        let mut buf = [0u8; 100];
+        let attribute = c"system.sockprotoname";
+        let len = sys!(SYS_fgetxattr, fd, attribute, &mut buf, 100).unwrap();
+        assert_eq!(buf[..len], *format!("{name}\0").as_bytes());
+        assert_eq!(sys!(SYS_fgetxattr, fd, attribute, &mut buf, len - 1), Err(ERANGE));
+        assert_eq!(sys!(SYS_fsetxattr, fd, attribute, c"x", 1, 0), Err(EOPNOTSUPP));
+        assert_eq!(sys!(SYS_fremovexattr, fd, attribute), Err(EOPNOTSUPP));
+        sys!(SYS_fsetxattr, fd, c"user.a", c"x", 1, 0).unwrap();
+        let len = sys!(SYS_flistxattr, fd, &mut buf, 100).unwrap();
+        let mut names: Vec<_> = buf[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect();
+        names.sort();
+        assert_eq!(names, [&b"system.sockprotoname"[..], b"user.a"]);
+        close(fd as i32);
+    }
+    assert_eq!(sys!(SYS_fgetxattr, new_file("f"), c"system.sockprotoname", 0, 0), Err(EOPNOTSUPP));
+}
 
 fn socket_errors() {
     assert_eq!(sys!(SYS_socket, AF_INET, SOCK_STREAM, 17), Err(EPROTONOSUPPORT));

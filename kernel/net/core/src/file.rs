@@ -93,7 +93,7 @@ impl Drop for SocketFile {
 /// Opens a file on `socket`, which is released with it, also when this fails. Of `flags`, `O_NONBLOCK` counts.
 pub fn open(socket: Arc<dyn Socket>, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<File>> {
     let ops = Arc::new(SocketFile { socket });
-    let own = alloc::boxed::Box::new(SocketInode::new());
+    let own = alloc::boxed::Box::new(SocketInode::new(ops.socket.protocol_name()));
     let inode = anon::new_inode_with(anon::SOCKET, S_IFSOCK | 0o777, cred, own);
     ops.socket.opened(inode.ino());
     anon::open(&inode, ops, OpenFlags::RDWR | flags & OpenFlags::NONBLOCK, cred)

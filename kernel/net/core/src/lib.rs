@@ -173,6 +173,9 @@ pub trait Socket: Any + Send + Sync {
     /// Type.
     fn kind(&self) -> SockType;
 
+    /// The name of its protocol, as the attribute `system.sockprotoname` and /proc/net/protocols tell it.
+    fn protocol_name(&self) -> &'static str;
+
     /// The options of level `SOL_SOCKET`.
     fn options(&self) -> &Options;
 

@@ -1,19 +1,20 @@
-//! Extended attributes of sockets: names of `user.`, kept as long as the socket lives.
+//! Extended attributes of sockets: names of `user.`, kept as long as the socket lives, and the protocol's name.
 
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use vfs::inode::{Inode, InodeOps, XattrMode};
-use vfs::xattr::Store;
+use vfs::xattr::{self, Store};
 
 /// The inode of a socket in sockfs.
 pub(crate) struct SocketInode {
+    protocol: &'static str,
     xattrs: Store,
 }
 
 impl SocketInode {
-    pub(crate) fn new() -> Self {
-        Self { xattrs: Store::new() }
+    pub(crate) fn new(protocol: &'static str) -> Self {
+        Self { protocol, xattrs: Store::new() }
     }
 }
 
@@ -23,7 +24,11 @@ fn check(name: &[u8]) -> Result<()> {
 }
 
 impl InodeOps for SocketInode {
+    /// The protocol's name comes with its NUL.
     fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
+        if name == xattr::SOCKET_PROTOCOL {
+            return Ok([self.protocol.as_bytes(), b"\0"].concat());
+        }
         check(name)?;
         self.xattrs.get(name)
     }
@@ -39,6 +44,9 @@ impl InodeOps for SocketInode {
     }
 
     fn list_xattr(&self, _inode: &Inode) -> Result<Vec<u8>> {
-        self.xattrs.list()
+        let mut names = self.xattrs.list()?;
+        names.extend_from_slice(xattr::SOCKET_PROTOCOL);
+        names.push(0);
+        Ok(names)
     }
 }

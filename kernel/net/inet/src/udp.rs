@@ -499,6 +499,10 @@ impl Socket for UdpSocket {
         IPPROTO_UDP
     }
 
+    fn protocol_name(&self) -> &'static str {
+        if self.conn.family == AF_INET6 { "UDPv6" } else { "UDP" }
+    }
+
     fn options(&self) -> &Options {
         &self.conn.options
     }

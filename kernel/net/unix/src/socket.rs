@@ -230,6 +230,10 @@ impl Socket for UnixSocket {
         self.kind
     }
 
+    fn protocol_name(&self) -> &'static str {
+        if self.kind == SockType::Stream { "UNIX-STREAM" } else { "UNIX" }
+    }
+
     fn options(&self) -> &Options {
         &self.out.options
     }

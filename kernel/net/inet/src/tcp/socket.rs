@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use abi::poll::PollEvents;
-use abi::socket::Ucred;
+use abi::socket::{AF_INET6, Ucred};
 use abi::{Errno, Result};
 use hal::time::now_ns;
 use hal::uio::Dest;
@@ -256,6 +256,10 @@ impl Socket for TcpSocket {
 
     fn protocol(&self) -> i32 {
         IPPROTO_TCP
+    }
+
+    fn protocol_name(&self) -> &'static str {
+        if self.conn.family == AF_INET6 { "TCPv6" } else { "TCP" }
     }
 
     fn options(&self) -> &Options {
