@@ -264,7 +264,7 @@ pub struct RawMountAttr {
 pub struct MntIdReq {
     /// Size of the structure in bytes.
     pub size: u32,
-    /// Descriptor of a mount namespace, or 0.
+    /// Descriptor of a mount namespace, or 0; with `STATMOUNT_BY_FD` one on the mount.
     pub mnt_ns_fd: u32,
     /// Unique id of a mount.
     pub mnt_id: u64,

@@ -39,6 +39,7 @@ bitflags! {
         const AUTOREAP = 0x4_0000_0000;
         const NNP = 0x8_0000_0000;
         const PIDFD_AUTOKILL = 0x10_0000_0000;
+        const EMPTY_MNTNS = 0x20_0000_0000;
     }
 
     /// Options of wait4(2) and waitid(2).

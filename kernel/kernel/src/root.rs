@@ -1,7 +1,7 @@
 //! The root file system on a disk: `root=` and what belongs to it.
 //!
-//! Linux mounts it when the initramfs has no first program: on /root of the rootfs, with devtmpfs on its /dev, and moves
-//! it to the root. Sources: Documentation/admin-guide/kernel-parameters.txt, init/do_mounts.c's messages.
+//! Linux mounts it when the initramfs has no first program: on /root of the rootfs, with devtmpfs on its /dev, makes it
+//! the root by pivot_root(2), and unmounts the rootfs. Sources: Documentation/admin-guide/kernel-parameters.txt, init/do_mounts.c's messages.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -15,7 +15,7 @@ use vfs::{At, WalkContext, WalkFlags};
 use crate::params::Params;
 
 const MS_RDONLY: u64 = 1;
-const MS_MOVE: u64 = 8192;
+const MNT_DETACH: u32 = 2;
 /// How often `rootwait` looks.
 const WAIT_NS: u64 = 100_000_000;
 
@@ -93,10 +93,11 @@ fn mount_device(cx: &WalkContext<'_>, params: &Params, device: &Arc<BlockDevice>
     if let Err(errno) = vfs::mount_ops::mount(cx, b"devtmpfs", b"/root/dev", b"devtmpfs", 0, b"") {
         log::warn!("devtmpfs: cannot be mounted on the root's /dev: {errno}");
     }
-    vfs::mount_ops::mount(cx, b"/root", b"/", b"", MS_MOVE, b"")?;
-    // The walk begins in the rootfs and crosses to what is mounted on it now.
-    let root = vfs::walk(cx, At::Cwd, b"/..", WalkFlags::FOLLOW)?;
+    let root = vfs::walk(cx, At::Cwd, b"/root", WalkFlags::FOLLOW)?;
+    vfs::mount_ops::pivot_root(cx, b"/root", b"/root")?;
+    // No task is there yet whose view would follow.
     cx.fs.set_root(root.clone());
     cx.fs.set_cwd(root);
-    Ok(())
+    // What is upon the new root now is the rootfs.
+    vfs::mount_ops::umount(cx, b"/", MNT_DETACH)
 }

@@ -285,9 +285,7 @@ fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
     let files = if flags.contains(CloneFlags::FILES) { files } else { files.fork()? };
     let fs = me.fs().ok_or(Errno::ESRCH)?;
     let fs = if flags.contains(CloneFlags::FS) { fs } else { fs.fork() };
-    if flags.contains(CloneFlags::NEWNS) {
-        fs.unshare_ns(&cred.user_ns)?;
-    }
+    nsproxy::enter_mount_ns(&fs, flags, &cred.user_ns)?;
     let mm = me.mm().ok_or(Errno::ESRCH)?;
     let mm = if flags.contains(CloneFlags::VM) { mm } else { mm.fork()? };
     if !proxy.time.is_initial() && !flags.contains(CloneFlags::VM) {

@@ -14,6 +14,7 @@ use abi::{Errno, Result};
 use ns::time::Clock;
 use ns::{CgroupNs, IpcNs, NetNs, TimeNs, UtsNs};
 use security::{Cap, Cred, UserNs};
+use vfs::FsContext;
 
 use crate::pidns::PidNs;
 use crate::task::{self, CurrentTask};
@@ -148,6 +149,15 @@ pub(crate) fn enter_time_ns(me: &CurrentTask) -> bool {
     true
 }
 
+/// Gives `fs` the mount namespace that `flags` ask for, owned by `owner`: a copy or an empty one. `ENOSPC`: too many.
+pub(crate) fn enter_mount_ns(fs: &FsContext, flags: CloneFlags, owner: &UserNs) -> Result<()> {
+    match flags {
+        flags if flags.contains(CloneFlags::EMPTY_MNTNS) => fs.enter_empty_ns(owner),
+        flags if flags.contains(CloneFlags::NEWNS) => fs.unshare_ns(owner),
+        _ => Ok(()),
+    }
+}
+
 /// unshare(2) of namespaces and of what threads share. `EINVAL`: unknown flags, kinds that are missing, or what other
 /// threads would have to take part in. `EPERM`: no right. `ENOSPC`: too many namespaces.
 pub fn unshare(flags: CloneFlags) -> Result<()> {
@@ -161,6 +171,9 @@ pub fn unshare(flags: CloneFlags) -> Result<()> {
     }
     if flags.contains(CloneFlags::SIGHAND) {
         flags |= CloneFlags::THREAD;
+    }
+    if flags.contains(CloneFlags::EMPTY_MNTNS) {
+        flags |= CloneFlags::NEWNS;
     }
     if flags.contains(CloneFlags::NEWNS) {
         flags |= CloneFlags::FS;
@@ -191,9 +204,7 @@ pub fn unshare(flags: CloneFlags) -> Result<()> {
         && let Some(fs) = task.fs()
     {
         let own = fs.fork();
-        if flags.contains(CloneFlags::NEWNS) {
-            own.unshare_ns(&effective.user_ns)?;
-        }
+        enter_mount_ns(&own, flags, &effective.user_ns)?;
         drop(task.replace_fs(Some(own)));
     }
     if let Some(files) = files {
@@ -216,6 +227,7 @@ fn check_unshare(task: &CurrentTask, flags: CloneFlags) -> Result<()> {
     use CloneFlags as F;
     let known = NEW
         .union(F::NEWUSER)
+        .union(F::EMPTY_MNTNS)
         .union(F::THREAD)
         .union(F::FS)
         .union(F::VM)

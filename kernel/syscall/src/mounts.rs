@@ -4,9 +4,10 @@
 use abi::fs::{AT_FDCWD, AtFlags, MntIdReq, OpenFlags, RawMountAttr};
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
-use vfs::FdFlags;
-use vfs::mount_fd::{self, ConfigCommand, ConfigValue, ListOrder, MountAttr, MovePlace, StatMask};
+use nsfs::Namespace;
+use vfs::mount_fd::{self, ConfigCommand, ConfigValue, ListOrder, MountAttr, MovePlace, StatMask, View};
 use vfs::mount_ops::Depth;
+use vfs::{FdFlags, WalkContext};
 use zerocopy::IntoBytes;
 
 use crate::Cx;
@@ -32,16 +33,29 @@ fn depth(flags: u32) -> Depth {
     if flags & RECURSIVE != 0 { Depth::Tree } else { Depth::One }
 }
 
-/// open_tree(2).
-pub(crate) fn sys_open_tree(_cx: &mut Cx<'_>, dirfd: i32, name: UserAddr, flags: u32) -> Result<usize> {
-    const CLONE: u32 = 1;
-    let caller = Caller::new()?;
-    let at = at_flags(flags, CLONE | OpenFlags::CLOEXEC.bits() | RECURSIVE)?;
-    if flags & (RECURSIVE | CLONE) == RECURSIVE {
+/// `OPEN_TREE_CLONE`.
+const TREE_CLONE: u32 = 1;
+/// `OPEN_TREE_NAMESPACE`.
+const TREE_NAMESPACE: u32 = 2;
+
+/// The `AT_*` part of the flags of open_tree(2). `EINVAL`: unknown bits, or ones that do not go together.
+fn tree_flags(flags: u32) -> Result<AtFlags> {
+    let copies = flags & (TREE_CLONE | TREE_NAMESPACE);
+    if copies == TREE_CLONE | TREE_NAMESPACE || (copies == 0 && flags & RECURSIVE != 0) {
         return Err(Errno::EINVAL);
     }
+    at_flags(flags, TREE_CLONE | TREE_NAMESPACE | OpenFlags::CLOEXEC.bits() | RECURSIVE)
+}
+
+/// open_tree(2).
+pub(crate) fn sys_open_tree(_cx: &mut Cx<'_>, dirfd: i32, name: UserAddr, flags: u32) -> Result<usize> {
+    let caller = Caller::new()?;
+    let at = tree_flags(flags)?;
     let path = lookup(&caller, dirfd, name, at)?;
-    let file = if flags & CLONE != 0 {
+    let file = if flags & TREE_NAMESPACE != 0 {
+        let ns = mount_fd::clone_namespace(&caller.walk(), path, depth(flags))?;
+        nsfs::open(Namespace::Mnt(ns))?
+    } else if flags & TREE_CLONE != 0 {
         mount_fd::clone_tree(&caller.walk(), path, depth(flags))?
     } else {
         vfs::open::open_as_path(&path, &caller.cred)?
@@ -58,7 +72,6 @@ pub(crate) fn sys_open_tree_attr(
     attr: UserAddr,
     size: usize,
 ) -> Result<usize> {
-    const CLONE: u32 = 1;
     if attr.0 == 0 && size != 0 {
         return Err(Errno::EINVAL);
     }
@@ -66,11 +79,11 @@ pub(crate) fn sys_open_tree_attr(
         return sys_open_tree(cx, dirfd, name, flags);
     }
     let change = read_attr(attr, size)?;
-    if flags & CLONE == 0 {
+    let at = tree_flags(flags)?;
+    if flags & TREE_CLONE == 0 {
         return Err(Errno::EINVAL);
     }
     let caller = Caller::new()?;
-    let at = at_flags(flags, CLONE | OpenFlags::CLOEXEC.bits() | RECURSIVE)?;
     let path = lookup(&caller, dirfd, name, at)?;
     let file = mount_fd::clone_tree(&caller.walk(), path, depth(flags))?;
     mount_fd::set_attr(&caller.walk(), file.path().clone(), depth(flags), &change)?;
@@ -179,13 +192,19 @@ pub(crate) fn sys_fspick(_cx: &mut Cx<'_>, dirfd: i32, name: UserAddr, flags: u3
 /// fsmount(2).
 pub(crate) fn sys_fsmount(_cx: &mut Cx<'_>, fd: i32, flags: u32, attributes: u32) -> Result<usize> {
     const CLOEXEC: u32 = 1;
-    if flags & !CLOEXEC != 0 {
+    const NAMESPACE: u32 = 2;
+    if flags & !(CLOEXEC | NAMESPACE) != 0 {
         return Err(Errno::EINVAL);
     }
     let caller = Caller::new()?;
     let file = caller.files.get(fd)?;
-    let tree = mount_fd::fsmount(&caller.walk(), &file, u64::from(attributes))?;
-    caller.install(tree, cloexec(flags, CLOEXEC))
+    let (ctx, attributes) = (caller.walk(), u64::from(attributes));
+    let made = if flags & NAMESPACE != 0 {
+        nsfs::open(Namespace::Mnt(mount_fd::fsmount_namespace(&ctx, &file, attributes)?))?
+    } else {
+        mount_fd::fsmount(&ctx, &file, attributes)?
+    };
+    caller.install(made, cloexec(flags, CLOEXEC))
 }
 
 /// fsconfig(2). Binary values and descriptors are parameters of no file system here: `EINVAL`.
@@ -248,7 +267,7 @@ fn read_command(cmd: u32, key: UserAddr, value: UserAddr, aux: i32) -> Result<Co
     }
 }
 
-/// Reads `struct mnt_id_req`. `EINVAL`: too short, no id, or another namespace, which cannot be named here.
+/// Reads `struct mnt_id_req`. `EINVAL`: too short.
 fn read_request(addr: UserAddr) -> Result<MntIdReq> {
     const FIRST: usize = 24;
     let size: u32 = user::read(addr)?;
@@ -261,17 +280,34 @@ fn read_request(addr: UserAddr) -> Result<MntIdReq> {
     }
     let mut bytes = [0; size_of::<MntIdReq>()];
     read_versioned(addr, size, &mut bytes)?;
-    let request: MntIdReq = zerocopy::transmute!(bytes);
-    if request.mnt_ns_fd != 0 || request.mnt_id <= 1 << 31 {
-        return Err(Errno::EINVAL);
-    }
-    Ok(request)
+    Ok(zerocopy::transmute!(bytes))
 }
 
-/// `ENOENT`: the request names a namespace that is not the caller's.
-fn check_namespace(caller: &Caller, request: &MntIdReq) -> Result<()> {
-    let is_own = request.mnt_ns_id == 0 || caller.fs.ns().is_some_and(|ns| ns.id().id() == request.mnt_ns_id);
-    if is_own { Ok(()) } else { Err(Errno::ENOENT) }
+/// The namespace that `request` is about: by number, by descriptor, or the caller's.
+///
+/// `EINVAL`: no mount's id, two namespaces, or a descriptor of something else. `ENOENT`, `EBADF`: there is none.
+/// `EPERM`: the caller may not look into it.
+fn view_of<'a>(caller: &Caller, ctx: &'a WalkContext<'a>, request: &MntIdReq) -> Result<View<'a>> {
+    let (id, fd) = (request.mnt_ns_id, request.mnt_ns_fd);
+    if request.mnt_id <= 1 << 31 || (id != 0 && fd != 0) {
+        return Err(Errno::EINVAL);
+    }
+    if id == 0 && fd == 0 {
+        return View::own(ctx);
+    }
+    if id != 0 && caller.fs.ns().is_some_and(|ns| ns.id().id() == id) {
+        return View::own(ctx);
+    }
+    let ns = if id != 0 {
+        nsfs::mount_ns(id)?
+    } else {
+        let file = caller.files.get(fd as i32)?;
+        match file.ops_as::<nsfs::NsFile>().map(nsfs::NsFile::namespace) {
+            Some(Namespace::Mnt(ns)) => ns.clone(),
+            _ => return Err(Errno::EINVAL),
+        }
+    };
+    View::of(ctx, ns)
 }
 
 /// statmount(2). `EOVERFLOW`: the strings do not fit.
@@ -282,14 +318,23 @@ pub(crate) fn sys_statmount(
     size: usize,
     flags: u32,
 ) -> Result<usize> {
-    if flags != 0 {
+    const BY_FD: u32 = 1;
+    if flags & !BY_FD != 0 {
         return Err(Errno::EINVAL);
     }
     let request = read_request(request)?;
     let caller = Caller::new()?;
-    check_namespace(&caller, &request)?;
+    let ctx = caller.walk();
     let wanted = StatMask::from_bits_retain(request.param);
-    let (fixed, strings) = mount_fd::stat_mount(&caller.walk(), request.mnt_id, wanted)?;
+    let (fixed, strings) = if flags & BY_FD != 0 {
+        if request.mnt_id != 0 || request.mnt_ns_id != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let file = caller.files.get_any(request.mnt_ns_fd as i32)?;
+        mount_fd::stat_mount_of(&ctx, &file, wanted)?
+    } else {
+        mount_fd::stat_mount(&view_of(&caller, &ctx, &request)?, request.mnt_id, wanted)?
+    };
     let fixed = fixed.as_bytes();
     if !strings.is_empty() && fixed.len() + strings.len() > size {
         return Err(Errno::EOVERFLOW);
@@ -323,9 +368,12 @@ pub(crate) fn sys_listmount(
         return Err(Errno::EINVAL);
     }
     let caller = Caller::new()?;
-    check_namespace(&caller, &request)?;
+    let ctx = caller.walk();
+    // Linux: who may not look does not learn here that there is something, other than from statmount(2).
+    let hide = |errno| if errno == Errno::EPERM { Errno::ENOENT } else { errno };
+    let view = view_of(&caller, &ctx, &request).map_err(hide)?;
     let order = if flags & REVERSE != 0 { ListOrder::Reverse } else { ListOrder::Forward };
-    let found = mount_fd::list_mounts(&caller.walk(), request.mnt_id, request.param, max, order)?;
+    let found = mount_fd::list_mounts(&view, request.mnt_id, request.param, max, order)?;
     user::write_bytes(ids, found.as_slice().as_bytes())?;
     Ok(found.len())
 }

@@ -479,9 +479,9 @@ syscalls! {
     456 futex_requeue(list: UserAddr, flags: u32, nr_wake: i32, nr_requeue: i32)
         => futex::sys_futex_requeue, Support::Full;
     457 statmount(request: UserAddr, buf: UserAddr, size: usize, flags: u32)
-        => mounts::sys_statmount, Support::Partial("only the caller's namespace");
+        => mounts::sys_statmount, Support::Full;
     458 listmount(request: UserAddr, ids: UserAddr, max: usize, flags: u32)
-        => mounts::sys_listmount, Support::Partial("only the caller's namespace");
+        => mounts::sys_listmount, Support::Full;
     462 mseal(addr: u64, len: u64, flags: u64) => range::sys_mseal, Support::Full;
     463 setxattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr, args: UserAddr, size: usize)
         => xattr::sys_setxattrat, Support::Full;

@@ -74,7 +74,8 @@ pub(crate) fn sys_clone3(cx: &mut Cx<'_>, args: UserAddr, size: usize) -> Result
     let mut bytes = [0; size_of::<CloneArgs>()];
     read_versioned(args, size, &mut bytes)?;
     let args: CloneArgs = zerocopy::transmute!(bytes);
-    let flags = CloneFlags::from_bits(args.flags).ok_or(Errno::EINVAL)?;
+    let mut flags = CloneFlags::from_bits(args.flags).ok_or(Errno::EINVAL)?;
+    flags.set(CloneFlags::NEWNS, flags.intersects(CloneFlags::NEWNS | CloneFlags::EMPTY_MNTNS));
     if args.set_tid_size > MAX_LEVEL || (args.set_tid == 0) != (args.set_tid_size == 0) {
         return Err(Errno::EINVAL);
     }
@@ -402,7 +403,12 @@ pub(crate) fn pass_on_limits(task: &process::Task) {
 
 /// unshare(2).
 pub(crate) fn sys_unshare(_cx: &mut Cx<'_>, flags: u64) -> Result<usize> {
-    let flags = CloneFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+    /// `UNSHARE_EMPTY_MNTNS`, the number of a flag that means nothing here.
+    const EMPTY_MNTNS: CloneFlags = CloneFlags::PARENT_SETTID;
+    let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
+    let mut flags = CloneFlags::from_bits(flags.into()).ok_or(Errno::EINVAL)?;
+    flags.set(CloneFlags::EMPTY_MNTNS, flags.contains(EMPTY_MNTNS));
+    flags.remove(EMPTY_MNTNS);
     process::nsproxy::unshare(flags).map(|()| 0)
 }
 

@@ -151,6 +151,16 @@ impl FsContext {
         self.ns.swap(Some(new));
         Ok(())
     }
+
+    /// Gives it a mount namespace with nothing in it (`CLONE_EMPTY_MNTNS`), owned by `owner`; root and cwd are its bottom.
+    /// `ENOSPC`: too many.
+    pub fn enter_empty_ns(&self, owner: &UserNs) -> Result<()> {
+        let new = self.ns().ok_or(abi::Errno::EINVAL)?.empty_copy(owner)?;
+        let root = Path::root_of(&new.root().ok_or(abi::Errno::EINVAL)?);
+        self.update(|paths| *paths = FsPaths { root: root.clone(), cwd: root });
+        self.ns.swap(Some(new));
+        Ok(())
+    }
 }
 
 /// Who walks: everything that a path name is interpreted by.

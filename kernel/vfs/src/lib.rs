@@ -26,6 +26,7 @@ pub mod mount_ops;
 pub mod mountinfo;
 pub mod namespace;
 pub mod notify;
+mod nullfs;
 pub mod open;
 pub mod path;
 pub mod perm;

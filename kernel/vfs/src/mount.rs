@@ -1,9 +1,9 @@
 //! Mounts: file systems joined into one tree, and the namespaces that hold such trees.
 //!
 //! ```text
-//!   MountNs.root -> Mount "/" --children--> (dentry "proc", Mount) (dentry "dev", Mount) ...
-//!                     ^                                                  |
-//!                     +------------- place: (parent, mountpoint) --------+
+//!   MountNs.root -> nullfs --child--> Mount "/" --children--> (dentry "proc", Mount) (dentry "dev", Mount) ...
+//!                                       ^                                                  |
+//!                                       +------------- place: (parent, mountpoint) --------+
 //! ```
 //!
 //! # Invariants
@@ -11,6 +11,7 @@
 //! - M1: `child.place` names (parent, dentry) if and only if `parent.children` holds (dentry, child).
 //! - M2: a dentry's mount count is the number of places on it, in all namespaces.
 //! - M3: mounts stack: a mount upon a mount point is attached to the root of the topmost mount there.
+//! - M4: the bottom of a namespace that tasks live in is a mount of [`crate::nullfs`], and never leaves it.
 //!
 //! # Locks
 //!
@@ -32,6 +33,7 @@ use security::{NsId, NsKind, UserNs};
 
 use crate::dcache;
 use crate::dentry::Dentry;
+use crate::nullfs;
 use crate::path::Path;
 use crate::propagation::{Inherit, Role};
 use crate::superblock::SuperBlock;
@@ -398,8 +400,13 @@ impl Drop for WriteAccess {
     }
 }
 
-/// Attaches `mount`, which is attached nowhere, at `under`, where `top` is: `top` moves on top of it. `LOCK` is held.
+/// Attaches `mount`, which is attached nowhere, at `under`, where `top` is: `top` moves on top of it. When `top` was bound
+/// to its place `mount` is instead: what is below stays hidden. `LOCK` is held.
 pub(crate) fn attach_beneath(mount: &Arc<Mount>, top: &Arc<Mount>, under: &Path, ns: &Arc<MountNs>) {
+    if top.is_locked() {
+        top.unlock_place();
+        mount.lock_place();
+    }
     detach(top);
     attach(mount, under, ns);
     attach(top, &Path::root_of(mount), ns);
@@ -458,9 +465,13 @@ pub struct MountNs {
 pub type Copies = Vec<(Arc<Mount>, Arc<Mount>)>;
 
 impl MountNs {
-    /// The first namespace, whose root is `root`.
+    /// The first namespace: `root` upon nullfs.
     pub fn new(root: &Arc<Mount>) -> Arc<Self> {
-        Self::with(NsId::initial(NsKind::Mnt), root, None)
+        let _locked = lock_trees();
+        let bottom = nullfs::new_mount();
+        let ns = Self::with(NsId::initial(NsKind::Mnt), &bottom, None);
+        attach(root, &Path::root_of(&bottom), &ns);
+        ns
     }
 
     /// The namespace of a detached tree. It takes the tree apart when it ends. `ENOSPC`: too many namespaces.
@@ -493,7 +504,7 @@ impl MountNs {
         &self.id
     }
 
-    /// The mount at the bottom of its root.
+    /// The mount at the bottom: nullfs, or the top of a detached tree.
     pub fn root(&self) -> Option<Arc<Mount>> {
         self.root.load()
     }
@@ -533,17 +544,76 @@ impl MountNs {
         self.root().map_or(Vec::new(), |root| root.subtree())
     }
 
+    /// What tasks outside take for its root: the mount upon the bottom. `None`: there is nothing.
+    pub fn first(&self) -> Option<Arc<Mount>> {
+        let _locked = lock_trees();
+        self.root()?.children().into_iter().next()
+    }
+
+    /// A namespace of `owner`'s with nothing but a bottom like this one's (`CLONE_EMPTY_MNTNS`). `ENOSPC`: too many.
+    pub(crate) fn empty_copy(&self, owner: &UserNs) -> Result<Arc<Self>> {
+        let id = NsId::new(NsKind::Mnt, owner)?;
+        let _locked = lock_trees();
+        Ok(Self::with(id, &self.copy_bottom(owner)?, None))
+    }
+
+    /// A namespace of `owner`'s with the unattached tree that `make` gives, told what copies take over, upon a bottom like
+    /// this one's. `ENOSPC`: too many; and what `make` says.
+    pub(crate) fn with_tree(
+        &self,
+        owner: &UserNs,
+        make: impl FnOnce(Inherit) -> Result<Arc<Mount>>,
+    ) -> Result<Arc<Self>> {
+        let id = NsId::new(NsKind::Mnt, owner)?;
+        let _locked = lock_trees();
+        let bottom = self.copy_bottom(owner)?;
+        let top = make(self.inherit(owner))?;
+        let ns = Self::with(id, &bottom, None);
+        attach(&top, &Path::root_of(&bottom), &ns);
+        if self.hides_bottom() {
+            top.lock_place();
+        }
+        if self.id.owner() != owner {
+            lock_tree(&bottom);
+        }
+        Ok(ns)
+    }
+
+    fn inherit(&self, owner: &UserNs) -> Inherit {
+        if self.id.owner() == owner { Inherit::Peer } else { Inherit::Slave }
+    }
+
+    /// A copy of the bottom alone, for a namespace of `owner`'s. `EINVAL`: it has no mounts any more.
+    fn copy_bottom(&self, owner: &UserNs) -> Result<Arc<Mount>> {
+        let old = self.root().ok_or(Errno::EINVAL)?;
+        let new = old.copy(old.root(), self.inherit(owner));
+        if self.id.owner() != owner {
+            lock_tree(&new);
+        }
+        Ok(new)
+    }
+
+    /// Whether a mount in the stack upon the bottom cannot be unmounted: what is below is not to be seen.
+    fn hides_bottom(&self) -> bool {
+        let mut at = self.root();
+        while let Some(upon) = at.and_then(|mount| mount.child_at(mount.root())) {
+            if upon.is_locked() {
+                return true;
+            }
+            at = Some(upon);
+        }
+        false
+    }
+
     /// A copy of the tree (`CLONE_NEWNS`); also gives for each old mount its copy, to move root and cwd. `ENOSPC`: too
     /// many. `EINVAL`: it has no mounts any more.
     pub fn copy(&self, owner: &UserNs) -> Result<(Arc<Self>, Copies)> {
         let id = NsId::new(NsKind::Mnt, owner)?;
         let _locked = lock_trees();
         let root = self.root().ok_or(Errno::EINVAL)?;
-        let is_same_owner = self.id.owner() == owner;
-        let inherit = if is_same_owner { Inherit::Peer } else { Inherit::Slave };
-        let pairs = copy_tree(&root, root.root(), inherit, Unbindable::Copied);
+        let pairs = copy_tree(&root, root.root(), self.inherit(owner), Unbindable::Copied);
         let (_, new_root) = pairs.first().ok_or(Errno::EINVAL)?;
-        if !is_same_owner {
+        if self.id.owner() != owner {
             lock_tree(new_root);
         }
         let ns = Self::with(id, new_root, None);

@@ -168,8 +168,7 @@ fn bind(ctx: &WalkContext<'_>, source: &Path, target: &Path, depth: Depth) -> Re
     if !(is_ours(&ns, &source.mount) || is_ns_file) {
         return Err(Errno::EINVAL);
     }
-    let top = copy_for_bind(source, depth)?;
-    top.unlock_place();
+    let top = copy_for_bind(source, depth, Inherit::Peer)?;
     let result = attach_locked(&ns, &top, target);
     if result.is_err() {
         mount::dissolve(&top);
@@ -184,17 +183,22 @@ pub(crate) fn is_clonable_anyway(path: &Path) -> bool {
 }
 
 /// A copy of what `source` shows, attached nowhere. `EINVAL`: it is unbindable, or shows what a mount that cannot be
-/// unmounted hides. `LOCK` is held.
-pub(crate) fn copy_for_bind(source: &Path, depth: Depth) -> Result<Arc<Mount>> {
+/// unmounted hides. The copy is what `inherit` says of the original. `LOCK` is held.
+pub(crate) fn copy_for_bind(source: &Path, depth: Depth, inherit: Inherit) -> Result<Arc<Mount>> {
     let mount = &source.mount;
     if mount.is_unbindable() || (depth == Depth::One && mount.has_locked_children(&source.dentry)) {
         return Err(Errno::EINVAL);
     }
-    if depth == Depth::One {
-        return Ok(mount.copy(&source.dentry, Inherit::Peer));
-    }
-    let pairs = mount::copy_tree(mount, &source.dentry, Inherit::Peer, Unbindable::LeftOut);
-    pairs.into_iter().next().map(|(_, top)| top).ok_or(Errno::EINVAL)
+    let top = match depth {
+        Depth::One => mount.copy(&source.dentry, inherit),
+        Depth::Tree => {
+            let pairs = mount::copy_tree(mount, &source.dentry, inherit, Unbindable::LeftOut);
+            pairs.into_iter().next().map(|(_, top)| top).ok_or(Errno::EINVAL)?
+        }
+    };
+    // It is the top of a tree of its own: nothing is hidden below it.
+    top.unlock_place();
+    Ok(top)
 }
 
 fn move_mount(ctx: &WalkContext<'_>, source: &Path, target: &Path) -> Result<()> {
@@ -257,10 +261,7 @@ pub(crate) fn place(ns: &Arc<MountNs>, new: &Arc<Mount>, at: &Path, place: MoveP
         return Err(Errno::ELOOP);
     }
     // What comes with it elsewhere must not land on the mounts that this is about.
-    if at.mount.is_locked()
-        || under.mount.spreads_onto(&at.mount, &under)
-        || under.mount.spreads_onto(new, &under)
-    {
+    if under.mount.spreads_onto(&at.mount, &under) || under.mount.spreads_onto(new, &under) {
         return Err(Errno::EINVAL);
     }
     let spread = Spread::prepare(new, &under, ns)?;
@@ -352,7 +353,9 @@ fn change_propagation(target: &Path, flags: u64) -> Result<()> {
 
 /// umount2(2).
 ///
-/// `EINVAL`: not a mount point, or the root. `EBUSY`: in use. `EAGAIN`: `MNT_EXPIRE`, which is not kept.
+/// The caller's own root is not unmounted without `MNT_DETACH`: its file system becomes read-only instead.
+///
+/// `EINVAL`: not a mount point, or bound to its place. `EBUSY`: in use. `EAGAIN`: `MNT_EXPIRE`, which is not kept.
 pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
     if flags & !(MNT_FORCE | MNT_DETACH | MNT_EXPIRE | UMOUNT_NOFOLLOW) != 0 {
         return Err(Errno::EINVAL);
@@ -362,7 +365,9 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
     }
     let mut walk_flags = WalkFlags::FOLLOW;
     walk_flags.set(WalkFlags::FOLLOW, flags & UMOUNT_NOFOLLOW == 0);
-    let path = walk::walk(ctx, At::Cwd, name, walk_flags)?;
+    let mut path = walk::walk(ctx, At::Cwd, name, walk_flags)?;
+    // A walk that ends where it began has not seen what is mounted there.
+    walk::cross_mounts(&mut path);
     require_admin(ctx)?;
     let ns = ns_of(ctx)?;
     let mount = mount_at(&path)?.clone();
@@ -381,6 +386,9 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
     }
     if flags & MNT_EXPIRE != 0 {
         return Err(Errno::EAGAIN);
+    }
+    if Arc::ptr_eq(&mount, &ctx.fs.root().mount) {
+        return make_readonly(ctx, &mount);
     }
     // References that wait for a grace period are no users, and what they free may wait for the next one.
     for attempt in 0..=GRACE_PERIODS {
@@ -403,6 +411,27 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
     let _ = sb.ops().sync(&sb);
     drop(mount);
     sb.release();
+    Ok(())
+}
+
+/// Makes the file system of `mount` read-only. `EPERM` without `CAP_SYS_ADMIN` over the machine. `EBUSY`: something is open
+/// for writing.
+///
+/// LINUX: what was mounted in a user namespace may be changed so by that one's root too.
+fn make_readonly(ctx: &WalkContext<'_>, mount: &Arc<Mount>) -> Result<()> {
+    if !ctx.cred.capable(Cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let _locked = mount::lock_trees();
+    let sb = mount.sb();
+    if sb.is_readonly() {
+        return Ok(());
+    }
+    if mount.has_writers() {
+        return Err(Errno::EBUSY);
+    }
+    sb.ops().set_readonly(sb, true)?;
+    sb.set_flags(sb.flags() | SbFlags::RDONLY);
     Ok(())
 }
 

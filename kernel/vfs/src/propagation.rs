@@ -296,13 +296,15 @@ impl Spread {
         }
     }
 
-    /// A copy of `source` for `on`, unless the place is not below its root or is the very place of the original.
+    /// A copy of `source` for `on`, unless the place is not below its root, is the very place of the original, or is in a
+    /// detached tree.
     fn add(&mut self, on: &Arc<Mount>, source: &Arc<Mount>, inherit: Inherit) -> Option<Arc<Mount>> {
         let dentry = &self.place.dentry;
         if Arc::ptr_eq(on, &self.place.mount) || !is_below(dentry, on) {
             return None;
         }
-        let ns = on.ns()?;
+        // Detached trees stay as they were copied.
+        let ns = on.ns().filter(|ns| !ns.is_detached())?;
         let top = mount::copy_all(source, inherit);
         self.additions.push(Addition { top: top.clone(), at: Path::new(on, dentry), ns });
         Some(top)

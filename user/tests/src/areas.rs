@@ -31,6 +31,7 @@ mod memviews;
 mod mm;
 mod mmfile;
 mod mountfd;
+mod mountns;
 mod mounts;
 mod mremap;
 mod ns;
@@ -90,6 +91,7 @@ const AREAS: &[&[harness::Test]] = &[
     acl::TESTS,
     fsio::TESTS,
     mountfd::TESTS,
+    mountns::TESTS,
     mounts::TESTS,
     block::TESTS,
     pipe::TESTS,

@@ -7,6 +7,7 @@ tests!(
     a_new_file_system_step_by_step, commands_have_phases, a_tree_ends_with_its_descriptor,
     a_copied_tree_takes_its_mounts_along, move_mount_refuses, attributes_of_one_and_of_all,
     attributes_are_checked, beneath_the_top, what_statmount_tells, listmount_in_order,
+    detached_trees_stay_as_they_are,
 );
 
 const OPEN_TREE: i64 = 428;
@@ -284,4 +285,26 @@ fn listmount_in_order() {
     assert_eq!(list(outer_id, 0, 0, 0), Ok(vec![]));
     assert_eq!(list(outer_id, 0, 64, 2), Err(EINVAL));
     assert_eq!(list(outer_id + (1 << 40), 0, 64, 0), Err(ENOENT));
+}
+
+fn detached_trees_stay_as_they_are() {
+    own_namespace();
+    let top = mkdir("s");
+    sys!(SYS_mount, c"s", &top, c"tmpfs", 0, 0).unwrap();
+    sys!(SYS_mount, 0, &top, 0, MS_SHARED, 0).unwrap();
+    ignore((mkdir("s/a"), mkdir("s/b")));
+    let tree = sys!(OPEN_TREE, AT_FDCWD, &top, CLONE).unwrap();
+    let dev = |fd: i32, p: &std::ffi::CStr| {
+        let mut sx: statx = zero();
+        sys!(SYS_statx, fd, p, 0, 0, &mut sx).unwrap();
+        sx.stx_dev_minor
+    };
+    let before = dev(AT_FDCWD, &top);
+    attach(detached(), &path("s/a")).unwrap();
+    assert_ne!(dev(AT_FDCWD, &path("s/a")), before);
+    assert_eq!(dev(tree as i32, c"a"), before, "nothing comes to a detached tree");
+    let inner = detached();
+    sys!(MOVE_MOUNT, inner, c"", tree, c"b", F_EMPTY_PATH).unwrap();
+    assert_ne!(dev(tree as i32, c"b"), before);
+    assert_ne!(dev(AT_FDCWD, &path("s/b")), before, "but what is mounted in it spreads");
 }

@@ -14,8 +14,8 @@ use super::*;
 #[test]
 fn devices_appear_and_do_what_their_names_say() {
     init().unwrap();
-    let ns = MountNs::new(&Mount::new(INSTANCE.get().unwrap().mount.root(), b"dev", MountFlags::empty()));
-    let fs = FsContext::new(&ns, &Path::root_of(&ns.root().unwrap()));
+    let mount = Mount::new(INSTANCE.get().unwrap().mount.root(), b"dev", MountFlags::empty());
+    let fs = FsContext::new(&MountNs::new(&mount), &Path::root_of(&mount));
     let (files, cred) = (FdTable::new().unwrap(), Arc::new(Cred::root()));
     let ctx = WalkContext { fs: &fs, files: &files, cred: &cred };
     let open = |name: &str| open(&ctx, At::Cwd, name.as_bytes(), &How::new(OpenFlags::RDWR.bits(), 0)?);

@@ -5,10 +5,12 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 
+use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use ns::{CgroupNs, IpcNs, NetNs, TimeNs, UtsNs};
 use process::{PidNs, Task, pid};
 use security::{NsKind, UserNs};
+use vfs::mount::MountNs;
 
 use crate::{Namespace, Which};
 
@@ -101,6 +103,11 @@ impl InUse {
         self.0.get(&id)
     }
 
+    /// Those with numbers below `before`, ascending.
+    pub(crate) fn before(&self, before: u64) -> impl DoubleEndedIterator<Item = &Namespace> {
+        self.0.range(..before).map(|(_, ns)| ns)
+    }
+
     /// Those with numbers above `after`, ascending.
     pub(crate) fn after(&self, after: u64) -> impl Iterator<Item = &Namespace> {
         self.0.range(after..).filter(move |(id, _)| **id != after).map(|(_, ns)| ns)
@@ -121,6 +128,14 @@ impl Namespace {
         let kind = self.id().kind();
         let own = Self::of(&process::current(), Which::Own(kind));
         own.is_ok_and(|own| own.id().id() == self.id().id())
+    }
+}
+
+/// The mount namespace in use with number `id`. `ENOENT`: there is none.
+pub fn mount_ns(id: u64) -> Result<Arc<MountNs>> {
+    match InUse::collect().get(id) {
+        Some(Namespace::Mnt(ns)) => Ok(ns.clone()),
+        _ => Err(Errno::ENOENT),
     }
 }
 

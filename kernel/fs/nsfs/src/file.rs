@@ -11,7 +11,7 @@ use security::{IdKind, NsKind, UserNs};
 use vfs::{FdFlags, File, FileMode, FileOps, Inode, InodeOps, OpenRequest};
 
 use crate::Namespace;
-use crate::active::Open;
+use crate::active::{InUse, Open, may_see_all};
 
 /// Requests (include/uapi/linux/nsfs.h).
 mod request {
@@ -26,6 +26,8 @@ mod request {
     pub const GET_TGID_IN_PIDNS: u32 = 0x8004_b709;
     pub const GET_ID: u32 = 0x8008_b70d;
     pub const MNT_GET_INFO: u32 = 0x8010_b70a;
+    pub const MNT_GET_NEXT: u32 = 0x8010_b70b;
+    pub const MNT_GET_PREV: u32 = 0x8010_b70c;
 }
 
 /// Size of `struct mnt_ns_info` in its first version.
@@ -110,6 +112,38 @@ fn translate(ns: &Namespace, cmd: u32, number: usize) -> Result<usize> {
     if answer == 0 { Err(Errno::ESRCH) } else { Ok(answer as usize) }
 }
 
+/// Writes `struct mnt_ns_info`. `EINVAL`: no mount namespace. `EFAULT`.
+fn write_info(ns: &Namespace, out: UserAddr) -> Result<()> {
+    let Namespace::Mnt(mounts) = ns else { return Err(Errno::EINVAL) };
+    let info = [MNT_INFO_SIZE, mounts.nr_mounts() as u32];
+    user::write(out, &info)?;
+    user::write(UserAddr(out.0.wrapping_add(8)), &ns.id().id())?;
+    Ok(())
+}
+
+/// Which way [`neighbour`] looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Next,
+    Previous,
+}
+
+/// The mount namespace in use with the next higher or lower number. `EINVAL`: `ns` is of another kind. `EPERM`: the caller
+/// does not administrate the machine. `ENOENT`: there is none.
+fn neighbour(ns: &Namespace, order: Order) -> Result<Namespace> {
+    let Namespace::Mnt(_) = ns else { return Err(Errno::EINVAL) };
+    if !may_see_all() {
+        return Err(Errno::EPERM);
+    }
+    let all = InUse::collect();
+    let is_mnt = |ns: &&Namespace| ns.id().kind() == NsKind::Mnt;
+    let found = match order {
+        Order::Next => all.after(ns.id().id()).find(is_mnt),
+        Order::Previous => all.before(ns.id().id()).rfind(is_mnt),
+    };
+    found.cloned().ok_or(Errno::ENOENT)
+}
+
 impl FileOps for NsFile {
     fn mode(&self) -> FileMode {
         FileMode::STREAM
@@ -134,12 +168,12 @@ impl FileOps for NsFile {
                 user::write(out, &ns.id().id())?;
                 Ok(0)
             }
-            request::MNT_GET_INFO => {
-                let Namespace::Mnt(mounts) = ns else { return Err(Errno::EINVAL) };
-                let info = [MNT_INFO_SIZE, mounts.mounts().len() as u32];
-                user::write(out, &info)?;
-                user::write(UserAddr(out.0.wrapping_add(8)), &ns.id().id())?;
-                Ok(0)
+            request::MNT_GET_INFO => write_info(ns, out).map(|()| 0),
+            request::MNT_GET_NEXT | request::MNT_GET_PREV => {
+                let order = if cmd == request::MNT_GET_NEXT { Order::Next } else { Order::Previous };
+                let found = neighbour(ns, order)?;
+                write_info(&found, out)?;
+                install(found)
             }
             request::GET_PID_FROM_PIDNS
             | request::GET_TGID_FROM_PIDNS

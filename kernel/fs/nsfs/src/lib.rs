@@ -21,6 +21,7 @@ use security::{NsId, NsKind, UserNs};
 use vfs::Path;
 use vfs::mount::MountNs;
 
+pub use active::mount_ns;
 pub use file::{NsFile, open};
 pub use handle::{by_handle, handle_of};
 pub use list::{Listing, list};

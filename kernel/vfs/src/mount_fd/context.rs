@@ -9,12 +9,12 @@ use abi::{Errno, Result};
 use hal::uio::Dest;
 use sched::Mutex;
 
-use super::{AttrFlags, tree_file};
+use super::{AttrFlags, require_own_admin, tree_file};
 use crate::anon;
 use crate::dentry::Dentry;
 use crate::file::{File, FileOps};
 use crate::fs_context::WalkContext;
-use crate::mount::Mount;
+use crate::mount::{Mount, MountNs};
 use crate::mount_ops;
 use crate::path::Path;
 use crate::superblock::{self, FileSystemType, MountRequest, SbFlags};
@@ -245,6 +245,19 @@ fn reconfigure(ctx: &WalkContext<'_>, context: &Context, state: &mut State) -> R
 /// `EINVAL`: not such a descriptor, no superblock yet, or bad attributes. `EBUSY`: mounted already. `EPERM`.
 pub fn fsmount(ctx: &WalkContext<'_>, file: &File, attributes: u64) -> Result<Arc<File>> {
     mount_ops::require_admin(ctx)?;
+    take_mount(file, attributes, |mount| tree_file(ctx, mount, 0))
+}
+
+/// fsmount(2) with `FSMOUNT_NAMESPACE`: a namespace of the caller's user namespace, with a mount of the superblock as its
+/// root. Errors as [`fsmount`], but `EPERM` without `CAP_SYS_ADMIN` in that user namespace; `ENOSPC`: too many.
+pub fn fsmount_namespace(ctx: &WalkContext<'_>, file: &File, attributes: u64) -> Result<Arc<MountNs>> {
+    require_own_admin(ctx)?;
+    let own = mount_ops::ns_of(ctx)?;
+    take_mount(file, attributes, |mount| own.with_tree(&ctx.cred.user_ns, |_| Ok(mount.clone())))
+}
+
+/// Makes the one mount of the superblock that is ready, and lets `make` use it.
+fn take_mount<T>(file: &File, attributes: u64, make: impl FnOnce(&Arc<Mount>) -> Result<T>) -> Result<T> {
     let flags = AttrFlags::decode(attributes)?;
     let context = file.ops_as::<Context>().ok_or(Errno::EINVAL)?;
     let mut state = context.state.lock();
@@ -255,7 +268,7 @@ pub fn fsmount(ctx: &WalkContext<'_>, file: &File, attributes: u64) -> Result<Ar
     };
     let source = state.source.take().filter(|source| !source.is_empty());
     let mount = Mount::new(&root, source.as_deref().unwrap_or(b"none"), flags);
-    let tree = tree_file(ctx, &mount, 0)?;
+    let made = make(&mount)?;
     state.phase = Phase::Reconfigure(root);
-    Ok(tree)
+    Ok(made)
 }

@@ -32,10 +32,11 @@ use crate::fs_context::WalkContext;
 use crate::mount::{self, Mount, MountFlags, MountNs};
 use crate::mount_ops::{self, Depth};
 use crate::path::Path;
+use crate::propagation::Inherit;
 use crate::walk;
 pub use attr::{MountAttr, set_attr};
-pub use context::{ConfigCommand, ConfigValue, fsconfig, fsmount, fsopen, fspick};
-pub use stat::{LIST_ROOT, ListOrder, StatMask, list_mounts, stat_mount};
+pub use context::{ConfigCommand, ConfigValue, fsconfig, fsmount, fsmount_namespace, fsopen, fspick};
+pub use stat::{LIST_ROOT, ListOrder, StatMask, View, list_mounts, stat_mount, stat_mount_of};
 
 bitflags! {
     /// `MOUNT_ATTR_*` (include/uapi/linux/mount.h).
@@ -176,9 +177,30 @@ pub fn clone_tree(ctx: &WalkContext<'_>, path: Path, depth: Depth) -> Result<Arc
         if !source.is_usable(&own) {
             return Err(Errno::EINVAL);
         }
-        mount_ops::copy_for_bind(&source.path, depth)?
+        mount_ops::copy_for_bind(&source.path, depth, Inherit::Peer)?
     };
     tree_file(ctx, &top, own.id().id())
+}
+
+/// open_tree(2) with `OPEN_TREE_NAMESPACE`: a namespace whose root is a copy of what `path` shows, alone or with all mounts
+/// below. It belongs to the caller's user namespace.
+///
+/// `EPERM` without `CAP_SYS_ADMIN` in that. `EINVAL` as [`clone_tree`]. `ENOSPC`: too many namespaces.
+pub fn clone_namespace(ctx: &WalkContext<'_>, path: Path, depth: Depth) -> Result<Arc<MountNs>> {
+    require_own_admin(ctx)?;
+    let own = mount_ops::ns_of(ctx)?;
+    let source = Held::new(path);
+    own.with_tree(&ctx.cred.user_ns, |inherit| {
+        if !source.is_usable(&own) {
+            return Err(Errno::EINVAL);
+        }
+        mount_ops::copy_for_bind(&source.path, depth, inherit)
+    })
+}
+
+/// `EPERM` unless the caller administrates its own user namespace.
+fn require_own_admin(ctx: &WalkContext<'_>) -> Result<()> {
+    if ctx.cred.own_capable(Cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
 }
 
 /// Where move_mount(2) puts a mount.

@@ -6,14 +6,16 @@ use alloc::vec::Vec;
 use abi::fs::{StatMount, major, minor};
 use abi::{Errno, Result};
 use bitflags::bitflags;
+use security::Cap;
 
 use super::AttrFlags;
+use crate::file::File;
 use crate::fs_context::WalkContext;
-use crate::mount::Mount;
+use crate::mount::{Mount, MountNs};
 use crate::mount_ops;
 use crate::path::Path;
 
-/// `LSMT_ROOT`: the root of the caller's namespace.
+/// `LSMT_ROOT`: the root that the namespace is seen from.
 pub const LIST_ROOT: u64 = u64::MAX;
 
 bitflags! {
@@ -65,18 +67,48 @@ const SUPPORTED: StatMask = StatMask::SB_BASIC
     .union(StatMask::OPT_SEC_ARRAY)
     .union(StatMask::SUPPORTED_MASK);
 
-/// The mounts of the caller's namespace that its root reaches, in order of their ids.
-fn reachable(ctx: &WalkContext<'_>) -> Result<Vec<Arc<Mount>>> {
-    let root = ctx.fs.root();
-    let mut mounts = mount_ops::ns_of(ctx)?.mounts();
-    mounts.retain(|mount| Path::root_of(mount).spell(Some(&root)).is_reachable);
-    mounts.sort_by_key(|mount| mount.unique_id());
-    Ok(mounts)
+/// A mount namespace and the root that it is seen from.
+pub struct View<'a> {
+    ctx: &'a WalkContext<'a>,
+    ns: Arc<MountNs>,
+    root: Path,
 }
 
-fn find(ctx: &WalkContext<'_>, id: u64) -> Result<Arc<Mount>> {
-    let mounts = mount_ops::ns_of(ctx)?.mounts();
-    mounts.into_iter().find(|mount| mount.unique_id() == id).ok_or(Errno::ENOENT)
+impl<'a> View<'a> {
+    /// The caller's own namespace and root.
+    pub fn own(ctx: &'a WalkContext<'a>) -> Result<Self> {
+        Ok(Self { ctx, ns: mount_ops::ns_of(ctx)?, root: ctx.fs.root() })
+    }
+
+    /// The namespace `ns`; another than the caller's is seen from the mount upon its bottom. `ENOENT`: it has none.
+    fn through(ctx: &'a WalkContext<'a>, ns: Arc<MountNs>) -> Result<Self> {
+        if ctx.fs.ns().is_some_and(|own| Arc::ptr_eq(&own, &ns)) {
+            return Self::own(ctx);
+        }
+        let root = Path::root_of(&ns.first().ok_or(Errno::ENOENT)?);
+        Ok(Self { ctx, ns, root })
+    }
+
+    /// As `through`, for who may look into `ns`. `EPERM`: neither in it nor privileged over it.
+    pub fn of(ctx: &'a WalkContext<'a>, ns: Arc<MountNs>) -> Result<Self> {
+        let is_own = ctx.fs.ns().is_some_and(|own| Arc::ptr_eq(&own, &ns));
+        if !is_own && !ctx.cred.ns_capable(ns.id().owner(), Cap::SYS_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        Self::through(ctx, ns)
+    }
+
+    /// The mounts that the root reaches, in order of their ids.
+    fn reachable(&self) -> Vec<Arc<Mount>> {
+        let mut mounts = self.ns.mounts();
+        mounts.retain(|mount| Path::root_of(mount).spell(Some(&self.root)).is_reachable);
+        mounts.sort_by_key(|mount| mount.unique_id());
+        mounts
+    }
+
+    fn find(&self, id: u64) -> Result<Arc<Mount>> {
+        self.ns.mounts().into_iter().find(|mount| mount.unique_id() == id).ok_or(Errno::ENOENT)
+    }
 }
 
 /// The answer: the fixed part and the strings behind it.
@@ -99,24 +131,40 @@ impl Answer {
 
 /// statmount(2): `struct statmount` and the strings behind it, of the mount with the unique id `id`.
 ///
-/// `ENOENT`: there is none in the caller's namespace. `EPERM`: the caller's root does not reach it and it is not
-/// privileged.
-pub fn stat_mount(ctx: &WalkContext<'_>, id: u64, wanted: StatMask) -> Result<(StatMount, Vec<u8>)> {
-    let mount = find(ctx, id)?;
-    let place = Path::root_of(&mount).spell(Some(&ctx.fs.root()));
-    if !place.is_reachable {
-        mount_ops::require_admin(ctx)?;
+/// `ENOENT`: there is none in that namespace. `EPERM`: the root does not reach it and the caller is not privileged.
+pub fn stat_mount(view: &View<'_>, id: u64, wanted: StatMask) -> Result<(StatMount, Vec<u8>)> {
+    let mount = view.find(id)?;
+    let is_reachable = Path::root_of(&mount).spell(Some(&view.root)).is_reachable;
+    if !is_reachable && !view.ctx.cred.ns_capable(view.ns.id().owner(), Cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
     }
+    Ok(answer(&mount, Some(view), wanted))
+}
+
+/// As [`stat_mount`], of the mount that `file` is on (`STATMOUNT_BY_FD`), wherever that is: who has a descriptor there
+/// may know. One that is unmounted has neither mount point nor namespace. `ENOENT`: its namespace has no root. `EINVAL`: no
+/// path leads to it.
+pub fn stat_mount_of(ctx: &WalkContext<'_>, file: &File, wanted: StatMask) -> Result<(StatMount, Vec<u8>)> {
+    let mount = &file.path().mount;
+    if mount.is_internal() {
+        return Err(Errno::EINVAL);
+    }
+    let view = mount.ns().map(|ns| View::through(ctx, ns)).transpose()?;
+    Ok(answer(mount, view.as_ref(), wanted))
+}
+
+fn answer(mount: &Arc<Mount>, view: Option<&View<'_>>, wanted: StatMask) -> (StatMount, Vec<u8>) {
     let mut answer = Answer { fixed: StatMount::default(), mask: StatMask::empty(), strings: Vec::new() };
-    let from = ctx.fs.ns().and_then(|ns| mount.dominating(&ns, &ctx.fs.root()));
-    fill_numbers(&mut answer, &mount, wanted, from);
-    if wanted.contains(StatMask::MNT_POINT) && place.is_reachable {
+    let from = view.and_then(|view| mount.dominating(&view.ns, &view.root));
+    fill_numbers(&mut answer, mount, wanted, from);
+    let place = view.map(|view| Path::root_of(mount).spell(Some(&view.root))).filter(|at| at.is_reachable);
+    if let Some(place) = place.filter(|_| wanted.contains(StatMask::MNT_POINT)) {
         answer.fixed.mnt_point = answer.add(StatMask::MNT_POINT, &place.text);
     }
-    fill_strings(&mut answer, &mount, wanted);
+    fill_strings(&mut answer, mount, wanted);
     answer.fixed.mask = answer.mask.bits();
     answer.fixed.size = (size_of::<StatMount>() + answer.strings.len()) as u32;
-    Ok((answer.fixed, answer.strings))
+    (answer.fixed, answer.strings)
 }
 
 /// `from` is the group that it propagates from.
@@ -197,17 +245,11 @@ pub enum ListOrder {
 /// listmount(2): unique ids of at most `max` mounts below the mount `id`, itself not among them, that come after the id
 /// `last` (0: from the start).
 ///
-/// `ENOENT`: no mount `id` in the caller's namespace.
-pub fn list_mounts(
-    ctx: &WalkContext<'_>,
-    id: u64,
-    last: u64,
-    max: usize,
-    order: ListOrder,
-) -> Result<Vec<u64>> {
+/// `ENOENT`: no mount `id` in that namespace.
+pub fn list_mounts(view: &View<'_>, id: u64, last: u64, max: usize, order: ListOrder) -> Result<Vec<u64>> {
     let top = match id {
         LIST_ROOT => None,
-        id => Some(find(ctx, id)?),
+        id => Some(view.find(id)?),
     };
     let is_below = |mount: &Arc<Mount>| match &top {
         None => true,
@@ -215,7 +257,7 @@ pub fn list_mounts(
             !Arc::ptr_eq(mount, top) && Path::root_of(mount).spell(Some(&Path::root_of(top))).is_reachable
         }
     };
-    let mut mounts = reachable(ctx)?;
+    let mut mounts = view.reachable();
     if order == ListOrder::Reverse {
         mounts.reverse();
     }
