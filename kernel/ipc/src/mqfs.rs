@@ -93,6 +93,10 @@ impl FileSystemType for Mqueue {
         "mqueue"
     }
 
+    fn is_for_user_ns(&self) -> bool {
+        true
+    }
+
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
         let (_, ipc) = current()?;
         Ok(mount_of(&ipc)?.root().clone())

@@ -28,6 +28,7 @@ pub mod namespace;
 pub mod notify;
 mod nullfs;
 pub mod open;
+pub mod params;
 pub mod path;
 pub mod perm;
 pub mod pipe;

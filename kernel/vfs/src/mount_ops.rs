@@ -6,14 +6,14 @@ use alloc::sync::Arc;
 
 use abi::{Errno, Result};
 use sched::Mutex;
-use security::Cap;
+use security::{Cap, UserNs};
 
 use crate::fs_context::WalkContext;
 use crate::mount::{self, Mount, MountFlags, MountNs, Unbindable};
 use crate::mount_fd::MovePlace;
 use crate::path::Path;
 use crate::propagation::{Inherit, Propagation, Removal, Spread};
-use crate::superblock::{self, MountRequest, SbFlags};
+use crate::superblock::{self, FileSystemType, MountRequest, SbFlags};
 use crate::walk::{self, At, WalkFlags};
 
 const MS_REMOUNT: u64 = 32;
@@ -52,9 +52,6 @@ fn sb_flags(flags: u64) -> SbFlags {
     SbFlags::from_bits_truncate(flags as u32)
 }
 
-/// File systems that root of any user namespace may mount (Linux: `FS_USERNS_MOUNT`).
-const IN_USER_NS: [&[u8]; 7] = [b"proc", b"sysfs", b"tmpfs", b"ramfs", b"devpts", b"mqueue", b"overlay"];
-
 /// mount(2).
 ///
 /// `EPERM` without `CAP_SYS_ADMIN`; `ENODEV`: no such file system; others as mount(2) tells.
@@ -89,11 +86,10 @@ pub fn mount(
         let source = walk::walk(ctx, At::Cwd, source, WalkFlags::FOLLOW)?;
         return move_mount(ctx, &source, &target);
     }
-    if !ctx.cred.user_ns.is_initial() && !IN_USER_NS.contains(&fs_type) {
-        return Err(Errno::EPERM);
-    }
-    let request = MountRequest { source, data, flags: sb_flags(flags), ctx };
-    let root = superblock::fs_type(fs_type)?.mount(&request)?;
+    let fs_type = superblock::fs_type(fs_type)?;
+    check_mount_right(ctx, fs_type, &ctx.cred.user_ns)?;
+    let request = MountRequest { source, data, flags: sb_flags(flags), user_ns: &ctx.cred.user_ns, ctx };
+    let root = fs_type.mount(&request)?;
     let source = if source.is_empty() { b"none" } else { source };
     let new = Mount::new(&root, source, mount_flags(flags));
     attach_at(ctx, &new, &target)
@@ -102,6 +98,20 @@ pub fn mount(
 pub(crate) fn require_admin(ctx: &WalkContext<'_>) -> Result<()> {
     let ns = ns_of(ctx)?;
     if ctx.cred.ns_capable(ns.id().owner(), Cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+/// `EPERM` unless the caller may make a file system of `fs_type` for `user_ns`.
+pub(crate) fn check_mount_right(
+    ctx: &WalkContext<'_>,
+    fs_type: &dyn FileSystemType,
+    user_ns: &UserNs,
+) -> Result<()> {
+    let is_allowed = if fs_type.is_for_user_ns() {
+        ctx.cred.ns_capable(user_ns, Cap::SYS_ADMIN)
+    } else {
+        ctx.cred.capable(Cap::SYS_ADMIN)
+    };
+    if is_allowed { Ok(()) } else { Err(Errno::EPERM) }
 }
 
 pub(crate) fn ns_of(ctx: &WalkContext<'_>) -> Result<Arc<MountNs>> {

@@ -10,11 +10,13 @@ use abi::fs::Statfs;
 use abi::{Errno, Result};
 use bitflags::bitflags;
 use sched::Mutex;
+use security::UserNs;
 
 use crate::dcache;
 use crate::dentry::Dentry;
 use crate::fs_context::WalkContext;
 use crate::handle::Export;
+use crate::params::Param;
 
 bitflags! {
     /// Flags of a superblock, with the numbers of mount(2).
@@ -37,6 +39,8 @@ pub struct MountRequest<'a> {
     pub data: &'a [u8],
     /// Flags of the superblock.
     pub flags: SbFlags,
+    /// The user namespace that it is for: the caller's, or that of who began a context that others complete.
+    pub user_ns: &'a UserNs,
     /// Who mounts, and how names in `data` are found.
     pub ctx: &'a WalkContext<'a>,
 }
@@ -54,6 +58,16 @@ pub trait FileSystemType: Send + Sync {
     /// Whether it shows other file systems, so that its locks are taken before theirs.
     fn is_stacked(&self) -> bool {
         false
+    }
+
+    /// Whether root of any user namespace may mount it.
+    fn is_for_user_ns(&self) -> bool {
+        false
+    }
+
+    /// Its parameters: the options of mount(2), and what fsconfig(2) may set.
+    fn params(&self) -> &'static [Param] {
+        &[]
     }
 
     /// Mounts; gives the root. File systems with one instance give the same root each time.

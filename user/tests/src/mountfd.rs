@@ -7,7 +7,7 @@ tests!(
     a_new_file_system_step_by_step, commands_have_phases, a_tree_ends_with_its_descriptor,
     a_copied_tree_takes_its_mounts_along, move_mount_refuses, attributes_of_one_and_of_all,
     attributes_are_checked, beneath_the_top, what_statmount_tells, listmount_in_order,
-    detached_trees_stay_as_they_are,
+    a_context_tells_what_is_wrong, detached_trees_stay_as_they_are,
 );
 
 const OPEN_TREE: i64 = 428;
@@ -285,6 +285,49 @@ fn listmount_in_order() {
     assert_eq!(list(outer_id, 0, 0, 0), Ok(vec![]));
     assert_eq!(list(outer_id, 0, 64, 2), Err(EINVAL));
     assert_eq!(list(outer_id + (1 << 40), 0, 64, 0), Err(ENOENT));
+}
+
+fn a_context_tells_what_is_wrong() {
+    own_namespace();
+    let fs = sys!(FSOPEN, c"tmpfs", 1).unwrap();
+    let log = || {
+        let mut text = [0u8; 100];
+        sys!(SYS_read, fs, &mut text, 100).map(|n| String::from_utf8(text[..n].to_vec()).unwrap())
+    };
+    let flag = |key: &std::ffi::CStr| sys!(FSCONFIG, fs, SET_FLAG, key, 0, 0);
+    assert_eq!(config(fs, SET_STRING, c"frob", c"1"), Err(EINVAL));
+    let mut byte = [0u8; 1];
+    assert_eq!(sys!(SYS_read, fs, &mut byte, 1), Err(EMSGSIZE), "and it stays");
+    assert_eq!(log().as_deref(), Ok("e tmpfs: Unknown parameter 'frob'\n"));
+    assert_eq!(log(), Err(ENODATA));
+    for (key, value) in [(c"size", c"1q"), (c"mode", c"9"), (c"nr_inodes", c"x")] {
+        assert_eq!(config(fs, SET_STRING, key, value), Err(EINVAL));
+        let key = key.to_str().unwrap();
+        assert_eq!(log(), Ok(format!("e tmpfs: Bad value for '{key}'\n")));
+    }
+    assert_eq!(flag(c"size"), Err(EINVAL));
+    assert_eq!(log().as_deref(), Ok("e tmpfs: Bad value for 'size'\n"));
+    assert_eq!(config(fs, SET_STRING, c"inode64", c"1"), Err(EINVAL));
+    assert_eq!(log().as_deref(), Ok("e tmpfs: Unexpected value for 'inode64'\n"));
+    config(fs, SET_STRING, c"source", c"one").unwrap();
+    assert_eq!(config(fs, SET_STRING, c"source", c"two"), Err(EINVAL));
+    assert_eq!(log().as_deref(), Ok("e Multiple sources\n"));
+    assert_eq!(flag(c"source"), Err(EINVAL));
+    assert_eq!(log().as_deref(), Ok("e Non-string source\n"));
+    for (key, value) in [(c"size", c"0x100000"), (c"mode", c"0700"), (c"uid", c"010"), (c"nr_inodes", c"1k")] {
+        assert_eq!(config(fs, SET_STRING, key, value), Ok(0));
+    }
+    for n in 0..10 {
+        assert_eq!(flag(&cstr(format!("no{n}"))), Err(EINVAL));
+    }
+    assert_eq!(command(fs, CREATE), Ok(0), "what was refused does not count");
+    for n in 2..10 {
+        assert_eq!(log(), Ok(format!("e tmpfs: Unknown parameter 'no{n}'\n")), "the last eight are kept");
+    }
+    assert_eq!(log(), Err(ENODATA));
+    let tree = sys!(FSMOUNT, fs, 1, 0).unwrap();
+    let root = fstat(tree as i32);
+    assert_eq!((root.st_mode & 0o7777, root.st_uid), (0o700, 8));
 }
 
 fn detached_trees_stay_as_they_are() {

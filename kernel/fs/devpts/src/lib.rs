@@ -19,6 +19,7 @@ use sched::Mutex;
 use tty::pty::{SLAVE_MAJOR, SlaveSink};
 use vfs::dentry::Dentry;
 use vfs::inode::SetAttr;
+use vfs::params::Param;
 use vfs::readdir::emit_dots;
 use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{
@@ -61,6 +62,14 @@ static TYPE: Devpts = Devpts;
 impl FileSystemType for Devpts {
     fn name(&self) -> &'static str {
         "devpts"
+    }
+
+    fn is_for_user_ns(&self) -> bool {
+        true
+    }
+
+    fn params(&self) -> &'static [Param] {
+        options::PARAMS
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {

@@ -3,7 +3,8 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use abi::{Errno, Result};
+use abi::Result;
+use vfs::params::{self, Param, Takes};
 
 /// What the options say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,26 +25,31 @@ impl Default for Options {
     }
 }
 
+/// All options.
+pub(crate) const PARAMS: &[Param] = &[
+    Param::new("uid", Takes::Number),
+    Param::new("gid", Takes::Number),
+    Param::new("mode", Takes::Octal),
+    Param::new("ptmxmode", Takes::Octal),
+    // There is one instance, with room for as many as there can be.
+    Param::new("newinstance", Takes::Nothing),
+    Param::new("max", Takes::Number),
+];
+
 impl Options {
     /// `EINVAL`: an unknown option or a value that is no number.
     pub(crate) fn parse(data: &[u8]) -> Result<Self> {
         let mut options = Self::default();
-        let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
-        for option in text.split(',').filter(|option| !option.is_empty()) {
-            let (key, value) = option.split_once('=').unwrap_or((option, ""));
-            let octal = || u32::from_str_radix(value, 8).map(|n| n & 0o777).map_err(|_| Errno::EINVAL);
-            let decimal = || value.parse::<u32>().map_err(|_| Errno::EINVAL);
-            match key {
-                "uid" => options.uid = Some(decimal()?),
-                "gid" => options.gid = Some(decimal()?),
-                "mode" => options.mode = octal()?,
-                "ptmxmode" => options.ptmx_mode = octal()?,
-                // There is one instance, with room for as many as there can be.
-                "newinstance" => {}
-                "max" => drop(decimal()?),
-                _ => return Err(Errno::EINVAL),
+        params::each(PARAMS, data, |name, value| {
+            match name {
+                "uid" => options.uid = Some(value.as_u32()?),
+                "gid" => options.gid = Some(value.as_u32()?),
+                "mode" => options.mode = value.as_u32()? & 0o777,
+                "ptmxmode" => options.ptmx_mode = value.as_u32()? & 0o777,
+                _ => {}
             }
-        }
+            Ok(())
+        })?;
         Ok(options)
     }
 
@@ -60,6 +66,8 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
+    use abi::Errno;
+
     use super::*;
 
     #[test]

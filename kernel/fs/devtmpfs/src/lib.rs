@@ -16,6 +16,7 @@ use security::Cred;
 use vfs::dentry::Dentry;
 use vfs::dev::{self, DeviceKind, Node, NodeSink};
 use vfs::inode::SetAttr;
+use vfs::params::Param;
 use vfs::{FileSystemType, Mount, MountFlags, MountRequest, Path};
 
 /// The instance, through a mount of its own that no path leads to.
@@ -33,6 +34,11 @@ static TYPE: Devtmpfs = Devtmpfs;
 impl FileSystemType for Devtmpfs {
     fn name(&self) -> &'static str {
         "devtmpfs"
+    }
+
+    /// Those of tmpfs: they are checked, and change nothing in the one instance.
+    fn params(&self) -> &'static [Param] {
+        tmpfs::PARAMS
     }
 
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Arc<Dentry>> {

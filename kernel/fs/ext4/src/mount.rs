@@ -13,6 +13,7 @@ use ext4_image::superblock::{self, Incompat, RawSuper};
 use ext4_image::{Block, Error, Layout, Support, dir, orphan};
 use sched::{Interruptible, Mutex};
 use vfs::dentry::Dentry;
+use vfs::params::Param;
 use vfs::superblock::SbFlags;
 use vfs::{FileSystemType, MountRequest, SuperBlock, SuperInit};
 
@@ -20,7 +21,7 @@ use crate::disk::Disk;
 use crate::error::errno;
 use crate::fs::Fs;
 use crate::journal::Journal;
-use crate::options::Options;
+use crate::options::{self, Options};
 use crate::state::{State, View};
 use crate::superops::Super;
 
@@ -47,6 +48,10 @@ impl FileSystemType for Ext4Type {
 
     fn needs_device(&self) -> bool {
         true
+    }
+
+    fn params(&self) -> &'static [Param] {
+        options::PARAMS
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {

@@ -3,7 +3,8 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use abi::{Errno, Result};
+use abi::Result;
+use vfs::params::{self, Param, Takes, Value};
 
 /// What happens when damage is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,30 +29,35 @@ pub(crate) struct Options {
 
 const COMMIT_SECONDS: u32 = 5;
 
-/// Options that say what is done anyhow.
-const DEFAULTS: &[&str] = &[
-    "data=ordered",
-    "barrier",
-    "barrier=1",
-    "delalloc",
-    "user_xattr",
-    "acl",
-    "nodiscard",
-    "nogrpid",
-    "sysvgroups",
-    "noquota",
-    "nombcache",
-    "noinit_itable",
-    "block_validity",
-    "nodioread_nolock",
-    "dioread_nolock",
-    "auto_da_alloc",
-    "rw",
-    "defaults",
-    "noprjquota",
-    "nojournal_checksum",
-    "journal_checksum",
-    "i_version",
+/// All options. Those that [`Options::parse`] does nothing for say what is done anyhow.
+pub(crate) const PARAMS: &[Param] = &[
+    Param::new("errors", Takes::Word(&["continue", "remount-ro", "panic"])),
+    Param::new("commit", Takes::Number),
+    Param::new("noload", Takes::Nothing),
+    Param::new("norecovery", Takes::Nothing),
+    Param::new("discard", Takes::Nothing),
+    Param::new("nodiscard", Takes::Nothing),
+    Param::new("data", Takes::Word(&["ordered"])),
+    Param::new("barrier", Takes::Nothing),
+    Param::new("barrier", Takes::Word(&["1"])),
+    Param::new("delalloc", Takes::Nothing),
+    Param::new("user_xattr", Takes::Nothing),
+    Param::new("acl", Takes::Nothing),
+    Param::new("nogrpid", Takes::Nothing),
+    Param::new("sysvgroups", Takes::Nothing),
+    Param::new("noquota", Takes::Nothing),
+    Param::new("nombcache", Takes::Nothing),
+    Param::new("noinit_itable", Takes::Nothing),
+    Param::new("block_validity", Takes::Nothing),
+    Param::new("nodioread_nolock", Takes::Nothing),
+    Param::new("dioread_nolock", Takes::Nothing),
+    Param::new("auto_da_alloc", Takes::Nothing),
+    Param::new("rw", Takes::Nothing),
+    Param::new("defaults", Takes::Nothing),
+    Param::new("noprjquota", Takes::Nothing),
+    Param::new("nojournal_checksum", Takes::Nothing),
+    Param::new("journal_checksum", Takes::Nothing),
+    Param::new("i_version", Takes::Nothing),
 ];
 
 impl Options {
@@ -73,26 +79,22 @@ impl Options {
 
     /// Applies `data`. `EINVAL`: an option that is unknown or not supported.
     pub(crate) fn parse(mut self, data: &[u8]) -> Result<Self> {
-        let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
-        for option in text.split(',').filter(|option| !option.is_empty()) {
-            match option.split_once('=').unwrap_or((option, "")) {
-                ("errors", "continue") => self.on_error = OnError::Continue,
-                ("errors", "remount-ro") => self.on_error = OnError::RemountReadOnly,
-                ("errors", "panic") => self.on_error = OnError::Panic,
+        params::each(PARAMS, data, |name, value| {
+            match (name, value) {
+                ("errors", Value::Text(b"continue")) => self.on_error = OnError::Continue,
+                ("errors", Value::Text(b"remount-ro")) => self.on_error = OnError::RemountReadOnly,
+                ("errors", _) => self.on_error = OnError::Panic,
                 ("commit", seconds) => {
-                    let seconds: u32 = seconds.parse().map_err(|_| Errno::EINVAL)?;
+                    let seconds = seconds.as_u32()?;
                     self.commit_seconds = if seconds == 0 { COMMIT_SECONDS } else { seconds.min(900) };
                 }
-                ("noload" | "norecovery", "") => self.no_recovery = true,
-                ("discard", "") => self.discard = true,
-                _ if DEFAULTS.contains(&option) => {
-                    if option == "nodiscard" {
-                        self.discard = false;
-                    }
-                }
-                _ => return Err(Errno::EINVAL),
+                ("noload" | "norecovery", _) => self.no_recovery = true,
+                ("discard", _) => self.discard = true,
+                ("nodiscard", _) => self.discard = false,
+                _ => {}
             }
-        }
+            Ok(())
+        })?;
         Ok(self)
     }
 
@@ -120,6 +122,8 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
+    use abi::Errno;
+
     use super::*;
 
     #[test]

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use mm::hugetlb::SIZE;
+use vfs::params::{self, Param, Takes, Value};
 
 /// An amount: bytes, or percent of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +23,11 @@ impl Amount {
         }
     }
 
-    fn parse(text: &str) -> Result<Self> {
-        match text.strip_suffix('%') {
-            Some(percent) => percent.parse().map(Self::Percent).map_err(|_| Errno::EINVAL),
-            None => bytes(text).map(Self::Bytes),
+    fn of(value: Value<'_>) -> Result<Self> {
+        match value {
+            Value::Number(bytes) => Ok(Self::Bytes(bytes)),
+            Value::Percent(percent) => Ok(Self::Percent(percent)),
+            _ => Err(Errno::EINVAL),
         }
     }
 }
@@ -41,49 +43,38 @@ pub(crate) struct Options {
     pub(crate) gid: Option<u32>,
 }
 
+/// All options.
+pub(crate) const PARAMS: &[Param] = &[
+    Param::new("size", Takes::Share),
+    Param::new("min_size", Takes::Share),
+    Param::new("nr_inodes", Takes::Size),
+    Param::new("mode", Takes::Octal),
+    Param::new("uid", Takes::Number),
+    Param::new("gid", Takes::Number),
+    Param::new("pagesize", Takes::Size),
+];
+
 impl Options {
     /// `EINVAL`: an unknown option, a value that is no number, or a size of pages that there is not.
     pub(crate) fn parse(data: &[u8]) -> Result<Self> {
         let mut options = Self::default();
-        let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
-        for option in text.split(',').filter(|option| !option.is_empty()) {
-            let (key, value) = option.split_once('=').ok_or(Errno::EINVAL)?;
-            match key {
-                "size" => options.size = Some(Amount::parse(value)?),
-                "min_size" => options.min_size = Some(Amount::parse(value)?),
-                "nr_inodes" => options.max_inodes = Some(bytes(value)?),
-                "mode" => options.mode = Some(octal(value)? & 0o1777),
-                "uid" => options.uid = Some(number(value)?),
-                "gid" => options.gid = Some(number(value)?),
-                "pagesize" if bytes(value)? == SIZE => {}
-                _ => return Err(Errno::EINVAL),
-            }
-        }
+        params::each(PARAMS, data, |name, value| options.set(name, value))?;
         Ok(options)
     }
-}
 
-fn octal(text: &str) -> Result<u32> {
-    u32::from_str_radix(text, 8).map_err(|_| Errno::EINVAL)
-}
-
-fn number(text: &str) -> Result<u32> {
-    text.parse().map_err(|_| Errno::EINVAL)
-}
-
-/// A number with an optional k, m, g or t.
-fn bytes(text: &str) -> Result<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text.get(digits.len()..).unwrap_or_default() {
-        "" => 0,
-        "k" | "K" => 10,
-        "m" | "M" => 20,
-        "g" | "G" => 30,
-        "t" | "T" => 40,
-        _ => return Err(Errno::EINVAL),
-    };
-    let value: u64 = digits.parse().map_err(|_| Errno::EINVAL)?;
-    value.checked_mul(1 << shift).ok_or(Errno::EINVAL)
+    fn set(&mut self, name: &str, value: Value<'_>) -> Result<()> {
+        match (name, value) {
+            ("size", size) => self.size = Some(Amount::of(size)?),
+            ("min_size", size) => self.min_size = Some(Amount::of(size)?),
+            ("nr_inodes", Value::Number(inodes)) => self.max_inodes = Some(inodes),
+            ("mode", mode) => self.mode = Some(mode.as_u32()? & 0o1777),
+            ("uid", uid) => self.uid = Some(uid.as_u32()?),
+            ("gid", gid) => self.gid = Some(gid.as_u32()?),
+            ("pagesize", Value::Number(SIZE)) => {}
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(())
+    }
 }
 
 /// What /proc/mounts shows: the owner and mode, and in huge pages' bytes the limits `max` and `min`.

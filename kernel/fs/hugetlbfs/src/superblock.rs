@@ -9,6 +9,7 @@ use abi::fs::{S_IFDIR, Statfs};
 use mm::hugetlb::{self, SIZE, Subpool};
 use tmpfs::Account;
 use vfs::dentry::Dentry;
+use vfs::params::Param;
 use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{FileSystemType, MountRequest, NewInode, SuperBlock, SuperInit, SuperOps};
 
@@ -26,6 +27,10 @@ pub(crate) struct HugetlbfsType;
 impl FileSystemType for HugetlbfsType {
     fn name(&self) -> &'static str {
         "hugetlbfs"
+    }
+
+    fn params(&self) -> &'static [Param] {
+        options::PARAMS
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {

@@ -8,6 +8,7 @@ use abi::fs::{S_IFDIR, Statfs};
 use abi::{Errno, Result};
 use sched::Mutex;
 use vfs::mount::{Mount, MountFlags};
+use vfs::params::Param;
 use vfs::superblock::SbFlags;
 use vfs::{
     At, Dentry, FileSystemType, MountRequest, Path, SuperBlock, SuperInit, SuperOps, WalkContext, WalkFlags,
@@ -18,7 +19,7 @@ use crate::icache::InodeCache;
 use crate::inode::instantiate;
 use crate::layers::{Lower, Overlay, Stack, Upper};
 use crate::marks::Namespace;
-use crate::options::Options;
+use crate::options::{self, Options};
 
 /// `OVERLAYFS_SUPER_MAGIC` (statfs(2)).
 const MAGIC: u64 = 0x794c_7630;
@@ -40,7 +41,19 @@ impl FileSystemType for OverlayType {
         true
     }
 
+    fn is_for_user_ns(&self) -> bool {
+        true
+    }
+
+    fn params(&self) -> &'static [Param] {
+        options::PARAMS
+    }
+
+    /// `EIO`: for another user namespace than the caller's.
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
+        if *request.user_ns != request.ctx.cred.user_ns {
+            return Err(Errno::EIO);
+        }
         let options = Options::parse(request.data)?;
         let fs = Arc::new(build(request.ctx, options)?);
         if fs.upper.is_some() {

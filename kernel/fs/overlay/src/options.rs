@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
+use vfs::params::{self, Param, Takes, Value};
 
 /// What is done about directories that are renamed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,23 @@ pub(crate) struct Options {
     pub(crate) volatile: bool,
 }
 
+/// All options. Those that name what is so in any case change nothing.
+pub(crate) const PARAMS: &[Param] = &[
+    Param::new("lowerdir", Takes::Text),
+    Param::new("lowerdir+", Takes::Text),
+    Param::new("upperdir", Takes::Text),
+    Param::new("workdir", Takes::Text),
+    Param::new("redirect_dir", Takes::Word(&["on", "off", "follow", "nofollow"])),
+    Param::new("userxattr", Takes::Nothing),
+    Param::new("volatile", Takes::Nothing),
+    Param::new("index", Takes::Word(&["off"])),
+    Param::new("nfs_export", Takes::Word(&["off"])),
+    Param::new("metacopy", Takes::Word(&["off"])),
+    Param::new("xino", Takes::Word(&["on", "off", "auto"])),
+    Param::new("uuid", Takes::Word(&["on", "off", "auto", "null"])),
+    Param::new("default_permissions", Takes::Nothing),
+];
+
 /// The most lower directories (Linux: `OVL_MAX_STACK`).
 const MAX_LOWER: usize = 500;
 
@@ -42,11 +60,9 @@ impl Options {
             if option.is_empty() {
                 continue;
             }
-            let (key, value) = match option.iter().position(|&byte| byte == b'=') {
-                Some(at) => (&option[..at], Some(&option[at + 1..])),
-                None => (option, None),
-            };
-            options.set(key, value)?;
+            let (key, value) = params::split(option);
+            let (name, value) = params::read(PARAMS, key, value).map_err(|_| Errno::EINVAL)?;
+            options.set(name, value)?;
         }
         if options.lower.is_empty() || options.lower.len() > MAX_LOWER {
             return Err(Errno::EINVAL);
@@ -57,23 +73,18 @@ impl Options {
         Ok(options)
     }
 
-    fn set(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
-        match (key, value) {
-            (b"lowerdir", Some(value)) => self.lower = lower_list(value)?,
-            (b"lowerdir+", Some(value)) => self.lower.push(unescape(value)),
-            (b"upperdir", Some(value)) => self.upper = Some(unescape(value)),
-            (b"workdir", Some(value)) => self.work = Some(unescape(value)),
-            (b"redirect_dir", Some(b"on")) => self.redirect_dir = RedirectDir::On,
-            (b"redirect_dir", Some(b"off" | b"follow")) => self.redirect_dir = RedirectDir::Follow,
-            (b"redirect_dir", Some(b"nofollow")) => self.redirect_dir = RedirectDir::NoFollow,
-            (b"userxattr", None) => self.userxattr = true,
-            (b"volatile", None) => self.volatile = true,
-            // What is so here in any case.
-            (b"index" | b"nfs_export" | b"metacopy", Some(b"off")) => {}
-            (b"xino", Some(b"on" | b"off" | b"auto")) => {}
-            (b"uuid", Some(b"on" | b"off" | b"auto" | b"null")) => {}
-            (b"default_permissions", None) => {}
-            _ => return Err(Errno::EINVAL),
+    fn set(&mut self, name: &str, value: Value<'_>) -> Result<()> {
+        match (name, value) {
+            ("lowerdir", Value::Text(value)) => self.lower = lower_list(value)?,
+            ("lowerdir+", Value::Text(value)) => self.lower.push(unescape(value)),
+            ("upperdir", Value::Text(value)) => self.upper = Some(unescape(value)),
+            ("workdir", Value::Text(value)) => self.work = Some(unescape(value)),
+            ("redirect_dir", Value::Text(b"on")) => self.redirect_dir = RedirectDir::On,
+            ("redirect_dir", Value::Text(b"nofollow")) => self.redirect_dir = RedirectDir::NoFollow,
+            ("redirect_dir", _) => self.redirect_dir = RedirectDir::Follow,
+            ("userxattr", _) => self.userxattr = true,
+            ("volatile", _) => self.volatile = true,
+            _ => {}
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use abi::{Errno, Result};
 use process::{PidNs, Task};
 use security::ObserveIdentity;
 use vfs::dentry::Dentry;
+use vfs::params::{self, Param, Takes, Value};
 use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{FileSystemType, Inode, InodeFlags, InodeInit, MountRequest, SuperBlock, SuperInit, SuperOps};
 
@@ -29,6 +30,14 @@ static TYPE: Proc = Proc;
 impl FileSystemType for Proc {
     fn name(&self) -> &'static str {
         "proc"
+    }
+
+    fn is_for_user_ns(&self) -> bool {
+        true
+    }
+
+    fn params(&self) -> &'static [Param] {
+        Options::PARAMS
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
@@ -55,23 +64,29 @@ impl Options {
     const HIDE_PID: [(&'static str, u32); 4] =
         [("off", 0), ("noaccess", 1), ("invisible", 2), ("ptraceable", 4)];
 
+    const PARAMS: &[Param] = &[
+        Param::new("hidepid", Takes::Number),
+        Param::new("hidepid", Takes::Word(&["off", "noaccess", "invisible", "ptraceable"])),
+        Param::new("gid", Takes::Number),
+        Param::new("subset", Takes::Word(&["pid"])),
+    ];
+
     /// Changes what `data` names; all or nothing. `EINVAL`: an option or value that is unknown.
     fn apply(&self, data: &[u8]) -> Result<()> {
-        let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
         let (mut hide_pid, mut gid, mut only_pids) = (None, None, false);
-        for option in text.split(',').filter(|option| !option.is_empty()) {
-            match option.split_once('=') {
-                Some(("hidepid", value)) => {
+        params::each(Self::PARAMS, data, |name, value| {
+            match (name, value) {
+                ("hidepid", value) => {
                     let found = Self::HIDE_PID.iter().find(|(word, number)| {
-                        *word == value || value.parse::<u32>().is_ok_and(|value| value == *number)
+                        value == Value::Text(word.as_bytes()) || value.as_u32() == Ok(*number)
                     });
                     hide_pid = Some(found.ok_or(Errno::EINVAL)?.1);
                 }
-                Some(("gid", value)) => gid = Some(value.parse::<u32>().map_err(|_| Errno::EINVAL)?),
-                Some(("subset", "pid")) => only_pids = true,
-                _ => return Err(Errno::EINVAL),
+                ("gid", value) => gid = Some(value.as_u32()?),
+                _ => only_pids = true,
             }
-        }
+            Ok(())
+        })?;
         if let Some(hide_pid) = hide_pid {
             self.hide_pid.store(hide_pid, Relaxed);
         }

@@ -38,6 +38,10 @@ impl FileSystemType for Sysfs {
         "sysfs"
     }
 
+    fn is_for_user_ns(&self) -> bool {
+        true
+    }
+
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
         INSTANCE.get().cloned().ok_or(Errno::ENODEV)
     }

@@ -16,6 +16,7 @@ mod superblock;
 pub use files::Files;
 pub use inode::new as new_inode;
 pub use memfd::{Seals, create_memfd, create_secret, memfd_flags, memfd_on};
+pub use options::PARAMS;
 pub use superblock::{Account, Instance, TMPFS, Tmpfs, TmpfsType, new_instance};
 
 /// Makes "tmpfs", "ramfs" and "rootfs" known to mount(2).

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use hal::PAGE_SIZE;
+use vfs::params::{self, Param, Takes, Value};
 
 /// What the options say; `None` where they say nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,59 +19,47 @@ pub(crate) struct Options {
     pub(crate) gid: Option<u32>,
 }
 
+/// All options.
+pub const PARAMS: &[Param] = &[
+    Param::new("size", Takes::Share),
+    Param::new("nr_blocks", Takes::Size),
+    Param::new("nr_inodes", Takes::Size),
+    Param::new("mode", Takes::Octal),
+    Param::new("uid", Takes::Number),
+    Param::new("gid", Takes::Number),
+    // Without meaning here: what they tune does not exist.
+    Param::new("huge", Takes::Word(&["never", "always", "within_size", "advise"])),
+    Param::new("mpol", Takes::Text),
+    Param::new("inode32", Takes::Nothing),
+    Param::new("inode64", Takes::Nothing),
+    Param::new("noswap", Takes::Nothing),
+    Param::new("quota", Takes::Nothing),
+];
+
 impl Options {
     /// `EINVAL`: an unknown option or a value that is no number.
     pub(crate) fn parse(data: &[u8]) -> Result<Self> {
         let mut options = Self::default();
-        let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
-        for option in text.split(',').filter(|option| !option.is_empty()) {
-            let (key, value) = option.split_once('=').unwrap_or((option, ""));
-            match key {
-                "size" => options.max_pages = Some(size_pages(value)?),
-                "nr_blocks" => options.max_pages = Some(number(value)?),
-                "nr_inodes" => options.max_inodes = Some(number(value)?),
-                "mode" => options.mode = Some(octal(value)? & 0o7777),
-                "uid" => options.uid = Some(id(value)?),
-                "gid" => options.gid = Some(id(value)?),
-                // Known to Linux, without meaning here: what they tune does not exist.
-                "huge" | "mpol" | "inode32" | "inode64" | "noswap" | "quota" => {}
-                _ => return Err(Errno::EINVAL),
-            }
-        }
+        params::each(PARAMS, data, |name, value| options.set(name, value))?;
         Ok(options)
     }
-}
 
-fn octal(text: &str) -> Result<u32> {
-    u32::from_str_radix(text, 8).map_err(|_| Errno::EINVAL)
-}
-
-fn id(text: &str) -> Result<u32> {
-    text.parse().map_err(|_| Errno::EINVAL)
-}
-
-/// A number with an optional k, m, g or t.
-fn number(text: &str) -> Result<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &text[digits.len()..] {
-        "" => 0,
-        "k" | "K" => 10,
-        "m" | "M" => 20,
-        "g" | "G" => 30,
-        "t" | "T" => 40,
-        _ => return Err(Errno::EINVAL),
-    };
-    let value: u64 = digits.parse().map_err(|_| Errno::EINVAL)?;
-    value.checked_mul(1 << shift).ok_or(Errno::EINVAL)
-}
-
-fn size_pages(text: &str) -> Result<u64> {
-    if let Some(percent) = text.strip_suffix('%') {
-        let percent: u64 = percent.parse().map_err(|_| Errno::EINVAL)?;
-        let total = hal::frame::stats().total as u64;
-        return Ok(total.checked_mul(percent).ok_or(Errno::EINVAL)? / 100);
+    fn set(&mut self, name: &str, value: Value<'_>) -> Result<()> {
+        match (name, value) {
+            ("size", Value::Number(bytes)) => self.max_pages = Some(bytes.div_ceil(PAGE_SIZE as u64)),
+            ("size", Value::Percent(percent)) => {
+                let total = hal::frame::stats().total as u64;
+                self.max_pages = Some(total.checked_mul(percent).ok_or(Errno::EINVAL)? / 100);
+            }
+            ("nr_blocks", Value::Number(pages)) => self.max_pages = Some(pages),
+            ("nr_inodes", Value::Number(inodes)) => self.max_inodes = Some(inodes),
+            ("mode", mode) => self.mode = Some(mode.as_u32()? & 0o7777),
+            ("uid", uid) => self.uid = Some(uid.as_u32()?),
+            ("gid", gid) => self.gid = Some(gid.as_u32()?),
+            _ => {}
+        }
+        Ok(())
     }
-    Ok(number(text)?.div_ceil(PAGE_SIZE as u64))
 }
 
 /// Appends options as /proc/mounts shows them.

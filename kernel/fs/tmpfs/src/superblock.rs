@@ -11,6 +11,7 @@ use mm::Shmem;
 use sched::Mutex;
 use vfs::dentry::Dentry;
 use vfs::handle::Export;
+use vfs::params::Param;
 use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps};
 
@@ -42,6 +43,14 @@ pub struct TmpfsType {
 impl FileSystemType for TmpfsType {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn is_for_user_ns(&self) -> bool {
+        true
+    }
+
+    fn params(&self) -> &'static [Param] {
+        options::PARAMS
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {

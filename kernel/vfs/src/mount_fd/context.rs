@@ -8,6 +8,7 @@ use abi::fs::OpenFlags;
 use abi::{Errno, Result};
 use hal::uio::Dest;
 use sched::Mutex;
+use security::UserNs;
 
 use super::{AttrFlags, require_own_admin, tree_file};
 use crate::anon;
@@ -16,6 +17,7 @@ use crate::file::{File, FileOps};
 use crate::fs_context::WalkContext;
 use crate::mount::{Mount, MountNs};
 use crate::mount_ops;
+use crate::params;
 use crate::path::Path;
 use crate::superblock::{self, FileSystemType, MountRequest, SbFlags};
 
@@ -47,11 +49,13 @@ struct State {
 /// The descriptor of fsopen(2) and fspick(2).
 struct Context {
     fs_type: &'static dyn FileSystemType,
+    /// Who began it belongs to this.
+    user_ns: UserNs,
     state: Mutex<State>,
 }
 
 impl FileOps for Context {
-    /// One message a read. `ENODATA`: there is none. `EMSGSIZE`: the buffer is too small for it.
+    /// The log: one message a read. `ENODATA`: there is none. `EMSGSIZE`: the buffer is too small for it.
     fn read(&self, _file: &File, dst: &mut Dest<'_>, _pos: u64) -> Result<usize> {
         let mut state = self.state.lock();
         let message = state.log.front().ok_or(Errno::ENODATA)?;
@@ -66,11 +70,13 @@ impl FileOps for Context {
 }
 
 impl State {
-    fn say(&mut self, text: &[&[u8]]) {
+    /// Logs an error and gives `EINVAL`.
+    fn refuse(&mut self, why: &[u8]) -> Result<()> {
         if self.log.len() == LOG_MAX {
             self.log.pop_front();
         }
-        self.log.push_back(text.concat());
+        self.log.push_back([b"e ", why, b"\n"].concat());
+        Err(Errno::EINVAL)
     }
 
     /// Adds an option to the text that file systems parse. `EINVAL`: too long, or not to be written as text.
@@ -98,7 +104,8 @@ fn new_context(
     flags: SbFlags,
 ) -> Result<Arc<File>> {
     let state = State { phase, source: None, options: Vec::new(), flags, log: VecDeque::new() };
-    let context = Context { fs_type, state: Mutex::new("vfs.fscontext", state) };
+    let user_ns = ctx.cred.user_ns.clone();
+    let context = Context { fs_type, user_ns, state: Mutex::new("vfs.fscontext", state) };
     anon::file("[fscontext]", Arc::new(context), OpenFlags::RDWR, ctx.cred)
 }
 
@@ -149,7 +156,7 @@ pub fn fsconfig(ctx: &WalkContext<'_>, file: &File, command: ConfigCommand) -> R
         ConfigCommand::Set(key, value) => set_parameter(context, &mut state, &key, value),
         ConfigCommand::Create => create(ctx, context, &mut state),
         ConfigCommand::CreateExclusive => create_exclusive(ctx, context, &mut state),
-        ConfigCommand::Reconfigure => reconfigure(ctx, context, &mut state),
+        ConfigCommand::Reconfigure => reconfigure(ctx, &mut state),
     }
 }
 
@@ -167,33 +174,40 @@ fn set_parameter(context: &Context, state: &mut State, key: &[u8], value: Config
     if !matches!(state.phase, Phase::Create | Phase::Reconfigure(_)) {
         return Err(Errno::EBUSY);
     }
+    if let Some((_, flag, on)) = SB_PARAMETERS.iter().find(|(name, ..)| *name == key) {
+        state.flags.set(*flag, *on);
+        return Ok(());
+    }
     match value {
-        ConfigValue::Flag => {
-            if let Some((_, flag, on)) = SB_PARAMETERS.iter().find(|(name, ..)| *name == key) {
-                state.flags.set(*flag, *on);
-                return Ok(());
-            }
-            state.add_option(key, None)
+        ConfigValue::Flag if key == b"source" => state.refuse(b"Non-string source"),
+        ConfigValue::Text(_) if key == b"source" && state.source.is_some() => {
+            state.refuse(b"Multiple sources")
         }
         ConfigValue::Text(source) if key == b"source" => {
-            if state.source.is_some() {
-                state.say(&[b"e ", context.fs_type.name().as_bytes(), b": Multiple sources"]);
-                return Err(Errno::EINVAL);
-            }
             state.source = Some(source);
             Ok(())
         }
-        ConfigValue::Text(text) => state.add_option(key, Some(&text)),
+        ConfigValue::Flag => set_option(context, state, key, None),
+        ConfigValue::Text(text) => set_option(context, state, key, Some(&text)),
+    }
+}
+
+/// Sets a parameter of the file system itself, if it takes it.
+fn set_option(context: &Context, state: &mut State, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+    match params::read(context.fs_type.params(), key, value) {
+        Ok(_) => state.add_option(key, value),
+        Err(problem) => state.refuse(&problem.message(context.fs_type.name(), key)),
     }
 }
 
 fn create(ctx: &WalkContext<'_>, context: &Context, state: &mut State) -> Result<()> {
-    mount_ops::require_admin(ctx)?;
     if !matches!(state.phase, Phase::Create) {
         return Err(Errno::EBUSY);
     }
+    mount_ops::check_mount_right(ctx, context.fs_type, &context.user_ns)?;
     let source = state.source.clone().unwrap_or_default();
-    let request = MountRequest { source: &source, data: &state.options, flags: state.flags, ctx };
+    let (data, user_ns) = (&state.options[..], &context.user_ns);
+    let request = MountRequest { source: &source, data, flags: state.flags, user_ns, ctx };
     match context.fs_type.mount(&request) {
         Ok(root) => {
             state.phase = Phase::Ready(root);
@@ -202,10 +216,6 @@ fn create(ctx: &WalkContext<'_>, context: &Context, state: &mut State) -> Result
         }
         Err(errno) => {
             state.phase = Phase::Failed;
-            if errno == Errno::EINVAL {
-                let options = core::mem::take(&mut state.options);
-                state.say(&[b"e ", context.fs_type.name().as_bytes(), b": Bad option in '", &options, b"'"]);
-            }
             Err(errno)
         }
     }
@@ -222,7 +232,7 @@ fn create_exclusive(ctx: &WalkContext<'_>, context: &Context, state: &mut State)
     Ok(())
 }
 
-fn reconfigure(ctx: &WalkContext<'_>, context: &Context, state: &mut State) -> Result<()> {
+fn reconfigure(ctx: &WalkContext<'_>, state: &mut State) -> Result<()> {
     mount_ops::require_admin(ctx)?;
     let Phase::Reconfigure(root) = &state.phase else { return Err(Errno::EBUSY) };
     let sb = root.sb().clone();
@@ -232,7 +242,6 @@ fn reconfigure(ctx: &WalkContext<'_>, context: &Context, state: &mut State) -> R
     }
     if let Err(errno) = sb.ops().remount(&sb, &state.options) {
         state.phase = Phase::Failed;
-        state.say(&[b"e ", context.fs_type.name().as_bytes(), b": cannot be changed so"]);
         return Err(errno);
     }
     sb.set_flags(state.flags);
