@@ -32,6 +32,7 @@ pub mod params;
 pub mod path;
 pub mod perm;
 pub mod pipe;
+mod places;
 pub mod propagation;
 pub mod readdir;
 pub mod rw;

@@ -35,6 +35,7 @@ use crate::dcache;
 use crate::dentry::Dentry;
 use crate::nullfs;
 use crate::path::Path;
+use crate::places;
 use crate::propagation::{Inherit, Role};
 use crate::superblock::SuperBlock;
 
@@ -418,7 +419,7 @@ pub(crate) fn attach(mount: &Arc<Mount>, at: &Path, ns: &Arc<MountNs>) {
     children.push((at.dentry.clone(), mount.clone()));
     let place = Arc::new(MountPlace { parent: at.mount.clone(), dentry: at.dentry.clone() });
     let children = Box::new(children);
-    at.dentry.add_mount();
+    places::add(&at.dentry, mount);
     dcache::change(|| {
         mount.place.swap(Some(place));
         at.mount.children.set(Some(children));
@@ -439,7 +440,7 @@ pub(crate) fn detach(mount: &Arc<Mount>) {
         mount.place.swap(None);
         at.mount.children.set(children);
     });
-    at.dentry.remove_mount();
+    places::remove(&at.dentry, mount);
     let ns = mount.ns();
     mount.set_ns(Weak::new());
     if let Some(ns) = ns {
@@ -676,7 +677,7 @@ pub(crate) fn copy_tree(
         let new = old.copy(old.root(), inherit);
         let mut children = parent.copy_children();
         children.push((at.dentry.clone(), new.clone()));
-        at.dentry.add_mount();
+        places::add(&at.dentry, &new);
         new.place.swap(Some(Arc::new(MountPlace { parent: parent.clone(), dentry: at.dentry })));
         parent.children.set(Some(Box::new(children)));
         pairs.push((old, new));

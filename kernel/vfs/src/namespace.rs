@@ -29,9 +29,11 @@ use crate::dcache::{self, Hash, Sequence};
 use crate::dentry::{Dentry, Name};
 use crate::fs_context::{FsContext, WalkContext};
 use crate::inode::{FileKind, Inode, InodeFlags, NewInode, Rename, RenameKind};
+use crate::mount::Mount;
 use crate::notify::{self, Event};
 use crate::path::Path;
 use crate::perm::{self, Removal};
+use crate::places::OnVictim;
 use crate::walk::{self, At, Last, WalkFlags, lookup_locked};
 
 /// Makes an entry in `dir`, for `cred`. `EEXIST` goes before `EROFS` and `EACCES`, as on Linux.
@@ -233,6 +235,7 @@ pub fn unlinkat(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8]) -> Result<()> {
 
 /// Removes an entry of `dir` that is no directory, for `cred`.
 pub fn unlink_in(dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
+    let mut on_victim = OnVictim::default();
     let _write = dir.mount.want_write()?;
     let dir_inode = dir.inode().ok_or(Errno::ENOENT)?;
     let _exclusive = dir_inode.sem.write();
@@ -240,11 +243,10 @@ pub fn unlink_in(dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
     let inode = victim.inode().ok_or(Errno::ENOENT)?;
     perm::may_delete(dir_inode, &victim, cred, Removal::Other)?;
     let _subject = inode.sem.write();
-    if victim.is_mountpoint() {
-        return Err(Errno::EBUSY);
-    }
+    on_victim.look(&victim, &dir.mount)?;
     dir_inode.ops().unlink(dir_inode, name, inode)?;
     dcache::remove_deleted(&victim);
+    on_victim.removed();
     inode.touch_ctime();
     removed(dir_inode, name, inode);
     Ok(())
@@ -277,6 +279,7 @@ pub fn rmdirat(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8]) -> Result<()> {
 
 /// Removes the empty directory `name` from `dir`, for `cred`.
 pub fn rmdir_in(dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
+    let mut on_victim = OnVictim::default();
     let _write = dir.mount.want_write()?;
     let dir_inode = dir.inode().ok_or(Errno::ENOENT)?;
     let _exclusive = dir_inode.sem.write();
@@ -284,12 +287,11 @@ pub fn rmdir_in(dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
     let inode = victim.inode().ok_or(Errno::ENOENT)?;
     perm::may_delete(dir_inode, &victim, cred, Removal::Directory)?;
     let _subject = inode.sem.write();
-    if victim.is_mountpoint() {
-        return Err(Errno::EBUSY);
-    }
+    on_victim.look(&victim, &dir.mount)?;
     dir_inode.ops().rmdir(dir_inode, name, inode)?;
     inode.set_flags(InodeFlags::DEAD, InodeFlags::empty());
     dcache::remove_deleted(&victim);
+    on_victim.removed();
     removed(dir_inode, name, inode);
     Ok(())
 }
@@ -317,12 +319,12 @@ pub fn renameat2(
     let Last::Name(new_name, new_slash) = to.last else {
         return Err(if flags.contains(RenameFlags::NOREPLACE) { Errno::EEXIST } else { Errno::EBUSY });
     };
+    let mut on_victims = (OnVictim::default(), OnVictim::default());
     let _write = from.dir.mount.want_write()?;
     let sb = from.dir.dentry.sb().clone();
     let _tree = (!Arc::ptr_eq(&from.dir.dentry, &to.dir.dentry)).then(|| sb.rename.lock());
-    let step =
-        Step { from: &from.dir.dentry, old_name, old_slash, to: &to.dir.dentry, new_name, new_slash, flags };
-    step.run(ctx.cred)
+    let (mount, from, to) = (&from.dir.mount, &from.dir.dentry, &to.dir.dentry);
+    Step { mount, from, old_name, old_slash, to, new_name, new_slash, flags }.run(ctx.cred, &mut on_victims)
 }
 
 /// Renames between two directories of one mount, for `cred`; `flags` are as renameat2(2) checks them.
@@ -330,15 +332,18 @@ pub fn rename_in(old: (&Path, &[u8]), new: (&Path, &[u8]), flags: RenameFlags, c
     if !Arc::ptr_eq(&old.0.mount, &new.0.mount) {
         return Err(Errno::EXDEV);
     }
+    let mut on_victims = (OnVictim::default(), OnVictim::default());
     let _write = old.0.mount.want_write()?;
-    let (from, to) = (&old.0.dentry, &new.0.dentry);
+    let (mount, from, to) = (&old.0.mount, &old.0.dentry, &new.0.dentry);
     let _tree = (!Arc::ptr_eq(from, to)).then(|| from.sb().rename.lock());
     let (old_name, new_name) = (Name::from_slice(old.1), Name::from_slice(new.1));
-    Step { from, old_name, old_slash: false, to, new_name, new_slash: false, flags }.run(cred)
+    Step { mount, from, old_name, old_slash: false, to, new_name, new_slash: false, flags }
+        .run(cred, &mut on_victims)
 }
 
 /// A rename with both directories found.
 struct Step<'a> {
+    mount: &'a Arc<Mount>,
     from: &'a Arc<Dentry>,
     old_name: Name,
     old_slash: bool,
@@ -357,7 +362,8 @@ impl Step<'_> {
         !Arc::ptr_eq(self.from, self.to)
     }
 
-    fn run(&self, cred: &Cred) -> Result<()> {
+    /// What is mounted on the old and the new name goes to `on_victims`, to be dropped after all locks.
+    fn run(&self, cred: &Cred, on_victims: &mut (OnVictim, OnVictim)) -> Result<()> {
         let from = self.from.inode().ok_or(Errno::ENOENT)?;
         let to = self.to.inode().ok_or(Errno::ENOENT)?;
         let to_first = self.is_across() && order_before(self.to, to, self.from, from);
@@ -370,6 +376,8 @@ impl Step<'_> {
         if self.check(&old, &new, cred)? == Plan::Nothing {
             return Ok(());
         }
+        on_victims.0.look(&old, self.mount)?;
+        on_victims.1.look(&new, self.mount)?;
         let target = new.inode();
         let subject = (!inode.is_dir()).then_some(inode);
         let (a, b) = match (subject, target) {
@@ -393,6 +401,9 @@ impl Step<'_> {
             kind,
         })?;
         self.commit(&old, &new, kind);
+        if kind != RenameKind::Exchange {
+            on_victims.1.removed();
+        }
         Ok(())
     }
 
@@ -436,9 +447,6 @@ impl Step<'_> {
             for dir in moves.into_iter().flatten().filter(|inode| inode.is_dir()) {
                 perm::permission(dir, cred, Access::WRITE)?;
             }
-        }
-        if old.is_mountpoint() || new.is_mountpoint() {
-            return Err(Errno::EBUSY);
         }
         Ok(Plan::Rename)
     }

@@ -6,6 +6,7 @@ tests!(
     "mounts":
     namespaces_share_what_is_mounted, slaves_only_receive, a_group_is_joined_on_request,
     a_user_namespace_reveals_nothing,
+    names_go_with_what_others_mounted_there,
 );
 
 const MOVE_MOUNT: i64 = 429;
@@ -145,4 +146,35 @@ fn a_user_namespace_reveals_nothing() {
         assert_eq!(tmpfs(&path("s/b")), Ok(0));
     });
     assert_eq!(nr_at("s/b"), 0);
+}
+
+fn names_go_with_what_others_mounted_there() {
+    let (dir, from, to) = (mkdir("d"), mkdir("from"), mkdir("to"));
+    let plain = file("f", b"x");
+    let (ready, tell) = pipe();
+    let (wait, go) = pipe();
+    let other = child(|| {
+        sys!(SYS_unshare, CLONE_NEWNS).unwrap();
+        sys!(SYS_mount, 0, c"/", 0, MS_REC | MS_PRIVATE, 0).unwrap();
+        for at in [&dir, &from, &to] {
+            tmpfs(at).unwrap();
+        }
+        sys!(SYS_mount, &plain, &plain, 0, MS_BIND, 0).unwrap();
+        assert_eq!(sys!(SYS_rmdir, &dir), Err(EBUSY));
+        assert_eq!(sys!(SYS_unlink, &plain), Err(EBUSY));
+        assert_eq!(sys!(SYS_rename, &from, &path("x")), Err(EBUSY));
+        write(tell, b"x").unwrap();
+        read_vec(wait, 1).unwrap();
+        for name in ["d", "f", "from"] {
+            assert_eq!(nr_at(name), 0, "{name}");
+        }
+        assert_eq!(nr_at("to"), 1, "what moved took its mount along");
+        assert_eq!(stat_path(&dir).map(drop), Err(ENOENT));
+    });
+    read_vec(ready, 1).unwrap();
+    assert_eq!(sys!(SYS_rename, &from, &to), Ok(0), "the mount upon the replaced one goes");
+    assert_eq!(sys!(SYS_rmdir, &dir), Ok(0));
+    assert_eq!(sys!(SYS_unlink, &plain), Ok(0));
+    write(go, b"x").unwrap();
+    other.ok();
 }
