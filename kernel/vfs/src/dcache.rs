@@ -91,7 +91,7 @@ pub(crate) struct Hash {
     word: u64,
 }
 
-/// Longest names that [`Hash`] holds whole.
+/// Longest names that [`struct@Hash`] holds whole.
 const SHORT: usize = 7;
 
 /// The hash of `name` in the directory `parent`.
