@@ -223,12 +223,67 @@ impl<'a> Dest<'a> {
     }
 }
 
+/// Bytes within a frame.
+#[derive(Clone, Debug)]
+pub struct FramePart {
+    /// The frame.
+    pub frame: Frame,
+    /// Where in it they begin.
+    pub offset: usize,
+    /// How many they are; they end within the frame.
+    pub len: usize,
+}
+
+/// A place in the bytes of some parts.
+struct PartsCursor<'a> {
+    parts: &'a [FramePart],
+    /// Bytes before this place, and in all.
+    done: usize,
+    total: usize,
+    /// The part that the next byte lies in, and bytes before that part.
+    at: usize,
+    before: usize,
+}
+
+impl PartsCursor<'_> {
+    /// The frame, the offset and how many bytes lie there, of at most `len` next ones; `None` at the end.
+    fn next(&mut self, len: usize) -> Option<(&Frame, usize, usize)> {
+        let len = len.min(self.total - self.done);
+        while len > 0 && self.done - self.before >= self.parts.get(self.at)?.len {
+            self.before += self.parts.get(self.at)?.len;
+            self.at += 1;
+        }
+        let part = self.parts.get(self.at).filter(|_| len > 0)?;
+        let inside = self.done - self.before;
+        let n = len.min(part.len - inside);
+        self.done += n;
+        Some((&part.frame, part.offset + inside, n))
+    }
+
+    /// Shows the pieces of the next `len` bytes to `each`, with how many came before; how many there were.
+    fn take(&mut self, len: usize, mut each: impl FnMut(&Frame, usize, usize, usize)) -> usize {
+        let mut taken = 0;
+        while let Some((frame, offset, n)) = self.next(len - taken) {
+            each(frame, offset, n, taken);
+            taken += n;
+        }
+        taken
+    }
+
+    /// Goes to the byte `done`.
+    fn seek(&mut self, done: usize) {
+        self.done = done.min(self.total);
+        (self.at, self.before) = (0, 0);
+    }
+}
+
 enum SrcKind<'a> {
     User(UserCursor),
     Kernel { buf: &'a [u8], pos: usize },
+    Parts(PartsCursor<'a>),
 }
 
-/// Where data comes from: the buffers of a write(2) or a kernel slice.
+/// Where data comes from: the buffers of a write(2), a kernel slice or frames.
 pub struct Src<'a>(SrcKind<'a>);
 
 impl<'a> Src<'a> {
@@ -249,12 +304,19 @@ impl<'a> Src<'a> {
         Src(SrcKind::Kernel { buf, pos: 0 })
     }
 
+    /// Parts of frames, one after another.
+    pub fn parts(parts: &'a [FramePart]) -> Src<'a> {
+        let total = parts.iter().map(|part| part.len).sum();
+        Src(SrcKind::Parts(PartsCursor { parts, done: 0, total, at: 0, before: 0 }))
+    }
+
     /// How much is left.
     #[inline]
     pub fn remaining(&self) -> usize {
         match &self.0 {
             SrcKind::User(cursor) => cursor.remaining,
             SrcKind::Kernel { buf, pos } => buf.len() - pos,
+            SrcKind::Parts(cursor) => cursor.total - cursor.done,
         }
     }
 
@@ -275,6 +337,10 @@ impl<'a> Src<'a> {
                 *pos += n;
                 Ok(n)
             }
+            SrcKind::Parts(cursor) => {
+                Ok(cursor
+                    .take(buf.len(), |frame, offset, n, done| frame.read(offset, &mut buf[done..done + n])))
+            }
         }
     }
 
@@ -290,6 +356,9 @@ impl<'a> Src<'a> {
                 *pos += n;
                 Ok(n)
             }
+            SrcKind::Parts(cursor) => {
+                Ok(cursor.take(len, |from, at, n, done| frame.copy_part(offset + done, from, at, n)))
+            }
         }
     }
 
@@ -298,6 +367,7 @@ impl<'a> Src<'a> {
         match &mut self.0 {
             SrcKind::User(cursor) => cursor.advance(n),
             SrcKind::Kernel { buf, pos } => *pos += n.min(buf.len() - *pos),
+            SrcKind::Parts(cursor) => cursor.seek(cursor.done.saturating_add(n)),
         }
     }
 
@@ -306,6 +376,7 @@ impl<'a> Src<'a> {
         match &mut self.0 {
             SrcKind::User(cursor) => cursor.revert(n),
             SrcKind::Kernel { pos, .. } => *pos -= n.min(*pos),
+            SrcKind::Parts(cursor) => cursor.seek(cursor.done.saturating_sub(n)),
         }
     }
 
@@ -314,6 +385,40 @@ impl<'a> Src<'a> {
         match &mut self.0 {
             SrcKind::User(cursor) => cursor.remaining = cursor.remaining.min(max),
             SrcKind::Kernel { buf, pos } => *buf = &buf[..pos.saturating_add(max).min(buf.len())],
+            SrcKind::Parts(cursor) => cursor.total = cursor.total.min(cursor.done.saturating_add(max)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+
+    fn part(byte: u8, offset: usize, len: usize) -> FramePart {
+        let frame = Frame::alloc_zeroed().unwrap();
+        frame.write(offset, &vec![byte; len]);
+        FramePart { frame, offset, len }
+    }
+
+    #[test]
+    fn parts_are_read_in_order_and_gone_back_over() {
+        let parts = [part(1, 10, 3), part(2, 4090, 6), part(3, 0, 4)];
+        let mut src = Src::parts(&parts);
+        assert_eq!(src.remaining(), 13);
+        let mut buf = [0; 5];
+        assert_eq!(src.take_bytes(&mut buf), Ok(5));
+        assert_eq!(buf, [1, 1, 1, 2, 2]);
+        src.revert(3);
+        src.truncate(8);
+        let to = Frame::alloc_zeroed().unwrap();
+        assert_eq!(src.take_into_frame(&to, 100, 100), Ok(8));
+        let mut copy = [0; 9];
+        to.read(100, &mut copy);
+        assert_eq!(copy, [1, 2, 2, 2, 2, 2, 2, 3, 0]);
+        assert_eq!((src.remaining(), src.take_bytes(&mut buf)), (0, Ok(0)));
+        src.revert(1);
+        src.advance(9);
+        assert_eq!(src.remaining(), 0);
     }
 }

@@ -1,7 +1,7 @@
 //! Moving data between files without a user buffer: sendfile(2), copy_file_range(2), splice(2), tee(2).
 //!
-//! Into a pipe go references to the pages of a file that has them, as far as the pipe takes them. Everything else goes
-//! through one kernel buffer.
+//! Into a pipe go references to the pages of a file that has them, as far as the pipe takes them; to other files their bytes
+//! are copied from there. What has no pages goes through one kernel buffer.
 //!
 //! Sources: sendfile(2), copy_file_range(2), splice(2), tee(2).
 
@@ -24,6 +24,9 @@ const PARTS: usize = 16;
 /// The buffer's size.
 const CHUNK: usize = 64 * 1024;
 
+/// Pages with bytes of a file.
+type Parts = SmallVec<[PagePart; PARTS]>;
+
 /// A file and where in it: at an offset that the caller keeps, or at the file's own position.
 pub struct End<'a> {
     /// The file.
@@ -45,12 +48,11 @@ impl End<'_> {
         }
     }
 
-    fn write(&mut self, buf: &[u8], fsize: u64) -> Result<usize> {
-        let mut src = Src::kernel(buf);
+    fn write(&mut self, src: &mut Src<'_>, fsize: u64) -> Result<usize> {
         match &mut self.offset {
-            None => rw::write(self.file, &mut src, fsize),
+            None => rw::write(self.file, src, fsize),
             Some(offset) => {
-                let done = rw::pwrite(self.file, &mut src, **offset, fsize)?;
+                let done = rw::pwrite(self.file, src, **offset, fsize)?;
                 **offset += done as i64;
                 Ok(done)
             }
@@ -65,18 +67,43 @@ impl End<'_> {
         }
     }
 
-    /// Puts references to at most `max` bytes into `sink`, which has room; how many. 0: they have to be copied.
-    fn share(&mut self, sink: &Pipe, max: usize) -> Result<usize> {
-        let locked = if self.offset.is_none() { self.file.lock_pos() } else { None };
-        let pos = match &self.offset {
-            Some(offset) => u64::try_from(**offset).map_err(|_| Errno::EINVAL)?,
-            None => self.file.pos(),
-        };
-        let mut parts: SmallVec<[PagePart; PARTS]> = SmallVec::new();
+    fn pos(&self) -> Result<u64> {
+        match &self.offset {
+            Some(offset) => u64::try_from(**offset).map_err(|_| Errno::EINVAL),
+            None => Ok(self.file.pos()),
+        }
+    }
+
+    /// The pages of at most `max` bytes from `pos` on; none: the bytes have to be read.
+    fn parts(&self, pos: u64, max: usize) -> Result<Parts> {
+        let mut parts = Parts::new();
         rw::share_at(self.file, pos, max, &mut |part| {
             parts.push(part);
             parts.len() < PARTS
         })?;
+        Ok(parts)
+    }
+
+    /// Copies at most `max` bytes to `to` straight from the pages that hold them; how many. 0: they have to be read.
+    fn copy_pages(&mut self, to: &mut End<'_>, max: usize, fsize: u64) -> Result<usize> {
+        let pos = self.pos()?;
+        let parts = self.parts(pos, max)?;
+        if parts.is_empty() {
+            return Ok(0);
+        }
+        let done = to.write(&mut Src::parts(&parts), fsize)?;
+        match &mut self.offset {
+            Some(offset) => **offset += done as i64,
+            None => self.file.set_pos(pos + done as u64),
+        }
+        Ok(done)
+    }
+
+    /// Puts references to at most `max` bytes into `sink`, which has room; how many. 0: they have to be copied.
+    fn share(&mut self, sink: &Pipe, max: usize) -> Result<usize> {
+        let locked = if self.offset.is_none() { self.file.lock_pos() } else { None };
+        let pos = self.pos()?;
+        let parts = self.parts(pos, max)?;
         if parts.is_empty() {
             return Ok(0);
         }
@@ -130,8 +157,24 @@ fn is_dying() -> bool {
 /// Copies up to `count` bytes from `from`, which has positions, to `to`.
 fn copy(from: &mut End<'_>, to: &mut End<'_>, count: usize, fsize: u64) -> Result<usize> {
     let mut total = share(from, to, count)?;
-    let mut buf = buffer(count - total)?;
+    let mut buf = Vec::new();
     while total < count {
+        // Pages with nothing behind them are worth a try each time: a file may be in memory in parts.
+        match from.copy_pages(to, count - total, fsize) {
+            Ok(0) => {}
+            Ok(done) => {
+                total += done;
+                if is_dying() {
+                    break;
+                }
+                continue;
+            }
+            Err(_) if total > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+        if buf.is_empty() {
+            buf = buffer(count - total)?;
+        }
         let want = buf.len().min(count - total);
         let got = match from.read(&mut buf[..want]) {
             Ok(0) => break,
@@ -139,7 +182,7 @@ fn copy(from: &mut End<'_>, to: &mut End<'_>, count: usize, fsize: u64) -> Resul
             Err(_) if total > 0 => break,
             Err(errno) => return Err(errno),
         };
-        let result = to.write(&buf[..got], fsize);
+        let result = to.write(&mut Src::kernel(&buf[..got]), fsize);
         let done = *result.as_ref().unwrap_or(&0);
         if done < got {
             from.unread(got - done);
@@ -271,7 +314,7 @@ pub fn splice(from: &mut End<'_>, to: &mut End<'_>, count: usize, flags: u32, fs
             }
             let mut buf = buffer(count)?;
             let got = source.peek(&mut buf);
-            let done = to.write(&buf[..got], fsize)?;
+            let done = to.write(&mut Src::kernel(&buf[..got]), fsize)?;
             source.discard(done);
             Ok(done)
         }
@@ -283,7 +326,7 @@ pub fn splice(from: &mut End<'_>, to: &mut End<'_>, count: usize, flags: u32, fs
             }
             let mut buf = buffer(count.min(room))?;
             let got = from.read(&mut buf)?;
-            let done = to.write(&buf[..got], fsize)?;
+            let done = to.write(&mut Src::kernel(&buf[..got]), fsize)?;
             if done < got && from.file.mode().contains(FileMode::SEEK) {
                 from.unread(got - done);
             }

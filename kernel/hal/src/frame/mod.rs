@@ -351,6 +351,12 @@ impl Frame {
         unsafe { core::ptr::write_bytes(to, 0, len) }
     }
 
+    /// Copies `len` bytes of `from` at `from_offset` to `offset`.
+    pub fn copy_part(&self, offset: usize, from: &Frame, from_offset: usize, len: usize) {
+        // SAFETY: inside of two frames that we hold references to; `copy` allows them to be the same.
+        unsafe { core::ptr::copy(from.ptr(from_offset, len), self.ptr(offset, len), len) }
+    }
+
     /// Copies the whole of `from`.
     pub fn copy_from(&self, from: &Frame) {
         // SAFETY: two whole frames that we hold references to; `copy` allows them to be the same.

@@ -10,15 +10,7 @@ use crate::oom;
 use core::sync::atomic::Ordering;
 
 /// Bytes within a page of a file.
-#[derive(Clone, Debug)]
-pub struct PagePart {
-    /// The page.
-    pub frame: Frame,
-    /// Where in it they begin.
-    pub offset: usize,
-    /// How many they are.
-    pub len: usize,
-}
+pub use hal::uio::FramePart as PagePart;
 
 /// The offset of `pos` in its page.
 fn in_page(pos: u64) -> usize {
