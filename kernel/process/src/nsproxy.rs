@@ -197,7 +197,7 @@ pub fn unshare(flags: CloneFlags) -> Result<()> {
         None
     };
     let files = match task.files() {
-        Some(files) if flags.contains(CloneFlags::FILES) => Some(files.fork()?),
+        Some(files) if flags.contains(CloneFlags::FILES) && files.is_shared() => Some(files.fork()?),
         _ => None,
     };
     if flags.contains(CloneFlags::FS)

@@ -101,7 +101,11 @@ impl<T: ?Sized> Mutex<T> {
     fn lock_slow(&self, kind: Interruptible) -> Result<MutexGuard<'_, T>, Interrupted> {
         let sleep = || self.queue.wait_exclusive(|| self.cell.try_lock_or_want(self), None, kind);
         let inner = spin_then(|| self.cell.try_lock(self), sleep);
-        inner.map(MutexGuard).map_err(|_| Interrupted)
+        // It may have been woken to take the mutex just when it gave up: then it is somebody else's turn.
+        inner.map(MutexGuard).map_err(|_| {
+            self.queue.wake_one();
+            Interrupted
+        })
     }
 
     /// Takes the mutex if it is free.

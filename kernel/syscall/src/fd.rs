@@ -36,7 +36,8 @@ pub(crate) fn sys_close_range(_cx: &mut Cx<'_>, first: u32, last: u32, flags: u3
     }
     let task = process::current();
     let mut table = task.files().ok_or(Errno::EBADF)?;
-    if flags & UNSHARE != 0 {
+    // Alone in its table it keeps that one, and with it the locks that the table holds.
+    if flags & UNSHARE != 0 && table.is_shared() {
         table = if flags & CLOEXEC == 0 && last >= table.capacity() as u32 {
             table.fork_below(first as usize)?
         } else {
@@ -152,11 +153,11 @@ pub(crate) fn sys_fcntl(_cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: u64) -> Result
             files.set_fd_flags(fd, FdFlags::from_bits_truncate(arg as u32 & raw::FD_CLOEXEC)).map(|()| 0)
         }
         raw::F_GETFL => Ok(fcntl::status_flags(&*files.get_any(fd)?).bits() as usize),
-        _ => fcntl_file(&files, &*files.get(fd)?, cmd, arg),
+        _ => fcntl_file(&files, fd, &*files.get(fd)?, cmd, arg),
     }
 }
 
-fn fcntl_file(files: &FdTable, file: &File, cmd: u32, arg: u64) -> Result<usize> {
+fn fcntl_file(files: &FdTable, fd: i32, file: &File, cmd: u32, arg: u64) -> Result<usize> {
     let addr = UserAddr(arg);
     match cmd {
         raw::F_SETFL => {
@@ -168,7 +169,7 @@ fn fcntl_file(files: &FdTable, file: &File, cmd: u32, arg: u64) -> Result<usize>
         | raw::F_SETLK
         | raw::F_SETLKW
         | raw::F_OFD_SETLK
-        | raw::F_OFD_SETLKW => record_lock(files, file, cmd, addr)?,
+        | raw::F_OFD_SETLKW => record_lock(files, fd, file, cmd, addr)?,
         raw::F_GETOWN => {
             let owner = file.owner();
             return Ok(if owner.kind == 2 { -i64::from(owner.pid) } else { i64::from(owner.pid) } as usize);
@@ -208,7 +209,9 @@ fn fcntl_file(files: &FdTable, file: &File, cmd: u32, arg: u64) -> Result<usize>
     Ok(0)
 }
 
-fn record_lock(files: &FdTable, file: &File, cmd: u32, addr: UserAddr) -> Result<()> {
+/// The commands for record locks. `EBADF`, too: another thread closed the descriptor meanwhile, which would have taken the
+/// lock away.
+fn record_lock(files: &FdTable, fd: i32, file: &File, cmd: u32, addr: UserAddr) -> Result<()> {
     let mut lock: Flock = user::read(addr)?;
     let is_ofd = matches!(cmd, raw::F_OFD_GETLK | raw::F_OFD_SETLK | raw::F_OFD_SETLKW);
     if is_ofd && lock.l_pid != 0 {
@@ -229,6 +232,12 @@ fn record_lock(files: &FdTable, file: &File, cmd: u32, addr: UserAddr) -> Result
         }
         raw::F_SETLK | raw::F_OFD_SETLK => vfs::lock::fcntl_setlk(file, owner, &lock, Blocking::No)?,
         _ => vfs::lock::fcntl_setlk(file, owner, &lock, Blocking::Yes)?,
+    }
+    let is_set = matches!(cmd, raw::F_SETLK | raw::F_SETLKW) && lock.l_type != raw::F_UNLCK as i16;
+    if is_set && !files.get_any(fd).is_ok_and(|now| core::ptr::eq(&*now, file)) {
+        lock.l_type = raw::F_UNLCK as i16;
+        let _ = vfs::lock::fcntl_setlk(file, owner, &lock, Blocking::No);
+        return Err(Errno::EBADF);
     }
     Ok(())
 }

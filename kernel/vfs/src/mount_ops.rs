@@ -70,17 +70,17 @@ pub fn mount(
     require_admin(ctx)?;
     let propagations = flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE);
     if flags & (MS_REMOUNT | MS_BIND) == MS_REMOUNT | MS_BIND {
-        return remount_bind(&target, flags);
+        return remount_bind(ctx, &target, flags);
     }
     if flags & MS_REMOUNT != 0 {
-        return remount(&target, flags, data);
+        return remount(ctx, &target, flags, data);
     }
     if flags & MS_BIND != 0 {
         let source = walk::walk(ctx, At::Cwd, source, WalkFlags::FOLLOW)?;
         return bind(ctx, &source, &target, if flags & MS_REC != 0 { Depth::Tree } else { Depth::One });
     }
     if propagations != 0 {
-        return change_propagation(&target, flags);
+        return change_propagation(ctx, &target, flags);
     }
     if flags & MS_MOVE != 0 {
         let source = walk::walk(ctx, At::Cwd, source, WalkFlags::FOLLOW)?;
@@ -90,6 +90,7 @@ pub fn mount(
     check_mount_right(ctx, fs_type, &ctx.cred.user_ns)?;
     let request = MountRequest { source, data, flags: sb_flags(flags), user_ns: &ctx.cred.user_ns, ctx };
     let root = fs_type.mount(&request)?;
+    root.sb().set_owner(&ctx.cred.user_ns);
     let source = if source.is_empty() { b"none" } else { source };
     let new = Mount::new(&root, source, mount_flags(flags));
     attach_at(ctx, &new, &target)
@@ -286,6 +287,12 @@ fn mount_at(path: &Path) -> Result<&Arc<Mount>> {
     if path.is_mount_root() { Ok(&path.mount) } else { Err(Errno::EINVAL) }
 }
 
+/// As [`mount_at`], in the caller's tree: a path may lead to a mount of another namespace. `LOCK` is held.
+fn own_mount_at<'a>(ctx: &WalkContext<'_>, path: &'a Path) -> Result<&'a Arc<Mount>> {
+    let ns = ns_of(ctx)?;
+    mount_at(path).and_then(|mount| if is_ours(&ns, mount) { Ok(mount) } else { Err(Errno::EINVAL) })
+}
+
 /// The flags that a remount asks for: access times stay as they are unless something is said about them.
 fn remount_flags(mount: &Mount, flags: u64) -> MountFlags {
     const MS_NODIRATIME: u64 = 2048;
@@ -297,18 +304,19 @@ fn remount_flags(mount: &Mount, flags: u64) -> MountFlags {
     new
 }
 
-fn remount_bind(target: &Path, flags: u64) -> Result<()> {
+fn remount_bind(ctx: &WalkContext<'_>, target: &Path, flags: u64) -> Result<()> {
     let _locked = mount::lock_trees();
-    let mount = mount_at(target)?;
+    let mount = own_mount_at(ctx, target)?;
     let flags = remount_flags(mount, flags);
     mount.check_locks(flags)?;
     mount.set_flags(flags)
 }
 
-fn remount(target: &Path, flags: u64, data: &[u8]) -> Result<()> {
+fn remount(ctx: &WalkContext<'_>, target: &Path, flags: u64, data: &[u8]) -> Result<()> {
     let _locked = mount::lock_trees();
-    let mount = mount_at(target)?;
+    let mount = own_mount_at(ctx, target)?;
     let sb = mount.sb();
+    sb.check_admin(ctx.cred)?;
     let new_flags = remount_flags(mount, flags);
     mount.check_locks(new_flags)?;
     let becomes_readonly = sb_flags(flags).contains(SbFlags::RDONLY) && !sb.is_readonly();
@@ -348,17 +356,28 @@ pub(crate) fn propagation_bits(mount: &Mount) -> u64 {
     if set == 0 { MS_PRIVATE } else { set }
 }
 
-fn change_propagation(target: &Path, flags: u64) -> Result<()> {
+fn change_propagation(ctx: &WalkContext<'_>, target: &Path, flags: u64) -> Result<()> {
     const MS_SILENT: u64 = 0x8000;
     let kind = propagation_of(flags & !MS_REC & !MS_SILENT)?.ok_or(Errno::EINVAL)?;
     let _locked = mount::lock_trees();
     let mount = mount_at(target)?;
+    // Of another namespace it may be, whose administrator the caller is.
+    let ns = mount.ns().ok_or(Errno::EINVAL)?;
+    if !ctx.cred.ns_capable(ns.id().owner(), Cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
     if flags & MS_REC == 0 {
         mount.set_propagation(kind);
     } else {
         mount.subtree().iter().for_each(|member| member.set_propagation(kind));
     }
     Ok(())
+}
+
+/// `EINVAL`: `mount` is not in the caller's tree, sits nowhere, or is bound to its place.
+fn check_removable(ns: &Arc<MountNs>, mount: &Arc<Mount>) -> Result<()> {
+    let may_go = is_ours(ns, mount) && mount.mountpoint().is_some() && !mount.is_locked();
+    if may_go { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 /// umount2(2).
@@ -382,13 +401,13 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
     let ns = ns_of(ctx)?;
     let mount = mount_at(&path)?.clone();
     drop(path);
-    if !is_ours(&ns, &mount) || mount.mountpoint().is_none() || mount.is_locked() {
-        return Err(Errno::EINVAL);
-    }
+    check_removable(&ns, &mount)?;
     // What goes with it is given up after the lock.
     let _gone;
     if flags & MNT_DETACH != 0 {
         let _locked = mount::lock_trees();
+        // Once more: a mount that came beneath another one meanwhile has taken over its lock.
+        check_removable(&ns, &mount)?;
         let removal = Removal::of(&mount.subtree());
         mount::dissolve(&mount);
         _gone = removal.detach();
@@ -404,6 +423,7 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
     for attempt in 0..=GRACE_PERIODS {
         {
             let _locked = mount::lock_trees();
+            check_removable(&ns, &mount)?;
             let removal = Removal::of(core::slice::from_ref(&mount));
             if !is_busy(&mount) && !removal.mounts().iter().any(is_used) {
                 mount::detach(&mount);
@@ -426,12 +446,8 @@ pub fn umount(ctx: &WalkContext<'_>, name: &[u8], flags: u32) -> Result<()> {
 
 /// Makes the file system of `mount` read-only. `EPERM` without `CAP_SYS_ADMIN` over the machine. `EBUSY`: something is open
 /// for writing.
-///
-/// LINUX: what was mounted in a user namespace may be changed so by that one's root too.
 fn make_readonly(ctx: &WalkContext<'_>, mount: &Arc<Mount>) -> Result<()> {
-    if !ctx.cred.capable(Cap::SYS_ADMIN) {
-        return Err(Errno::EPERM);
-    }
+    mount.sb().check_admin(ctx.cred)?;
     let _locked = mount::lock_trees();
     let sb = mount.sb();
     if sb.is_readonly() {

@@ -9,8 +9,9 @@ use core::sync::atomic::{AtomicU32, Ordering::*};
 use abi::fs::Statfs;
 use abi::{Errno, Result};
 use bitflags::bitflags;
+use hal::sync::Once;
 use sched::Mutex;
-use security::UserNs;
+use security::{Cap, Cred, UserNs};
 
 use crate::dcache;
 use crate::dentry::Dentry;
@@ -124,6 +125,8 @@ pub struct SuperBlock {
     pub(crate) rename: Mutex<()>,
     /// How many mounts show it.
     mounts: AtomicU32,
+    /// For whom it was made; nobody but the machine when that was never said.
+    owner: Once<UserNs>,
 }
 
 /// What [`SuperBlock::new`] needs to know.
@@ -166,6 +169,7 @@ impl SuperBlock {
             ops,
             rename: Mutex::new(rename_class, ()),
             mounts: AtomicU32::new(0),
+            owner: Once::new(),
         });
         if sb.fs_type.needs_device() {
             let mut all = ON_DEVICES.lock();
@@ -238,6 +242,20 @@ impl SuperBlock {
         fill(&mut stat.f_namelen, abi::fs::NAME_MAX as i64);
         stat.f_fsid = [self.dev as i32, (self.dev >> 32) as i32];
         Ok(stat)
+    }
+
+    /// Notes for whom it was made; what is mounted once more keeps its first owner.
+    pub(crate) fn set_owner(&self, user_ns: &UserNs) {
+        self.owner.call_once(|| user_ns.clone());
+    }
+
+    /// `EPERM` unless `cred` may change its options: `CAP_SYS_ADMIN` in the user namespace that it was made for.
+    pub(crate) fn check_admin(&self, cred: &Cred) -> Result<()> {
+        let is_allowed = match self.owner.get() {
+            Some(owner) => cred.ns_capable(owner, Cap::SYS_ADMIN),
+            None => cred.capable(Cap::SYS_ADMIN),
+        };
+        if is_allowed { Ok(()) } else { Err(Errno::EPERM) }
     }
 
     /// Whether a mount shows it.

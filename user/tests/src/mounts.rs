@@ -6,7 +6,7 @@ tests!(
     "mounts":
     namespaces_share_what_is_mounted, slaves_only_receive, a_group_is_joined_on_request,
     a_user_namespace_reveals_nothing,
-    names_go_with_what_others_mounted_there,
+    names_go_with_what_others_mounted_there, mounts_of_others_stay_as_they_are,
 );
 
 const MOVE_MOUNT: i64 = 429;
@@ -177,4 +177,24 @@ fn names_go_with_what_others_mounted_there() {
     assert_eq!(sys!(SYS_unlink, &plain), Ok(0));
     write(go, b"x").unwrap();
     other.ok();
+}
+
+/// A descriptor leads root of a new user namespace to the mounts of its parent, but it may not change them.
+fn mounts_of_others_stay_as_they_are() {
+    let top = shared_tmpfs();
+    assert_eq!(sys!(SYS_mount, 0, &top, 0, MS_REMOUNT | MS_BIND | MS_NOSUID, 0), Ok(0));
+    let fd = open(&top, O_PATH).unwrap();
+    aside(|| {
+        drop_root();
+        sys!(SYS_unshare, CLONE_NEWUSER | CLONE_NEWNS).unwrap();
+        let theirs = cstr(format!("/proc/self/fd/{fd}"));
+        assert_eq!(sys!(SYS_mount, 0, &theirs, 0, MS_REMOUNT | MS_BIND, 0), Err(EINVAL));
+        assert_eq!(sys!(SYS_mount, 0, &theirs, 0, MS_REMOUNT | MS_RDONLY, c""), Err(EINVAL));
+        assert_eq!(sys!(SYS_mount, 0, &theirs, 0, MS_PRIVATE, 0), Err(EPERM));
+        // The own copy of the mount shows the same file system, which is for the parent to set up.
+        assert_eq!(sys!(SYS_mount, 0, &top, 0, MS_REMOUNT | MS_NOSUID | MS_RDONLY, c""), Err(EPERM));
+    });
+    assert!(fields("s").contains("shared:"));
+    close(fd);
+    unmount_idle(&top);
 }

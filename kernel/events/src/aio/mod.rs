@@ -179,6 +179,13 @@ pub fn destroy(id: u64) -> Result<()> {
     Ok(())
 }
 
+impl Drop for Context {
+    /// The charge lasts as long as the last request, which may outlive the process.
+    fn drop(&mut self) {
+        uncharge_aio(self.charged);
+    }
+}
+
 impl Context {
     fn new(places: u32, charged: u64) -> Result<Self> {
         let ring = Ring::new(places)?;
@@ -198,7 +205,6 @@ impl Context {
         if core::mem::replace(&mut self.state.lock().is_dead, true) {
             return false;
         }
-        uncharge_aio(self.charged);
         self.polls.cancel_all();
         self.wait.wake_all();
         true

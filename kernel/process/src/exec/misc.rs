@@ -131,7 +131,8 @@ impl Rule {
             _ => return Err(Errno::EINVAL),
         };
         let interpreter = field(&mut rest, del)?;
-        if interpreter.is_empty() {
+        // A NUL would end an argument of its program early.
+        if interpreter.is_empty() || interpreter.contains(&0) || name.contains(&0) {
             return Err(Errno::EINVAL);
         }
         let flags = flags(rest)?;

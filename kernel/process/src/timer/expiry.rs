@@ -175,11 +175,12 @@ pub(super) fn watch(group: &Arc<ThreadGroup>, id: u32, clock: &CpuClock) -> Resu
             return Ok(());
         }
         timers.watchers.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
-        timers.watchers.push(new);
+        timers.watchers.push(new.clone());
         Ok(())
     })?;
     arm_cpu(&other);
-    Ok(())
+    // Deleted meanwhile by another thread, which found no watcher to take away.
+    with_timer(group, id, |_| ()).inspect_err(|_| remove_watcher(&other, &new))
 }
 
 /// Nobody looks any more at `timer` of `group`, which is gone.

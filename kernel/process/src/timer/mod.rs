@@ -129,16 +129,17 @@ pub(crate) fn run_expired_cpu_timers(task: &CurrentTask) {
     let total_ns = times.utime_ns + times.stime_ns;
     let clocks = cpu_clock::CpuTimes { process: times.into(), thread: task.usage().into() };
     let mut due = Vec::new();
-    let is_armed = with(group, |timers| {
+    with(group, |timers| {
         due.extend(timers.virt.expire(times.utime_ns).then(|| SigInfo::kernel(abi::signal::SIGVTALRM)));
         due.extend(timers.prof.expire(total_ns).then(|| SigInfo::kernel(abi::signal::SIGPROF)));
         due.extend(cpu_limit_signal(group, timers, total_ns / NSEC_PER_SEC));
-        timers.virt.is_armed()
+        let is_armed = timers.virt.is_armed()
             || timers.prof.is_armed()
             || !timers.watchers.is_empty()
-            || timers.posix.iter().any(|timer| timer.is_on_cpu_time())
+            || timers.posix.iter().any(|timer| timer.is_on_cpu_time());
+        // Under the lock: whoever arms a timer does so under it, and says so afterwards.
+        group.cpu_armed.0.store(is_armed, Relaxed);
     });
-    group.cpu_armed.0.store(is_armed, Relaxed);
     for info in due {
         signal::send_kernel(Target::Group(group), info);
     }

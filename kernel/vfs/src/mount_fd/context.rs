@@ -210,6 +210,7 @@ fn create(ctx: &WalkContext<'_>, context: &Context, state: &mut State) -> Result
     let request = MountRequest { source: &source, data, flags: state.flags, user_ns, ctx };
     match context.fs_type.mount(&request) {
         Ok(root) => {
+            root.sb().set_owner(user_ns);
             state.phase = Phase::Ready(root);
             state.options.clear();
             Ok(())
@@ -236,11 +237,16 @@ fn reconfigure(ctx: &WalkContext<'_>, state: &mut State) -> Result<()> {
     mount_ops::require_admin(ctx)?;
     let Phase::Reconfigure(root) = &state.phase else { return Err(Errno::EBUSY) };
     let sb = root.sb().clone();
-    let becomes_readonly = state.flags.contains(SbFlags::RDONLY) && !sb.is_readonly();
-    if becomes_readonly && crate::mount::sb_has_writers(ctx, &sb) {
+    sb.check_admin(ctx.cred)?;
+    let is_readonly = state.flags.contains(SbFlags::RDONLY);
+    if is_readonly && !sb.is_readonly() && crate::mount::sb_has_writers(ctx, &sb) {
         return Err(Errno::EBUSY);
     }
-    if let Err(errno) = sb.ops().remount(&sb, &state.options) {
+    let mut result = sb.ops().remount(&sb, &state.options);
+    if result.is_ok() && is_readonly != sb.is_readonly() {
+        result = sb.ops().set_readonly(&sb, is_readonly);
+    }
+    if let Err(errno) = result {
         state.phase = Phase::Failed;
         return Err(errno);
     }
