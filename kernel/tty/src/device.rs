@@ -1,7 +1,7 @@
 //! The devices through which terminals are opened: ttyS*, console, tty, ptmx and the slaves.
 //!
 //! Numbers as Linux's (Documentation/admin-guide/devices.txt): 4:64 on serial ports, 5:0 the controlling
-//! terminal, 5:1 the console, 5:2 ptmx, 136 to 143 slaves.
+//! terminal, 5:1 the console, 5:2 ptmx, 136:N slave N.
 
 use alloc::format;
 use alloc::sync::Arc;
@@ -24,8 +24,6 @@ use crate::tty::{Tty, TtyFlags};
 const SERIAL: (u32, u32) = (4, 64);
 /// Major number of /dev/tty, /dev/console and /dev/ptmx.
 const AUX_MAJOR: u32 = 5;
-/// Majors of slaves: 136 to 143, enough for 2048; the numbers above are unused.
-const SLAVE_MAJORS: core::ops::Range<u32> = pty::SLAVE_MAJOR..pty::SLAVE_MAJOR + 8;
 
 /// The serial terminals in the order of their ports, and which terminal is the console.
 struct Terminals {
@@ -63,9 +61,7 @@ pub fn init() -> Result<()> {
     let driver = Arc::new(TtyDriver);
     register_chrdev(SERIAL.0, SERIAL.1..SERIAL.1 + 32, "ttyS", driver.clone())?;
     register_chrdev(AUX_MAJOR, 0..3, "tty", driver.clone())?;
-    for number in SLAVE_MAJORS {
-        register_chrdev(number, 0..256, "pts", driver.clone())?;
-    }
+    register_chrdev(pty::SLAVE_MAJOR, 0..pty::MAX_PTYS as u32, "pts", driver.clone())?;
     add_node("tty", DeviceKind::Char, (AUX_MAJOR, 0), 0o666)?;
     add_node("console", DeviceKind::Char, (AUX_MAJOR, 1), 0o600)?;
     add_node("ptmx", DeviceKind::Char, (AUX_MAJOR, 2), 0o666)
@@ -83,9 +79,7 @@ impl DeviceDriver for TtyDriver {
                 open_terminal(tty, request.flags | OpenFlags::NOCTTY)
             }
             (AUX_MAJOR, 2) => pty::open_master(request.cred.fsuid, request.cred.fsgid),
-            (number, low) if SLAVE_MAJORS.contains(&number) => {
-                pty::open_slave((number - pty::SLAVE_MAJOR) * 256 + low, request.flags)
-            }
+            (pty::SLAVE_MAJOR, index) => pty::open_slave(index, request.flags),
             (_, low) => {
                 let index = low.checked_sub(SERIAL.1).ok_or(Errno::ENXIO)?;
                 let terminals = TERMINALS.lock();

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use abi::poll::PollEvents;
 use abi::raw::ioctl as cmd;
-use abi::termios::{Termios, Termios2, Winsize};
+use abi::termios::{Termio, Termios, Termios2, Winsize};
 use abi::{Errno, Result};
 use hal::UserAddr;
 use hal::uio::{Dest, Src};
@@ -101,8 +101,17 @@ pub(crate) fn settings_ioctl(tty: &Arc<Tty>, request: u32, arg: usize) -> Result
     match request {
         cmd::TCGETS => user::write(addr, &tty.termios().termios)?,
         cmd::TCGETS2 => user::write(addr, &tty.termios())?,
+        cmd::TCGETA => user::write(addr, &Termio::from(tty.termios().termios))?,
         cmd::TCSETS | cmd::TCSETSW | cmd::TCSETSF | cmd::TCSETS2 | cmd::TCSETSW2 | cmd::TCSETSF2 => {
             set_termios(tty, request, addr)?;
+        }
+        cmd::TCSETA | cmd::TCSETAW | cmd::TCSETAF => set_termios(tty, request, addr)?,
+        cmd::TIOCGLCKTRMIOS => user::write(addr, &tty.locked())?,
+        cmd::TIOCSLCKTRMIOS => {
+            if !process::current().with_cred(|cred| security::capable(cred, security::Cap::SYS_ADMIN)) {
+                return Err(Errno::EPERM);
+            }
+            tty.set_locked(user::read(addr)?);
         }
         cmd::TIOCGWINSZ => user::write(addr, &tty.winsize())?,
         cmd::TIOCSWINSZ => tty.set_winsize(user::read::<Winsize>(addr)?),
@@ -136,16 +145,19 @@ pub(crate) fn settings_ioctl(tty: &Arc<Tty>, request: u32, arg: usize) -> Result
 fn set_termios(tty: &Arc<Tty>, request: u32, addr: UserAddr) -> Result<()> {
     let (termios, speeds) = match request {
         cmd::TCSETS | cmd::TCSETSW | cmd::TCSETSF => (user::read::<Termios>(addr)?, None),
+        cmd::TCSETA | cmd::TCSETAW | cmd::TCSETAF => {
+            (user::read::<Termio>(addr)?.applied_to(tty.termios().termios), None)
+        }
         _ => {
             let new = user::read::<Termios2>(addr)?;
             (new.termios, Some((new.c_ispeed, new.c_ospeed)))
         }
     };
     tty.check_change()?;
-    if !matches!(request, cmd::TCSETS | cmd::TCSETS2) {
+    if !matches!(request, cmd::TCSETS | cmd::TCSETS2 | cmd::TCSETA) {
         tty.drain()?;
     }
-    if matches!(request, cmd::TCSETSF | cmd::TCSETSF2) {
+    if matches!(request, cmd::TCSETSF | cmd::TCSETSF2 | cmd::TCSETAF) {
         tty.flush_input();
     }
     tty.set_termios(termios, speeds);

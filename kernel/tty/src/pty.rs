@@ -41,7 +41,7 @@ const CAPACITY: usize = 16 * 1024;
 const CHUNK: usize = 256;
 /// Most pseudo-terminals at once (Linux: kernel.pty.max).
 pub const MAX_PTYS: usize = 4096;
-/// First major number of slaves (Linux: `UNIX98_PTY_SLAVE_MAJOR`); each has 256 minors here.
+/// Major number of slaves (Linux: `UNIX98_PTY_SLAVE_MAJOR`); the minor number is the index.
 pub const SLAVE_MAJOR: u32 = 136;
 /// Leads every packet of data in packet mode (ioctl_tty(2), TIOCPKT).
 const TIOCPKT_DATA: u8 = 0;
@@ -164,7 +164,7 @@ pub fn open_master(uid: u32, gid: u32) -> Result<Arc<dyn FileOps>> {
 }
 
 fn new_pair(index: u32, line: Arc<PtyLine>) -> Arc<Pair> {
-    let device = makedev(SLAVE_MAJOR + index / 256, index % 256);
+    let device = makedev(SLAVE_MAJOR, index);
     let slave = Tty::new(format!("pts/{index}"), device, Kind::Pty, line.clone());
     Arc::new(Pair {
         index,

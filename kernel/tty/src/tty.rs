@@ -73,6 +73,8 @@ pub struct Tty {
     pub(crate) output_wait: WaitQueue,
     pub(crate) job: IrqLock<Job>,
     winsize: SpinLock<Winsize>,
+    /// What of the settings cannot be changed (`TIOCSLCKTRMIOS`).
+    locked: SpinLock<Termios>,
     speeds: (AtomicU32, AtomicU32),
     flags: AtomicU32,
 }
@@ -90,6 +92,7 @@ impl Tty {
             output_wait: WaitQueue::new(),
             job: IrqLock::new("tty.job", Job::default()),
             winsize: SpinLock::new("tty.winsize", Winsize::default()),
+            locked: SpinLock::new("tty.locked", Termios::default()),
             speeds: (AtomicU32::new(settings.c_ispeed), AtomicU32::new(settings.c_ospeed)),
             flags: AtomicU32::new(0),
         })
@@ -132,12 +135,27 @@ impl Tty {
 
     /// Changes the settings. `speeds`: new input and output speed in bit/s, if they are given too.
     pub fn set_termios(&self, termios: Termios, speeds: Option<(u32, u32)>) {
-        self.ldisc.lock().set_termios(termios);
+        let locked = self.locked();
+        {
+            let mut ldisc = self.ldisc.lock();
+            let new = ldisc.termios().changed_to(termios, &locked);
+            ldisc.set_termios(new);
+        }
         if let Some((input, output)) = speeds {
             self.speeds.0.store(input, Relaxed);
             self.speeds.1.store(output, Relaxed);
         }
         self.input_wait.wake_all();
+    }
+
+    /// What of the settings cannot be changed: the flags and control characters that are not 0 here.
+    pub fn locked(&self) -> Termios {
+        *self.locked.lock()
+    }
+
+    /// Sets what cannot be changed from now on.
+    pub(crate) fn set_locked(&self, locked: Termios) {
+        *self.locked.lock() = locked;
     }
 
     /// The window size.

@@ -9,7 +9,7 @@ tests!(
     raw_mode_min_and_time, vtime_between_characters, nonblocking_slave, output_flags, input_flags,
     flush_discards, flow_control, window_size, queue_sizes, closing_the_master_hangs_up,
     closing_the_slave_is_eio_for_the_master, names_locks_and_peers, not_a_terminal, long_lines_are_bounded,
-    dev_tty_without_terminal,
+    dev_tty_without_terminal, old_requests, settings_can_be_locked, many_pairs,
 );
 
 /// The kernel's struct termios.
@@ -371,4 +371,61 @@ fn dev_tty_without_terminal() {
         sys!(SYS_setsid).unwrap();
         assert_eq!(open(&cstr("/dev/tty"), O_RDWR), Err(ENXIO));
     });
+}
+
+/// `struct termio` holds the lower halves of the flags and eight control characters.
+fn old_requests() {
+    const TCGETA: c_ulong = 0x5405;
+    const TCSETA: c_ulong = 0x5406;
+    let (m, s) = openpty();
+    let mut old = [0u16; 9];
+    sys!(SYS_ioctl, s, TCGETA, &mut old).unwrap();
+    let mut t: Termios = zero();
+    sys!(SYS_ioctl, s, TCGETS, &mut t).unwrap();
+    assert_eq!((u32::from(old[0]), u32::from(old[3])), (t.iflag & 0xffff, t.lflag & 0xffff));
+    assert_eq!((old[4] >> 8) as u8, t.cc[0]);
+    old[3] &= !(ECHO as u16);
+    sys!(SYS_ioctl, s, TCSETA, &old).unwrap();
+    let mut new: Termios = zero();
+    sys!(SYS_ioctl, s, TCGETS, &mut new).unwrap();
+    assert_eq!(new.lflag, t.lflag & !ECHO);
+    assert_eq!((new.cflag, new.cc), (t.cflag, t.cc), "the rest stays");
+    close(s);
+    close(m);
+}
+
+fn settings_can_be_locked() {
+    let (m, s) = openpty();
+    let mut locked: Termios = zero();
+    locked.lflag = ECHO;
+    locked.cc[VINTR] = 1;
+    sys!(SYS_ioctl, s, TIOCSLCKTRMIOS, &locked).unwrap();
+    let mut t: Termios = zero();
+    sys!(SYS_ioctl, s, TCGETS, &mut t).unwrap();
+    let before = t;
+    t.lflag &= !(ECHO | ICANON);
+    (t.cc[VINTR], t.cc[VQUIT]) = (7, 8);
+    sys!(SYS_ioctl, s, TCSETS, &t).unwrap();
+    sys!(SYS_ioctl, s, TCGETS, &mut t).unwrap();
+    assert_eq!(t.lflag, before.lflag & !ICANON);
+    assert_eq!((t.cc[VINTR], t.cc[VQUIT]), (before.cc[VINTR], 8));
+    aside(|| {
+        drop_root();
+        assert_eq!(sys!(SYS_ioctl, s, TIOCSLCKTRMIOS, &locked), Err(EPERM));
+    });
+    close(s);
+    close(m);
+}
+
+/// Numbers above 255 are minor numbers of the same major one.
+fn many_pairs() {
+    let masters: Vec<i32> = (0..300).map(|_| open(&cstr("/dev/ptmx"), O_RDWR | O_NOCTTY).unwrap()).collect();
+    for &m in &masters[250..] {
+        sys!(SYS_ioctl, m, TIOCSPTLCK, &0i32).unwrap();
+        let s = open(&slave_path(m), O_RDWR | O_NOCTTY).unwrap();
+        let device = fstat(s).st_rdev;
+        assert_eq!(major(device), 136);
+        close(s);
+    }
+    masters.into_iter().for_each(close);
 }

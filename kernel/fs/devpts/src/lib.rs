@@ -97,7 +97,7 @@ impl SlaveSink for Devpts {
         let options = *instance.options.lock();
         let mut init = InodeInit::new(FIRST_SLAVE_INO + u64::from(index), S_IFCHR | options.mode);
         (init.uid, init.gid) = (options.uid.unwrap_or(uid), options.gid.unwrap_or(gid));
-        init.rdev = makedev(SLAVE_MAJOR + index / 256, index % 256);
+        init.rdev = makedev(SLAVE_MAJOR, index);
         let inode = Inode::new(&instance.sb, init, Box::new(Node), None);
         let replaced = instance.slaves.lock().insert(index, inode);
         drop(replaced);

@@ -80,11 +80,24 @@ impl RangeSet {
     /// Gives `lock.owner` exactly `lock` in its range; the caller has checked that nothing conflicts.
     ///
     /// `ENOLCK`: no memory; nothing has changed.
-    pub(super) fn set(&mut self, lock: RangeLock) -> Result<()> {
+    pub(super) fn set(&mut self, mut lock: RangeLock) -> Result<()> {
         self.0.try_reserve(2).map_err(|_| Errno::ENOLCK)?;
         self.cut(&lock);
-        self.0.push(lock);
-        self.merge(lock.owner);
+        // Touching ranges of one kind become one: at most one on either side.
+        let (start, last) = (lock.start, lock.last);
+        self.0.retain(|held| {
+            let is_alike = held.owner == lock.owner && held.kind == lock.kind;
+            if is_alike && held.last.checked_add(1) == Some(start) {
+                lock.start = held.start;
+                return false;
+            }
+            if is_alike && last.checked_add(1) == Some(held.start) {
+                lock.last = held.last;
+                return false;
+            }
+            true
+        });
+        self.insert(lock);
         Ok(())
     }
 
@@ -103,46 +116,35 @@ impl RangeSet {
         self.0.len() != before
     }
 
+    /// Adds a lock in its place. There is room for it.
+    fn insert(&mut self, lock: RangeLock) {
+        let at = self.0.partition_point(|held| held.start < lock.start);
+        self.0.insert(at, lock);
+    }
+
     /// Removes the owner's part of `range`. Needs room for one more element.
     fn cut(&mut self, range: &RangeLock) -> bool {
         let mut found = false;
-        let mut split = None;
+        // What is left behind the range; an owner's locks do not overlap, so at most one ends there.
+        let mut rest = None;
         self.0.retain_mut(|lock| {
             if lock.owner != range.owner || !lock.overlaps(range) {
                 return true;
             }
             found = true;
-            let (before, after) = (lock.start < range.start, lock.last > range.last);
-            if before && after {
-                split = Some(RangeLock { start: range.last + 1, ..*lock });
+            if lock.last > range.last {
+                rest = Some(RangeLock { start: range.last + 1, ..*lock });
             }
-            if before {
+            let has_front = lock.start < range.start;
+            if has_front {
                 lock.last = range.start - 1;
-            } else if after {
-                lock.start = range.last + 1;
             }
-            before || after
+            has_front
         });
-        self.0.extend(split);
-        if found {
-            self.0.sort_unstable_by_key(|lock| lock.start);
+        if let Some(rest) = rest {
+            self.insert(rest);
         }
         found
-    }
-
-    /// Joins touching ranges of `owner` that have one kind.
-    fn merge(&mut self, owner: LockOwner) {
-        self.0.sort_unstable_by_key(|lock| (lock.owner != owner, lock.start));
-        self.0.dedup_by(|next, prev| {
-            let touches =
-                next.owner == owner && prev.owner == owner && prev.last.checked_add(1) == Some(next.start);
-            if touches && next.kind == prev.kind {
-                prev.last = next.last;
-                return true;
-            }
-            false
-        });
-        self.0.sort_unstable_by_key(|lock| lock.start);
     }
 }
 
@@ -226,5 +228,19 @@ mod tests {
                 assert_eq!(picture(&set, owner as u64), want);
             }
         }
+    }
+
+    #[test]
+    fn thousands_of_locks_keep_their_order() {
+        let mut set = RangeSet::new();
+        for i in 0..5000u64 {
+            let at = i * 7919 % 5000;
+            set.set(lock(at % 3, 2 * at, 2 * at, LockKind::Write)).unwrap();
+        }
+        assert!(set.0.is_sorted_by_key(|lock| lock.start));
+        assert_eq!(set.0.len(), 5000);
+        set.set(lock(1, 0, u64::MAX, LockKind::Read)).unwrap();
+        assert!(set.0.is_sorted_by_key(|lock| lock.start));
+        assert_eq!(set.iter().filter(|held| held.owner == LockOwner::Table(1)).count(), 1);
     }
 }
