@@ -12,7 +12,8 @@ tests!(
     missing_interpreter_of_an_elf, script_gets_its_arguments, script_without_interpreter, script_loop_is_eloop,
     descriptors_and_cloexec, failed_exec_keeps_cloexec_descriptors, signal_actions, pid_group_and_session_stay,
     auxiliary_vector, set_user_id_program, execveat_by_descriptor, comm_is_the_files_name, bad_pointers,
-    exec_from_a_thread_replaces_the_process, text_file_busy, noexec_by_user, memory_file_held_open_for_writing,
+    exec_from_a_thread_replaces_the_process,
+    record_locks_outlive_exec_from_a_thread, text_file_busy, noexec_by_user, memory_file_held_open_for_writing,
 );
 
 fn execve(program: &CString, argv: &[&str], envp: &[&str]) -> Errno {
@@ -334,6 +335,33 @@ fn exec_from_a_thread_replaces_the_process() {
         exit(1);
     });
     assert_eq!(c.wait(), Status::Exit(23));
+}
+
+/// The threads share their table of descriptors, but nobody else does: it stays, and with it its locks.
+fn record_locks_outlive_exec_from_a_thread() {
+    let file = new_file("locked");
+    let lock = || {
+        let mut whole: flock = zero();
+        whole.l_type = F_WRLCK as i16;
+        sys!(SYS_fcntl, file, F_SETLK, &whole)
+    };
+    let (end, hold) = pipe();
+    let (ran, run) = pipe_with(O_CLOEXEC);
+    let c = child(|| {
+        close(hold);
+        lock().unwrap();
+        // Neither of these makes a new table for who is alone in the old one.
+        sys!(SYS_unshare, CLONE_FILES).unwrap();
+        sys!(SYS_close_range, 1000, 1001, 2).unwrap();
+        std::thread::spawn(move || execve(&me(), &["x", MARK, "hold", &end.to_string()], &[]));
+        nap(20_000);
+    });
+    close(run);
+    assert_eq!(read_vec(ran, 1), Ok(Vec::new()), "closed by the exec");
+    assert_eq!(lock(), Err(EAGAIN));
+    close(hold);
+    c.ok();
+    assert_eq!(lock(), Ok(0));
 }
 
 fn text_file_busy() {

@@ -47,6 +47,11 @@ pub fn main(args: &[String]) -> ! {
             libc::SIG_IGN => 1,
             _ => 2,
         },
+        // hold FD: waits for the end of FD's writers
+        "hold" => {
+            let _ = crate::kit::read_vec(number(1) as i32, 1);
+            0
+        }
         // blocked SIG: 1 when it is blocked
         "blocked" => i32::from(crate::kit::sigmask(libc::SIG_BLOCK, &[]) & 1 << (number(1) - 1) != 0),
         // pending SIG: 1 when it is pending

@@ -180,9 +180,10 @@ fn run(
     let wishes = &found.wishes;
     let judged = wishes.binary.as_ref().filter(|_| wishes.uses_binary_cred).unwrap_or(&found.exe.file);
     let outcome = new_credentials(me, judged)?;
-    let files = private_files(me)?;
     let new = build(me, &found, interpreter.as_ref(), &env, &outcome)?;
     thread::become_only_thread(me)?;
+    // Not before: a table that only other threads shared stays, and with it its record locks.
+    let files = private_files(me).inspect_err(|_| exit::request_group_end(abi::signal::SIGSEGV))?;
     commit(me, found, new, outcome, files, regs);
     Ok(())
 }
