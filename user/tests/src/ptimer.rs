@@ -159,6 +159,12 @@ fn cpu_time_of_a_child() {
     }
     assert_eq!(seen(), 1);
     assert_eq!(left(id), 0);
+    // It goes on only once its signal was taken.
+    set(id, 10, 10);
+    while seen() < 5 && now_ms() - start < 30_000 {
+        nap(10);
+    }
+    assert!(seen() >= 5);
     set(id, 1_000_000, 0);
     assert!(left(id) > 0);
     atomic(stop).store(1, SeqCst);

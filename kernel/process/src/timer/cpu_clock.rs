@@ -28,7 +28,7 @@ pub enum ClockUse {
 
 /// Which part of the CPU time counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// That in user mode and that in the kernel.
     All,
     /// That in user mode.
@@ -63,7 +63,7 @@ pub(super) struct Used {
 }
 
 impl Kind {
-    fn of(self, used: Used) -> u64 {
+    pub(super) fn of(self, used: Used) -> u64 {
         match self {
             Self::All => used.all_ns,
             Self::User => used.user_ns,
@@ -113,6 +113,11 @@ impl CpuClock {
         // Kinds 0 and 2 count all, but the first in ticks on Linux.
         let kind = if id < 0 && id & KIND == 1 { Kind::User } else { Kind::All };
         Ok(Self { kind, whose })
+    }
+
+    /// What of the time it counts.
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Its time in nanoseconds; `None` once the task is gone. Not under a spinning lock: it takes those of the process.

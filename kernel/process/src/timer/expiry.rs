@@ -19,7 +19,7 @@ use alloc::sync::{Arc, Weak};
 use abi::signal::{SigInfo, SigSet};
 use abi::{Errno, Result};
 
-use super::cpu_clock::{CpuClock, CpuTimes};
+use super::cpu_clock::{CpuClock, CpuTimes, Kind};
 use super::posix::{Base, Notification, PosixTimer, State, with_timer};
 use super::{arm_cpu, next_expiry, with};
 use crate::signal::{self, Target};
@@ -38,7 +38,13 @@ pub(crate) struct Expiry {
 pub(crate) struct Watcher {
     owner: Weak<ThreadGroup>,
     id: u32,
+    kind: Kind,
+    /// When it expires, in nanoseconds of its clock; [`DORMANT`] while that is for its owner to say.
+    due_ns: u64,
 }
+
+/// It has expired and is not set again yet.
+const DORMANT: u64 = u64::MAX;
 
 impl Watcher {
     fn is_same(&self, other: &Self) -> bool {
@@ -154,24 +160,30 @@ pub(crate) fn signal_taken(group: &Arc<ThreadGroup>, id: u32, mut info: SigInfo)
     let Ok(base) = with_timer(group, id, |timer| timer.base.clone()) else { return info };
     let now = base.now().unwrap_or(0);
     // A timer deleted meanwhile leaves the siginfo as it is.
-    let _ = with_timer(group, id, |timer| {
+    let due_ns = with_timer(group, id, |timer| {
         if timer.state == State::Queued {
             timer.last_overrun = timer.advance(now);
         }
         timer.set_overrun(&mut info);
+        timer.due_ns
     });
+    if let (Base::Cpu(clock), Ok(due_ns @ 1..)) = (&base, due_ns) {
+        // It is known there already, so that no memory is needed.
+        let _ = watch(group, id, clock, due_ns);
+    }
     info
 }
 
-/// The processes that must look at timer `id` of `group`, on `clock`, will. `EAGAIN`: no memory.
-pub(super) fn watch(group: &Arc<ThreadGroup>, id: u32, clock: &CpuClock) -> Result<()> {
+/// The processes that must look at timer `id` of `group`, due at `due_ns` of `clock`, will. `EAGAIN`: no memory.
+pub(super) fn watch(group: &Arc<ThreadGroup>, id: u32, clock: &CpuClock, due_ns: u64) -> Result<()> {
     let Some(other) = clock.process_other_than(group) else {
         arm_cpu(group);
         return Ok(());
     };
-    let new = Watcher { owner: Arc::downgrade(group), id };
+    let new = Watcher { owner: Arc::downgrade(group), id, kind: clock.kind(), due_ns };
     with(&other, |timers| -> Result<()> {
-        if timers.watchers.iter().any(|watcher| watcher.is_same(&new)) {
+        if let Some(known) = timers.watchers.iter_mut().find(|watcher| watcher.is_same(&new)) {
+            known.due_ns = due_ns;
             return Ok(());
         }
         timers.watchers.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
@@ -180,21 +192,22 @@ pub(super) fn watch(group: &Arc<ThreadGroup>, id: u32, clock: &CpuClock) -> Resu
     })?;
     arm_cpu(&other);
     // Deleted meanwhile by another thread, which found no watcher to take away.
-    with_timer(group, id, |_| ()).inspect_err(|_| remove_watcher(&other, &new))
+    with_timer(group, id, |_| ()).inspect_err(|_| remove_watcher(&other, |watcher| watcher.is_same(&new)))
 }
 
 /// Nobody looks any more at `timer` of `group`, which is gone.
 pub(super) fn unwatch(group: &Arc<ThreadGroup>, timer: &PosixTimer) {
     let Base::Cpu(clock) = &timer.base else { return };
     if let Some(other) = clock.process_other_than(group) {
-        remove_watcher(&other, &Watcher { owner: Arc::downgrade(group), id: timer.id });
+        let gone = Watcher { owner: Arc::downgrade(group), id: timer.id, kind: clock.kind(), due_ns: 0 };
+        remove_watcher(&other, |watcher| watcher.is_same(&gone));
     }
 }
 
-/// Takes `gone` from the watchers of `group`.
-fn remove_watcher(group: &ThreadGroup, gone: &Watcher) {
+/// Takes the watcher of `group` that is meant away.
+fn remove_watcher(group: &ThreadGroup, is_meant: impl Fn(&Watcher) -> bool) {
     let removed = with(group, |timers| {
-        let place = timers.watchers.iter().position(|watcher| watcher.is_same(gone))?;
+        let place = timers.watchers.iter().position(is_meant)?;
         Some(timers.watchers.swap_remove(place))
     });
     drop(removed);
@@ -208,13 +221,14 @@ pub(super) fn expire_cpu(task: &CurrentTask, times: &CpuTimes) {
         notify(group, id, now);
         from = id + 1;
     }
-    let mut at = 0;
-    while let Some(watcher) = with(group, |timers| timers.watchers.get(at).cloned()) {
-        if expire_watcher(task, &watcher, times) {
-            at += 1;
-        } else {
-            remove_watcher(group, &watcher);
-        }
+    // Whoever is not due costs a comparison.
+    while let Some(watcher) = with(group, |timers| {
+        let is_due = |watcher: &&mut Watcher| watcher.due_ns <= watcher.kind.of(times.process);
+        let due = timers.watchers.iter_mut().find(is_due)?;
+        due.due_ns = DORMANT;
+        Some(due.clone())
+    }) {
+        expire_watcher(group, &watcher, times);
     }
 }
 
@@ -233,14 +247,14 @@ fn next_due(task: &CurrentTask, from: u32, times: &CpuTimes) -> Option<(u32, u64
     })
 }
 
-/// Expires a timer of another process on the CPU time of the caller's; false when it needs no looking at any more.
-fn expire_watcher(task: &CurrentTask, watcher: &Watcher, times: &CpuTimes) -> bool {
-    let Some(owner) = watcher.owner.upgrade() else { return false };
-    let now = with_timer(&owner, watcher.id, |timer| match &timer.base {
-        Base::Cpu(clock) if timer.due_ns != 0 => clock.among(task.group(), task.arc(), times),
-        _ => None,
+/// Expires a timer of another process on the CPU time of `group`, the caller's.
+fn expire_watcher(group: &ThreadGroup, watcher: &Watcher, times: &CpuTimes) {
+    let is_set = watcher.owner.upgrade().is_some_and(|owner| {
+        notify(&owner, watcher.id, watcher.kind.of(times.process));
+        with_timer(&owner, watcher.id, |timer| timer.due_ns != 0).unwrap_or(false)
     });
-    let Ok(Some(now)) = now else { return false };
-    notify(&owner, watcher.id, now);
-    true
+    if !is_set {
+        // Unless its owner has set it meanwhile.
+        remove_watcher(group, |other| other.is_same(watcher) && other.due_ns == DORMANT);
+    }
 }

@@ -329,7 +329,7 @@ pub fn timer_settime(id: i32, flags: u32, new: &Itimerspec) -> Result<Itimerspec
     if value_ns == 0 {
         return Ok(old);
     }
-    let is_due = with_timer(group, id, |timer| {
+    let due_ns = with_timer(group, id, |timer| {
         timer.interval_ns = interval_ns;
         timer.is_wall = is_absolute && matches!(timer.base, Base::Realtime);
         let offset_ns = if timer.is_wall { hal::time::wall_base_ns() } else { 0 };
@@ -340,11 +340,11 @@ pub fn timer_settime(id: i32, flags: u32, new: &Itimerspec) -> Result<Itimerspec
             now.saturating_add(value_ns)
         };
         timer.arm(due_ns);
-        due_ns <= now
+        due_ns
     })?;
     if let Base::Cpu(clock) = &base {
-        expiry::watch(group, id, clock)?;
-        if is_due {
+        expiry::watch(group, id, clock, due_ns)?;
+        if due_ns <= now {
             expiry::notify(group, id, now);
         }
     }
