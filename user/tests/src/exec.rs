@@ -13,7 +13,7 @@ tests!(
     descriptors_and_cloexec, failed_exec_keeps_cloexec_descriptors, signal_actions, pid_group_and_session_stay,
     auxiliary_vector, set_user_id_program, execveat_by_descriptor, comm_is_the_files_name, bad_pointers,
     exec_from_a_thread_replaces_the_process,
-    record_locks_outlive_exec_from_a_thread, text_file_busy, noexec_by_user, memory_file_held_open_for_writing,
+    record_locks_outlive_exec_from_a_thread, what_cannot_be_read_stays_secret, text_file_busy, noexec_by_user, memory_file_held_open_for_writing,
 );
 
 fn execve(program: &CString, argv: &[&str], envp: &[&str]) -> Errno {
@@ -362,6 +362,18 @@ fn record_locks_outlive_exec_from_a_thread() {
     close(hold);
     c.ok();
     assert_eq!(lock(), Ok(0));
+}
+
+fn what_cannot_be_read_stays_secret() {
+    let data = std::fs::read(me().to_str().unwrap()).unwrap();
+    for (mode, dumpable) in [(0o755, 1), (0o711, 0)] {
+        let p = program("copy", &data, mode);
+        let end = fate(|| {
+            drop_root();
+            execve(&p, &["x", MARK, "dumpable"], &[]);
+        });
+        assert_eq!(end, Status::Exit(dumpable), "{mode:o}");
+    }
 }
 
 fn text_file_busy() {

@@ -47,6 +47,8 @@ pub fn main(args: &[String]) -> ! {
             libc::SIG_IGN => 1,
             _ => 2,
         },
+        // dumpable: what prctl(2) says
+        "dumpable" => crate::sys!(libc::SYS_prctl, libc::PR_GET_DUMPABLE).map_or(-1, |is| is as i32),
         // hold FD: waits for the end of FD's writers
         "hold" => {
             let _ = crate::kit::read_vec(number(1) as i32, 1);

@@ -38,10 +38,10 @@ use hal::trap::UserRegs;
 use hal::{PAGE_SIZE, UserAddr};
 use limits::Resource;
 use mm::{Limits, Mm, Randomness, Rights, layout};
-use security::{Cap, Cred, ExecFile, ExecOutcome, ExecUnsafe, FileCaps, IdKind};
+use security::{Access, Cap, Cred, ExecFile, ExecOutcome, ExecUnsafe, FileCaps, IdKind};
 use vfs::inode::DenyWrite;
 use vfs::open::open_exec;
-use vfs::{At, FdTable, File, MountFlags, WalkContext, WalkFlags};
+use vfs::{At, FdTable, File, MountFlags, WalkContext, WalkFlags, perm};
 
 use crate::clone::name_of;
 use crate::signal::{self, AltStack, SigHand};
@@ -180,11 +180,12 @@ fn run(
     let wishes = &found.wishes;
     let judged = wishes.binary.as_ref().filter(|_| wishes.uses_binary_cred).unwrap_or(&found.exe.file);
     let outcome = new_credentials(me, judged)?;
+    let is_readable = is_readable(me, &found);
     let new = build(me, &found, interpreter.as_ref(), &env, &outcome)?;
     thread::become_only_thread(me)?;
     // Not before: a table that only other threads shared stays, and with it its record locks.
     let files = private_files(me).inspect_err(|_| exit::request_group_end(abi::signal::SIGSEGV))?;
-    commit(me, found, new, outcome, files, regs);
+    commit(me, found, new, outcome, is_readable, files, regs);
     Ok(())
 }
 
@@ -363,6 +364,13 @@ fn new_credentials(me: &CurrentTask, file: &File) -> Result<ExecOutcome> {
     cred.exec(&about, risk)
 }
 
+/// Whether the caller may read all that it executes; if not, the memory of the new program is no way to do so.
+fn is_readable(me: &CurrentTask, found: &Found) -> bool {
+    let cred = me.cred();
+    let may_read = |file: &File| perm::permission(file.inode(), &cred, Access::READ).is_ok();
+    may_read(&found.exe.file) && found.wishes.binary.as_deref().is_none_or(may_read)
+}
+
 /// A copy of the descriptors when other tasks share them: the new program has its own.
 fn private_files(me: &CurrentTask) -> Result<Option<Arc<FdTable>>> {
     let files = me.files().ok_or(Errno::ENOENT)?;
@@ -517,6 +525,7 @@ fn commit(
     found: Found,
     new: Built,
     outcome: ExecOutcome,
+    is_readable: bool,
     files: Option<Arc<FdTable>>,
     regs: &mut UserRegs,
 ) {
@@ -548,7 +557,7 @@ fn commit(
     }
     me.timer_slack.store(DEFAULT_TIMER_SLACK_NS.max(me.timer_slack.load(Relaxed)), Relaxed);
     nsproxy::enter_time_ns(me);
-    take_credentials(me, outcome);
+    take_credentials(me, outcome, is_readable);
     let (rflags, orig_rax) = (regs.rflags, regs.orig_rax);
     *regs = UserRegs { rip: new.entry, rsp: new.sp, orig_rax, ..UserRegs::default() };
     // Interrupts on, everything else as after reset (AMD64 supplement 3.4.1).
@@ -595,10 +604,10 @@ fn reset_signals(me: &CurrentTask) {
 }
 
 /// Publishes the new credentials and what follows from them.
-fn take_credentials(me: &CurrentTask, outcome: ExecOutcome) {
+fn take_credentials(me: &CurrentTask, outcome: ExecOutcome, is_readable: bool) {
     let group = me.group();
     let is_plain = (outcome.cred.euid, outcome.cred.egid) == (outcome.cred.uid, outcome.cred.gid);
-    group.dumpable.store(u8::from(is_plain && !outcome.is_secure), Relaxed);
+    group.dumpable.store(u8::from(is_plain && is_readable && !outcome.is_secure), Relaxed);
     if outcome.is_secure {
         me.pdeath_signal.store(0, Relaxed);
         group.rlimits().clamp(Resource::Stack, SECURE_STACK);
