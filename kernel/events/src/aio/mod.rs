@@ -30,7 +30,7 @@ mod poll;
 mod ring;
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -357,15 +357,12 @@ impl Request {
         });
     }
 
-    /// Writes out what is dirty in `file`, on a worker thread.
+    /// Writes out what is dirty in `file`, on a worker thread. May sleep.
     ///
-    /// `EINVAL`: that has no meaning for it.
+    /// `EINVAL`: that has no meaning for it. `EAGAIN`: no memory.
     pub fn sync(self, file: Arc<File>, mode: SyncMode) -> Result<()> {
         if file.mapping().is_some() {
-            sched::workqueue::queue(Box::new(move || {
-                self.finish(vfs::fcntl::fsync(&file, mode).map(|()| 0));
-            }));
-            return Ok(());
+            return Syncs::add((self, file, mode));
         }
         // Nothing is cached, so nothing takes long.
         match vfs::fcntl::fsync(&file, mode) {
@@ -374,6 +371,46 @@ impl Request {
                 self.finish(result.map(|()| 0));
                 Ok(())
             }
+        }
+    }
+}
+
+type Sync = (Request, Arc<File>, SyncMode);
+
+/// Files to be written out. They take turns on a few workers, so that slow disks leave some to the rest of the kernel.
+struct Syncs {
+    waiting: VecDeque<Sync>,
+    nr_workers: usize,
+}
+
+/// Most workers that write out files at one time.
+const MAX_SYNCING: usize = 2;
+
+static SYNCS: Mutex<Syncs> =
+    Mutex::new("events.aio.syncs", Syncs { waiting: VecDeque::new(), nr_workers: 0 });
+
+impl Syncs {
+    fn add(sync: Sync) -> Result<()> {
+        let mut syncs = SYNCS.lock();
+        syncs.waiting.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
+        syncs.waiting.push_back(sync);
+        if syncs.nr_workers < MAX_SYNCING {
+            syncs.nr_workers += 1;
+            sched::workqueue::queue(Box::new(Syncs::work));
+        }
+        Ok(())
+    }
+
+    fn next() -> Option<Sync> {
+        let mut syncs = SYNCS.lock();
+        let next = syncs.waiting.pop_front();
+        syncs.nr_workers -= usize::from(next.is_none());
+        next
+    }
+
+    fn work() {
+        while let Some((request, file, mode)) = Syncs::next() {
+            request.finish(vfs::fcntl::fsync(&file, mode).map(|()| 0));
         }
     }
 }

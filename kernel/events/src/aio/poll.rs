@@ -3,9 +3,11 @@
 //! ```text
 //! waker, in any context              worker thread
 //!   notify: events may have come
-//!   is_queued false -> true ------->  is_queued = false
-//!                                     ask the file; ready: take `request`, complete it
+//!   is_queued false -> true           takes the whole list, and of each
+//!   into the list, and the first        is_queued = false
+//!   one calls the worker ---------->    ask the file; ready: take `request`, complete it
 //! ```
+//! However many wait for one file, its waker allocates for the call of the worker alone.
 //!
 //! Whoever takes `request` ends the wait: the submitting thread, the worker, io_cancel(2) or the end of the context.
 
@@ -16,13 +18,26 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::Seq
 
 use abi::poll::PollEvents;
 use abi::{Errno, Result};
-use hal::sync::SpinLock;
+use hal::sync::{IrqLock, SpinLock};
 use sched::{Mutex, Observer, ObserverHandle, PollTable};
 use smallvec::SmallVec;
 use vfs::File;
 
 use super::Request;
 use crate::poll::ALWAYS;
+
+/// Those of all contexts whose file may be ready, linked by `next`. Under the locks of any waker; a leaf.
+static QUEUED: IrqLock<Option<Arc<Poll>>> = IrqLock::new("events.aio.queued", None);
+
+/// Asks the files of all that are queued.
+fn look_at_queued() {
+    let mut next = QUEUED.lock().take();
+    while let Some(poll) = next {
+        // Out of the list before it may come into it again.
+        next = poll.next.lock().take();
+        poll.look_again();
+    }
+}
 
 /// The poll requests of a context that have no event yet.
 pub(super) struct Polls {
@@ -60,6 +75,8 @@ struct Poll {
     request: SpinLock<Option<Request>>,
     handles: SpinLock<SmallVec<[ObserverHandle; 2]>>,
     is_queued: AtomicBool,
+    /// The next one in [`QUEUED`].
+    next: IrqLock<Option<Arc<Poll>>>,
 }
 
 impl Request {
@@ -78,6 +95,7 @@ impl Request {
             request: SpinLock::new("events.aio.poll", Some(self)),
             handles: SpinLock::new("events.aio.handles", SmallVec::new()),
             is_queued: AtomicBool::new(false),
+            next: IrqLock::new("events.aio.next", None),
         });
         {
             let mut waiting = context.polls.waiting.lock();
@@ -142,8 +160,17 @@ impl Observer for Poll {
         if events & self.wanted.bits() == 0 || self.is_queued.swap(true, SeqCst) {
             return;
         }
-        if let Some(me) = self.me.upgrade() {
-            sched::workqueue::queue(Box::new(move || me.look_again()));
+        let Some(me) = self.me.upgrade() else { return };
+        let was_empty = {
+            let mut first = QUEUED.lock();
+            let old = first.take();
+            let was_empty = old.is_none();
+            *self.next.lock() = old;
+            *first = Some(me);
+            was_empty
+        };
+        if was_empty {
+            sched::workqueue::queue(Box::new(look_at_queued));
         }
     }
 }
