@@ -8,15 +8,15 @@
 //! user-tests --seconds N ...      limit for each test (20)
 //! ```
 //!
-//! Tests run as root in a minimal root: /proc, /sys, /dev with devpts, and /tmp (another folder:
-//! `KEEL_TEST_DIR`). Each one pins errno values and their precedence as Linux has them. `sys` has
-//! all `unsafe` (raw calls come from `user-sys`), `kit` and `inetkit` the shared words, `harness` the runner; every other file
-//! is an area.
+//! Tests run as root in a minimal root: /proc, /sys, /dev with devpts, and /tmp (another folder: `KEEL_TEST_DIR`). Each one
+//! pins errno values and their precedence as Linux has them. `sys` has all `unsafe` (raw calls come from `user-sys`); `kit`,
+//! `inetkit` and `mountkit` have the shared words, `harness` the runner; every other file is an area.
 
 mod harness;
 mod helper;
 mod inetkit;
 mod kit;
+mod mountkit;
 mod prelude;
 mod sys;
 

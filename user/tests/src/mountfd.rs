@@ -1,5 +1,6 @@
 //! Mounts by descriptor: fsopen, fsconfig, fsmount, move_mount, open_tree, mount_setattr, statmount, listmount.
 
+use crate::mountkit::{OPEN_TREE, MOVE_MOUNT, FSOPEN, FSCONFIG, FSMOUNT, STATMOUNT, LISTMOUNT, CLONE, RECURSIVE, F_EMPTY_PATH, BENEATH, own_namespace, number, string};
 use crate::prelude::*;
 
 tests!(
@@ -10,33 +11,16 @@ tests!(
     a_context_tells_what_is_wrong, detached_trees_stay_as_they_are,
 );
 
-const OPEN_TREE: i64 = 428;
-const MOVE_MOUNT: i64 = 429;
-const FSOPEN: i64 = 430;
-const FSCONFIG: i64 = 431;
-const FSMOUNT: i64 = 432;
 const FSPICK: i64 = 433;
 const MOUNT_SETATTR: i64 = 442;
-const STATMOUNT: i64 = 457;
-const LISTMOUNT: i64 = 458;
 
 const SET_FLAG: i32 = 0;
 const SET_STRING: i32 = 1;
 const CREATE: i32 = 6;
 const RECONFIGURE: i32 = 7;
-const CLONE: i32 = 1;
-const RECURSIVE: i32 = 0x8000;
-const F_EMPTY_PATH: i32 = 4;
-const BENEATH: i32 = 0x200;
 const RDONLY: u64 = 1;
 
 type Res = Result<usize, Errno>;
-
-/// A mount namespace of the test's own, so that nothing stays behind.
-fn own_namespace() {
-    sys!(SYS_unshare, CLONE_NEWNS).unwrap();
-    sys!(SYS_mount, 0, c"/", 0, MS_REC | MS_PRIVATE, 0).unwrap();
-}
 
 fn config(fd: usize, cmd: i32, key: &std::ffi::CStr, value: &std::ffi::CStr) -> Res {
     sys!(FSCONFIG, fd, cmd, key, value, 0)
@@ -230,16 +214,6 @@ fn mount_id(p: &std::ffi::CStr) -> u64 {
 fn stat_mount(id: u64, mask: u64) -> Result<Vec<u8>, Errno> {
     let mut buf = vec![0u8; 4096];
     sys!(STATMOUNT, &[24u64, id, mask], &mut buf[..], 4096, 0).map(|_| buf)
-}
-
-fn number(buf: &[u8], at: usize) -> u64 {
-    u64::from_ne_bytes(buf[at..at + 8].try_into().unwrap())
-}
-
-/// The string whose offset is at `at`.
-fn string(buf: &[u8], at: usize) -> String {
-    let start = 512 + u32::from_ne_bytes(buf[at..at + 4].try_into().unwrap()) as usize;
-    String::from_utf8(buf[start..].iter().copied().take_while(|b| *b != 0).collect()).unwrap()
 }
 
 fn what_statmount_tells() {

@@ -1,6 +1,7 @@
 //! Mount namespaces made from nothing or from one tree, the empty directory at the bottom of each, and what is told of
 //! namespaces that the caller is not in.
 
+use crate::mountkit::{OPEN_TREE, MOVE_MOUNT, FSOPEN, FSCONFIG, FSMOUNT, STATMOUNT, LISTMOUNT, CLONE, RECURSIVE, F_EMPTY_PATH, BENEATH, own_namespace, number, string};
 use crate::prelude::*;
 
 tests!(
@@ -10,21 +11,10 @@ tests!(
     statmount_by_descriptor, statmount_of_other_namespaces, namespaces_in_a_row, the_own_root_becomes_readonly,
 );
 
-const OPEN_TREE: i64 = 428;
-const MOVE_MOUNT: i64 = 429;
-const FSOPEN: i64 = 430;
-const FSCONFIG: i64 = 431;
-const FSMOUNT: i64 = 432;
-const STATMOUNT: i64 = 457;
-const LISTMOUNT: i64 = 458;
 
 const EMPTY_MNTNS: i32 = 0x0010_0000;
 const CLONE_EMPTY_MNTNS: u64 = 1 << 37;
-const CLONE: i32 = 1;
 const NAMESPACE: i32 = 2;
-const RECURSIVE: i32 = 0x8000;
-const F_EMPTY_PATH: i32 = 4;
-const BENEATH: i32 = 0x200;
 const BY_FD: i32 = 1;
 const ROOT: u64 = u64::MAX;
 
@@ -34,12 +24,6 @@ const NS_MNT_GET_NEXT: u32 = 0x8010_b70b;
 const NS_MNT_GET_PREV: u32 = 0x8010_b70c;
 
 type Res = Result<usize, Errno>;
-
-/// A mount namespace of the test's own, so that nothing stays behind.
-fn own_namespace() {
-    sys!(SYS_unshare, CLONE_NEWNS).unwrap();
-    sys!(SYS_mount, 0, c"/", 0, MS_REC | MS_PRIVATE, 0).unwrap();
-}
 
 /// The context of a tmpfs that is ready to be mounted.
 fn ready() -> usize {
@@ -91,16 +75,6 @@ fn stat_fd(fd: i32, mask: u64) -> Result<Vec<u8>, Errno> {
 fn list(ns: u64) -> Result<Vec<u64>, Errno> {
     let mut ids = [0u64; 64];
     sys!(LISTMOUNT, &request(ROOT, 0, ns), &mut ids, 64, 0).map(|n| ids[..n].to_vec())
-}
-
-fn number(buf: &[u8], at: usize) -> u64 {
-    u64::from_ne_bytes(buf[at..at + 8].try_into().unwrap())
-}
-
-/// The string whose offset is at `at`.
-fn string(buf: &[u8], at: usize) -> String {
-    let start = 512 + u32::from_ne_bytes(buf[at..at + 4].try_into().unwrap()) as usize;
-    String::from_utf8(buf[start..].iter().copied().take_while(|b| *b != 0).collect()).unwrap()
 }
 
 fn fs_type(id: u64, ns: u64) -> String {

@@ -1,5 +1,6 @@
 //! What mount namespaces share and what they keep from each other (mount_namespaces(7)).
 
+use crate::mountkit::{MOVE_MOUNT};
 use crate::prelude::*;
 
 tests!(
@@ -9,7 +10,6 @@ tests!(
     names_go_with_what_others_mounted_there, mounts_of_others_stay_as_they_are,
 );
 
-const MOVE_MOUNT: i64 = 429;
 const SET_GROUP: i32 = 0x100;
 
 type Res = Result<usize, Errno>;
