@@ -16,7 +16,6 @@ use vfs::dentry::Dentry;
 use vfs::inode::SetAttr;
 use vfs::listing::{DirFile, Each, Listing};
 use vfs::mount::Mount;
-use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{
     File, FileOps, FileSystemType, Inode, InodeInit, InodeOps, MountFlags, MountRequest, NewInode,
     OpenRequest, Path, SuperBlock, SuperInit, SuperOps,
@@ -113,14 +112,7 @@ pub(crate) fn register() -> Result<()> {
 /// The instance of a namespace; made on first use.
 fn mount_of(ipc: &Arc<Ipc>) -> Result<Arc<Mount>> {
     let make = || {
-        let init = SuperInit {
-            fs_type: &TYPE,
-            dev: 0,
-            magic: MAGIC,
-            block_size: hal::PAGE_SIZE as u32,
-            max_bytes: MAX_FILE_SIZE,
-            flags: SbFlags::empty(),
-        };
+        let init = SuperInit::in_memory(&TYPE, MAGIC);
         let sb = SuperBlock::new(init, Box::new(Super));
         let root = Root {
             ipc: Arc::downgrade(ipc),

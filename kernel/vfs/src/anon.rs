@@ -15,9 +15,7 @@ use crate::file::{File, FileOps};
 use crate::inode::{Inode, InodeFlags, InodeInit, InodeOps};
 use crate::mount::{Mount, MountFlags};
 use crate::path::Path;
-use crate::superblock::{
-    FileSystemType, MAX_FILE_SIZE, MountRequest, SbFlags, SuperBlock, SuperInit, SuperOps,
-};
+use crate::superblock::{FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps};
 
 struct InternalType(&'static str);
 
@@ -105,14 +103,7 @@ static NEXT_INO: AtomicU64 = AtomicU64::new(1);
 
 impl Instance {
     fn new(kind: &'static Kind) -> Self {
-        let init = SuperInit {
-            fs_type: &kind.fs_type,
-            dev: 0,
-            magic: kind.magic,
-            block_size: 4096,
-            max_bytes: MAX_FILE_SIZE,
-            flags: SbFlags::empty(),
-        };
+        let init = SuperInit::in_memory(&kind.fs_type, kind.magic);
         let sb = SuperBlock::new(init, Box::new(InternalSuper));
         let shared = new_inode_in(&sb, 0o600, 0, 0);
         let root = Dentry::new_root(new_inode_in(&sb, abi::fs::S_IFDIR | 0o555, 0, 0));

@@ -17,9 +17,7 @@ use crate::file::FileOps;
 use crate::inode::{Inode, InodeFlags, InodeInit, InodeOps, OpenRequest, SetAttr};
 use crate::listing::{DirFile, Each, Listing};
 use crate::mount::{Mount, MountFlags};
-use crate::superblock::{
-    FileSystemType, MAX_FILE_SIZE, MountRequest, SbFlags, SuperBlock, SuperInit, SuperOps,
-};
+use crate::superblock::{FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps};
 
 /// `NULL_FS_MAGIC` (include/uapi/linux/magic.h).
 const MAGIC: u64 = 0x4e55_4c4c;
@@ -66,14 +64,7 @@ impl Listing for Nothing {
 
 /// The root of the one instance.
 static ROOT: LazyLock<Arc<Dentry>> = LazyLock::new(|| {
-    let init = SuperInit {
-        fs_type: &NullType,
-        dev: 0,
-        magic: MAGIC,
-        block_size: 4096,
-        max_bytes: MAX_FILE_SIZE,
-        flags: SbFlags::empty(),
-    };
+    let init = SuperInit::in_memory(&NullType, MAGIC);
     let sb = SuperBlock::new(init, Box::new(NullSuper));
     let init = InodeInit { flags: InodeFlags::IMMUTABLE, ..InodeInit::new(1, S_IFDIR | 0o555) };
     Dentry::new_root(Inode::new(&sb, init, Box::new(Nothing), None))

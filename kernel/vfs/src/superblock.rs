@@ -145,6 +145,14 @@ pub struct SuperInit {
     pub flags: SbFlags,
 }
 
+impl SuperInit {
+    /// For a file system without a device: any offset, pages of 4 KiB, no flags.
+    pub const fn in_memory(fs_type: &'static dyn FileSystemType, magic: u64) -> Self {
+        let (block_size, flags) = (hal::PAGE_SIZE as u32, SbFlags::empty());
+        Self { fs_type, dev: 0, magic, block_size, max_bytes: MAX_FILE_SIZE, flags }
+    }
+}
+
 /// The largest file that an offset can name.
 pub const MAX_FILE_SIZE: u64 = i64::MAX as u64;
 

@@ -193,6 +193,7 @@ fn flags() {
     std::fs::copy(text(&program), text(&gone)).unwrap();
     let line = format!(":keel-f:M::KEELF::{}:F", text(&gone));
     assert_eq!(put("register", &line), Ok(line.len()));
+    assert_eq!(open(&gone, O_WRONLY), Err(ETXTBSY), "it is as good as running");
     sys!(SYS_unlink, &gone).unwrap();
     assert_eq!(run("__helper", b"KEELF", &["x", "args", "d"]), done("[d]"));
     assert!(get("keel-f").contains("\nflags: F\n"));

@@ -13,9 +13,9 @@ use process::exec::misc::{self, Format, FormatFlags, Pattern, Rule};
 use sched::Mutex;
 use security::Cred;
 use vfs::dentry::Dentry;
+use vfs::inode::DenyWrite;
 use vfs::listing::{DirFile, Each, Listing, ino_of};
 use vfs::open::open_exec;
-use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::text::{Content, Text, TextFile};
 use vfs::{
     At, File, FileOps, FileSystemType, Inode, InodeFlags, InodeInit, InodeOps, MountRequest, NewInode,
@@ -46,14 +46,7 @@ impl FileSystemType for Type {
         if let Some(root) = current.upgrade() {
             return Ok(root);
         }
-        let init = SuperInit {
-            fs_type: &TYPE,
-            dev: 0,
-            magic: MAGIC,
-            block_size: 4096,
-            max_bytes: MAX_FILE_SIZE,
-            flags: SbFlags::empty(),
-        };
+        let init = SuperInit::in_memory(&TYPE, MAGIC);
         let sb = SuperBlock::new(init, Box::new(Super));
         let mut root = InodeInit::new(ROOT_INO, S_IFDIR | 0o755);
         root.flags = InodeFlags::VOLATILE;
@@ -227,13 +220,12 @@ fn show_format(format: &Format, out: &mut Text) {
 }
 
 /// Opens what `rule` executes, as `cred`. The errors are those of execve(2).
-fn open_interpreter(rule: &Rule, cred: &Arc<Cred>) -> Result<Arc<File>> {
+fn open_interpreter(rule: &Rule, cred: &Arc<Cred>) -> Result<(Arc<File>, DenyWrite)> {
     let me = process::current();
     let fs = me.fs().ok_or(Errno::ENOENT)?;
     let files = me.files().ok_or(Errno::ENOENT)?;
     let ctx = WalkContext { fs: &fs, files: &files, cred };
-    let (file, _) = open_exec(&ctx, At::Cwd, &rule.interpreter, WalkFlags::FOLLOW)?;
-    Ok(file)
+    open_exec(&ctx, At::Cwd, &rule.interpreter, WalkFlags::FOLLOW)
 }
 
 impl Content for Opened {

@@ -21,7 +21,6 @@ use vfs::dentry::Dentry;
 use vfs::inode::SetAttr;
 use vfs::params::Param;
 use vfs::readdir::emit_dots;
-use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{
     DirEmit, File, FileOps, FileSystemType, Inode, InodeFlags, InodeInit, InodeOps, MountRequest,
     OpenRequest, SuperBlock, SuperInit, SuperOps, Whence,
@@ -208,14 +207,7 @@ impl FileOps for RootFile {
 
 /// Makes the instance and "devpts" known. Call once at boot.
 pub fn register() -> Result<()> {
-    let init = SuperInit {
-        fs_type: &TYPE,
-        dev: 0,
-        magic: MAGIC,
-        block_size: 1024,
-        max_bytes: MAX_FILE_SIZE,
-        flags: SbFlags::empty(),
-    };
+    let init = SuperInit { block_size: 1024, ..SuperInit::in_memory(&TYPE, MAGIC) };
     let sb = SuperBlock::new(init, Box::new(Super));
     let mut root = InodeInit::new(ROOT_INO, S_IFDIR | 0o755);
     root.flags = InodeFlags::VOLATILE;

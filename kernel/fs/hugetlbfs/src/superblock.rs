@@ -10,7 +10,7 @@ use mm::hugetlb::{self, SIZE, Subpool};
 use tmpfs::Account;
 use vfs::dentry::Dentry;
 use vfs::params::Param;
-use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
+use vfs::superblock::SbFlags;
 use vfs::{FileSystemType, MountRequest, NewInode, SuperBlock, SuperInit, SuperOps};
 
 use crate::file::HugeFiles;
@@ -81,14 +81,8 @@ pub(crate) fn instance(options: Options, flags: SbFlags) -> Result<Arc<Dentry>> 
     let share = if has_share { Some(Subpool::new(max, min)?) } else { None };
     let account = Account::new(Arc::new(HugeFiles { share: share.clone() }), options.max_inodes.unwrap_or(0));
     let ops = Hugetlbfs { account: account.clone(), share, options };
-    let init = SuperInit {
-        fs_type: &HUGETLBFS,
-        dev: 0,
-        magic: HUGETLBFS_MAGIC,
-        block_size: SIZE as u32,
-        max_bytes: MAX_FILE_SIZE,
-        flags,
-    };
+    let init =
+        SuperInit { block_size: SIZE as u32, flags, ..SuperInit::in_memory(&HUGETLBFS, HUGETLBFS_MAGIC) };
     let sb = SuperBlock::new(init, Box::new(ops));
     let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
     let mode = S_IFDIR | options.mode.unwrap_or(0o755);

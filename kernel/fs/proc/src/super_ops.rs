@@ -13,7 +13,6 @@ use process::{PidNs, Task};
 use security::ObserveIdentity;
 use vfs::dentry::Dentry;
 use vfs::params::{self, Param, Takes, Value};
-use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{FileSystemType, Inode, InodeFlags, InodeInit, MountRequest, SuperBlock, SuperInit, SuperOps};
 
 use crate::root::Root;
@@ -158,14 +157,7 @@ impl SuperOps for Super {
 
 /// An instance that shows the processes of `ns`.
 fn make_root(ns: PidNs, options: Options) -> Arc<Dentry> {
-    let init = SuperInit {
-        fs_type: &TYPE,
-        dev: 0,
-        magic: MAGIC,
-        block_size: 1024,
-        max_bytes: MAX_FILE_SIZE,
-        flags: SbFlags::empty(),
-    };
+    let init = SuperInit { block_size: 1024, ..SuperInit::in_memory(&TYPE, MAGIC) };
     let sb = SuperBlock::new(init, Box::new(Super(options)));
     let mut root = InodeInit::new(ROOT_INO, S_IFDIR | 0o555);
     root.flags = InodeFlags::VOLATILE;

@@ -21,7 +21,6 @@ use abi::fs::S_IFDIR;
 use abi::{Errno, Result};
 use hal::sync::Once;
 use vfs::dentry::Dentry;
-use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
 use vfs::{FileSystemType, Inode, InodeInit, MountRequest, SuperBlock, SuperInit, SuperOps};
 
 /// `SYSFS_MAGIC` (statfs(2)).
@@ -53,14 +52,7 @@ impl SuperOps for Super {}
 
 /// Makes "sysfs" known to mount(2). Call once at boot.
 pub fn register() -> Result<()> {
-    let init = SuperInit {
-        fs_type: &TYPE,
-        dev: 0,
-        magic: MAGIC,
-        block_size: 4096,
-        max_bytes: MAX_FILE_SIZE,
-        flags: SbFlags::empty(),
-    };
+    let init = SuperInit::in_memory(&TYPE, MAGIC);
     let sb = SuperBlock::new(init, Box::new(Super));
     let root = InodeInit::new(ROOT_INO, S_IFDIR | 0o555);
     let root = Inode::new(&sb, root, Box::new(inode::Dir(place::Place::Root)), None);

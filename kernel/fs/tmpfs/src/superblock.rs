@@ -12,7 +12,7 @@ use sched::Mutex;
 use vfs::dentry::Dentry;
 use vfs::handle::Export;
 use vfs::params::Param;
-use vfs::superblock::{MAX_FILE_SIZE, SbFlags};
+use vfs::superblock::SbFlags;
 use vfs::{FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps};
 
 use crate::files::{Files, Small};
@@ -165,14 +165,7 @@ fn instance(this: &'static TmpfsType, mut options: Options, flags: SbFlags) -> R
     let mode = options.mode.unwrap_or(if this.is_limited { 0o1777 } else { 0o755 });
     let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
     let ops = Tmpfs { account: account.clone(), shmem, options: Mutex::new("tmpfs.options", options) };
-    let init = SuperInit {
-        fs_type: this,
-        dev: 0,
-        magic: this.magic,
-        block_size: 4096,
-        max_bytes: MAX_FILE_SIZE,
-        flags,
-    };
+    let init = SuperInit { flags, ..SuperInit::in_memory(this, this.magic) };
     let sb = SuperBlock::new(init, Box::new(ops));
     let root =
         inode::new(&sb, &account, &vfs::NewInode { mode: S_IFDIR | mode, uid, gid, rdev: 0, target: &[] })?;

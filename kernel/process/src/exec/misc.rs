@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use abi::{Errno, Result};
 use bitflags::bitflags;
-use sched::RwSem;
+use sched::{Mutex, RwSem};
 use vfs::File;
 use vfs::inode::DenyWrite;
 
@@ -185,8 +185,8 @@ fn flags(text: &[u8]) -> Result<FormatFlags> {
 /// A registered format.
 pub struct Format {
     rule: Rule,
-    /// With `F`, the interpreter.
-    file: Option<Arc<File>>,
+    /// With `F`, the interpreter, which cannot be written while the format is registered.
+    file: Mutex<Option<(Arc<File>, DenyWrite)>>,
     is_enabled: AtomicBool,
 }
 
@@ -206,12 +206,9 @@ impl Format {
         self.is_enabled.store(on, Relaxed);
     }
 
-    /// The interpreter that was opened early, to be executed again. `ETXTBSY`: someone writes to it.
-    pub(super) fn open_early(&self) -> Result<Option<(Arc<File>, DenyWrite)>> {
-        match &self.file {
-            Some(file) => Ok(Some((file.clone(), file.inode().deny_write_access()?))),
-            None => Ok(None),
-        }
+    /// The interpreter that was opened early, to be executed again.
+    pub(super) fn open_early(&self) -> Option<(Arc<File>, DenyWrite)> {
+        self.file.lock().clone()
     }
 }
 
@@ -221,12 +218,13 @@ static NR: AtomicUsize = AtomicUsize::new(0);
 static IS_ENABLED: AtomicBool = AtomicBool::new(true);
 
 /// Registers a format; `file` is its interpreter if it was opened. `EEXIST`: one with this name is there. `ENOMEM`.
-pub fn add(rule: Rule, file: Option<Arc<File>>) -> Result<Arc<Format>> {
+pub fn add(rule: Rule, file: Option<(Arc<File>, DenyWrite)>) -> Result<Arc<Format>> {
     let mut list = LIST.write();
     if list.iter().any(|format| format.rule.name == rule.name) {
         return Err(Errno::EEXIST);
     }
     list.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    let file = Mutex::new("process.exec.misc.file", file);
     let format = Arc::new(Format { rule, file, is_enabled: AtomicBool::new(true) });
     list.push(format.clone());
     NR.store(list.len(), Relaxed);
@@ -242,7 +240,9 @@ pub fn remove(format: &Arc<Format>) {
         NR.store(list.len(), Relaxed);
         gone
     };
-    drop(gone); // it may be the last reference to a file
+    // Others may know the format still, but its interpreter is free.
+    let file = gone.and_then(|format| format.file.lock().take());
+    drop(file);
 }
 
 /// All formats, oldest first.

@@ -279,7 +279,7 @@ fn open_format(
         wishes.binary = Some(file);
     }
     wishes.uses_binary_cred |= rule.flags.contains(FormatFlags::CREDENTIALS);
-    let opened = match format.open_early()? {
+    let opened = match format.open_early() {
         Some(opened) => opened,
         None => open(me, At::Cwd, &rule.interpreter, WalkFlags::FOLLOW)?,
     };
