@@ -65,6 +65,26 @@ struct State {
     next: usize,
 }
 
+impl State {
+    /// Word `at` of the bit map of open descriptors.
+    fn is_open(&self, at: usize) -> u64 {
+        self.open.get(at).copied().unwrap_or(0)
+    }
+
+    /// Word `at` of the bit map of those of them that exec(2) closes.
+    fn closes_on_exec(&self, at: usize) -> u64 {
+        self.is_open(at) & self.cloexec.get(at).copied().unwrap_or(0)
+    }
+
+    /// The first descriptor from `from` on that is in the map whose words `map` gives.
+    fn first_in(&self, from: usize, map: fn(&Self, usize) -> u64) -> Option<usize> {
+        let first = map(self, from / 64) & u64::MAX << (from % 64);
+        let rest = (from / 64 + 1..self.open.len()).map(|at| (at, map(self, at)));
+        let (at, word) = core::iter::once((from / 64, first)).chain(rest).find(|(_, word)| *word != 0)?;
+        Some(at * 64 + word.trailing_zeros() as usize)
+    }
+}
+
 /// A table of file descriptors, shared by the tasks that were cloned with `CLONE_FILES`.
 pub struct FdTable {
     slots: RcuCell<Slots>,
@@ -338,27 +358,41 @@ impl FdTable {
 
     /// Closes all descriptors in `first..=last` (close_range(2)).
     pub fn close_range(&self, first: u32, last: u32) {
-        for fd in self.open_fds(first, last) {
-            let _ = self.close(fd as i32);
+        for fd in self.open_fds(first, last, State::is_open) {
+            let _ = self.close(fd);
         }
     }
 
     /// Sets close-on-exec for all descriptors in `first..=last`.
     pub fn cloexec_range(&self, first: u32, last: u32) {
-        for fd in self.open_fds(first, last) {
-            let _ = self.set_fd_flags(fd as i32, FdFlags::CLOEXEC);
+        for fd in self.open_fds(first, last, State::is_open) {
+            let _ = self.set_fd_flags(fd, FdFlags::CLOEXEC);
         }
     }
 
-    fn open_fds(&self, first: u32, last: u32) -> Vec<usize> {
-        let state = self.state.lock();
-        let end = (last as usize).saturating_add(1).min(state.files.len());
-        (first as usize..end).filter(|&fd| state.files[fd].is_some()).collect()
+    /// The descriptors in `first..=last` that are `wanted`, looked for one by one without the lock in between.
+    fn open_fds(
+        &self,
+        first: u32,
+        last: u32,
+        wanted: fn(&State, usize) -> u64,
+    ) -> impl Iterator<Item = i32> + '_ {
+        let mut from = first as usize;
+        core::iter::from_fn(move || {
+            let state = self.state.lock();
+            let mut fd = state.first_in(from, wanted)?;
+            // Numbers are reserved before their file is there.
+            while state.files.get(fd).is_none_or(Option::is_none) {
+                fd = state.first_in(fd + 1, wanted)?;
+            }
+            from = fd + 1;
+            (fd <= last as usize).then_some(fd as i32)
+        })
     }
 
     /// All open descriptors, ascending: for /proc/PID/fd.
     pub fn fds(&self) -> Vec<i32> {
-        self.open_fds(0, u32::MAX).into_iter().map(|fd| fd as i32).collect()
+        self.open_fds(0, u32::MAX, State::is_open).collect()
     }
 
     /// Room of the table in descriptors (`FDSize` of /proc/PID/status).
@@ -396,14 +430,8 @@ impl FdTable {
 
     /// Closes what is marked close-on-exec: at execve(2).
     pub fn close_on_exec(&self) {
-        let marked: Vec<usize> = {
-            let state = self.state.lock();
-            (0..state.files.len())
-                .filter(|&fd| bit(&state.cloexec, fd) && state.files[fd].is_some())
-                .collect()
-        };
-        for fd in marked {
-            let _ = self.close(fd as i32);
+        for fd in self.open_fds(0, u32::MAX, State::closes_on_exec) {
+            let _ = self.close(fd);
         }
     }
 

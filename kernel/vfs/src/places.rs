@@ -17,7 +17,7 @@ use abi::{Errno, Result};
 use hal::sync::SpinLock;
 
 use crate::dentry::Dentry;
-use crate::mount::{self, Mount, MountNs, lock_trees};
+use crate::mount::{self, Mount, lock_trees};
 
 /// Mounts by the address of what they are on; a place keeps its dentry, so the address is not used again meanwhile.
 static ON: SpinLock<BTreeMap<usize, Vec<Weak<Mount>>>> = SpinLock::new("vfs.places", BTreeMap::new());
@@ -44,11 +44,21 @@ pub(crate) fn remove(dentry: &Arc<Dentry>, mount: &Arc<Mount>) {
     }
 }
 
-/// What is mounted on a name that is being removed, and what keeps it meanwhile.
+/// What is mounted on `dentry` just now.
+fn mounts_on(dentry: &Arc<Dentry>) -> Vec<Arc<Mount>> {
+    let count = ON.lock().get(&key(dentry)).map_or(0, Vec::len);
+    let mut mounts = Vec::with_capacity(count);
+    if let Some(on) = ON.lock().get(&key(dentry)) {
+        // Within what there is room for: the lock spins.
+        mounts.extend(on.iter().filter_map(Weak::upgrade).take(count));
+    }
+    mounts
+}
+
+/// What other namespaces have mounted on a name that is being removed.
 #[derive(Default)]
 pub(crate) struct OnVictim {
-    mounts: Vec<Arc<Mount>>,
-    ns: Option<Arc<MountNs>>,
+    victim: Option<Arc<Dentry>>,
     is_removed: bool,
 }
 
@@ -59,12 +69,11 @@ impl OnVictim {
         if !dentry.is_mountpoint() {
             return Ok(());
         }
-        self.ns = through.ns();
-        if let Some(mounts) = ON.lock().get(&key(dentry)) {
-            self.mounts.extend(mounts.iter().filter_map(Weak::upgrade));
-        }
-        match &self.ns {
-            Some(ns) if !ns.is_detached() && self.mounts.iter().all(|mount| !mount.is_in(ns)) => Ok(()),
+        self.victim = Some(dentry.clone());
+        match through.ns() {
+            Some(ns) if !ns.is_detached() && mounts_on(dentry).iter().all(|mount| !mount.is_in(&ns)) => {
+                Ok(())
+            }
             _ => Err(Errno::EBUSY),
         }
     }
@@ -77,9 +86,15 @@ impl OnVictim {
 
 impl Drop for OnVictim {
     fn drop(&mut self) {
-        if self.is_removed && !self.mounts.is_empty() {
-            let _locked = lock_trees();
-            self.mounts.iter().for_each(mount::dissolve);
+        if let Some(victim) = self.victim.take().filter(|_| self.is_removed) {
+            // What goes is given up after the lock, and is what is there by now.
+            let gone;
+            {
+                let _locked = lock_trees();
+                gone = mounts_on(&victim);
+                gone.iter().for_each(mount::dissolve);
+            }
+            drop(gone);
         }
     }
 }
