@@ -34,6 +34,12 @@ fn find(pid: i32) -> Result<Arc<Task>> {
     }
 }
 
+/// The task whose affinity a call names; 0 is the caller. `ESRCH`, for a negative number too: only the calls about policies
+/// refuse those.
+fn find_for_affinity(pid: i32) -> Result<Arc<Task>> {
+    if pid < 0 { Err(Errno::ESRCH) } else { find(pid) }
+}
+
 fn thread_of(task: &Task) -> Result<Arc<Thread>> {
     task.thread().ok_or(Errno::ESRCH)
 }
@@ -196,7 +202,7 @@ pub(crate) fn sys_sched_setaffinity(
     let mut bytes = [0; 8];
     let len = size.min(bytes.len());
     user::read_bytes(mask, &mut bytes[..len])?;
-    let task = find(pid)?;
+    let task = find_for_affinity(pid)?;
     may_change(&task)?;
     thread_of(&task)?.set_affinity(CpuMask(u64::from_le_bytes(bytes)))?;
     Ok(0)
@@ -207,7 +213,7 @@ pub(crate) fn sys_sched_getaffinity(_cx: &mut Cx<'_>, pid: i32, size: u32, mask:
     if u64::from(size) * 8 < hal::cpu::nr_cpus() as u64 || !size.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
-    let allowed = thread_of(&*find(pid)?)?.affinity().and(hal::cpu::online());
+    let allowed = thread_of(&*find_for_affinity(pid)?)?.affinity().and(hal::cpu::online());
     user::write(mask, &allowed.0)?;
     Ok(8)
 }

@@ -71,7 +71,12 @@ fn getcpu_and_affinity() {
     assert_eq!(sys!(SYS_sched_setaffinity, 0, 1024, &[0u64; 128]), Err(EINVAL));
     assert_eq!(sys!(SYS_sched_getaffinity, 0, 7, &mut set), Err(EINVAL));
     assert_eq!(sys!(SYS_sched_getaffinity, 0, 1u64 << 61, &mut set), Err(EINVAL), "32 bits of the size count");
-    assert_eq!(sys!(SYS_sched_getaffinity, 0x3fff_fff0, 1024, &mut set), Err(ESRCH));
+    for nobody in [0x3fff_fff0, -1] {
+        assert_eq!(sys!(SYS_sched_getaffinity, nobody, 1024, &mut set), Err(ESRCH));
+        assert_eq!(sys!(SYS_sched_setaffinity, nobody, 1024, &one), Err(ESRCH));
+        let policy = if nobody < 0 { EINVAL } else { ESRCH };
+        assert_eq!(sys!(SYS_sched_getscheduler, nobody), Err(policy));
+    }
 }
 
 fn nice_and_priority() {
