@@ -149,6 +149,17 @@ impl TcpSocket {
         Ok(())
     }
 
+    /// What the caller who does not wait is told: `EINPROGRESS`, even when the handshake over the loopback device has ended
+    /// by now, well or badly. Programs rely on it that connect(2) never succeeds at once; poll(2), `SO_ERROR` and the next
+    /// connect(2) tell how it ended.
+    fn in_progress(&self) -> Errno {
+        let was_connected = self.conn.inner.lock().was_connected;
+        if was_connected {
+            self.conn.grow_buffers();
+        }
+        Errno::EINPROGRESS
+    }
+
     /// Waits for the end of the handshake.
     fn await_connection(&self, flags: MsgFlags) -> Result<()> {
         let conn = &self.conn;
@@ -292,6 +303,9 @@ impl Socket for TcpSocket {
             return self.await_connection(flags);
         }
         self.start(ip::parse(address, self.conn.family, Use::Reach)?)?;
+        if flags.contains(MsgFlags::DONTWAIT) {
+            return Err(self.in_progress());
+        }
         self.await_connection(flags)
     }
 
