@@ -57,3 +57,19 @@ pub struct ClockParams {
 pub fn clock_params() -> ClockParams {
     arch::time::clock_params()
 }
+
+/// The names of the clock sources that this machine has, best first.
+pub fn clock_sources() -> impl Iterator<Item = &'static str> {
+    arch::time::clock_sources()
+}
+
+/// The name of the clock source that [`now_ns`] reads.
+pub fn clock_source() -> &'static str {
+    arch::time::clock_source()
+}
+
+/// Lets [`now_ns`] read the clock source `name`, or the best one when there is none of that name; the clock goes on from
+/// where it is. The vDSO makes system calls unless it is the TSC.
+pub fn choose_clock_source(name: &[u8]) {
+    arch::time::choose_clock_source(name);
+}

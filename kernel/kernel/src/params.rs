@@ -1,6 +1,6 @@
 //! The parameters on the kernel command line that the boot order itself obeys.
 //!
-//! hal reads `mem=`, `nokaslr` and `panic=` for itself, before this code runs.
+//! hal reads `mem=`, `nokaslr`, `panic=` and what is about clocks for itself, before this code runs.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -56,6 +56,9 @@ const KNOWN: &[&str] = &[
     "nolapic",
     "tsc",
     "clocksource",
+    "hpet",
+    "nohpet",
+    "no-kvmclock",
     "random.trust_cpu",
     "init_on_alloc",
     "init_on_free",

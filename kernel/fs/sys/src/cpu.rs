@@ -3,13 +3,14 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use abi::Errno;
 use hal::cpu::{CpuId, CpuMask, MAX_CPUS};
 use mm::counters::collect_meminfo;
 use vfs::put;
 use vfs::text::{put_cpu_list, put_cpu_mask};
 
 use crate::hugepages;
-use crate::place::{Items, Place, attribute, link, subdir, value};
+use crate::place::{Items, Place, attribute, link, setting, subdir, value};
 
 /// Which directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +57,7 @@ pub(crate) fn items(part: Part) -> Items {
         Part::Nodes => nodes(),
         Part::Node0 => node0(),
         Part::Clocks => Vec::from([sub("clocksource0", Part::Clock0)]),
-        Part::Clock0 => {
-            Vec::from([value("available_clocksource", "tsc "), value("current_clocksource", "tsc")])
-        }
+        Part::Clock0 => clock_sources(),
         Part::Bus => Vec::from([sub("cpu", Part::BusCpu), subdir("pci", Place::PciBus)]),
         Part::BusCpu => Vec::from([sub("devices", Part::BusCpuDevices)]),
         Part::BusCpuDevices => online()
@@ -69,6 +68,34 @@ pub(crate) fn items(part: Part) -> Items {
             })
             .collect(),
     }
+}
+
+/// The sources of the clock: those that there are, and the one that is read, which can be changed.
+fn clock_sources() -> Items {
+    /// Longest name that is looked at, with its newline.
+    const MAX_NAME: usize = 32;
+    let current = setting(
+        "current_clocksource",
+        |out| {
+            put!(out, "{}\n", hal::time::clock_source());
+            Ok(())
+        },
+        |bytes| {
+            if bytes.is_empty() || bytes.len() >= MAX_NAME {
+                return Err(Errno::EINVAL);
+            }
+            hal::time::choose_clock_source(bytes.strip_suffix(b"\n").unwrap_or(bytes));
+            Ok(())
+        },
+    );
+    let available = attribute("available_clocksource", |out| {
+        for name in hal::time::clock_sources() {
+            put!(out, "{name} ");
+        }
+        out.push(b"\n");
+        Ok(())
+    });
+    Vec::from([available, current])
 }
 
 fn online() -> impl Iterator<Item = CpuId> {

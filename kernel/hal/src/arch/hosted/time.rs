@@ -36,3 +36,13 @@ pub fn set_timer(deadline_ns: u64) {
 pub fn clock_params() -> ClockParams {
     ClockParams { user_readable: false, base: 0, mult: 1, shift: 0 }
 }
+
+pub fn clock_sources() -> impl Iterator<Item = &'static str> {
+    core::iter::once(clock_source())
+}
+
+pub fn clock_source() -> &'static str {
+    "host"
+}
+
+pub fn choose_clock_source(_name: &[u8]) {}

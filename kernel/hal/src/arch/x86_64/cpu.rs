@@ -64,6 +64,7 @@ impl Feature {
     pub(crate) const PKU: Feature = Feature(7, 0, 2, 3);
     pub(crate) const NX: Feature = Feature(0x8000_0001, 0, 3, 20);
     pub(crate) const GIB_PAGES: Feature = Feature(0x8000_0001, 0, 3, 26);
+    pub(crate) const INVARIANT_TSC: Feature = Feature(0x8000_0007, 0, 3, 8);
 
     /// Whether this CPU has the feature. CPUID is slow under a hypervisor: keep the answer where it is asked often.
     #[inline]
@@ -149,7 +150,7 @@ pub(crate) fn idle_wait() {
 }
 
 /// CPUID's feature flags by the names that Linux gives them: leaf, sub-leaf, register, names from bit 0 on (`-`: none).
-const FLAG_NAMES: [(u32, u32, u8, &str); 8] = [
+const FLAG_NAMES: [(u32, u32, u8, &str); 10] = [
     (
         1,
         0,
@@ -192,6 +193,8 @@ const FLAG_NAMES: [(u32, u32, u8, &str); 8] = [
         "- avx512vbmi umip pku ospke waitpkg avx512_vbmi2 - gfni vaes vpclmulqdq avx512_vnni avx512_bitalg tme \
          avx512_vpopcntdq - la57 - - - - - rdpid - bus_lock_detect cldemote - movdiri movdir64b",
     ),
+    (0x8000_0007, 0, 3, "- - - - - - - - constant_tsc"),
+    (0x8000_0007, 0, 3, "- - - - - - - - nonstop_tsc"),
     (7, 0, 3, "- - - - fsrm - - - avx512_vp2intersect - md_clear - - - serialize"),
 ];
 

@@ -4,6 +4,7 @@ mod acpi;
 mod apic;
 mod area;
 pub(crate) mod boot;
+mod clocksource;
 pub(crate) mod console;
 pub(crate) mod cpu;
 pub(crate) mod cpulocal;

@@ -22,7 +22,7 @@ use super::boot::early::TRAMPOLINE;
 use super::cpulocal::CpuLocal;
 use super::paging::pte::{self, PRESENT, WRITABLE};
 use super::stack::KernelStack;
-use super::{acpi, apic, cpu, mem, time, traps};
+use super::{acpi, apic, clocksource, cpu, mem, time, traps};
 use crate::addr::PAGE_SHIFT;
 use crate::cpu::MAX_CPUS;
 
@@ -181,7 +181,8 @@ fn start(number: u32, apic_id: u32) -> Result<(), &'static str> {
     let started = time::now_ns();
     let mut repeated = false;
     while cpu::online_mask().0 & 1 << number == 0 {
-        let waited = time::now_ns() - started;
+        clocksource::meet_new_cpu();
+        let waited = time::now_ns().saturating_sub(started);
         if waited > REPEAT_NS && !repeated {
             repeated = true;
             // SAFETY: as above; a CPU that has started ignores it.
@@ -204,6 +205,7 @@ extern "C" fn ap_main(local: &'static CpuLocal) -> ! {
     apic::init_cpu(local.id);
     time::init_cpu();
     traps::init_thread();
+    clocksource::meet_boot_cpu();
     cpu::set_online(local.id);
     let entry = ENTRY.load(Ordering::Acquire) as *const ();
     // SAFETY: `start_all` stored a `fn() -> !` before it started us.

@@ -1,32 +1,30 @@
-//! Clocks: the time-stamp counter as the clock of everything, one timer a CPU, the battery-backed clock at boot.
+//! Clocks: the time-stamp counter as the clock of everything unless [`clocksource`] had to choose another, one timer a CPU,
+//! the battery-backed clock at boot.
 //!
-//! The TSC's rate comes from CPUID where it says so, else it is measured against a clock of known rate: HPET, ACPI
-//! PM timer, or the old PIT. The local APIC's timer is measured in the same window, unless TSC-deadline mode makes
-//! that superfluous.
+//! The TSC's rate comes from CPUID or KVM's clock where they say so, else it is measured against a clock of known rate:
+//! HPET, ACPI PM timer, or the old PIT. The local APIC's timer is measured in the same window, unless TSC-deadline mode
+//! makes that superfluous.
 //!
 //! ```text
 //! now = (TSC - base) * mult >> shift        128-bit product, so it never overflows
 //! ```
 //!
-//! Sources: Intel SDM vol. 2 (CPUID 15H), vol. 3 ch. 18.17 (TSC), 11.5.4 (APIC timer); IA-PC HPET 1.0a; ACPI 6.5
-//! ch. 4.8.3.3 (PM timer); Intel 8254; Motorola MC146818 data sheet. CPUID 4000_0010H: VMware and KVM timing leaf.
+//! Sources: Intel SDM vol. 2 (CPUID 15H), vol. 3 ch. 18.17 (TSC), 11.5.4 (APIC timer); Intel 8254; Motorola MC146818
+//! data sheet. CPUID 4000_0010H: VMware and KVM timing leaf.
 
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
+use super::apic;
+use super::clocksource::{self, Reference};
 use super::cpu::{self, Feature};
-use super::instr::{self, cpuid, inb, inl, outb};
-use super::paging::kernel;
-use super::paging::pte::{GLOBAL, NO_CACHE, NO_EXEC, WRITE_THROUGH};
-use super::{acpi, apic};
-use crate::addr::PAGE_SIZE;
+use super::instr::{self, cpuid, inb, outb};
+use crate::clock::Scale;
 use crate::cpu::MAX_CPUS;
 use crate::time::ClockParams;
 
 const NS_PER_S: u64 = 1_000_000_000;
 /// How long the TSC is measured: the boot's largest single wait.
 const MEASURE_NS: u64 = 4_000_000;
-/// Rate of the PM timer, 3.579545 MHz.
-const PM_TIMER_HZ: u64 = 3_579_545;
 /// Rate of the PIT.
 const PIT_HZ: u64 = 1_193_182;
 /// A deadline this close counts as reached: programming the timer would take longer.
@@ -47,16 +45,38 @@ static DEADLINES: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(u64::MAX) }; M
 /// Nanoseconds since boot; 0 before [`init`].
 #[inline]
 pub(crate) fn now_ns() -> u64 {
-    let delta = instr::rdtsc().wrapping_sub(BASE.load(Ordering::Relaxed));
-    let product = u128::from(delta) * u128::from(MULT.load(Ordering::Relaxed));
-    (product >> SHIFT.load(Ordering::Relaxed)) as u64
+    if clocksource::is_tsc() { tsc_now_ns() } else { clocksource::now_ns() }
+}
+
+/// [`now_ns`] by the TSC.
+#[inline]
+pub(crate) fn tsc_now_ns() -> u64 {
+    tsc_ns(instr::rdtsc().wrapping_sub(BASE.load(Ordering::Relaxed)))
+}
+
+/// How many ticks of the TSC are how many nanoseconds.
+#[inline]
+fn tsc_scale() -> Scale {
+    Scale { mult: MULT.load(Ordering::Relaxed), shift: SHIFT.load(Ordering::Relaxed) }
+}
+
+/// The nanoseconds of `ticks` of the TSC.
+#[inline]
+pub(crate) fn tsc_ns(ticks: u64) -> u64 {
+    tsc_scale().ns(ticks)
 }
 
 /// The TSC's value at `ns`.
 fn tsc_at(ns: u64) -> u64 {
-    let mult = u128::from(MULT.load(Ordering::Relaxed).max(1));
-    let ticks = (u128::from(ns) << SHIFT.load(Ordering::Relaxed)).div_ceil(mult);
-    BASE.load(Ordering::Relaxed).saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX))
+    if clocksource::is_tsc() {
+        return BASE.load(Ordering::Relaxed).saturating_add(tsc_scale().ticks(ns));
+    }
+    instr::rdtsc().saturating_add(tsc_scale().ticks(ns.saturating_sub(now_ns())))
+}
+
+/// The TSC, when it was `tsc`, was at `ns`. Only while it is not the clock.
+pub(crate) fn set_tsc_base(tsc: u64, ns: u64) {
+    BASE.store(tsc.wrapping_sub(tsc_scale().ticks(ns)), Ordering::Relaxed);
 }
 
 /// Wall-clock time when [`now_ns`] was 0.
@@ -72,12 +92,16 @@ pub(crate) fn tsc_khz() -> u64 {
 /// What the vDSO needs to compute [`now_ns`].
 pub(crate) fn clock_params() -> ClockParams {
     ClockParams {
-        user_readable: true,
+        user_readable: clocksource::is_tsc(),
         base: BASE.load(Ordering::Relaxed),
         mult: MULT.load(Ordering::Relaxed),
         shift: SHIFT.load(Ordering::Relaxed),
     }
 }
+
+pub(crate) use super::clocksource::{
+    available as clock_sources, choose_by_name as choose_clock_source, current_name as clock_source,
+};
 
 /// Lets this CPU's timer fire at `deadline_ns`; `u64::MAX` stops it.
 pub(crate) fn set_timer(deadline_ns: u64) {
@@ -86,7 +110,17 @@ pub(crate) fn set_timer(deadline_ns: u64) {
     program(deadline_ns);
 }
 
+/// Programs this CPU's timer again: the clock's source has changed, and must be read often enough from now on. Interrupts
+/// are off.
+pub(crate) fn reprogram() {
+    program(DEADLINES[cpu::current_id() as usize].load(Ordering::Relaxed));
+}
+
 fn program(deadline_ns: u64) {
+    let deadline_ns = match clocksource::max_idle_ns() {
+        u64::MAX => deadline_ns,
+        max_idle => deadline_ns.min(now_ns().saturating_add(max_idle)),
+    };
     if TSC_DEADLINE.load(Ordering::Relaxed) {
         let tsc = if deadline_ns == u64::MAX { 0 } else { tsc_at(deadline_ns).max(1) };
         // SAFETY: `init` found the mode.
@@ -107,10 +141,9 @@ fn program(deadline_ns: u64) {
 pub(crate) fn timer_interrupt() {
     let slot = &DEADLINES[cpu::current_id() as usize];
     let deadline = slot.load(Ordering::Relaxed);
-    if deadline == u64::MAX {
-        return;
-    }
-    if now_ns().saturating_add(SLACK_NS) < deadline {
+    let now = now_ns();
+    clocksource::watch(now);
+    if now.saturating_add(SLACK_NS) < deadline {
         program(deadline);
         return;
     }
@@ -120,15 +153,17 @@ pub(crate) fn timer_interrupt() {
     }
 }
 
-/// Prepares this CPU's timer.
+/// Prepares this CPU's timer and clock.
 pub(crate) fn init_cpu() {
+    clocksource::init_cpu();
     apic::init_timer(TSC_DEADLINE.load(Ordering::Relaxed));
 }
 
 /// Starts the clocks: the boot CPU, once, with its APIC on and ACPI read.
 pub(crate) fn init() {
+    clocksource::init();
     let deadline = Feature::TSC_DEADLINE.present();
-    let known = tsc_hz_from_cpuid();
+    let known = tsc_hz_from_cpuid().or_else(clocksource::tsc_hz_from_kvm);
     let hz = match known {
         Some(hz) if deadline => hz,
         _ => {
@@ -142,21 +177,16 @@ pub(crate) fn init() {
     let wall = read_rtc().unwrap_or(0) * NS_PER_S as i64;
     WALL_BASE.store(wall - now_ns() as i64, Ordering::Relaxed);
     init_cpu();
+    clocksource::choose();
 }
 
 /// Makes [`now_ns`] count from now on at `hz` ticks a second.
 fn set_rate(hz: u64) {
-    let hz = hz.max(1_000_000);
-    let mut shift = 32;
-    // The most precise multiplier that has 32 bits.
-    while shift > 0 && (u128::from(NS_PER_S) << shift) / u128::from(hz) > u128::from(u32::MAX) {
-        shift -= 1;
-    }
-    let mult = (u128::from(NS_PER_S) << shift) / u128::from(hz);
+    let scale = Scale::of_hz(hz);
     TSC_HZ.store(hz, Ordering::Relaxed);
     BASE.store(instr::rdtsc(), Ordering::Relaxed);
-    MULT.store(mult as u32, Ordering::Relaxed);
-    SHIFT.store(shift, Ordering::Relaxed);
+    MULT.store(scale.mult, Ordering::Relaxed);
+    SHIFT.store(scale.shift, Ordering::Relaxed);
 }
 
 /// The TSC's rate as the CPU or the hypervisor states it.
@@ -178,36 +208,29 @@ fn tsc_hz_from_cpuid() -> Option<u64> {
     (hz != 0 && leaf.eax != 0).then_some(hz)
 }
 
-/// A clock of known rate.
-enum Reference {
-    /// Address of the counter, femtoseconds a tick.
-    Hpet(u64, u64),
-    /// Port of the counter (24 bits are enough for a measurement).
-    PmTimer(u16),
+/// What the TSC is measured by.
+enum Ruler {
+    Source(Reference),
     /// Channel 2, counting down once from 65535.
     Pit,
 }
 
-impl Reference {
-    fn find() -> Reference {
-        if let Some(hpet) = acpi::platform().hpet.and_then(map_hpet) {
-            return hpet;
-        }
-        if let Some(port) = acpi::platform().pm_timer {
-            return Reference::PmTimer(port);
-        }
-        start_pit();
-        Reference::Pit
+impl Ruler {
+    fn find() -> Ruler {
+        Reference::find().map_or_else(
+            || {
+                start_pit();
+                Ruler::Pit
+            },
+            Ruler::Source,
+        )
     }
 
     fn read(&self) -> u64 {
         match self {
-            // SAFETY: `map_hpet` mapped the counter's page for good; a 32-bit read is always whole.
-            Reference::Hpet(counter, _) => u64::from(unsafe { (*counter as *const u32).read_volatile() }),
-            // SAFETY: reading the PM timer has no side effect.
-            Reference::PmTimer(port) => u64::from(unsafe { inl(*port) }) & 0xff_ffff,
+            Ruler::Source(reference) => reference.read(),
             // SAFETY: latching and reading channel 2 disturbs nobody: nothing else uses it.
-            Reference::Pit => unsafe {
+            Ruler::Pit => unsafe {
                 outb(0x43, 0x80);
                 let low = inb(0x42);
                 0xffff - u64::from(u16::from_le_bytes([low, inb(0x42)]))
@@ -218,48 +241,10 @@ impl Reference {
     /// Nanoseconds from one reading to a later one.
     fn elapsed_ns(&self, from: u64, to: u64) -> u64 {
         match self {
-            Reference::Hpet(_, femtoseconds) => {
-                (to.wrapping_sub(from) & 0xffff_ffff) * femtoseconds / 1_000_000
-            }
-            Reference::PmTimer(_) => (to.wrapping_sub(from) & 0xff_ffff) * NS_PER_S / PM_TIMER_HZ,
-            Reference::Pit => to.saturating_sub(from) * NS_PER_S / PIT_HZ,
+            Ruler::Source(reference) => reference.elapsed_ns(from, to),
+            Ruler::Pit => to.saturating_sub(from) * NS_PER_S / PIT_HZ,
         }
     }
-
-    /// A reading and the TSC at the same moment: the try with the least time around it counts.
-    fn read_with_tsc(&self) -> (u64, u64) {
-        let mut best = (u64::MAX, 0, 0);
-        for _ in 0..5 {
-            let before = instr::rdtsc_ordered();
-            let reading = self.read();
-            let after = instr::rdtsc_ordered();
-            let around = after.saturating_sub(before);
-            if around < best.0 {
-                best = (around, reading, before + around / 2);
-            }
-        }
-        (best.1, best.2)
-    }
-}
-
-fn map_hpet(address: u64) -> Option<Reference> {
-    const COUNTER: u64 = 0xf0;
-    const CONFIG: u64 = 0x10;
-    const ENABLE: u32 = 1;
-    /// 100 ns, the slowest that the specification allows.
-    const MAX_PERIOD: u64 = 100_000_000;
-    let vaddr = kernel::reserve(PAGE_SIZE as u64, PAGE_SIZE as u64)?;
-    let flags = super::paging::pte::WRITABLE | NO_EXEC | GLOBAL | NO_CACHE | WRITE_THROUGH;
-    // SAFETY: 1. just reserved. 2. the HPET's registers, used by this module only.
-    unsafe { kernel::map(vaddr, address & !(PAGE_SIZE as u64 - 1), PAGE_SIZE as u64, flags) }.ok()?;
-    let base = vaddr + (address & (PAGE_SIZE as u64 - 1));
-    // SAFETY: mapped above; the counter runs once the enable bit is set, which interrupts nobody.
-    let period = unsafe {
-        let config = (base + CONFIG) as *mut u32;
-        config.write_volatile(config.read_volatile() | ENABLE);
-        u64::from(((base + 4) as *const u32).read_volatile())
-    };
-    (1..=MAX_PERIOD).contains(&period).then_some(Reference::Hpet(base + COUNTER, period))
 }
 
 fn start_pit() {
@@ -274,15 +259,15 @@ fn start_pit() {
 
 /// Rates of the TSC and of the APIC timer, in Hz.
 fn measure() -> (u64, u64) {
-    let reference = Reference::find();
+    let ruler = Ruler::find();
     apic::start_counting();
-    let (first, tsc_first) = reference.read_with_tsc();
+    let (first, tsc_first, _) = clocksource::reading_with_tsc(|| ruler.read());
     let apic_first = apic::counted();
     let mut polls = 0u64;
     loop {
-        let elapsed = reference.elapsed_ns(first, reference.read());
+        let elapsed = ruler.elapsed_ns(first, ruler.read());
         polls += 1;
-        // A reference that stands still must not stop the boot.
+        // A ruler that stands still must not stop the boot.
         if elapsed >= MEASURE_NS || (elapsed == 0 && polls > 1_000_000) {
             break;
         }
@@ -290,9 +275,9 @@ fn measure() -> (u64, u64) {
             instr::pause();
         }
     }
-    let (last, tsc_last) = reference.read_with_tsc();
+    let (last, tsc_last, _) = clocksource::reading_with_tsc(|| ruler.read());
     let apic_last = apic::counted();
-    let elapsed = reference.elapsed_ns(first, last).max(1);
+    let elapsed = ruler.elapsed_ns(first, last).max(1);
     let rate = |ticks: u64| (u128::from(ticks) * u128::from(NS_PER_S) / u128::from(elapsed)) as u64;
     (rate(tsc_last - tsc_first), rate(u64::from(apic_last.wrapping_sub(apic_first))))
 }

@@ -84,6 +84,14 @@ pub(crate) fn update_clock(clock: &ClockData) {
     }
 }
 
+/// Publishes how the clock is read now: its source has changed. Usable in interrupt context.
+pub(crate) fn refresh() {
+    let current = CLOCK.lock();
+    if let Some(Some(pages)) = PAGES.get() {
+        publish(&pages.data, &current);
+    }
+}
+
 /// Publishes the generation of the kernel's random numbers. Usable in interrupt context.
 pub(crate) fn set_random_generation(generation: u64) {
     GENERATION.store(generation, Ordering::Relaxed);
