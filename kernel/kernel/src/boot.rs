@@ -78,6 +78,7 @@ fn set_up(params: Params) -> Result<()> {
     mm::oom::register_reclaim(|_| vfs::shrink_dentries());
     mm::reclaim::start()?;
     mm::thp::khugepaged::start()?;
+    mm::ksm::start()?;
     if params.huge_pages > 0 {
         mm::hugetlb::set_nr(params.huge_pages);
     }

@@ -37,6 +37,7 @@ fn flag_advice(advice: Advice) -> Option<(VmFlags, VmFlags)> {
         raw::MADV_DODUMP => (none, VmFlags::DONTDUMP),
         raw::MADV_HUGEPAGE => (VmFlags::HUGEPAGE, VmFlags::NOHUGEPAGE),
         raw::MADV_NOHUGEPAGE => (VmFlags::NOHUGEPAGE, VmFlags::HUGEPAGE),
+        raw::MADV_UNMERGEABLE => (none, VmFlags::MERGEABLE),
         _ => return None,
     })
 }
@@ -104,14 +105,21 @@ impl Mm {
             return Ok(());
         }
         let range = addr..end;
+        if advice == raw::MADV_MERGEABLE {
+            self.ksm.join();
+            return self.advise_flags(range, |vma| Ok(Self::mergeable_flags(vma)));
+        }
         if let Some((set, clear)) = flag_advice(advice) {
-            let result = self.advise_flags(range, |vma| {
+            let result = self.advise_flags(range.clone(), |vma| {
                 check_seal(advice, vma)?;
                 check_flag_advice(advice, vma)?;
                 Ok((vma.attr.flags - clear) | set)
             });
             if advice == raw::MADV_HUGEPAGE {
                 khugepaged::note_candidate();
+            }
+            if advice == raw::MADV_UNMERGEABLE {
+                return self.unmerge(range).and(result);
             }
             return result;
         }
@@ -363,7 +371,8 @@ fn is_known(advice: Advice) -> bool {
     flag_advice(advice).is_some()
         || matches!(
             advice,
-            raw::MADV_WILLNEED
+            raw::MADV_MERGEABLE
+                | raw::MADV_WILLNEED
                 | raw::MADV_DONTNEED
                 | raw::MADV_DONTNEED_LOCKED
                 | raw::MADV_FREE

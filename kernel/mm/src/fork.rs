@@ -151,6 +151,9 @@ impl Mm {
         child.set_auxv(self.auxv());
         child.has_guards.store(self.has_guards.load(Ordering::Relaxed), Ordering::Relaxed);
         child.inherit_prefs(self);
+        if self.takes_part() {
+            child.ksm.join();
+        }
         child.membarrier().store(self.membarrier().load(Ordering::SeqCst), Ordering::SeqCst);
         Ok(child)
     }

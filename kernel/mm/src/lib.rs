@@ -10,6 +10,7 @@ pub mod counters;
 pub mod fault;
 mod fork;
 pub mod hugetlb;
+pub mod ksm;
 pub mod layout;
 mod map;
 pub mod mapping;

@@ -13,6 +13,7 @@ use vma_set::{Align, CountRule, Refused, Removed, count_fits};
 use crate::commit;
 use crate::fault::{FaultError, bytes};
 use crate::hugetlb;
+use crate::ksm;
 use crate::layout::MAP_32BIT_RANGE;
 use crate::mapping::truncate::Private;
 use crate::mapping::{Mapping, ShmemObject, page_flags};
@@ -512,6 +513,9 @@ impl Space {
             vm -= VmFlags::ACCOUNT | VmFlags::LOCK_MASK;
             vm |= VmFlags::HUGETLB | VmFlags::DONTEXPAND;
             vm.set(VmFlags::NORESERVE, request.flags.contains(MapFlags::NORESERVE));
+        }
+        if !ksm::can_merge(vm) {
+            vm -= VmFlags::MERGEABLE;
         }
         Ok(vm)
     }

@@ -242,6 +242,22 @@ impl Mm {
         change: impl Fn(&Vma) -> Result<VmFlags>,
     ) -> Result<()> {
         let mut space = self.space.write();
+        let is_whole = self.change_flags(&mut space, range.clone(), change)?;
+        // No large entry reaches over the border of two areas.
+        self.split_huge(range.start);
+        self.split_huge(range.end);
+        if is_whole { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// Gives each VMA part in `range` the flags that `change` says; whether there was no hole.
+    ///
+    /// `EAGAIN`: no room for a split. `EINVAL`: a cut through a huge page. And the errors of `change`.
+    pub(crate) fn change_flags(
+        &self,
+        space: &mut Space,
+        range: Range<u64>,
+        change: impl Fn(&Vma) -> Result<VmFlags>,
+    ) -> Result<bool> {
         let mut at = range.start;
         let mut hole = false;
         // `at` may be inside of the last VMA: one that did not change was not split.
@@ -252,16 +268,13 @@ impl Mm {
             hole |= part.start > at;
             at = part.end;
             self.modify_range(
-                &mut space,
+                space,
                 part,
                 |why| if why == Refused::Cut { Errno::EINVAL } else { Errno::EAGAIN },
                 |vma, _| change(vma).map(|flags| Some((flags, vma.attr.pkey))),
             )?;
         }
-        // No large entry reaches over the border of two areas.
-        self.split_huge(range.start);
-        self.split_huge(range.end);
-        if hole || at < range.end { Err(Errno::ENOMEM) } else { Ok(()) }
+        Ok(!hole && at >= range.end)
     }
 }
 

@@ -62,6 +62,8 @@ pub struct PageStats {
     pub pss_dirty: u64,
     pub anon_huge: u64,
     pub lazy: u64,
+    /// Merged pages, those of zeroes included.
+    pub ksm: u64,
     pub swap: u64,
     pub shared_hugetlb: u64,
     pub private_hugetlb: u64,
@@ -212,6 +214,7 @@ impl Mm {
                 return self.collect_huge_stats(range.start()..range.end());
             }
             let anon = kind & page_flags::ANON != 0;
+            stats.ksm += u64::from(kind & page_flags::KSM != 0);
             if kind & (page_flags::ANON | page_flags::FILE | page_flags::SHMEM) == 0 {
                 continue;
             }
@@ -401,8 +404,8 @@ fn watch_writes(cursor: &mut Cursor<'_>, range: Range<u64>, is_huge: bool) -> Re
 
 /// How many holders a mapped page has besides the page cache.
 fn holders(frame: &Frame, kind: u32) -> u32 {
-    // Without `frame` itself, and for file pages without the cache's own reference.
-    let own = if kind & page_flags::ANON != 0 { 1 } else { 2 };
+    // Without `frame` itself, and for file pages and merged ones without the cache's or the tree's own reference.
+    let own = if kind & (page_flags::ANON | page_flags::KSM) == page_flags::ANON { 1 } else { 2 };
     frame.ref_count().saturating_sub(own).max(1)
 }
 

@@ -29,6 +29,7 @@ use vma_set::VmaSet;
 
 use crate::commit;
 use crate::fork::Copies;
+use crate::ksm::Membership;
 use crate::layout::Layout;
 use crate::mapping::page_flags;
 use crate::pkey::Keys;
@@ -213,6 +214,8 @@ pub struct Mm {
     membarrier: AtomicU32,
     /// [`Prefs`], as bits.
     prefs: AtomicU32,
+    /// Whether [`crate::ksm`] looks at it.
+    pub(crate) ksm: Membership,
     companion: Once<Box<dyn Any + Send + Sync>>,
 }
 
@@ -228,6 +231,8 @@ bitflags::bitflags! {
         const NO_HUGE_PAGES = 4;
         /// `PR_THP_DISABLE_EXCEPT_ADVISED`.
         const ADVISED_HUGE_PAGES = 8;
+        /// `PR_SET_MEMORY_MERGE`.
+        const MERGE_ANY = 16;
     }
 }
 
@@ -267,6 +272,7 @@ impl Mm {
             has_swapped: AtomicBool::new(false),
             membarrier: AtomicU32::new(0),
             prefs: AtomicU32::new(0),
+            ksm: Membership::default(),
             companion: Once::new(),
         });
         registry::publish(slot, &mm);
@@ -311,13 +317,17 @@ impl Mm {
         self.prefs.store(prefs.bits(), Ordering::Relaxed);
     }
 
-    /// Takes over what survives fork and exec.
+    /// Takes over what survives fork and exec; the mappings that are there stay as they are. May sleep.
     pub fn inherit_prefs(&self, from: &Mm) {
         let mut prefs = from.prefs();
         if prefs.contains(Prefs::NOT_INHERITED) {
             prefs -= Prefs::NO_EXEC_GAIN | Prefs::NOT_INHERITED;
         }
         self.set_prefs(prefs);
+        if prefs.contains(Prefs::MERGE_ANY) {
+            self.space.write().def_flags |= VmFlags::MERGEABLE;
+            self.ksm.join();
+        }
     }
 
     /// Whether a mapping with `old` rights may not get `new` ones (`PR_SET_MDWE`).

@@ -67,6 +67,8 @@ bitflags! {
         const NORESERVE = 0x20_0000;
         /// Huge pages of the pool ([`crate::hugetlb`]).
         const HUGETLB = 0x40_0000;
+        /// Pages may be merged with equal ones ([`crate::ksm`]).
+        const MERGEABLE = 0x80_0000;
         /// A child of fork sees zeroes.
         const WIPEONFORK = 0x200_0000;
         /// Left out of core dumps.

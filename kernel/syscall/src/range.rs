@@ -196,6 +196,8 @@ pub(crate) fn prctl(option: u32, args: [u64; 4]) -> Result<usize> {
     const GET_THP_DISABLE: u32 = 42;
     const SET_MDWE: u32 = 65;
     const GET_MDWE: u32 = 66;
+    const SET_MEMORY_MERGE: u32 = 67;
+    const GET_MEMORY_MERGE: u32 = 68;
     const SET_VMA: u32 = 0x5356_4d41;
     /// `PR_THP_DISABLE_EXCEPT_ADVISED`.
     const EXCEPT_ADVISED: u64 = 2;
@@ -225,6 +227,9 @@ pub(crate) fn prctl(option: u32, args: [u64; 4]) -> Result<usize> {
             mm.set_prefs(mm.prefs() | wanted);
             Ok(0)
         }
+        (SET_MEMORY_MERGE, [0, 0, 0, 0]) => mm.merge_none().map(|()| 0),
+        (SET_MEMORY_MERGE, [_, 0, 0, 0]) => mm.merge_all().map(|()| 0),
+        (GET_MEMORY_MERGE, [0, 0, 0, 0]) => Ok(usize::from(mm.merges_all())),
         (GET_MDWE, [0, 0, 0, 0]) => Ok((mm.prefs() & both).bits() as usize),
         (SET_VMA, [0, addr, len, name]) => mm.set_name(addr, len, vma_name(UserAddr(name))?).map(|()| 0),
         _ => Err(Errno::EINVAL),

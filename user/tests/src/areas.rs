@@ -24,6 +24,7 @@ mod inotify;
 mod ioprio;
 mod ipc;
 mod jobs;
+mod ksm;
 mod mapcount;
 mod mem;
 mod memcalls;
@@ -108,6 +109,7 @@ const AREAS: &[&[harness::Test]] = &[
     udp::TESTS,
     tty::TESTS,
     jobs::TESTS,
+    ksm::TESTS,
     ptrace::TESTS,
     segment::TESTS,
     rseq::TESTS,

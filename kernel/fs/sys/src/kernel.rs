@@ -30,6 +30,7 @@ pub(crate) fn items(part: Part) -> Items {
         ]),
         Part::Mm => Vec::from([
             subdir("hugepages", Place::HugePages(hugepages::Part::Pools(Whose::Machine))),
+            subdir("ksm", Place::Ksm),
             subdir("transparent_hugepage", Place::Thp(thp::Part::Top)),
         ]),
         Part::Fs => Vec::from([subdir("cgroup", Place::Empty)]),

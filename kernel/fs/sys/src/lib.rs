@@ -10,6 +10,7 @@ mod hardware;
 mod hugepages;
 mod inode;
 mod kernel;
+mod ksm;
 mod place;
 mod queue;
 mod thp;

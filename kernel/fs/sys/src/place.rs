@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use abi::Result;
 use vfs::text::Text;
 
-use crate::{cpu, devices, hardware, hugepages, kernel, thp};
+use crate::{cpu, devices, hardware, hugepages, kernel, ksm, thp};
 
 /// Makes the text of an attribute.
 pub(crate) type Show = Box<dyn Fn(&mut Text) -> Result<()> + Send + Sync>;
@@ -43,6 +43,8 @@ pub(crate) enum Place {
     Kernel(kernel::Part),
     /// `kernel/mm/transparent_hugepage` and its parts.
     Thp(thp::Part),
+    /// `kernel/mm/ksm`.
+    Ksm,
     /// The pool of huge pages.
     HugePages(hugepages::Part),
     /// `power`.
@@ -69,6 +71,7 @@ impl Place {
             Self::Empty => Vec::new(),
             Self::Kernel(part) => kernel::items(*part),
             Self::Thp(part) => thp::items(*part),
+            Self::Ksm => ksm::items(),
             Self::HugePages(part) => hugepages::items(*part),
             Self::Power => Vec::from([value("state", "")]),
             Self::Devices => {

@@ -141,13 +141,13 @@ fn tunable(
 }
 
 /// What was written, up to a NUL, without one newline at its end. `EINVAL`: no text.
-fn word(bytes: &[u8]) -> Result<&str> {
+pub(crate) fn word(bytes: &[u8]) -> Result<&str> {
     let bytes = bytes.split(|&byte| byte == 0).next().unwrap_or(&[]);
     let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
     Ok(text.strip_suffix('\n').unwrap_or(text))
 }
 
-fn number(bytes: &[u8], range: RangeInclusive<u64>) -> Result<u64> {
+pub(crate) fn number(bytes: &[u8], range: RangeInclusive<u64>) -> Result<u64> {
     let number: u64 = word(bytes)?.parse().map_err(|_| Errno::EINVAL)?;
     if range.contains(&number) { Ok(number) } else { Err(Errno::EINVAL) }
 }

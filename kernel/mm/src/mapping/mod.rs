@@ -85,6 +85,9 @@ pub mod page_flags {
     /// A part of a huge page of the pool ([`crate::hugetlb`]). Counts in no RSS; the first frame has `ANON`, too, when the
     /// page is private to address spaces.
     pub const HUGETLB: u32 = 512;
+    /// Merged ([`crate::ksm`]): with `ANON`, a page that never changes and to which merging holds a reference; with `ZERO`,
+    /// the page of zeroes of merged memory.
+    pub const KSM: u32 = 1024;
 }
 
 /// A file system's side of the page cache.

@@ -42,6 +42,7 @@ const FLAG_NAMES: &[(VmFlags, &str)] = &[
     (VmFlags::SOFTCLEAN, "sd"),
     (VmFlags::HUGEPAGE, "hg"),
     (VmFlags::NOHUGEPAGE, "nh"),
+    (VmFlags::MERGEABLE, "mg"),
     (VmFlags::SEALED, "sl"),
 ];
 
@@ -93,7 +94,7 @@ fn put_stats(out: &mut Text, stats: &PageStats, locked: bool, whole: Whole) {
     put_kb(out, "Private_Dirty:", stats.private_dirty * KB);
     put_kb(out, "Referenced:", stats.referenced * KB);
     put_kb(out, "Anonymous:", stats.anonymous * KB);
-    put_kb(out, "KSM:", 0);
+    put_kb(out, "KSM:", stats.ksm * KB);
     put_kb(out, "LazyFree:", stats.lazy * KB);
     put_kb(out, "AnonHugePages:", stats.anon_huge * KB);
     for name in ["ShmemPmdMapped:", "FilePmdMapped:"] {
@@ -165,6 +166,7 @@ pub(super) fn show_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
         sum.anonymous += stats.anonymous;
         sum.anon_huge += stats.anon_huge;
         sum.lazy += stats.lazy;
+        sum.ksm += stats.ksm;
         sum.swap += stats.swap;
         sum.shared_hugetlb += stats.shared_hugetlb;
         sum.private_hugetlb += stats.private_hugetlb;

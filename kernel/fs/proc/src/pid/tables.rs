@@ -79,6 +79,8 @@ macro_rules! common {
             entry("mountinfo", 0o444, Text(text::mountinfo)),
             entry("smaps", 0o444, Memory(smaps::show)),
             entry("smaps_rollup", 0o444, Memory(smaps::show_rollup)),
+            entry("ksm_merging_pages", 0o400, Memory(text::ksm_merging_pages)),
+            entry("ksm_stat", 0o400, Memory(text::ksm_stat)),
             entry("pagemap", 0o400, Special(pagemap::open)),
             entry("clear_refs", 0o200, Tunable(text::nothing, pagemap::clear_refs)),
             entry("attr", 0o555, Dir(DirKind::Table(ATTR_ENTRIES))),

@@ -55,6 +55,22 @@ pub(super) fn auxv(mm: &Mm, out: &mut Text) -> Result<()> {
     Ok(())
 }
 
+/// /proc/PID/ksm_merging_pages: pages merged with equal ones.
+pub(super) fn ksm_merging_pages(mm: &Mm, out: &mut Text) -> Result<()> {
+    put!(out, "{}\n", mm.ksm_stats().merging_pages);
+    Ok(())
+}
+
+/// /proc/PID/ksm_stat (Documentation/admin-guide/mm/ksm.rst).
+pub(super) fn ksm_stat(mm: &Mm, out: &mut Text) -> Result<()> {
+    let stats = mm.ksm_stats();
+    let yes = |is_so: bool| if is_so { "yes" } else { "no" };
+    put!(out, "ksm_rmap_items {}\nksm_zero_pages {}\n", stats.rmap_items, stats.zero_pages);
+    put!(out, "ksm_merging_pages {}\nksm_process_profit {}\n", stats.merging_pages, stats.profit);
+    put!(out, "ksm_merge_any: {}\nksm_mergeable: {}\n", yes(stats.merges_all), yes(stats.merges_some));
+    Ok(())
+}
+
 /// /proc/PID/cmdline: the arguments, or the title that the program wrote over them (setproctitle(3)).
 pub(super) fn cmdline(subject: &Subject, out: &mut Text) -> Result<()> {
     let Some(mm) = subject.task.mm() else { return Ok(()) };

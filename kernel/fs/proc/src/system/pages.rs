@@ -30,15 +30,17 @@ mod kpf {
     pub(super) const COMPOUND_HEAD: u64 = 1 << 15;
     pub(super) const COMPOUND_TAIL: u64 = 1 << 16;
     pub(super) const NOPAGE: u64 = 1 << 20;
+    pub(super) const KSM: u64 = 1 << 21;
     pub(super) const THP: u64 = 1 << 22;
     pub(super) const ZERO_PAGE: u64 = 1 << 24;
 }
 
 /// How many page-table entries show the page, a huge one counted for each of its parts.
 fn count(view: &FrameView) -> u64 {
-    // The page cache has one reference, page tables have the others.
-    let own = match view.flags & (page_flags::ANON | page_flags::FILE | page_flags::SHMEM) {
-        0 => return 0,
+    // The page cache, or merging, has one reference, page tables have the others.
+    let kinds = page_flags::ANON | page_flags::FILE | page_flags::SHMEM | page_flags::KSM;
+    let own = match view.flags & kinds {
+        0 | page_flags::KSM => return 0,
         page_flags::ANON => 0,
         _ => 1,
     };
@@ -68,6 +70,10 @@ fn flags(view: &FrameView) -> u64 {
         if view.flags & flag != 0 {
             bits |= bit;
         }
+    }
+    // The page of zeroes of merged memory is one of zeroes, and no more.
+    if view.flags & (page_flags::KSM | page_flags::ZERO) == page_flags::KSM {
+        bits |= kpf::KSM;
     }
     // What may go without a trace does not go to swap.
     if view.flags & page_flags::LAZY != 0 {
