@@ -17,6 +17,7 @@ use crate::ksm;
 use crate::layout::MAP_32BIT_RANGE;
 use crate::mapping::truncate::Private;
 use crate::mapping::{Mapping, ShmemObject, page_flags};
+use crate::oom;
 use crate::space::{Mm, RssDelta, Space};
 use crate::sysctl;
 use crate::thp;
@@ -412,7 +413,7 @@ impl Space {
             if !request.addr.is_multiple_of(page) {
                 return Err(Errno::EINVAL);
             }
-            return if request.addr < min { Err(Errno::EPERM) } else { Ok(request.addr) };
+            return if oom::may_map_at(request.addr) { Ok(request.addr) } else { Err(Errno::EPERM) };
         }
         if request.flags.contains(MapFlags::MAP_32BIT) {
             return self.set.find_bottom_up(MAP_32BIT_RANGE, len, align).ok_or(Errno::ENOMEM);

@@ -11,7 +11,9 @@ use hal::NoMemory;
 use hal::frame::Frame;
 use hal::sync::{Once, SpinLock};
 
-use crate::{counters, reclaim};
+use core::sync::atomic::Ordering;
+
+use crate::{counters, reclaim, sysctl};
 
 /// No frame could be had; the caller's page fault or system call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub trait Killer: Send + Sync {
     fn out_of_memory(&self) -> Verdict;
     /// Whether the calling thread has `CAP_SYS_ADMIN` over the machine. Takes no lock that this crate holds.
     fn is_administrator(&self) -> bool;
+    /// Whether it has `CAP_SYS_RAWIO` over the machine. Takes no lock that this crate holds.
+    fn has_raw_io(&self) -> bool;
 }
 
 static KILLER: Once<&'static dyn Killer> = Once::new();
@@ -60,6 +64,12 @@ pub fn register_killer(killer: &'static dyn Killer) {
 /// Whether the calling thread has `CAP_SYS_ADMIN`.
 pub(crate) fn is_administrator() -> bool {
     KILLER.get().is_some_and(|killer| killer.is_administrator())
+}
+
+/// Whether the calling thread may map memory at `addr`: below `vm.mmap_min_addr` only with `CAP_SYS_RAWIO`.
+pub(crate) fn may_map_at(addr: u64) -> bool {
+    addr >= sysctl::MMAP_MIN_ADDR.load(Ordering::Relaxed)
+        || KILLER.get().is_some_and(|killer| killer.has_raw_io())
 }
 
 /// Registers a reclaim hook, which may sleep. Hooks beyond the eighth are ignored.

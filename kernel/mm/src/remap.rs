@@ -388,7 +388,7 @@ impl Space {
     fn target(&mut self, r: &RemapRequest) -> Result<u64> {
         let min = sysctl::MMAP_MIN_ADDR.load(Ordering::Relaxed);
         if r.flags.contains(MremapFlags::FIXED) {
-            return if r.new_addr < min { Err(Errno::EPERM) } else { Ok(r.new_addr) };
+            return if oom::may_map_at(r.new_addr) { Ok(r.new_addr) } else { Err(Errno::EPERM) };
         }
         let hint = r.new_addr;
         if hint >= min && hint != 0 && self.set.fits(hint..hint + r.new_len) {

@@ -123,6 +123,10 @@ fn report(caller: Option<&Task>, victim: &ThreadGroup) {
     );
 }
 
+fn is_capable(cap: Cap) -> bool {
+    task::try_current().is_some_and(|me| me.with_cred(|cred| cred.capable(cap)))
+}
+
 impl Killer for OomKiller {
     fn out_of_memory(&self) -> Verdict {
         let me = task::try_current();
@@ -152,6 +156,10 @@ impl Killer for OomKiller {
     }
 
     fn is_administrator(&self) -> bool {
-        task::try_current().is_some_and(|me| me.with_cred(|cred| cred.capable(Cap::SYS_ADMIN)))
+        is_capable(Cap::SYS_ADMIN)
+    }
+
+    fn has_raw_io(&self) -> bool {
+        is_capable(Cap::SYS_RAWIO)
     }
 }

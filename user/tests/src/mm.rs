@@ -5,7 +5,7 @@ use crate::prelude::*;
 tests!(
     "mm":
     fresh_memory_is_zero, mmap_errors, length_is_rounded_up, fixed_replaces_what_is_there, fixed_noreplace,
-    hint_is_used_when_free, low_addresses_are_refused, munmap_rules, munmap_in_the_middle_splits,
+    hint_is_used_when_free, low_addresses_are_refused, low_addresses_with_the_right, munmap_rules, munmap_in_the_middle_splits,
     mprotect_changes_and_splits, mprotect_errors, write_only_is_readable, exec_permission,
     brk_grows_and_shrinks, brk_stops_at_a_mapping_and_the_limit, stack_grows_down, growsdown_mapping,
     dontneed_drops_contents, madvise_errors, populate_and_populate_write, mincore_rules, mlock_fills_and_counts,
@@ -87,6 +87,23 @@ fn low_addresses_are_refused() {
         drop_root();
         assert_eq!(mmap_at(0, PAGE, RW, ANON | MAP_FIXED), Err(EPERM));
     });
+}
+
+fn low_addresses_with_the_right() {
+    match mmap_at(0, PAGE, RW, ANON | MAP_FIXED) {
+        Err(EPERM) => skip("no CAP_SYS_RAWIO"),
+        at => assert_eq!(at, Ok(0)),
+    }
+    // The kernel reads there as anywhere, and as soon as nothing is mapped, does not.
+    let (r, w) = pipe();
+    assert_eq!(sys!(SYS_write, w, 0, 4), Ok(4));
+    assert_eq!(read_vec(r, 4), Ok(vec![0; 4]));
+    let moved = sys!(SYS_mremap, 0, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, anon(PAGE));
+    assert!(moved.is_ok());
+    assert_eq!(sys!(SYS_mremap, moved.unwrap(), PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, 0), Ok(0));
+    assert_eq!(sys!(SYS_munmap, 0, PAGE), Ok(0));
+    assert_eq!(sys!(SYS_write, w, 0, 4), Err(EFAULT));
+    assert_ne!(mmap_at(0, PAGE, RW, ANON), Ok(0), "not unless it is asked for");
 }
 
 fn munmap_rules() {
