@@ -479,12 +479,13 @@ pub fn look(pfn: u64) -> Option<FrameView> {
         let used_for = if is_in_free_run(pfn) { FrameUse::Free } else { FrameUse::Kernel };
         return Some(FrameView { used_for, refs, flags: 0 });
     }
-    let used_for = match state == huge::IN_HUGE {
+    let is_part = huge::is_part(state);
+    let used_for = match is_part {
         true if pfn.is_multiple_of(HUGE_FRAMES as u64) => FrameUse::HugeHead,
         true => FrameUse::HugeTail,
         false => FrameUse::Page,
     };
-    let extra = if state == huge::IN_HUGE { huge::extra_refs(pfn as u32) } else { 0 };
+    let extra = if is_part { huge::extra_refs(pfn as u32) } else { 0 };
     let flags = meta.flags.load(Ordering::Relaxed);
     Some(FrameView { used_for, refs: refs.saturating_add(extra), flags })
 }

@@ -29,6 +29,7 @@ mod kpf {
     pub(super) const SWAPBACKED: u64 = 1 << 14;
     pub(super) const COMPOUND_HEAD: u64 = 1 << 15;
     pub(super) const COMPOUND_TAIL: u64 = 1 << 16;
+    pub(super) const HUGE: u64 = 1 << 17;
     pub(super) const NOPAGE: u64 = 1 << 20;
     pub(super) const KSM: u64 = 1 << 21;
     pub(super) const THP: u64 = 1 << 22;
@@ -53,9 +54,10 @@ fn flags(view: &FrameView) -> u64 {
         FrameUse::Kernel => return 0,
         _ => {}
     }
+    let huge = if view.flags & page_flags::HUGETLB != 0 { kpf::HUGE } else { kpf::THP };
     let mut bits = match view.used_for {
-        FrameUse::HugeHead => kpf::THP | kpf::COMPOUND_HEAD,
-        FrameUse::HugeTail => kpf::THP | kpf::COMPOUND_TAIL,
+        FrameUse::HugeHead => huge | kpf::COMPOUND_HEAD,
+        FrameUse::HugeTail => huge | kpf::COMPOUND_TAIL,
         _ => 0,
     };
     for (flag, bit) in [
@@ -149,5 +151,7 @@ mod tests {
             part & (kpf::THP | kpf::COMPOUND_TAIL | kpf::COMPOUND_HEAD),
             kpf::THP | kpf::COMPOUND_TAIL
         );
+        let pooled = flags(&view(FrameUse::HugeHead, 1, page_flags::HUGETLB));
+        assert_eq!(pooled, kpf::HUGE | kpf::COMPOUND_HEAD);
     }
 }
