@@ -10,7 +10,7 @@ use hal::{PAGE_SIZE, UserAddr, pkey, user};
 use mm::hugetlb::HugeObject;
 use mm::{Backing, MapRequest, Mm, OnFault, RemapRequest, VmFlags};
 use security::ObserveIdentity;
-use vfs::{FdFlags, FileMode};
+use vfs::{FdFlags, FileMode, InodeFlags};
 
 use crate::Cx;
 use crate::caller::{self, file};
@@ -118,6 +118,9 @@ fn map_file(request: &mut MapRequest, fd: i32) -> Result<()> {
             }
             if request.prot.contains(Prot::WRITE) && !mode.contains(FileMode::WRITE) {
                 return Err(Errno::EACCES);
+            }
+            if request.prot.contains(Prot::WRITE) && file.inode().flags().contains(InodeFlags::SWAPFILE) {
+                return Err(Errno::ETXTBSY);
             }
             if !mode.contains(FileMode::WRITE) {
                 request.may -= VmFlags::MAYWRITE;

@@ -30,7 +30,7 @@ pub(crate) fn sys_swapon(_cx: &mut Cx<'_>, path: UserAddr, flags: u32) -> Result
     // Exclusive: nobody else swaps to it or mounts it.
     let how = How::new((OpenFlags::RDWR | OpenFlags::EXCL).bits(), 0)?;
     let file = vfs::open::open(&caller.walk(), At::from_raw(AT_FDCWD), &name, &how)?;
-    let device = file.ops().swap_device()?;
+    let device = file.ops().swap_device(&file)?;
     let priority = (flags & PREFER != 0).then_some((flags & PRIORITY) as i32);
     let path = file.display_name();
     mm::swap::swap_on(device, path, priority, Box::new(file)).map(|()| 0)

@@ -251,7 +251,7 @@ syscalls! {
     165 mount(source: UserAddr, target: UserAddr, fs_type: UserAddr, flags: u64, data: UserAddr)
         => path::sys_mount, Support::Full;
     166 umount2(name: UserAddr, flags: u32) => path::sys_umount2, Support::Full;
-    167 swapon(path: UserAddr, flags: u32) => swap::sys_swapon, Support::Partial("block devices only");
+    167 swapon(path: UserAddr, flags: u32) => swap::sys_swapon, Support::Full;
     168 swapoff(path: UserAddr) => swap::sys_swapoff, Support::Full;
     169 reboot(magic1: u32, magic2: u32, command: u32, arg: u64) => system::sys_reboot, Support::Full;
     170 sethostname(name: UserAddr, len: i32) => system::sys_sethostname, Support::Full;

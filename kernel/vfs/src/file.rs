@@ -116,8 +116,9 @@ pub trait FileOps: Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
-    /// The device that swap goes to when this file is swapped to. `EINVAL`: it cannot be.
-    fn swap_device(&self) -> Result<Arc<dyn mm::swap::SwapDevice>> {
+    /// The device that swap goes to when this file is swapped to. `EINVAL`: it cannot be. `EBUSY`: it is.
+    fn swap_device(&self, file: &File) -> Result<Arc<dyn mm::swap::SwapDevice>> {
+        let _ = file;
         Err(Errno::EINVAL)
     }
 

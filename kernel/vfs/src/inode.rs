@@ -129,6 +129,8 @@ bitflags! {
         const ACL = 1 << 8;
         /// A directory with a default list, which new entries inherit.
         const DEFAULT_ACL = 1 << 9;
+        /// Swap goes there ([`SwapUse`]): the file keeps its blocks, its bytes and its names.
+        const SWAPFILE = 1 << 10;
     }
 }
 
@@ -690,6 +692,31 @@ impl Inode {
 impl core::fmt::Debug for Inode {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Inode({}:{} {:o})", self.sb.fs_type().name(), self.ino, self.mode())
+    }
+}
+
+/// Keeps an inode as it is while it lives, since swap goes to its blocks: writes, cuts and fallocate(2) get `ETXTBSY`, and
+/// its names stay (`EPERM`).
+pub struct SwapUse(Arc<Inode>);
+
+impl SwapUse {
+    /// Waits for writes that have begun. `EINVAL`: not a regular file. `EBUSY`: swap goes there.
+    pub fn begin(inode: &Arc<Inode>) -> Result<SwapUse> {
+        if !inode.is_regular() {
+            return Err(Errno::EINVAL);
+        }
+        let _exclusive = inode.sem.write();
+        let old = inode.flags.fetch_or(InodeFlags::SWAPFILE.bits(), Relaxed);
+        if InodeFlags::from_bits_retain(old).contains(InodeFlags::SWAPFILE) {
+            return Err(Errno::EBUSY);
+        }
+        Ok(SwapUse(inode.clone()))
+    }
+}
+
+impl Drop for SwapUse {
+    fn drop(&mut self) {
+        self.0.set_flags(InodeFlags::empty(), InodeFlags::SWAPFILE);
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn may_delete(dir: &Inode, victim: &Dentry, cred: &Cred, removal: Rem
         return Err(Errno::EPERM);
     }
     if !security::may_delete_sticky(cred, &dir.ids(), inode.uid())
-        || inode.flags().intersects(InodeFlags::APPEND | InodeFlags::IMMUTABLE)
+        || inode.flags().intersects(InodeFlags::APPEND | InodeFlags::IMMUTABLE | InodeFlags::SWAPFILE)
     {
         return Err(Errno::EPERM);
     }

@@ -201,10 +201,13 @@ fn write_at(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags: Rw
 
 /// The checks of a write to a file with a page cache; its `sem` is held.
 fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags: RwFlags) -> Result<usize> {
+    let inode = file.inode();
+    if inode.flags().contains(InodeFlags::SWAPFILE) {
+        return Err(Errno::ETXTBSY);
+    }
     if src.remaining() == 0 {
         return Ok(0);
     }
-    let inode = file.inode();
     if flags.contains(RwFlags::APPEND) {
         *pos = inode.size();
     }

@@ -70,7 +70,7 @@ impl Drop for BlockFile {
 }
 
 impl FileOps for BlockFile {
-    fn swap_device(&self) -> Result<Arc<dyn mm::swap::SwapDevice>> {
+    fn swap_device(&self, _file: &File) -> Result<Arc<dyn mm::swap::SwapDevice>> {
         // What was written through the cache, such as the header, must be on the device.
         self.mapping().write_back(0..u64::MAX)?;
         Ok(Arc::new(SwapDisk::new(self.device())))

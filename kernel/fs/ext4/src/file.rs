@@ -17,6 +17,7 @@ use vfs::{File, FileOps, Inode, ShowPart, SyncMode, Whence};
 
 use crate::node::{Node, node};
 use crate::pages::State;
+use crate::swap::SwapFile;
 
 /// The operations have no state, so one object serves all open files.
 pub(crate) static REGULAR: LazyLock<Arc<dyn FileOps>> = LazyLock::new(|| Arc::new(Regular));
@@ -112,6 +113,10 @@ impl FileOps for Regular {
         }
         inode.touch_mtime();
         node.write_size(inode)
+    }
+
+    fn swap_device(&self, file: &File) -> Result<Arc<dyn mm::swap::SwapDevice>> {
+        Ok(Arc::new(SwapFile::new(file.inode())?))
     }
 
     fn seek(&self, file: &File, offset: i64, whence: Whence) -> Result<u64> {

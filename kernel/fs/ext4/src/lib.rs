@@ -23,6 +23,7 @@ mod ranges;
 mod space;
 mod state;
 mod superops;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod xattrs;

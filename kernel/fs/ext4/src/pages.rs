@@ -24,11 +24,11 @@ use crate::state::Txn;
 const MAX_PIECES: usize = 6;
 
 /// A run of blocks of the file and where it is on the device.
-struct Piece {
+pub(crate) struct Piece {
     /// First block in the file.
-    logical: u64,
-    len: u64,
-    physical: u64,
+    pub(crate) logical: u64,
+    pub(crate) len: u64,
+    pub(crate) physical: u64,
     /// Blocks of it become written by this.
     is_unwritten: bool,
 }
@@ -93,6 +93,30 @@ impl Node {
             Ok(())
         })?;
         Ok(pieces)
+    }
+
+    /// Where the blocks before `to` are, unwritten ones included. `EINVAL`: there is a hole, or no block at all.
+    pub(crate) fn pieces_before(&self, to: u64) -> Result<Vec<Piece>> {
+        if self.has_inline_data() {
+            return Err(Errno::EINVAL);
+        }
+        let mut pieces = Vec::new();
+        let is_whole = self.fs.look(|layout, view| {
+            let (mut at, mut raw) = (0, None);
+            while at < to {
+                let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
+                let Found::Extent(extent) = self.find(layout, view, &mut raw, logical)? else {
+                    return Ok(false);
+                };
+                let len = u64::from(extent.len).min(to - at);
+                let (physical, is_unwritten) = (extent.physical, extent.is_unwritten);
+                pieces.try_reserve(1).map_err(|_| Error::NoMemory)?;
+                pieces.push(Piece { logical: at, len, physical, is_unwritten });
+                at += len;
+            }
+            Ok(true)
+        })?;
+        if is_whole && !pieces.is_empty() { Ok(pieces) } else { Err(Errno::EINVAL) }
     }
 
     fn read_inline(&self, first: u64, frames: &[Frame]) -> Result<()> {

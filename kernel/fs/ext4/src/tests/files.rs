@@ -360,3 +360,48 @@ fn large_directories_move_to_another_parent() {
         fsck(&env.unmount());
     });
 }
+
+#[test]
+fn swap_goes_to_the_blocks_of_a_file() {
+    let _alone = alone();
+    each_kind(|mut env| {
+        let page = hal::PAGE_SIZE;
+        let file = env.create("/swap").unwrap();
+        vfs::attr::fallocate(&file, 0, 0, 40 * page as i64, u64::MAX).unwrap();
+        env.put("/beside", &pattern(5000, 1)).unwrap();
+        vfs::rw::pwrite(&file, &mut Src::kernel(&pattern(100, 2)), 0, u64::MAX).unwrap();
+        let device = file.ops().swap_device(&file).unwrap();
+        assert_eq!((device.nr_pages(), device.is_partition()), (40, false));
+        assert!(matches!(file.ops().swap_device(&file), Err(Errno::EBUSY)));
+        let frames: Vec<_> = (3..30).map(|slot| (slot, hal::frame::Frame::alloc_zeroed().unwrap())).collect();
+        frames.iter().for_each(|(slot, frame)| frame.write(0, &pattern(page, *slot)));
+        device.write(&frames).unwrap();
+        let back = hal::frame::Frame::alloc_zeroed().unwrap();
+        let mut bytes = vec![0; page];
+        for slot in 3..30 {
+            device.read(slot, &back).unwrap();
+            back.read(0, &mut bytes);
+            assert!(bytes == pattern(page, slot), "slot {slot}");
+        }
+        device.read(0, &back).unwrap();
+        back.read(0, &mut bytes);
+        assert!(bytes[..100] == pattern(100, 2)[..]);
+        // Meanwhile it stays as it is.
+        let write = vfs::rw::pwrite(&file, &mut Src::kernel(b"x"), 0, u64::MAX);
+        assert_eq!(write, Err(Errno::ETXTBSY));
+        assert_eq!(vfs::attr::ftruncate(&file, 1, u64::MAX), Err(Errno::ETXTBSY));
+        assert_eq!(vfs::attr::fallocate(&file, 3, 0, 4096, u64::MAX), Err(Errno::ETXTBSY));
+        assert_eq!(env.unlink("/swap"), Err(Errno::EPERM));
+        drop(device);
+        assert_eq!(vfs::rw::pwrite(&file, &mut Src::kernel(b"x"), 0, u64::MAX), Ok(1));
+        // A file with a hole, or with nothing in it, is none to swap to.
+        vfs::attr::fallocate(&file, 3, 8 * page as i64, page as i64, u64::MAX).unwrap();
+        assert!(matches!(file.ops().swap_device(&file), Err(Errno::EINVAL)));
+        let empty = env.create("/empty").unwrap();
+        assert!(matches!(empty.ops().swap_device(&empty), Err(Errno::EINVAL)));
+        drop((file, empty));
+        assert!(env.get("/beside").unwrap() == pattern(5000, 1));
+        env.unlink("/swap").unwrap();
+        fsck(&env.unmount());
+    });
+}
