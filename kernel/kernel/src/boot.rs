@@ -74,6 +74,7 @@ fn set_up(params: Params) -> Result<()> {
     ext4::register()?;
     overlay::register()?;
     binfmt_misc::register()?;
+    cgroup2::register()?;
     mm::mapping::writeback::start()?;
     mm::oom::register_reclaim(|_| vfs::shrink_dentries());
     mm::reclaim::start()?;

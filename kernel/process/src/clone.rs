@@ -26,6 +26,7 @@ use vfs::{FdFlags, FdTable, FsContext};
 use crate::family::{self, Family, adopt, lock_tree};
 use crate::group::GroupInit;
 use crate::hooks::OnClose;
+use crate::membership::{self, Birth, Into};
 use crate::pid::{self, PidRef};
 use crate::signal::{AltStack, Clear};
 use crate::task::{self, CurrentTask, TaskFlags, TaskInit};
@@ -52,6 +53,8 @@ pub struct CloneRequest {
     pub child_tid: UserAddr,
     /// The wanted tids (clone3(2) `set_tid`): in the child's own pid namespace first, then in those above.
     pub set_tid: Vec<u32>,
+    /// `CLONE_INTO_CGROUP`: the control group, which the caller may use.
+    pub into: Option<Into>,
 }
 
 /// Tells a vfork parent that its child has left the shared address space.
@@ -92,6 +95,7 @@ pub fn clone(request: &CloneRequest, regs: &mut UserRegs) -> Result<u32> {
     }
     let event = trace::fork_event(&me, request);
     let charge = ProcessCharge::new(&me)?;
+    let mut birth = Birth::begin(&me, request.into.as_ref(), flags.contains(CloneFlags::THREAD))?;
     let child = build(&me, request)?;
     let thread = make_thread(&me, &child, request, regs)?;
     let pidfd = reserve_pidfd(&me, &child, request).inspect_err(|_| thread.clone().discard())?;
@@ -100,8 +104,9 @@ pub fn clone(request: &CloneRequest, regs: &mut UserRegs) -> Result<u32> {
     let is_traced = me.has(TaskFlags::TRACED) && (event.is_some() || flags.contains(CloneFlags::PTRACE));
     let tie = if is_traced { NewTie::for_child(&me) } else { Ok(None) };
     let tie = tie.inspect_err(|_| thread.clone().discard())?;
-    publish(&me, &child, request, tie).inspect_err(|_| thread.clone().discard())?;
+    publish(&me, &child, request, tie, &mut birth).inspect_err(|_| thread.clone().discard())?;
     charge.keep();
+    birth.settle(&child);
     if flags.contains(CloneFlags::SYSVSEM) {
         hooks::task_clone(&me, &child);
     }
@@ -121,7 +126,9 @@ pub fn clone(request: &CloneRequest, regs: &mut UserRegs) -> Result<u32> {
         trace::clone_event(&me, regs, event, tid);
     }
     if let Some(vfork) = vfork {
+        membership::enter_frozen(&me);
         vfork.wait();
+        membership::leave_frozen(&me);
         trace::vfork_done_event(&me, regs, tid);
     }
     Ok(tid)
@@ -140,7 +147,7 @@ fn check(me: &CurrentTask, request: &CloneRequest) -> Result<()> {
         || has(F::PIDFD | F::DETACHED)
         || has(F::NEWUSER | F::FS)
         || has(F::NEWIPC | F::SYSVSEM)
-        || flags.intersects(nsproxy::MISSING)
+        || has(F::INTO_CGROUP) != request.into.is_some()
         || (has(F::AUTOREAP) && (request.exit_signal != 0 || flags.intersects(F::THREAD | F::PARENT)))
         || has(F::NNP | F::THREAD)
         || (has(F::PIDFD_AUTOKILL) && (!has(F::PIDFD | F::AUTOREAP) || has(F::THREAD)))
@@ -458,6 +465,7 @@ fn publish(
     child: &Arc<Task>,
     request: &CloneRequest,
     mut tie: Option<NewTie>,
+    birth: &mut Birth,
 ) -> Result<()> {
     let group = child.group();
     if request.flags.contains(CloneFlags::THREAD) {
@@ -466,6 +474,8 @@ fn publish(
         refuse_if_interrupted(me)?;
         state.threads.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         child.inherit_seccomp(me);
+        birth.follow(me, request.into.as_ref())?;
+        birth.place(child);
         group.nr_live.fetch_add(1, Relaxed);
         pid::set_task(child.tid(), Some(child.clone()));
         state.threads.push(child.clone());
@@ -486,6 +496,7 @@ fn publish(
         return Err(Errno::EINVAL);
     }
     child.inherit_seccomp(me);
+    birth.place(child);
     group.nr_live.store(1, Relaxed);
     group.sig.lock().threads.push(child.clone());
     adopt(&parent, group, &tree);

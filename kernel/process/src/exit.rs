@@ -24,7 +24,7 @@ use limits::UserResource;
 use crate::family::{ExitState, TreeGuard, disown, lock_tree, pass_on_children};
 use crate::signal::{self, CORE_DUMPED, Target};
 use crate::task::{self, CurrentTask, TaskFlags};
-use crate::{Task, ThreadGroup, acct, coredump, hooks, nsproxy, pgrp, pid, pidns, timer, trace};
+use crate::{Task, ThreadGroup, acct, coredump, hooks, membership, nsproxy, pgrp, pid, pidns, timer, trace};
 
 /// Threads that exist, the dead leaders that were not waited for included.
 static NR_THREADS: AtomicU32 = AtomicU32::new(0);
@@ -116,6 +116,7 @@ pub fn thread_exit() -> ! {
 fn end_current(status: i32, regs: Option<&UserRegs>) {
     let task = task::current();
     leave_signals(&task, regs);
+    membership::leave_frozen_always(&task);
     task.exit_code.store(status, Relaxed);
     let is_last = task.group().nr_live.fetch_sub(1, AcqRel) == 1;
     if is_last {
@@ -222,6 +223,7 @@ fn finish(task: &Arc<Task>) {
     let is_final = {
         let state = group.sig.lock();
         task.set_flags(TaskFlags::DEAD);
+        membership::leave(task);
         state.threads.iter().all(|other| other.has(TaskFlags::DEAD))
     };
     drop(task.thread.swap(None));
@@ -302,6 +304,7 @@ pub(crate) struct Garbage(Vec<Arc<ThreadGroup>>, Vec<Arc<Task>>, Vec<Arc<trace::
 fn release_task(task: &Arc<Task>, garbage: &mut Garbage) {
     pid::set_task(task.tid(), None);
     drop(task.release_tid());
+    membership::release(task);
     if let Some(user) = task.user() {
         user.uncharge(UserResource::Processes, 1);
     }
@@ -312,6 +315,7 @@ fn release_task(task: &Arc<Task>, garbage: &mut Garbage) {
 /// A leader whose place another thread has taken is gone without a trace.
 #[inline]
 pub(crate) fn forget_leader(leader: &Task) {
+    membership::release(leader);
     if let Some(user) = leader.user() {
         user.uncharge(UserResource::Processes, 1);
     }

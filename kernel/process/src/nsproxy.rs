@@ -48,8 +48,6 @@ const IN_PROXY: CloneFlags = CloneFlags::NEWUTS
     .union(CloneFlags::NEWTIME)
     .union(CloneFlags::NEWNET)
     .union(CloneFlags::NEWCGROUP);
-/// What does not exist; Linux built without it says `EINVAL`.
-pub(crate) const MISSING: CloneFlags = CloneFlags::INTO_CGROUP;
 /// All that need rights.
 const NEW: CloneFlags = IN_PROXY.union(CloneFlags::NEWNS);
 
@@ -68,8 +66,8 @@ impl NsProxy {
         })
     }
 
-    /// A copy with new namespaces for `flags`, owned by `owner`.
-    fn with_new(&self, flags: CloneFlags, owner: &UserNs) -> Result<Self> {
+    /// A copy with new namespaces of `me`, the caller, for `flags`, owned by `owner`.
+    fn with_new(&self, me: &Task, flags: CloneFlags, owner: &UserNs) -> Result<Self> {
         let mut new = Self { is_first: false, ..self.clone() };
         if flags.contains(CloneFlags::NEWUTS) {
             new.uts = self.uts.copy(owner)?;
@@ -84,7 +82,7 @@ impl NsProxy {
             new.net = NetNs::new(owner)?;
         }
         if flags.contains(CloneFlags::NEWCGROUP) {
-            new.cgroup = CgroupNs::new(owner)?;
+            new.cgroup = CgroupNs::new(owner, me.cgroup())?;
         }
         if flags.contains(CloneFlags::NEWTIME) {
             new.time_for_children = self.time.copy(owner)?;
@@ -128,7 +126,7 @@ pub(crate) fn for_child(me: &CurrentTask, flags: CloneFlags, cred: &Cred) -> Res
     if !flags.intersects(IN_PROXY) && !enters_time {
         return Ok(old);
     }
-    let mut new = old.with_new(flags, &cred.user_ns)?;
+    let mut new = old.with_new(me, flags, &cred.user_ns)?;
     if !flags.contains(CloneFlags::VM) && !Arc::ptr_eq(&new.time, &new.time_for_children) {
         new.time = new.time_for_children.clone();
         new.time.freeze();
@@ -192,7 +190,7 @@ pub fn unshare(flags: CloneFlags) -> Result<()> {
     check_rights(&effective, flags)?;
     let proxy = if flags.intersects(IN_PROXY) {
         let old = task.nsproxy().ok_or(Errno::ESRCH)?;
-        Some(Arc::new(old.with_new(flags, &effective.user_ns)?))
+        Some(Arc::new(old.with_new(&task, flags, &effective.user_ns)?))
     } else {
         None
     };
@@ -234,7 +232,7 @@ fn check_unshare(task: &CurrentTask, flags: CloneFlags) -> Result<()> {
         .union(F::SIGHAND)
         .union(F::FILES)
         .union(F::SYSVSEM);
-    if !known.contains(flags) || flags.intersects(MISSING) {
+    if !known.contains(flags) {
         return Err(Errno::EINVAL);
     }
     let is_alone = task.group().nr_threads() <= 1;

@@ -9,7 +9,8 @@
 //! | `pending` | anyone, under [`ThreadGroup::sig`] and its own lock | the same |
 //! | `pending_set` | as `pending`; a copy of its set | the task itself, without a lock |
 //! | `tracee` | under the family lock and [`ThreadGroup::sig`] | anyone, through RCU |
-//! | `flags` | under [`ThreadGroup::sig`], except `EXITING` and `FORKNOEXEC`, which the task sets itself | anyone |
+//! | `flags` | under [`ThreadGroup::sig`], except `EXITING` and `FORKNOEXEC`, which the task sets itself, and `FREEZE` | anyone |
+//! | `membership` | see [`crate::membership`] | anyone, through RCU |
 //! | the other atomics | the task itself | anyone, as a hint for /proc |
 //!
 //! Order: `ThreadGroup::sig` before `Task::pending`; the other locks here are leaves.
@@ -34,6 +35,7 @@ use vfs::{FdTable, File, FsContext};
 
 use crate::clone::VforkDone;
 use crate::ioprio::IoContext;
+use crate::membership::Membership;
 use crate::nsproxy::NsProxy;
 use crate::pid::PidRef;
 use crate::roster::Roster;
@@ -85,6 +87,8 @@ bitflags! {
         const NO_NEW_PRIVS = 1 << 16;
         /// A signal ends it that no tracer is asked about.
         const DOOMED = 1 << 17;
+        /// Its control group shall freeze. Changed under `cgroup::Held`.
+        const FREEZE = 1 << 18;
     }
 }
 
@@ -134,6 +138,7 @@ pub struct Task {
     fs: SpinLock<Option<Arc<FsContext>>>,
     user: ArcCell<UserCounts>,
     nsproxy: ArcCell<NsProxy>,
+    pub(crate) membership: Membership,
 
     pub(crate) pending: IrqLock<Pending>,
     pub(crate) pending_set: AtomicU64,
@@ -215,6 +220,7 @@ impl Task {
             fs: SpinLock::new("process.fs", Some(init.fs)),
             user: ArcCell::new(init.user),
             nsproxy: ArcCell::new(init.nsproxy),
+            membership: Membership::new(),
             pending: IrqLock::new("process.pending", Pending::new()),
             pending_set: AtomicU64::new(0),
             blocked: AtomicU64::new(init.blocked.0),

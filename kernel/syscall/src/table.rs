@@ -399,7 +399,7 @@ syscalls! {
         => time::sys_clock_adjtime, Support::Partial("no change of rate: EOPNOTSUPP");
     306 syncfs(fd: i32) => path::sys_syncfs, Support::Full;
     307 sendmmsg(fd: i32, messages: UserAddr, count: u32, flags: u32) => net::sys_sendmmsg, Support::Full;
-    308 setns(fd: i32, nstype: u32) => task::sys_setns, Support::Partial("network and cgroup namespaces: EINVAL");
+    308 setns(fd: i32, nstype: u32) => task::sys_setns, Support::Full;
     309 getcpu(cpu: UserAddr, node: UserAddr, cache: u64) => system::sys_getcpu, Support::Full;
     310 process_vm_readv(pid: i32, local: UserAddr, nr_local: usize, remote: UserAddr, nr_remote: usize, flags: u64)
         => mem::sys_process_vm_readv, Support::Full;

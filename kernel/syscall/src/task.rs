@@ -9,6 +9,7 @@ use abi::{Errno, Result};
 use hal::{UserAddr, user};
 use limits::Resource;
 use process::exec::{ExecRequest, execve};
+use process::membership::Into;
 use process::wait::{self, Event, Who};
 use process::{CloneRequest, exit, pgrp, pid, prctl};
 use security::{Cap, IdKind, ObserveIdentity};
@@ -40,6 +41,7 @@ pub(crate) fn sys_clone(
         parent_tid,
         child_tid,
         set_tid: Vec::new(),
+        into: None,
     };
     if request.flags.contains(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) {
         return Err(Errno::EINVAL);
@@ -88,6 +90,13 @@ pub(crate) fn sys_clone3(cx: &mut Cx<'_>, args: UserAddr, size: usize) -> Result
     if (args.stack == 0) != (args.stack_size == 0) {
         return Err(Errno::EINVAL);
     }
+    let into = if flags.contains(CloneFlags::INTO_CGROUP) {
+        let fd = i32::try_from(args.cgroup).map_err(|_| Errno::EINVAL)?;
+        let files = process::current().files().ok_or(Errno::EBADF)?;
+        Some(Into(cgroup2::group_for_child(&*files.get_any(fd)?)?))
+    } else {
+        None
+    };
     let mut set_tid = Vec::new();
     for index in 0..args.set_tid_size {
         let tid: i32 = user::read(UserAddr(args.set_tid.wrapping_add(4 * index)))?;
@@ -102,6 +111,7 @@ pub(crate) fn sys_clone3(cx: &mut Cx<'_>, args: UserAddr, size: usize) -> Result
         parent_tid: UserAddr(args.parent_tid),
         child_tid: UserAddr(args.child_tid),
         set_tid,
+        into,
     };
     process::clone(&request, cx.regs).map(|tid| tid as usize)
 }

@@ -119,7 +119,8 @@ fn push_mountinfo_line(out: &mut Vec<u8>, mount: &Arc<Mount>, at: &[u8], seen: (
     let parent = mount.mountpoint().map_or(mount.id(), |up| up.mount.id());
     let dev = mount.sb().dev();
     out.extend(format!("{} {} {}:{} ", mount.id(), parent, major(dev), minor(dev)).bytes());
-    push_escaped(out, &mount.root().path_in_fs());
+    let own = mount.root().inode().and_then(|root| mount.sb().ops().show_root(root));
+    push_escaped(out, &own.unwrap_or_else(|| mount.root().path_in_fs()));
     out.push(b' ');
     push_escaped(out, at);
     out.push(b' ');

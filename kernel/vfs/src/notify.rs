@@ -127,6 +127,11 @@ fn with_dir_bit(event: Event, subject: &Inode) -> Event {
     if subject.is_dir() { event | Event::ISDIR } else { event }
 }
 
+/// Whether anybody in the machine watches anything.
+pub fn is_used() -> bool {
+    NR_WATCHES.load(Relaxed) != 0
+}
+
 /// An event on the object at `path`: tells its own watches and its directory's.
 #[inline]
 pub fn path_event(path: &Path, event: Event) {

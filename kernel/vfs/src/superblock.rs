@@ -17,6 +17,7 @@ use crate::dcache;
 use crate::dentry::Dentry;
 use crate::fs_context::WalkContext;
 use crate::handle::Export;
+use crate::inode::Inode;
 use crate::params::Param;
 
 bitflags! {
@@ -86,6 +87,12 @@ pub trait SuperOps: Any + Send + Sync {
     /// Appends options as /proc/mounts shows them, each with a leading comma.
     fn show_options(&self, sb: &SuperBlock, out: &mut Vec<u8>) {
         let _ = (sb, out);
+    }
+
+    /// The path of a mount's root in /proc/PID/mountinfo, where it is not that of names in the file system.
+    fn show_root(&self, root: &Arc<Inode>) -> Option<Vec<u8>> {
+        let _ = root;
+        None
     }
 
     /// Changes options (`MS_REMOUNT`). `EINVAL`: an unknown or impossible option.

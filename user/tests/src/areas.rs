@@ -3,6 +3,7 @@ mod acl;
 mod aio;
 mod binfmt;
 mod block;
+mod cgroup;
 mod clockset;
 mod clone;
 mod coredump;
@@ -73,6 +74,7 @@ const AREAS: &[&[harness::Test]] = &[
     clone::TESTS,
     exec::TESTS,
     binfmt::TESTS,
+    cgroup::TESTS,
     signal::TESTS,
     sigwait::TESTS,
     ptimer::TESTS,

@@ -55,6 +55,10 @@ ulimit -c 0
 trap : ALRM HUP INT TERM USR1 USR2
 while IFS='	' read -r limit folder name command; do
     cd "/share/$folder" || cd /
+    # Where systemd mounts control groups, and how.
+    case $folder in
+    */cgroup) mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup ;;
+    esac
     printf '\n\036 begin %s\n' "$name"
     setsid timeout -k 5 "$limit" sh -c "exec stdbuf --output=L $command" </dev/null 3<&- &
     pid=$!
@@ -66,6 +70,9 @@ while IFS='	' read -r limit folder name command; do
     done
     printf '\n\036 end %s\n' "$status"
     pkill -KILL -s $pid
+    case $folder in
+    */cgroup) umount /sys/fs/cgroup ;;
+    esac
 done </share/list
 "#;
 

@@ -42,13 +42,13 @@ pub(super) fn ioctl(subject: &Subject, cmd: u32, arg: usize) -> Result<usize> {
 mod bit {
     pub const PID: u64 = 1;
     pub const CREDS: u64 = 2;
+    pub const CGROUP: u64 = 4;
     pub const EXIT: u64 = 8;
     pub const COREDUMP: u64 = 16;
     pub const SUPPORTED: u64 = 32;
     pub const COREDUMP_SIGNAL: u64 = 64;
     pub const COREDUMP_CODE: u64 = 128;
-    /// What is known here: all but the control group.
-    pub const ALL: u64 = PID | CREDS | EXIT | COREDUMP | SUPPORTED | COREDUMP_SIGNAL | COREDUMP_CODE;
+    pub const ALL: u64 = PID | CREDS | CGROUP | EXIT | COREDUMP | SUPPORTED | COREDUMP_SIGNAL | COREDUMP_CODE;
 }
 
 /// Words of `struct pidfd_info`: the mask, the control group's id, ten ids and the exit code, which are its first
@@ -106,6 +106,11 @@ impl Info {
         Ok(())
     }
 
+    fn put_cgroup(&mut self, task: &Task) {
+        let id = task.cgroup().id();
+        self.put(bit::CGROUP, 2, &[id as u32, (id >> 32) as u32]);
+    }
+
     /// What is known of a core dump: how it was made, or while the process lives how it would be.
     fn put_core_dump(&mut self, group: &ThreadGroup) {
         /// Bits of `coredump_mask`: one was made, none would be, with the user's rights, with root's.
@@ -146,6 +151,7 @@ fn get_info(subject: &Subject, out: UserAddr, size: usize) -> Result<usize> {
     } else {
         let task = subject.task().ok_or(Errno::ESRCH)?;
         info.put_identity(subject, &task)?;
+        info.put_cgroup(&task);
     }
     if asked & bit::COREDUMP != 0 {
         info.put_core_dump(subject.group());

@@ -25,7 +25,7 @@ use super::action::{Default, default_action};
 use super::{frame, pending, send, stop};
 use crate::task::{self, CurrentTask, TaskFlags};
 use crate::timer;
-use crate::{coredump, exit, trace};
+use crate::{coredump, exit, membership, trace};
 
 /// Bytes of the `syscall` instruction, which a restart runs again.
 const SYSCALL_LEN: u64 = 2;
@@ -116,6 +116,16 @@ fn next_signal(task: &CurrentTask, regs: &mut UserRegs) -> Next {
         if task.flags().intersects(TaskFlags::TRAP_STOP | TaskFlags::TRAP_NOTIFY) {
             drop(state);
             trace::jobctl_trap(task, regs);
+            continue;
+        }
+        if task.has(TaskFlags::FREEZE) {
+            drop(state);
+            membership::trap(task);
+            continue;
+        }
+        if membership::is_frozen(task) {
+            drop(state);
+            membership::leave_frozen(task);
             continue;
         }
         let Some(info) = take_locked(task, &mut state, task.blocked()) else { return Next::Nothing };

@@ -357,6 +357,7 @@ pub(crate) fn flush_timer(group: &ThreadGroup, sig: u32, id: u32) {
 const WORK: TaskFlags = TaskFlags::KILLED
     .union(TaskFlags::STOP_PENDING)
     .union(TaskFlags::EXIT_REQUESTED)
+    .union(TaskFlags::FREEZE)
     .union(TaskFlags::TRAP_STOP)
     .union(TaskFlags::TRAP_NOTIFY);
 

@@ -19,7 +19,7 @@ use sched::Interruptible;
 use super::send::{self, Target};
 use crate::group::GroupSig;
 use crate::task::{CurrentTask, Notify, TaskFlags};
-use crate::{Task, ThreadGroup, trace};
+use crate::{Task, ThreadGroup, membership, trace};
 
 /// Undoes a stop, finished or not; `SIGCONT` was sent.
 pub(super) fn continue_group(group: &ThreadGroup, state: &mut GroupSig) {
@@ -97,6 +97,8 @@ pub(super) fn participate(task: &CurrentTask) {
         notify_parent_stopped(group, CLD_STOPPED);
     }
     let is_over = || (!task.has(TaskFlags::STOPPED) || task.has(TaskFlags::KILLED)).then_some(());
+    // The caller looks whether it goes on or freezes, and is counted as stopped until then.
+    membership::enter_frozen(task);
     // An error means a kill, which `is_over` sees as well; the caller looks for it.
     let _ = group.stop_wait.wait_deadline(is_over, None, Interruptible::Killable);
     task.clear_flags(TaskFlags::STOPPED);

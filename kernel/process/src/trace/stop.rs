@@ -18,7 +18,7 @@ use super::{Bases, Hold, Options, Stop, Tracee, event};
 use crate::clone::CloneRequest;
 use crate::signal::{self, Target};
 use crate::task::{CurrentTask, TaskFlags};
-use crate::{Task, pid};
+use crate::{Task, membership, pid};
 
 const TRAP_FLAG: u64 = 1 << 8;
 
@@ -48,7 +48,9 @@ fn stop(task: &CurrentTask, regs: &mut UserRegs, report: Report) -> (i32, Option
     if ends_group_stop && is_reparented(task, &tie) {
         signal::notify_parent_stopped(task.group(), CLD_STOPPED);
     }
+    membership::enter_frozen(task);
     sleep(&tie, if is_exit { Interruptible::No } else { Interruptible::Killable });
+    membership::leave_frozen_always(task);
     let ended = end(task, &tie, regs, before);
     tie.changed.wake_all();
     signal::recalc(task);

@@ -88,7 +88,7 @@ macro_rules! common {
             entry("stack", 0o400, Guarded(text::nothing)),
             entry("syscall", 0o400, Guarded(text::syscall)),
             entry("schedstat", 0o444, Text(accounts::schedstat)),
-            entry("cgroup", 0o444, Text(text::nothing)),
+            entry("cgroup", 0o444, Text(text::cgroup)),
             entry("oom_score", 0o444, Text(accounts::oom_score)),
             entry("oom_adj", 0o644, Tunable(accounts::oom_adj, accounts::set_oom_adj)),
             entry("oom_score_adj", 0o644, Tunable(accounts::oom_score_adj, accounts::set_oom_score_adj)),
