@@ -528,7 +528,7 @@ pub fn stats() -> Stats {
     let state = STATE.lock();
     let sums = state.stable.sums();
     let items: u64 = state.known.iter().map(|known| known.iter().count() as u64).sum();
-    let merged: u64 = state.known.iter().map(|known| merged_of(known)).sum();
+    let merged: u64 = state.known.iter().map(merged_of).sum();
     let unshared = state.unstable.len();
     drop(state);
     let zero_pages = zero_pages();
