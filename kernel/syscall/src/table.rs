@@ -101,7 +101,7 @@ syscalls! {
     26 msync(addr: u64, len: u64, flags: u32) => mem::sys_msync, Support::Full;
     27 mincore(addr: u64, len: u64, vec: UserAddr) => mem::sys_mincore, Support::Full;
     28 madvise(addr: u64, len: u64, advice: u32)
-        => mem::sys_madvise, Support::Full;
+        => mem::sys_madvise, Support::Partial("no MADV_HWPOISON, MADV_SOFT_OFFLINE: EINVAL");
     29 shmget(key: i32, size: u64, flags: i32) => ipc::sys_shmget, Support::Full;
     30 shmat(id: i32, addr: u64, flags: i32) => ipc::sys_shmat, Support::Full;
     31 shmctl(id: i32, command: i32, buf: UserAddr) => ipc::sys_shmctl, Support::Full;
@@ -251,7 +251,8 @@ syscalls! {
     165 mount(source: UserAddr, target: UserAddr, fs_type: UserAddr, flags: u64, data: UserAddr)
         => path::sys_mount, Support::Full;
     166 umount2(name: UserAddr, flags: u32) => path::sys_umount2, Support::Full;
-    167 swapon(path: UserAddr, flags: u32) => swap::sys_swapon, Support::Full;
+    167 swapon(path: UserAddr, flags: u32)
+        => swap::sys_swapon, Support::Partial("no areas with bad pages: EINVAL");
     168 swapoff(path: UserAddr) => swap::sys_swapoff, Support::Full;
     169 reboot(magic1: u32, magic2: u32, command: u32, arg: u64) => system::sys_reboot, Support::Full;
     170 sethostname(name: UserAddr, len: i32) => system::sys_sethostname, Support::Full;
