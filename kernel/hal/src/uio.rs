@@ -116,6 +116,7 @@ impl UserCursor {
 enum DestKind<'a> {
     User(UserCursor),
     Kernel { buf: &'a mut [u8], pos: usize },
+    Parts(PartsCursor<'a>),
 }
 
 /// Where data goes to: the buffers of a read(2) or a kernel slice.
@@ -139,12 +140,18 @@ impl<'a> Dest<'a> {
         Dest(DestKind::Kernel { buf, pos: 0 })
     }
 
+    /// Parts of frames, filled one after another.
+    pub fn parts(parts: &'a [FramePart]) -> Dest<'a> {
+        Dest(DestKind::Parts(PartsCursor::new(parts)))
+    }
+
     /// How much still fits.
     #[inline]
     pub fn remaining(&self) -> usize {
         match &self.0 {
             DestKind::User(cursor) => cursor.remaining,
             DestKind::Kernel { buf, pos } => buf.len() - pos,
+            DestKind::Parts(cursor) => cursor.total - cursor.done,
         }
     }
 
@@ -164,6 +171,9 @@ impl<'a> Dest<'a> {
                 *pos += n;
                 Ok(n)
             }
+            DestKind::Parts(cursor) => {
+                Ok(cursor.take(data.len(), |frame, at, n, done| frame.write(at, &data[done..done + n])))
+            }
         }
     }
 
@@ -179,6 +189,9 @@ impl<'a> Dest<'a> {
                 *pos += n;
                 Ok(n)
             }
+            DestKind::Parts(cursor) => {
+                Ok(cursor.take(len, |to, at, n, done| to.copy_part(at, frame, offset + done, n)))
+            }
         }
     }
 
@@ -192,6 +205,7 @@ impl<'a> Dest<'a> {
                 *pos += n;
                 Ok(n)
             }
+            DestKind::Parts(cursor) => Ok(cursor.take(len, |to, at, n, _| to.zero(at..at + n))),
         }
     }
 
@@ -200,6 +214,7 @@ impl<'a> Dest<'a> {
         match &mut self.0 {
             DestKind::User(cursor) => cursor.advance(n),
             DestKind::Kernel { buf, pos } => *pos += n.min(buf.len() - *pos),
+            DestKind::Parts(cursor) => cursor.seek(cursor.done.saturating_add(n)),
         }
     }
 
@@ -208,6 +223,7 @@ impl<'a> Dest<'a> {
         match &mut self.0 {
             DestKind::User(cursor) => cursor.revert(n),
             DestKind::Kernel { pos, .. } => *pos -= n.min(*pos),
+            DestKind::Parts(cursor) => cursor.seek(cursor.done.saturating_sub(n)),
         }
     }
 
@@ -219,6 +235,7 @@ impl<'a> Dest<'a> {
                 let end = pos.saturating_add(max).min(buf.len());
                 *buf = &mut core::mem::take(buf)[..end];
             }
+            DestKind::Parts(cursor) => cursor.total = cursor.total.min(cursor.done.saturating_add(max)),
         }
     }
 }
@@ -245,7 +262,12 @@ struct PartsCursor<'a> {
     before: usize,
 }
 
-impl PartsCursor<'_> {
+impl<'a> PartsCursor<'a> {
+    fn new(parts: &'a [FramePart]) -> Self {
+        let total = parts.iter().map(|part| part.len).sum();
+        Self { parts, done: 0, total, at: 0, before: 0 }
+    }
+
     /// The frame, the offset and how many bytes lie there, of at most `len` next ones; `None` at the end.
     fn next(&mut self, len: usize) -> Option<(&Frame, usize, usize)> {
         let len = len.min(self.total - self.done);
@@ -306,8 +328,7 @@ impl<'a> Src<'a> {
 
     /// Parts of frames, one after another.
     pub fn parts(parts: &'a [FramePart]) -> Src<'a> {
-        let total = parts.iter().map(|part| part.len).sum();
-        Src(SrcKind::Parts(PartsCursor { parts, done: 0, total, at: 0, before: 0 }))
+        Src(SrcKind::Parts(PartsCursor::new(parts)))
     }
 
     /// How much is left.
@@ -420,5 +441,21 @@ mod tests {
         src.revert(1);
         src.advance(9);
         assert_eq!(src.remaining(), 0);
+    }
+
+    #[test]
+    fn parts_are_filled_in_order() {
+        let parts = [part(9, 10, 3), part(9, 4092, 4), part(9, 0, 4)];
+        let mut dst = Dest::parts(&parts);
+        assert_eq!(dst.put_bytes(&[1, 2, 3, 4, 5]), Ok(5));
+        dst.revert(1);
+        assert_eq!(dst.put_zero(2), Ok(2));
+        let from = Frame::alloc_zeroed().unwrap();
+        from.write(7, &[6, 7, 8, 9]);
+        dst.truncate(3);
+        assert_eq!((dst.remaining(), dst.put_frame(&from, 7, 100)), (3, Ok(3)));
+        let mut found = [0; 11];
+        assert_eq!(Src::parts(&parts).take_bytes(&mut found), Ok(11));
+        assert_eq!(found, [1, 2, 3, 4, 0, 0, 6, 7, 8, 9, 9]);
     }
 }

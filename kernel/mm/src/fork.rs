@@ -203,6 +203,7 @@ impl Mm {
                 child.forget_protection(vma.start..vma.end);
             }
         }
+        self.copy_pinned(parent, child)?;
         // Every anonymous page of the parent lies in a copied VMA or was counted above; those of private
         // file mappings were added to the child one by one, and are part of the parent's sum.
         let all = self.rss.anon.load(Ordering::Relaxed);

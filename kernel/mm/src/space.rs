@@ -210,6 +210,8 @@ pub struct Mm {
     pub(crate) has_guards: AtomicBool,
     /// Whether pages ever went to swap.
     pub(crate) has_swapped: AtomicBool,
+    /// Whether pages of it were ever pinned for long.
+    pub(crate) has_pinned: AtomicBool,
     /// Commands that membarrier(2) was registered for.
     membarrier: AtomicU32,
     /// [`Prefs`], as bits.
@@ -270,6 +272,7 @@ impl Mm {
             total_vm: AtomicU64::new(hiwater_vm),
             has_guards: AtomicBool::new(false),
             has_swapped: AtomicBool::new(false),
+            has_pinned: AtomicBool::new(false),
             membarrier: AtomicU32::new(0),
             prefs: AtomicU32::new(0),
             ksm: Membership::default(),

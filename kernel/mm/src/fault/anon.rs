@@ -8,6 +8,7 @@ use hal::paging::{Cursor, Entry, PteFlags};
 
 use super::{Attempt, FaultError, Need, Step, Wait, copy_of, done_or_no_memory, touched, zero_frame};
 use crate::mapping::page_flags;
+use crate::pin::is_pinned;
 use crate::space::{Mm, RssDelta};
 use crate::swap::{self, Pinned};
 use crate::thp::{self, khugepaged};
@@ -151,7 +152,7 @@ impl Mm {
             return Ok(Attempt::Done);
         }
         // Two references: the entry's and the one in `frame`.
-        if kind & page_flags::ANON != 0 && frame.ref_count() == 2 {
+        if kind & page_flags::ANON != 0 && (frame.ref_count() == 2 || is_pinned(&frame)) {
             cursor.protect(addr, touched(&vma.attr, writable, true));
             return Ok(Attempt::Done);
         }
@@ -176,6 +177,12 @@ impl Mm {
         }
         let Entry::Present { frame, .. } = cursor.query(addr) else { return Ok(Attempt::NotCached) };
         let is_zero = frame.meta().flags.load(Ordering::Relaxed) & page_flags::ZERO != 0;
+        if is_pinned(&frame) {
+            // Only ours, whoever has the parts around it.
+            let writable = vma.attr.flags.contains(VmFlags::WRITE);
+            cursor.protect(addr, touched(&vma.attr, writable, true));
+            return Ok(Attempt::Done);
+        }
         let copy = if is_zero { Frame::alloc_user_zeroed() } else { copy_of(&frame) };
         let Some(copy) = copy else { return Ok(Attempt::NoMemory) };
         copy.meta().flags.store(page_flags::ANON, Ordering::Relaxed);

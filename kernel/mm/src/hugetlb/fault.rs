@@ -9,6 +9,7 @@
 //! ```
 
 use alloc::sync::Arc;
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use abi::Errno;
@@ -20,6 +21,7 @@ use super::pool::{self, Claim};
 use super::{HugePages, SHIFT, SIZE};
 use crate::fault::{FaultError, Need, Step, Wait, touched, wait_for_watcher};
 use crate::mapping::{Mapping, page_flags};
+use crate::pin::is_any_pinned;
 use crate::registry;
 use crate::space::Mm;
 use crate::thp::huge_range;
@@ -211,9 +213,10 @@ impl Mm {
             return Ok(wait_for_watcher(fault.vma, at, need, WatchModes::WP));
         }
         let is_private = huge.meta().flags.load(Ordering::Relaxed) & page_flags::ANON != 0;
+        let is_pinned = self.has_pinned.load(Ordering::Relaxed) && is_any_pinned(|part| huge.frame(part));
         // Our own reference would hide that nobody else has one.
         drop(huge);
-        if fault.is_shared() || (is_private && cursor.is_huge_exclusive(addr)) {
+        if fault.is_shared() || (is_private && (is_pinned || cursor.is_huge_exclusive(addr))) {
             cursor.protect_huge(addr, touched(attr, fault.may_write(), true));
             return Ok(Step::Done);
         }
@@ -261,6 +264,32 @@ impl Mm {
         }
         found
     }
+}
+
+/// Gives `child`, whose `space` nobody else holds, pages of its own in `range` where it shares pinned ones.
+///
+/// `ENOMEM`: no page of the pool is left.
+pub(crate) fn copy_pinned(child: &Mm, range: Range<u64>) -> Result<(), Errno> {
+    let space = child.space.read();
+    let Some(vma) = space.set.at(range.start) else { return Ok(()) };
+    let mut at = range.start;
+    while let Some(fault) = Fault::new(vma, at, Need::WRITE) {
+        at = fault.page.end();
+        let found = child.page_table().cursor(fault.page).huge_frame(fault.addr());
+        let Some((shared, _)) = found else { continue };
+        if !is_any_pinned(|part| shared.frame(part)) {
+            continue;
+        }
+        let copy = fault.obtain_private().map_err(|_| Errno::ENOMEM)?;
+        copy.copy_from(&shared);
+        let flags = touched(&vma.attr, fault.may_write(), true);
+        let refused = child.page_table().cursor(fault.page).replace_huge(fault.addr(), copy, flags).err();
+        if let Some(copy) = refused {
+            fault.give_back(copy);
+            return Err(Errno::ENOMEM);
+        }
+    }
+    Ok(())
 }
 
 /// Takes huge page `idx` of `mapping` away from all private mappings that were not promised it, for `mm`, which was.

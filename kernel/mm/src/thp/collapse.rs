@@ -24,6 +24,7 @@ use crate::counters::Counter;
 use crate::fault::{Need, touched};
 use crate::mapping::page_flags;
 use crate::oom;
+use crate::pin::is_pinned;
 use crate::space::{Mm, Prefs, RssDelta};
 use crate::swap;
 use crate::vma::{Backing, VmFlags, Vma};
@@ -195,6 +196,10 @@ impl Mm {
                 Entry::Present { flags, .. } if flags.contains(PteFlags::SOFT) && limits != Limits::ASKED => {
                     return Ok(Found::Done(Outcome::Left));
                 }
+                // Who pinned it goes on with this very page.
+                Entry::Present { ref frame, .. } if is_pinned(frame) => {
+                    return Ok(Found::Done(Outcome::Left));
+                }
                 Entry::Present { ref frame, .. } if !is_zero_entry(&entry) => {
                     used += 1;
                     // Two references: the entry's and the one in `frame`.
@@ -235,6 +240,9 @@ impl Mm {
             next = addr + PAGE_SIZE as u64;
             // Pages may have gone to swap meanwhile.
             let Entry::Present { frame, flags } = entry else { return Err(Errno::EAGAIN) };
+            if is_pinned(&frame) {
+                return Ok(Outcome::Left);
+            }
             small.push((addr, frame, flags));
         }
         cursor.unmap_range(range, &mut |_, _| {});
