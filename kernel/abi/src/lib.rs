@@ -12,6 +12,7 @@
 pub mod aio;
 pub mod errno;
 pub mod fs;
+pub mod io_uring;
 pub mod mman;
 pub mod poll;
 pub mod process;

@@ -53,6 +53,7 @@ fn set_up(params: Params) -> Result<()> {
     mm::oom::register_killer(&process::oom::OOM_KILLER);
     register_hooks();
     events::init();
+    syscall::init();
     tmpfs::register()?;
     hugetlbfs::register()?;
     devtmpfs::init()?;

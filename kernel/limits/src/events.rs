@@ -1,7 +1,7 @@
 //! How much of inotify(7) and epoll(7) one user may have, how many events wait, and how much asynchronous I/O all
 //! have together (proc_sys_fs(5)).
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// /proc/sys/fs/inotify/max_user_instances.
 pub static INOTIFY_INSTANCES: AtomicU32 = AtomicU32::new(128);
@@ -25,6 +25,11 @@ pub fn init(memory: u64) {
     INOTIFY_WATCHES.store(watches.clamp(INOTIFY_WATCHES_MIN, INOTIFY_WATCHES_MAX), Relaxed);
     EPOLL_WATCHES.store(memory / 25 / EPOLL_WATCH_COST, Relaxed);
 }
+
+/// /proc/sys/kernel/io_uring_disabled: 1 for all but the privileged and [`IO_URING_GROUP`], 2 for all.
+pub static IO_URING_DISABLED: AtomicU32 = AtomicU32::new(0);
+/// /proc/sys/kernel/io_uring_group: a group, or a negative number for none.
+pub static IO_URING_GROUP: AtomicI32 = AtomicI32::new(-1);
 
 /// /proc/sys/fs/aio-max-nr: how many requests all contexts of asynchronous I/O may have asked for together.
 pub static AIO_MAX_NR: AtomicU64 = AtomicU64::new(0x1_0000);

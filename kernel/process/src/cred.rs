@@ -39,6 +39,20 @@ pub fn change_if(change: impl FnOnce(&Cred) -> Option<Cred>) {
     }
 }
 
+/// Runs `f` with the credentials `cred` in the place of the caller's own.
+pub fn run_as<T>(cred: Arc<Cred>, f: impl FnOnce() -> T) -> T {
+    struct Guard(Arc<Cred>);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            task::current().replace_cred(self.0.clone());
+        }
+    }
+    let task = task::current();
+    let _guard = Guard(task.cred());
+    task.replace_cred(cred);
+    f()
+}
+
 /// Makes `new` the caller's credentials.
 fn publish(task: &CurrentTask, old: &Cred, new: Cred) {
     if new.is_privilege_change(old) {

@@ -115,6 +115,7 @@ pub fn thread_exit() -> ! {
 /// Everything but the last switch.
 fn end_current(status: i32, regs: Option<&UserRegs>) {
     let task = task::current();
+    hooks::leave_work(&task);
     leave_signals(&task, regs);
     membership::leave_frozen_always(&task);
     task.exit_code.store(status, Relaxed);

@@ -37,6 +37,15 @@ pub trait ExitHook: Sync {
     }
 }
 
+/// What others leave for a task to do (io_uring).
+pub trait TaskWork: Sync {
+    /// Does it; `task` is the caller, and no lock is held.
+    fn run(&self, task: &CurrentTask);
+
+    /// `task`, the caller, ends or executes a program: it gives up what it began, while its files and memory are there.
+    fn leave(&self, task: &CurrentTask);
+}
+
 /// seccomp's part in a system call of `task`, the caller.
 pub trait SeccompHooks: Sync {
     /// Decides about the call that `regs` ask for.
@@ -60,6 +69,7 @@ pub type NamespaceOpener = fn(&Task, u32) -> Result<usize>;
 
 static FUTEX: Once<&'static dyn FutexHooks> = Once::new();
 static IPC: Once<&'static dyn ExitHook> = Once::new();
+static WORK: Once<&'static dyn TaskWork> = Once::new();
 static PIDFD: Once<PidfdFactory> = Once::new();
 static SECCOMP: Once<&'static dyn SeccompHooks> = Once::new();
 
@@ -71,6 +81,25 @@ pub fn register_futex(hooks: &'static dyn FutexHooks) {
 /// Registers what runs when a task ends.
 pub fn register_exit(hook: &'static dyn ExitHook) {
     IPC.call_once(|| hook);
+}
+
+/// Registers who leaves work for tasks.
+pub fn register_work(hook: &'static dyn TaskWork) {
+    WORK.call_once(|| hook);
+}
+
+/// Does what was left for `task`, the caller.
+pub(crate) fn run_work(task: &CurrentTask) {
+    if let Some(hook) = WORK.get() {
+        hook.run(task);
+    }
+}
+
+/// Tells that `task`, the caller, ends or executes a program.
+pub(crate) fn leave_work(task: &CurrentTask) {
+    if let Some(hook) = WORK.get() {
+        hook.leave(task);
+    }
 }
 
 /// Registers the maker of pidfds.

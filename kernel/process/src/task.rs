@@ -89,6 +89,8 @@ bitflags! {
         const DOOMED = 1 << 17;
         /// Its control group shall freeze. Changed under `cgroup::Held`.
         const FREEZE = 1 << 18;
+        /// Others left work for it, to be done on its way to user mode.
+        const TASK_WORK = 1 << 19;
     }
 }
 
@@ -457,6 +459,14 @@ impl Task {
                 Notify::Kill => Kill::Yes,
             });
         }
+    }
+
+    /// Makes it run [`crate::hooks::TaskWork::run`] soon, on its way to user mode; a sleep that a signal would end, ends.
+    ///
+    /// Usable in any context.
+    pub fn request_work(&self) {
+        self.set_flags(TaskFlags::TASK_WORK);
+        self.notify(Notify::Signal);
     }
 
     /// Takes over `tid` from the leader (execve(2) by another thread) and gives the own one back.

@@ -154,6 +154,8 @@ pub struct Thread {
     pub(crate) wait_bits: AtomicU64,
     pub(crate) wait_depth: AtomicU32,
     interrupts: AtomicU8,
+    /// See [`without_waiting`].
+    never_waits: AtomicBool,
     /// The CPU it runs on, waits on, or ran on last.
     pub(crate) cpu: AtomicU32,
     /// The CPU it really ran on last, and whether user code must be told of moves and preemptions (rseq(2)).
@@ -208,6 +210,7 @@ impl Thread {
             wait_bits: AtomicU64::new(0),
             wait_depth: AtomicU32::new(0),
             interrupts: AtomicU8::new(0),
+            never_waits: AtomicBool::new(false),
             cpu: AtomicU32::new(hal::cpu::raw_current_id().0),
             ran_on: AtomicU32::new(u32::MAX),
             notices: AtomicU8::new(Notices::Nothing as u8),
@@ -380,7 +383,7 @@ impl Thread {
         let bits = self.interrupts.load(Ordering::SeqCst);
         match kind {
             Interruptible::No => false,
-            Interruptible::Yes => bits != 0,
+            Interruptible::Yes => bits != 0 || self.never_waits.load(Ordering::Relaxed),
             Interruptible::Killable => bits & KILL_PENDING != 0,
         }
     }
@@ -489,6 +492,19 @@ pub fn new_user_thread(
     thread.attributes.store(own, Ordering::Relaxed);
     thread.affinity.store(parent.affinity.load(Ordering::Relaxed), Ordering::Relaxed);
     Ok(thread)
+}
+
+/// Runs `f` so that the current thread's interruptible sleeps end at once, as if a signal had come: what would wait for
+/// others gives up, and sleeps for disks and locks go on as ever.
+pub fn without_waiting<T>(f: impl FnOnce() -> T) -> T {
+    struct Guard(bool);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            current().never_waits.store(self.0, Ordering::Relaxed);
+        }
+    }
+    let _guard = Guard(current().never_waits.swap(true, Ordering::Relaxed));
+    f()
 }
 
 /// Which CPU a new thread should start on.

@@ -349,7 +349,11 @@ const POSIX_FADV_NOREUSE: i32 = 5;
 
 /// fadvise64(2): memory-backed files have nothing to be advised about.
 pub(crate) fn sys_fadvise64(_cx: &mut Cx<'_>, fd: i32, offset: i64, len: i64, advice: i32) -> Result<usize> {
-    let file = file(fd)?;
+    advise(&*file(fd)?, offset, len, advice)
+}
+
+/// As fadvise64(2) on `file`.
+pub(crate) fn advise(file: &File, offset: i64, len: i64, advice: i32) -> Result<usize> {
     if file.ops_as::<vfs::pipe::PipeEnd>().is_some() {
         return Err(Errno::ESPIPE);
     }

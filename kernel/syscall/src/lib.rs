@@ -34,6 +34,7 @@ pub mod table;
 mod task;
 mod time;
 mod trace;
+mod uring;
 mod xattr;
 
 use abi::Errno;
@@ -88,6 +89,11 @@ fn dispatch_watched(regs: &mut UserRegs) {
         run(regs);
     }
     leave_syscall(regs);
+}
+
+/// Registers what lower floors ask of this crate. Once, at boot.
+pub fn init() {
+    uring::init();
 }
 
 /// Makes the call.

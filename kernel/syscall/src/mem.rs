@@ -138,7 +138,7 @@ fn map_file(request: &mut MapRequest, fd: i32) -> Result<()> {
         }
         request.may -= VmFlags::MAYEXEC;
     }
-    request.backing = file.ops().mmap(&file)?;
+    request.backing = file.ops().mmap_at(&file, request.offset, request.len)?;
     let is_huge = file.mapping().is_some_and(|mapping| mapping.is_huge());
     if request.flags.contains(MapFlags::HUGETLB) && !is_huge {
         return Err(Errno::EINVAL);

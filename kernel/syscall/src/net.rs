@@ -10,12 +10,12 @@ use abi::time::{Timespec, Timeval};
 use abi::{Errno, Result};
 use events::pidfd;
 use hal::time::now_ns;
-use hal::uio::{Dest, Src};
+use hal::uio::{Dest, Src, UserBuf};
 use hal::{UserAddr, user};
 use net_core::options::{self, Value};
 use net_core::{End, Halves, MsgFlags, Outgoing, ProcessId, Received, SockType, Socket};
 use process::signal::{Target, send_kernel};
-use vfs::File;
+use vfs::{FdFlags, File};
 
 use crate::Cx;
 use crate::caller::{self, Caller, file};
@@ -56,7 +56,7 @@ fn split_type(kind: i32) -> Result<(i32, OpenFlags)> {
 }
 
 /// `SOCK_CLOEXEC` and `SOCK_NONBLOCK`, which are `O_CLOEXEC` and `O_NONBLOCK`. `EINVAL`: others.
-fn socket_flags(flags: u32) -> Result<OpenFlags> {
+pub(crate) fn socket_flags(flags: u32) -> Result<OpenFlags> {
     let known = OpenFlags::CLOEXEC | OpenFlags::NONBLOCK;
     OpenFlags::from_bits(flags).filter(|flags| known.contains(*flags)).ok_or(Errno::EINVAL)
 }
@@ -77,8 +77,8 @@ fn check_family(family: i32, kind: i32) -> Result<()> {
     if known.contains(&family) { Ok(()) } else { Err(Errno::EAFNOSUPPORT) }
 }
 
-/// socket(2).
-pub(crate) fn sys_socket(_cx: &mut Cx<'_>, family: i32, kind: i32, protocol: i32) -> Result<usize> {
+/// Makes a socket as socket(2) does.
+pub(crate) fn open_socket(family: i32, kind: i32, protocol: i32) -> Result<(Arc<File>, FdFlags)> {
     let (kind, flags) = split_type(kind)?;
     check_family(family, kind)?;
     let caller = Caller::new()?;
@@ -87,8 +87,13 @@ pub(crate) fn sys_socket(_cx: &mut Cx<'_>, family: i32, kind: i32, protocol: i32
     } else {
         net_inet::create(family as u16, kind, protocol, &caller.cred)?
     };
-    let socket = net_core::open(socket, flags, &caller.cred)?;
-    caller.install(socket, caller::cloexec(flags))
+    Ok((net_core::open(socket, flags, &caller.cred)?, caller::cloexec(flags)))
+}
+
+/// socket(2).
+pub(crate) fn sys_socket(_cx: &mut Cx<'_>, family: i32, kind: i32, protocol: i32) -> Result<usize> {
+    let (file, flags) = open_socket(family, kind, protocol)?;
+    Caller::new()?.install(file, flags)
 }
 
 /// socketpair(2).
@@ -121,7 +126,7 @@ pub(crate) fn sys_socketpair(
 }
 
 /// Reads a socket address; empty for no bytes. `EINVAL`: negative or too long. `EFAULT`.
-fn read_address(addr: UserAddr, len: i32) -> Result<Vec<u8>> {
+pub(crate) fn read_address(addr: UserAddr, len: i32) -> Result<Vec<u8>> {
     let len = usize::try_from(len).ok().filter(|&len| len <= MAX_ADDRESS).ok_or(Errno::EINVAL)?;
     let mut bytes = [0; MAX_ADDRESS];
     user::read_bytes(addr, &mut bytes[..len])?;
@@ -171,12 +176,24 @@ pub(crate) fn sys_accept4(
     let file = caller.files.get(fd)?;
     let flags = socket_flags(flags)?;
     let reserved = caller.files.reserve(0, caller::nofile(), caller::cloexec(flags))?;
-    let accepted = net_core::socket_of(&file)?.accept(with_file(&file, 0))?;
+    let new = accept(&caller, &file, flags, addr, len)?;
+    Ok(reserved.install(new) as usize)
+}
+
+/// Accepts a connection as a file, and writes the address of the other side.
+pub(crate) fn accept(
+    caller: &Caller,
+    file: &File,
+    flags: OpenFlags,
+    addr: UserAddr,
+    len: UserAddr,
+) -> Result<Arc<File>> {
+    let accepted = net_core::socket_of(file)?.accept(with_file(file, 0))?;
     let new = net_core::open(accepted.clone(), flags, &caller.cred)?;
     if addr.0 != 0 {
         write_address(&accepted.address(End::Peer)?, addr, len)?;
     }
-    Ok(reserved.install(new) as usize)
+    Ok(new)
 }
 
 /// accept(2).
@@ -289,7 +306,7 @@ fn get_peer_pidfd(socket: &dyn Socket, value: UserAddr, len: UserAddr, room: usi
 }
 
 /// The flags of a call on `file`: a non-blocking file adds `MSG_DONTWAIT`.
-fn with_file(file: &File, flags: u32) -> MsgFlags {
+pub(crate) fn with_file(file: &File, flags: u32) -> MsgFlags {
     let flags = MsgFlags::from_bits_retain(flags);
     if file.is_nonblocking() { flags | MsgFlags::DONTWAIT } else { flags }
 }
@@ -318,18 +335,29 @@ pub(crate) fn sys_sendto(
 ) -> Result<usize> {
     let caller = Caller::new()?;
     let file = caller.files.get(fd)?;
-    let socket = net_core::socket_of(&file)?;
+    net_core::socket_of(&file)?;
     let name = if addr.0 == 0 { None } else { Some(read_address(addr, addr_len)?) };
-    let mut data = Src::user(buf, len.min(vfs::rw::MAX_COUNT));
+    send_bytes(&caller, &file, Src::user(buf, len.min(vfs::rw::MAX_COUNT)), name.as_deref(), flags)
+}
+
+/// Sends a message without anything besides.
+pub(crate) fn send_bytes(
+    caller: &Caller,
+    file: &File,
+    mut data: Src<'_>,
+    name: Option<&[u8]>,
+    flags: u32,
+) -> Result<usize> {
+    let socket = net_core::socket_of(file)?;
     let message = Outgoing {
         data: &mut data,
-        name: name.as_deref().filter(|name| !name.is_empty()),
+        name: name.filter(|name| !name.is_empty()),
         rights: Vec::new(),
         creds: None,
         control: Vec::new(),
-        flags: with_file(&file, flags),
+        flags: with_file(file, flags),
     };
-    send(&caller, socket, message)
+    send(caller, socket, message)
 }
 
 /// recvfrom(2).
@@ -352,7 +380,7 @@ pub(crate) fn sys_recvfrom(
     Ok(received.len)
 }
 
-fn check_header(header: &Msghdr) -> Result<()> {
+pub(crate) fn check_header(header: &Msghdr) -> Result<()> {
     if header.msg_iovlen > IOV_MAX as u64 {
         return Err(Errno::EMSGSIZE);
     }
@@ -362,21 +390,37 @@ fn check_header(header: &Msghdr) -> Result<()> {
     Ok(())
 }
 
+/// The address in `header`. `EFAULT`.
+pub(crate) fn header_name(header: &Msghdr) -> Result<Option<Vec<u8>>> {
+    let len = header.msg_namelen.min(MAX_ADDRESS as u32) as i32;
+    if header.msg_name == 0 || len == 0 {
+        return Ok(None);
+    }
+    read_address(UserAddr(header.msg_name), len).map(Some)
+}
+
 fn send_header(caller: &Caller, file: &File, header: &Msghdr, flags: u32) -> Result<usize> {
-    let socket = net_core::socket_of(file)?;
     check_header(header)?;
-    let name_len = header.msg_namelen.min(MAX_ADDRESS as u32) as i32;
-    let name = if header.msg_name == 0 || name_len == 0 {
-        None
-    } else {
-        Some(read_address(UserAddr(header.msg_name), name_len)?)
-    };
-    let iov = caller::iovec(UserAddr(header.msg_iov), header.msg_iovlen as usize)?;
+    let name = header_name(header)?;
+    let bufs = caller::iovec(UserAddr(header.msg_iov), header.msg_iovlen as usize)?;
+    send_parts(caller, file, header, bufs, name.as_deref(), flags)
+}
+
+/// Sends `bufs` to `name` with what `header` has besides.
+pub(crate) fn send_parts(
+    caller: &Caller,
+    file: &File,
+    header: &Msghdr,
+    bufs: Vec<UserBuf>,
+    name: Option<&[u8]>,
+    flags: u32,
+) -> Result<usize> {
+    let socket = net_core::socket_of(file)?;
     let sent = control::parse(caller, UserAddr(header.msg_control), header.msg_controllen)?;
-    let mut data = Src::user_vec(iov);
+    let mut data = Src::user_vec(bufs);
     let message = Outgoing {
         data: &mut data,
-        name: name.as_deref(),
+        name,
         rights: sent.rights,
         creds: sent.creds,
         control: sent.control,
@@ -434,13 +478,26 @@ pub(crate) fn sys_sendmmsg(
 /// Receives into the buffers of the header at `at` and completes it.
 fn receive_header(caller: &Caller, file: &File, at: UserAddr, flags: MsgFlags) -> Result<usize> {
     let header: Msghdr = user::read(at)?;
-    let socket = net_core::socket_of(file)?;
     check_header(&header)?;
-    let mut dst = Dest::user_vec(caller::iovec(UserAddr(header.msg_iov), header.msg_iovlen as usize)?);
+    let bufs = caller::iovec(UserAddr(header.msg_iov), header.msg_iovlen as usize)?;
+    receive_parts(caller, file, at, &header, bufs, flags)
+}
+
+/// Receives into `bufs` and completes `header`, which is at `at`.
+pub(crate) fn receive_parts(
+    caller: &Caller,
+    file: &File,
+    at: UserAddr,
+    header: &Msghdr,
+    bufs: Vec<UserBuf>,
+    flags: MsgFlags,
+) -> Result<usize> {
+    let socket = net_core::socket_of(file)?;
+    let mut dst = Dest::user_vec(bufs);
     let mut received = socket.receive(&mut dst, flags)?;
     let passes_creds = socket.options().passcred();
-    let used = control::write(caller, &header, &mut received, flags, passes_creds)?;
-    complete_header(at, &header, &received, used, flags)?;
+    let used = control::write(caller, header, &mut received, flags, passes_creds)?;
+    complete_header(at, header, &received, used, flags)?;
     Ok(received.len)
 }
 

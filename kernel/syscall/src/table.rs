@@ -12,7 +12,7 @@ use hal::UserAddr;
 use crate::arg::{Arg, Support};
 use crate::{
     Cx, Result, aio, cred, eventfiles, fd, file, futex, handle, ioprio, ipc, mem, mounts, net, numa, path,
-    poll, range, scheduling, segment, signal, swap, system, task, time, trace, xattr,
+    poll, range, scheduling, segment, signal, swap, system, task, time, trace, uring, xattr,
 };
 
 /// One past the highest system-call number that has a row.
@@ -445,6 +445,13 @@ syscalls! {
         Support::Partial("tmpfs, ext4, namespaces and processes; only CAP_DAC_READ_SEARCH of the first user namespace counts");
     424 pidfd_send_signal(fd: i32, sig: i32, info: UserAddr, flags: u32)
         => eventfiles::sys_pidfd_send_signal, Support::Full;
+    425 io_uring_setup(entries: u32, params: UserAddr) => uring::sys_io_uring_setup,
+        Support::Partial("IORING_SETUP_IOPOLL, SQPOLL and NO_MMAP: EINVAL");
+    426 io_uring_enter(fd: i32, to_submit: u32, min_complete: u32, flags: u32, arg: UserAddr, size: usize)
+        => uring::sys_io_uring_enter,
+        Support::Partial("zero-copy sends, futex, waitid and device requests: EINVAL; no worker threads");
+    427 io_uring_register(fd: i32, opcode: u32, arg: UserAddr, count: u32) => uring::sys_io_uring_register,
+        Support::Partial("tags, worker limits, IOU_PBUF_RING_MMAP, clone and resize: EINVAL");
     428 open_tree(dirfd: i32, name: UserAddr, flags: u32) => mounts::sys_open_tree, Support::Full;
     429 move_mount(from_fd: i32, from: UserAddr, to_fd: i32, to: UserAddr, flags: u32)
         => mounts::sys_move_mount, Support::Full;
@@ -538,9 +545,6 @@ syscalls! {
         321 bpf,
         335 uretprobe,
         336 uprobe,
-        425 io_uring_setup,
-        426 io_uring_enter,
-        427 io_uring_register,
         443 quotactl_fd,
         444 landlock_create_ruleset,
         445 landlock_add_rule,

@@ -10,7 +10,7 @@ use abi::{Errno, Result};
 use hal::{UserAddr, user};
 use vfs::inode::XattrMode;
 use vfs::xattr::{self, SIZE_MAX};
-use vfs::{At, Path, WalkFlags, walk};
+use vfs::{At, File, Path, WalkFlags, walk};
 
 use crate::Cx;
 use crate::caller::{self, Caller};
@@ -22,6 +22,8 @@ enum Target {
     Name { dirfd: i32, name: Vec<u8>, flags: WalkFlags },
     /// An open file.
     Fd(i32),
+    /// A file that was found already.
+    Found(Path),
 }
 
 impl Target {
@@ -43,6 +45,7 @@ impl Target {
         match self {
             Self::Name { dirfd, name, flags } => walk(&caller.walk(), At::from_raw(*dirfd), name, *flags),
             Self::Fd(fd) => Ok(caller.files.get(*fd)?.path().clone()),
+            Self::Found(path) => Ok(path.clone()),
         }
     }
 }
@@ -118,6 +121,23 @@ impl Value {
         let caller = Caller::new()?;
         let path = target.find(&caller)?;
         xattr::set(&path, &self.name, &self.bytes, self.mode, &caller.cred).map(|()| 0)
+    }
+}
+
+/// How an attribute of an open file is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Get,
+    /// With the flags of setxattr(2).
+    Set(u32),
+}
+
+/// fgetxattr(2) or fsetxattr(2) on `file`.
+pub(crate) fn on_file(file: &File, how: Use, name: UserAddr, buf: UserAddr, size: usize) -> Result<usize> {
+    let target = Target::Found(file.path().clone());
+    match how {
+        Use::Get => get(&target, attribute_name(name)?, buf, size),
+        Use::Set(flags) => Value::read(name, buf, size, flags)?.set(&target),
     }
 }
 

@@ -163,6 +163,12 @@ pub trait FileOps: Any + Send + Sync {
         if file.mapping().is_some() { Ok(Backing::file(file.clone())) } else { Err(Errno::ENODEV) }
     }
 
+    /// As [`FileOps::mmap`] of the `len` bytes from `offset` on, for objects that show different things.
+    fn mmap_at(&self, file: &Arc<File>, offset: u64, len: u64) -> Result<Backing> {
+        let _ = (offset, len);
+        self.mmap(file)
+    }
+
     /// Emits entries from `*pos` on and moves it behind the last one taken. The inode's `sem` is held for reading.
     fn readdir(&self, file: &File, pos: &mut u64, emit: &mut dyn DirEmit) -> Result<()> {
         let _ = (file, pos, emit);

@@ -30,6 +30,7 @@ mod memory;
 mod net;
 mod process;
 mod program;
+mod rings;
 mod scale;
 mod start;
 mod sys;
@@ -210,8 +211,17 @@ fn main() {
 
 /// Every operation, in the order of measurement.
 fn all() -> Vec<Op> {
-    let groups =
-        [start::OPS, syscall::OPS, process::OPS, memory::OPS, file::OPS, local::OPS, net::OPS, scale::OPS];
+    let groups = [
+        start::OPS,
+        syscall::OPS,
+        process::OPS,
+        memory::OPS,
+        file::OPS,
+        local::OPS,
+        rings::OPS,
+        net::OPS,
+        scale::OPS,
+    ];
     let on_disk = file::OPS.iter().map(|op| Op { group: file::EXT4, ..*op });
     groups.into_iter().flatten().copied().chain(on_disk).collect()
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! f descriptor   d folder or AT_FDCWD   b address      l length    p any path   w path in the scratch folder
 //! g flags        i number               P own process  s signal    o offset     m mode   a page of the arena
-//! u user         c clock
+//! u user         c clock    r the ring   j what io_uring_register(2) does
 //! ```
 //!
 //! Not here: what would end or change the guest for others (reboot, modules, swap, mounts, the clock, host names,
@@ -224,6 +224,8 @@ pub const CALLS: &[Row] = &[
     (SYS_timer_getoverrun, "i", 1),
     (SYS_timer_delete, "i", 1),
     (SYS_io_uring_setup, "ib", 1),
+    (SYS_io_uring_enter, "riigbl", 12),
+    (SYS_io_uring_register, "rjbi", 6),
     (SYS_bpf, "ibl", 1),
     (SYS_perf_event_open, "bPifg", 1),
 ];

@@ -16,6 +16,7 @@
 //! It fails when a killed process does not end, or when the kernel's log has a report. A dead guest reports itself.
 
 mod calls;
+mod rings;
 mod values;
 
 use std::ffi::CString;
@@ -244,6 +245,7 @@ fn child(seed: u64, number: u64, scratch: &str, calls: &'static AtomicU32) -> ! 
     let Ok(arena) = call(SYS_mmap, map) else { exit(3) };
     let arena = arena + 4096;
     let _ = sys!(SYS_mprotect, arena, len, PROT_READ | PROT_WRITE);
+    rings::make(seed, arena);
     let threads: Vec<_> = (1..THREADS as u64)
         .map(|thread| std::thread::Builder::new().spawn(move || work(seed + thread, arena, !is_root, calls)))
         .collect();
@@ -296,6 +298,9 @@ fn work(seed: u64, arena: usize, may_leave: bool, calls: &AtomicU32) {
         }
         if nr == SKIPPED.load(Relaxed) {
             continue;
+        }
+        if nr == SYS_io_uring_enter {
+            rings::fill(&mut values, arena);
         }
         calls.fetch_add(1, Relaxed);
         trace(nr, args);

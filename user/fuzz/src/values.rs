@@ -230,6 +230,9 @@ impl Values {
             b'a' => self.page(),
             b'u' => self.rng.pick(&[0, 1000, 65534, 0xffff_ffff, 1]),
             b'c' => self.rng.below(14),
+            b'r' if self.rng.one_in(20) => self.fd(),
+            b'r' => crate::rings::DESCRIPTOR as usize,
+            b'j' => self.rng.below(36),
             // 'i' and anything else: a small number, or an edge.
             _ if self.rng.one_in(6) => self.edge() as usize,
             _ => self.rng.below(40),

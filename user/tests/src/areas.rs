@@ -66,6 +66,7 @@ mod tty;
 mod udp;
 mod uffd;
 mod unix;
+mod uring;
 mod wait;
 
 const AREAS: &[&[harness::Test]] = &[
@@ -105,6 +106,7 @@ const AREAS: &[&[harness::Test]] = &[
     signalfd::TESTS,
     inotify::TESTS,
     aio::TESTS,
+    uring::TESTS,
     unix::TESTS,
     inet::TESTS,
     tcp::TESTS,

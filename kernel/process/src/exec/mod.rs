@@ -47,7 +47,7 @@ use crate::clone::name_of;
 use crate::signal::{self, AltStack, SigHand};
 use crate::task::{self, CurrentTask, DEFAULT_TIMER_SLACK_NS, TaskFlags};
 use crate::trace::{DebugRegs, dispatch};
-use crate::{exit, nsproxy, timer, trace};
+use crate::{exit, hooks, nsproxy, timer, trace};
 use args::Strings;
 pub(crate) use load::hide_clock;
 pub use load::show_clock_of;
@@ -530,6 +530,7 @@ fn commit(
     regs: &mut UserRegs,
 ) {
     let group = me.group();
+    hooks::leave_work(me);
     // User space is told about the end of the old program while its memory is still there.
     exit::leave_mm(me);
     me.hal().set_page_table(Some(new.mm.page_table().clone()));

@@ -25,7 +25,7 @@ use super::action::{Default, default_action};
 use super::{frame, pending, send, stop};
 use crate::task::{self, CurrentTask, TaskFlags};
 use crate::timer;
-use crate::{coredump, exit, membership, trace};
+use crate::{coredump, exit, hooks, membership, trace};
 
 /// Bytes of the `syscall` instruction, which a restart runs again.
 const SYSCALL_LEN: u64 = 2;
@@ -52,8 +52,29 @@ pub fn exit_to_user(regs: &mut UserRegs) {
             let code = task.exit_code.load(Relaxed);
             exit::exit_thread(code, regs);
         }
+        if task.has(TaskFlags::TASK_WORK) {
+            run_task_work(&task);
+        }
         handle_signal(&task, regs);
     }
+}
+
+/// Does what others left for the caller ([`Task::request_work`]).
+///
+/// [`Task::request_work`]: crate::Task::request_work
+fn run_task_work(task: &CurrentTask) {
+    task.clear_flags(TaskFlags::TASK_WORK);
+    hooks::run_work(task);
+}
+
+/// As the way to user mode does it, for a call that waits for what the work brings; says whether a signal waits besides.
+pub fn do_task_work() -> bool {
+    let task = task::current();
+    if task.has(TaskFlags::TASK_WORK) {
+        run_task_work(&task);
+        send::recalc(&task);
+    }
+    task.signal_pending()
 }
 
 /// Takes one signal and acts on it, or finishes an interrupted call when there is none.

@@ -36,7 +36,7 @@ pub use calls::{
     set_mask_of, sigaction, sigaltstack, sigmask, signals_pending, sigpending, sigsuspend, sigtimedwait,
 };
 pub(crate) use deliver::CORE_DUMPED;
-pub use deliver::exit_to_user;
+pub use deliver::{do_task_work, exit_to_user};
 pub use fault::{force, force_deadly, force_fatal, page_fault, user_exception};
 pub use frame::{AltStack, min_stack_size, sigreturn};
 pub(crate) use pending::Pending;

@@ -359,7 +359,8 @@ const WORK: TaskFlags = TaskFlags::KILLED
     .union(TaskFlags::EXIT_REQUESTED)
     .union(TaskFlags::FREEZE)
     .union(TaskFlags::TRAP_STOP)
-    .union(TaskFlags::TRAP_NOTIFY);
+    .union(TaskFlags::TRAP_NOTIFY)
+    .union(TaskFlags::TASK_WORK);
 
 /// Sets or clears the caller's `Work::SIGNAL` by what is pending and not blocked.
 pub(crate) fn recalc(task: &CurrentTask) {

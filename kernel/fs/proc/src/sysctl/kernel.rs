@@ -152,7 +152,18 @@ pub(super) static ENTRIES: &[Entry] = &[
         name: "hostname",
         kind: Kind::Tunable(|out| show_name(Name::Host, out), |bytes| set_name(Name::Host, bytes)),
     },
-    fixed("io_uring_disabled", "2"),
+    Entry { name: "io_uring_disabled", kind: Kind::Number32(&limits::events::IO_URING_DISABLED, 0..=2) },
+    tunable(
+        "io_uring_group",
+        |out| {
+            put!(out, "{}\n", limits::events::IO_URING_GROUP.load(Relaxed));
+            Ok(())
+        },
+        |bytes| {
+            limits::events::IO_URING_GROUP.store(int(bytes)?, Relaxed);
+            Ok(())
+        },
+    ),
     fixed("kptr_restrict", "0"),
     fixed("modules_disabled", "1"),
     ipc::MSG_NEXT_ID,

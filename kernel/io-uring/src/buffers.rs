@@ -1,0 +1,206 @@
+//! Provided buffers: groups of which a request takes one when it has data.
+//!
+//! A group is a list (`IORING_OP_PROVIDE_BUFFERS`) or a ring in the process's memory (`IORING_REGISTER_PBUF_RING`), whose
+//! pages are pinned. The process may write a ring at any time: an entry is read once, when it is taken.
+
+use alloc::collections::{BTreeMap, VecDeque};
+
+use abi::io_uring::{BufReg, ProvidedBuf};
+use abi::{Errno, Result};
+use hal::uio::UserBuf;
+use hal::{PAGE_SIZE, UserAddr};
+use mm::PinnedPage;
+use sched::Mutex;
+use zerocopy::IntoBytes;
+
+/// Most buffers of a group.
+const MAX_BUFFERS: usize = 1 << 16;
+/// Most entries of a ring.
+const MAX_RING: u32 = 1 << 15;
+/// Where the tail is in a ring.
+const TAIL: usize = 14;
+
+/// A buffer that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Selected {
+    addr: u64,
+    len: u32,
+    pub id: u16,
+}
+
+impl Selected {
+    pub fn buffer(&self) -> UserBuf {
+        UserBuf { addr: UserAddr(self.addr), len: self.len as usize }
+    }
+}
+
+/// A ring of entries in pinned pages.
+struct BufferRing {
+    pages: alloc::vec::Vec<PinnedPage>,
+    entries: u32,
+    head: u16,
+}
+
+impl BufferRing {
+    fn read(&self, offset: usize, bytes: &mut [u8]) {
+        if let Some(page) = self.pages.get(offset / PAGE_SIZE) {
+            page.frame().read(offset % PAGE_SIZE, bytes);
+        }
+    }
+
+    /// The next entry, which stays.
+    fn peek(&self) -> Option<Selected> {
+        let mut tail = [0; 2];
+        self.read(TAIL, &mut tail);
+        if u16::from_ne_bytes(tail) == self.head {
+            return None;
+        }
+        let at = (u32::from(self.head) & (self.entries - 1)) as usize;
+        let mut entry = ProvidedBuf::default();
+        self.read(at * size_of::<ProvidedBuf>(), entry.as_mut_bytes());
+        Some(Selected { addr: entry.addr, len: entry.len, id: entry.bid })
+    }
+}
+
+enum Group {
+    List(VecDeque<Selected>),
+    Ring(BufferRing),
+}
+
+/// The groups of a ring.
+pub(crate) struct Groups(Mutex<BTreeMap<u16, Group>>);
+
+impl Groups {
+    pub fn new() -> Self {
+        Self(Mutex::new("io_uring.groups", BTreeMap::new()))
+    }
+
+    /// Takes a buffer of `group`. `ENOBUFS`: there is none.
+    pub fn select(&self, group: u16) -> Result<Selected> {
+        let mut groups = self.0.lock();
+        let found = match groups.get_mut(&group) {
+            Some(Group::List(list)) => list.pop_front(),
+            Some(Group::Ring(ring)) => {
+                let found = ring.peek();
+                if found.is_some() {
+                    ring.head = ring.head.wrapping_add(1);
+                }
+                found
+            }
+            None => None,
+        };
+        found.ok_or(Errno::ENOBUFS)
+    }
+
+    /// Gives a buffer back that was not used.
+    pub fn give_back(&self, group: u16, selected: Selected) {
+        match self.0.lock().get_mut(&group) {
+            // It was taken from there, so there is room.
+            Some(Group::List(list)) => list.push_front(selected),
+            Some(Group::Ring(ring)) => ring.head = ring.head.wrapping_sub(1),
+            None => {}
+        }
+    }
+
+    /// Adds `nr` buffers of `len` bytes from `addr` on, with ids from `first` on. `E2BIG`, `ENOMEM`, `EEXIST`.
+    pub fn provide(&self, group: u16, addr: u64, len: u32, nr: u32, first: u16) -> Result<()> {
+        let mut groups = self.0.lock();
+        let group = groups.entry(group).or_insert_with(|| Group::List(VecDeque::new()));
+        let Group::List(list) = group else { return Err(Errno::EINVAL) };
+        if list.len() + nr as usize > MAX_BUFFERS {
+            return Err(Errno::ENOMEM);
+        }
+        list.try_reserve(nr as usize).map_err(|_| Errno::ENOMEM)?;
+        for n in 0..nr {
+            let addr = addr.wrapping_add(u64::from(n) * u64::from(len));
+            list.push_back(Selected { addr, len, id: first.wrapping_add(n as u16) });
+        }
+        Ok(())
+    }
+
+    /// Takes up to `nr` buffers out; gives how many. `ENOENT`: no such group. `EINVAL`: it is a ring.
+    pub fn remove(&self, group: u16, nr: u32) -> Result<usize> {
+        match self.0.lock().get_mut(&group) {
+            Some(Group::List(list)) => {
+                let nr = list.len().min(nr as usize);
+                list.drain(..nr);
+                Ok(nr)
+            }
+            Some(Group::Ring(_)) => Err(Errno::EINVAL),
+            None => Err(Errno::ENOENT),
+        }
+    }
+
+    /// Registers a ring in the caller's memory. `EINVAL`, `EFAULT`, `EEXIST`, `ENOMEM`. May sleep.
+    pub fn register(&self, reg: &BufReg) -> Result<()> {
+        let is_aligned = reg.ring_addr.is_multiple_of(PAGE_SIZE as u64) && reg.ring_addr != 0;
+        if reg.resv != [0; 3] || reg.flags != 0 || !reg.ring_entries.is_power_of_two() {
+            return Err(Errno::EINVAL);
+        }
+        if !is_aligned {
+            return Err(Errno::EINVAL);
+        }
+        if reg.ring_entries > MAX_RING {
+            return Err(Errno::EINVAL);
+        }
+        let bytes = u64::from(reg.ring_entries) * size_of::<ProvidedBuf>() as u64;
+        let end = reg.ring_addr.checked_add(bytes).ok_or(Errno::EFAULT)?;
+        let mm = process::current().mm().ok_or(Errno::EFAULT)?;
+        let pages = mm.pin_for_long(reg.ring_addr..end)?;
+        let mut groups = self.0.lock();
+        let is_taken = match groups.get(&reg.bgid) {
+            Some(Group::Ring(_)) => true,
+            Some(Group::List(list)) => !list.is_empty(),
+            None => false,
+        };
+        if is_taken {
+            return Err(Errno::EEXIST);
+        }
+        groups.insert(reg.bgid, Group::Ring(BufferRing { pages, entries: reg.ring_entries, head: 0 }));
+        Ok(())
+    }
+
+    /// Forgets a ring. `ENOENT`: there is no such group. `EINVAL`: it is a list.
+    pub fn unregister(&self, group: u16) -> Result<()> {
+        let mut groups = self.0.lock();
+        match groups.get(&group) {
+            Some(Group::Ring(_)) => drop(groups.remove(&group)),
+            Some(Group::List(_)) => return Err(Errno::EINVAL),
+            None => return Err(Errno::ENOENT),
+        }
+        Ok(())
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        let all = core::mem::take(&mut *self.0.lock());
+        drop(all);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_taken_in_order_and_takes_back() {
+        let groups = Groups::new();
+        assert_eq!(groups.select(3), Err(Errno::ENOBUFS));
+        groups.provide(3, 0x1000, 256, 3, 7).unwrap();
+        let first = groups.select(3).unwrap();
+        assert_eq!((first.addr, first.len, first.id), (0x1000, 256, 7));
+        groups.give_back(3, first);
+        assert_eq!(groups.select(3), Ok(first));
+        assert_eq!(groups.select(3).map(|next| (next.addr, next.id)), Ok((0x1100, 8)));
+        assert_eq!(groups.remove(3, 9), Ok(1));
+        assert_eq!(groups.remove(4, 9), Err(Errno::ENOENT));
+        assert_eq!(groups.select(3), Err(Errno::ENOBUFS));
+    }
+
+    #[test]
+    fn a_group_is_bounded() {
+        let groups = Groups::new();
+        groups.provide(0, 0, 1, 65536, 0).unwrap();
+        assert_eq!(groups.provide(0, 0, 1, 1, 0), Err(Errno::ENOMEM));
+    }
+}

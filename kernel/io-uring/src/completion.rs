@@ -1,0 +1,207 @@
+//! The completion queue: what became of the requests.
+//!
+//! A completion that finds no place waits in a list, in order, until the process has taken others and comes into
+//! io_uring_enter(2) (`IORING_FEAT_NODROP`). The list is bounded: while it is long, nothing more is submitted, and a request
+//! that tells many things ends.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+
+use abi::io_uring::{CQ_EVENTFD_DISABLED, Cqe, CqeFlags, SqFlags};
+use events::eventfd::EventFd;
+use hal::sync::{IrqLock, SpinLock};
+use vfs::File;
+
+use crate::memory::Memory;
+
+/// Completions without a place from which on nothing is submitted.
+const MANY: usize = 65536;
+
+type Waiting = (Cqe, [u64; 2]);
+
+struct State {
+    /// Where the next completion goes.
+    tail: u32,
+    overflow: VecDeque<Waiting>,
+}
+
+/// The kernel's side of the queue. `state` is a leaf but for the bytes of the ring, and is taken in task context only.
+pub(crate) struct Completions {
+    memory: Arc<Memory>,
+    state: IrqLock<State>,
+    has_overflow: AtomicBool,
+    /// `IORING_SQ_*`, as last shown.
+    sq_flags: AtomicU32,
+    eventfd: SpinLock<Option<Arc<File>>>,
+    has_eventfd: AtomicBool,
+}
+
+impl Completions {
+    pub fn new(memory: Arc<Memory>) -> Self {
+        Self {
+            memory,
+            state: IrqLock::new("io_uring.cq", State { tail: 0, overflow: VecDeque::new() }),
+            has_overflow: AtomicBool::new(false),
+            sq_flags: AtomicU32::new(0),
+            eventfd: SpinLock::new("io_uring.eventfd", None),
+            has_eventfd: AtomicBool::new(false),
+        }
+    }
+
+    fn is_full(&self, tail: u32) -> bool {
+        // A head that is nonsense makes the ring look full, to the loss of who wrote it.
+        tail.wrapping_sub(self.memory.cq_head()) >= self.memory.shape().cq_entries
+    }
+
+    /// Tells `cqe`. It is kept, in order, when there is no place; lost, and counted, only without memory.
+    pub fn post(&self, cqe: Cqe, extra: [u64; 2]) {
+        let mut state = self.state.lock();
+        if state.overflow.is_empty() && !self.is_full(state.tail) {
+            self.memory.put_cqe(state.tail, &cqe, extra);
+            state.tail = state.tail.wrapping_add(1);
+            self.memory.set_cq_tail(state.tail);
+            return;
+        }
+        if state.overflow.len() >= 2 * MANY || state.overflow.try_reserve(1).is_err() {
+            self.memory.count_overflow();
+            return;
+        }
+        state.overflow.push_back((cqe, extra));
+        self.has_overflow.store(true, Relaxed);
+        self.change_flags(SqFlags::empty(), SqFlags::CQ_OVERFLOW);
+    }
+
+    /// Tells `cqe` if there is a place for it now; was there?
+    pub fn try_post(&self, cqe: Cqe) -> bool {
+        let mut state = self.state.lock();
+        if !state.overflow.is_empty() || self.is_full(state.tail) {
+            return false;
+        }
+        self.memory.put_cqe(state.tail, &cqe, [0; 2]);
+        state.tail = state.tail.wrapping_add(1);
+        self.memory.set_cq_tail(state.tail);
+        true
+    }
+
+    /// Moves what waits to the places that became free.
+    pub fn flush(&self) {
+        if !self.has_overflow.load(Relaxed) {
+            return;
+        }
+        let mut state = self.state.lock();
+        while !self.is_full(state.tail) {
+            let Some((cqe, extra)) = state.overflow.pop_front() else { break };
+            self.memory.put_cqe(state.tail, &cqe, extra);
+            state.tail = state.tail.wrapping_add(1);
+        }
+        self.memory.set_cq_tail(state.tail);
+        if state.overflow.is_empty() {
+            state.overflow.shrink_to_fit();
+            self.has_overflow.store(false, Relaxed);
+            self.change_flags(SqFlags::CQ_OVERFLOW, SqFlags::empty());
+        }
+    }
+
+    /// Whether so many wait that nothing more may be submitted.
+    pub fn is_swamped(&self) -> bool {
+        self.has_overflow.load(Relaxed) && self.state.lock().overflow.len() >= MANY
+    }
+
+    pub fn has_overflow(&self) -> bool {
+        self.has_overflow.load(Relaxed)
+    }
+
+    /// How many completions there were ever, modulo 2^32; those without a place count.
+    pub fn posted(&self) -> u32 {
+        let state = self.state.lock();
+        state.tail.wrapping_add(state.overflow.len() as u32)
+    }
+
+    /// Completions in the ring that the process has not taken.
+    pub fn ready(&self) -> u32 {
+        let tail = self.state.lock().tail;
+        tail.wrapping_sub(self.memory.cq_head()).min(self.memory.shape().cq_entries)
+    }
+
+    /// The tail as the process sees it.
+    pub fn tail(&self) -> u32 {
+        self.state.lock().tail
+    }
+
+    /// Changes the flags of the submission ring. Usable in any context.
+    pub fn change_flags(&self, clear: SqFlags, set: SqFlags) {
+        let new = |old: u32| Some(old & !clear.bits() | set.bits());
+        let _ = self.sq_flags.fetch_update(SeqCst, SeqCst, new);
+        // Two that change at once show the later state both, or it is shown once more.
+        let mut shown = self.sq_flags.load(SeqCst);
+        loop {
+            self.memory.set_sq_flags(shown);
+            let now = self.sq_flags.load(SeqCst);
+            if now == shown {
+                return;
+            }
+            shown = now;
+        }
+    }
+
+    /// The eventfd that is told of completions; gives the old one.
+    pub fn set_eventfd(&self, file: Option<Arc<File>>) -> Option<Arc<File>> {
+        let mut place = self.eventfd.lock();
+        self.has_eventfd.store(file.is_some(), Relaxed);
+        core::mem::replace(&mut *place, file)
+    }
+
+    /// Signals the eventfd, unless the process does not want it now.
+    pub fn signal(&self) {
+        if !self.has_eventfd.load(Relaxed) || self.memory.cq_flags() & CQ_EVENTFD_DISABLED != 0 {
+            return;
+        }
+        let file = self.eventfd.lock().clone();
+        if let Some(eventfd) = file.as_ref().and_then(|file| file.ops_as::<EventFd>()) {
+            eventfd.signal(1);
+        }
+    }
+}
+
+/// The flags of a completion that used the buffer `id`.
+pub(crate) fn buffer_flags(id: u16) -> CqeFlags {
+    CqeFlags::from_bits_retain(CqeFlags::BUFFER.bits() | u32::from(id) << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Shape;
+
+    fn queue(entries: u32) -> Completions {
+        let shape = Shape { sq_entries: 1, cq_entries: entries, sqe_size: 64, cqe_size: 16, has_array: true };
+        Completions::new(Arc::new(Memory::new(shape).unwrap()))
+    }
+
+    fn cqe(n: u64) -> Cqe {
+        Cqe { user_data: n, res: 0, flags: 0 }
+    }
+
+    #[test]
+    fn what_finds_no_place_waits() {
+        let queue = queue(4);
+        for n in 0..7 {
+            queue.post(cqe(n), [0; 2]);
+        }
+        assert_eq!((queue.ready(), queue.posted(), queue.has_overflow()), (4, 7, true));
+        assert!(!queue.try_post(cqe(9)));
+        queue.flush();
+        assert_eq!(queue.ready(), 4);
+        assert!(!queue.is_swamped());
+    }
+
+    #[test]
+    fn flags_are_shown_together() {
+        let queue = queue(4);
+        queue.change_flags(SqFlags::empty(), SqFlags::TASKRUN);
+        queue.change_flags(SqFlags::empty(), SqFlags::CQ_OVERFLOW);
+        queue.change_flags(SqFlags::TASKRUN, SqFlags::empty());
+        assert_eq!(queue.sq_flags.load(SeqCst), SqFlags::CQ_OVERFLOW.bits());
+    }
+}
