@@ -18,6 +18,7 @@ pub mod oom;
 mod pin;
 mod pkey;
 pub mod policy;
+pub mod probe;
 mod protect;
 pub mod reclaim;
 pub mod registry;

@@ -93,6 +93,7 @@ impl Mm {
         events.tell();
         let (range, removed, locked) = mapped?;
         drop(removed);
+        self.tell_mapped(&range);
         if populate || locked {
             self.populate(range.clone());
         }

@@ -119,6 +119,9 @@ impl Mm {
         drop(space);
         events.tell();
         drop(after.removed);
+        if let Ok(addr) = result {
+            self.tell_mapped(&(addr..addr.saturating_add(request.new_len)));
+        }
         if let (Ok(_), Some(range)) = (&result, after.populate) {
             self.populate(range);
         }

@@ -219,6 +219,8 @@ pub struct Mm {
     /// Whether [`crate::ksm`] looks at it.
     pub(crate) ksm: Membership,
     companion: Once<Box<dyn Any + Send + Sync>>,
+    /// See [`crate::probe`].
+    pub(crate) probe_area: Once<Arc<dyn Any + Send + Sync>>,
 }
 
 bitflags::bitflags! {
@@ -277,6 +279,7 @@ impl Mm {
             prefs: AtomicU32::new(0),
             ksm: Membership::default(),
             companion: Once::new(),
+            probe_area: Once::new(),
         });
         registry::publish(slot, &mm);
         Ok(mm)

@@ -110,6 +110,12 @@ pub fn clone(request: &CloneRequest, regs: &mut UserRegs) -> Result<u32> {
     if flags.contains(CloneFlags::SYSVSEM) {
         hooks::task_clone(&me, &child);
     }
+    if let Some(watcher) = me.watcher() {
+        watcher.forked(&me, &child);
+    }
+    if let Some(probes) = hooks::probes() {
+        probes.cloned(&me, &child);
+    }
     if let Some((reserved, file)) = pidfd {
         reserved.install(file);
     }

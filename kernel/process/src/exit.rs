@@ -145,6 +145,9 @@ fn end_current(status: i32, regs: Option<&UserRegs>) {
     }
     let filters = task.seccomp.swap(None);
     drop(filters);
+    if let Some(watcher) = task.watcher() {
+        watcher.exits(&task);
+    }
     finish(task.arc());
 }
 

@@ -3,11 +3,12 @@
 //! Nothing here holds a lock. A hook that is not registered does nothing.
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
 use abi::{Errno, Result};
 use hal::UserAddr;
 use hal::sync::Once;
-use hal::trap::UserRegs;
+use hal::trap::{Exception, UserRegs};
 use vfs::File;
 
 use crate::task::CurrentTask;
@@ -168,4 +169,60 @@ pub fn register_namespaces(opener: NamespaceOpener) {
 /// Opens a namespace of `task`. `ENOTTY`: nobody can.
 pub fn open_namespace(task: &Task, number: u32) -> Result<usize> {
     NAMESPACES.get().map_or(Err(Errno::ENOTTY), |opener| opener(task, number))
+}
+
+/// Told of page faults that were made good, while [`FAULT_WATCHERS`] is not 0: the task, the address, the kind, and the
+/// registers when it was user code that faulted.
+pub type FaultWatch = fn(&CurrentTask, UserAddr, mm::FaultKind, Option<&UserRegs>);
+
+static FAULTS: Once<FaultWatch> = Once::new();
+
+/// How many there are who want to be told of page faults.
+pub static FAULT_WATCHERS: AtomicU32 = AtomicU32::new(0);
+
+/// Registers who watches page faults.
+pub fn register_fault_watch(watch: FaultWatch) {
+    FAULTS.call_once(|| watch);
+}
+
+/// Whether anyone wants to be told of page faults.
+#[inline]
+pub(crate) fn faults_are_watched() -> bool {
+    FAULT_WATCHERS.load(Relaxed) != 0
+}
+
+/// Tells of a page fault.
+#[cold]
+pub(crate) fn fault(task: &CurrentTask, addr: UserAddr, kind: mm::FaultKind, regs: Option<&UserRegs>) {
+    if let Some(watch) = FAULTS.get() {
+        watch(task, addr, kind, regs);
+    }
+}
+
+/// What probes in programs (uprobes) need to be asked about a thread, which is always the caller.
+pub trait ProbeHooks: Sync {
+    /// User code of `task` raised `exception`. `true`: it was a probe's, and the thread goes on with `regs`. What else
+    /// it is about, `regs` tell where it happened in the program.
+    fn exception(&self, task: &CurrentTask, exception: &Exception, regs: &mut UserRegs) -> bool;
+
+    /// `task` is about to take a signal, or to stop: `regs` must be those that the program itself would have.
+    fn settle(&self, task: &CurrentTask, regs: &mut UserRegs);
+
+    /// `task` has made `child`, which does not run yet.
+    fn cloned(&self, task: &CurrentTask, child: &Task);
+}
+
+static PROBES: Once<&'static dyn ProbeHooks> = Once::new();
+static PROBES_ARE_USED: AtomicBool = AtomicBool::new(false);
+
+/// Registers who knows the probes, at the first one; before, nobody is asked.
+pub fn register_probes(hooks: &'static dyn ProbeHooks) {
+    PROBES.call_once(|| hooks);
+    PROBES_ARE_USED.store(true, SeqCst);
+}
+
+/// Who knows the probes, if there ever was one.
+#[inline]
+pub(crate) fn probes() -> Option<&'static dyn ProbeHooks> {
+    if PROBES_ARE_USED.load(Relaxed) { PROBES.get().copied() } else { None }
 }

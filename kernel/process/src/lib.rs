@@ -40,4 +40,4 @@ pub use family::ExitState;
 pub use group::ThreadGroup;
 pub use nsproxy::NsProxy;
 pub use pidns::PidNs;
-pub use task::{CurrentTask, Restart, Task, TaskFlags, current, try_current};
+pub use task::{CurrentTask, Restart, Task, TaskFlags, TaskWatcher, current, try_current};

@@ -17,6 +17,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::any::Any;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
@@ -177,6 +178,8 @@ pub struct Task {
     /// `PR_SET_TIMERSLACK` in nanoseconds, and what 0 resets it to.
     pub(crate) timer_slack: AtomicU64,
     pub(crate) personality: AtomicU32,
+    /// Who measures what it does; set under its own rules by [`Task::watch`].
+    watcher: ArcCell<Watch>,
     /// None until an I/O priority was set.
     pub(crate) io_context: SpinLock<Option<IoContext>>,
     /// Memory policy (set_mempolicy(2)), as [`mm::Policy::bits`].
@@ -186,6 +189,21 @@ pub struct Task {
     pub(crate) min_flt: AtomicU64,
     pub(crate) maj_flt: AtomicU64,
 }
+
+/// Someone who measures what a task does, in the crate of performance events.
+pub trait TaskWatcher: Any + Send + Sync {
+    /// `task`, the caller, has made `child`, which does not run yet.
+    fn forked(&self, task: &Task, child: &Arc<Task>);
+
+    /// `task`, the caller, executes a new program.
+    fn executed(&self, task: &Task);
+
+    /// `task`, the caller, ends. Nobody has been told yet.
+    fn exits(&self, task: &Task);
+}
+
+/// A watcher, sized.
+struct Watch(Arc<dyn TaskWatcher>);
 
 /// What a new task gets.
 pub(crate) struct TaskInit {
@@ -247,6 +265,7 @@ impl Task {
             pdeath_signal: AtomicU32::new(0),
             timer_slack: AtomicU64::new(DEFAULT_TIMER_SLACK_NS),
             personality: AtomicU32::new(0),
+            watcher: ArcCell::empty(),
             io_context: SpinLock::new("process.io_context", None),
             mempolicy: AtomicU32::new(0),
             fail_nth: AtomicU32::new(0),
@@ -313,6 +332,16 @@ impl Task {
     /// Whether its tid is the process id.
     pub fn is_leader(&self) -> bool {
         self.tid() == self.pid()
+    }
+
+    /// Who measures what it does (perf_event_open(2)).
+    pub fn watcher(&self) -> Option<Arc<dyn TaskWatcher>> {
+        self.watcher.load().map(|watch| watch.0.clone())
+    }
+
+    /// Lets `watcher` measure it from now on. Callers see to it that there is one watcher at a time.
+    pub fn watch(&self, watcher: Arc<dyn TaskWatcher>) {
+        drop(self.watcher.swap(Some(Arc::new(Watch(watcher)))));
     }
 
     /// Its schedulable thread; `None` once it has ended.

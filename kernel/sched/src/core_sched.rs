@@ -175,6 +175,9 @@ fn choose(this: &Cpu, pinned: &PreemptGuard, why: Why) -> Option<Arc<hal::thread
         }
     }
     next.cpu.store(me.0, Ordering::Relaxed);
+    if prev.is_watched() || next.is_watched() {
+        tell_watchers(&prev, &next, me, now);
+    }
     if nr_running > 0 && this.tick_ns.load(Ordering::Relaxed) == u64::MAX {
         start_tick(this, now);
     }
@@ -184,6 +187,13 @@ fn choose(this: &Cpu, pinned: &PreemptGuard, why: Why) -> Option<Arc<hal::thread
         enqueue(&prev, place_woken(&prev, pinned), Arrival::Moved, pinned);
     }
     Some(next.hal().clone())
+}
+
+/// Tells who follows the switches of `prev` and `next` of this one. The queue of `me` is locked.
+#[cold]
+fn tell_watchers(prev: &Thread, next: &Thread, me: CpuId, now: u64) {
+    prev.tell_watcher(|watcher| watcher.switched_out(now));
+    next.tell_watcher(|watcher| watcher.switched_in(me, now));
 }
 
 /// Does its affinity forbid the CPU it runs on, while another one would do?
@@ -481,6 +491,19 @@ fn balance(this: &Cpu, pinned: &PreemptGuard, now: u64) {
         drop(rq);
         if wins {
             resched_here();
+        }
+    }
+}
+
+/// Calls `f` with the CPU that runs `thread`, if one does, and the time, while that cannot change.
+pub(crate) fn if_current(thread: &Arc<Thread>, f: impl FnOnce(Option<CpuId>, u64)) {
+    let _pinned = preempt::disable();
+    loop {
+        let cpu = thread.cpu();
+        let rq = CPUS.get_on(cpu).rq.lock();
+        if thread.cpu() == cpu {
+            let runs = rq.is_current(thread).then_some(cpu);
+            return f(runs, time::now_ns());
         }
     }
 }

@@ -29,8 +29,8 @@ pub use locks::{Completion, Mutex, MutexGuard, RwSem, RwSemReadGuard, RwSemWrite
 pub use policy::{Attributes, Policy};
 pub use poll::{PollTable, Poller};
 pub use thread::{
-    CpuTimes, Current, Interrupted, Interruptible, Kill, Notices, Placement, State, Thread, current,
-    new_kernel_thread, new_user_thread, spawn, start, without_waiting,
+    CpuTimes, Current, Interrupted, Interruptible, Kill, Notices, Placement, State, SwitchWatcher, Thread,
+    current, new_kernel_thread, new_user_thread, spawn, start, without_waiting,
 };
 pub use timer::{Timer, sleep_until};
 pub use wait::{Observer, ObserverHandle, Share, WaitError, WaitQueue};

@@ -80,6 +80,8 @@ pub struct CpuStat {
     pub irq_ns: u64,
     /// Switches between threads.
     pub switches: u64,
+    /// Threads that came here from another CPU's queue.
+    pub migrations: u64,
     /// Threads that wanted this CPU at the moment.
     pub nr_running: usize,
 }
@@ -95,6 +97,7 @@ pub fn cpu_stat(cpu: CpuId) -> CpuStat {
         idle_ns: counters.idle_ns.load(Ordering::Relaxed),
         irq_ns: 0,
         switches: counters.switches.load(Ordering::Relaxed),
+        migrations: counters.migrations.load(Ordering::Relaxed),
         nr_running: this.nr_running.load(Ordering::Relaxed),
     }
 }

@@ -23,7 +23,7 @@ use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, 
 
 use hal::NoMemory;
 use hal::cpu::{CpuId, CpuMask};
-use hal::sync::IrqLock;
+use hal::sync::{IrqLock, RcuCell};
 use hal::thread::{Fpu, Slot, Work};
 use hal::trap::UserRegs;
 
@@ -108,6 +108,21 @@ pub enum State {
     Dead,
 }
 
+/// Someone who follows when a thread is on a CPU (perf_event_open(2)).
+///
+/// Both are called with the lock of a run queue held and interrupts off: they take only locks below that and free
+/// nothing.
+pub trait SwitchWatcher: Send + Sync {
+    /// The thread runs on `cpu` from `now` (nanoseconds since boot) on.
+    fn switched_in(&self, cpu: CpuId, now: u64);
+
+    /// It leaves the CPU.
+    fn switched_out(&self, now: u64);
+}
+
+/// A watcher, sized.
+struct Watch(Arc<dyn SwitchWatcher>);
+
 const SIGNAL_PENDING: u8 = 1;
 const KILL_PENDING: u8 = 2;
 
@@ -161,6 +176,9 @@ pub struct Thread {
     /// The CPU it really ran on last, and whether user code must be told of moves and preemptions (rseq(2)).
     pub(crate) ran_on: AtomicU32,
     notices: AtomicU8,
+    /// There is a `watcher`.
+    is_watched: AtomicBool,
+    watcher: RcuCell<Watch>,
     attributes: AtomicU64,
     /// What it was given; `attributes` is more while `boost` is.
     own_attributes: AtomicU64,
@@ -214,6 +232,8 @@ impl Thread {
             cpu: AtomicU32::new(hal::cpu::raw_current_id().0),
             ran_on: AtomicU32::new(u32::MAX),
             notices: AtomicU8::new(Notices::Nothing as u8),
+            is_watched: AtomicBool::new(false),
+            watcher: RcuCell::empty(),
             attributes: AtomicU64::new(encode(Attributes::NORMAL)),
             own_attributes: AtomicU64::new(encode(Attributes::NORMAL)),
             boost: AtomicU8::new(0),
@@ -314,6 +334,33 @@ impl Thread {
     #[inline]
     pub(crate) fn notices(&self, what: Notices) -> bool {
         self.notices.load(Ordering::Relaxed) >= what as u8
+    }
+
+    /// Lets `watcher` follow its switches for the rest of its life; a later one takes the place of the first. If the
+    /// thread runs, the watcher is told so before this returns.
+    pub fn watch_switches(self: &Arc<Self>, watcher: Arc<dyn SwitchWatcher>) {
+        let told = watcher.clone();
+        self.watcher.set(Some(Box::new(Watch(watcher))));
+        core_sched::if_current(self, |cpu, now| {
+            self.is_watched.store(true, Ordering::Relaxed);
+            if let Some(cpu) = cpu {
+                told.switched_in(cpu, now);
+            }
+        });
+    }
+
+    /// Whether somebody follows its switches.
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Relaxed)
+    }
+
+    /// Calls `tell` with who follows its switches. Preemption is off.
+    pub(crate) fn tell_watcher(&self, tell: impl FnOnce(&dyn SwitchWatcher)) {
+        let guard = hal::rcu::read_lock();
+        if let Some(watch) = self.watcher.get(&guard).filter(|_| self.is_watched()) {
+            tell(&*watch.0);
+        }
     }
 
     /// The CPU it runs on or ran on last.

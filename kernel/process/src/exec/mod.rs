@@ -559,6 +559,9 @@ fn commit(
     me.timer_slack.store(DEFAULT_TIMER_SLACK_NS.max(me.timer_slack.load(Relaxed)), Relaxed);
     nsproxy::enter_time_ns(me);
     take_credentials(me, outcome, is_readable);
+    if let Some(watcher) = me.watcher() {
+        watcher.executed(me);
+    }
     let (rflags, orig_rax) = (regs.rflags, regs.orig_rax);
     *regs = UserRegs { rip: new.entry, rsp: new.sp, orig_rax, ..UserRegs::default() };
     // Interrupts on, everything else as after reset (AMD64 supplement 3.4.1).

@@ -48,6 +48,9 @@ pub fn exit_to_user(regs: &mut UserRegs) {
         crate::rseq::update(&task, regs);
     }
     if work.contains(Work::SIGNAL) {
+        if let Some(probes) = hooks::probes() {
+            probes.settle(&task, regs);
+        }
         if task.has(TaskFlags::EXIT_REQUESTED) {
             let code = task.exit_code.load(Relaxed);
             exit::exit_thread(code, regs);

@@ -18,6 +18,7 @@ use hal::trap::{Access, Exception, UserRegs};
 use mm::{FaultError, FaultKind};
 
 use super::send;
+use crate::hooks;
 use crate::task::{self, CurrentTask, FaultInfo, TaskFlags};
 
 /// Sends `info` to the caller so that it cannot be blocked or ignored.
@@ -99,12 +100,12 @@ pub fn page_fault(addr: UserAddr, access: Access, regs: Option<&mut UserRegs>) -
     let task = task::try_current().ok_or(())?;
     let mm = task.mm().ok_or(())?;
     let error = match mm.handle_fault(addr, access) {
-        Ok(FaultKind::Minor) => {
-            task.min_flt.store(task.min_flt.load(Relaxed) + 1, Relaxed);
-            return Ok(());
-        }
-        Ok(FaultKind::Major) => {
-            task.maj_flt.store(task.maj_flt.load(Relaxed) + 1, Relaxed);
+        Ok(kind) => {
+            let counter = if kind == FaultKind::Minor { &task.min_flt } else { &task.maj_flt };
+            counter.store(counter.load(Relaxed) + 1, Relaxed);
+            if hooks::faults_are_watched() {
+                hooks::fault(&task, addr, kind, regs.as_deref());
+            }
             return Ok(());
         }
         Err(error) => error,
@@ -141,6 +142,11 @@ fn signal_bad_access(task: &CurrentTask, addr: UserAddr, access: Access, error: 
 /// Another exception of user code: sends the signal.
 pub fn user_exception(exception: Exception, regs: &mut UserRegs) {
     let task = task::current();
+    if let Some(probes) = hooks::probes()
+        && probes.exception(&task, &exception, regs)
+    {
+        return;
+    }
     let is_debug = exception.vector == DEBUG;
     note(&task, exception.vector, if is_debug { 0 } else { exception.error_code }, exception.cr2);
     let at = regs.rip;
