@@ -14,6 +14,7 @@ pub mod errno;
 pub mod fs;
 pub mod io_uring;
 pub mod mman;
+pub mod perf;
 pub mod poll;
 pub mod process;
 pub mod signal;

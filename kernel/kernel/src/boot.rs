@@ -54,6 +54,7 @@ fn set_up(params: Params) -> Result<()> {
     register_hooks();
     events::init();
     syscall::init();
+    perf::register();
     tmpfs::register()?;
     hugetlbfs::register()?;
     devtmpfs::init()?;

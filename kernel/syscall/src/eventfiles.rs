@@ -37,6 +37,21 @@ pub(crate) fn sys_userfaultfd(_cx: &mut Cx<'_>, flags: u32) -> Result<usize> {
     caller.install(file, caller::cloexec(OpenFlags::from_bits_truncate(flags)))
 }
 
+/// perf_event_open(2).
+pub(crate) fn sys_perf_event_open(
+    _cx: &mut Cx<'_>,
+    attr: UserAddr,
+    pid: i32,
+    cpu: i32,
+    group_fd: i32,
+    flags: u64,
+) -> Result<usize> {
+    let caller = Caller::new()?;
+    let file = perf::open(&caller.task, &perf::Request { attr, pid, cpu, group_fd, flags })?;
+    let is_cloexec = flags & abi::perf::OpenFlags::FD_CLOEXEC.bits() != 0;
+    caller.install(file, if is_cloexec { FdFlags::CLOEXEC } else { FdFlags::empty() })
+}
+
 /// eventfd2(2).
 pub(crate) fn sys_eventfd2(_cx: &mut Cx<'_>, start: u32, flags: u32) -> Result<usize> {
     const SEMAPHORE: u32 = 1;

@@ -392,6 +392,8 @@ syscalls! {
     296 pwritev(fd: i32, iov: UserAddr, count: usize, pos: i64) => file::sys_pwritev, Support::Full;
     297 rt_tgsigqueueinfo(tgid: i32, tid: i32, sig: i32, info: UserAddr)
         => signal::sys_rt_tgsigqueueinfo, Support::Full;
+    298 perf_event_open(attr: UserAddr, pid: i32, cpu: i32, group_fd: i32, flags: u64)
+        => eventfiles::sys_perf_event_open, Support::Partial("software events and uprobes are counted; no samples (EOPNOTSUPP), breakpoints or tracepoints (ENOENT)");
     299 recvmmsg(fd: i32, messages: UserAddr, count: u32, flags: u32, timeout: UserAddr)
         => net::sys_recvmmsg, Support::Full;
     302 prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr)
@@ -438,6 +440,8 @@ syscalls! {
     333 io_pgetevents(id: u64, min: i64, nr: i64, events: UserAddr, timeout: UserAddr, mask: UserAddr)
         => aio::sys_io_pgetevents, Support::Full;
     334 rseq(area: UserAddr, len: u32, flags: u32, signature: u32) => cred::sys_rseq, Support::Full;
+    335 uretprobe() => trace::sys_uretprobe, Support::Full;
+    336 uprobe() => trace::sys_uprobe, Support::Full;
     303 name_to_handle_at(dirfd: i32, name: UserAddr, out: UserAddr, mount_id: UserAddr, flags: u32)
         => handle::sys_name_to_handle_at, Support::Full;
     304 open_by_handle_at(dirfd: i32, handle: UserAddr, flags: u32)
@@ -537,14 +541,11 @@ syscalls! {
         248 add_key,
         249 request_key,
         250 keyctl,
-        298 perf_event_open,
         300 fanotify_init,
         301 fanotify_mark,
         313 finit_module,
         320 kexec_file_load,
         321 bpf,
-        335 uretprobe,
-        336 uprobe,
         443 quotactl_fd,
         444 landlock_create_ruleset,
         445 landlock_add_rule,

@@ -1,7 +1,9 @@
 //! Calls that look into other processes, and those that restrict or redirect system calls.
 
+use abi::signal::{SIGILL, SigInfo};
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
+use process::signal;
 use process::trace::dispatch::{self, Dispatch};
 use seccomp::{FilterFlags, action};
 
@@ -82,4 +84,15 @@ pub(crate) fn seccomp_mode() -> usize {
 /// prctl(2) `PR_SET_SYSCALL_USER_DISPATCH`.
 pub(crate) fn set_dispatch(mode: u64, offset: u64, len: u64, selector: u64) -> Result<usize> {
     dispatch::set_own(Dispatch { mode, offset, len, selector }).map(|()| 0)
+}
+
+/// uretprobe(2), for a trampoline that this kernel does not use: a call from elsewhere is an illegal instruction.
+pub(crate) fn sys_uretprobe(_cx: &mut Cx<'_>) -> Result<usize> {
+    signal::force(SigInfo::kernel(SIGILL));
+    Err(Errno::EPERM)
+}
+
+/// uprobe(2), likewise. `EPROTO`: not called from a trampoline.
+pub(crate) fn sys_uprobe(_cx: &mut Cx<'_>) -> Result<usize> {
+    Err(Errno::EPROTO)
 }

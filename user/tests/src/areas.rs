@@ -37,6 +37,7 @@ mod mountns;
 mod mounts;
 mod mremap;
 mod ns;
+mod perf;
 mod pidfd;
 mod pipe;
 mod pkeys;
@@ -66,6 +67,7 @@ mod tty;
 mod udp;
 mod uffd;
 mod unix;
+mod uprobe;
 mod uring;
 mod wait;
 
@@ -108,6 +110,7 @@ const AREAS: &[&[harness::Test]] = &[
     aio::TESTS,
     uring::TESTS,
     unix::TESTS,
+    uprobe::TESTS,
     inet::TESTS,
     tcp::TESTS,
     udp::TESTS,
@@ -122,6 +125,7 @@ const AREAS: &[&[harness::Test]] = &[
     proc::TESTS,
     ns::TESTS,
     ipc::TESTS,
+    perf::TESTS,
     pidfd::TESTS,
     handle::TESTS,
     sysinfo::TESTS,

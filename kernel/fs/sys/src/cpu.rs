@@ -9,8 +9,8 @@ use mm::counters::collect_meminfo;
 use vfs::put;
 use vfs::text::{put_cpu_list, put_cpu_mask};
 
-use crate::hugepages;
 use crate::place::{Items, Place, attribute, link, setting, subdir, value};
+use crate::{events, hugepages};
 
 /// Which directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,11 @@ pub(crate) fn items(part: Part) -> Items {
         Part::Node0 => node0(),
         Part::Clocks => Vec::from([sub("clocksource0", Part::Clock0)]),
         Part::Clock0 => clock_sources(),
-        Part::Bus => Vec::from([sub("cpu", Part::BusCpu), subdir("pci", Place::PciBus)]),
+        Part::Bus => Vec::from([
+            sub("cpu", Part::BusCpu),
+            subdir("event_source", Place::Events(events::Part::Bus)),
+            subdir("pci", Place::PciBus),
+        ]),
         Part::BusCpu => Vec::from([sub("devices", Part::BusCpuDevices)]),
         Part::BusCpuDevices => online()
             .map(|cpu| {

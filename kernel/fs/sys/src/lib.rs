@@ -6,6 +6,7 @@ extern crate alloc;
 
 mod cpu;
 mod devices;
+mod events;
 mod hardware;
 mod hugepages;
 mod inode;

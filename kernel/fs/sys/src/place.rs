@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use abi::Result;
 use vfs::text::Text;
 
-use crate::{cpu, devices, hardware, hugepages, kernel, ksm, thp};
+use crate::{cpu, devices, events, hardware, hugepages, kernel, ksm, thp};
 
 /// Makes the text of an attribute.
 pub(crate) type Show = Box<dyn Fn(&mut Text) -> Result<()> + Send + Sync>;
@@ -61,6 +61,8 @@ pub(crate) enum Place {
     PciBus,
     /// `bus/pci/devices`.
     PciDevices,
+    /// Sources of performance events.
+    Events(events::Part),
 }
 
 impl Place {
@@ -78,11 +80,13 @@ impl Place {
                 let mut items = hardware::items("");
                 items.push(subdir("system", Self::System(cpu::Part::System)));
                 items.push(subdir("virtual", Self::Device(devices::Part::Virtual)));
+                items.extend(events::directories());
                 items
             }
             Self::Hardware(path) => hardware::items(path),
             Self::PciBus => Vec::from([subdir("devices", Self::PciDevices)]),
             Self::PciDevices => hardware::pci_links(),
+            Self::Events(part) => events::items(*part),
             Self::System(part) => cpu::items(*part),
             Self::Device(part) => devices::items(part),
         }

@@ -207,7 +207,25 @@ pub(super) static ENTRIES: &[Entry] = &[
         },
     ),
     fixed("panic_on_warn", "0"),
-    fixed("perf_event_paranoid", "3"),
+    fixed("perf_cpu_time_max_percent", "25"),
+    fixed("perf_event_max_contexts_per_stack", "8"),
+    Entry {
+        name: "perf_event_max_sample_rate",
+        kind: Kind::Number32(&perf::settings::MAX_SAMPLE_RATE, 1..=u32::MAX),
+    },
+    fixed("perf_event_max_stack", "127"),
+    fixed("perf_event_mlock_kb", "516"),
+    tunable(
+        "perf_event_paranoid",
+        |out| {
+            put!(out, "{}\n", perf::settings::paranoid());
+            Ok(())
+        },
+        |bytes| {
+            perf::settings::set_paranoid(int(bytes)?);
+            Ok(())
+        },
+    ),
     Entry {
         name: "pid_max",
         kind: Kind::Tunable(
