@@ -101,6 +101,15 @@ impl BlockDevice {
         self.limits().logical_block_size
     }
 
+    /// Checks an access past the caches: `len` bytes at byte `pos`, in memory whose addresses and lengths, or-ed, are
+    /// `memory`. `EINVAL`: not whole logical blocks, or memory that the hardware cannot address.
+    pub fn check_direct(&self, pos: u64, len: usize, memory: u64) -> Result<()> {
+        let limits = self.limits();
+        let blocks = u64::from(limits.logical_block_size).wrapping_sub(1);
+        let bytes = u64::from(limits.dma_alignment).wrapping_sub(1);
+        if (pos | len as u64) & blocks == 0 && memory & bytes == 0 { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
     /// Where it begins on the disk, in sectors.
     pub fn start(&self) -> u64 {
         self.partition.as_ref().map_or(0, |part| part.start)

@@ -69,6 +69,8 @@ pub trait Driver: Send + Sync {
 pub struct Limits {
     /// Smallest unit that can be addressed, a power of two from 512.
     pub logical_block_size: u32,
+    /// What addresses and lengths of memory must be multiples of, a power of two.
+    pub dma_alignment: u32,
     /// Unit that can be written without reading.
     pub physical_block_size: u32,
     /// Preferred smallest and best size of an access in bytes; 0 when unknown.
@@ -97,6 +99,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             logical_block_size: 512,
+            dma_alignment: 512,
             physical_block_size: 512,
             io_min: 512,
             io_opt: 0,

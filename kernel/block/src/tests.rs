@@ -13,6 +13,7 @@ use crate::*;
 
 const CACHED: Limits = Limits {
     logical_block_size: 512,
+    dma_alignment: 512,
     physical_block_size: 512,
     io_min: 512,
     io_opt: 0,

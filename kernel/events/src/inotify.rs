@@ -162,6 +162,10 @@ impl Watch for Mark {
         }
     }
 
+    fn skips_unlinked(&self) -> bool {
+        self.mask.load(Relaxed) & IN_EXCL_UNLINK != 0
+    }
+
     fn mask(&self) -> Event {
         // The end of the file ends the watch, wanted or not.
         Event::from_bits_truncate(self.mask.load(Relaxed) & (ALL_EVENTS | IN_UNMOUNT)) | Event::DELETE_SELF

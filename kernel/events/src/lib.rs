@@ -31,6 +31,7 @@ pub mod inotify;
 pub mod pidfd;
 pub mod poll;
 pub mod select;
+mod sigio;
 pub mod signalfd;
 pub mod timerfd;
 
@@ -40,6 +41,7 @@ use vfs::File;
 /// Registers what other floors ask of this crate. Call it once at boot.
 pub fn init() {
     limits::events::init(hal::frame::stats().total as u64 * hal::PAGE_SIZE as u64);
+    vfs::sigio::set_sender(&sigio::Signals);
     process::hooks::register_pidfd(pidfd::for_clone);
 }
 

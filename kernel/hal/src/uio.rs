@@ -91,6 +91,20 @@ impl UserCursor {
         }
     }
 
+    /// All addresses and lengths of what is left, or-ed: aligned as the least aligned of them.
+    fn alignment(&self) -> u64 {
+        let rest = self.bufs.get(self.idx + 1..).unwrap_or_default();
+        let (mut bits, mut left) = (0, self.remaining);
+        for buf in core::iter::once(&self.front).chain(rest) {
+            let len = buf.len.min(left);
+            if len > 0 {
+                bits |= buf.addr.0 | len as u64;
+            }
+            left -= len;
+        }
+        bits
+    }
+
     /// Moves at most `len` bytes with `copy(user buffer, bytes already done)`, which returns how many it did.
     #[inline]
     fn transfer(
@@ -119,7 +133,7 @@ enum DestKind<'a> {
     Parts(PartsCursor<'a>),
 }
 
-/// Where data goes to: the buffers of a read(2) or a kernel slice.
+/// Where data goes to: the buffers of a read(2), a kernel slice or frames.
 pub struct Dest<'a>(DestKind<'a>);
 
 impl<'a> Dest<'a> {
@@ -152,6 +166,15 @@ impl<'a> Dest<'a> {
             DestKind::User(cursor) => cursor.remaining,
             DestKind::Kernel { buf, pos } => buf.len() - pos,
             DestKind::Parts(cursor) => cursor.total - cursor.done,
+        }
+    }
+
+    /// All addresses and lengths of the user buffers that are left, or-ed; 0 for memory of the kernel.
+    pub fn alignment(&self) -> u64 {
+        match &self.0 {
+            DestKind::User(cursor) => cursor.alignment(),
+            DestKind::Kernel { .. } => 0,
+            DestKind::Parts(cursor) => cursor.alignment(),
         }
     }
 
@@ -268,6 +291,11 @@ impl<'a> PartsCursor<'a> {
         Self { parts, done: 0, total, at: 0, before: 0 }
     }
 
+    fn alignment(&self) -> u64 {
+        let rest = self.parts.get(self.at..).unwrap_or_default();
+        rest.iter().fold(0, |bits, part| bits | (part.offset | part.len) as u64)
+    }
+
     /// The frame, the offset and how many bytes lie there, of at most `len` next ones; `None` at the end.
     fn next(&mut self, len: usize) -> Option<(&Frame, usize, usize)> {
         let len = len.min(self.total - self.done);
@@ -344,6 +372,15 @@ impl<'a> Src<'a> {
     /// Is this user memory, so that a copy may fault and sleep?
     pub fn is_user(&self) -> bool {
         matches!(self.0, SrcKind::User(_))
+    }
+
+    /// All addresses and lengths of the user buffers that are left, or-ed; 0 for memory of the kernel.
+    pub fn alignment(&self) -> u64 {
+        match &self.0 {
+            SrcKind::User(cursor) => cursor.alignment(),
+            SrcKind::Kernel { .. } => 0,
+            SrcKind::Parts(cursor) => cursor.alignment(),
+        }
     }
 
     /// Takes as many bytes as `buf` holds or are left; returns how many. `Err` only when none could be copied.

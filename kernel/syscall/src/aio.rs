@@ -7,13 +7,14 @@ use abi::aio::{AioSigset, IoEvent, Iocb, IocbFlags, KIOCB_KEY, opcode};
 use abi::poll::PollEvents;
 use abi::time::Timespec;
 use abi::{Errno, Result};
+use events::aio::transfer::{self, Transfer};
 use events::aio::{self, Context, Request};
 use hal::uio::{Dest, Src, UserBuf};
 use hal::{UserAddr, user};
 use limits::Resource;
 use process::ioprio;
 use vfs::rw::{self, RwFlags};
-use vfs::{File, FileMode, SyncMode};
+use vfs::{File, FileMode, RwKind, SyncMode};
 use zerocopy::IntoBytes;
 
 use crate::Cx;
@@ -71,8 +72,8 @@ fn submit(context: &Arc<Context>, at: UserAddr) -> Result<()> {
     }
     user::write(UserAddr(at.0.wrapping_add(core::mem::offset_of!(Iocb, aio_key) as u64)), &KIOCB_KEY)?;
     match iocb.aio_lio_opcode {
-        opcode::PREAD | opcode::PREADV => read(request, &iocb, &file),
-        opcode::PWRITE | opcode::PWRITEV => write(request, &iocb, &file),
+        opcode::PREAD | opcode::PREADV => read(request, &iocb, file),
+        opcode::PWRITE | opcode::PWRITEV => write(request, &iocb, file),
         opcode::FSYNC => sync(request, &iocb, file, SyncMode::Full),
         opcode::FDSYNC => sync(request, &iocb, file, SyncMode::Data),
         opcode::POLL => poll(request, &iocb, file),
@@ -109,34 +110,51 @@ fn has_positions(file: &File) -> bool {
     file.mode().intersects(FileMode::SEEK | FileMode::PREAD)
 }
 
-fn read(request: Request, iocb: &Iocb, file: &File) -> Result<()> {
-    rw_flags(iocb, file)?;
+fn read(request: Request, iocb: &Iocb, file: Arc<File>) -> Result<()> {
+    let flags = rw_flags(iocb, &file)?;
     file.require(FileMode::READ)?;
     if file.inode().is_dir() {
         return Err(Errno::EINVAL);
     }
-    let mut dst = Dest::user_vec(buffers(iocb, iocb.aio_lio_opcode == opcode::PREADV)?);
-    let result = if has_positions(file) {
-        rw::pread(file, &mut dst, iocb.aio_offset)
+    let bufs = buffers(iocb, iocb.aio_lio_opcode == opcode::PREADV)?;
+    if transfer::is_worthwhile(&file, total(&bufs)) {
+        return request.transfer(part(RwKind::Read, file, iocb, flags), &bufs);
+    }
+    let mut dst = Dest::user_vec(bufs);
+    let result = if has_positions(&file) {
+        rw::pread_with(&file, &mut dst, iocb.aio_offset, flags)
     } else {
-        rw::read(file, &mut dst)
+        rw::read_with(&file, &mut dst, flags)
     };
     request.finish(result);
     Ok(())
 }
 
-fn write(request: Request, iocb: &Iocb, file: &File) -> Result<()> {
-    let flags = rw_flags(iocb, file)?;
+/// Bytes of all buffers.
+fn total(bufs: &[UserBuf]) -> usize {
+    bufs.iter().fold(0, |sum, buf| sum.saturating_add(buf.len))
+}
+
+fn part(kind: RwKind, file: Arc<File>, iocb: &Iocb, flags: RwFlags) -> Transfer {
+    Transfer { kind, file, pos: iocb.aio_offset, flags, fsize: rlimit(Resource::Fsize) }
+}
+
+fn write(request: Request, iocb: &Iocb, file: Arc<File>) -> Result<()> {
+    let flags = rw_flags(iocb, &file)?;
     file.require(FileMode::WRITE)?;
-    let mut src = Src::user_vec(buffers(iocb, iocb.aio_lio_opcode == opcode::PWRITEV)?);
+    let bufs = buffers(iocb, iocb.aio_lio_opcode == opcode::PWRITEV)?;
+    if transfer::is_worthwhile(&file, total(&bufs)) {
+        return request.transfer(part(RwKind::Write, file, iocb, flags), &bufs);
+    }
+    let mut src = Src::user_vec(bufs);
     let fsize = rlimit(Resource::Fsize);
-    let result = if has_positions(file) {
-        rw::pwrite_with(file, &mut src, iocb.aio_offset, fsize, flags)
+    let result = if has_positions(&file) {
+        rw::pwrite_with(&file, &mut src, iocb.aio_offset, fsize, flags)
     } else {
-        rw::write_with(file, &mut src, fsize, flags)
+        rw::write_with(&file, &mut src, fsize, flags)
     };
     let is_silent = flags.contains(RwFlags::NOSIGNAL) && result == Err(Errno::EPIPE);
-    request.finish(if is_silent { result } else { after_write(file, result) });
+    request.finish(if is_silent { result } else { after_write(&file, result) });
     Ok(())
 }
 

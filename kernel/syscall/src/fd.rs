@@ -153,6 +153,19 @@ pub(crate) fn sys_fcntl(_cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: u64) -> Result
             files.set_fd_flags(fd, FdFlags::from_bits_truncate(arg as u32 & raw::FD_CLOEXEC)).map(|()| 0)
         }
         raw::F_GETFL => Ok(fcntl::status_flags(&*files.get_any(fd)?).bits() as usize),
+        raw::F_SETLEASE => {
+            let kind = match arg as u32 {
+                raw::F_RDLCK => Some(LockKind::Read),
+                raw::F_WRLCK => Some(LockKind::Write),
+                raw::F_UNLCK => None,
+                _ => return files.get(fd).and(Err(Errno::EINVAL)),
+            };
+            vfs::lock::lease::set(&files.get(fd)?, fd, kind, &process::current().cred()).map(|()| 0)
+        }
+        raw::F_NOTIFY => {
+            let file = files.get(fd)?;
+            vfs::dnotify::request(&file, fd, files.id(), arg as u32, &process::current().cred()).map(|()| 0)
+        }
         _ => fcntl_file(&files, fd, &*files.get(fd)?, cmd, arg),
     }
 }
@@ -172,23 +185,24 @@ fn fcntl_file(files: &FdTable, fd: i32, file: &File, cmd: u32, arg: u64) -> Resu
         | raw::F_OFD_SETLKW => record_lock(files, fd, file, cmd, addr)?,
         raw::F_GETOWN => {
             let owner = file.owner();
-            return Ok(if owner.kind == 2 { -i64::from(owner.pid) } else { i64::from(owner.pid) } as usize);
+            let pid = i64::from(shown(owner.pid));
+            return Ok(if owner.kind == 2 { -pid } else { pid } as usize);
         }
         raw::F_SETOWN => {
             let pid = arg as i32;
             let (kind, pid) = if pid < 0 { (2, pid.checked_neg().ok_or(Errno::EINVAL)?) } else { (1, pid) };
-            file.update_owner(|owner| (owner.kind, owner.pid) = (kind, pid));
+            set_owner(file, kind, pid)?;
         }
         raw::F_GETOWN_EX => {
             let owner = file.owner();
-            user::write(addr, &FOwnerEx { kind: owner.kind, pid: owner.pid })?;
+            user::write(addr, &FOwnerEx { kind: owner.kind, pid: shown(owner.pid) })?;
         }
         raw::F_SETOWN_EX => {
             let new: FOwnerEx = user::read(addr)?;
             if !(0..=2).contains(&new.kind) {
                 return Err(Errno::EINVAL);
             }
-            file.update_owner(|owner| (owner.kind, owner.pid) = (new.kind, new.pid));
+            set_owner(file, new.kind, new.pid)?;
         }
         raw::F_GETSIG => return Ok(file.owner().signal as usize),
         raw::F_SETSIG => {
@@ -203,10 +217,37 @@ fn fcntl_file(files: &FdTable, fd: i32, file: &File, cmd: u32, arg: u64) -> Resu
             file.ops().seals(file, Some(arg as u32))?;
         }
         raw::F_GET_SEALS => return file.ops().seals(file, None).map(|seals| seals as usize),
-        raw::F_GETLEASE => return Ok(raw::F_UNLCK as usize),
+        raw::F_GETLEASE => {
+            return Ok(match vfs::lock::lease::get(file) {
+                Some(LockKind::Read) => raw::F_RDLCK,
+                Some(LockKind::Write) => raw::F_WRLCK,
+                None => raw::F_UNLCK,
+            } as usize);
+        }
         _ => return Err(Errno::EINVAL),
     }
     Ok(0)
+}
+
+/// The number of process, thread or group `pid` as the caller sees it.
+fn shown(pid: i32) -> i32 {
+    u32::try_from(pid).ok().filter(|&pid| pid > 0).map_or(0, |pid| process::pid::visible(pid) as i32)
+}
+
+/// Makes `pid` the one that gets the signals of `file`; 0: nobody. `ESRCH`: there is none.
+fn set_owner(file: &File, kind: i32, pid: i32) -> Result<()> {
+    let number = u32::try_from(pid).map_err(|_| Errno::ESRCH)?;
+    let is_there = || {
+        process::pid::find_task(number).is_some()
+            || process::pid::find_process(number).is_some()
+            || process::pid::find_pgrp(number).is_some()
+    };
+    let global = match number {
+        0 => 0,
+        _ => process::pid::to_global(number).filter(|_| is_there()).ok_or(Errno::ESRCH)?,
+    };
+    file.update_owner(|owner| owner.choose(kind, global as i32, &process::current().cred()));
+    Ok(())
 }
 
 /// The commands for record locks. `EBADF`, too: another thread closed the descriptor meanwhile, which would have taken the

@@ -128,8 +128,16 @@ pub(crate) fn sys_preadv2(
 ) -> Result<usize> {
     let file = file(fd)?;
     let mut dst = Dest::user_vec(caller::iovec(iov, count)?);
-    RwFlags::decode(flags, &file)?;
-    if pos == -1 { rw::read(&file, &mut dst) } else { rw::pread(&file, &mut dst, pos) }
+    if dst.remaining() == 0 {
+        file.require(FileMode::READ)?;
+        return Ok(0);
+    }
+    let flags = RwFlags::decode(flags, &file)?;
+    if pos == -1 {
+        rw::read_with(&file, &mut dst, flags)
+    } else {
+        rw::pread_with(&file, &mut dst, pos, flags)
+    }
 }
 
 /// pwritev2(2). A position of -1 is the file's own.

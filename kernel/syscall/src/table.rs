@@ -155,7 +155,7 @@ syscalls! {
     70 msgrcv(id: i32, message: UserAddr, len: usize, kind: i64, flags: i32) => ipc::sys_msgrcv, Support::Full;
     71 msgctl(id: i32, command: i32, buf: UserAddr) => ipc::sys_msgctl, Support::Full;
     72 fcntl(fd: i32, cmd: u32, arg: u64)
-        => fd::sys_fcntl, Support::Partial("no leases, no F_NOTIFY: EINVAL");
+        => fd::sys_fcntl, Support::Full;
     73 flock(fd: i32, operation: u32) => fd::sys_flock, Support::Full;
     74 fsync(fd: i32) => file::sys_fsync, Support::Full;
     75 fdatasync(fd: i32) => file::sys_fdatasync, Support::Full;
@@ -427,9 +427,9 @@ syscalls! {
     326 copy_file_range(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, count: usize, flags: u32)
         => file::sys_copy_file_range, Support::Full;
     327 preadv2(fd: i32, iov: UserAddr, count: usize, pos: i64, pos_high: u64, flags: u32)
-        => file::sys_preadv2, Support::Partial("RWF_NOWAIT, RWF_DONTCACHE: EOPNOTSUPP");
+        => file::sys_preadv2, Support::Partial("RWF_NOWAIT: only files on ext4 and disks, else EOPNOTSUPP");
     328 pwritev2(fd: i32, iov: UserAddr, count: usize, pos: i64, pos_high: u64, flags: u32)
-        => file::sys_pwritev2, Support::Partial("RWF_NOWAIT, RWF_ATOMIC, RWF_DONTCACHE: EOPNOTSUPP");
+        => file::sys_pwritev2, Support::Partial("RWF_NOWAIT: only files on ext4 and disks, else EOPNOTSUPP");
     329 pkey_mprotect(addr: u64, len: u64, prot: u32, key: i32)
         => mem::sys_pkey_mprotect, Support::Full;
     330 pkey_alloc(flags: u64, rights: u64)

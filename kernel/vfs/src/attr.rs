@@ -11,19 +11,24 @@ use abi::{Errno, Result};
 use security::{Access, Cap, CapSet, Cred};
 
 use crate::anon;
+use crate::dev;
 use crate::file::{File, FileMode};
 use crate::fs_context::WalkContext;
 use crate::inode::{FileKind, Inode, InodeFlags, SetAttr};
+use crate::lock::{LockKind, lease};
 use crate::mount::MountFlags;
 use crate::notify::{self, Event};
 use crate::path::Path;
 use crate::perm;
+use crate::pipe::Blocking;
 use crate::rw;
 use crate::time;
 use crate::walk::{self, At, WalkFlags};
 
 /// `STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID` (statx(2)).
 const STATX_MASK: u32 = 0x7ff | 0x800 | 0x1000;
+/// `STATX_DIOALIGN`.
+const STATX_DIOALIGN: u32 = 0x2000;
 /// `STATX_MNT_ID_UNIQUE`.
 const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 const STATX_ATTR_IMMUTABLE: u64 = 0x10;
@@ -40,11 +45,27 @@ pub fn statx(path: &Path, mask: u32) -> Result<Statx> {
         stat.stx_mnt_id = path.mount.unique_id();
         stat.stx_mask = stat.stx_mask & !0x1000 | STATX_MNT_ID_UNIQUE;
     }
+    if mask & STATX_DIOALIGN != 0 {
+        tell_direct_align(inode, &mut stat);
+    }
     stat.stx_attributes_mask |= STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND | STATX_ATTR_MOUNT_ROOT;
     if path.is_mount_root() {
         stat.stx_attributes |= STATX_ATTR_MOUNT_ROOT;
     }
     Ok(stat)
+}
+
+/// Tells what `O_DIRECT` asks for: nothing for files that have no such thing.
+fn tell_direct_align(inode: &Inode, stat: &mut Statx) {
+    let align = match inode.kind() {
+        FileKind::Regular => inode.ops().direct_align(inode),
+        FileKind::Block => dev::direct_align(inode.rdev()),
+        _ => None,
+    };
+    if let Some(align) = align {
+        stat.stx_mask |= STATX_DIOALIGN;
+        (stat.stx_dio_mem_align, stat.stx_dio_offset_align) = (align.memory, align.offset);
+    }
 }
 
 #[inline]
@@ -319,7 +340,10 @@ pub fn truncate(path: &Path, size: i64, fsize: u64, cred: &Cred) -> Result<()> {
         return Err(Errno::EPERM);
     }
     inode.get_write_access()?;
-    let result = check_size(inode, size, fsize).and_then(|size| truncate_inode(inode, size, cred));
+    let broken = lease::break_leases(inode, LockKind::Write, Blocking::Yes);
+    let result = broken
+        .and_then(|()| check_size(inode, size, fsize))
+        .and_then(|size| truncate_inode(inode, size, cred));
     inode.put_write_access();
     result?;
     notify::path_event(path, Event::MODIFY);
@@ -365,6 +389,14 @@ pub fn fallocate(file: &File, mode: u32, offset: i64, len: i64, fsize: u64) -> R
         return Err(Errno::EFBIG);
     }
     let _exclusive = inode.sem.write();
+    let frozen = if mode & !KEEP_SIZE == 0 {
+        InodeFlags::IMMUTABLE
+    } else {
+        InodeFlags::IMMUTABLE | InodeFlags::APPEND
+    };
+    if inode.flags().intersects(frozen) {
+        return Err(Errno::EPERM);
+    }
     rw::remove_privileges(inode, file.cred())?;
     file.ops().fallocate(file, mode, offset as u64, len as u64)?;
     inode.touch_mtime();

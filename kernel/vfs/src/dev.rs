@@ -14,6 +14,21 @@ use crate::inode::{Inode, OpenRequest};
 pub trait DeviceDriver: Send + Sync {
     /// Opens the device with number `rdev`. `ENXIO`: there is none.
     fn open(&self, rdev: u64, inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>>;
+
+    /// What `O_DIRECT` asks for on the device with number `rdev`, if it has that.
+    fn direct_align(&self, rdev: u64) -> Option<DirectAlign> {
+        let _ = rdev;
+        None
+    }
+}
+
+/// What an access with `O_DIRECT` must be aligned to, in bytes (statx(2), `STATX_DIOALIGN`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectAlign {
+    /// Addresses and lengths of memory.
+    pub memory: u32,
+    /// Positions and lengths in the file.
+    pub offset: u32,
 }
 
 /// The two number spaces.
@@ -110,9 +125,17 @@ pub(crate) fn open(
     inode: &Arc<Inode>,
     request: &OpenRequest<'_>,
 ) -> Result<Arc<dyn FileOps>> {
+    driver(kind, rdev).ok_or(Errno::ENXIO)?.open(rdev, inode, request)
+}
+
+fn driver(kind: DeviceKind, rdev: u64) -> Option<Arc<dyn DeviceDriver>> {
     let is_it = |r: &&Range| r.kind == kind && r.major == major(rdev) && r.minors.contains(&minor(rdev));
-    let driver = REGISTRY.lock().ranges.iter().find(is_it).map(|r| r.driver.clone()).ok_or(Errno::ENXIO)?;
-    driver.open(rdev, inode, request)
+    REGISTRY.lock().ranges.iter().find(is_it).map(|r| r.driver.clone())
+}
+
+/// What `O_DIRECT` asks for on block device `rdev`.
+pub(crate) fn direct_align(rdev: u64) -> Option<DirectAlign> {
+    driver(DeviceKind::Block, rdev)?.direct_align(rdev)
 }
 
 /// Announces a device under /dev.

@@ -315,6 +315,7 @@ impl FdTable {
         if let Some(locks) = file.inode().locks_if_any() {
             locks.table_closed(self.id);
         }
+        crate::dnotify::closed(file, self.id);
         file.ops().flush(file)
     }
 

@@ -29,6 +29,7 @@ use crate::lock;
 use crate::mount::WriteAccess;
 use crate::notify::{self, Event};
 use crate::path::Path;
+use crate::sigio::Owner;
 
 bitflags! {
     /// What a description can do, fixed when it is opened.
@@ -48,6 +49,10 @@ bitflags! {
         const PREAD = 32;
         /// Has a page cache ([`File::mapping`]).
         const CACHED = 64;
+        /// Can tell what goes without waiting ([`FileOps::nowait`]).
+        const NOWAIT = 128;
+        /// Reads and writes can leave the page cache as it was (`RWF_DONTCACHE`).
+        const DONTCACHE = 256;
     }
 }
 
@@ -75,6 +80,15 @@ impl Whence {
             .copied()
             .ok_or(Errno::EINVAL)
     }
+}
+
+/// Whether bytes come or go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RwKind {
+    /// From the file.
+    Read,
+    /// To the file.
+    Write,
 }
 
 /// How much of a file fsync(2) and fdatasync(2) write out.
@@ -114,6 +128,15 @@ pub trait FileOps: Any + Send + Sync {
     fn write(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<usize> {
         let _ = (file, src, pos);
         Err(Errno::EINVAL)
+    }
+
+    /// How many of the `len` bytes at `pos` can be read or written without waiting, for `RWF_NOWAIT`; asked only of
+    /// files with [`FileMode::NOWAIT`]. What others do meanwhile may make it wait all the same.
+    ///
+    /// `EAGAIN`: none. `EOPNOTSUPP`: that cannot be told of this access.
+    fn nowait(&self, file: &File, access: RwKind, pos: u64, len: usize) -> Result<usize> {
+        let _ = (file, access, pos, len);
+        Err(Errno::EOPNOTSUPP)
     }
 
     /// The device that swap goes to when this file is swapped to. `EINVAL`: it cannot be. `EBUSY`: it is.
@@ -258,17 +281,6 @@ impl FileOps for NoOps {
     }
 }
 
-/// Who gets SIGIO (fcntl(2) `F_SETOWN_EX`, `F_SETSIG`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Owner {
-    /// `F_OWNER_TID` 0, `F_OWNER_PID` 1, `F_OWNER_PGRP` 2.
-    pub kind: i32,
-    /// Id of that kind; 0 for nobody.
-    pub pid: i32,
-    /// The signal instead of SIGIO, or 0.
-    pub signal: i32,
-}
-
 /// Someone who wants to know when an open file description ends: epoll keeps no file open, but forgets it then.
 pub trait ReleaseWatch: Send + Sync {
     /// The description with this id ends. May sleep.
@@ -349,6 +361,9 @@ impl File {
         if !flags.contains(OpenFlags::PATH) {
             mode.set(FileMode::READ, flags.can_read());
             mode.set(FileMode::WRITE, flags.can_write());
+        }
+        if is_reader(&inode, mode) {
+            inode.add_reader();
         }
         mode.set(FileMode::CACHED, inode.mapping().or_else(|| ops.mapping()).is_some());
         let errors_seen =
@@ -533,6 +548,12 @@ impl File {
     }
 }
 
+/// Whether a description of `inode` counts as one that can only read it.
+fn is_reader(inode: &Inode, mode: FileMode) -> bool {
+    let access = FileMode::READ | FileMode::WRITE | FileMode::PATH;
+    mode & access == FileMode::READ && inode.is_regular()
+}
+
 impl Drop for File {
     fn drop(&mut self) {
         if self.mode.contains(FileMode::PATH) {
@@ -553,6 +574,9 @@ impl Drop for File {
         }
         if self.write_access.is_some() {
             self.inode.put_write_access();
+        }
+        if is_reader(&self.inode, self.mode) {
+            self.inode.remove_reader();
         }
     }
 }

@@ -25,6 +25,8 @@ bitflags! {
         const NODUMP = 0x40;
         /// Access times are not kept.
         const NOATIME = 0x80;
+        /// Data goes through the journal.
+        const JOURNAL_DATA = 0x4000;
         /// New files get the project id of their directory.
         const PROJINHERIT = 0x2000_0000;
         const _ = !0;
@@ -107,7 +109,8 @@ pub fn get(path: &Path) -> Result<FileAttr> {
 
 /// Changes by `edit`, which gets what is there. May sleep.
 ///
-/// `EPERM`: not the owner, or a change of immutable or append-only without `CAP_LINUX_IMMUTABLE`. `EROFS`.
+/// `EPERM`: not the owner, or a change of immutable or append-only without `CAP_LINUX_IMMUTABLE`, or of
+/// journaled data without `CAP_SYS_RESOURCE`. `EROFS`.
 /// `EOPNOTSUPP`: flags that the file system does not keep. `ENOIOCTLCMD`: it has none.
 pub fn set(path: &Path, cred: &Cred, edit: impl FnOnce(&mut FileAttr)) -> Result<()> {
     let _write = path.mount.want_write()?;
@@ -121,6 +124,9 @@ pub fn set(path: &Path, cred: &Cred, edit: impl FnOnce(&mut FileAttr)) -> Result
     edit(&mut new);
     let guarded = FsFlags::IMMUTABLE | FsFlags::APPEND;
     if (old.flags ^ new.flags).intersects(guarded) && !cred.capable(Cap::LINUX_IMMUTABLE) {
+        return Err(Errno::EPERM);
+    }
+    if (old.flags ^ new.flags).contains(FsFlags::JOURNAL_DATA) && !cred.capable(Cap::SYS_RESOURCE) {
         return Err(Errno::EPERM);
     }
     inode.ops().set_file_attr(inode, &new)?;

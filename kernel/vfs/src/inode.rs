@@ -18,7 +18,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use abi::fs::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx};
 use abi::time::Timespec;
@@ -29,6 +29,7 @@ use mm::Mapping;
 use sched::RwSem;
 use security::Cred;
 
+use crate::dev::DirectAlign;
 use crate::file::FileOps;
 use crate::file_attr::FileAttr;
 use crate::lock::FileLocks;
@@ -289,6 +290,12 @@ pub trait InodeOps: Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
+    /// What `O_DIRECT` asks for on the file `inode`; `None`: reads and writes go through the page cache.
+    fn direct_align(&self, inode: &Inode) -> Option<DirectAlign> {
+        let _ = inode;
+        None
+    }
+
     /// What readlink(2) shows; magic links override it, as their name need not lead back to them.
     fn link_text(&self, inode: &Arc<Inode>) -> Result<Vec<u8>> {
         match self.read_link(inode)? {
@@ -402,6 +409,8 @@ pub struct Inode {
     pub sem: RwSem<()>,
     /// Open descriptions that may write if positive; what forbids writing (a running program) if negative.
     writers: AtomicI32,
+    /// Open descriptions that can only read, of a regular file.
+    readers: AtomicU32,
     locks: Once<Box<FileLocks>>,
     fifo: Once<Arc<Pipe>>,
     marks: Marks,
@@ -474,6 +483,7 @@ impl Inode {
                 (),
             ),
             writers: AtomicI32::new(0),
+            readers: AtomicU32::new(0),
             locks: Once::new(),
             fifo: Once::new(),
             marks: Marks::new(),
@@ -681,6 +691,21 @@ impl Inode {
             .fetch_update(Relaxed, Relaxed, |n| (n <= 0).then(|| n - 1))
             .map(|_| DenyWrite(self.clone()))
             .map_err(|_| Errno::ETXTBSY)
+    }
+
+    /// Counts one more open description that can only read.
+    pub(crate) fn add_reader(&self) {
+        self.readers.fetch_add(1, SeqCst);
+    }
+
+    /// Undoes [`Inode::add_reader`].
+    pub(crate) fn remove_reader(&self) {
+        self.readers.fetch_sub(1, Relaxed);
+    }
+
+    /// How many open descriptions can only read, of a regular file.
+    pub fn nr_readers(&self) -> u32 {
+        self.readers.load(SeqCst)
     }
 
     /// How many open descriptions may write.

@@ -56,6 +56,11 @@ pub trait Watch: Send + Sync {
 
     /// The events that it wants.
     fn mask(&self) -> Event;
+
+    /// Whether it does without events on entries of its directory that have lost their names (`IN_EXCL_UNLINK`).
+    fn skips_unlinked(&self) -> bool {
+        false
+    }
 }
 
 /// The watches of one inode.
@@ -106,12 +111,17 @@ impl Marks {
     }
 
     fn tell(&self, event: Event, cookie: u32, name: Option<&[u8]>) {
+        self.tell_if(event, cookie, name, |_| true);
+    }
+
+    /// Tells the watches of an event that `is_for` picks.
+    fn tell_if(&self, event: Event, cookie: u32, name: Option<&[u8]>, is_for: impl Fn(&dyn Watch) -> bool) {
         let kinds = event - Event::ISDIR;
         if self.mask.load(Relaxed) & kinds.bits() == 0 {
             return;
         }
         let watches = self.list.lock().clone();
-        for watch in watches.iter().filter(|watch| watch.mask().intersects(kinds)) {
+        for watch in watches.iter().filter(|watch| watch.mask().intersects(kinds) && is_for(&***watch)) {
             watch.event(event, cookie, name);
         }
     }
@@ -147,7 +157,8 @@ fn path_event_slow(path: &Path, event: Event) {
     if let (Some(parent), name) = path.dentry.parent_and_name()
         && let Some(dir) = parent.inode()
     {
-        dir.marks().tell(event, 0, Some(&name));
+        dir.marks()
+            .tell_if(event, 0, Some(&name), |watch| path.dentry.is_hashed() || !watch.skips_unlinked());
     }
     inode.marks().tell(event, 0, None);
 }

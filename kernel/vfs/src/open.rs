@@ -13,12 +13,13 @@ use crate::dev::{self, DeviceKind};
 use crate::file::{File, FileOps, NoOps};
 use crate::fs_context::WalkContext;
 use crate::inode::{DenyWrite, FileKind, Inode, InodeFlags, NewInode, OpenRequest};
+use crate::lock::{LockKind, lease};
 use crate::mount::MountFlags;
 use crate::namespace;
 use crate::notify::{self, Event};
 use crate::path::Path;
 use crate::perm;
-use crate::pipe::PipeEnd;
+use crate::pipe::{Blocking, PipeEnd};
 use crate::walk::{self, At, Last, WalkFlags, Walker};
 
 /// A checked request to open.
@@ -191,8 +192,11 @@ fn finish(path: &Path, how: &How, cred: &Arc<Cred>) -> Result<Arc<File>> {
     let request = OpenRequest { flags: how.flags, cred, path };
     let truncates = how.flags.contains(OpenFlags::TRUNC) && inode.is_regular();
     let access = if truncates { Some(path.mount.want_write()?) } else { None };
+    break_leases(inode, how.flags)?;
     let ops = open_ops(inode, &request)?;
     let file = File::new(path.clone(), ops, how.flags, cred)?;
+    // A lease that came since then is not given to a file that this description has open, or is broken here.
+    break_leases(inode, how.flags)?;
     if !inode.is_regular() {
         // Regular files are checked by `want_write` in `File::new`; of the rest only directories matter here.
         drop(access);
@@ -205,6 +209,15 @@ fn finish(path: &Path, how: &How, cred: &Arc<Cred>) -> Result<Arc<File>> {
     }
     notify::path_event(path, Event::OPEN);
     Ok(file)
+}
+
+/// Has the leases on `inode` broken that an open with `flags` must not meet. `EAGAIN`: with `O_NONBLOCK`. `ERESTARTSYS`.
+#[inline]
+fn break_leases(inode: &Inode, flags: OpenFlags) -> Result<()> {
+    let wanted =
+        if flags.can_write() || flags.contains(OpenFlags::TRUNC) { LockKind::Write } else { LockKind::Read };
+    let blocking = if flags.contains(OpenFlags::NONBLOCK) { Blocking::No } else { Blocking::Yes };
+    lease::break_leases(inode, wanted, blocking)
 }
 
 fn truncate_open(inode: &Arc<Inode>, cred: &Cred) -> Result<()> {

@@ -13,11 +13,13 @@
 use abi::fs::{OpenFlags, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
 use abi::{Errno, Result};
 use bitflags::bitflags;
-use hal::PAGE_SIZE;
 use hal::uio::{Dest, Src};
+use hal::{PAGE_SHIFT, PAGE_SIZE};
+use mm::Mapping;
 use security::Cap;
 
-use crate::file::{File, FileMode, ShowPart, SyncMode, Whence};
+use crate::dontcache::Dropped;
+use crate::file::{File, FileMode, RwKind, ShowPart, SyncMode, Whence};
 use crate::inode::{Inode, InodeFlags, SetAttr};
 use crate::mount::MountFlags;
 use crate::notify::{self, Event};
@@ -63,14 +65,18 @@ impl RwFlags {
 
     /// Decodes the argument and joins it with what `file` says.
     ///
-    /// `EOPNOTSUPP`: unknown, or not possible for this file. `EINVAL`: to append and not to append. `EPERM`: not to append
-    /// to a file that can only be appended to.
+    /// `EOPNOTSUPP`: unknown, or not possible for this file: no device here writes more than a block all or nothing.
+    /// `EINVAL`: to append and not to append. `EPERM`: not to append to a file that can only be appended to.
     pub fn decode(raw: u32, file: &File) -> Result<Self> {
         let asked = Self::from_bits(raw).ok_or(Errno::EOPNOTSUPP)?;
         if asked.contains(Self::APPEND | Self::NOAPPEND) {
             return Err(Errno::EINVAL);
         }
-        if asked.intersects(Self::NOWAIT | Self::ATOMIC | Self::DONTCACHE) {
+        let lacks = |flag, mode| asked.contains(flag) && !file.mode().contains(mode);
+        if asked.contains(Self::ATOMIC)
+            || lacks(Self::NOWAIT, FileMode::NOWAIT)
+            || lacks(Self::DONTCACHE, FileMode::DONTCACHE)
+        {
             return Err(Errno::EOPNOTSUPP);
         }
         if !asked.contains(Self::NOAPPEND) {
@@ -81,11 +87,17 @@ impl RwFlags {
 }
 
 /// read(2) and readv(2).
+#[inline]
 pub fn read(file: &File, dst: &mut Dest<'_>) -> Result<usize> {
+    read_with(file, dst, RwFlags::empty())
+}
+
+/// As [`read()`], with the flags of preadv2(2) at the file's position.
+pub fn read_with(file: &File, dst: &mut Dest<'_>, flags: RwFlags) -> Result<usize> {
     file.require(FileMode::READ)?;
     let locked = file.lock_pos();
     let pos = file.pos();
-    let done = read_at(file, dst, pos)?;
+    let done = read_at(file, dst, pos, flags)?;
     if locked.is_some() {
         file.set_pos(pos + done as u64);
     }
@@ -93,11 +105,17 @@ pub fn read(file: &File, dst: &mut Dest<'_>) -> Result<usize> {
 }
 
 /// pread64(2) and preadv(2). `ESPIPE`: a stream. `EINVAL`: `pos` is negative.
+#[inline]
 pub fn pread(file: &File, dst: &mut Dest<'_>, pos: i64) -> Result<usize> {
+    pread_with(file, dst, pos, RwFlags::empty())
+}
+
+/// As [`pread`], with the flags of preadv2(2).
+pub fn pread_with(file: &File, dst: &mut Dest<'_>, pos: i64, flags: RwFlags) -> Result<usize> {
     let pos = u64::try_from(pos).map_err(|_| Errno::EINVAL)?;
     file.require(FileMode::READ)?;
     require_positions(file)?;
-    read_at(file, dst, pos)
+    read_at(file, dst, pos, flags)
 }
 
 fn require_positions(file: &File) -> Result<()> {
@@ -105,14 +123,46 @@ fn require_positions(file: &File) -> Result<()> {
 }
 
 #[inline]
-fn read_at(file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
+fn read_at(file: &File, dst: &mut Dest<'_>, pos: u64, flags: RwFlags) -> Result<usize> {
     if file.inode().is_dir() {
         return Err(Errno::EISDIR);
     }
     limit_count(dst.remaining(), |max| dst.truncate(max));
-    let done = file.ops().read(file, dst, pos)?;
+    let done = if flags.intersects(RwFlags::NOWAIT | RwFlags::DONTCACHE) {
+        read_special(file, dst, pos, flags)?
+    } else {
+        file.ops().read(file, dst, pos)?
+    };
     accessed(file, done);
     Ok(done)
+}
+
+/// A read that must not wait, or that leaves the page cache as it was.
+#[cold]
+fn read_special(file: &File, dst: &mut Dest<'_>, pos: u64, flags: RwFlags) -> Result<usize> {
+    if flags.contains(RwFlags::NOWAIT) && dst.remaining() > 0 {
+        dst.truncate(file.ops().nowait(file, RwKind::Read, pos, dst.remaining())?);
+    }
+    let drops = flags.contains(RwFlags::DONTCACHE);
+    let dropped = drops.then(|| Dropped::new(file, pos, dst.remaining()));
+    let done = file.ops().read(file, dst, pos)?;
+    if let Some(dropped) = dropped {
+        dropped.drop_clean(file);
+    }
+    Ok(done)
+}
+
+/// How many of the `len` bytes at `pos` are cached or behind the end. `EAGAIN`: not the first of them.
+pub fn cached_prefix(mapping: &Mapping, pos: u64, len: usize) -> Result<usize> {
+    let end = pos.saturating_add(len as u64).min(mapping.size());
+    let mut at = pos;
+    while at < end {
+        if mapping.get(at >> PAGE_SHIFT).is_none() {
+            return if at == pos { Err(Errno::EAGAIN) } else { Ok((at - pos) as usize) };
+        }
+        at = (at | (PAGE_SIZE as u64 - 1)).saturating_add(1);
+    }
+    Ok(len)
 }
 
 /// Notes that `done` bytes were read.
@@ -182,12 +232,20 @@ pub fn pwrite_with(file: &File, src: &mut Src<'_>, pos: i64, fsize: u64, flags: 
 fn write_at(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags: RwFlags) -> Result<usize> {
     limit_count(src.remaining(), |max| src.truncate(max));
     let inode = file.inode();
+    let drops = flags.contains(RwFlags::DONTCACHE);
+    let dropped = drops.then(|| Dropped::new(file, *pos, src.remaining()));
     let done = if file.mode().contains(FileMode::CACHED) {
         let _exclusive = inode.sem.write();
         write_cached(file, src, pos, fsize, flags)?
     } else {
+        if flags.contains(RwFlags::NOWAIT) && src.remaining() > 0 {
+            src.truncate(file.ops().nowait(file, RwKind::Write, *pos, src.remaining())?);
+        }
         file.ops().write(file, src, *pos)?
     };
+    if let Some(dropped) = dropped {
+        dropped.write_and_drop(file);
+    }
     *pos = pos.saturating_add(done as u64);
     if done > 0 && !inode.flags().contains(InodeFlags::ANONYMOUS) {
         notify::path_event(file.path(), Event::MODIFY);
@@ -216,6 +274,9 @@ fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags
         return Err(Errno::EFBIG);
     }
     src.truncate(usize::try_from(limit - *pos).unwrap_or(usize::MAX));
+    if flags.contains(RwFlags::NOWAIT) {
+        src.truncate(file.ops().nowait(file, RwKind::Write, *pos, src.remaining())?);
+    }
     remove_privileges(inode, file.cred())?;
     let done = file.ops().write(file, src, *pos)?;
     if done > 0 {

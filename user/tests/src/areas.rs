@@ -11,6 +11,7 @@ mod efault;
 mod epoll;
 mod eventfd;
 mod exec;
+mod ext4;
 mod fork;
 mod fs;
 mod fsdir;
@@ -26,6 +27,7 @@ mod ioprio;
 mod ipc;
 mod jobs;
 mod ksm;
+mod lease;
 mod mapcount;
 mod mem;
 mod memcalls;
@@ -107,6 +109,7 @@ const AREAS: &[&[harness::Test]] = &[
     timerfd::TESTS,
     signalfd::TESTS,
     inotify::TESTS,
+    lease::TESTS,
     aio::TESTS,
     uring::TESTS,
     unix::TESTS,
@@ -142,5 +145,6 @@ const AREAS: &[&[harness::Test]] = &[
     mem::TESTS,
     nvme::TESTS,
     overlay::TESTS,
+    ext4::TESTS,
     swap::TESTS,
 ];

@@ -6,7 +6,7 @@ tests!(
     "inotify":
     life_of_a_file, rename_has_a_cookie, watching_the_file_itself, folders_are_marked, masks_filter_and_change,
     remove_watch, oneshot_watch, errors, equal_events_are_merged, blocking_read_and_poll,
-    instances_of_a_user_are_limited,
+    instances_of_a_user_are_limited, names_that_are_gone_can_be_left_out,
 );
 
 const NAMES: [(u32, &str); 14] = [
@@ -182,6 +182,20 @@ fn blocking_read_and_poll() {
     let mut n = 0i32;
     sys!(SYS_ioctl, fd, FIONREAD, &mut n).unwrap();
     assert_eq!(n, 32);
+}
+
+fn names_that_are_gone_can_be_left_out() {
+    let d = mkdir("d");
+    for (mask, expected) in [(0, vec!["modify x", "close_write x"]), (IN_EXCL_UNLINK, vec![])] {
+        let fd = init();
+        watch(fd, &d, IN_MODIFY | IN_CLOSE_WRITE | mask).unwrap();
+        let file = new_file("d/x");
+        sys!(SYS_unlink, &path("d/x")).unwrap();
+        write(file, b"y").unwrap();
+        close(file);
+        assert_eq!(events(fd), expected, "{mask:#x}");
+        close(fd);
+    }
 }
 
 fn instances_of_a_user_are_limited() {

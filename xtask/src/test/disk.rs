@@ -17,7 +17,7 @@ use super::Platform;
 use super::tally::{Tally, Verdict};
 use crate::exec::{self, Outcome, Port};
 use crate::guest::GuestArgs;
-use crate::{image, paths, ui};
+use crate::{image, linux, paths, ui, userland};
 
 /// Time for one boot.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -112,9 +112,52 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
         let _ = fs::remove_file(&path);
         tally.note(&name, verdict);
     }
+    programs(tally, platform)?;
     super::power::run(tally, platform)?;
     super::exchange::run(tally, platform)?;
     super::faults::run(tally, platform)
+}
+
+/// Tests of user/tests that want their folder on ext4, on Keel and on Linux; e2fsck must be content afterwards.
+fn programs(tally: &Tally, platform: &Platform) -> Result<()> {
+    let kernels: &[&str] = if platform.smp == 1 { &["keel", "linux"] } else { &["keel"] };
+    for kernel in kernels {
+        let name = format!("disk/{platform}/files on ext4, tested on {kernel}");
+        if !tally.wants(&name) {
+            continue;
+        }
+        if let (&"linux", Err(error)) = (kernel, linux::modules()) {
+            tally.skip(&name, &format!("{error:#}"));
+            continue;
+        }
+        let path = paths::logs()?.join(format!("disk-tests-{}-{kernel}-{platform}.ext4", std::process::id()));
+        let verdict = match test_on(platform, kernel, &path) {
+            Ok(()) => Verdict::Passed,
+            Err(error) => Verdict::Failed(format!("{error:#}")),
+        };
+        let _ = fs::remove_file(&path);
+        tally.note(&name, verdict);
+    }
+    Ok(())
+}
+
+fn test_on(platform: &Platform, kernel: &str, path: &Path) -> Result<()> {
+    make_empty(path, &["-t", "ext4", "-b", "4096"])?;
+    let share = paths::make_dir(&paths::logs()?.join(format!("disk-tests-{}", std::process::id())))?;
+    fs::copy(userland::program("user-tests")?, share.join("user-tests"))?;
+    let guest = GuestArgs {
+        kernel: kernel.to_owned(),
+        debug: platform.debug && kernel == "keel",
+        disks: vec![path.to_owned()],
+        share: Some(share),
+        ..platform.guest("tiny", None)
+    };
+    boot(
+        &guest,
+        "mount -t ext4 /dev/vda /mnt && KEEL_TEST_DIR=/mnt /share/user-tests --ktap ext4:: >/tmp/said 2>&1 || \
+         { cat /tmp/said; exit 1; }; umount /mnt",
+    )?;
+    check(path)
 }
 
 fn tell(platform: &Platform, case: &Case, path: &Path) -> Result<()> {

@@ -111,6 +111,8 @@ fn limits(shared: &Shared, namespace: Namespace) -> Limits {
     let max_pages = about.max_pages.min(LIST_ENTRIES as u32);
     Limits {
         logical_block_size: block,
+        // Entries of lists of places count in units of 4 bytes (NVM Express 1.4, 4.3).
+        dma_alignment: 4,
         physical_block_size: block,
         io_min: block,
         // One page less, as the first may begin inside.

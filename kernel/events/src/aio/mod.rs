@@ -7,9 +7,8 @@
 //! ```
 //!
 //! A [`Request`] takes a place in the ring before anything is done for it, so its event always fits. Reads and writes
-//! are done while they are submitted, as Linux does for all files but those with `O_DIRECT`; fsync goes to a
-//! worker thread, and poll requests observe their file.
-//! LINUX: reads and writes with `O_DIRECT`, too, are done when io_submit(2) returns.
+//! are done while they are submitted; those past the page cache (`O_DIRECT`) and fsync go to worker threads
+//! ([`transfer`]), and poll requests observe their file.
 //!
 //! A context ends by io_destroy(2) or with the address space: its poll requests are cancelled, which breaks the circle of
 //! references above, and other requests finish into a ring that nobody sees.
@@ -28,6 +27,7 @@
 
 mod poll;
 mod ring;
+pub mod transfer;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};

@@ -1,4 +1,6 @@
 //! `O_DIRECT`: bytes go between the device and the caller without staying in the cache.
+//!
+//! LINUX: they go through frames of the kernel's, as user memory is not pinned for the device.
 
 use alloc::vec::Vec;
 
@@ -12,12 +14,6 @@ use crate::file::BlockFile;
 
 /// Frames of a piece: 1 MiB.
 const MAX_FRAMES: usize = 256;
-
-/// Checks that position and length are whole logical blocks. `EINVAL`.
-fn check(file: &BlockFile, pos: u64, len: usize) -> Result<()> {
-    let mask = u64::from(file.device().logical_block_size()) - 1;
-    if (pos | len as u64) & mask == 0 { Ok(()) } else { Err(Errno::EINVAL) }
-}
 
 /// Frames for `len` bytes, which are at most [`MAX_FRAMES`] pages.
 fn frames(len: usize) -> Result<Vec<Frame>> {
@@ -44,7 +40,7 @@ fn fill(mut bio: Bio, frames: &[Frame], len: usize) -> Result<Bio> {
 
 /// Reads at `pos`; the range is inside the device.
 pub(crate) fn read(file: &BlockFile, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
-    check(file, pos, dst.remaining())?;
+    file.device().check_direct(pos, dst.remaining(), dst.alignment())?;
     file.mapping().write_back(pos..pos.saturating_add(dst.remaining() as u64))?;
     let mut done = 0;
     while dst.remaining() > 0 {
@@ -77,7 +73,7 @@ fn read_piece(file: &BlockFile, dst: &mut Dest<'_>, pos: u64, len: usize) -> Res
 /// Writes at `pos`; the range is inside the device.
 pub(crate) fn write(file: &BlockFile, src: &mut Src<'_>, pos: u64) -> Result<usize> {
     let total = src.remaining();
-    check(file, pos, total)?;
+    file.device().check_direct(pos, total, src.alignment())?;
     let end = pos.saturating_add(total as u64);
     file.drop_cached(pos, end)?;
     let mut done = 0;

@@ -8,7 +8,7 @@ use block::{BioFlags, BlockDevice, Claim};
 use hal::uio::{Dest, Src};
 use mm::Mapping;
 use vfs::file::ShowPart;
-use vfs::{File, FileOps, OpenRequest, SyncMode, Whence};
+use vfs::{File, FileMode, FileOps, OpenRequest, RwKind, SyncMode, Whence};
 
 use crate::swap::SwapDisk;
 use crate::{direct, ioctl};
@@ -74,6 +74,24 @@ impl FileOps for BlockFile {
         // What was written through the cache, such as the header, must be on the device.
         self.mapping().write_back(0..u64::MAX)?;
         Ok(Arc::new(SwapDisk::new(self.device())))
+    }
+
+    fn mode(&self) -> FileMode {
+        FileMode::SEEK | FileMode::NOWAIT
+    }
+
+    fn nowait(&self, file: &File, access: RwKind, pos: u64, len: usize) -> Result<usize> {
+        let mapping = self.mapping();
+        match access {
+            _ if self.is_direct(file) => {
+                let page = hal::PAGE_SIZE as u64;
+                let cached = mapping.count_pages(pos / page..pos.saturating_add(len as u64).div_ceil(page));
+                let in_the_way = if access == RwKind::Read { cached.dirty } else { cached.cached };
+                if in_the_way == 0 { Ok(len) } else { Err(Errno::EAGAIN) }
+            }
+            RwKind::Read => vfs::rw::cached_prefix(&mapping, pos, len),
+            RwKind::Write => Err(Errno::EOPNOTSUPP),
+        }
     }
 
     fn read(&self, file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {

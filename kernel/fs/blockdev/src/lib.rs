@@ -14,7 +14,7 @@ use alloc::sync::Arc;
 
 use abi::{Errno, Result};
 use block::{BlockDevice, Change};
-use vfs::dev::{DeviceDriver, DeviceKind, add_node, register_blkdev, remove_node};
+use vfs::dev::{DeviceDriver, DeviceKind, DirectAlign, add_node, register_blkdev, remove_node};
 use vfs::{FileOps, Inode, OpenRequest};
 
 pub use show::{show_diskstats, show_partitions, show_stat};
@@ -32,6 +32,11 @@ impl DeviceDriver for Driver {
     fn open(&self, rdev: u64, _inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
         let device = block::by_number(rdev).filter(|device| device.is_alive()).ok_or(Errno::ENXIO)?;
         Ok(Arc::new(file::BlockFile::open(&device, request)?))
+    }
+
+    fn direct_align(&self, rdev: u64) -> Option<DirectAlign> {
+        let limits = *block::by_number(rdev)?.limits();
+        Some(DirectAlign { memory: limits.dma_alignment, offset: limits.logical_block_size })
     }
 }
 

@@ -46,10 +46,6 @@ impl FileOps for Directory {
         vfs::rw::seek_unsized(file, offset, whence)
     }
 
-    fn ioctl(&self, file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
-        crate::file::ioctl(file, cmd, arg)
-    }
-
     fn read(&self, _file: &File, _dst: &mut hal::uio::Dest<'_>, _pos: u64) -> Result<usize> {
         Err(Errno::EISDIR)
     }

@@ -13,8 +13,10 @@ use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 use mm::Mapping;
 use security::Cap;
-use vfs::{File, FileOps, Inode, ShowPart, SyncMode, Whence};
+use vfs::file_attr::{FileAttr, FsFlags};
+use vfs::{File, FileMode, FileOps, Inode, RwKind, ShowPart, SyncMode, Whence};
 
+use crate::direct;
 use crate::node::{Node, node};
 use crate::pages::State;
 use crate::swap::SwapFile;
@@ -26,52 +28,53 @@ struct Regular;
 
 const KEEP_SIZE: u32 = 1;
 const PUNCH_HOLE: u32 = 2;
+const COLLAPSE_RANGE: u32 = 8;
 const ZERO_RANGE: u32 = 16;
-
-/// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS`.
-const GETFLAGS: u32 = 0x8008_6601;
-const SETFLAGS: u32 = 0x4008_6602;
+const INSERT_RANGE: u32 = 32;
 
 /// Blocks that fallocate(2) asks for under one handle.
 const ALLOCATE_STEP: u32 = 8192;
 
-fn mapping(inode: &Inode) -> Result<&Arc<Mapping>> {
+pub(crate) fn mapping(inode: &Inode) -> Result<&Arc<Mapping>> {
     inode.mapping().ok_or(Errno::EINVAL)
 }
 
-/// `EINVAL` unless an `O_DIRECT` transfer is of whole sectors.
-fn check_direct(file: &File, pos: u64, len: usize) -> Result<bool> {
-    if !file.flags().contains(OpenFlags::DIRECT) {
-        return Ok(false);
-    }
-    let inode_node = node(file.inode())?;
-    let unit = u64::from(inode_node.fs.disk.device().logical_block_size());
-    if pos.is_multiple_of(unit) && (len as u64).is_multiple_of(unit) { Ok(true) } else { Err(Errno::EINVAL) }
-}
-
 impl FileOps for Regular {
+    fn mode(&self) -> FileMode {
+        FileMode::SEEK | FileMode::NOWAIT | FileMode::DONTCACHE
+    }
+
+    fn nowait(&self, file: &File, access: RwKind, pos: u64, len: usize) -> Result<usize> {
+        node(file.inode())?.nowait(file, access, pos, len)
+    }
+
     fn read(&self, file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
-        check_direct(file, pos, dst.remaining())?;
-        mapping(file.inode())?.read(pos, dst)
+        let inode = file.inode();
+        if file.flags().contains(OpenFlags::DIRECT) {
+            let node = node(inode)?;
+            if node.can_direct() {
+                return direct::read(node, inode, dst, pos);
+            }
+        }
+        mapping(inode)?.read(pos, dst)
     }
 
     fn write(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<usize> {
         let inode = file.inode();
         let node = node(inode)?;
-        let is_direct = check_direct(file, pos, src.remaining())?;
         if node.fs.layout.reserved_blocks > 0 && !file.cred().capable(Cap::SYS_RESOURCE) {
             node.leave_reserve(pos, src)?;
         }
         let mapping = mapping(inode)?;
-        mapping.zero_gap(pos)?;
-        let done = match mapping.write(pos, src) {
-            Err(Errno::ENOSPC) if node.fs.finish_evictions() => mapping.write(pos, src)?,
-            result => result?,
+        let done = if direct::is_direct(file, node) {
+            direct::write(node, inode, src, pos)?
+        } else {
+            mapping.zero_gap(pos)?;
+            match mapping.write(pos, src) {
+                Err(Errno::ENOSPC) if node.fs.finish_evictions() => mapping.write(pos, src)?,
+                result => result?,
+            }
         };
-        if is_direct {
-            // The bytes are on the device when an O_DIRECT write returns, and nothing stale is cached.
-            mapping.write_back(pos..pos + done as u64)?;
-        }
         let is_sync = file.flags().intersects(OpenFlags::SYNC | OpenFlags::DSYNC)
             || node.flags.load(Relaxed) & flags::SYNC != 0;
         if is_sync && done > 0 {
@@ -83,6 +86,9 @@ impl FileOps for Regular {
     }
 
     fn share(&self, file: &File, pos: u64, len: usize, each: &mut ShowPart<'_>) -> Result<usize> {
+        if file.flags().contains(OpenFlags::DIRECT) {
+            return Ok(0);
+        }
         mapping(file.inode())?.share(pos, len, each)
     }
 
@@ -95,20 +101,20 @@ impl FileOps for Regular {
     fn fallocate(&self, file: &File, mode: u32, offset: u64, len: u64) -> Result<()> {
         let inode = file.inode();
         let node = node(inode)?;
-        if node.flags.load(Relaxed) & flags::EXTENTS == 0 {
-            return Err(Errno::EOPNOTSUPP);
-        }
+        let has_extents = node.flags.load(Relaxed) & flags::EXTENTS != 0;
         let end = offset + len;
         match mode {
+            COLLAPSE_RANGE if has_extents => node.collapse(inode, offset..end)?,
+            INSERT_RANGE if has_extents => node.insert_range(inode, offset..end)?,
             m if m == PUNCH_HOLE | KEEP_SIZE => node.punch(inode, offset, end)?,
-            m if m == ZERO_RANGE || m == ZERO_RANGE | KEEP_SIZE => {
+            m if has_extents && (m == ZERO_RANGE || m == ZERO_RANGE | KEEP_SIZE) => {
                 node.punch(inode, offset, end)?;
                 node.preallocate(inode, offset, end)?;
             }
-            0 | KEEP_SIZE => node.preallocate(inode, offset, end)?,
+            0 | KEEP_SIZE if has_extents => node.preallocate(inode, offset, end)?,
             _ => return Err(Errno::EOPNOTSUPP),
         }
-        if mode & KEEP_SIZE == 0 && end > inode.size() {
+        if (mode == 0 || mode == ZERO_RANGE) && end > inode.size() {
             mapping(inode)?.truncate(end);
         }
         inode.touch_mtime();
@@ -129,56 +135,36 @@ impl FileOps for Regular {
     fn check_flags(&self, _file: &File, _flags: OpenFlags) -> Result<()> {
         Ok(())
     }
-
-    fn ioctl(&self, file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
-        ioctl(file, cmd, arg)
-    }
 }
 
-/// chattr(1) and lsattr(1).
-pub(crate) fn ioctl(file: &File, cmd: u32, arg: usize) -> Result<usize> {
-    let inode = file.inode();
-    let node = node(inode)?;
-    let addr = hal::UserAddr(arg as u64);
-    match cmd {
-        GETFLAGS => {
-            let raw = node.flags.load(Relaxed) & !flags::HUGE_FILE;
-            hal::user::write_bytes(addr, &raw.to_ne_bytes()).map_err(|_| Errno::EFAULT)?;
-            Ok(0)
-        }
-        SETFLAGS => {
-            let mut raw = [0; 4];
-            hal::user::read_bytes(addr, &mut raw).map_err(|_| Errno::EFAULT)?;
-            set_flags(file, u32::from_ne_bytes(raw)).map(|()| 0)
-        }
-        _ => Err(Errno::ENOTTY),
-    }
+/// What chattr(1) shows of `inode`.
+pub(crate) fn attr(inode: &Inode) -> Result<FileAttr> {
+    let raw = node(inode)?.flags.load(Relaxed) & !flags::HUGE_FILE;
+    Ok(FileAttr::of_flags(FsFlags::from_bits_retain(raw)))
 }
 
-fn set_flags(file: &File, wanted: u32) -> Result<()> {
-    let inode = file.inode();
+/// Sets what chattr(1) can change. The inode's `sem` is held for writing.
+///
+/// `EOPNOTSUPP`: a flag that its kind has not, or that is a fact about it.
+pub(crate) fn set_attr(inode: &Inode, attr: &FileAttr) -> Result<()> {
     let node = node(inode)?;
-    let cred = file.cred();
-    if inode.sb().is_readonly() {
-        return Err(Errno::EROFS);
-    }
-    if !security::owner_or_capable(cred, inode.uid()) {
-        return Err(Errno::EACCES);
-    }
-    let _exclusive = inode.sem.write();
-    let old = node.flags.load(Relaxed);
-    let changed = (old ^ wanted) & !(flags::EXTENTS | flags::INDEX | flags::INLINE_DATA | flags::HUGE_FILE);
-    if changed & !flags::USER_MODIFIABLE != 0 {
+    if attr.needs_extended() {
         return Err(Errno::EOPNOTSUPP);
     }
-    if changed & (flags::IMMUTABLE | flags::APPEND) != 0 && !cred.capable(Cap::LINUX_IMMUTABLE) {
-        return Err(Errno::EPERM);
+    let modifiable = flags::USER_MODIFIABLE | if inode.is_dir() { flags::DIR_ONLY } else { 0 };
+    let old = node.flags.load(Relaxed);
+    let wanted = attr.flags.bits() | old & flags::HUGE_FILE;
+    if (old ^ wanted) & !(modifiable | flags::IGNORED) != 0 {
+        return Err(Errno::EOPNOTSUPP);
     }
-    let new = old & !flags::USER_MODIFIABLE | wanted & flags::USER_MODIFIABLE;
+    let new = old & !modifiable | wanted & modifiable;
+    if (old ^ new) & flags::JOURNAL_DATA != 0 && inode.is_regular() {
+        node.leave_journal(inode)?;
+    }
     inode.touch_ctime();
     node.fs.begin()?.run(|layout, txn| {
         let mut raw = node.load(layout, txn)?;
-        raw.set_flags(raw.flags() & !flags::USER_MODIFIABLE | new & flags::USER_MODIFIABLE);
+        raw.set_flags(raw.flags() & !modifiable | new & modifiable);
         node.put_attributes(&mut raw, inode);
         raw.store(layout, txn)?;
         node.changed(txn);

@@ -5,6 +5,7 @@
 extern crate alloc;
 
 mod cache;
+mod direct;
 mod dirops;
 mod disk;
 mod error;
@@ -14,12 +15,14 @@ mod fs;
 mod gate;
 mod icache;
 mod journal;
+mod journaled;
 mod mount;
 mod names;
 mod node;
 mod options;
 mod pages;
 mod ranges;
+mod shift;
 mod space;
 mod state;
 mod superops;

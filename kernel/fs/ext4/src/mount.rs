@@ -21,7 +21,7 @@ use crate::disk::Disk;
 use crate::error::errno;
 use crate::fs::Fs;
 use crate::journal::Journal;
-use crate::options::{self, Options};
+use crate::options::{self, DataMode, Options};
 use crate::state::{State, View};
 use crate::superops::Super;
 
@@ -156,6 +156,11 @@ pub(crate) fn open(
         }
     }
     let journal = recovered.unwrap_or_else(Journal::none);
+    layout.journals_data = options.data == DataMode::Journal;
+    layout.heeds_journal_flag = options.no_delay;
+    if layout.journals_data && layout.journal_ino == 0 {
+        return Err(Errno::EINVAL);
+    }
     let fs = load(layout, disk, journal, options, claim).map_err(|error| match error {
         LoadError::Format(error) => fail(error),
         LoadError::NoMemory => Errno::ENOMEM,
@@ -208,7 +213,11 @@ fn make_root(
     fs: &Arc<Fs>,
     flags: SbFlags,
 ) -> Result<Arc<Dentry>> {
-    let max_blocks = u64::from(u32::MAX);
+    let max_blocks = if fs.layout.incompat.contains(Incompat::EXTENTS) {
+        u64::from(u32::MAX)
+    } else {
+        ext4_image::max_indirect_blocks(&fs.layout)
+    };
     let init = SuperInit {
         fs_type: this,
         dev: device.rdev(),

@@ -11,11 +11,13 @@ use abi::{Errno, Result};
 use ext4_image::block::Freed;
 use ext4_image::extent::{self, Extent};
 use ext4_image::inode::{self as disk, MAP_LEN, flags};
-use ext4_image::superblock::RoCompat;
+use ext4_image::superblock::{Incompat, RoCompat};
 use ext4_image::{
     Edit, Error, Layout, NewInode as NewDiskInode, Seal, alloc_blocks, alloc_inode, dir, free_blocks,
     free_inode,
 };
+use vfs::dev::DirectAlign;
+use vfs::file_attr::FileAttr;
 use vfs::inode::{Rename, RenameKind, XattrMode};
 use vfs::{FileOps, Inode, InodeOps, Link, NewInode, OpenRequest, SetAttr};
 
@@ -77,7 +79,7 @@ impl Node {
 
     /// Frees an inode that was made in this transaction.
     fn unmake(&self, layout: &Layout, txn: &mut Txn<'_>, mut raw: disk::Inode) -> DiskResult<()> {
-        if raw.has_flags(flags::EXTENTS) {
+        if raw.is_dir() || raw.has_flags(flags::EXTENTS) {
             while dir::unmap(layout, txn, &mut raw, 0, 1 << 32, 4)? == extent::RemoveOutcome::More {}
         }
         free_inode(layout, txn, raw)
@@ -295,10 +297,12 @@ fn write_target(layout: &Layout, txn: &mut Txn<'_>, raw: &mut disk::Inode, targe
         raw.set_short_target(target);
         return raw.store(layout, txn);
     }
-    raw.init_extents();
+    if layout.incompat.contains(Incompat::EXTENTS) {
+        raw.init_extents();
+    }
     let (physical, _) = alloc_blocks(layout, txn, layout.inode_goal(raw.ino()), 1)?;
     let new = Extent { logical: 0, len: 1, physical, is_unwritten: false };
-    if let Err(error) = extent::insert(layout, txn, raw, new) {
+    if let Err(error) = dir::insert_run(layout, txn, raw, new) {
         free_blocks(layout, txn, physical, 1, Freed::Data)?;
         return Err(error);
     }
@@ -427,6 +431,21 @@ impl InodeOps for Ops {
         let promised: u64 = self.0.reserved.lock().iter().map(|range| range.end - range.start).sum();
         stat.stx_blocks = sectors + promised * (hal::PAGE_SIZE as u64 / 512);
         Ok(())
+    }
+
+    fn direct_align(&self, _inode: &Inode) -> Option<DirectAlign> {
+        let limits = *self.0.fs.disk.device().limits();
+        self.0
+            .can_direct()
+            .then_some(DirectAlign { memory: limits.dma_alignment, offset: limits.logical_block_size })
+    }
+
+    fn file_attr(&self, inode: &Inode) -> Result<FileAttr> {
+        file::attr(inode)
+    }
+
+    fn set_file_attr(&self, inode: &Inode, attr: &FileAttr) -> Result<()> {
+        file::set_attr(inode, attr)
     }
 
     fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {

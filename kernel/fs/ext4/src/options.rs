@@ -25,6 +25,23 @@ pub(crate) struct Options {
     pub(crate) no_recovery: bool,
     /// Tell the device about freed blocks.
     pub(crate) discard: bool,
+    /// How data gets to the disk; fixed when the file system is mounted.
+    pub(crate) data: DataMode,
+    /// Blocks are not allocated as late as they can be ("nodelalloc"), so that files may have their data journaled.
+    ///
+    /// LINUX: they are allocated as late all the same; programs see the flag `+j` heeded.
+    pub(crate) no_delay: bool,
+}
+
+/// What of a file's data is on disk when the transaction commits that leads to it (ext4(5), `data=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataMode {
+    /// It is in the journal.
+    Journal,
+    /// It is where it belongs.
+    Ordered,
+    /// Nothing is promised; it is where it belongs all the same.
+    WriteBack,
 }
 
 const COMMIT_SECONDS: u32 = 5;
@@ -37,10 +54,11 @@ pub(crate) const PARAMS: &[Param] = &[
     Param::new("norecovery", Takes::Nothing),
     Param::new("discard", Takes::Nothing),
     Param::new("nodiscard", Takes::Nothing),
-    Param::new("data", Takes::Word(&["ordered"])),
+    Param::new("data", Takes::Word(&["journal", "ordered", "writeback"])),
     Param::new("barrier", Takes::Nothing),
     Param::new("barrier", Takes::Word(&["1"])),
     Param::new("delalloc", Takes::Nothing),
+    Param::new("nodelalloc", Takes::Nothing),
     Param::new("user_xattr", Takes::Nothing),
     Param::new("acl", Takes::Nothing),
     Param::new("nogrpid", Takes::Nothing),
@@ -74,6 +92,8 @@ impl Options {
             commit_seconds: COMMIT_SECONDS,
             no_recovery: false,
             discard: false,
+            data: DataMode::Ordered,
+            no_delay: false,
         }
     }
 
@@ -91,6 +111,11 @@ impl Options {
                 ("noload" | "norecovery", _) => self.no_recovery = true,
                 ("discard", _) => self.discard = true,
                 ("nodiscard", _) => self.discard = false,
+                ("nodelalloc", _) => self.no_delay = true,
+                ("delalloc", _) => self.no_delay = false,
+                ("data", Value::Text(b"journal")) => self.data = DataMode::Journal,
+                ("data", Value::Text(b"writeback")) => self.data = DataMode::WriteBack,
+                ("data", _) => self.data = DataMode::Ordered,
                 _ => {}
             }
             Ok(())
@@ -117,6 +142,14 @@ impl Options {
         if self.discard {
             out.extend_from_slice(b",discard");
         }
+        if self.no_delay || self.data == DataMode::Journal {
+            out.extend_from_slice(b",nodelalloc");
+        }
+        match self.data {
+            DataMode::Journal => out.extend_from_slice(b",data=journal"),
+            DataMode::WriteBack => out.extend_from_slice(b",data=writeback"),
+            DataMode::Ordered => {}
+        }
     }
 }
 
@@ -128,11 +161,11 @@ mod tests {
 
     #[test]
     fn options_are_read_and_shown() {
-        let options = Options::new(1).parse(b"errors=remount-ro,commit=30,data=ordered").unwrap();
+        let options = Options::new(1).parse(b"errors=remount-ro,commit=30,data=journal").unwrap();
         let mut shown = Vec::new();
         options.show(&mut shown);
-        assert_eq!(shown, b",errors=remount-ro,commit=30");
-        for text in ["data=journal", "errors=maybe", "commit=x", "frob"] {
+        assert_eq!(shown, b",errors=remount-ro,commit=30,nodelalloc,data=journal");
+        for text in ["data=some", "errors=maybe", "commit=x", "frob"] {
             assert_eq!(Options::new(1).parse(text.as_bytes()), Err(Errno::EINVAL), "{text}");
         }
     }

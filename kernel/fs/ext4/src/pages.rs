@@ -30,11 +30,13 @@ pub(crate) struct Piece {
     pub(crate) len: u64,
     pub(crate) physical: u64,
     /// Blocks of it become written by this.
-    is_unwritten: bool,
+    pub(crate) is_unwritten: bool,
+    /// It was not there before.
+    pub(crate) is_new: bool,
 }
 
 impl Node {
-    fn has_inline_data(&self) -> bool {
+    pub(crate) fn has_inline_data(&self) -> bool {
         self.flags.load(Relaxed) & flags::INLINE_DATA != 0
     }
 
@@ -67,7 +69,7 @@ impl Node {
     }
 
     /// Where the blocks `from..to` are, holes and unwritten ones left out.
-    fn written_pieces(&self, from: u64, to: u64) -> Result<Vec<Piece>> {
+    pub(crate) fn written_pieces(&self, from: u64, to: u64) -> Result<Vec<Piece>> {
         let mut pieces = Vec::new();
         self.fs.look(|layout, view| {
             let (mut at, mut raw) = (from, None);
@@ -84,6 +86,7 @@ impl Node {
                                 len,
                                 physical: extent.physical,
                                 is_unwritten: false,
+                                is_new: false,
                             });
                         }
                         at += len;
@@ -111,7 +114,7 @@ impl Node {
                 let len = u64::from(extent.len).min(to - at);
                 let (physical, is_unwritten) = (extent.physical, extent.is_unwritten);
                 pieces.try_reserve(1).map_err(|_| Error::NoMemory)?;
-                pieces.push(Piece { logical: at, len, physical, is_unwritten });
+                pieces.push(Piece { logical: at, len, physical, is_unwritten, is_new: false });
                 at += len;
             }
             Ok(true)
@@ -140,11 +143,25 @@ impl Node {
         frames: &[Frame],
     ) -> Result<()> {
         let bits = self.fs.layout.block_bits;
-        let (mut at, end) = (piece.logical << bits, (piece.logical + piece.len) << bits);
-        let mut pos = piece.physical << bits;
-        while at < end {
+        let bytes = piece.logical << bits..(piece.logical + piece.len) << bits;
+        self.add_bytes(transfer, piece, bytes, first, frames)
+    }
+
+    /// As [`Node::add_piece`] for the bytes `bytes` of the file, whole sectors that lie in the piece.
+    pub(crate) fn add_bytes(
+        &self,
+        transfer: &mut crate::disk::Transfer<'_>,
+        piece: &Piece,
+        bytes: core::ops::Range<u64>,
+        first: u64,
+        frames: &[Frame],
+    ) -> Result<()> {
+        let bits = self.fs.layout.block_bits;
+        let mut at = bytes.start;
+        let mut pos = (piece.physical << bits) + (at - (piece.logical << bits));
+        while at < bytes.end {
             let offset = (at % PAGE_SIZE as u64) as usize;
-            let len = (end - at).min((PAGE_SIZE - offset) as u64) as usize;
+            let len = (bytes.end - at).min((PAGE_SIZE - offset) as u64) as usize;
             let nth = usize::try_from((at >> PAGE_SHIFT).wrapping_sub(first)).unwrap_or(usize::MAX);
             let frame = frames.get(nth).ok_or(Errno::EIO)?;
             transfer.add(pos, frame, offset, len)?;
@@ -154,7 +171,7 @@ impl Node {
     }
 
     /// The mapping of the blocks from `at` on, allocated where there are none, up to a few pieces.
-    fn map_for_write(
+    pub(crate) fn map_for_write(
         &self,
         layout: &Layout,
         txn: &mut Txn<'_>,
@@ -171,6 +188,7 @@ impl Node {
                     len: u64::from(extent.len).min(to - at),
                     physical: extent.physical,
                     is_unwritten: extent.is_unwritten,
+                    is_new: false,
                 },
                 Found::Hole(len) => {
                     let want = u64::from(len).min(to - at) as u32;
@@ -181,7 +199,13 @@ impl Node {
                         Err(error) => return Err(error),
                         Ok((physical, len)) => {
                             raw = None;
-                            Piece { logical: at, len: len.into(), physical, is_unwritten: false }
+                            Piece {
+                                logical: at,
+                                len: len.into(),
+                                physical,
+                                is_unwritten: false,
+                                is_new: true,
+                            }
                         }
                     }
                 }
@@ -204,17 +228,18 @@ impl Node {
         state: State,
     ) -> ext4_image::Result<(u64, u32)> {
         let mut raw = self.load(layout, txn)?;
-        if !raw.has_flags(flags::EXTENTS) {
-            return Err(Error::Unsupported("growing a file without extents"));
-        }
         let goal = match goal {
             Some(goal) => goal,
             None => self.goal(layout, txn, &raw, logical)?,
         };
-        let max = if state == State::Unwritten { extent::MAX_LEN - 1 } else { extent::MAX_LEN };
+        let room = dir::room(layout, &raw, logical);
+        let max = if state == State::Unwritten { room.min(extent::MAX_LEN - 1) } else { room };
+        if max == 0 {
+            return Err(Error::TooBig);
+        }
         let (physical, len) = alloc_blocks(layout, txn, goal, want.min(max))?;
         let new = Extent { logical, len, physical, is_unwritten: state == State::Unwritten };
-        if let Err(error) = extent::insert(layout, txn, &mut raw, new) {
+        if let Err(error) = dir::insert_run(layout, txn, &mut raw, new) {
             free_blocks(layout, txn, physical, len.into(), Freed::Data)?;
             return Err(error);
         }
@@ -241,6 +266,9 @@ impl Node {
 
     /// Writes blocks from `at` on as far as one handle carries; gives where to go on.
     fn write_some(&self, at: u64, to: u64, first: u64, frames: &[Frame]) -> Result<u64> {
+        if self.journals_data() {
+            return self.write_journaled(at, to, first, frames);
+        }
         let handle = self.fs.begin()?;
         let pieces = handle.run(|layout, txn| self.map_for_write(layout, txn, at, to))?;
         let end = pieces.last().map_or(at, |piece| piece.logical + piece.len);
@@ -258,7 +286,7 @@ impl Node {
     }
 
     /// Makes what was written visible: extents as written, and the size on disk.
-    fn note_written(&self, handle: &Handle<'_>, pieces: &[Piece], end: u64) -> Result<()> {
+    pub(crate) fn note_written(&self, handle: &Handle<'_>, pieces: &[Piece], end: u64) -> Result<()> {
         let Some(inode) = self.vfs.get().and_then(alloc::sync::Weak::upgrade) else { return Ok(()) };
         let size = inode.size().min(end << self.fs.layout.block_bits);
         let is_longer = size > self.disk_size.load(Acquire);
@@ -283,7 +311,7 @@ impl Node {
     }
 
     /// Takes back the promises of pages that lie in blocks `from..to` now.
-    fn release_pages(&self, from: u64, to: u64) {
+    pub(crate) fn release_pages(&self, from: u64, to: u64) {
         let per_page = self.fs.blocks_per_page();
         let gone = self.reserved.lock().remove(from / per_page..to.div_ceil(per_page));
         self.fs.unreserve(gone);
@@ -293,6 +321,13 @@ impl Node {
     pub(crate) fn release_range(&self, pages: core::ops::Range<u64>) {
         let gone = self.reserved.lock().remove(pages);
         self.fs.unreserve(gone);
+    }
+
+    /// Whether a block map can hold the blocks of page `idx`.
+    fn can_reach(&self, idx: u64) -> bool {
+        let last = (idx + 1) * self.fs.blocks_per_page() - 1;
+        self.flags.load(Relaxed) & flags::EXTENTS != 0
+            || u32::try_from(last).is_ok_and(|last| ext4_image::indirect_room(&self.fs.layout, last) > 0)
     }
 
     /// Whether all blocks of page `idx` that the file reaches have a place.
@@ -327,6 +362,9 @@ impl PageSource for Node {
     fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
         if self.has_inline_data() {
             return self.read_inline(first, frames);
+        }
+        if self.journals_data() {
+            return self.read_journaled(first, frames);
         }
         let bits = self.fs.layout.block_bits;
         let from = first << (PAGE_SHIFT - bits);
@@ -383,7 +421,7 @@ impl PageSource for Node {
         if self.has_inline_data() || self.fs.is_aborted.load(Acquire) {
             return Err(Errno::EROFS);
         }
-        if u32::try_from((idx + 1) * self.fs.blocks_per_page()).is_err() {
+        if u32::try_from((idx + 1) * self.fs.blocks_per_page()).is_err() || !self.can_reach(idx) {
             return Err(errno(Error::TooBig));
         }
         let is_promised = self.reserved.lock().first_in(idx..idx + 1).is_some();
@@ -403,7 +441,7 @@ impl PageSource for Node {
 }
 
 /// Zeroes the bytes `from..to` of the file in `frames`, the first of which is page `first`.
-fn zero(first: u64, frames: &[Frame], from: u64, to: u64) {
+pub(crate) fn zero(first: u64, frames: &[Frame], from: u64, to: u64) {
     for (idx, frame) in (first..).zip(frames) {
         let base = idx << PAGE_SHIFT;
         let start = from.clamp(base, base + PAGE_SIZE as u64) - base;

@@ -37,7 +37,11 @@ impl SuperOps for Super {
 
     fn remount(&self, _sb: &SuperBlock, data: &[u8]) -> Result<()> {
         let mut options = self.0.options.lock();
-        *options = options.parse(data)?;
+        let new = options.parse(data)?;
+        if new.data != options.data || new.no_delay != options.no_delay {
+            return Err(Errno::EINVAL);
+        }
+        *options = new;
         Ok(())
     }
 

@@ -24,6 +24,7 @@ pub(crate) fn attributes(device: &Arc<BlockDevice>) -> Items {
         value("discard_max_bytes", bytes(limits.max_discard_sectors)),
         value("discard_max_hw_bytes", bytes(limits.max_discard_sectors)),
         value("discard_zeroes_data", "0"),
+        value("dma_alignment", number(limits.dma_alignment.wrapping_sub(1))),
         value("fua", flag(limits.has_fua)),
         value("hw_sector_size", number(limits.logical_block_size)),
         value("io_poll", "0"),

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::group::{self, Bitmap, Group, INODE_UNINIT};
 use crate::inode::{self, Inode, Time, Which, flags};
 use crate::layout::Layout;
-use crate::superblock::RawSuper;
+use crate::superblock::{Incompat, RawSuper};
 use crate::view;
 
 /// What a new inode shall be.
@@ -116,7 +116,7 @@ fn init(layout: &Layout, edit: &mut dyn Edit, ino: u32, parent: &Inode, new: &Ne
         inherited &= flags::NOATIME | flags::NODUMP;
     }
     inode.set_flags(inherited);
-    if inode.is_dir() || inode.is_regular() {
+    if (inode.is_dir() || inode.is_regular()) && layout.incompat.contains(Incompat::EXTENTS) {
         inode.init_extents();
     }
     inode.store(layout, edit)?;

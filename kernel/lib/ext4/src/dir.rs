@@ -67,10 +67,28 @@ pub fn unmap(
 ) -> Result<extent::RemoveOutcome> {
     if inode.has_flags(flags::EXTENTS) {
         extent::remove(layout, edit, inode, from, to, budget)
-    } else if to > u64::from(u32::MAX) {
-        indirect::truncate(layout, edit, inode, from, budget)
     } else {
-        Err(Error::Unsupported("holes in files without extents"))
+        indirect::remove(layout, edit, inode, from, to, budget)
+    }
+}
+
+/// How many blocks at `logical` one [`insert_run`] can enter; 0 behind the end of the largest file.
+pub fn room(layout: &Layout, inode: &Inode, logical: u32) -> u32 {
+    if inode.has_flags(flags::EXTENTS) {
+        extent::MAX_LEN.min(u32::MAX - logical)
+    } else {
+        indirect::room(layout, logical)
+    }
+}
+
+/// Makes the blocks of `run`, no more than [`room`], the file's, where it has a hole. The inode is stored.
+///
+/// `NoSpace`: that needs another block, and there is none.
+pub fn insert_run(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode, run: Extent) -> Result<()> {
+    if inode.has_flags(flags::EXTENTS) {
+        extent::insert(layout, edit, inode, run)
+    } else {
+        indirect::insert(layout, edit, inode, run)
     }
 }
 
@@ -337,16 +355,13 @@ pub fn init(layout: &Layout, edit: &mut dyn Edit, dir: &mut Inode, parent: u32) 
 /// Adds an empty block of entries at the end of `dir`; gives where it is. The inode is stored.
 pub(crate) fn append_block(layout: &Layout, edit: &mut dyn Edit, dir: &mut Inode) -> Result<u64> {
     let logical = nr_blocks(layout, dir);
-    if !dir.has_flags(flags::EXTENTS) {
-        return Err(Error::Unsupported("growing a directory without extents"));
-    }
     let goal = match logical.checked_sub(1) {
         Some(last) => block_at(layout, edit, dir, last)? + 1,
         None => layout.group_start((dir.ino() - 1) / layout.inodes_per_group),
     };
     let (physical, _) = alloc_blocks(layout, edit, goal, 1)?;
     let extent = Extent { logical, len: 1, physical, is_unwritten: false };
-    if let Err(error) = extent::insert(layout, edit, dir, extent) {
+    if let Err(error) = insert_run(layout, edit, dir, extent) {
         free_blocks(layout, edit, physical, 1, Freed::Data)?;
         return Err(error);
     }

@@ -15,10 +15,13 @@
 
 mod edit;
 mod node;
+mod shift;
 mod tree;
 
+pub(crate) use edit::freed_as;
 pub use edit::{RemoveOutcome, insert, mark_written, remove};
 pub(crate) use node::{init_root, seal};
+pub use shift::{Shift, shift, split_at};
 pub use tree::{Extent, Mapping, lookup};
 
 /// The deepest tree there can be.

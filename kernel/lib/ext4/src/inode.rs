@@ -54,8 +54,11 @@ pub mod flags {
         SYNC | NODUMP | NOATIME | JOURNAL_DATA | DIRSYNC | 0x1 | 0x2 | 0x4 | 0x400 | 0x8000;
     /// What only directories take over.
     pub const DIR_ONLY: u32 = DIRSYNC | TOPDIR;
-    /// What chattr(1) can change here.
-    pub const USER_MODIFIABLE: u32 = SYNC | IMMUTABLE | APPEND | NODUMP | NOATIME | DIRSYNC | TOPDIR;
+    /// What chattr(1) can change, beside [`DIR_ONLY`] of directories. The first three, and 0x8000, have no effect.
+    pub const USER_MODIFIABLE: u32 =
+        0x1 | 0x2 | 0x4 | SYNC | IMMUTABLE | APPEND | NODUMP | NOATIME | JOURNAL_DATA | 0x8000;
+    /// What chattr(1) may name, but not change: so it is ignored.
+    pub const IGNORED: u32 = 0x100 | 0x200 | 0x400 | 0x800 | INDEX | 0x10_0000 | INLINE_DATA;
 }
 
 /// Bytes of the block map.

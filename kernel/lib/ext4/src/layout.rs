@@ -58,6 +58,10 @@ pub struct Layout {
     pub incompat: Incompat,
     /// Features.
     pub ro_compat: RoCompat,
+    /// Data of all files goes through the journal (mount option `data=journal`).
+    pub journals_data: bool,
+    /// Data of files with the flag `+j` does (mount option `nodelalloc`).
+    pub heeds_journal_flag: bool,
     /// The inode of the journal, 0 for none.
     pub journal_ino: u32,
     /// The inode of the orphan file, 0 for none.
@@ -144,6 +148,8 @@ impl Layout {
             compat: sb.compat(),
             incompat,
             ro_compat,
+            journals_data: false,
+            heeds_journal_flag: false,
             journal_ino: if sb.compat().contains(Compat::HAS_JOURNAL) { sb.journal_inum.get() } else { 0 },
             orphan_file_ino: if sb.compat().contains(Compat::ORPHAN_FILE) {
                 sb.orphan_file_inum.get()
@@ -238,8 +244,8 @@ impl Layout {
         if self.incompat.bits() & 0x100 != 0 {
             return Support::ReadOnly("multi-mount protection");
         }
-        if !has(Incompat::EXTENTS) || !has(Incompat::FILETYPE) {
-            return Support::ReadOnly("no extents");
+        if !has(Incompat::FILETYPE) {
+            return Support::ReadOnly("no kinds of files in directories");
         }
         let known = RoCompat::SPARSE_SUPER
             | RoCompat::LARGE_FILE

@@ -32,4 +32,5 @@ pub use block::{Block, BlockRef, Blocks, Edit, Seal};
 pub use crc::crc32c;
 pub use error::{Error, Result};
 pub use group::seal;
+pub use indirect::{max_blocks as max_indirect_blocks, room as indirect_room};
 pub use layout::{Layout, Support};

@@ -1,4 +1,4 @@
-//! Advisory file locks: flock(2), POSIX record locks and open file description locks (fcntl(2)).
+//! Advisory file locks: flock(2), POSIX record locks and open file description locks (fcntl(2)). Leases: [`lease`].
 //!
 //! An inode gets its [`FileLocks`] with the first lock. flock locks and record locks do not see each other, as on
 //! Linux. A waiter sleeps until some lock of the file went away, then tries again.
@@ -10,6 +10,7 @@
 //!
 //! `WAITS` is inside `FileLocks::sets`. Both sleep.
 
+pub mod lease;
 mod ranges;
 
 use alloc::vec::Vec;
@@ -55,6 +56,7 @@ pub struct FileLocks {
     /// Counts removals: a waiter looks again when it has changed.
     removals: AtomicU64,
     wait: WaitQueue,
+    leases: lease::Leases,
 }
 
 /// Which of the two kinds of locks.
@@ -80,6 +82,7 @@ impl FileLocks {
             sets: Mutex::new("vfs.locks", Sets { records: RangeSet::new(), flocks: RangeSet::new() }),
             removals: AtomicU64::new(0),
             wait: WaitQueue::new(),
+            leases: lease::Leases::new(),
         }
     }
 
@@ -184,6 +187,7 @@ impl FileLocks {
     pub fn file_released(&self, file: u64) {
         self.clear_owner(Class::Record, LockOwner::File(file));
         self.clear_owner(Class::Flock, LockOwner::File(file));
+        self.leases.released(file);
     }
 
     /// All locks, record locks first, for /proc/locks.

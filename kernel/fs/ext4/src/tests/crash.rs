@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, Weak};
 
 use block::{MemDisk, Op};
 
+use vfs::superblock::SbFlags;
+
 use super::env::{Env, Random, alone, fsck, fsck_after_crash, fsync, image, pattern};
 
 const SECTOR: usize = 512;
@@ -149,9 +151,9 @@ fn run(env: &Env, seed: u64) -> Vec<Event> {
     std::mem::take(&mut log.lock().unwrap().events)
 }
 
-fn crash(args: &[&str], size: u64, seed: u64, points: usize) {
+fn crash(args: &[&str], options: &'static [u8], size: u64, seed: u64, points: usize) {
     let Some(image) = image(args, size) else { return };
-    let mut env = Env::new(&image);
+    let mut env = Env::with_options(&image, SbFlags::empty(), options).unwrap();
     for nr in 0..3 {
         env.mkdir(&format!("/dir{nr}")).unwrap();
     }
@@ -182,11 +184,23 @@ fn crash(args: &[&str], size: u64, seed: u64, points: usize) {
 #[test]
 fn what_was_synced_survives_crashes_with_checksums() {
     let _alone = alone();
-    crash(&["-t", "ext4", "-b", "1024", "-J", "size=1"], 4 << 20, 1, 25);
+    crash(&["-t", "ext4", "-b", "1024", "-J", "size=1"], b"commit=900", 4 << 20, 1, 25);
 }
 
 #[test]
 fn what_was_synced_survives_crashes_in_large_blocks() {
     let _alone = alone();
-    crash(&["-t", "ext4", "-b", "4096", "-J", "size=4"], 10 << 20, 2, 15);
+    crash(&["-t", "ext4", "-b", "4096", "-J", "size=4"], b"commit=900", 10 << 20, 2, 15);
+}
+
+#[test]
+fn what_was_synced_survives_crashes_in_the_journal() {
+    let _alone = alone();
+    crash(&["-t", "ext4", "-b", "1024", "-J", "size=1"], b"commit=900,data=journal", 4 << 20, 3, 20);
+}
+
+#[test]
+fn what_was_synced_survives_crashes_on_ext3() {
+    let _alone = alone();
+    crash(&["-t", "ext3", "-b", "1024", "-J", "size=1"], b"commit=900", 4 << 20, 4, 20);
 }

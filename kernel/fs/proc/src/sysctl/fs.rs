@@ -49,6 +49,7 @@ pub(super) static ENTRIES: &[Entry] = &[
             Ok(())
         }),
     },
+    switch("dir-notify-enable", &vfs::dnotify::ENABLED, i32::MAX as u32),
     dir(
         "epoll",
         &[Entry {
@@ -80,8 +81,8 @@ pub(super) static ENTRIES: &[Entry] = &[
             switch("max_user_watches", &limits::events::INOTIFY_WATCHES, i32::MAX as u32),
         ],
     ),
-    fixed("lease-break-time", "45"),
-    fixed("leases-enable", "0"),
+    switch("lease-break-time", &vfs::lock::lease::BREAK_TIME, i32::MAX as u32),
+    switch("leases-enable", &vfs::lock::lease::ENABLED, i32::MAX as u32),
     fixed("mount-max", "100000"),
     dir("mqueue", super::ipc::MQUEUE),
     Entry {

@@ -17,7 +17,7 @@ use super::{MAX_DEPTH, MAX_LEN};
 use crate::alloc_blocks::{alloc_blocks, free_blocks};
 use crate::block::{Edit, Freed, Seal};
 use crate::error::{Error, Result};
-use crate::inode::Inode;
+use crate::inode::{Inode, flags};
 use crate::layout::Layout;
 
 /// Rounds of making room: one for each level is enough, and the root may grow.
@@ -33,7 +33,7 @@ pub enum RemoveOutcome {
 }
 
 /// Runs `f` on the bytes of a node, to change them.
-fn edit_node<R>(
+pub(super) fn edit_node<R>(
     layout: &Layout,
     edit: &mut dyn Edit,
     inode: &mut Inode,
@@ -46,7 +46,7 @@ fn edit_node<R>(
     }
 }
 
-fn can_join(left: &Extent, right: &Extent) -> bool {
+pub(super) fn can_join(left: &Extent, right: &Extent) -> bool {
     let max = if left.is_unwritten { MAX_LEN - 1 } else { MAX_LEN };
     left.end() == u64::from(right.logical)
         && left.physical + u64::from(left.len) == right.physical
@@ -119,7 +119,7 @@ fn join_neighbour(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode, exten
 }
 
 /// Corrects the keys above a leaf whose first entry now begins at `logical`.
-fn fix_keys(
+pub(super) fn fix_keys(
     layout: &Layout,
     edit: &mut dyn Edit,
     inode: &mut Inode,
@@ -235,6 +235,12 @@ fn deepen(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode) -> Result<()>
     node::insert_at(map, 0, &Index { logical, child }.encode())
 }
 
+/// What the blocks of `inode` are: the journal may hold older contents of metadata, and of data that goes through it.
+pub(crate) fn freed_as(layout: &Layout, inode: &Inode) -> Freed {
+    let is_journaled = layout.journals_data || inode.has_flags(flags::JOURNAL_DATA);
+    if inode.is_regular() && !is_journaled { Freed::Data } else { Freed::Metadata }
+}
+
 /// Frees what the file has in blocks `from..to`, at most `budget` extents of it, from the end. The inode is stored.
 ///
 /// `NoSpace`: cutting a hole into an extent needs a block for the tree; nothing has changed.
@@ -246,7 +252,7 @@ pub fn remove(
     to: u64,
     budget: usize,
 ) -> Result<RemoveOutcome> {
-    let what = if inode.is_dir() || inode.is_symlink() { Freed::Metadata } else { Freed::Data };
+    let what = freed_as(layout, inode);
     let mut to = to;
     let mut result = Ok(RemoveOutcome::More);
     for _ in 0..budget {
@@ -318,7 +324,7 @@ fn remove_last(
 }
 
 /// `extent` without its first `skipped` blocks.
-fn skip(extent: Extent, skipped: u32) -> Extent {
+pub(super) fn skip(extent: Extent, skipped: u32) -> Extent {
     Extent {
         logical: extent.logical + skipped,
         len: extent.len - skipped,
@@ -342,7 +348,7 @@ fn cut_middle(
 }
 
 /// Replaces `extent` by `pieces` (one to three), which cover parts of it in order.
-fn replace(
+pub(super) fn replace(
     layout: &Layout,
     edit: &mut dyn Edit,
     inode: &mut Inode,
@@ -455,7 +461,12 @@ fn mark_one(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode, at: u32, en
 }
 
 /// Joins `extent`, which is in the tree, to the one before it in the same leaf, if they fit.
-fn join_left(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode, extent: Extent) -> Result<()> {
+pub(super) fn join_left(
+    layout: &Layout,
+    edit: &mut dyn Edit,
+    inode: &mut Inode,
+    extent: Extent,
+) -> Result<()> {
     let (steps, found) = tree::path(layout, edit, inode, extent.logical)?;
     let (Some(leaf), Some(idx)) = (steps.last(), found) else { return Ok(()) };
     let Some(before) = idx.checked_sub(1) else { return Ok(()) };

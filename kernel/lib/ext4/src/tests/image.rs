@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::extent::{self, Extent, Mapping, RemoveOutcome};
+use crate::extent::{Extent, Mapping, RemoveOutcome};
 use crate::inode::{Inode, ROOT_INO, Time};
 use crate::*;
 
@@ -239,13 +239,13 @@ impl Image {
         let mut at = logical;
         for mut rest in [data] {
             while !rest.is_empty() {
-                let want = rest.len().div_ceil(bs) as u32;
+                let want = (rest.len().div_ceil(bs) as u32).min(dir::room(&self.layout, &inode, at));
                 let (physical, len) = alloc_blocks(&self.layout, &mut self.disk, 0, want)?;
                 let take = rest.len().min(len as usize * bs);
                 let place = physical as usize * bs;
                 self.disk.bytes.borrow_mut()[place..place + take].copy_from_slice(&rest[..take]);
                 let extent = Extent { logical: at, len, physical, is_unwritten: false };
-                extent::insert(&self.layout, &mut self.disk, &mut inode, extent)?;
+                dir::insert_run(&self.layout, &mut self.disk, &mut inode, extent)?;
                 at += len;
                 rest = &rest[take..];
             }

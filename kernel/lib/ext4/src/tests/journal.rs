@@ -98,6 +98,9 @@ fn replay(image: &Image) -> crate::Result<crate::journal::Recovered> {
 #[test]
 fn committed_transactions_are_replayed_by_us_and_by_e2fsck() {
     each_kind(|mut image| {
+        if image.layout.journal_ino == 0 {
+            return;
+        }
         let (bs, mut random) = (image.layout.block_size, Random(5));
         let ino = image.create(crate::inode::ROOT_INO, "file", 0o100_644);
         image.fill(ino, 0, &vec![1; 60 * bs]).unwrap();

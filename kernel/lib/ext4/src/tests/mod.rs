@@ -14,6 +14,8 @@ const KINDS: &[&[&str]] = &[
     &["-t", "ext4", "-b", "1024", "-O", "^metadata_csum,^64bit"],
     &["-t", "ext4", "-b", "2048", "-O", "metadata_csum_seed,orphan_file,^flex_bg"],
     &["-t", "ext4", "-b", "1024", "-I", "128", "-O", "^metadata_csum,uninit_bg,^resize_inode,meta_bg"],
+    &["-t", "ext2", "-b", "1024"],
+    &["-t", "ext3"],
 ];
 
 fn each_kind(mut test: impl FnMut(Image)) {

@@ -2,8 +2,8 @@
 
 use super::each_kind;
 use super::image::{Image, Random};
-use crate::extent::{self, Extent, Mapping};
-use crate::inode::ROOT_INO;
+use crate::extent::{self, Extent, Mapping, Shift};
+use crate::inode::{ROOT_INO, flags};
 use crate::{Error, alloc_blocks, dir, nr_free_blocks, orphan};
 
 const FILE: u32 = 0o100_644;
@@ -21,7 +21,12 @@ fn random_edits_agree_with_an_array() {
             let len = 1 + random.below(if step % 10 == 0 { 300 } else { 6 }) as u32;
             let end = (at + len).min(3000);
             let mut inode = image.inode(ino);
+            let has_extents = inode.has_flags(flags::EXTENTS);
             match random.below(5) {
+                1 if !has_extents => {}
+                0 if has_extents && random.below(4) == 0 => {
+                    shift(&mut image, ino, at, end, &mut model, random.below(2) == 0)
+                }
                 0 => {
                     image.cut(&mut inode, at, end.into());
                     model[at as usize..end as usize].fill(None);
@@ -43,11 +48,16 @@ fn random_edits_agree_with_an_array() {
                             continue;
                         }
                         let hole = (at..end).take_while(|&b| model[b as usize].is_none()).count() as u32;
+                        let hole = hole.min(dir::room(&image.layout, &inode, at));
                         let got = alloc_blocks(&image.layout, &mut image.disk, random.below(16000), hole);
                         let Ok((physical, len)) = got else { break };
-                        let extent =
-                            Extent { logical: at, len, physical, is_unwritten: random.below(2) == 0 };
-                        extent::insert(&image.layout, &mut image.disk, &mut inode, extent).unwrap();
+                        let extent = Extent {
+                            logical: at,
+                            len,
+                            physical,
+                            is_unwritten: has_extents && random.below(2) == 0,
+                        };
+                        dir::insert_run(&image.layout, &mut image.disk, &mut inode, extent).unwrap();
                         for nth in 0..len {
                             model[(at + nth) as usize] =
                                 Some((physical + u64::from(nth), !extent.is_unwritten));
@@ -71,6 +81,30 @@ fn random_edits_agree_with_an_array() {
         image.fsck();
         assert_eq!(nr_free_blocks(&image.layout, &image.disk).unwrap(), free);
     });
+}
+
+/// Takes blocks `at..end` out of the file, or makes room for as many at `at`; the model keeps its length.
+fn shift(image: &mut Image, ino: u32, at: u32, end: u32, model: &mut Vec<Option<(u64, bool)>>, is_up: bool) {
+    let by = end - at;
+    let mut inode = image.inode(ino);
+    let (how, from) = if is_up {
+        image.cut(&mut inode, 3000 - by, 1 << 32);
+        extent::split_at(&image.layout, &mut image.disk, &mut inode, at).unwrap();
+        model.truncate((3000 - by) as usize);
+        model.splice(at as usize..at as usize, vec![None; by as usize]);
+        (Shift::Up(by), 1 << 32)
+    } else {
+        image.cut(&mut inode, at, end.into());
+        model.drain(at as usize..end as usize);
+        model.resize(3000, None);
+        (Shift::Down(by), u64::from(end))
+    };
+    let mut next = Some(from);
+    while let Some(from) = next {
+        let mut inode = image.inode(ino);
+        let first = if is_up { at } else { end };
+        next = extent::shift(&image.layout, &mut image.disk, &mut inode, first, from, how, 3).unwrap();
+    }
 }
 
 #[track_caller]
