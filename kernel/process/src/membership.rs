@@ -297,25 +297,34 @@ pub fn each_thread_within(group: &Arc<Cgroup>, mut each: impl FnMut(&Arc<Task>))
     }
 }
 
-/// The threads in `group` that have not ended (cgroup.threads), by their numbers in the first pid namespace.
-pub fn threads_in(group: &Arc<Cgroup>) -> Vec<u32> {
-    let mut all = Vec::new();
+/// Adds `number` to `all`. `ENOMEM`.
+fn push(all: &mut Vec<u32>, number: u32) -> Result<()> {
+    all.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    all.push(number);
+    Ok(())
+}
+
+/// The threads in `group` that have not ended (cgroup.threads), by their numbers in the first pid namespace. `ENOMEM`.
+pub fn threads_in(group: &Arc<Cgroup>) -> Result<Vec<u32>> {
+    let (mut all, mut result) = (Vec::new(), Ok(()));
     each_thread_within(group, |task| {
-        if Arc::ptr_eq(&task.cgroup(), group) {
-            all.push(task.tid());
+        if result.is_ok() && Arc::ptr_eq(&task.cgroup(), group) {
+            result = push(&mut all, task.tid());
         }
     });
-    all
+    result.map(|()| all)
 }
 
 /// The processes of the domain `group` (cgroup.procs), by their numbers in the first pid namespace: where the leader is counts,
-/// as long as a thread has not ended.
-pub fn processes_in(group: &Arc<Cgroup>) -> Vec<u32> {
-    let is_here = |process: &Arc<ThreadGroup>| {
-        process.is_alive_within(group)
-            && process.leader().is_some_and(|leader| Arc::ptr_eq(&leader.cgroup().domain(), group))
-    };
-    pid::processes().filter(is_here).map(|process| process.pid()).collect()
+/// as long as a thread has not ended. `ENOMEM`.
+pub fn processes_in(group: &Arc<Cgroup>) -> Result<Vec<u32>> {
+    let mut all = Vec::new();
+    for process in pid::processes().filter(|process| process.is_alive_within(group)) {
+        if process.leader().is_some_and(|leader| Arc::ptr_eq(&leader.cgroup().domain(), group)) {
+            push(&mut all, process.pid())?;
+        }
+    }
+    Ok(all)
 }
 
 impl ThreadGroup {

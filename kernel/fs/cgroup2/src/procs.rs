@@ -19,12 +19,12 @@ pub(crate) fn show_processes(group: &Arc<Cgroup>, out: &mut Text) -> Result<()> 
     if group.is_threaded() {
         return Err(Errno::EOPNOTSUPP);
     }
-    put_numbers(&membership::processes_in(group), out);
+    put_numbers(&membership::processes_in(group)?, out);
     Ok(())
 }
 
 pub(crate) fn show_threads(group: &Arc<Cgroup>, out: &mut Text) -> Result<()> {
-    put_numbers(&membership::threads_in(group), out);
+    put_numbers(&membership::threads_in(group)?, out);
     Ok(())
 }
 
