@@ -11,6 +11,7 @@ tests!(
     signal_goes_to_the_thread_that_used_the_time, no_signal_without_notification,
     setting_again_drops_the_signal, ignored_signals_are_overruns, an_ignored_single_shot_is_over,
     one_signal_for_each_timer, proc_shows_them,
+    a_siginfo_that_looks_like_an_expiry,
 );
 
 /// `PR_TIMER_CREATE_RESTORE_IDS`.
@@ -307,4 +308,23 @@ fn proc_shows_them() {
         0,
     );
     assert_eq!(slurp("/proc/self/timers"), want);
+}
+
+/// What a program says itself is not the timer's: setting and deleting that one drops only its own signals.
+fn a_siginfo_that_looks_like_an_expiry() {
+    let sig = SIGRTMIN();
+    sigmask(SIG_BLOCK, &[sig]);
+    let id = create(CLOCK_MONOTONIC, sig);
+    let mut info = [0u64; 16];
+    info[0] = sig as u64;
+    info[1] = u64::from(SI_TIMER as u32);
+    info[2] = id as u64 | 7 << 32;
+    info[3] = 0x1234;
+    sys!(SYS_rt_sigqueueinfo, getpid(), sig, &info).unwrap();
+    set(id, 0, 0);
+    delete(id);
+    let mut got = [0u64; 16];
+    let set = mask_of(&[sig]);
+    assert_eq!(sys!(SYS_rt_sigtimedwait, &set, &mut got, &ms(0), 8), Ok(sig as usize));
+    assert_eq!(got[..4], info[..4]);
 }

@@ -71,6 +71,12 @@ impl SigHand {
         Self { actions: IrqLock::new("process.sighand", [DEFAULT; NSIG as usize]) }
     }
 
+    /// Every signal is ignored, even those that no program can ignore.
+    pub(crate) fn ignoring() -> Self {
+        let action = SigAction { handler: SIG_IGN, ..DEFAULT };
+        Self { actions: IrqLock::new("process.sighand", [action; NSIG as usize]) }
+    }
+
     /// A copy for a child. With `clear`, handlers become the default action, but ignored signals stay ignored
     /// (`CLONE_CLEAR_SIGHAND`, execve(2)).
     pub(crate) fn fork(&self, clear: Clear) -> Self {
@@ -181,6 +187,12 @@ mod tests {
         let copy = hand.fork(Clear::Handlers);
         assert_eq!(copy.ignored_and_caught(), (SigSet::of(SIGINT), SigSet::EMPTY));
         assert_eq!(hand.get(SIGUSR1).handler, 0x1000);
+    }
+
+    #[test]
+    fn kernel_threads_ignore_what_programs_cannot() {
+        let (ignored, caught) = SigHand::ignoring().ignored_and_caught();
+        assert_eq!((ignored.0, caught), (u64::MAX, SigSet::EMPTY));
     }
 
     #[test]

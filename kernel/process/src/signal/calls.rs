@@ -149,8 +149,8 @@ pub fn dequeue(wanted: SigSet) -> Option<SigInfo> {
 
 /// Takes a signal not in `blocked`.
 fn take(task: &CurrentTask, blocked: SigSet) -> Option<SigInfo> {
-    let info = deliver::take_locked(task, &mut task.group().sig.lock(), blocked)?;
-    Some(deliver::rearm_timer(task, info))
+    let taken = deliver::take_locked(task, &mut task.group().sig.lock(), blocked)?;
+    Some(deliver::rearm_timer(task, taken))
 }
 
 /// Whether a signal of `wanted` is pending for the caller (signalfd's poll).

@@ -17,12 +17,13 @@
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use abi::Errno;
-use abi::signal::{SI_TIMER, SIG_DFL, SIG_IGN, SIGSTOP, SaFlags, SigAction, SigInfo, SigSet};
+use abi::signal::{SIG_DFL, SIG_IGN, SIGSTOP, SaFlags, SigAction, SigInfo, SigSet};
 use hal::thread::Work;
 use hal::trap::UserRegs;
 
 use super::action::{Default, default_action};
-use super::{frame, pending, send, stop};
+use super::pending::Taken;
+use super::{frame, send, stop};
 use crate::task::{self, CurrentTask, TaskFlags};
 use crate::timer;
 use crate::{coredump, exit, hooks, membership, trace};
@@ -152,9 +153,9 @@ fn next_signal(task: &CurrentTask, regs: &mut UserRegs) -> Next {
             membership::leave_frozen(task);
             continue;
         }
-        let Some(info) = take_locked(task, &mut state, task.blocked()) else { return Next::Nothing };
+        let Some(taken) = take_locked(task, &mut state, task.blocked()) else { return Next::Nothing };
         drop(state);
-        let info = rearm_timer(task, info);
+        let info = rearm_timer(task, taken);
         let Some(info) = trace::signal_stop(task, regs, info) else { continue };
         let sig = info.signo as u32;
         let action = group.with_hand(|hand| hand.take_for_delivery(sig));
@@ -196,26 +197,26 @@ pub(super) fn take_locked(
     task: &CurrentTask,
     state: &mut crate::group::GroupSig,
     blocked: SigSet,
-) -> Option<SigInfo> {
+) -> Option<Taken> {
     if !task.pending_set().minus(blocked).is_empty() {
         let mut own = task.pending.lock();
         if let Some(sig) = own.next(blocked) {
-            let info = own.take(sig);
+            let taken = own.take(sig);
             task.pending_set.store(own.set().0, SeqCst);
-            return Some(info);
+            return Some(taken);
         }
     }
     let sig = state.shared.next(blocked)?;
-    let info = state.shared.take(sig);
+    let taken = state.shared.take(sig);
     task.group().shared_set.store(state.shared.set().0, SeqCst);
-    Some(info)
+    Some(taken)
 }
 
 /// Restarts a periodic POSIX timer whose signal is being taken, and fills in its overrun count.
-pub(super) fn rearm_timer(task: &CurrentTask, info: SigInfo) -> SigInfo {
-    match pending::timer_id(&info) {
-        Some(id) if info.code == SI_TIMER => timer::signal_taken(task.group(), id, info),
-        _ => info,
+pub(super) fn rearm_timer(task: &CurrentTask, taken: Taken) -> SigInfo {
+    match taken.expiry {
+        Some(expiry) => timer::signal_taken(task.group(), expiry, taken.info),
+        None => taken.info,
     }
 }
 

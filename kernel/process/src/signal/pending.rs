@@ -13,6 +13,8 @@ use alloc::collections::VecDeque;
 use abi::signal::{SI_USER, SIGBUS, SIGFPE, SIGILL, SIGRTMIN, SIGSEGV, SIGSYS, SIGTRAP, SigInfo, SigSet};
 use limits::Charge;
 
+use crate::timer::Expiry;
+
 /// Signals that report what the thread itself just did; they are delivered before all others.
 const SYNCHRONOUS: SigSet = SigSet::of(SIGSEGV)
     .union(SigSet::of(SIGBUS))
@@ -25,8 +27,18 @@ const SYNCHRONOUS: SigSet = SigSet::of(SIGSEGV)
 #[derive(Debug)]
 struct Queued {
     info: SigInfo,
+    /// The expiry of a POSIX timer that it tells of.
+    expiry: Option<Expiry>,
     /// `None` for entries that the limit does not count (timers, forced signals).
     _charge: Option<Charge>,
+}
+
+/// A signal that was taken from a queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) info: SigInfo,
+    /// The expiry of a POSIX timer that it tells of.
+    pub(crate) expiry: Option<Expiry>,
 }
 
 /// A queue of pending signals.
@@ -55,21 +67,28 @@ impl Pending {
     /// Adds `info`; false when there was no memory for it.
     #[must_use]
     pub(crate) fn push(&mut self, info: SigInfo, charge: Option<Charge>) -> bool {
+        self.push_entry(Queued { info, expiry: None, _charge: charge })
+    }
+
+    /// Adds `entry`; false when there was no memory for it.
+    fn push_entry(&mut self, entry: Queued) -> bool {
         if self.queue.try_reserve(1).is_err() {
             return false;
         }
-        self.queue.push_back(Queued { info, _charge: charge });
-        self.raise(info.signo as u32);
+        let sig = entry.info.signo as u32;
+        self.queue.push_back(entry);
+        self.raise(sig);
         true
     }
 
-    /// Adds the expiry `info` of the timer `id`, unless one waits already. Without memory for it the signal comes without
-    /// details, and the timer goes on when it is set again.
-    pub(crate) fn push_timer(&mut self, info: SigInfo, id: u32) {
-        let is_same = |entry: &Queued| entry.info.signo == info.signo && timer_id(&entry.info) == Some(id);
+    /// Adds `expiry` of a timer, whose signal is `info`, in the place of one that waits already. Without memory for it the
+    /// signal comes without details, and the timer goes on when it is set again.
+    pub(crate) fn push_timer(&mut self, info: SigInfo, expiry: Expiry) {
+        let is_same = |entry: &&mut Queued| entry.expiry.is_some_and(|other| other.id == expiry.id);
         let sig = info.signo as u32;
-        let is_waiting = self.set.has(sig) && self.queue.iter().any(is_same);
-        if !is_waiting && !self.push(info, None) {
+        if let Some(waiting) = self.queue.iter_mut().find(is_same) {
+            (waiting.info, waiting.expiry) = (info, Some(expiry));
+        } else if !self.push_entry(Queued { info, expiry: Some(expiry), _charge: None }) {
             self.raise(sig);
         }
     }
@@ -86,18 +105,21 @@ impl Pending {
     }
 
     /// Takes the oldest instance of `sig`, which is pending.
-    pub(crate) fn take(&mut self, sig: u32) -> SigInfo {
+    pub(crate) fn take(&mut self, sig: u32) -> Taken {
         let is_sig = |entry: &Queued| entry.info.signo == sig as i32;
         let Some(idx) = self.queue.iter().position(is_sig) else {
             self.set = self.set.minus(SigSet::of(sig));
             // Raised without details; Linux reports such a signal as sent by nobody.
-            return SigInfo::new(sig, SI_USER);
+            return Taken { info: SigInfo::new(sig, SI_USER), expiry: None };
         };
-        let info = self.queue.remove(idx).map(|entry| entry.info);
+        let taken = self.queue.remove(idx);
         if !self.queue.iter().skip(idx).any(is_sig) {
             self.set = self.set.minus(SigSet::of(sig));
         }
-        info.unwrap_or_else(|| SigInfo::new(sig, SI_USER))
+        Taken {
+            info: taken.as_ref().map_or_else(|| SigInfo::new(sig, SI_USER), |entry| entry.info),
+            expiry: taken.and_then(|entry| entry.expiry),
+        }
     }
 
     /// The entry at place `at` of the queue.
@@ -117,16 +139,11 @@ impl Pending {
     /// Drops the expiries of the timer `id`.
     pub(crate) fn flush_timer(&mut self, sig: u32, id: u32) {
         let before = self.queue.len();
-        self.queue.retain(|entry| timer_id(&entry.info) != Some(id));
+        self.queue.retain(|entry| entry.expiry.is_none_or(|expiry| expiry.id != id));
         if self.queue.len() != before && !self.queue.iter().any(|entry| entry.info.signo == sig as i32) {
             self.set = self.set.minus(SigSet::of(sig));
         }
     }
-}
-
-/// The id of the POSIX timer that caused `info`.
-pub(crate) fn timer_id(info: &SigInfo) -> Option<u32> {
-    (info.code == abi::signal::SI_TIMER).then_some(info.fields[0] as u32)
 }
 
 #[cfg(test)]
@@ -172,7 +189,7 @@ mod tests {
         }
         for value in 1..=3 {
             assert_eq!(pending.next(SigSet::EMPTY), Some(35));
-            assert_eq!(pending.take(35).fields[1], value);
+            assert_eq!(pending.take(35).info.fields[1], value);
         }
         assert_eq!(pending.next(SigSet::EMPTY), None);
         assert!(pending.push(info(SIGUSR1, 0), None));
@@ -184,7 +201,7 @@ mod tests {
         let mut pending = Pending::new();
         pending.raise(SIGKILL);
         assert_eq!(pending.next(SigSet::EMPTY), Some(SIGKILL));
-        assert_eq!(pending.take(SIGKILL).signo, SIGKILL as i32);
+        assert_eq!(pending.take(SIGKILL).info.signo, SIGKILL as i32);
         assert!(pending.set().is_empty());
     }
 

@@ -322,18 +322,22 @@ pub(crate) fn send_timer(target: Target<'_>, info: SigInfo, expiry: Expiry) {
     };
     let likely = near.map_or(target, Target::Thread);
     let mut state = group.sig.lock();
-    let is_ignored = !prepare(group, &mut state, likely, sig, Force::No);
-    if !timer::settle(group, expiry, is_ignored) {
+    // First of all: what belongs to a setting that is no more must not even continue a stopped process.
+    if !timer::settle(group, expiry) {
+        return;
+    }
+    if !prepare(group, &mut state, likely, sig, Force::No) {
+        timer::ignored(group, expiry);
         return;
     }
     match target {
         Target::Thread(task) => {
             let mut pending = task.pending.lock();
-            pending.push_timer(info, expiry.id);
+            pending.push_timer(info, expiry);
             task.pending_set.store(pending.set().0, SeqCst);
         }
         Target::Group(group) => {
-            state.shared.push_timer(info, expiry.id);
+            state.shared.push_timer(info, expiry);
             group.shared_set.store(state.shared.set().0, SeqCst);
         }
     }

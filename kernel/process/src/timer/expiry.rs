@@ -7,7 +7,9 @@
 //! notify: state = Queued (timers)                      timer_settime(2), timer_delete(2), sigaction(2) elsewhere:
 //! signal::send_timer (sig)                             disarm: seq + 1, state = Idle   (timers)
 //!   settle: same seq, still Queued? (sig, timers)      ignored: state = Ignored        (sig, timers)
-//!     no: drop it    yes: into the queue
+//!     no: drop it    yes: into the queue, with seq
+//! signal_taken: same seq, still Queued? (timers)
+//!     yes: go on, seq + 1
 //! ```
 //!
 //! Timers on CPU time of another process are looked at by that process, whose `Timers::watchers` names them.
@@ -114,18 +116,22 @@ fn send(group: &Arc<ThreadGroup>, shot: Shot) {
     }
 }
 
-/// Whether the signal of `expiry` shall be queued: not if the timer was set or deleted since, nor if the signal
-/// `is_ignored`. The caller holds `ThreadGroup::sig`.
-pub(crate) fn settle(group: &ThreadGroup, expiry: Expiry, is_ignored: bool) -> bool {
+/// Calls `f` with the timer of `expiry`, unless it was set or deleted since, or its signal dropped.
+fn with_queued<R>(group: &ThreadGroup, expiry: Expiry, f: impl FnOnce(&mut PosixTimer) -> R) -> Option<R> {
     let mut timers = group.timers.lock();
-    let timer = timers.as_mut().and_then(|timers| timers.find(expiry.id));
-    let Some(timer) = timer.filter(|timer| timer.seq == expiry.seq && timer.state == State::Queued) else {
-        return false;
-    };
-    if is_ignored {
-        timer.ignore();
-    }
-    !is_ignored
+    let timer = timers.as_mut()?.find(expiry.id)?;
+    (timer.seq == expiry.seq && timer.state == State::Queued).then(|| f(timer))
+}
+
+/// Whether the signal of `expiry` may be sent: not if the timer was set or deleted since. The caller holds
+/// `ThreadGroup::sig`.
+pub(crate) fn settle(group: &ThreadGroup, expiry: Expiry) -> bool {
+    with_queued(group, expiry, |_| ()).is_some()
+}
+
+/// The signal of `expiry` is ignored. The caller holds `ThreadGroup::sig`.
+pub(crate) fn ignored(group: &ThreadGroup, expiry: Expiry) {
+    with_queued(group, expiry, PosixTimer::ignore);
 }
 
 /// The pending signals of `which` were dropped; those of timers count as ignored. The caller holds `ThreadGroup::sig`.
@@ -155,19 +161,18 @@ fn next_ignored(group: &ThreadGroup, from: u32, sig: u32) -> Option<Shot> {
     Some(timers.as_mut()?.find_from(from, is_wanted)?.shoot())
 }
 
-/// The signal of timer `id` is being taken: the timer goes on, and the siginfo gets its overrun count.
-pub(crate) fn signal_taken(group: &Arc<ThreadGroup>, id: u32, mut info: SigInfo) -> SigInfo {
+/// The signal of `expiry` was taken: the timer goes on, and the siginfo gets its overrun count.
+pub(crate) fn signal_taken(group: &Arc<ThreadGroup>, expiry: Expiry, mut info: SigInfo) -> SigInfo {
+    let id = expiry.id;
     let Ok(base) = with_timer(group, id, |timer| timer.base.clone()) else { return info };
     let now = base.now().unwrap_or(0);
-    // A timer deleted meanwhile leaves the siginfo as it is.
-    let due_ns = with_timer(group, id, |timer| {
-        if timer.state == State::Queued {
-            timer.last_overrun = timer.advance(now);
-        }
+    // A timer set or deleted meanwhile leaves the siginfo as it is: its next signal is another one.
+    let due_ns = with_queued(group, expiry, |timer| {
+        timer.last_overrun = timer.advance(now);
         timer.set_overrun(&mut info);
         timer.due_ns
     });
-    if let (Base::Cpu(clock), Ok(due_ns @ 1..)) = (&base, due_ns) {
+    if let (Base::Cpu(clock), Some(due_ns @ 1..)) = (&base, due_ns) {
         // It is known there already, so that no memory is needed.
         let _ = watch(group, id, clock, due_ns);
     }

@@ -32,7 +32,7 @@ use crate::signal::{self, Target};
 use crate::task::{self, CurrentTask};
 
 pub use cpu_clock::{ClockUse, CpuClock};
-pub(crate) use expiry::{Expiry, settle, signal_taken, signal_unignored, signals_dropped};
+pub(crate) use expiry::{Expiry, ignored, settle, signal_taken, signal_unignored, signals_dropped};
 pub(crate) use itimer::{CpuItimer, RealItimer};
 pub use itimer::{Which, alarm, getitimer, setitimer};
 use posix::PosixTimer;

@@ -17,6 +17,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use abi::signal::{SI_TIMER, SIGALRM, SigInfo};
 use abi::time::{Itimerspec, TIMER_ABSTIME, Timespec, clock};
@@ -137,6 +138,8 @@ pub(crate) struct PosixTimer {
     pub(super) last_overrun: u64,
     /// A timer counts as a queued signal, whether one is queued or not.
     _charge: Charge,
+    /// Where its machine timer finds the id, which is chosen last.
+    shown_id: Arc<AtomicU32>,
 }
 
 impl Drop for PosixTimer {
@@ -236,6 +239,7 @@ impl Timers {
         };
         self.next_id = id.wrapping_add(1);
         timer.id = id;
+        timer.shown_id.store(id, Relaxed);
         self.posix.insert(place, timer);
         Ok(id)
     }
@@ -280,33 +284,33 @@ pub fn timer_create(clock_id: i32, event: TimerEvent, wanted: Option<i32>) -> Re
         let thread = pid::find_task(tid).filter(|thread| Arc::ptr_eq(thread.group(), group));
         event.notification = Notification::Thread(thread.ok_or(Errno::EINVAL)?.tid());
     }
+    let shown_id = Arc::new(AtomicU32::new(0));
     let on_real_time = matches!(base, Base::Monotonic | Base::Realtime);
+    // Made before the timer can be found by its id, which may be guessed.
+    let machine = on_real_time.then(|| {
+        let (weak, id) = (Arc::downgrade(group), shown_id.clone());
+        Timer::new(Arc::new(move || {
+            if let Some(group) = weak.upgrade() {
+                expiry::notify(&group, id.load(Relaxed), hal::time::now_ns());
+            }
+        }))
+    });
     let timer = Box::new(PosixTimer {
         id: 0,
         clock_id,
         base,
         is_wall: false,
         event,
-        timer: None,
+        timer: machine,
         due_ns: 0,
         interval_ns: 0,
         state: State::Idle,
         seq: 0,
         last_overrun: 0,
         _charge: charge,
+        shown_id,
     });
-    let id = with(group, |timers| timers.insert(timer, wanted))?;
-    if on_real_time {
-        let weak = Arc::downgrade(group);
-        let action = move || {
-            if let Some(group) = weak.upgrade() {
-                expiry::notify(&group, id, hal::time::now_ns());
-            }
-        };
-        let machine = Timer::new(Arc::new(action));
-        with_timer(group, id, |timer| timer.timer = Some(machine))?;
-    }
-    Ok(id as i32)
+    with(group, |timers| timers.insert(timer, wanted)).map(|id| id as i32)
 }
 
 /// timer_settime(2); gives the old setting. `EINVAL`: no such timer, or a time that is none. `ESRCH`: the task whose time
