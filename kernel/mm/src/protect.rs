@@ -16,7 +16,7 @@ use crate::mapping::page_flags;
 use crate::space::{Mm, Space};
 use crate::sysctl;
 use crate::thp;
-use crate::vma::{VmFlags, Vma, VmaAttr};
+use crate::vma::{Backing, History, VmFlags, Vma, VmaAttr};
 
 impl Mm {
     /// mprotect(2) and, with `pkey`, pkey_mprotect(2). May sleep.
@@ -57,10 +57,11 @@ impl Mm {
             if new.is_data() && !old.is_data() {
                 space.check_limits(new, vma.len(), vma.len())?;
             }
-            Ok(Some((
-                charged(new) | (old & VmFlags::ACCOUNT),
-                pkey.unwrap_or_else(|| space.keys.kept(&vma.attr)),
-            )))
+            // What nobody wrote to costs nothing once nobody can, and has nothing to copy; other memory keeps the marks.
+            let untouched =
+                matches!(vma.attr.backing, Backing::Anonymous) && vma.attr.history() == History::Fresh;
+            let new = if untouched { new - (VmFlags::ACCOUNT | VmFlags::COWED) } else { new };
+            Ok(Some((charged(new), pkey.unwrap_or_else(|| space.keys.kept(&vma.attr)))))
         })
     }
 
@@ -92,6 +93,7 @@ impl Mm {
             if charged {
                 commit::charge(pages, space.set.bytes() >> PAGE_SHIFT)?;
             }
+            let was_charged = attr.flags.contains(VmFlags::ACCOUNT) && !flags.contains(VmFlags::ACCOUNT);
             let rights_changed = (flags ^ attr.flags).intersects(VmFlags::ACCESS) || pkey != attr.pkey;
             attr.flags = flags;
             attr.pkey = pkey;
@@ -102,6 +104,9 @@ impl Mm {
                 }
                 on_refusal(e)
             })?;
+            if was_charged {
+                commit::uncharge(pages);
+            }
             if rights_changed {
                 self.protect_pages(part, &shown);
             }

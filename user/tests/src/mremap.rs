@@ -7,6 +7,7 @@ tests!(
     shrinks_in_place, grows_in_place_when_free, does_not_move_unasked, moves, fixed_replaces_the_target, errors,
     across_two_areas_is_efault, part_of_an_area, old_size_zero_duplicates_a_shared_mapping,
     file_mapping_moves_with_its_offset, dontunmap_leaves_empty_pages, keeps_protection,
+    a_piece_of_another_area_merges,
 );
 
 fn mremap(old: usize, old_len: usize, new_len: usize, flags: i32, new: usize) -> Result<usize, Errno> {
@@ -122,4 +123,25 @@ fn keeps_protection() {
     let b = mremap(a, 2 * PAGE, 4 * PAGE, MREMAP_MAYMOVE, 0).unwrap();
     assert_eq!(peek(b), 1);
     assert_eq!(fate(|| poke(b + 3 * PAGE, 1)), Status::Signal(SIGSEGV));
+}
+
+/// Pages that nobody wrote to become part of the area that they are moved into, once they have its rights.
+fn a_piece_of_another_area_merges() {
+    for (first, second) in [(PROT_READ, PROT_READ | PROT_WRITE), (PROT_READ | PROT_WRITE, PROT_READ)] {
+        let a = map(8 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1).unwrap();
+        let (left, right) = (a + PAGE, a + 4 * PAGE);
+        for (at, prot) in [(left, first), (right, second)] {
+            sys!(SYS_mmap, at, 3 * PAGE, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0).unwrap();
+        }
+        let whole = |at: usize| {
+            let line = format!("{at:x}-{:x} ", at + 3 * PAGE);
+            slurp("/proc/self/maps").lines().any(|other| other.starts_with(&line))
+        };
+        assert!(whole(left) && whole(right));
+        let flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+        mremap(right + 2 * PAGE, PAGE, PAGE, flags, left + PAGE).unwrap();
+        assert!(!whole(left) && whole(right));
+        sys!(SYS_mprotect, left + PAGE, PAGE, first).unwrap();
+        assert!(whole(left), "{first} {}", slurp("/proc/self/maps"));
+    }
 }
