@@ -51,4 +51,4 @@ pub use remote::Rights;
 pub use show::{ClearRefs, PageState, PageStats, PageView, VmaInfo};
 pub use space::{Counters, Limits, Mm, Prefs};
 pub use supply::{Holes, Protect, Supply};
-pub use vma::{Backing, FileId, Mappable, MappedFile, STACK_GUARD_GAP, VmFlags, Vma, VmaAttr};
+pub use vma::{Backing, FileId, Mappable, MappedFile, STACK_GUARD_GAP, ShownFile, VmFlags, Vma, VmaAttr};

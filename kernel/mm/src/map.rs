@@ -21,7 +21,7 @@ use crate::oom;
 use crate::space::{Mm, RssDelta, Space};
 use crate::sysctl;
 use crate::thp;
-use crate::vma::{Backing, STACK_GUARD_GAP, VmFlags, VmaAttr};
+use crate::vma::{Backing, STACK_GUARD_GAP, Shown, ShownFile, VmFlags, VmaAttr};
 use crate::watch::{Events, WatchEvent, WatchEvents};
 
 /// Longest range that is cleared under one hold of the page-table lock.
@@ -46,6 +46,8 @@ pub struct MapRequest {
     pub may: VmFlags,
     /// Flags besides, such as `DONTEXPAND`, `PFNMAP`, `DONTDUMP`.
     pub extra: VmFlags,
+    /// The file that private anonymous memory is shown as, with `offset` (a mapping of /dev/zero).
+    pub shown_as: Option<ShownFile>,
 }
 
 impl MapRequest {
@@ -61,6 +63,7 @@ impl MapRequest {
             offset: 0,
             may: VmFlags::MAYREAD | VmFlags::MAYWRITE | VmFlags::MAYEXEC,
             extra: VmFlags::empty(),
+            shown_as: None,
         }
     }
 }
@@ -136,6 +139,7 @@ impl Mm {
         }
         let fixed = request.flags.contains(MapFlags::FIXED) && !space.set.is_free(range.clone());
         space.check_limits(flags, len, if fixed { space.overlap(&range) } else { 0 })?;
+        let mut shown_as = None;
         let backing = match request.backing {
             Backing::Anonymous if flags.contains(VmFlags::MAYSHARE) => {
                 request.offset = 0;
@@ -144,6 +148,8 @@ impl Mm {
                 Backing::file(Arc::new(object))
             }
             Backing::Anonymous => {
+                let shift = start.wrapping_sub(request.offset);
+                shown_as = request.shown_as.take().map(|file| Shown { file, shift });
                 request.offset = start;
                 Backing::Anonymous
             }
@@ -160,6 +166,7 @@ impl Mm {
         }
         let mut attr = VmaAttr::new(flags, request.offset, backing, writable);
         attr.pkey = space.keys.for_prot(request.prot).unwrap_or(0);
+        attr.shown_as = shown_as.map(Arc::new);
         if is_huge {
             attr.promise_huge(len)?;
         }

@@ -257,7 +257,7 @@ impl Mm {
         let was_watched = attr.watch.is_some();
         // Anonymous memory that nobody wrote to gets the place's own offset, so that it can merge there.
         let untouched = matches!(attr.backing, Backing::Anonymous) && attr.history() == History::Fresh;
-        if untouched {
+        if untouched && attr.shown_as.is_none() {
             attr.offset = target;
         }
         if unlocks {

@@ -117,6 +117,7 @@ impl Mm {
                 offset,
                 may: vm & (VmFlags::MAYREAD | VmFlags::MAYWRITE | VmFlags::MAYEXEC),
                 extra: VmFlags::empty(),
+                shown_as: None,
             }
         };
         self.map(request).map(drop)

@@ -57,6 +57,7 @@ pub(crate) fn fixed(
         offset: offset * PAGE,
         may: VmFlags::MAYREAD | VmFlags::MAYWRITE | VmFlags::MAYEXEC,
         extra: VmFlags::empty(),
+        shown_as: None,
     }
 }
 

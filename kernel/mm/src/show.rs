@@ -125,7 +125,8 @@ pub enum ClearRefs {
 
 impl VmaInfo {
     fn new(vma: &Vma, layout: &Layout) -> Self {
-        let object = vma.attr.backing.object();
+        let shown = vma.attr.shown();
+        let object = shown.map(|(object, _)| object);
         let name = match (object, &vma.attr.name) {
             (Some(_), Some(given)) => given_name(b"[anon_shmem:", given),
             (Some(object), None) => object.name(),
@@ -135,7 +136,7 @@ impl VmaInfo {
         Self {
             range: vma.start..vma.end,
             flags: vma.attr.flags,
-            offset: if object.is_some() { vma.attr.offset } else { 0 },
+            offset: shown.map_or(0, |(_, offset)| offset),
             id: object.map(|o| o.id()).unwrap_or_default(),
             name,
             pkey: vma.attr.pkey,

@@ -302,6 +302,29 @@ impl Clone for HistoryCell {
     }
 }
 
+/// A file that a VMA is said to show, though its pages are anonymous (/dev/zero).
+pub struct ShownFile(pub Arc<dyn Mappable>);
+
+impl PartialEq for ShownFile {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl core::fmt::Debug for ShownFile {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "ShownFile({:?})", self.0.id())
+    }
+}
+
+/// Such a file, and where.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Shown {
+    pub file: ShownFile,
+    /// What the VMA's offset is ahead of the offset in the file.
+    pub shift: u64,
+}
+
 /// The attributes of a VMA.
 #[derive(Clone, Debug)]
 pub struct VmaAttr {
@@ -316,6 +339,8 @@ pub struct VmaAttr {
     pub backing: Backing,
     /// NUMA policy.
     pub(crate) policy: Policy,
+    /// The file that anonymous memory came from, for those who ask what is mapped.
+    pub(crate) shown_as: Option<Arc<Shown>>,
     /// Name of anonymous memory (`PR_SET_VMA_ANON_NAME`).
     pub(crate) name: Option<Arc<Vec<u8>>>,
     /// Who makes its faults good, when user space does.
@@ -340,6 +365,7 @@ impl Attr for VmaAttr {
             && self.pkey == next.pkey
             && self.policy == next.policy
             && self.name == next.name
+            && self.shown_as == next.shown_as
             && self.watch == next.watch
             && self.backing.is_same(&next.backing)
             && !self.flags.intersects(VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND)
@@ -380,6 +406,7 @@ impl VmaAttr {
             offset,
             backing,
             policy: Policy::default(),
+            shown_as: None,
             name: None,
             watch: None,
             reserve: None,
@@ -415,6 +442,13 @@ impl VmaAttr {
             copy.history = HistoryCell(AtomicU8::new(History::Fresh as u8));
         }
         copy
+    }
+
+    /// The object that it shows, or is said to show, and where in it the VMA begins.
+    pub fn shown(&self) -> Option<(&Arc<dyn Mappable>, u64)> {
+        let alias =
+            || self.shown_as.as_ref().map(|shown| (&shown.file.0, self.offset.wrapping_sub(shown.shift)));
+        self.backing.object().map(|object| (object, self.offset)).or_else(alias)
     }
 
     /// Whether writes go to pages of the address space's own.

@@ -61,6 +61,7 @@ pub(crate) fn sys_mmap(
         offset,
         may: MAY_ALL,
         extra: VmFlags::empty(),
+        shown_as: None,
     };
     if flags.contains(MapFlags::ANONYMOUS) {
         if flags & MapFlags::TYPE == MapFlags::SHARED_VALIDATE {
@@ -139,6 +140,9 @@ fn map_file(request: &mut MapRequest, fd: i32) -> Result<()> {
         request.may -= VmFlags::MAYEXEC;
     }
     request.backing = file.ops().mmap_at(&file, request.offset, request.len)?;
+    if matches!(request.backing, Backing::Anonymous) && request.flags & MapFlags::TYPE == MapFlags::PRIVATE {
+        request.shown_as = Some(mm::ShownFile(file.clone()));
+    }
     let is_huge = file.mapping().is_some_and(|mapping| mapping.is_huge());
     if request.flags.contains(MapFlags::HUGETLB) && !is_huge {
         return Err(Errno::EINVAL);

@@ -34,7 +34,7 @@ struct Mapped {
 fn for_each_mapped(task: &Task, from: u64, mut each: impl FnMut(Mapped) -> ControlFlow<()>) {
     let Some(mm) = task.mm() else { return };
     mm.for_each_raw(from, |vma| {
-        let object = vma.attr.backing.object().and_then(|object| object.as_any());
+        let object = vma.attr.shown().and_then(|(object, _)| object.as_any());
         let Some(file) = object.and_then(|any| any.downcast_ref::<File>()) else {
             return ControlFlow::Continue(());
         };
