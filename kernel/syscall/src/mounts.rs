@@ -260,6 +260,7 @@ fn read_command(cmd: u32, key: UserAddr, value: UserAddr, aux: i32) -> Result<Co
             }
             set(ConfigValue::Text(text))
         }
+        SET_FD => set(ConfigValue::File(caller::file(aux)?)),
         CMD_CREATE => Ok(ConfigCommand::Create),
         CMD_CREATE_EXCL => Ok(ConfigCommand::CreateExclusive),
         CMD_RECONFIGURE => Ok(ConfigCommand::Reconfigure),

@@ -88,7 +88,8 @@ pub fn mount(
     }
     let fs_type = superblock::fs_type(fs_type)?;
     check_mount_right(ctx, fs_type, &ctx.cred.user_ns)?;
-    let request = MountRequest { source, data, flags: sb_flags(flags), user_ns: &ctx.cred.user_ns, ctx };
+    let request =
+        MountRequest { source, data, files: &[], flags: sb_flags(flags), user_ns: &ctx.cred.user_ns, ctx };
     let root = fs_type.mount(&request)?;
     root.sb().set_owner(&ctx.cred.user_ns);
     let source = if source.is_empty() { b"none" } else { source };

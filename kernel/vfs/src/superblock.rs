@@ -15,6 +15,7 @@ use security::{Cap, Cred, UserNs};
 
 use crate::dcache;
 use crate::dentry::Dentry;
+use crate::file::File;
 use crate::fs_context::WalkContext;
 use crate::handle::Export;
 use crate::inode::Inode;
@@ -39,6 +40,8 @@ pub struct MountRequest<'a> {
     pub source: &'a [u8],
     /// Options of the file system, separated by commas.
     pub data: &'a [u8],
+    /// Options that are open files (fsconfig(2)), with their names.
+    pub files: &'a [(Vec<u8>, Arc<File>)],
     /// Flags of the superblock.
     pub flags: SbFlags,
     /// The user namespace that it is for: the caller's, or that of who began a context that others complete.
@@ -70,6 +73,19 @@ pub trait FileSystemType: Send + Sync {
     /// Its parameters: the options of mount(2), and what fsconfig(2) may set.
     fn params(&self) -> &'static [Param] {
         &[]
+    }
+
+    /// Whether option `key` is a file, which fsconfig(2) gives by descriptor or by path. Such options are for new
+    /// superblocks only.
+    fn takes_file(&self, key: &[u8]) -> bool {
+        let _ = key;
+        false
+    }
+
+    /// Whether `file` can be such an option. Errors as `mount` gives them.
+    fn check_file(&self, key: &[u8], file: &File, ctx: &WalkContext<'_>) -> Result<()> {
+        let _ = (key, file, ctx);
+        Err(Errno::EINVAL)
     }
 
     /// Mounts; gives the root. File systems with one instance give the same root each time.

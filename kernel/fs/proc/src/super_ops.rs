@@ -9,11 +9,16 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use abi::fs::S_IFDIR;
 use abi::{Errno, Result};
+use nsfs::{Namespace, NsFile};
 use process::{PidNs, Task};
-use security::ObserveIdentity;
+use security::{Cap, ObserveIdentity};
 use vfs::dentry::Dentry;
+use vfs::open::How;
 use vfs::params::{self, Param, Takes, Value};
-use vfs::{FileSystemType, Inode, InodeFlags, InodeInit, MountRequest, SuperBlock, SuperInit, SuperOps};
+use vfs::{
+    At, File, FileSystemType, Inode, InodeFlags, InodeInit, MountRequest, SuperBlock, SuperInit, SuperOps,
+    WalkContext,
+};
 
 use crate::root::Root;
 
@@ -39,12 +44,65 @@ impl FileSystemType for Proc {
         Options::PARAMS
     }
 
+    fn takes_file(&self, key: &[u8]) -> bool {
+        key == PIDNS
+    }
+
+    fn check_file(&self, _key: &[u8], file: &File, ctx: &WalkContext<'_>) -> Result<()> {
+        named_ns(file, ctx).map(drop)
+    }
+
+    /// Errors of [`Options::apply`] and [`named_ns`], and of opening a namespace by its path.
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
+        let (data, path) = split_pidns(request.data)?;
         let options = Options::default();
-        options.apply(request.data)?;
-        let ns = process::try_current().map_or(PidNs::INITIAL, |me| me.group().pid_ns().clone());
+        options.apply(&data)?;
+        let given = request.files.iter().find(|(key, _)| key == PIDNS).map(|(_, file)| file.clone());
+        let file = match path {
+            Some(path) => Some(vfs::open::open(request.ctx, At::Cwd, path, &How::new(0, 0)?)?),
+            None => given,
+        };
+        let ns = file.map_or_else(|| Ok(own_ns()), |file| named_ns(&file, request.ctx))?;
         Ok(make_root(ns, options))
     }
+}
+
+/// The option that names another pid namespace than the caller's.
+const PIDNS: &[u8] = b"pidns";
+
+/// The caller's pid namespace.
+fn own_ns() -> PidNs {
+    process::try_current().map_or(PidNs::INITIAL, |me| me.group().pid_ns().clone())
+}
+
+/// Takes `pidns=PATH` out of mount options: gives the others, and the path named last. `ENOMEM`.
+fn split_pidns(data: &[u8]) -> Result<(Vec<u8>, Option<&[u8]>)> {
+    let (mut rest, mut path) = (Vec::new(), None);
+    rest.try_reserve_exact(data.len()).map_err(|_| Errno::ENOMEM)?;
+    for option in data.split(|&byte| byte == b',') {
+        match params::split(option) {
+            (PIDNS, Some(named)) => path = Some(named),
+            _ => {
+                if !rest.is_empty() {
+                    rest.push(b',');
+                }
+                rest.extend_from_slice(option);
+            }
+        }
+    }
+    Ok((rest, path))
+}
+
+/// The pid namespace that `file` is. `EINVAL`: it is none, or one outside of the caller's. `EPERM`: the caller has no
+/// `CAP_SYS_ADMIN` over it.
+fn named_ns(file: &File, ctx: &WalkContext<'_>) -> Result<PidNs> {
+    let Some(Namespace::Pid(ns)) = file.ops_as::<NsFile>().map(NsFile::namespace) else {
+        return Err(Errno::EINVAL);
+    };
+    if !ctx.cred.ns_capable(ns.id().owner(), Cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    if own_ns().contains(ns) { Ok(ns.clone()) } else { Err(Errno::EINVAL) }
 }
 
 /// What an instance shows to whom (proc(5), "Mount options").
@@ -150,8 +208,10 @@ impl SuperOps for Super {
         out.extend_from_slice(self.0.show().as_bytes());
     }
 
+    /// `EBUSY`: another pid namespace.
     fn remount(&self, _sb: &SuperBlock, data: &[u8]) -> Result<()> {
-        self.0.apply(data)
+        let (data, path) = split_pidns(data)?;
+        if path.is_some() { Err(Errno::EBUSY) } else { self.0.apply(&data) }
     }
 }
 
@@ -171,6 +231,14 @@ pub(crate) fn register() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_is_not_for_the_others() {
+        let (rest, path) = split_pidns(b"hidepid=2,pidns=/a,subset=pid").unwrap();
+        assert_eq!((&rest[..], path), (&b"hidepid=2,subset=pid"[..], Some(&b"/a"[..])));
+        assert_eq!(split_pidns(b"gid=7"), Ok((b"gid=7".to_vec(), None)));
+        assert_eq!(split_pidns(b"pidns"), Ok((b"pidns".to_vec(), None)));
+    }
 
     #[test]
     fn options_are_taken_whole_or_not_at_all() {

@@ -11,12 +11,14 @@ use sched::Mutex;
 use security::UserNs;
 
 use super::{AttrFlags, require_own_admin, tree_file};
+use crate::At;
 use crate::anon;
 use crate::dentry::Dentry;
 use crate::file::{File, FileOps};
 use crate::fs_context::WalkContext;
 use crate::mount::{Mount, MountNs};
 use crate::mount_ops;
+use crate::open::{self, How};
 use crate::params;
 use crate::path::Path;
 use crate::superblock::{self, FileSystemType, MountRequest, SbFlags};
@@ -42,6 +44,7 @@ struct State {
     phase: Phase,
     source: Option<Vec<u8>>,
     options: Vec<u8>,
+    files: Vec<(Vec<u8>, Arc<File>)>,
     flags: SbFlags,
     log: VecDeque<Vec<u8>>,
 }
@@ -103,7 +106,8 @@ fn new_context(
     phase: Phase,
     flags: SbFlags,
 ) -> Result<Arc<File>> {
-    let state = State { phase, source: None, options: Vec::new(), flags, log: VecDeque::new() };
+    let (options, files) = (Vec::new(), Vec::new());
+    let state = State { phase, source: None, options, files, flags, log: VecDeque::new() };
     let user_ns = ctx.cred.user_ns.clone();
     let context = Context { fs_type, user_ns, state: Mutex::new("vfs.fscontext", state) };
     anon::file("[fscontext]", Arc::new(context), OpenFlags::RDWR, ctx.cred)
@@ -131,6 +135,8 @@ pub enum ConfigValue {
     Flag,
     /// `FSCONFIG_SET_STRING`, and the text of `FSCONFIG_SET_PATH`.
     Text(Vec<u8>),
+    /// `FSCONFIG_SET_FD`.
+    File(Arc<File>),
 }
 
 /// A command of fsconfig(2).
@@ -153,7 +159,7 @@ pub fn fsconfig(ctx: &WalkContext<'_>, file: &File, command: ConfigCommand) -> R
     let context = file.ops_as::<Context>().ok_or(Errno::EINVAL)?;
     let mut state = context.state.lock();
     match command {
-        ConfigCommand::Set(key, value) => set_parameter(context, &mut state, &key, value),
+        ConfigCommand::Set(key, value) => set_parameter(ctx, context, &mut state, &key, value),
         ConfigCommand::Create => create(ctx, context, &mut state),
         ConfigCommand::CreateExclusive => create_exclusive(ctx, context, &mut state),
         ConfigCommand::Reconfigure => reconfigure(ctx, &mut state),
@@ -170,9 +176,41 @@ const SB_PARAMETERS: [(&[u8], SbFlags, bool); 6] = [
     (b"nolazytime", SbFlags::LAZYTIME, false),
 ];
 
-fn set_parameter(context: &Context, state: &mut State, key: &[u8], value: ConfigValue) -> Result<()> {
+/// Sets an option that is a file. `EBUSY`: the superblock is there already.
+fn set_file(
+    ctx: &WalkContext<'_>,
+    context: &Context,
+    state: &mut State,
+    key: &[u8],
+    value: ConfigValue,
+) -> Result<()> {
+    if matches!(state.phase, Phase::Reconfigure(_)) {
+        return Err(Errno::EBUSY);
+    }
+    let file = match value {
+        ConfigValue::File(file) => file,
+        ConfigValue::Text(path) => open::open(ctx, At::Cwd, &path, &How::new(0, 0)?)?,
+        ConfigValue::Flag => return Err(Errno::EINVAL),
+    };
+    context.fs_type.check_file(key, &file, ctx)?;
+    state.files.retain(|(name, _)| name != key);
+    state.files.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    state.files.push((key.to_vec(), file));
+    Ok(())
+}
+
+fn set_parameter(
+    ctx: &WalkContext<'_>,
+    context: &Context,
+    state: &mut State,
+    key: &[u8],
+    value: ConfigValue,
+) -> Result<()> {
     if !matches!(state.phase, Phase::Create | Phase::Reconfigure(_)) {
         return Err(Errno::EBUSY);
+    }
+    if context.fs_type.takes_file(key) {
+        return set_file(ctx, context, state, key, value);
     }
     if let Some((_, flag, on)) = SB_PARAMETERS.iter().find(|(name, ..)| *name == key) {
         state.flags.set(*flag, *on);
@@ -187,6 +225,7 @@ fn set_parameter(context: &Context, state: &mut State, key: &[u8], value: Config
             state.source = Some(source);
             Ok(())
         }
+        ConfigValue::File(_) => Err(Errno::EINVAL),
         ConfigValue::Flag => set_option(context, state, key, None),
         ConfigValue::Text(text) => set_option(context, state, key, Some(&text)),
     }
@@ -206,8 +245,9 @@ fn create(ctx: &WalkContext<'_>, context: &Context, state: &mut State) -> Result
     }
     mount_ops::check_mount_right(ctx, context.fs_type, &context.user_ns)?;
     let source = state.source.clone().unwrap_or_default();
+    let files = core::mem::take(&mut state.files);
     let (data, user_ns) = (&state.options[..], &context.user_ns);
-    let request = MountRequest { source: &source, data, flags: state.flags, user_ns, ctx };
+    let request = MountRequest { source: &source, data, files: &files, flags: state.flags, user_ns, ctx };
     match context.fs_type.mount(&request) {
         Ok(root) => {
             root.sb().set_owner(user_ns);
