@@ -104,6 +104,12 @@ pub struct CpuInfo {
     pub cache_kib: u32,
 }
 
+/// CPUID leaf `leaf`, sub-leaf `subleaf`, of the CPU that runs this: EAX, EBX, ECX, EDX. A leaf above the CPU's highest
+/// gives another leaf's values; a machine without CPUID gives zeroes.
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    arch::cpu::cpuid_registers(leaf, subleaf)
+}
+
 /// How many CPUs run.
 #[inline]
 pub fn nr_cpus() -> usize {
@@ -147,4 +153,9 @@ pub fn relax() {
 /// What is known about one CPU, for /proc/cpuinfo.
 pub fn info(cpu: CpuId) -> CpuInfo {
     arch::cpu::info(cpu.0)
+}
+
+/// The local APIC id of `cpu`.
+pub fn apic_id(cpu: CpuId) -> u32 {
+    arch::cpu::apic_id(cpu.0)
 }

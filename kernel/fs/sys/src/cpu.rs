@@ -10,6 +10,7 @@ use vfs::put;
 use vfs::text::{put_cpu_list, put_cpu_mask};
 
 use crate::place::{Items, Place, attribute, link, setting, subdir, value};
+use crate::topology::{self, Cache};
 use crate::{events, hugepages};
 
 /// Which directory.
@@ -23,6 +24,10 @@ pub(crate) enum Part {
     Cpu(CpuId),
     /// `devices/system/cpu/cpuN/topology`.
     Topology(CpuId),
+    /// `devices/system/cpu/cpuN/cache`.
+    Caches(CpuId),
+    /// `devices/system/cpu/cpuN/cache/indexM`.
+    Cache(CpuId, Cache),
     /// `devices/system/cpu/smt`.
     Smt,
     /// `devices/system/node`.
@@ -53,6 +58,8 @@ pub(crate) fn items(part: Part) -> Items {
         Part::Cpus => cpus(),
         Part::Cpu(cpu) => one_cpu(cpu),
         Part::Topology(cpu) => topology(cpu),
+        Part::Caches(cpu) => caches(cpu),
+        Part::Cache(cpu, cache) => cache_items(cpu, &cache),
         Part::Smt => Vec::from([value("active", "0"), value("control", "notsupported")]),
         Part::Nodes => nodes(),
         Part::Node0 => node0(),
@@ -145,6 +152,9 @@ fn one_cpu(cpu: CpuId) -> Items {
         link("subsystem", alloc::string::String::from("../../../../bus/cpu")),
         sub("topology", Part::Topology(cpu)),
     ]);
+    if !topology::caches(&hal::cpu::cpuid).is_empty() {
+        items.push(sub("cache", Part::Caches(cpu)));
+    }
     // The first CPU cannot be switched off, so it has no switch.
     if cpu != CpuId::BOOT {
         items.push(value("online", "1"));
@@ -152,23 +162,55 @@ fn one_cpu(cpu: CpuId) -> Items {
     items
 }
 
-/// All CPUs are taken for cores of one package, without threads: how they are joined is not known.
-fn topology(cpu: CpuId) -> Items {
-    let (one, all) = (CpuMask::single(cpu), hal::cpu::online());
+/// The directory of each cache, numbered as CPUID lists them.
+fn caches(cpu: CpuId) -> Items {
+    let all = topology::caches(&hal::cpu::cpuid).into_iter().enumerate();
+    all.map(|(index, cache)| subdir(format!("index{index}"), Place::System(Part::Cache(cpu, cache))))
+        .collect()
+}
+
+fn cache_items(cpu: CpuId, cache: &Cache) -> Items {
+    let shared = topology::sharing(cpu, |apic_id| (cache.id(apic_id), 0));
+    let number = |number: u32| format!("{number}");
     Vec::from([
-        mask("core_cpus", one),
-        list("core_cpus_list", one),
-        value("core_id", format!("{}", cpu.0)),
-        mask("core_siblings", all),
-        list("core_siblings_list", all),
-        mask("die_cpus", all),
-        list("die_cpus_list", all),
+        value("coherency_line_size", number(cache.line_bytes)),
+        value("id", number(cache.id(topology::apic_id(cpu)))),
+        value("level", number(cache.level)),
+        value("number_of_sets", number(cache.sets)),
+        value("physical_line_partition", number(cache.partitions)),
+        list("shared_cpu_list", shared),
+        mask("shared_cpu_map", shared),
+        value("size", format!("{}K", cache.kib())),
+        value("type", cache.kind.name()),
+        value("ways_of_associativity", number(cache.ways)),
+    ])
+}
+
+/// Where the CPU is among the others. Dies and clusters within a package are not known.
+fn topology(cpu: CpuId) -> Items {
+    /// What Linux shows where there are no clusters.
+    const NO_CLUSTER: &str = "65535";
+    let layout = topology::layout(&hal::cpu::cpuid);
+    let core = topology::sharing(cpu, |apic_id| (layout.package(apic_id), layout.core(apic_id)));
+    let package = topology::sharing(cpu, |apic_id| (layout.package(apic_id), 0));
+    let apic_id = topology::apic_id(cpu);
+    Vec::from([
+        mask("cluster_cpus", core),
+        list("cluster_cpus_list", core),
+        value("cluster_id", NO_CLUSTER),
+        mask("core_cpus", core),
+        list("core_cpus_list", core),
+        value("core_id", format!("{}", layout.core(apic_id))),
+        mask("core_siblings", package),
+        list("core_siblings_list", package),
+        mask("die_cpus", package),
+        list("die_cpus_list", package),
         value("die_id", "0"),
-        mask("package_cpus", all),
-        list("package_cpus_list", all),
-        value("physical_package_id", "0"),
-        mask("thread_siblings", one),
-        list("thread_siblings_list", one),
+        mask("package_cpus", package),
+        list("package_cpus_list", package),
+        value("physical_package_id", format!("{}", layout.package(apic_id))),
+        mask("thread_siblings", core),
+        list("thread_siblings_list", core),
     ])
 }
 

@@ -15,6 +15,7 @@ mod ksm;
 mod place;
 mod queue;
 mod thp;
+mod topology;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

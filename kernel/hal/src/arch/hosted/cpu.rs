@@ -227,6 +227,16 @@ pub fn idle_wait() {
     super::irq::enable();
 }
 
+/// As the machine numbers them.
+pub fn apic_id(cpu: u32) -> u32 {
+    cpu
+}
+
+/// There is no CPUID.
+pub fn cpuid_registers(_leaf: u32, _subleaf: u32) -> [u32; 4] {
+    [0; 4]
+}
+
 pub fn info(cpu: u32) -> CpuInfo {
     CpuInfo {
         vendor: "KeelHosted".into(),

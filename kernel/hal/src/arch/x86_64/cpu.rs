@@ -217,6 +217,17 @@ fn text(registers: &[u32]) -> String {
     String::from(String::from_utf8_lossy(&bytes[..end]).trim())
 }
 
+/// The local APIC id of `cpu`; 0 when there is no such CPU.
+pub(crate) fn apic_id(cpu: u32) -> u32 {
+    if (cpu as usize) < crate::cpu::MAX_CPUS { apic::id_of(cpu) } else { 0 }
+}
+
+/// The registers of CPUID.
+pub(crate) fn cpuid_registers(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let values = cpuid(leaf, subleaf);
+    [values.eax, values.ebx, values.ecx, values.edx]
+}
+
 /// What is known about `cpu`. All CPUs are taken to be of the kind of the one that runs this.
 pub(crate) fn info(cpu: u32) -> CpuInfo {
     let vendor = cpuid(0, 0);
