@@ -43,6 +43,25 @@ impl PartialEq for Key {
 /// The identity of a [`Key`] as plain numbers, good while the key is kept.
 pub(crate) type KeyId = (u64, u64, bool);
 
+/// Where a key is in a hash table: its hash, and whether it is private.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot(pub usize);
+
+impl Slot {
+    /// The slot of no key, for waiters that are not listed.
+    pub const NONE: Self = Self(0);
+
+    /// A number of 24 bits, spread over all of them.
+    pub fn hash(self) -> usize {
+        self.0 >> 1
+    }
+
+    /// Whether it is the key of private memory.
+    pub fn is_private(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
 impl Key {
     /// Its identity.
     pub fn id(&self) -> KeyId {
@@ -70,14 +89,14 @@ impl Key {
         Ok(Self::Private { mm: mm.id(), addr: addr.as_u64() })
     }
 
-    /// A number spread over all bits.
-    pub fn hash(&self) -> usize {
-        let (a, b) = match self {
-            Self::Private { mm, addr } => (*mm, *addr),
-            Self::Shared { mapping, offset } => (Arc::as_ptr(mapping) as usize as u64, *offset),
+    /// Its place in a hash table.
+    pub fn slot(&self) -> Slot {
+        let (a, b, is_private) = match self {
+            Self::Private { mm, addr } => (*mm, *addr, 1),
+            Self::Shared { mapping, offset } => (Arc::as_ptr(mapping) as usize as u64, *offset, 0),
         };
         // Fibonacci hashing: the golden ratio of 2^64 spreads neighbours.
         let mixed = (a.rotate_left(32) ^ (b >> 2)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 40) as usize
+        Slot((mixed >> 40 << 1) as usize | is_private)
     }
 }

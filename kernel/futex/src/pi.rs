@@ -509,7 +509,7 @@ pub fn cmp_requeue_pi(
     }
     let from_key = Key::new(mm, from, scope)?;
     let to_key = Key::new(mm, to, scope)?;
-    if bucket::has_waiter(&from_key) {
+    if bucket::has_waiter(mm, &from_key) {
         return Err(Errno::EINVAL);
     }
     let mut done = 0;

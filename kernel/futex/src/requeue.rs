@@ -1,7 +1,6 @@
 //! `FUTEX_REQUEUE`, `FUTEX_CMP_REQUEUE` and `FUTEX_WAKE_OP`: operations on two words at once.
 
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
@@ -41,30 +40,35 @@ pub fn cmp_requeue(mm: &Mm, two: Two, value: u32) -> Result<usize> {
 fn requeue_if(mm: &Mm, two: Two, value: Option<u32>) -> Result<usize> {
     let from = Key::new(mm, two.from, two.scope)?;
     let to = Key::new(mm, two.to, two.to_scope)?;
-    let (a, b) = (bucket::index(&from), bucket::index(&to));
     loop {
-        let mut locks = bucket::lock_pair(a, b);
-        if let Some(value) = value {
-            match user::load_u32_nofault(two.from) {
-                Ok(now) if now == value => {}
-                Ok(_) => return Err(Errno::EAGAIN),
-                Err(_) => {
-                    drop(locks);
-                    user::load_u32(two.from).map_err(|_| Errno::EFAULT)?;
-                    continue;
+        let done = bucket::with_tables(mm, |tables| {
+            let (a, b) = (tables.bucket(from.slot()), tables.bucket(to.slot()));
+            let mut locks = bucket::lock_pair(a, b);
+            if !tables.is_current() {
+                return None;
+            }
+            if let Some(value) = value {
+                match user::load_u32_nofault(two.from) {
+                    Ok(now) if now == value => {}
+                    Ok(_) => return Some(Err(Errno::EAGAIN)),
+                    Err(_) => return Some(Ok(None)),
                 }
             }
+            let woken = a.wake_matching(&mut locks.first, &from, MATCH_ANY, two.nr_wake);
+            let moved = match &mut locks.second {
+                None => rename(&mut locks.first, &from, &to, two.nr_other),
+                Some(second) => {
+                    let moved = move_entries(&mut locks.first, second, &from, &to, two.nr_other);
+                    a.hand_over(moved, b);
+                    moved
+                }
+            };
+            Some(Ok(Some(woken + moved)))
+        });
+        match done? {
+            Some(number) => return Ok(number),
+            None => user::load_u32(two.from).map(drop).map_err(|_| Errno::EFAULT)?,
         }
-        let woken = bucket::at(a).wake_matching(&mut locks.first, &from, MATCH_ANY, two.nr_wake);
-        let moved = match &mut locks.second {
-            None => rename(&mut locks.first, &from, &to, two.nr_other),
-            Some(second) => {
-                let moved = move_entries(&mut locks.first, second, &from, &to, (b, two.nr_other));
-                bucket::at(a).hand_over(moved, bucket::at(b));
-                moved
-            }
-        };
-        return Ok(woken + moved);
     }
 }
 
@@ -73,21 +77,16 @@ fn rename(list: &mut [Entry], from: &Key, to: &Key, max: usize) -> usize {
     let mut moved = 0;
     for entry in list.iter_mut().filter(|e| e.key == *from).take(max) {
         entry.key = to.clone();
+        entry.waiter.set_slot(to.slot());
         moved += 1;
     }
     moved
 }
 
-/// Moves at most `max` waiters of `from` to the end of `second`, the list of bucket `index`, as waiters of `to`.
+/// Moves at most `max` waiters of `from` to the end of `second`, the list of the bucket of `to`, as waiters of `to`.
 ///
 /// Fewer when there is no memory for them.
-fn move_entries(
-    first: &mut Vec<Entry>,
-    second: &mut Vec<Entry>,
-    from: &Key,
-    to: &Key,
-    (index, max): (usize, usize),
-) -> usize {
+fn move_entries(first: &mut Vec<Entry>, second: &mut Vec<Entry>, from: &Key, to: &Key, max: usize) -> usize {
     let mut moved = 0;
     let mut at = 0;
     while moved < max
@@ -102,7 +101,7 @@ fn move_entries(
         }
         let mut entry = first.remove(at);
         entry.key = to.clone();
-        entry.waiter.bucket.store(index, Ordering::Release);
+        entry.waiter.set_slot(to.slot());
         second.push(entry);
         moved += 1;
     }
@@ -175,24 +174,29 @@ pub fn wake_op(mm: &Mm, two: Two, encoded: u32) -> Result<usize> {
     let op = WakeOp::decode(encoded)?;
     let from = Key::new(mm, two.from, two.scope)?;
     let to = Key::new(mm, two.to, two.to_scope)?;
-    let (a, b) = (bucket::index(&from), bucket::index(&to));
     loop {
-        let mut locks = bucket::lock_pair(a, b);
-        let Ok(old) = op.run(two.to) else {
-            drop(locks);
-            // Makes the page writable: an exchange that changes nothing.
-            let now = user::load_u32(two.to).map_err(|_| Errno::EFAULT)?;
-            user::cmpxchg_u32(two.to, now, now).map_err(|_| Errno::EFAULT)?;
-            continue;
-        };
-        let mut woken = bucket::at(a).wake_matching(&mut locks.first, &from, MATCH_ANY, two.nr_wake);
-        if op.holds(old) {
-            let list = match &mut locks.second {
-                Some(second) => second,
-                None => &mut locks.first,
-            };
-            woken += bucket::at(b).wake_matching(list, &to, MATCH_ANY, two.nr_other);
+        let woken = bucket::with_tables(mm, |tables| {
+            let (a, b) = (tables.bucket(from.slot()), tables.bucket(to.slot()));
+            let mut locks = bucket::lock_pair(a, b);
+            if !tables.is_current() {
+                return None;
+            }
+            let Ok(old) = op.run(two.to) else { return Some(None) };
+            let mut woken = a.wake_matching(&mut locks.first, &from, MATCH_ANY, two.nr_wake);
+            if op.holds(old) {
+                let list = match &mut locks.second {
+                    Some(second) => second,
+                    None => &mut locks.first,
+                };
+                woken += b.wake_matching(list, &to, MATCH_ANY, two.nr_other);
+            }
+            Some(Some(woken))
+        });
+        if let Some(woken) = woken {
+            return Ok(woken);
         }
-        return Ok(woken);
+        // Makes the page writable: an exchange that changes nothing.
+        let now = user::load_u32(two.to).map_err(|_| Errno::EFAULT)?;
+        user::cmpxchg_u32(two.to, now, now).map_err(|_| Errno::EFAULT)?;
     }
 }

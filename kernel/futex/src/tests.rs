@@ -13,7 +13,8 @@ use hal::{UserAddr, user};
 use mm::{MapRequest, Mm};
 
 use crate::{
-    MATCH_ANY, Scope, Two, WaitError, Word, cmp_requeue, exit_robust_list, wait, wait_multiple, wake, wake_op,
+    MATCH_ANY, Scope, Two, WaitError, Word, cmp_requeue, exit_robust_list, grow_for_thread, own_slots,
+    set_own_slots, wait, wait_multiple, wake, wake_op,
 };
 
 /// The floors above hal, as far as these tests need them.
@@ -269,6 +270,86 @@ fn a_mutex_of_many_threads_loses_no_wake_up() {
     until(|| done.load(Ordering::SeqCst) == THREADS);
     drop(threads);
     assert_eq!(user::read::<u32>(counter), Ok(ROUNDS * THREADS as u32));
+}
+
+#[test]
+fn waiters_go_along_when_the_table_changes() {
+    let _alone = alone();
+    let (mm, at) = memory(MapFlags::PRIVATE);
+    let done = Arc::new(AtomicUsize::new(0));
+    let listed = |n: usize| {
+        let two = Two {
+            from: at,
+            to: at,
+            scope: Scope::Private,
+            to_scope: Scope::Private,
+            nr_wake: 0,
+            nr_other: usize::MAX,
+        };
+        until(|| cmp_requeue(&mm, two, 0).unwrap() == n);
+    };
+    assert_eq!(own_slots(&mm), 0);
+    for (round, slots) in [16, 2, 64, 0].into_iter().enumerate() {
+        waiter(&mm, at, Scope::Private, MATCH_ANY, &done);
+        waiter(&mm, at.add(4), Scope::Private, MATCH_ANY, &done);
+        listed(1);
+        if round == 0 {
+            grow_for_thread(&mm, 1).unwrap();
+        } else {
+            set_own_slots(&mm, slots).unwrap();
+        }
+        assert_eq!(own_slots(&mm), slots);
+        wake_exactly(&mm, at, Scope::Private, 1, MATCH_ANY);
+        wake_exactly(&mm, at.add(4), Scope::Private, 1, MATCH_ANY);
+        until(|| done.load(Ordering::SeqCst) == 2 * (round + 1));
+    }
+    let deadline = hal::time::now_ns() + 1_000_000;
+    let result = wait(&mm, at, Scope::Private, 0, MATCH_ANY, Some(deadline));
+    assert_eq!(result, Err(WaitError::Errno(Errno::ETIMEDOUT)));
+}
+
+#[test]
+fn a_table_has_a_power_of_two_and_none_is_for_good() {
+    let _alone = alone();
+    let (mm, _) = memory(MapFlags::PRIVATE);
+    for bad in [1, 3, 15, usize::MAX] {
+        assert_eq!(set_own_slots(&mm, bad), Err(Errno::EINVAL));
+    }
+    assert_eq!(set_own_slots(&mm, 1 << 29), Err(Errno::ENOMEM));
+    set_own_slots(&mm, 4).unwrap();
+    grow_for_thread(&mm, 100).unwrap();
+    assert_eq!(own_slots(&mm), 4, "what was asked for stays");
+    set_own_slots(&mm, 0).unwrap();
+    assert_eq!(set_own_slots(&mm, 0), Err(Errno::EBUSY));
+    grow_for_thread(&mm, 100).unwrap();
+    assert_eq!(own_slots(&mm), 0);
+}
+
+#[test]
+fn no_wake_up_is_lost_while_the_table_changes() {
+    const ROUNDS: u32 = 300;
+    const THREADS: usize = 3;
+    let _alone = alone();
+    let (mm, at) = memory(MapFlags::PRIVATE);
+    let done = Arc::new(AtomicUsize::new(0));
+    for _ in 0..THREADS {
+        let (mm, done) = (mm.clone(), done.clone());
+        sched::spawn("locker", move || {
+            hal::thread::current().set_page_table(Some(mm.page_table().clone()));
+            for _ in 0..ROUNDS {
+                lock(&mm, at);
+                unlock(&mm, at);
+            }
+            done.fetch_add(1, Ordering::SeqCst);
+        })
+        .unwrap();
+    }
+    let mut slots = 2;
+    until(|| {
+        set_own_slots(&mm, slots).unwrap();
+        slots = if slots == 64 { 2 } else { slots * 2 };
+        done.load(Ordering::SeqCst) == THREADS
+    });
 }
 
 /// The usual lock: 0 free, 1 held, 2 held and waited for.

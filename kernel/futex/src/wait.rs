@@ -9,7 +9,7 @@ use mm::Mm;
 use sched::Interruptible;
 
 use crate::bucket::{self, Entry, Waiter};
-use crate::key::{Key, Scope};
+use crate::key::{Key, Scope, Slot};
 
 /// The bitset of plain waits and wakes (`FUTEX_BITSET_MATCH_ANY`).
 pub const MATCH_ANY: u32 = u32::MAX;
@@ -53,11 +53,10 @@ pub fn wait(
         return Err(Errno::EINVAL.into());
     }
     let key = Key::new(mm, addr, scope)?;
-    let index = bucket::index(&key);
-    let waiter = Waiter::new(index, None);
+    let waiter = Waiter::new(key.slot(), None);
     let mut entry = Some(Entry { key, bitset, waiter: waiter.clone() });
     while let Some(waiting) = entry.take() {
-        entry = enqueue(addr, value, index, waiting)?;
+        entry = enqueue(mm, addr, value, waiting)?;
         if entry.is_some() {
             // The page is not there: fetch it, then try again.
             user::load_u32(addr).map_err(|_| Errno::EFAULT)?;
@@ -66,7 +65,7 @@ pub fn wait(
     match waiter.queue.wait_deadline(|| waiter.is_woken().then_some(()), deadline_ns, Interruptible::Yes) {
         Ok(()) => Ok(()),
         // A waker that took the waiter out counts it as woken, so it must be.
-        Err(_) if !bucket::unqueue(&waiter) => Ok(()),
+        Err(_) if !bucket::unqueue(mm, &waiter) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
@@ -86,7 +85,7 @@ pub struct Word {
 ///
 /// As [`wait`] otherwise.
 pub fn wait_multiple(mm: &Mm, words: &[Word], deadline_ns: Option<u64>) -> Result<usize, WaitError> {
-    let group = Waiter::new(0, None);
+    let group = Waiter::new(Slot::NONE, None);
     let mut listed: Vec<Arc<Waiter>> = Vec::new();
     listed.try_reserve_exact(words.len()).map_err(|_| Errno::ENOMEM)?;
     loop {
@@ -96,14 +95,14 @@ pub fn wait_multiple(mm: &Mm, words: &[Word], deadline_ns: Option<u64>) -> Resul
             Err(e) => Err(e),
         };
         // A wake-up that came already is the answer, whatever is wrong with the other words.
-        if let Some(first) = unlist(&mut listed) {
+        if let Some(first) = unlist(mm, &mut listed) {
             return Ok(first);
         }
         user::load_u32(missing?).map_err(|_| Errno::EFAULT)?;
     }
     let woken = || group.is_woken().then_some(());
     let result = group.queue.wait_deadline(woken, deadline_ns, Interruptible::Yes);
-    match (unlist(&mut listed), result) {
+    match (unlist(mm, &mut listed), result) {
         (Some(first), _) => Ok(first),
         (None, Err(e)) => Err(e.into()),
         (None, Ok(())) => Err(Errno::EAGAIN.into()),
@@ -119,10 +118,9 @@ fn list_all(
 ) -> Result<Option<UserAddr>> {
     for word in words {
         let key = Key::new(mm, word.addr, word.scope)?;
-        let index = bucket::index(&key);
-        let waiter = Waiter::new(index, Some(group.clone()));
+        let waiter = Waiter::new(key.slot(), Some(group.clone()));
         let entry = Entry { key, bitset: MATCH_ANY, waiter: waiter.clone() };
-        if enqueue(word.addr, word.value, index, entry)?.is_some() {
+        if enqueue(mm, word.addr, word.value, entry)?.is_some() {
             return Ok(Some(word.addr));
         }
         listed.push(waiter);
@@ -131,10 +129,10 @@ fn list_all(
 }
 
 /// Takes all waiters out of their buckets; the index of the first that a waker had taken.
-fn unlist(listed: &mut Vec<Arc<Waiter>>) -> Option<usize> {
+fn unlist(mm: &Mm, listed: &mut Vec<Arc<Waiter>>) -> Option<usize> {
     let mut first = None;
     for (i, waiter) in listed.drain(..).enumerate() {
-        if !bucket::unqueue(&waiter) {
+        if !bucket::unqueue(mm, &waiter) {
             first.get_or_insert(i);
         }
     }
@@ -142,22 +140,31 @@ fn unlist(listed: &mut Vec<Arc<Waiter>>) -> Option<usize> {
 }
 
 /// Lists `entry` if the word still is `value`; gives it back when the word could not be read.
-fn enqueue(addr: UserAddr, value: u32, index: usize, entry: Entry) -> Result<Option<Entry>> {
-    let bucket = bucket::at(index);
-    bucket.enter();
-    let mut list = bucket.lock();
-    let result = match user::load_u32_nofault(addr) {
-        Err(_) => Ok(Some(entry)),
-        Ok(now) if now != value => Err(Errno::EAGAIN),
-        Ok(_) if list.try_reserve(1).is_err() => Err(Errno::ENOMEM),
-        Ok(_) => {
-            list.push(entry);
-            return Ok(None);
-        }
-    };
-    drop(list);
-    bucket.leave(1);
-    result
+fn enqueue(mm: &Mm, addr: UserAddr, value: u32, entry: Entry) -> Result<Option<Entry>> {
+    let slot = entry.waiter.slot();
+    let mut entry = Some(entry);
+    let outcome = bucket::with_tables(mm, |tables| {
+        let bucket = tables.bucket(slot);
+        bucket.enter();
+        let mut list = bucket.lock();
+        let refused = if tables.is_current() {
+            match user::load_u32_nofault(addr) {
+                Err(_) => Some(Ok(())),
+                Ok(now) if now != value => Some(Err(Errno::EAGAIN)),
+                Ok(_) if list.try_reserve(1).is_err() => Some(Err(Errno::ENOMEM)),
+                Ok(_) => {
+                    list.extend(entry.take());
+                    return Some(Ok(()));
+                }
+            }
+        } else {
+            None
+        };
+        drop(list);
+        bucket.leave(1);
+        refused
+    });
+    outcome.map(|()| entry)
 }
 
 /// Wakes at most `max` waiters of the word at `addr` whose bitset meets `bitset`; returns how many.
@@ -168,10 +175,12 @@ pub fn wake(mm: &Mm, addr: UserAddr, scope: Scope, max: usize, bitset: u32) -> R
         return Err(Errno::EINVAL);
     }
     let key = Key::new(mm, addr, scope)?;
-    let bucket = bucket::at(bucket::index(&key));
-    if bucket.is_empty() {
-        return Ok(0);
-    }
-    let mut list = bucket.lock();
-    Ok(bucket.wake_matching(&mut list, &key, bitset, max))
+    Ok(bucket::with_tables(mm, |tables| {
+        let bucket = tables.bucket(key.slot());
+        if bucket.is_empty() {
+            return tables.is_current().then_some(0);
+        }
+        let mut list = bucket.lock();
+        tables.is_current().then(|| bucket.wake_matching(&mut list, &key, bitset, max))
+    }))
 }

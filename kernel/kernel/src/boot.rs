@@ -115,6 +115,10 @@ fn register_hooks() {
             futex::exit_pi(task.tid());
         }
 
+        fn new_thread(&self, mm: &mm::Mm, nr_threads: usize) -> Result<()> {
+            futex::grow_for_thread(mm, nr_threads)
+        }
+
         fn wake(&self, addr: hal::UserAddr) {
             if let Some(mm) = process::current().mm() {
                 // A word that cannot be reached has no waiters.

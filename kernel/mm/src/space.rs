@@ -218,7 +218,7 @@ pub struct Mm {
     prefs: AtomicU32,
     /// Whether [`crate::ksm`] looks at it.
     pub(crate) ksm: Membership,
-    companion: Once<Box<dyn Any + Send + Sync>>,
+    companions: [Once<Box<dyn Any + Send + Sync>>; NR_COMPANIONS],
     /// See [`crate::probe`].
     pub(crate) probe_area: Once<Arc<dyn Any + Send + Sync>>,
 }
@@ -239,6 +239,9 @@ bitflags::bitflags! {
         const MERGE_ANY = 16;
     }
 }
+
+/// Companions that an address space can have: asynchronous I/O and futexes.
+const NR_COMPANIONS: usize = 2;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -278,7 +281,7 @@ impl Mm {
             membarrier: AtomicU32::new(0),
             prefs: AtomicU32::new(0),
             ksm: Membership::default(),
-            companion: Once::new(),
+            companions: [const { Once::new() }; NR_COMPANIONS],
             probe_area: Once::new(),
         });
         registry::publish(slot, &mm);
@@ -298,14 +301,16 @@ impl Mm {
     }
 
     /// What a higher floor keeps with this address space, made by `make` at the first call; it ends with the last
-    /// reference to the address space, and a fork does not copy it. `None`: a companion of another type is there.
-    pub fn companion<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
-        self.companion.call_once(|| Box::new(make())).downcast_ref()
+    /// reference to the address space, and a fork does not copy it. `None`: [`NR_COMPANIONS`] of other types are there.
+    pub fn companion<T: Any + Send + Sync>(&self, make: impl Fn() -> T) -> Option<&T> {
+        // The first free place, unless another thread fills it first with something else.
+        self.companions.iter().find_map(|place| place.call_once(|| Box::new(make())).downcast_ref())
     }
 
-    /// The companion, if there is one of this type.
+    /// The companion of this type, if there is one.
+    #[inline]
     pub fn known_companion<T: Any + Send + Sync>(&self) -> Option<&T> {
-        self.companion.get()?.downcast_ref()
+        self.companions.iter().map_while(Once::get).find_map(|companion| companion.downcast_ref())
     }
 
     /// The commands that membarrier(2) was registered for, as bits; a fork copies them.

@@ -301,6 +301,11 @@ fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
     nsproxy::enter_mount_ns(&fs, flags, &cred.user_ns)?;
     let mm = me.mm().ok_or(Errno::ESRCH)?;
     let mm = if flags.contains(CloneFlags::VM) { mm } else { mm.fork()? };
+    if flags.contains(CloneFlags::VM | CloneFlags::THREAD)
+        && let Some(futex) = hooks::futex()
+    {
+        futex.new_thread(&mm, me.group().nr_threads() as usize)?;
+    }
     if !proxy.time.is_initial() && !flags.contains(CloneFlags::VM) {
         exec::hide_clock(&mm)?;
     }

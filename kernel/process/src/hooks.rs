@@ -9,6 +9,7 @@ use abi::{Errno, Result};
 use hal::UserAddr;
 use hal::sync::Once;
 use hal::trap::{Exception, UserRegs};
+use mm::Mm;
 use vfs::File;
 
 use crate::task::CurrentTask;
@@ -22,6 +23,9 @@ pub trait FutexHooks: Sync {
 
     /// Gives up the PI locks that `task`, the caller, still has.
     fn exit_pi(&self, task: &Task);
+
+    /// `mm` is about to get one more thread beside the `nr_threads` of its process. `ENOMEM`.
+    fn new_thread(&self, mm: &Mm, nr_threads: usize) -> Result<()>;
 
     /// Wakes one waiter of the futex at `addr` of the caller's address space.
     fn wake(&self, addr: UserAddr);

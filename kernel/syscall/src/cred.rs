@@ -205,6 +205,7 @@ pub(crate) fn sys_prctl(
         pr::PR_GET_CHILD_SUBREAPER => user::write(UserAddr(arg2), &u32::from(prctl::is_subreaper()))?,
         pr::PR_SET_TIMERSLACK => prctl::set_timer_slack(arg2),
         pr::PR_TIMER_CREATE_RESTORE_IDS => return crate::time::restore_ids(arg2, [arg3, arg4, arg5]),
+        crate::futex::PR_FUTEX_HASH => return crate::futex::prctl_hash(arg2, arg3, arg4),
         pr::PR_GET_TIMERSLACK => return Ok(prctl::timer_slack() as usize),
         pr::PR_GET_TID_ADDRESS => return Err(Errno::EINVAL),
         pr::PR_GET_TSC => {

@@ -200,6 +200,23 @@ pub(crate) fn sys_futex(
     }
 }
 
+/// The option of prctl(2) for a process's own hash table of waiters.
+pub(crate) const PR_FUTEX_HASH: u32 = 78;
+
+/// `PR_FUTEX_HASH`: sets or tells the number of buckets. `EINVAL`: another command, or flags. Errors of setting:
+/// [`futex::set_own_slots`].
+pub(crate) fn prctl_hash(command: u64, slots: u64, flags: u64) -> Result<usize> {
+    const SET_SLOTS: u64 = 1;
+    const GET_SLOTS: u64 = 2;
+    let mm = process::current().mm().ok_or(Errno::EINVAL)?;
+    match command {
+        // The number has 32 bits.
+        SET_SLOTS if flags == 0 => futex::set_own_slots(&mm, slots as u32 as usize).map(|()| 0),
+        GET_SLOTS => Ok(futex::own_slots(&mm)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// `struct futex_waitv` (linux/futex.h).
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]

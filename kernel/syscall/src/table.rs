@@ -279,7 +279,7 @@ syscalls! {
     200 tkill(tid: i32, sig: i32) => signal::sys_tkill, Support::Full;
     201 time(out: UserAddr) => time::sys_time, Support::Full;
     202 futex(addr: UserAddr, op: u32, value: u32, timeout: UserAddr, addr2: UserAddr, value3: u32)
-        => futex::sys_futex, Support::Partial("no priority inheritance: ENOSYS");
+        => futex::sys_futex, Support::Full;
     203 sched_setaffinity(pid: i32, size: usize, mask: UserAddr)
         => scheduling::sys_sched_setaffinity, Support::Full;
     204 sched_getaffinity(pid: i32, size: u32, mask: UserAddr)
@@ -461,7 +461,7 @@ syscalls! {
         => mounts::sys_move_mount, Support::Full;
     430 fsopen(name: UserAddr, flags: u32) => mounts::sys_fsopen, Support::Full;
     431 fsconfig(fd: i32, cmd: u32, key: UserAddr, value: UserAddr, aux: i32)
-        => mounts::sys_fsconfig, Support::Partial("binary values, descriptors: EINVAL");
+        => mounts::sys_fsconfig, Support::Partial("binary values: EINVAL");
     432 fsmount(fd: i32, flags: u32, attributes: u32) => mounts::sys_fsmount, Support::Full;
     433 fspick(dirfd: i32, name: UserAddr, flags: u32) => mounts::sys_fspick, Support::Full;
     434 pidfd_open(pid: i32, flags: u32) => eventfiles::sys_pidfd_open, Support::Full;

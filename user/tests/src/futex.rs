@@ -1,5 +1,7 @@
 //! futex(2): wait, wake, requeue, bitsets, robust lists.
 
+use std::sync::atomic::AtomicU32;
+
 use crate::prelude::*;
 
 tests!(
@@ -8,6 +10,7 @@ tests!(
     shared_key_is_the_page_not_the_address, private_memory_is_not_shared_with_a_child, requeue_moves_waiters,
     bitsets_select, wake_op_changes_and_wakes, signal_interrupts_and_restarts, ping_pong,
     robust_list_marks_the_dead_owner, robust_list_garbage_is_harmless, waitv, robust_unlock, words_with_a_node,
+    own_hash_table,
 );
 
 const WAIT: i32 = 0;
@@ -332,4 +335,45 @@ fn words_with_a_node() {
     assert_eq!(wake(at, FLAGS | 64), Err(EINVAL));
     put(at + 4, 0);
     assert_eq!(sys!(SYS_FUTEX_WAIT, at, 1, -1i64 as u32, FLAGS, 0, 0), Err(EAGAIN));
+}
+
+/// `PR_FUTEX_HASH` of prctl(2), its commands, and how a Linux before 6.17 answers.
+fn hash(command: i32, slots: usize, flags: usize) -> Result<usize, Errno> {
+    const PR_FUTEX_HASH: i32 = 78;
+    sys!(SYS_prctl, PR_FUTEX_HASH, command, slots, flags)
+}
+
+fn own_hash_table() {
+    const SET: i32 = 1;
+    const GET: i32 = 2;
+    match hash(GET, 0, 0) {
+        Err(EINVAL) => skip("no tables of processes"),
+        slots => assert_eq!(slots, Ok(0), "one thread needs none"),
+    }
+    let word: &AtomicU32 = Box::leak(Box::default());
+    let at = std::ptr::from_ref(word) as usize;
+    let sleeper = std::thread::spawn(move || {
+        while word.load(SeqCst) == 0 {
+            ignore(futex(at, WAIT | PRIVATE, 0, 0, 0, 0));
+        }
+    });
+    assert_eq!(hash(GET, 0, 0), Ok(16), "it came with the second thread");
+    for bad in [1, 3, 15] {
+        assert_eq!(hash(SET, bad, 0), Err(EINVAL));
+    }
+    assert_eq!(hash(SET, 4, 1), Err(EINVAL), "there are no flags");
+    assert_eq!(hash(3, 0, 0), Err(EINVAL));
+    assert_eq!(hash(SET, 1 << 29, 0), Err(ENOMEM));
+    // Waiters come along, and what was asked for stays.
+    assert_eq!(hash(SET, 2, 0), Ok(0));
+    std::thread::spawn(|| ()).join().unwrap();
+    assert_eq!(hash(GET, 0, 0), Ok(2));
+    child(|| assert_eq!(hash(GET, 0, 0), Ok(0), "a child of fork has none")).ok();
+    word.store(1, SeqCst);
+    futex(at, WAKE | PRIVATE, 1, 0, 0, 0).unwrap();
+    sleeper.join().unwrap();
+    assert_eq!(hash(SET, 0, 0), Ok(0));
+    assert_eq!((hash(GET, 0, 0), hash(SET, 4, 0)), (Ok(0), Err(EBUSY)), "the table for all is for good");
+    std::thread::spawn(|| ()).join().unwrap();
+    assert_eq!(hash(GET, 0, 0), Ok(0));
 }
