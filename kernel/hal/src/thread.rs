@@ -269,6 +269,14 @@ impl Thread {
         self.on_cpu.load(Ordering::Acquire)
     }
 
+    /// The registers with which its user code came into the kernel last; `None` when it has not been there.
+    ///
+    /// Anybody may look: of a thread that runs they are old, or old and new ones mixed. Who wants them whole sees to it that
+    /// the thread slept all the time.
+    pub fn peek_user_regs(&self) -> Option<UserRegs> {
+        self.arch.peek_user_regs()
+    }
+
     /// The lowest and highest address of its kernel stack.
     pub fn stack_bounds(&self) -> (usize, usize) {
         self.arch.stack_bounds()

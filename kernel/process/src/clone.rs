@@ -32,7 +32,7 @@ use crate::signal::{AltStack, Clear};
 use crate::task::{self, CurrentTask, TaskFlags, TaskInit};
 use crate::trace::NewTie;
 use crate::unforked::{Plan, Unforked};
-use crate::{PidNs, Task, ThreadGroup, exec, exit, hooks, nsproxy, pgrp, trace};
+use crate::{PidNs, Task, ThreadGroup, exec, exit, hooks, kthread, nsproxy, pgrp, trace};
 
 /// What clone3(2) is asked for.
 #[derive(Clone, Debug, Default)]
@@ -537,7 +537,9 @@ pub fn spawn_init(
     start: impl FnOnce() -> Result<UserRegs> + Send + 'static,
 ) -> Result<Arc<ThreadGroup>> {
     let (name, comm) = ("init", *b"init\0\0\0\0\0\0\0\0\0\0\0\0");
-    let init = Unforked::new(Plan { name, comm, ppid: 0, exit_signal: SIGCHLD, fs, files })?;
+    let init = Unforked::new(Plan { name, comm, ppid: 0, exit_signal: SIGCHLD, fs: fs.clone(), files })?;
+    // With the number after it.
+    kthread::start(fs.fork())?;
     let group = init.group().clone();
     group.is_unkillable.store(true, Relaxed);
     let start = move || {

@@ -305,7 +305,7 @@ fn end_group_if_alone(group: &Arc<ThreadGroup>, tree: &TreeGuard, garbage: &mut 
 pub(crate) struct Garbage(Vec<Arc<ThreadGroup>>, Vec<Arc<Task>>, Vec<Arc<trace::Tracee>>);
 
 /// Takes a dead task out of the tables.
-fn release_task(task: &Arc<Task>, garbage: &mut Garbage) {
+pub(crate) fn release_task(task: &Arc<Task>, garbage: &mut Garbage) {
     pid::set_task(task.tid(), None);
     drop(task.release_tid());
     membership::release(task);

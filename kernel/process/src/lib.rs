@@ -16,6 +16,7 @@ mod group;
 pub mod helper;
 pub mod hooks;
 pub mod ioprio;
+mod kthread;
 pub mod membership;
 pub mod nsproxy;
 pub mod oom;

@@ -92,6 +92,8 @@ bitflags! {
         const FREEZE = 1 << 18;
         /// Others left work for it, to be done on its way to user mode.
         const TASK_WORK = 1 << 19;
+        /// It stands for a kernel thread.
+        const KERNEL = 1 << 20;
     }
 }
 

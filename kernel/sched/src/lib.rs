@@ -12,6 +12,7 @@ mod locks;
 pub mod policy;
 pub mod poll;
 mod reaper;
+pub mod roster;
 mod rq;
 pub mod rt;
 pub mod stats;

@@ -29,6 +29,7 @@ use hal::trap::UserRegs;
 
 use crate::core_sched;
 use crate::policy::{Attributes, Policy};
+use crate::roster;
 
 /// Runnable.
 pub(crate) const RUNNING: u32 = 0;
@@ -516,7 +517,12 @@ pub fn new_kernel_thread(name: &str, f: impl FnOnce() + Send + 'static) -> Resul
 
 /// Makes and starts a kernel thread.
 pub fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> Result<Arc<Thread>, NoMemory> {
-    let thread = new_kernel_thread(name, f)?;
+    let run = move || {
+        let _leaving = roster::Leaving;
+        f();
+    };
+    let thread = new_kernel_thread(name, run)?;
+    roster::enter(&thread);
     start(&thread, Placement::Fork);
     Ok(thread)
 }

@@ -45,6 +45,7 @@ mod pipe;
 mod pkeys;
 mod poll;
 mod proc;
+mod proctask;
 mod ptimer;
 mod ptrace;
 mod rseq;
@@ -82,6 +83,7 @@ const AREAS: &[&[harness::Test]] = &[
     cgroup::TESTS,
     signal::TESTS,
     sigwait::TESTS,
+    proctask::TESTS,
     ptimer::TESTS,
     mm::TESTS,
     mmfile::TESTS,

@@ -271,6 +271,9 @@ pub fn trace_me() -> Result<()> {
 ///
 /// `EPERM`: it may not, or somebody does, or the task has ended. `ERESTARTNOINTR`: a kill came first.
 pub fn attach(task: &Arc<Task>, hold: Hold, options: Options) -> Result<()> {
+    if task.has(TaskFlags::KERNEL) {
+        return Err(Errno::EPERM);
+    }
     may_attach(task)?;
     let me = task::current();
     let new = NewTie::prepare(me.arc(), me.cred(), hold, options)?;

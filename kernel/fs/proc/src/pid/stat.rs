@@ -12,9 +12,10 @@ use vfs::text::Text;
 use super::Subject;
 use crate::node::push_c_string;
 
-/// `PF_EXITING` and `PF_FORKNOEXEC` of field 9.
+/// `PF_EXITING`, `PF_FORKNOEXEC` and `PF_KTHREAD` of field 9.
 const PF_EXITING: u32 = 0x4;
 const PF_FORKNOEXEC: u32 = 0x40;
+const PF_KTHREAD: u32 = 0x20_0000;
 /// `PF_RANDOMIZE`: the program's addresses are random, as they are unless personality(2) said otherwise.
 const PF_RANDOMIZE: u32 = 0x40_0000;
 const ADDR_NO_RANDOMIZE: u32 = 0x4_0000;
@@ -78,6 +79,9 @@ fn flags(task: &Task) -> u32 {
     let mut flags = 0;
     if task.has(TaskFlags::EXITING) {
         flags |= PF_EXITING;
+    }
+    if task.has(TaskFlags::KERNEL) {
+        flags |= PF_KTHREAD;
     }
     if task.has(TaskFlags::FORKNOEXEC) {
         flags |= PF_FORKNOEXEC;

@@ -3,8 +3,8 @@
 use abi::Result;
 use limits::Resource;
 use mm::Counters;
-use process::Task;
 use process::pid::numbers_from;
+use process::{Task, TaskFlags};
 use security::IdKind;
 use vfs::put;
 use vfs::text::{Text, put_cpu_list, put_cpu_mask};
@@ -69,7 +69,7 @@ fn show_ids(subject: &Subject, out: &mut Text) {
         put!(out, "\n{name}:");
         numbers_from(global, &subject.ns).into_iter().for_each(|number| put!(out, "\t{number}"));
     }
-    out.push(b"\nKthread:\t0\n");
+    put!(out, "\nKthread:\t{}\n", u32::from(task.has(TaskFlags::KERNEL)));
 }
 
 fn show_memory(subject: &Subject, out: &mut Text) {

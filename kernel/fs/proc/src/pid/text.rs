@@ -3,7 +3,10 @@
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
+use hal::trap::UserRegs;
 use mm::{Mm, Rights};
+use process::Task;
+use sched::State;
 use vfs::mountinfo::{self, Format};
 use vfs::put;
 use vfs::text::Text;
@@ -178,9 +181,29 @@ pub(super) fn wchan(_subject: &Subject, out: &mut Text) -> Result<()> {
     Ok(())
 }
 
-/// /proc/PID/syscall. Only a traced stop shows the registers; all others look as if they ran.
+/// The registers of a task that sleeps, of a traced one that is stopped, or of the caller.
+fn quiet_regs(task: &Task) -> Option<UserRegs> {
+    if let Some(regs) = process::trace::stopped_regs(task) {
+        return Some(regs);
+    }
+    let thread = task.thread()?;
+    if process::try_current().is_some_and(|me| core::ptr::eq(&raw const *me, task)) {
+        return thread.hal().peek_user_regs();
+    }
+    let sleep = || {
+        let sleeps =
+            matches!(thread.state(), State::Sleeping | State::DiskSleep) && !thread.hal().is_on_cpu();
+        sleeps.then(|| thread.switches().0)
+    };
+    let before = sleep()?;
+    let regs = thread.hal().peek_user_regs()?;
+    // The same sleep still, so nothing has changed them.
+    (sleep() == Some(before)).then_some(regs)
+}
+
+/// /proc/PID/syscall. What runs does not tell.
 pub(super) fn syscall(subject: &Subject, out: &mut Text) -> Result<()> {
-    let Some(regs) = process::trace::stopped_regs(&subject.task) else {
+    let Some(regs) = quiet_regs(&subject.task) else {
         out.push(b"running\n");
         return Ok(());
     };

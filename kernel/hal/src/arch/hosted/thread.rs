@@ -116,6 +116,11 @@ impl ArchThread {
         (0, usize::MAX)
     }
 
+    /// User code does not run here.
+    pub fn peek_user_regs(&self) -> Option<crate::trap::UserRegs> {
+        None
+    }
+
     pub fn set_first_fs_base(&self, base: u64) {
         self.fs_base.store(base, Ordering::Relaxed);
     }

@@ -473,6 +473,29 @@ impl ArchThread {
     fn has_been_to_user(&self) -> bool {
         self.fpu_cpu.load(Ordering::Relaxed) != fpu::NO_CPU
     }
+
+    /// The top of the kernel stack, where each entry from user mode puts the registers: those of SYSCALL, and of a thread's
+    /// first way out, 8 bytes lower than those of traps ([`gdt::set_kernel_stack`]).
+    pub(crate) fn peek_user_regs(&self) -> Option<UserRegs> {
+        const WORDS: usize = size_of::<UserRegs>() / 8;
+        if !self.has_been_to_user() {
+            return None;
+        }
+        let frame = self.stack.as_ref()?.top() - size_of::<UserRegs>() as u64 - 8;
+        let mut words = [0u64; WORDS + 1];
+        for (word, at) in words.iter_mut().zip((frame..).step_by(8)) {
+            // SAFETY: the stack lives as long as `self`, and its top is aligned. The thread may write there meanwhile, on
+            // another CPU, which a load in assembly does not mind: it gives the old word or the new one.
+            unsafe {
+                asm!("mov {}, [{}]", out(reg) *word, in(reg) at, options(nostack, preserves_flags, readonly));
+            }
+        }
+        let [of_call @ .., _] = words;
+        let [_, of_trap @ ..] = words;
+        let regs: UserRegs = zerocopy::transmute!(of_trap);
+        // Of a call, the flags are there, which are never so few.
+        Some(if regs.cs == u64::from(gdt::USER_CS) { regs } else { zerocopy::transmute!(of_call) })
+    }
 }
 
 /// Moves `regs` to the top of the kernel stack and leaves for user mode.
