@@ -70,6 +70,12 @@ pub trait FileSystemType: Send + Sync {
         false
     }
 
+    /// Whether it has one instance, which is the machine's whoever mounts it: only who has rights over the machine changes
+    /// its options.
+    fn is_global(&self) -> bool {
+        false
+    }
+
     /// Its parameters: the options of mount(2), and what fsconfig(2) may set.
     fn params(&self) -> &'static [Param] {
         &[]
@@ -202,6 +208,9 @@ impl SuperBlock {
             mounts: AtomicU32::new(0),
             owner: Once::new(),
         });
+        if sb.fs_type.is_global() {
+            sb.set_owner(&UserNs::INITIAL);
+        }
         if sb.fs_type.needs_device() {
             let mut all = ON_DEVICES.lock();
             all.retain(|known| known.strong_count() > 0);

@@ -6,7 +6,7 @@ use crate::prelude::*;
 
 tests!(
     "cgroup":
-    groups_are_directories, shape_has_limits, members_come_and_go, born_into_a_group, threads_have_groups_of_their_own,
+    the_machine_owns_the_file_system, groups_are_directories, shape_has_limits, members_come_and_go, born_into_a_group, threads_have_groups_of_their_own,
     frozen_tasks_stop, all_are_killed, too_many_tasks, cpu_time_is_counted, namespaces_have_roots, rights_of_who_opened,
     handles_and_pidfds_tell_the_id,
 );
@@ -127,6 +127,18 @@ fn sleeper() {
     loop {
         nap(60_000);
     }
+}
+
+fn the_machine_owns_the_file_system() {
+    own_namespace();
+    let at = mkdir("cgroup");
+    aside(|| {
+        sys!(SYS_unshare, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWCGROUP).unwrap();
+        sys!(SYS_mount, c"none", &at, c"cgroup2", 0, 0).unwrap();
+        for flags in [MS_REMOUNT, MS_REMOUNT | MS_RDONLY] {
+            assert_eq!(sys!(SYS_mount, 0, &at, 0, flags, 0), Err(EPERM));
+        }
+    });
 }
 
 fn groups_are_directories() {

@@ -75,6 +75,10 @@ impl FileSystemType for Type {
         true
     }
 
+    fn is_global(&self) -> bool {
+        true
+    }
+
     fn params(&self) -> &'static [Param] {
         PARAMS
     }

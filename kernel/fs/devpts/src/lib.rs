@@ -67,6 +67,10 @@ impl FileSystemType for Devpts {
         true
     }
 
+    fn is_global(&self) -> bool {
+        true
+    }
+
     fn params(&self) -> &'static [Param] {
         options::PARAMS
     }

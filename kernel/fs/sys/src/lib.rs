@@ -44,6 +44,10 @@ impl FileSystemType for Sysfs {
         true
     }
 
+    fn is_global(&self) -> bool {
+        true
+    }
+
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
         INSTANCE.get().cloned().ok_or(Errno::ENODEV)
     }
