@@ -7,7 +7,7 @@ use crate::prelude::*;
 tests!(
     "cgroup":
     the_machine_owns_the_file_system, groups_are_directories, shape_has_limits, members_come_and_go, born_into_a_group, threads_have_groups_of_their_own,
-    frozen_tasks_stop, all_are_killed, too_many_tasks, cpu_time_is_counted, namespaces_have_roots, rights_of_who_opened,
+    frozen_tasks_stop, all_are_killed, an_init_is_killed_from_above, too_many_tasks, cpu_time_is_counted, namespaces_have_roots, rights_of_who_opened,
     handles_and_pidfds_tell_the_id,
 );
 
@@ -103,15 +103,24 @@ fn wait_for(path: &str, text: &str) {
 
 /// clone3(2) into the group at `path`.
 fn clone_into(path: &str, f: impl FnOnce()) -> Result<Child, Errno> {
+    clone_as(path, 0, f)
+}
+
+/// The same with more flags.
+fn clone_as(path: &str, flags: u64, f: impl FnOnce()) -> Result<Child, Errno> {
     let fd = open(&cstr(path), O_PATH | O_CLOEXEC)?;
-    let result = clone_into_fd(fd, f);
+    let result = clone_fd(fd, flags, f);
     close(fd);
     result
 }
 
 fn clone_into_fd(fd: i32, f: impl FnOnce()) -> Result<Child, Errno> {
+    clone_fd(fd, 0, f)
+}
+
+fn clone_fd(fd: i32, flags: u64, f: impl FnOnce()) -> Result<Child, Errno> {
     let mut args: clone_args = zero();
-    args.flags = CLONE_INTO_CGROUP;
+    args.flags = CLONE_INTO_CGROUP | flags;
     args.exit_signal = SIGCHLD as u64;
     args.cgroup = fd as u64;
     match sys!(SYS_clone3, &args, size_of::<clone_args>())? {
@@ -342,6 +351,24 @@ fn all_are_killed() {
     }
     wait_for(&format!("{}/cgroup.events", group.0), "populated 0\nfrozen 0\n");
     clone_into(&group.0, || ()).unwrap().ok();
+}
+
+/// The init of a pid namespace survives the kill of its group by one of its own, and not by one above it.
+fn an_init_is_killed_from_above() {
+    let group = Group::new();
+    let kill = format!("{}/cgroup.kill", group.0);
+    let (read_end, write_end) = pipe();
+    let init = clone_as(&group.0, CLONE_NEWPID as u64, || {
+        let own = child(sleeper);
+        put(&kill, "1").unwrap();
+        assert_eq!(own.wait(), Status::Signal(SIGKILL));
+        write(write_end, b"x").unwrap();
+        sleeper();
+    })
+    .unwrap();
+    assert_eq!(poll1(read_end, POLLIN, 10_000), POLLIN, "it lives");
+    put(&kill, "1").unwrap();
+    assert_eq!(init.wait(), Status::Signal(SIGKILL));
 }
 
 fn too_many_tasks() {
