@@ -6,8 +6,9 @@ use crate::prelude::*;
 
 tests!(
     "cgroup":
-    the_machine_owns_the_file_system, groups_are_directories, shape_has_limits, members_come_and_go, born_into_a_group, threads_have_groups_of_their_own,
-    frozen_tasks_stop, all_are_killed, an_init_is_killed_from_above, too_many_tasks, cpu_time_is_counted, namespaces_have_roots, rights_of_who_opened,
+    the_machine_owns_the_file_system, groups_are_directories, shape_has_limits, members_come_and_go,
+    born_into_a_group, threads_have_groups_of_their_own, frozen_tasks_stop, all_are_killed,
+    an_init_is_killed_from_above, too_many_tasks, cpu_time_is_counted, namespaces_have_roots, rights_of_who_opened,
     handles_and_pidfds_tell_the_id,
 );
 
@@ -408,11 +409,27 @@ fn too_many_tasks() {
     assert_eq!(put(&file("cgroup.subtree_control"), "+pids"), Ok(5));
     let below = group.below("below");
     put(&format!("{below}/pids.max"), "1").unwrap();
+    controllers_come_with_new_files(&file("cgroup.subtree_control"), &below);
     assert_eq!(put(&format!("{root}/cgroup.subtree_control"), "-pids"), Err(EBUSY));
     put(&file("cgroup.subtree_control"), "-pids").unwrap();
     assert_eq!(get(&format!("{below}/pids.max")), Err(ENOENT));
     put(&format!("{root}/cgroup.subtree_control"), "-pids").unwrap();
     assert_eq!(get(&file("pids.max")), Err(ENOENT));
+}
+
+/// A controller that was off and is on again brings new files: who owned the old ones, or has them open, has no say.
+fn controllers_come_with_new_files(control: &str, below: &str) {
+    let max = cstr(format!("{below}/pids.max"));
+    sys!(SYS_chown, &max, 1000, 1000).unwrap();
+    sys!(SYS_chmod, &max, 0o666).unwrap();
+    let held = open(&max, O_RDWR).unwrap();
+    put(control, "-pids").unwrap();
+    put(control, "+pids").unwrap();
+    let stat = stat_path(&max).unwrap();
+    assert_eq!((stat.st_uid, stat.st_gid, stat.st_mode & 0o7777), (0, 0, 0o644));
+    assert_eq!((read_vec(held, 10), write(held, b"5")), (Err(ENODEV), Err(ENODEV)));
+    assert_eq!(get(max.to_str().unwrap()), Ok("max\n".into()));
+    close(held);
 }
 
 fn cpu_time_is_counted() {

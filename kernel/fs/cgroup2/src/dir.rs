@@ -12,8 +12,9 @@ use vfs::rw::seek_unsized;
 use vfs::xattr::Store;
 use vfs::{DirEmit, File, FileOps, Inode, InodeOps, NewInode, OpenRequest, Whence};
 
+use crate::file::FileNode;
 use crate::part::{self, Part};
-use crate::table;
+use crate::table::{self, Entry};
 
 /// The operations of its inode.
 pub(crate) struct Dir {
@@ -29,24 +30,29 @@ impl Dir {
     pub(crate) fn group(&self) -> &Arc<Cgroup> {
         &self.group
     }
-
-    fn entry(&self, name: &[u8]) -> Option<&'static table::Entry> {
-        table::named(name).filter(|entry| entry.is_in(&self.group))
-    }
 }
 
 impl InodeOps for Dir {
     fn lookup(&self, _dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
-        if let Some(entry) = self.entry(name) {
+        let entry = table::named(name);
+        // Who turns a controller on makes its files, and owns them: nobody else does so meanwhile.
+        let _held = entry.is_some_and(Entry::is_of_controller).then(cgroup::lock);
+        if let Some(entry) = entry.filter(|entry| entry.is_in(&self.group)) {
             return Part::of(&self.group).file(entry).map(Some);
         }
         let child = self.group.child(name);
         Ok(child.and_then(|child| Part::of(&child).dir()))
     }
 
+    /// What came again under its name is another, with an owner and rights of its own.
     fn revalidate(&self, _dir: &Arc<Inode>, name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
-        let is_there = self.entry(name).is_some() || self.group.child(name).is_some();
-        is_there == inode.is_some()
+        let entry = table::named(name).filter(|entry| entry.is_in(&self.group));
+        let Some(inode) = inode else { return entry.is_none() && self.group.child(name).is_none() };
+        if let Some(file) = inode.ops_as::<FileNode>() {
+            return entry.is_some() && !file.is_gone();
+        }
+        let child = self.group.child(name);
+        child.is_some_and(|child| inode.ops_as::<Self>().is_some_and(|dir| Arc::ptr_eq(dir.group(), &child)))
     }
 
     fn create(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {

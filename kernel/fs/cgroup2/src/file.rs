@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use abi::poll::PollEvents;
 use abi::{Errno, Result};
@@ -24,11 +24,23 @@ pub(crate) struct FileNode {
     group: Arc<Cgroup>,
     entry: &'static Entry,
     xattrs: Store,
+    /// The file was removed, for good: should the controller be turned on again, there is another in its place.
+    is_gone: Arc<AtomicBool>,
 }
 
 impl FileNode {
     pub(crate) fn new(group: &Arc<Cgroup>, entry: &'static Entry) -> Self {
-        Self { group: group.clone(), entry, xattrs: Store::new() }
+        let is_gone = Arc::new(AtomicBool::new(false));
+        Self { group: group.clone(), entry, xattrs: Store::new(), is_gone }
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.load(SeqCst)
+    }
+
+    /// Notes that it was removed.
+    pub(crate) fn note_gone(&self) {
+        self.is_gone.store(true, SeqCst);
     }
 }
 
@@ -38,6 +50,7 @@ impl InodeOps for FileNode {
         let opened = Arc::new(Opened {
             group: self.group.clone(),
             entry: self.entry,
+            is_gone: self.is_gone.clone(),
             cred: request.cred.clone(),
             ns,
             seen: AtomicU64::new(0),
@@ -73,6 +86,8 @@ impl InodeOps for FileNode {
 pub(crate) struct Opened {
     pub(crate) group: Arc<Cgroup>,
     entry: &'static Entry,
+    /// That of its [`FileNode`].
+    is_gone: Arc<AtomicBool>,
     pub(crate) cred: Arc<Cred>,
     /// The cgroup namespace of who opened it.
     pub(crate) ns: Arc<CgroupNs>,
@@ -83,7 +98,7 @@ pub(crate) struct Opened {
 impl Opened {
     /// `ENODEV`: the file is not there any more.
     fn check(&self) -> Result<()> {
-        let is_there = !self.group.is_dead() && self.entry.is_in(&self.group);
+        let is_there = !self.group.is_dead() && self.entry.is_in(&self.group) && !self.is_gone.load(SeqCst);
         if is_there { Ok(()) } else { Err(Errno::ENODEV) }
     }
 

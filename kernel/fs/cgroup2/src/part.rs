@@ -150,6 +150,7 @@ impl Part {
         let mut inodes = self.inodes.lock();
         let gone: alloc::vec::Vec<_> = inodes.extract_if(.., |name, _| goes(name)).collect();
         drop(inodes);
+        gone.iter().filter_map(|(_, inode)| inode.ops_as::<FileNode>()).for_each(FileNode::note_gone);
         drop(gone);
     }
 }

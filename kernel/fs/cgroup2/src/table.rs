@@ -86,6 +86,11 @@ impl Entry {
             && self.controller.is_none_or(|controller| group.controllers().contains(controller))
     }
 
+    /// Whether it comes and goes with a controller.
+    pub(crate) fn is_of_controller(&self) -> bool {
+        self.controller.is_some()
+    }
+
     /// Its place in the table.
     pub(crate) fn index(&self) -> u64 {
         ENTRIES.iter().position(|entry| entry.name == self.name).unwrap_or(0) as u64
