@@ -16,6 +16,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use abi::{Errno, Result};
 
 use crate::control::{Controllers, THREADED};
+use crate::state::Held;
 use crate::tree::{Cgroup, Hierarchy};
 
 /// What a group is (cgroup.type).
@@ -138,19 +139,26 @@ impl Cgroup {
 
     /// Makes it part of its parent's threaded subtree. `EOPNOTSUPP`: tasks or domain controllers are in it, or the parent can
     /// have none. The root cannot be asked.
-    pub fn make_threaded(&self, _held: &Hierarchy) -> Result<()> {
+    pub fn make_threaded(&self, _hierarchy: &Hierarchy) -> Result<()> {
         if self.is_threaded() {
             return Ok(());
         }
         let parent = self.parent().ok_or(Errno::EOPNOTSUPP)?;
-        if self.is_populated() || !(self.subtree_control() - THREADED).is_empty() {
+        if !(self.subtree_control() - THREADED).is_empty() {
             return Err(Errno::EOPNOTSUPP);
         }
         let domain = parent.domain();
         if !domain.is_valid_domain() || !domain.can_be_thread_root() {
             return Err(Errno::EOPNOTSUPP);
         }
+        // The parent counts populated domains and threaded groups apart, so it changes while it counts for neither. Who enters
+        // is a member first and takes the lock then: this sees the member, or that sees the new kind.
+        let held = Held::take();
+        if self.is_populated() || self.has_tasks() {
+            return Err(Errno::EOPNOTSUPP);
+        }
         self.is_threaded.store(true, Relaxed);
+        drop(held);
         parent.nr_threaded_children.fetch_add(1, Relaxed);
         Ok(())
     }

@@ -281,6 +281,26 @@ mod tests {
     }
 
     #[test]
+    fn a_group_that_somebody_enters_stays_a_domain() {
+        let _alone = crate::testing::alone();
+        let [_, b, c] = tree();
+        let hierarchy = crate::lock();
+        // A fork on its way: a member that is not compared yet.
+        c.state.members.fetch_add(1, SeqCst);
+        assert!(!c.is_populated());
+        assert_eq!(c.make_threaded(&hierarchy), Err(abi::Errno::EOPNOTSUPP));
+        c.refresh(&Held::take());
+        assert_eq!(b.state.nr_populated_domains(), 1);
+        c.leave();
+        assert_eq!(b.state.nr_populated_domains(), 0);
+        c.make_threaded(&hierarchy).unwrap();
+        c.enter();
+        assert!(b.is_populated() && b.state.nr_populated_domains() == 0);
+        c.leave();
+        assert!(!b.is_populated());
+    }
+
+    #[test]
     fn a_removed_group_takes_nobody() {
         let _alone = crate::testing::alone();
         let [a, b, c] = tree();
