@@ -63,6 +63,10 @@ pub struct Cgroup {
 /// "max" of cgroup.max.depth and cgroup.max.descendants.
 pub const NO_LIMIT: u32 = i32::MAX as u32;
 
+/// How far below the root groups can be. Linux has no such limit; here a fork, an end and a move walk up to the root with
+/// interrupts off, so the way has to be short, whoever makes groups.
+const MAX_LEVEL: u32 = 512;
+
 /// Ids of groups are so far apart, so that the numbers between can be those of their files.
 pub const ID_STEP: u64 = 128;
 
@@ -227,13 +231,17 @@ impl Cgroup {
         path
     }
 
-    /// Makes a group `name` in it. `ENODEV`: it was removed. `EEXIST`. `EAGAIN`: it, or a group above, allows no more.
+    /// Makes a group `name` in it. `ENODEV`: it was removed. `EEXIST`. `EAGAIN`: it, or a group above, allows no more, or the new
+    /// one would be too far from the root, as if the root's cgroup.max.depth said so.
     pub fn create(self: &Arc<Self>, name: &[u8], _held: &Hierarchy) -> Result<Arc<Self>> {
         if self.is_dead() {
             return Err(Errno::ENODEV);
         }
         if self.child(name).is_some() {
             return Err(Errno::EEXIST);
+        }
+        if self.level >= MAX_LEVEL {
+            return Err(Errno::EAGAIN);
         }
         let mut depth = 0;
         let mut at = Some(self);
@@ -327,17 +335,18 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         let mut next = self.parent.take();
-        if *self.is_dead.get_mut()
-            && let Some(parent) = &next
-        {
-            parent.each_from_here(|above| above.nr_dying.fetch_sub(1, Relaxed));
-        }
-        // A loop, as the chain of parents that go with it may be long.
-        while let Some(mut parent) = next.and_then(Arc::into_inner) {
+        let mut nr_gone = u32::from(*self.is_dead.get_mut());
+        // A loop, as the chain of parents that go with it may be long. Those that stay are told once, of all that went.
+        while let Some(parent) = next {
+            let last = Arc::try_unwrap(parent).or_else(|parent| {
+                parent.each_from_here(|above| above.nr_dying.fetch_sub(nr_gone, Relaxed));
+                nr_gone = 0;
+                // Whoever else held it may have let go meanwhile.
+                Arc::into_inner(parent).ok_or(())
+            });
+            let Ok(mut parent) = last else { return };
+            nr_gone += u32::from(*parent.is_dead.get_mut());
             next = parent.parent.take();
-            if let Some(above) = &next {
-                above.each_from_here(|above| above.nr_dying.fetch_sub(1, Relaxed));
-            }
         }
     }
 }
@@ -398,17 +407,21 @@ mod tests {
         let held = lock();
         let root = Cgroup::with(Box::default(), None);
         let mut chain = Vec::from([root.clone()]);
-        for _ in 0..2000 {
+        for _ in 0..MAX_LEVEL {
             let next = chain.last().unwrap().create(b"n", &held).unwrap();
             chain.push(next);
         }
+        assert_eq!(chain.last().unwrap().create(b"n", &held).err(), Some(Errno::EAGAIN));
+        let stays = chain[10].clone();
         for group in chain.iter().skip(1).rev() {
             group.remove(&held).unwrap();
         }
         let last = chain.pop().unwrap();
         drop(chain);
-        assert_eq!(root.nr_descendants(), (0, 2000));
+        assert_eq!((root.nr_descendants(), stays.nr_descendants()), ((0, MAX_LEVEL), (0, MAX_LEVEL - 10)));
         drop(last);
+        assert_eq!((root.nr_descendants(), stays.nr_descendants()), ((0, 10), (0, 0)));
+        drop(stays);
         assert_eq!(root.nr_descendants(), (0, 0));
     }
 
