@@ -8,6 +8,7 @@ use core::any::Any;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
+use abi::fs::PATH_MAX;
 use abi::{Errno, Result};
 use hal::sync::{LazyLock, Once};
 use sched::{Mutex, MutexGuard};
@@ -62,6 +63,9 @@ pub struct Cgroup {
 
 /// "max" of cgroup.max.depth and cgroup.max.descendants.
 pub const NO_LIMIT: u32 = i32::MAX as u32;
+
+/// A step up in a path.
+const UP: &[u8] = b"/..";
 
 /// How far below the root groups can be. Linux has no such limit; here a fork, an end and a move walk up to the root with
 /// interrupts off, so the way has to be short, whoever makes groups.
@@ -128,6 +132,11 @@ impl Cgroup {
     #[inline]
     pub fn parent(&self) -> Option<&Arc<Self>> {
         self.parent.as_ref()
+    }
+
+    /// How far below the root it is.
+    pub fn level(&self) -> u32 {
+        self.level
     }
 
     /// Whether it is the root.
@@ -209,11 +218,13 @@ impl Cgroup {
         at.clone()
     }
 
-    /// Its path as seen from `from`: "/" for that one itself, with "/.." for each step up.
-    pub fn path_from(self: &Arc<Self>, from: &Self) -> Vec<u8> {
+    /// Its path as seen from `from`: "/" for that one itself, with "/.." for each step up. `ENAMETOOLONG`: it has `PATH_MAX`
+    /// bytes, as /proc/PID/cgroup of Linux tells no longer ones. `ENOMEM`.
+    pub fn path_from(self: &Arc<Self>, from: &Self) -> Result<Vec<u8>> {
         let common = self.common_ancestor(from);
-        let mut path = b"/..".repeat((from.level - common.level) as usize);
+        let nr_up = (from.level - common.level) as usize;
         let mut names = Vec::new();
+        names.try_reserve_exact((self.level - common.level) as usize).map_err(|_| Errno::ENOMEM)?;
         let mut at = self;
         while at.level > common.level
             && let Some(parent) = &at.parent
@@ -221,6 +232,13 @@ impl Cgroup {
             names.push(&*at.name);
             at = parent;
         }
+        let len = nr_up * UP.len() + names.iter().map(|name| 1 + name.len()).sum::<usize>();
+        if len >= PATH_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let mut path = Vec::new();
+        path.try_reserve_exact(len.max(1)).map_err(|_| Errno::ENOMEM)?;
+        (0..nr_up).for_each(|_| path.extend_from_slice(UP));
         for name in names.into_iter().rev() {
             path.push(b'/');
             path.extend_from_slice(name);
@@ -228,7 +246,7 @@ impl Cgroup {
         if path.is_empty() {
             path.push(b'/');
         }
-        path
+        Ok(path)
     }
 
     /// Makes a group `name` in it. `ENODEV`: it was removed. `EEXIST`. `EAGAIN`: it, or a group above, allows no more, or the new
@@ -356,7 +374,7 @@ mod tests {
     use super::*;
 
     fn path(to: &Arc<Cgroup>, from: &Cgroup) -> String {
-        String::from_utf8(to.path_from(from)).unwrap()
+        String::from_utf8(to.path_from(from).unwrap()).unwrap()
     }
 
     #[test]
@@ -377,6 +395,22 @@ mod tests {
         );
         assert!(Arc::ptr_eq(&b.common_ancestor(&c), &root) && Arc::ptr_eq(&a.common_ancestor(&b), &a));
         assert!(b.is_within(&a) && !a.is_within(&b) && !c.is_within(&a) && b.is_within(&root));
+    }
+
+    #[test]
+    fn paths_are_shorter_than_a_page() {
+        let _alone = crate::testing::alone();
+        let held = lock();
+        let root = Cgroup::with(Box::default(), None);
+        let mut at = root.clone();
+        // 15 names of 255 bytes and one of 254, each with its slash.
+        for len in [255; 15].into_iter().chain([254]) {
+            at = at.create(&vec![b'n'; len], &held).unwrap();
+        }
+        assert_eq!(at.path_from(&root).map(|path| path.len()), Ok(PATH_MAX - 1));
+        let below = at.create(b"n", &held).unwrap();
+        assert_eq!(below.path_from(&root), Err(Errno::ENAMETOOLONG));
+        assert_eq!((path(&below, &at), path(&root, &at)), ("/n".into(), "/..".repeat(16)));
     }
 
     #[test]

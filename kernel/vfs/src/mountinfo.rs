@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use abi::Result;
 use abi::fs::{major, minor};
 
 use crate::fs_context::FsContext;
@@ -59,11 +60,11 @@ fn push_super_options(out: &mut Vec<u8>, mount: &Mount) {
     mount.sb().ops().show_options(mount.sb(), out);
 }
 
-/// The lines for all mounts that `fs` can reach.
-pub fn show(fs: &FsContext, format: Format) -> Vec<u8> {
+/// The lines for all mounts that `fs` can reach. The errors are those of [`SuperOps::show_root`](crate::SuperOps::show_root).
+pub fn show(fs: &FsContext, format: Format) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     let root = fs.root();
-    let Some(ns) = fs.ns() else { return out };
+    let Some(ns) = fs.ns() else { return Ok(out) };
     let mounts = ns.mounts();
     for mount in &mounts {
         let spelled = Path::root_of(mount).spell(Some(&root));
@@ -73,11 +74,11 @@ pub fn show(fs: &FsContext, format: Format) -> Vec<u8> {
         match format {
             Format::Mounts => push_mounts_line(&mut out, mount, &spelled.text),
             Format::MountInfo => {
-                push_mountinfo_line(&mut out, mount, &spelled.text, (&ns, &root));
+                push_mountinfo_line(&mut out, mount, &spelled.text, (&ns, &root))?;
             }
         }
     }
-    out
+    Ok(out)
 }
 
 fn push_mounts_line(out: &mut Vec<u8>, mount: &Mount, at: &[u8]) {
@@ -115,11 +116,19 @@ fn push_propagation(out: &mut Vec<u8>, mount: &Mount, seen: (&Arc<MountNs>, &Pat
     }
 }
 
-fn push_mountinfo_line(out: &mut Vec<u8>, mount: &Arc<Mount>, at: &[u8], seen: (&Arc<MountNs>, &Path)) {
+fn push_mountinfo_line(
+    out: &mut Vec<u8>,
+    mount: &Arc<Mount>,
+    at: &[u8],
+    seen: (&Arc<MountNs>, &Path),
+) -> Result<()> {
     let parent = mount.mountpoint().map_or(mount.id(), |up| up.mount.id());
     let dev = mount.sb().dev();
     out.extend(format!("{} {} {}:{} ", mount.id(), parent, major(dev), minor(dev)).bytes());
-    let own = mount.root().inode().and_then(|root| mount.sb().ops().show_root(root));
+    let own = match mount.root().inode() {
+        Some(root) => mount.sb().ops().show_root(root)?,
+        None => None,
+    };
     push_escaped(out, &own.unwrap_or_else(|| mount.root().path_in_fs()));
     out.push(b' ');
     push_escaped(out, at);
@@ -131,4 +140,5 @@ fn push_mountinfo_line(out: &mut Vec<u8>, mount: &Arc<Mount>, at: &[u8], seen: (
     out.extend_from_slice(if mount.sb().is_readonly() { b" ro" } else { b" rw" });
     push_super_options(out, mount);
     out.push(b'\n');
+    Ok(())
 }

@@ -111,10 +111,11 @@ pub trait SuperOps: Any + Send + Sync {
         let _ = (sb, out);
     }
 
-    /// The path of a mount's root in /proc/PID/mountinfo, where it is not that of names in the file system.
-    fn show_root(&self, root: &Arc<Inode>) -> Option<Vec<u8>> {
+    /// The path of a mount's root in /proc/PID/mountinfo, where it is not that of names in the file system. An error is that of
+    /// the reader.
+    fn show_root(&self, root: &Arc<Inode>) -> Result<Option<Vec<u8>>> {
         let _ = root;
-        None
+        Ok(None)
     }
 
     /// Changes options (`MS_REMOUNT`). `EINVAL`: an unknown or impossible option.

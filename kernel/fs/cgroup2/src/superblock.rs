@@ -93,20 +93,21 @@ impl FileSystemType for Type {
         if ns.is_initial() {
             options.enforce();
         }
-        names_to(ns.root()).iter().try_fold(ROOT.clone(), |at, name| lookup_child(&at, name))
+        names_to(ns.root())?.iter().try_fold(ROOT.clone(), |at, name| lookup_child(&at, name))
     }
 }
 
-/// The names that lead to `group` from the root.
-fn names_to(group: &Arc<Cgroup>) -> Vec<Name> {
+/// The names that lead to `group` from the root. `ENOMEM`.
+fn names_to(group: &Arc<Cgroup>) -> Result<Vec<Name>> {
     let mut names = Vec::new();
+    names.try_reserve_exact(group.level() as usize + 1).map_err(|_| Errno::ENOMEM)?;
     let mut at = group;
     while let Some(parent) = at.parent() {
         names.push(Name::from_slice(at.name()));
         at = parent;
     }
     names.reverse();
-    names
+    Ok(names)
 }
 
 struct Super;
@@ -128,11 +129,14 @@ impl SuperOps for Super {
         Ok(())
     }
 
-    /// As seen from the reader's cgroup namespace.
-    fn show_root(&self, root: &Arc<Inode>) -> Option<Vec<u8>> {
-        let group = root.ops_as::<crate::dir::Dir>()?.group();
-        let ns = process::try_current()?.nsproxy()?.cgroup.clone();
-        Some(group.path_from(ns.root()))
+    /// As seen from the reader's cgroup namespace. `ERANGE`: the path is too long (cgroup_show_path of Linux).
+    fn show_root(&self, root: &Arc<Inode>) -> Result<Option<Vec<u8>>> {
+        let reader = process::try_current().and_then(|me| me.nsproxy());
+        let (Some(dir), Some(reader)) = (root.ops_as::<crate::dir::Dir>(), reader) else { return Ok(None) };
+        match dir.group().path_from(reader.cgroup.root()) {
+            Err(Errno::ENAMETOOLONG) => Err(Errno::ERANGE),
+            path => path.map(Some),
+        }
     }
 
     fn export(&self) -> Option<&dyn Export> {
@@ -158,7 +162,7 @@ impl Export for Super {
         let all = Cgroup::root().subtree(&held)?;
         let (group, file) = part::place_of(ino);
         let group = all.iter().find(|other| other.id() == group).ok_or(Errno::ESTALE)?;
-        let mut names = names_to(group);
+        let mut names = names_to(group)?;
         if let Some(index) = file {
             names.push(Name::from_slice(crate::table::name_of(index).ok_or(Errno::ESTALE)?.as_bytes()));
         }

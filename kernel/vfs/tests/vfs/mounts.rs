@@ -92,7 +92,7 @@ fn switch_root_moves_the_new_root_over_the_old() {
     assert_eq!(env.list("/dev"), ["null"]);
     assert_eq!(env.cwd(), "/");
     assert_eq!(env.stat("/..").unwrap().st_ino, env.stat("/").unwrap().st_ino);
-    let text = String::from_utf8(show(&env.fs, Format::Mounts)).unwrap();
+    let text = String::from_utf8(show(&env.fs, Format::Mounts).unwrap()).unwrap();
     assert!(text.starts_with("x / tmpfs rw,relatime"), "{text}");
     assert!(text.contains("\nd /dev tmpfs rw,relatime"), "{text}");
     assert_eq!(text.lines().count(), 2);
@@ -127,7 +127,7 @@ fn mountinfo_tells_ids_roots_and_escapes() {
     env.mkdir("/b").unwrap();
     env.mount("/with space/sub", "/b", "", BIND).unwrap();
     env.mount("", "/b", "", 1 << 20).unwrap();
-    let text = String::from_utf8(show(&env.fs, Format::MountInfo)).unwrap();
+    let text = String::from_utf8(show(&env.fs, Format::MountInfo).unwrap()).unwrap();
     let line = text.lines().nth(1).unwrap();
     assert!(line.contains(" /with\\040space/sub /b rw shared:"), "{text}");
     assert!(line.ends_with(" - rootfs rootfs rw,inode64"), "{text}");
@@ -140,7 +140,7 @@ const SHARED: u64 = 1 << 20;
 
 /// The optional fields of the mounts at `at` in mountinfo, the top one last.
 fn optional_fields(env: &Env, at: &str) -> Vec<String> {
-    let text = String::from_utf8(show(&env.fs, Format::MountInfo)).unwrap();
+    let text = String::from_utf8(show(&env.fs, Format::MountInfo).unwrap()).unwrap();
     let lines = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let fields =
         |line: Vec<&str>| line[6..].iter().take_while(|f| **f != "-").copied().collect::<Vec<_>>().join(" ");

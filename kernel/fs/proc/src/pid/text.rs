@@ -114,7 +114,7 @@ pub(super) fn set_comm(subject: &Subject, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// /proc/PID/cgroup: the path as the reader's cgroup namespace shows it. Nothing before cgroup2 was mounted.
+/// /proc/PID/cgroup: the path as the reader's cgroup namespace shows it. Nothing before cgroup2 was mounted. `ENAMETOOLONG`.
 pub(super) fn cgroup(subject: &Subject, out: &mut Text) -> Result<()> {
     if !cgroup::control::was_mounted() {
         return Ok(());
@@ -123,14 +123,14 @@ pub(super) fn cgroup(subject: &Subject, out: &mut Text) -> Result<()> {
     let reader = process::try_current().and_then(|me| me.nsproxy());
     let root = reader.as_ref().map_or_else(|| cgroup::Cgroup::root(), |proxy| proxy.cgroup.root());
     out.push(b"0::");
-    out.push(&group.path_from(root));
+    out.push(&group.path_from(root)?);
     out.push(if group.is_dead() { b" (deleted)\n" } else { b"\n" });
     Ok(())
 }
 
 fn show_mounts(subject: &Subject, format: Format, out: &mut Text) -> Result<()> {
     let fs = subject.task.fs().ok_or(Errno::EINVAL)?;
-    out.push(&mountinfo::show(&fs, format));
+    out.push(&mountinfo::show(&fs, format)?);
     Ok(())
 }
 
