@@ -92,14 +92,13 @@ pub(crate) fn child_added(parent: &Cgroup, child: &Cgroup) {
     parent.refresh(&held);
 }
 
-/// `child` was taken out.
-pub(crate) fn child_removed(parent: &Cgroup, child: &Cgroup) {
-    let held = Held::take();
+/// `child` was marked as removed, under the same `held`.
+pub(crate) fn child_removed(parent: &Cgroup, child: &Cgroup, held: &Held) {
     parent.state.nr_children.fetch_sub(1, Relaxed);
     if child.state.is_frozen.load(Relaxed) {
         parent.state.frozen_children.fetch_sub(1, Relaxed);
     }
-    parent.refresh(&held);
+    parent.refresh(held);
 }
 
 impl Cgroup {
@@ -272,6 +271,13 @@ mod tests {
         let changed = a.set_freeze(false, &hierarchy).unwrap();
         assert_eq!(changed.len(), 1);
         assert!(!a.is_frozen() && b.is_frozen() && c.is_frozen());
+        // A fork on its way: a member that is not compared yet.
+        new.state.members.fetch_add(1, SeqCst);
+        assert_eq!(new.remove(&hierarchy), Err(abi::Errno::EBUSY));
+        new.refresh(&Held::take());
+        assert!(!new.is_frozen() && !b.is_frozen(), "what could not be removed counts on");
+        new.leave();
+        assert!(new.is_frozen() && b.is_frozen());
         new.remove(&hierarchy).unwrap();
         assert!(b.is_frozen());
         b.set_freeze(false, &hierarchy).unwrap();

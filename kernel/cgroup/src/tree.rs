@@ -16,7 +16,7 @@ use sched::{Mutex, MutexGuard};
 use crate::control::Controllers;
 use crate::cputime::CpuTime;
 use crate::pids::Pids;
-use crate::state::{self, State};
+use crate::state::{self, Held, State};
 
 /// A file that tells of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,14 +287,18 @@ impl Cgroup {
         if self.is_populated() || !self.children.lock().is_empty() {
             return Err(Errno::EBUSY);
         }
-        // SeqCst here and in `try_enter`: either that sees the mark, or this sees who entered.
-        self.is_dead.store(true, SeqCst);
-        if self.has_tasks() {
-            self.is_dead.store(false, SeqCst);
-            return Err(Errno::EBUSY);
+        {
+            // The parent counts it as frozen until it is marked: it must not change between.
+            let held = Held::take();
+            // SeqCst here and in `try_enter`: either that sees the mark, or this sees who entered.
+            self.is_dead.store(true, SeqCst);
+            if self.has_tasks() {
+                self.is_dead.store(false, SeqCst);
+                return Err(Errno::EBUSY);
+            }
+            state::child_removed(parent, self, &held);
         }
         let gone = parent.children.lock().remove(&*self.name);
-        state::child_removed(parent, self);
         if self.is_threaded() {
             parent.nr_threaded_children.fetch_sub(1, Relaxed);
         }
