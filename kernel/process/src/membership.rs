@@ -425,7 +425,15 @@ pub(crate) fn trap(task: &CurrentTask) {
     enter_frozen(task);
     // What came until now was looked at, and waits; what comes from now on ends the sleep.
     sched::current().clear_signal();
-    let is_over = || (!task.has(TaskFlags::FREEZE) || task.flags().intersects(INTERRUPTS)).then_some(());
+    // What came between the look and here lost its wake-up: a kill, which later waits are to see too, and SIGCONT.
+    if task.has(TaskFlags::KILLED) {
+        task.arc().notify(Notify::Kill);
+    }
+    let has_to_tell = task.group().sig.lock().notify_parent != 0;
+    let is_over = || {
+        let goes_on = has_to_tell || !task.has(TaskFlags::FREEZE);
+        (goes_on || task.flags().intersects(INTERRUPTS)).then_some(())
+    };
     // An interruption makes the caller look again.
     let _ = task.group().stop_wait.wait_deadline(is_over, None, Interruptible::Yes);
     signal::recalc(task);
