@@ -97,7 +97,7 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// `ENODEV`: the file is not there any more.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let is_there = !self.group.is_dead() && self.entry.is_in(&self.group) && !self.is_gone.load(SeqCst);
         if is_there { Ok(()) } else { Err(Errno::ENODEV) }
     }

@@ -140,12 +140,15 @@ pub(crate) fn kill(opened: &Opened, bytes: &[u8]) -> Result<()> {
     membership::kill_all(&opened.group, &held)
 }
 
-/// `EINVAL`: negative, or more than there are ids.
+/// `EINVAL`: negative, or more than there are ids. `ENODEV`: the controller is off.
 pub(crate) fn pids_max(opened: &Opened, bytes: &[u8]) -> Result<()> {
     let max = match bytes.trim_ascii() {
         b"max" => pids::NO_LIMIT,
         text => u64::try_from(number(text)?).ok().filter(|max| *max <= pids::MOST).ok_or(Errno::EINVAL)?,
     };
+    // The controller is not turned off between: a limit that no file shows would stay.
+    let _held = cgroup::lock();
+    opened.check()?;
     opened.group.set_max_pids(max);
     Ok(())
 }
