@@ -4,7 +4,8 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::fence;
 
 use abi::Result;
 
@@ -46,6 +47,8 @@ impl Cgroup {
             drop(held);
             changed.push(group);
         }
+        // The marks are set before the caller looks for tasks; who is born publishes itself first and looks for marks then.
+        fence(SeqCst);
         Ok(changed)
     }
 

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 
 use abi::fs::PATH_MAX;
 use abi::{Errno, Result};
@@ -350,6 +350,8 @@ impl Cgroup {
         for group in self.subtree(held)? {
             group.kills.fetch_add(1, SeqCst);
         }
+        // As in `set_freeze`.
+        fence(SeqCst);
         Ok(())
     }
 }

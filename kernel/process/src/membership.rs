@@ -8,7 +8,7 @@
 //! - A new task takes the group that its parent had when the call began and is counted there before it exists, so the group
 //!   cannot go meanwhile. A thread whose process has moved follows it when it becomes visible ([`Birth::follow`]).
 //! - Who freezes or kills a group marks the group first and then looks for its tasks; a new task looks for marks once it can
-//!   be found ([`Birth::settle`]). One of both sees the other.
+//!   be found ([`Birth::settle`]), with a fence between on both sides. One of both sees the other.
 //!
 //! # Locking
 //!
@@ -20,8 +20,8 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU64, fence};
 
 use abi::signal::{SI_USER, SIGKILL, SigInfo};
 use abi::{Errno, Result};
@@ -152,6 +152,8 @@ impl Birth {
     #[inline]
     pub(crate) fn settle(mut self, child: &Arc<Task>) {
         if let Some(group) = self.group.take() {
+            // The child was published before the marks are read; who marks has the pair of this fence.
+            fence(SeqCst);
             if group.freezes() {
                 child.sync_freeze();
             }
