@@ -214,9 +214,21 @@ fn freeze(group: &Arc<Cgroup>, out: &mut Text) -> Result<()> {
     number(u64::from(group.own_freeze()), out)
 }
 
-/// What all tasks used in `group` and below it; in the machine, for the root.
-fn times(group: &Arc<Cgroup>) -> Result<Times> {
+/// How often [`times`] looks again because tasks ended or moved.
+const LOOKS: u32 = 3;
+
+/// What tasks used that are not in `group` or below any more. `ENOMEM`.
+fn past_times(group: &Arc<Cgroup>) -> Result<Times> {
     let held = cgroup::lock();
+    let groups = group.subtree(&held)?;
+    Ok(groups.iter().fold(Times::default(), |sum, below| sum.plus(below.past_times())))
+}
+
+/// What all tasks used in `group` and below it; in the machine, for the root.
+///
+/// The walk over all tasks of the machine, which anybody may ask for, holds up no change of the hierarchy. Who leaves meanwhile
+/// is missed, so it looks again then.
+fn times(group: &Arc<Cgroup>) -> Result<Times> {
     let mut all = Times::default();
     if group.is_root() {
         let online = hal::cpu::online();
@@ -229,10 +241,16 @@ fn times(group: &Arc<Cgroup>) -> Result<Times> {
         }
         return Ok(all);
     }
-    for below in group.subtree(&held)? {
-        all = all.plus(below.past_times());
+    let mut past = past_times(group)?;
+    for _ in 0..LOOKS {
+        all = past;
+        membership::each_thread_within(group, |task| all = all.plus(task.cgroup_times()));
+        let now = past_times(group)?;
+        if now == past {
+            break;
+        }
+        past = now;
     }
-    membership::each_thread_within(group, |task| all = all.plus(task.cgroup_times()));
     Ok(all)
 }
 
