@@ -134,9 +134,8 @@ impl Mm {
         let mut copies = Copies::NONE;
         copies.copy_from(&parent.set)?;
         let mut watchers = core::mem::take(&mut copies.watchers);
-        let result = Self::with(parent.layout, parent.limits, copies);
-        let result = result.and_then(|child| self.copy_pages(&parent, &child).map(|()| child));
-        let child = match result {
+        let result = Self::unpublished(parent.layout, parent.limits, copies);
+        let child = match result.and_then(|child| self.fill(&parent, &child).map(|()| child)) {
             Ok(child) => child,
             Err(e) => {
                 drop(parent);
@@ -144,12 +143,10 @@ impl Mm {
                 return Err(e);
             }
         };
-        child.space.write().keys = parent.keys;
         drop(parent);
         tell_forks(&mut watchers, Some(&child));
         child.page_table().copy_segments(self.page_table());
         child.set_auxv(self.auxv());
-        child.has_guards.store(self.has_guards.load(Ordering::Relaxed), Ordering::Relaxed);
         child.inherit_prefs(self);
         if self.takes_part() {
             child.ksm.join();
@@ -158,8 +155,21 @@ impl Mm {
         Ok(child)
     }
 
-    /// Copies page-table entries. On error the child's page table is freed with the child.
-    fn copy_pages(&self, parent: &Space, child: &Self) -> Result<()> {
+    /// Shows `child` to walks over all address spaces, which wait for it until it has its pages. On error the child's
+    /// page table is freed with the child.
+    ///
+    /// Takes the child's `space` for writing below the parent's. Shown later, the child would be missed by a walk that
+    /// has seen the parent before the fork took what the walk then changes there.
+    fn fill(&self, parent: &Space, child: &Arc<Self>) -> Result<()> {
+        let mut own = child.space.write();
+        child.publish();
+        own.keys = parent.keys;
+        child.has_guards.store(self.has_guards.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.copy_pages(parent, child, &own)
+    }
+
+    /// Copies page-table entries to the child, whose space is `own`.
+    fn copy_pages(&self, parent: &Space, child: &Self, own: &Space) -> Result<()> {
         // Touching VMAs of one kind are copied together.
         let mut run: Option<Range<u64>> = None;
         let mut left_out = 0;
@@ -199,11 +209,11 @@ impl Mm {
             self.copy_all(done, child)?;
         }
         for vma in parent.set.iter().filter(|vma| vma.attr.watched().contains(WatchModes::WP)) {
-            if child.space.read().set.at(vma.start).is_none_or(|copy| copy.attr.watch.is_none()) {
+            if own.set.at(vma.start).is_none_or(|copy| copy.attr.watch.is_none()) {
                 child.forget_protection(vma.start..vma.end);
             }
         }
-        self.copy_pinned(parent, child)?;
+        self.copy_pinned(parent, child, own)?;
         // Every anonymous page of the parent lies in a copied VMA or was counted above; those of private
         // file mappings were added to the child one by one, and are part of the parent's sum.
         let all = self.rss.anon.load(Ordering::Relaxed);

@@ -117,10 +117,10 @@ impl Mm {
         }
     }
 
-    /// Gives `child`, a copy of this address space that nobody can see yet, pages of its own where it shares pinned ones.
+    /// Gives `child`, a copy of this address space that nobody uses yet, pages of its own where it shares pinned ones.
     ///
-    /// The caller holds `space` of both for writing, as `parent` shows. `ENOMEM`. May sleep.
-    pub(crate) fn copy_pinned(&self, parent: &Space, child: &Self) -> Result<()> {
+    /// The caller holds `space` of both for writing: `parent` and `own`. `ENOMEM`. May sleep.
+    pub(crate) fn copy_pinned(&self, parent: &Space, child: &Self, own: &Space) -> Result<()> {
         if !self.has_pinned.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -131,7 +131,7 @@ impl Mm {
             }
             let is_file = matches!(vma.attr.backing, Backing::File(_));
             if vma.attr.flags.contains(VmFlags::HUGETLB) {
-                hugetlb::copy_pinned(child, vma.start..vma.end)?;
+                hugetlb::copy_pinned(child, own, vma.start..vma.end)?;
             } else if !is_file || vma.attr.flags.contains(VmFlags::COWED) {
                 child.copy_pinned_of(vma)?;
             }

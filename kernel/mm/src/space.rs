@@ -249,10 +249,13 @@ impl Mm {
     /// An empty address space. `ENOMEM`: no memory.
     pub fn new() -> Result<Arc<Self>> {
         let layout = Layout { mmap_base: hal::USER_END, ..Layout::default() };
-        Self::with(layout, Limits::default(), Copies::NONE)
+        let mm = Self::unpublished(layout, Limits::default(), Copies::NONE)?;
+        mm.publish();
+        Ok(mm)
     }
 
-    pub(crate) fn with(layout: Layout, limits: Limits, copies: Copies) -> Result<Arc<Self>> {
+    /// An address space with `copies` that no walk over all of them meets before [`publish`](Self::publish). `ENOMEM`.
+    pub(crate) fn unpublished(layout: Layout, limits: Limits, copies: Copies) -> Result<Arc<Self>> {
         let page_table = Arc::new(PageTable::new().ok_or(Errno::ENOMEM)?);
         let slot = registry::reserve()?;
         let set = copies.into_set();
@@ -267,7 +270,7 @@ impl Mm {
             keys: Keys::default(),
             events: Events::default(),
         };
-        let mm = Arc::new(Self {
+        Ok(Arc::new(Self {
             page_table,
             space: RwSem::new("mm.space", space),
             rss: Rss::default(),
@@ -283,9 +286,12 @@ impl Mm {
             ksm: Membership::default(),
             companions: [const { Once::new() }; NR_COMPANIONS],
             probe_area: Once::new(),
-        });
-        registry::publish(slot, &mm);
-        Ok(mm)
+        }))
+    }
+
+    /// Shows it to walks over all address spaces.
+    pub(crate) fn publish(self: &Arc<Self>) {
+        registry::publish(self.slot, self);
     }
 
     /// The page table, for `hal::thread`.

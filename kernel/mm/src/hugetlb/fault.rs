@@ -23,7 +23,7 @@ use crate::fault::{FaultError, Need, Step, Wait, touched, wait_for_watcher};
 use crate::mapping::{Mapping, page_flags};
 use crate::pin::is_any_pinned;
 use crate::registry;
-use crate::space::Mm;
+use crate::space::{Mm, Space};
 use crate::thp::huge_range;
 use crate::vma::{VmFlags, Vma};
 use crate::watch::{POISON_MARKER, WP_MARKER, WatchModes};
@@ -266,11 +266,10 @@ impl Mm {
     }
 }
 
-/// Gives `child`, whose `space` nobody else holds, pages of its own in `range` where it shares pinned ones.
+/// Gives `child`, whose `space` the caller holds, pages of its own in `range` where it shares pinned ones.
 ///
 /// `ENOMEM`: no page of the pool is left.
-pub(crate) fn copy_pinned(child: &Mm, range: Range<u64>) -> Result<(), Errno> {
-    let space = child.space.read();
+pub(crate) fn copy_pinned(child: &Mm, space: &Space, range: Range<u64>) -> Result<(), Errno> {
     let Some(vma) = space.set.at(range.start) else { return Ok(()) };
     let mut at = range.start;
     while let Some(fault) = Fault::new(vma, at, Need::WRITE) {
