@@ -165,6 +165,7 @@ impl Mm {
         child.publish();
         own.keys = parent.keys;
         child.has_guards.store(self.has_guards.load(Ordering::Relaxed), Ordering::Relaxed);
+        child.has_probes.store(self.has_probes(), Ordering::Relaxed);
         self.copy_pages(parent, child, &own)
     }
 

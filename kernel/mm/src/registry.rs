@@ -17,7 +17,8 @@ use crate::mapping::truncate::Private;
 use crate::space::Mm;
 
 struct Slots {
-    slots: Vec<Option<Weak<Mm>>>,
+    /// The id of each address space, and itself.
+    slots: Vec<Option<(u64, Weak<Mm>)>>,
     free: Vec<usize>,
 }
 
@@ -42,7 +43,7 @@ pub(crate) fn reserve() -> Result<usize> {
 /// Shows the address space to walks.
 pub(crate) fn publish(slot: usize, mm: &Arc<Mm>) {
     if let Some(place) = MMS.lock().slots.get_mut(slot) {
-        *place = Some(Arc::downgrade(mm));
+        *place = Some((mm.id(), Arc::downgrade(mm)));
     }
 }
 
@@ -66,7 +67,7 @@ pub(crate) fn for_each_owned(mut visit: impl FnMut(Arc<Mm>)) {
     loop {
         let mm = match MMS.lock().slots.get(slot) {
             None => return,
-            Some(place) => place.as_ref().and_then(Weak::upgrade),
+            Some(place) => place.as_ref().and_then(|(_, mm)| mm.upgrade()),
         };
         if let Some(mm) = mm {
             visit(mm);
@@ -75,10 +76,31 @@ pub(crate) fn for_each_owned(mut visit: impl FnMut(Arc<Mm>)) {
     }
 }
 
+/// Calls `visit` for each address space that lives, parents before their children.
+///
+/// A fork copies what its parent has: where `visit` takes that away, or adds to it, under `space`, no child is missed
+/// however many are made meanwhile. Such a child has a greater number than its parent, so it comes later, and it is shown
+/// before its parent can be visited. Cost: the square of the number of address spaces.
+pub fn for_each_by_age(mut visit: impl FnMut(&Arc<Mm>)) {
+    let mut last = None;
+    loop {
+        let (id, mm) = {
+            let mms = MMS.lock();
+            let later = mms.slots.iter().flatten().filter(|(id, _)| last.is_none_or(|last| *id > last));
+            let Some((id, mm)) = later.min_by_key(|(id, _)| *id) else { return };
+            (*id, mm.upgrade())
+        };
+        last = Some(id);
+        if let Some(mm) = mm {
+            visit(&mm);
+        }
+    }
+}
+
 /// The first address space in or after `slot`, and its slot.
 pub(crate) fn at_or_after(mut slot: usize) -> Option<(usize, Arc<Mm>)> {
     loop {
-        let mm = MMS.lock().slots.get(slot)?.as_ref().and_then(Weak::upgrade);
+        let mm = MMS.lock().slots.get(slot)?.as_ref().and_then(|(_, mm)| mm.upgrade());
         if let Some(mm) = mm {
             return Some((slot, mm));
         }

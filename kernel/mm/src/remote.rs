@@ -90,7 +90,7 @@ impl Mm {
     }
 
     /// As [`frame_at`](Self::frame_at) on behalf of somebody else, to whom secret memory is not shown.
-    fn shown_frame_at(&self, addr: u64, need: Need) -> Result<Frame, FaultError> {
+    pub(crate) fn shown_frame_at(&self, addr: u64, need: Need) -> Result<Frame, FaultError> {
         let is_secret = |v: &Vma| v.attr.backing.object().is_some_and(|o| o.is_secret());
         if self.space.read().set.at(addr).is_some_and(is_secret) {
             return Err(FaultError::SegvAccerr);
@@ -149,7 +149,7 @@ impl Mm {
     }
 
     /// Marks the VMA at `addr` as one that may hold private copies, before a debugger makes one in it.
-    fn expect_copies(&self, addr: u64) -> Result<()> {
+    pub(crate) fn expect_copies(&self, addr: u64) -> Result<()> {
         let marked = |flags: VmFlags| flags.intersects(VmFlags::COWED | VmFlags::MAYSHARE);
         if self.space.read().set.at(addr).is_none_or(|v| marked(v.attr.flags)) {
             return Ok(());

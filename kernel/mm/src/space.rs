@@ -219,6 +219,8 @@ pub struct Mm {
     /// Whether [`crate::ksm`] looks at it.
     pub(crate) ksm: Membership,
     companions: [Once<Box<dyn Any + Send + Sync>>; NR_COMPANIONS],
+    /// Whether there ever was a probe in it, or in what it was forked from.
+    pub(crate) has_probes: AtomicBool,
     /// See [`crate::probe`].
     pub(crate) probe_area: Once<Arc<dyn Any + Send + Sync>>,
 }
@@ -285,6 +287,7 @@ impl Mm {
             prefs: AtomicU32::new(0),
             ksm: Membership::default(),
             companions: [const { Once::new() }; NR_COMPANIONS],
+            has_probes: AtomicBool::new(false),
             probe_area: Once::new(),
         }))
     }

@@ -26,7 +26,7 @@ const WRITEPROTECT: u64 = 0xc018_aa06;
 const CONTINUE: u64 = 0xc020_aa07;
 const POISON: u64 = 0xc020_aa08;
 const MISSING: u64 = 1;
-const WP: u64 = 2;
+pub const WP: u64 = 2;
 const MINOR: u64 = 4;
 const EVENT_FORK: u64 = 1 << 1;
 const EVENT_REMAP: u64 = 1 << 2;
@@ -49,13 +49,13 @@ fn agree(fd: i32, features: u64) -> Result<[u64; 3], Errno> {
 
 /// A descriptor with `features`.
 #[track_caller]
-fn uffd(features: u64) -> i32 {
+pub fn uffd(features: u64) -> i32 {
     let fd = sys!(SYS_USERFAULTFD, O_CLOEXEC | O_NONBLOCK).unwrap() as i32;
     agree(fd, features).unwrap();
     fd
 }
 
-fn register(fd: i32, at: usize, len: usize, mode: u64) -> Result<u64, Errno> {
+pub fn register(fd: i32, at: usize, len: usize, mode: u64) -> Result<u64, Errno> {
     request(fd, REGISTER, [at as u64, len as u64, mode, 0]).map(|words| words[3])
 }
 
@@ -63,7 +63,7 @@ fn copy(fd: i32, to: usize, from: usize, len: usize, mode: u64) -> Result<u64, E
     request(fd, COPY, [to as u64, from as u64, len as u64, mode, 0]).map(|words| words[4])
 }
 
-fn protect(fd: i32, at: usize, len: usize, mode: u64) -> Result<[u64; 3], Errno> {
+pub fn protect(fd: i32, at: usize, len: usize, mode: u64) -> Result<[u64; 3], Errno> {
     request(fd, WRITEPROTECT, [at as u64, len as u64, mode])
 }
 

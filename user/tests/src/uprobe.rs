@@ -2,13 +2,15 @@
 
 use crate::perf::{Attr, DISABLED, IOC_DISABLE, IOC_ENABLE, attr, ioctl, open_at, value};
 use crate::prelude::*;
+use crate::uffd::{WP, protect, register, uffd};
 
 tests!(
     "uprobe":
     every_kind_of_instruction_works, returns_are_counted, a_return_through_two_functions, the_byte_comes_and_goes,
     two_in_one_place, later_mappings_have_it, children_run_through_it,
     moved_code_keeps_it, a_disabled_probe_counts_nothing, faults_are_the_program_s, signals_do_not_disturb,
-    threads_race_with_changes, refused_places, refused_instructions, only_for_privileged,
+    threads_race_with_changes, writable_code_loses_it, forks_race_with_changes, watched_code_stops_nobody,
+    refused_places, refused_instructions, only_for_privileged,
     calls_of_the_kernel_s_own_code,
 );
 
@@ -264,6 +266,66 @@ fn threads_race_with_changes() {
     }
     callers.into_iter().for_each(|caller| caller.join().unwrap());
     assert_eq!(bytes_at(addr, ADD.len()), ADD);
+}
+
+fn writable_code_loses_it() {
+    let code = code("writable", ADD);
+    let fd = probe(&code.path, 0);
+    sys!(SYS_mprotect, code.addr, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC).unwrap();
+    assert_eq!(call(code.addr, 1, 2), 3);
+    assert_eq!(value(fd), 1);
+    close(fd);
+    assert_eq!(peek(code.addr), ADD[0]);
+    assert_eq!(call(code.addr, 2, 2), 4);
+}
+
+fn forks_race_with_changes() {
+    let code = code("forks", ADD);
+    let (addr, path) = (code.addr, code.path.clone());
+    // A page of the program's own, so that there is something to copy.
+    sys!(SYS_mprotect, addr, PAGE, PROT_READ | PROT_WRITE).unwrap();
+    poke(addr + 100, 1);
+    sys!(SYS_mprotect, addr, PAGE, PROT_READ | PROT_EXEC).unwrap();
+    let (go, gone) = pipe();
+    let changer = std::thread::spawn(move || {
+        for _ in 0..20 {
+            close(probe(&path, 0));
+        }
+    });
+    let children: Vec<_> = (0..10)
+        .map(|_| {
+            child_code(|| {
+                // Without an allocation: the other thread may be within one.
+                let early = call(addr, 1, 2);
+                let read = sys!(SYS_read, go, &mut [0u8; 1], 1);
+                let is_well = read == Ok(1) && early == 3 && call(addr, 3, 4) == 7 && peek(addr) == ADD[0];
+                i32::from(!is_well)
+            })
+        })
+        .collect();
+    changer.join().unwrap();
+    write(gone, &[0; 10]).unwrap();
+    children.into_iter().for_each(|child| child.ok());
+}
+
+/// Nobody answers the watcher of this code; whether it can be probed is not said, but all others go on.
+fn watched_code_stops_nobody() {
+    let file = sys!(SYS_memfd_create, &cstr("code"), 0).unwrap() as i32;
+    write(file, ADD).unwrap();
+    let map_it = || map(PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, file).unwrap();
+    let addr = map_it();
+    assert_eq!(peek(addr), ADD[0]);
+    let watcher = uffd(0);
+    register(watcher, addr, PAGE, WP).unwrap();
+    protect(watcher, addr, PAGE, 1).unwrap();
+    let path = cstr(format!("/proc/self/fd/{file}"));
+    let fd = open_at(&probe_attr(&path, 0, 0, 0), 0, -1, -1);
+    assert_eq!(call(map_it(), 5, 6), 11);
+    if let Ok(fd) = fd {
+        close(fd);
+    }
+    assert_eq!(call(addr, 6, 7), 13);
+    assert_eq!(call(map_it(), 7, 8), 15);
 }
 
 fn refused_places() {

@@ -90,10 +90,13 @@ pub(crate) struct Need {
     pub force: bool,
     /// Made by user code.
     pub user_mode: bool,
+    /// For everybody: who watches the memory is not waited for. What only they could make good is `Bus`.
+    pub unwatched: bool,
 }
 
 impl Need {
-    pub const READ: Need = Need { write: false, exec: false, force: false, user_mode: false };
+    pub const READ: Need =
+        Need { write: false, exec: false, force: false, user_mode: false, unwatched: false };
     pub const WRITE: Need = Need { write: true, ..Need::READ };
 
     /// Whether the VMA grants it.
@@ -171,7 +174,7 @@ impl Mm {
             return Err(self.refused_by_key(addr.as_u64()));
         }
         let Access { write, exec, user_mode, .. } = access;
-        self.fault_in(addr.as_u64(), Need { write, exec, user_mode, force: false })
+        self.fault_in(addr.as_u64(), Need { write, exec, user_mode, ..Need::READ })
     }
 
     /// The error of an access that the rights over the page's key refuse. A page that is not there yet comes first: the
@@ -197,6 +200,7 @@ impl Mm {
                 }
             };
             match wait {
+                Some(Wait::Watched(..)) if need.unwatched => return Err(FaultError::Bus),
                 Some(wait) => wait.finish(self, addr, &mut got)?,
                 None => self.grow_stack(addr)?,
             }

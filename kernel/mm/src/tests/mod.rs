@@ -2,6 +2,7 @@
 
 mod failing;
 mod paths;
+mod probe;
 mod reclaim;
 mod swap;
 

@@ -2,7 +2,8 @@
 //!
 //! A probe is the byte at an offset of a file. In the address spaces that it concerns, that byte is a breakpoint
 //! instruction: in a copy of the page that is the process's own, as a debugger's would be. The breakpoint is set when the
-//! probe is made, and in what is mapped later; fork copies it; with the last use of the probe it goes.
+//! probe is made, and in what is mapped later; fork copies it; with the last use of the probe it goes. Both visit parents
+//! before children, so no fork escapes them.
 //!
 //! ```text
 //! registry  the probes by file and offset          insn     what the instruction there does
@@ -12,10 +13,14 @@
 //!
 //! # Locks
 //!
-//! `perf.uprobe.probes`, `perf.uprobe.insn`, `perf.uprobe.recent` and `perf.uprobe.state` are leaves. The mutexes
-//! `perf.uprobe.change`, held while breakpoints are set and cleared, and `perf.uprobe.area` are taken with no lock held
-//! and let address spaces be edited below them. A probe is known until its last breakpoint is gone, so a thread that
-//! meets a breakpoint finds the probe, or the instruction back in its place.
+//! `perf.uprobe.probes`, `perf.uprobe.insn` and `perf.uprobe.state` are leaves; the first is also taken with an address
+//! space held. The mutex `perf.uprobe.change` is held while breakpoints are set and cleared, and lets address spaces be
+//! edited below it; what is written so waits for no other program. It and `perf.uprobe.area` are taken with no lock held:
+//! whoever maps what no probe is in, as the area, does not take it.
+//!
+//! A probe is known until its last breakpoint is gone, so a thread that meets a breakpoint finds the probe, or the
+//! instruction back in its place. Where the instruction cannot be put back (there is no memory for a copy of the page, or
+//! only the page's watcher could let it be written), the probe stays without uses, and the next change tries again.
 //!
 //! Source: Documentation/trace/uprobetracer.rst, behaviour of Linux 7.2.
 
@@ -26,19 +31,17 @@ mod returns;
 mod step;
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use abi::fs::{AT_FDCWD, PATH_MAX};
 use abi::{Errno, Result};
 use hal::sync::SpinLock;
-use hal::time::now_ns;
 use hal::uio::Dest;
 use hal::{USER_END, UserAddr, user};
-use mm::{Mapping, Mm, Rights};
+use mm::{Mapping, Mm};
 use process::CurrentTask;
-use sched::Mutex;
+use sched::{Interruptible, Mutex, MutexGuard};
 use vfs::open::How;
 use vfs::{At, WalkContext, WalkFlags, walk};
 
@@ -54,13 +57,6 @@ const RETURNS: u64 = 1;
 
 /// Held while breakpoints are set or cleared.
 static CHANGE: Mutex<()> = Mutex::new("perf.uprobe.change", ());
-
-/// Probes that have just gone, and when: a fork may have copied their breakpoints meanwhile.
-static RECENT: SpinLock<Vec<(u64, Arc<Probe>)>> = SpinLock::new("perf.uprobe.recent", Vec::new());
-/// For how long, in nanoseconds: longer than any fork takes.
-const RECENT_NS: u64 = 10_000_000_000;
-/// How many at most.
-const MAX_RECENT: usize = 64;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -138,76 +134,56 @@ impl Probe {
         Ok(self.insn.lock().get_or_insert(insn).clone())
     }
 
-    /// Sets the breakpoint wherever `range` of `mm` shows the place. `ENOTSUPP`, `ENOMEM`, `EIO`.
+    /// Sets the breakpoint wherever `range` of `mm` shows the place. `ENOTSUPP`, `ENOMEM`, `EIO`; `EFAULT`: where it is
+    /// not, the memory cannot be written, or only after its watcher (userfaultfd) made that good.
     fn set(&self, mm: &Mm, range: Range<u64>) -> Result<()> {
-        for addr in mm.code_places(&self.mapping, self.offset, range)? {
+        let mut result = Ok(());
+        for addr in mm.code_places(&self.mapping, self.offset, range, true)? {
             self.prepare()?;
-            if mm.write_remote(addr, &[BREAKPOINT], Rights::Force) != 1 {
-                return Err(Errno::ENOMEM);
+            mm.expect_probes();
+            match mm.write_code(addr, BREAKPOINT) {
+                Err(Errno::EFAULT) => result = Err(Errno::EFAULT),
+                done => done?,
             }
         }
-        Ok(())
+        result
     }
 
-    /// Puts the instruction back in `mm`, where the breakpoint is and `is_ours` says so of its address.
-    fn clear(&self, mm: &Mm, is_ours: impl Fn(u64) -> bool) {
-        let Some(insn) = self.insn() else { return };
-        let Ok(places) = mm.code_places(&self.mapping, self.offset, 0..USER_END) else { return };
-        for addr in places {
-            if is_set(mm, addr) && is_ours(addr) {
-                // What cannot be written now is not there any more.
-                let _ = mm.write_remote(addr, &[insn.first], Rights::Force);
-            }
-        }
+    /// Puts the instruction back in all address spaces. `false`: it could not be put everywhere.
+    fn clear_everywhere(&self) -> bool {
+        let Some(insn) = self.insn() else { return true };
+        let mut is_gone = true;
+        mm::registry::for_each_by_age(|mm| is_gone &= !mm.has_probes() || self.clear(mm, &insn));
+        is_gone
+    }
+
+    /// Puts the instruction back in `mm`, also where code can be written by now. `false`: not everywhere.
+    fn clear(&self, mm: &Mm, insn: &Insn) -> bool {
+        let Ok(places) = mm.code_places(&self.mapping, self.offset, 0..USER_END, false) else { return false };
+        places.iter().fold(true, |is_gone, addr| is_gone & clear_at(mm, *addr, insn.first))
     }
 }
 
-/// Whether there is a breakpoint at `addr` of `mm`.
-fn is_set(mm: &Mm, addr: u64) -> bool {
-    let mut byte = [0];
-    mm.read_remote(addr, &mut byte, Rights::Force) == 1 && byte == [BREAKPOINT]
+/// Replaces a breakpoint at `addr` of `mm` by `byte`. `false`: it may be there still.
+fn clear_at(mm: &Mm, addr: u64, byte: u8) -> bool {
+    if !mm.has_private_copy(addr) {
+        return true;
+    }
+    let is_gone = match mm.read_code(addr) {
+        Ok(BREAKPOINT) => mm.write_code(addr, byte).is_ok(),
+        Ok(_) => true,
+        Err(_) => false,
+    };
+    // The page may have gone meanwhile, and the breakpoint with it.
+    is_gone || !mm.has_private_copy(addr)
 }
 
-/// Remembers `probe`, which has gone, for a while.
-fn remember(probe: &Arc<Probe>) {
-    let now = now_ns();
-    let mut room = Vec::new();
-    let can_grow = room.try_reserve_exact(MAX_RECENT).is_ok();
-    let mut recent = RECENT.lock();
-    if recent.capacity() == 0 && can_grow {
-        core::mem::swap(&mut *recent, &mut room);
-    }
-    if recent.len() >= MAX_RECENT {
-        room.extend(recent.drain(..1));
-    }
-    if recent.len() < recent.capacity() {
-        recent.push((now, probe.clone()));
-    }
-    drop(recent);
-    drop(room);
-}
-
-/// Takes breakpoints out of `child`, a fork of `parent`, that were cleared in `parent` while it was made.
-fn clear_stale(parent: &Mm, child: &Mm) {
-    if RECENT.lock().is_empty() {
-        return;
-    }
-    let (mut fresh, mut old) = (Vec::new(), Vec::new());
-    if fresh.try_reserve_exact(MAX_RECENT).is_err() || old.try_reserve_exact(MAX_RECENT).is_err() {
-        return;
-    }
-    let _change = CHANGE.lock();
-    let oldest = now_ns().saturating_sub(RECENT_NS);
-    {
-        let mut recent = RECENT.lock();
-        let nr_old = recent.iter().take_while(|(when, _)| *when < oldest).count();
-        old.extend(recent.drain(..nr_old));
-        fresh.extend(recent.iter().map(|(_, probe)| probe.clone()));
-    }
-    drop(old);
-    for probe in fresh {
-        if registry::find(&probe.mapping, probe.offset).is_none() {
-            probe.clear(child, |addr| !is_set(parent, addr));
+/// Tries again to take the breakpoints of probes that nobody uses any more. The caller holds [`CHANGE`].
+fn clear_rest() {
+    let Ok(unused) = registry::select(|probe| probe.nr_uses() == 0) else { return };
+    for probe in unused {
+        if probe.clear_everywhere() {
+            registry::forget(&probe);
         }
     }
 }
@@ -226,15 +202,24 @@ impl Use {
     }
 
     /// Sets the breakpoint in `mm`, or in all address spaces. `ENOTSUPP`, `ENOMEM`, `EIO`: it is not in all of them.
+    /// `EFAULT`: it cannot be put into `mm`; of all others one is left out then. `EINTR`: the caller was killed.
     pub(crate) fn set(&self, mm: Option<&Mm>) -> Result<()> {
-        let _change = CHANGE.lock();
+        // Read before others are held up. Whether it can be probed is only told where it is mapped.
+        let _ = self.probe.prepare();
+        let _change = lock_changes()?;
         if let Some(mm) = mm {
             return self.probe.set(mm, 0..USER_END);
         }
         let mut result = Ok(());
-        mm::registry::for_each(|mm| {
+        mm::registry::for_each_by_age(|mm| {
             if result.is_ok() {
-                result = self.probe.set(mm, 0..USER_END);
+                result = match self.probe.set(mm, 0..USER_END) {
+                    Err(Errno::EFAULT) => {
+                        log::debug!("a probe cannot be put into address space {}", mm.id());
+                        Ok(())
+                    }
+                    result => result,
+                };
             }
         });
         result
@@ -244,18 +229,24 @@ impl Use {
 impl Drop for Use {
     fn drop(&mut self) {
         let _change = CHANGE.lock();
-        if registry::is_last_use(&self.probe) {
-            mm::registry::for_each(|mm| self.probe.clear(mm, |_| true));
-            remember(&self.probe);
+        // Known as long as somebody can meet its breakpoint.
+        let stays = registry::is_last_use(&self.probe) && !self.probe.clear_everywhere();
+        registry::release(&self.probe, self.is_return, stays);
+        if !stays {
+            clear_rest();
         }
-        registry::release(&self.probe, self.is_return);
     }
+}
+
+/// Takes [`CHANGE`]. `EINTR`: the caller was killed.
+fn lock_changes() -> Result<MutexGuard<'static, ()>> {
+    CHANGE.lock_interruptible(Interruptible::Killable).map_err(|_| Errno::EINTR)
 }
 
 /// Makes the probe that `attr` describes, as yet without breakpoints.
 ///
 /// `EACCES`: no privilege. `EINVAL`: no regular file, a place behind its end, a counter of references (which are not
-/// kept here). `EIO`: a file without cached pages. Errors of the path.
+/// kept here). `EIO`: a file without cached pages. `EINTR`: the caller was killed. Errors of the path.
 pub(crate) fn open(me: &CurrentTask, attr: &Attr) -> Result<Use> {
     if !crate::settings::is_privileged(&me.cred()) {
         return Err(Errno::EACCES);
@@ -269,7 +260,8 @@ pub(crate) fn open(me: &CurrentTask, attr: &Attr) -> Result<Use> {
     if offset > mapping.size() {
         return Err(Errno::EINVAL);
     }
-    let _change = CHANGE.lock();
+    let _change = lock_changes()?;
+    clear_rest();
     let probe = registry::acquire(&mapping, offset, is_return)?;
     process::hooks::register_probes(&step::Hooks);
     mm::probe::watch_maps(mapped);
@@ -297,17 +289,32 @@ fn mapping_of(me: &CurrentTask, addr: UserAddr) -> Result<Arc<Mapping>> {
 }
 
 /// Sets the breakpoints in what was mapped: [`mm::probe::MapWatch`].
+///
+/// Most mappings concern no probe, and find that out without [`CHANGE`]. Who makes a probe meanwhile finds the mapping.
 fn mapped(mm: &Mm, range: Range<u64>) {
+    if registry::is_empty() {
+        return;
+    }
     let Some(task) = process::try_current() else { return };
-    let _change = CHANGE.lock();
-    let result = registry::for_each(|probe| {
-        if context::concerns(&task, probe.id)
+    if let Err(error) = set_in_mapping(&task, mm, range) {
+        log::debug!("a probe is not in a new mapping: {error:?}");
+    }
+}
+
+fn set_in_mapping(task: &CurrentTask, mm: &Mm, range: Range<u64>) -> Result<()> {
+    let mappings = mm.code_in(range.clone(), registry::knows)?;
+    if mappings.is_empty() {
+        return Ok(());
+    }
+    let _change = lock_changes()?;
+    let is_shown = |probe: &Probe| mappings.iter().any(|mapping| Arc::ptr_eq(mapping, &probe.mapping));
+    let mut result = Ok(());
+    for probe in registry::select(is_shown)? {
+        if context::concerns(task, probe.id)
             && let Err(error) = probe.set(mm, range.clone())
         {
-            log::debug!("a probe is not in a new mapping: {error:?}");
+            result = Err(error);
         }
-    });
-    if let Err(error) = result {
-        log::debug!("probes are not in a new mapping: {error:?}");
     }
+    result
 }

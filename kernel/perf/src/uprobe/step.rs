@@ -22,7 +22,7 @@ use mm::Mm;
 use process::hooks::ProbeHooks;
 use process::{CurrentTask, Task, signal};
 
-use super::area::{Area, Slot};
+use super::area::{Area, BREAKPOINT, Slot};
 use super::insn::{How, Insn, Step, holds};
 use super::returns::Returns;
 use super::{Probe, registry};
@@ -137,11 +137,6 @@ impl ProbeHooks for Hooks {
     }
 
     fn cloned(&self, task: &CurrentTask, child: &Task) {
-        if let (Some(own), Some(mm)) = (task.mm(), child.mm())
-            && own.id() != mm.id()
-        {
-            super::clear_stale(&own, &mm);
-        }
         let Some(returns) = with_known(task, |state| state.returns.clone()) else { return };
         let (Some(own), Some(mm), Some(thread)) = (task.mm(), child.mm(), child.thread()) else { return };
         let is_thread = Arc::ptr_eq(task.group(), child.group());
@@ -181,19 +176,21 @@ fn restore(active: &Active, regs: &mut UserRegs) {
 /// A breakpoint instruction was met. `false`: it is the program's own.
 fn breakpoint(task: &CurrentTask, regs: &mut UserRegs) -> bool {
     let at = regs.rip.wrapping_sub(1);
-    let Some(mm) = task.mm() else { return false };
+    let Some(mm) = task.mm().filter(|mm| mm.has_probes()) else { return false };
     if Area::existing(&mm).is_some_and(|area| area.addr() == at) {
         returned(task, &mm, regs);
         return true;
     }
     let probe = mm.code_at(at).and_then(|(mapping, offset)| registry::find(&mapping, offset));
     let Some((probe, insn)) = probe.and_then(|probe| probe.insn().map(|insn| (probe, insn))) else {
-        let is_own = super::is_set(&mm, at);
-        if !is_own {
-            // The probe has just gone: the instruction is there again.
+        // Of a probe that has just gone the instruction is there again; where nothing is any more, it faults. What only
+        // the thread itself may read (memfd_secret(2)), or only others (a protection key), can have its own breakpoints.
+        let byte = user::read::<u8>(UserAddr(at)).ok().or_else(|| mm.read_code(at).ok());
+        let is_gone = byte != Some(BREAKPOINT);
+        if is_gone {
             regs.rip = at;
         }
-        return !is_own;
+        return is_gone;
     };
     regs.rip = at;
     let was_reported = with_state(task, |state| state.reported.take() == Some((at, regs.rsp)));
