@@ -193,7 +193,9 @@ fn breakpoint(task: &CurrentTask, regs: &mut UserRegs) -> bool {
         return is_gone;
     };
     regs.rip = at;
-    let was_reported = with_state(task, |state| state.reported.take() == Some((at, regs.rsp)));
+    // Other probes that are met meanwhile, in a handler of the signal, leave it.
+    let was_reported =
+        with_state(task, |state| state.reported.take_if(|hit| *hit == (at, regs.rsp)).is_some());
     if !was_reported {
         context::probe_hit(task, probe.id(), false);
         if probe.awaits_returns() {
