@@ -205,9 +205,9 @@ pub(crate) fn fault(task: &CurrentTask, addr: UserAddr, kind: mm::FaultKind, reg
 
 /// What probes in programs (uprobes) need to be asked about a thread, which is always the caller.
 pub trait ProbeHooks: Sync {
-    /// User code of `task` raised `exception`. `true`: it was a probe's, and the thread goes on with `regs`. What else
-    /// it is about, `regs` tell where it happened in the program.
-    fn exception(&self, task: &CurrentTask, exception: &Exception, regs: &mut UserRegs) -> bool;
+    /// User code of `task` raised `exception`. `true`: it was a probe's, and the thread goes on with `regs`. Else
+    /// `exception` is left with what the program is to know of, and `regs` tell where it happened in the program.
+    fn exception(&self, task: &CurrentTask, exception: &mut Exception, regs: &mut UserRegs) -> bool;
 
     /// `task` is about to take a signal, or to stop: `regs` must be those that the program itself would have.
     fn settle(&self, task: &CurrentTask, regs: &mut UserRegs);

@@ -31,6 +31,8 @@ use crate::context;
 const RFLAGS_TF: u64 = 1 << 8;
 /// DR6: a single step.
 const DR6_STEP: u64 = 1 << 14;
+/// DR6: watched addresses that were met.
+const DR6_HITS: u64 = 0xf;
 const DEBUG: u8 = 1;
 const BREAKPOINT_TRAP: u8 = 3;
 /// Bytes of a word on the stack.
@@ -118,12 +120,12 @@ fn push(regs: &mut UserRegs, word: u64) -> bool {
 pub(super) struct Hooks;
 
 impl ProbeHooks for Hooks {
-    fn exception(&self, task: &CurrentTask, exception: &Exception, regs: &mut UserRegs) -> bool {
+    fn exception(&self, task: &CurrentTask, exception: &mut Exception, regs: &mut UserRegs) -> bool {
         if exception.vector == BREAKPOINT_TRAP {
             return breakpoint(task, regs);
         }
         if exception.vector == DEBUG && exception.error_code & DR6_STEP != 0 {
-            return stepped(task, regs);
+            return stepped(task, exception, regs);
         }
         // It is the instruction's own: it happens where the program has it, and when it is tried again it is a new hit.
         if with_known(task, |state| undo(state, regs)).unwrap_or(false) {
@@ -304,17 +306,27 @@ fn begin_step(task: &CurrentTask, mm: &Mm, insn: &Arc<Insn>, step: Step, regs: &
     with_state(task, |state| state.active = Some(active));
 }
 
-/// A single step ended. `false`: it was none of a probe's, or a tracer wants to know of it, too.
-fn stepped(task: &CurrentTask, regs: &mut UserRegs) -> bool {
+/// A single step ended. `false`: it was none of a probe's, or a tracer wants to know of what is left in `exception`, too.
+fn stepped(task: &CurrentTask, exception: &mut Exception, regs: &mut UserRegs) -> bool {
+    let is_hit = exception.error_code & DR6_HITS != 0;
     let taken = with_known(task, |state| {
+        let active = state.active.as_ref()?;
+        if is_hit && !active.had_trap_flag {
+            exception.error_code &= !DR6_STEP;
+        }
+        if active.slot.addr() != regs.rip {
+            return Some(state.active.take());
+        }
         // A string instruction that is not through traps after each element.
-        let goes_on = state.active.as_ref().is_some_and(|active| active.slot.addr() == regs.rip);
-        (goes_on, if goes_on { None } else { state.active.take() })
+        if is_hit {
+            undo(state, regs);
+        }
+        Some(None)
     });
-    let active = match taken {
-        Some((true, _)) => return true,
-        Some((_, Some(active))) => active,
-        _ => return false,
+    let active = match taken.flatten() {
+        Some(Some(active)) => active,
+        Some(None) => return !is_hit,
+        None => return false,
     };
     restore(&active, regs);
     let moved = active.at.wrapping_sub(active.slot.addr());
@@ -331,7 +343,7 @@ fn stepped(task: &CurrentTask, regs: &mut UserRegs) -> bool {
     if !active.had_trap_flag && !active.step.loads_flags {
         regs.rflags &= !RFLAGS_TF;
     }
-    !active.had_trap_flag
+    !active.had_trap_flag && !is_hit
 }
 
 /// Replaces the word that the instruction has just pushed.

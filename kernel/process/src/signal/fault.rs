@@ -140,10 +140,10 @@ fn signal_bad_access(task: &CurrentTask, addr: UserAddr, access: Access, error: 
 }
 
 /// Another exception of user code: sends the signal.
-pub fn user_exception(exception: Exception, regs: &mut UserRegs) {
+pub fn user_exception(mut exception: Exception, regs: &mut UserRegs) {
     let task = task::current();
     if let Some(probes) = hooks::probes()
-        && probes.exception(&task, &exception, regs)
+        && probes.exception(&task, &mut exception, regs)
     {
         return;
     }
