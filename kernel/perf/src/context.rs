@@ -39,6 +39,9 @@ pub(crate) struct TaskContext {
 static CPU_EVENTS: PerCpu<IrqLock<Vec<Arc<Event>>>> =
     PerCpu::new(|_| IrqLock::new("perf.cpu_events", Vec::new()));
 
+/// What [`process::ThreadGroup::dumpable`] is of a program that its user may look into.
+const DUMPABLE: u8 = 1;
+
 /// Held while a task gets its context, so that it gets one.
 static MAKING: SpinLock<()> = SpinLock::new("perf.making", ());
 
@@ -217,7 +220,13 @@ impl TaskWatcher for TaskContext {
         }
     }
 
-    fn executed(&self, _task: &Task) {
+    fn executed(&self, task: &Task) {
+        // Nobody watches what became of a program that others may not look into (set-user-ID). As at the end of the task.
+        if task.group().dumpable() != DUMPABLE {
+            let events = core::mem::take(&mut self.inner.lock().events);
+            events.iter().for_each(Event::end);
+            return;
+        }
         let Ok(events) = self.events() else { return };
         for event in events {
             if event.attr.has(AttrFlags::REMOVE_ON_EXEC) {

@@ -79,6 +79,10 @@ pub fn open(me: &CurrentTask, request: &Request) -> Result<Arc<File>> {
     // The file closes the event should its task be gone by now.
     let file = file::create(event.clone(), &cred)?;
     context::attach(&event)?;
+    // Once more: it may have executed a program of more rights before it could take the event away.
+    if let Some(task) = &task {
+        check_observable(&cred, task)?;
+    }
     if let Some(probe) = probe {
         let mm = task.as_deref().and_then(Task::mm);
         // Of a task that has no memory any more nothing will be counted.
@@ -112,12 +116,16 @@ fn wanted_cpu(cpu: i32, has_task: bool) -> Result<Option<CpuId>> {
     }
 }
 
+/// `EACCES`: `task` is not for the caller to measure.
+fn check_observable(cred: &Cred, task: &Task) -> Result<()> {
+    let may = settings::is_privileged(cred) || may_observe(task, ObserveIdentity::Real);
+    if may { Ok(()) } else { Err(Errno::EACCES) }
+}
+
 /// Where an event counts. `EACCES`: not for the caller. `ENODEV`: the CPU is off. `ESRCH`: the task ends.
 fn place(cred: &Cred, task: Option<&Task>, cpu: Option<CpuId>) -> Result<Place> {
     if let Some(task) = task {
-        if !settings::is_privileged(cred) && !may_observe(task, ObserveIdentity::Real) {
-            return Err(Errno::EACCES);
-        }
+        check_observable(cred, task)?;
         return Ok(Place::Task(context::place(&context::of(task)?)));
     }
     settings::require(cred, settings::CPUS)?;

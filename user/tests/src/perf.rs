@@ -6,7 +6,7 @@ tests!(
     "perf":
     counts_faults, counts_switches, clock_runs_while_the_task_does, a_disabled_event_counts_nothing,
     reset_keeps_the_times, group_is_read_together, members_wait_for_their_leader, children_are_counted_too,
-    exec_enables, another_process_is_measured, counts_on_a_cpu, sizes_of_the_structure, refused_arguments, refused_groups, no_rights,
+    exec_enables, secure_programs_are_not_watched, another_process_is_measured, counts_on_a_cpu, sizes_of_the_structure, refused_arguments, refused_groups, no_rights,
     nothing_to_poll_for, unknown_requests, sources_in_sys,
 );
 
@@ -197,6 +197,37 @@ fn exec_enables() {
     write(write_end, b"x").unwrap();
     c.ok();
     assert!(value(fd) > 0);
+}
+
+fn secure_programs_are_not_watched() {
+    let mut fs = [0u64; 15]; // struct statfs; its f_flags is private in libc
+    sys!(SYS_statfs, &cstr(dir()), &mut fs).unwrap();
+    if fs[10] & ST_NOSUID != 0 {
+        skip("the folder is mounted nosuid");
+    }
+    let program = file("suid", &std::fs::read("/proc/self/exe").unwrap());
+    sys!(SYS_chmod, &cstr(dir()), 0o755).unwrap();
+    let run = |mode: u32| {
+        sys!(SYS_chmod, &program, mode).unwrap();
+        let (read_end, write_end) = pipe();
+        let c = child(|| {
+            read_vec(read_end, 1).unwrap();
+            drop_root();
+            let arg = cstr("list");
+            let argv = [program.as_ptr() as usize, arg.as_ptr() as usize, 0];
+            let null = open(&cstr("/dev/null"), O_WRONLY).unwrap();
+            sys!(SYS_dup2, null, 1).unwrap();
+            sys!(SYS_execve, &program, &argv, 0).unwrap();
+        });
+        let flags = DISABLED | ENABLE_ON_EXEC;
+        let fd = open_at(&attr(SOFTWARE, FAULTS, flags, 0), c.0, -1, -1).unwrap();
+        write(write_end, b"x").unwrap();
+        c.ok();
+        value(fd)
+    };
+    assert!(run(0o755) > 0);
+    assert_eq!(run(0o4755), 0, "set-user-ID root");
+    assert_eq!(run(0o711), 0, "unreadable");
 }
 
 fn another_process_is_measured() {
