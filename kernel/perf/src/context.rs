@@ -9,13 +9,13 @@ use abi::perf::AttrFlags;
 use abi::{Errno, Result};
 use hal::cpu::{self, CpuId};
 use hal::percpu::PerCpu;
-use hal::sync::{IrqLock, SpinLock};
+use hal::sync::IrqLock;
 use hal::time::now_ns;
 use hal::trap::UserRegs;
 use hal::{UserAddr, preempt};
 use mm::FaultKind;
 use process::{CurrentTask, Task, TaskFlags, TaskWatcher};
-use sched::SwitchWatcher;
+use sched::{Mutex, SwitchWatcher};
 
 use crate::event::{Event, Init, Place};
 use crate::sources::Source;
@@ -42,8 +42,8 @@ static CPU_EVENTS: PerCpu<IrqLock<Vec<Arc<Event>>>> =
 /// What [`process::ThreadGroup::dumpable`] is of a program that its user may look into.
 const DUMPABLE: u8 = 1;
 
-/// Held while a task gets its context, so that it gets one.
-static MAKING: SpinLock<()> = SpinLock::new("perf.making", ());
+/// Held while a task gets its context, so that it gets one. Memory is had below it, so it may sleep.
+static MAKING: Mutex<()> = Mutex::new("perf.making", ());
 
 /// The context of `task`, if it has one.
 fn existing(task: &Task) -> Option<Arc<TaskContext>> {
@@ -51,7 +51,7 @@ fn existing(task: &Task) -> Option<Arc<TaskContext>> {
     watcher.downcast().ok()
 }
 
-/// The context of `task`, made if there is none. `ESRCH`: it ends.
+/// The context of `task`, made if there is none. May sleep. `ESRCH`: it ends.
 pub(crate) fn of(task: &Task) -> Result<Arc<TaskContext>> {
     let _making = MAKING.lock();
     if task.has(TaskFlags::EXITING) {
@@ -181,9 +181,12 @@ impl TaskContext {
                 probe: parent.probe(),
             })?;
             event.starts_on_exec.store(parent.starts_on_exec.load(Relaxed), Relaxed);
+            context.attach(&event)?;
+            // Who closes the family detaches its members: they are attached before.
             if origin.adopt(&event) {
-                context.attach(&event)?;
                 made.push((parent.id, event));
+            } else {
+                detach(&event);
             }
         }
         Ok(())
