@@ -235,8 +235,14 @@ impl TaskWatcher for TaskContext {
             if event.attr.has(AttrFlags::REMOVE_ON_EXEC) {
                 detach(&event);
                 event.end();
-            } else {
-                event.start_at_exec();
+                continue;
+            }
+            event.start_at_exec();
+            // Who attached it after the new program was mapped may have put its probe into the old one.
+            if let (Some(probe), Some(mm)) = (event.probe(), task.mm())
+                && let Err(error) = probe.set(Some(&mm))
+            {
+                log::debug!("a probe is not in a new program: {error:?}");
             }
         }
     }

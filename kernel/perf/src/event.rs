@@ -120,6 +120,8 @@ impl Event {
             group.members.retain(|member| member.strong_count() > 0);
             group.members.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             group.members.push(Arc::downgrade(&event));
+            // Who turns the leader from now on meets this member; what it was before the member is told here.
+            event.meter().counts.lead(now_ns(), leader.is_on());
         }
         Ok(event)
     }
@@ -187,7 +189,7 @@ impl Event {
     }
 
     /// Gives its probe up. May sleep.
-    fn release_probe(&self) {
+    pub(crate) fn release_probe(&self) {
         let probe = self.probe.lock().take();
         drop(probe);
     }

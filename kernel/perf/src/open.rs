@@ -77,7 +77,9 @@ pub fn open(me: &CurrentTask, request: &Request) -> Result<Arc<File>> {
         Init { attr, source, cpu, place, origin: None, leader: leader.as_ref(), is_on, probe: probe.clone() };
     let event = Event::new(init)?;
     // The file closes the event should its task be gone by now.
-    let file = file::create(event.clone(), &cred)?;
+    let file = file::create(event.clone(), &cred);
+    // Its group knows it by now, and may let go of it where nothing sleeps.
+    let file = file.inspect_err(|_| event.release_probe())?;
     context::attach(&event)?;
     // Once more: it may have executed a program of more rights before it could take the event away.
     if let Some(task) = &task {

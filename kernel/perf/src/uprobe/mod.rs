@@ -281,9 +281,11 @@ fn mapping_of(me: &CurrentTask, addr: UserAddr) -> Result<Arc<Mapping>> {
     let ctx = WalkContext { fs: &fs, files: &files, cred: &cred };
     let at = At::from_raw(AT_FDCWD);
     let path = walk(&ctx, at, &name, WalkFlags::FOLLOW)?;
-    if !path.inode().is_some_and(|inode| inode.is_regular()) {
-        return Err(Errno::EINVAL);
+    let inode = path.inode().filter(|inode| inode.is_regular()).ok_or(Errno::EINVAL)?;
+    if let Some(mapping) = inode.mapping() {
+        return Ok(mapping.clone());
     }
+    // The page cache is another inode's, which only an open file tells (overlayfs).
     let file = vfs::open::open_path(&path, &How::new(0, 0)?, &cred)?;
     file.mapping().cloned().ok_or(Errno::EIO)
 }
