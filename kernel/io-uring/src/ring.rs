@@ -11,6 +11,7 @@ use abi::io_uring::{Features, MAX_CQ_ENTRIES, MAX_ENTRIES, Params, SetupFlags};
 use abi::poll::PollEvents;
 use abi::{Errno, Result};
 use hal::sync::SpinLock;
+use hal::thread::{self, Slot};
 use limits::events::{IO_URING_DISABLED, IO_URING_GROUP};
 use mm::Backing;
 use sched::{Mutex, PollTable, WaitQueue};
@@ -93,6 +94,57 @@ pub struct Ring {
     issuer: AtomicU32,
     /// Its pages count against `RLIMIT_MEMLOCK`.
     _charge: Option<PageCharge>,
+    /// The next one in a list of [`Closed`].
+    next_closed: SpinLock<Option<Arc<Ring>>>,
+}
+
+static CLOSED: Slot<Closed> = Slot::new();
+
+/// Rings whose descriptors a thread closed and that it has yet to end.
+///
+/// What a ring lets go of at its end may be the last of another ring, and so on without bound: they end one after the
+/// other, and the stack does not grow.
+struct Closed {
+    /// Linked by `next_closed`, the last one first.
+    list: SpinLock<Option<Arc<Ring>>>,
+    /// The thread is at it, further out on its stack.
+    is_ending: AtomicBool,
+}
+
+impl Closed {
+    fn push(&self, ring: Arc<Ring>) {
+        let mut list = self.list.lock();
+        *ring.next_closed.lock() = list.take();
+        *list = Some(ring);
+    }
+
+    fn pop(&self) -> Option<Arc<Ring>> {
+        let mut list = self.list.lock();
+        let ring = list.take()?;
+        *list = ring.next_closed.lock().take();
+        Some(ring)
+    }
+}
+
+/// The last descriptor of `ring` was closed: ends it, or leaves that to the end of another that the thread is at. May
+/// sleep.
+fn close(ring: &Arc<Ring>) {
+    ring.is_dead.store(true, SeqCst);
+    let thread = thread::current();
+    if thread.slot(&CLOSED).is_none() {
+        let new = Closed { list: SpinLock::new("io_uring.closed", None), is_ending: AtomicBool::new(false) };
+        // Only the thread itself fills its slot, and it was empty.
+        let _ = thread.set_slot(&CLOSED, new);
+    }
+    let Some(closed) = thread.slot(&CLOSED) else { return ring.end() };
+    closed.push(ring.clone());
+    if closed.is_ending.swap(true, Relaxed) {
+        return;
+    }
+    while let Some(next) = closed.pop() {
+        next.end();
+    }
+    closed.is_ending.store(false, Relaxed);
 }
 
 /// The ring behind `file`. `EOPNOTSUPP`: it is none.
@@ -207,6 +259,7 @@ impl Ring {
             is_dead: AtomicBool::new(false),
             issuer: AtomicU32::new(issuer),
             _charge: charge,
+            next_closed: SpinLock::new("io_uring.next_closed", None),
         }))
     }
 
@@ -332,9 +385,8 @@ impl Ring {
         }
     }
 
-    /// The last descriptor was closed. May sleep.
+    /// Lets go of all that it has. May sleep.
     fn end(&self) {
-        self.is_dead.store(true, SeqCst);
         while self.cancel_drained(|_| true) {}
         self.cancel_waiting(|_| true);
         let _ = self.fixed.unregister_files();
@@ -372,7 +424,7 @@ impl FileOps for RingFile {
     }
 
     fn release(&self, _file: &File) {
-        self.0.end();
+        close(&self.0);
     }
 
     fn show_fdinfo(&self, _file: &File, out: &mut Vec<u8>) {

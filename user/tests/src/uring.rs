@@ -17,7 +17,7 @@ tests!(
     eventfds_are_signalled, buffers_are_selected, rings_of_buffers, sockets, accepts_go_on,
     files_are_opened_and_closed, names_are_changed, messages_between_rings, rings_can_be_registered,
     a_ring_can_be_polled, restrictions, credentials_are_kept, the_end_cancels, success_can_be_silent,
-    nonsense_in_the_ring, deferred_work, a_probe_tells_what_there_is, large_entries,
+    nonsense_in_the_ring, rings_hold_rings, deferred_work, a_probe_tells_what_there_is, large_entries,
 );
 
 const SETUP: c_long = 425;
@@ -1097,6 +1097,38 @@ fn nonsense_in_the_ring() {
     assert_eq!(ring.enter(1, 0, 0), Ok(1));
     ring.word(20).store(ring.word(21).load(SeqCst), SeqCst);
     assert_eq!(ring.enter(0, 0, GETEVENTS), Ok(0));
+}
+
+/// A row of `nr` rings, each of which waits for the next one.
+fn row_of_rings(nr: usize) -> Vec<i32> {
+    let rings: Vec<Ring> = (0..nr).map(|_| ring(1)).collect();
+    for pair in rings.windows(2) {
+        pair[0].submit(&[poll_add(pair[1].fd, POLLIN)]);
+    }
+    for ring in &rings {
+        sys!(SYS_munmap, ring.rings, 1).unwrap();
+        sys!(SYS_munmap, ring.sqes, 1).unwrap();
+    }
+    rings.iter().map(|ring| ring.fd).collect()
+}
+
+fn rings_hold_rings() {
+    const NR: usize = 200;
+    drop(ring(1));
+    // All go with the first, which is closed last, or with the process.
+    let code = child_code(|| {
+        let rings = row_of_rings(NR);
+        for fd in rings.into_iter().rev() {
+            close(fd);
+        }
+        0
+    });
+    assert_eq!(code.wait(), Status::Exit(0));
+    let code = child_code(|| {
+        row_of_rings(NR);
+        0
+    });
+    assert_eq!(code.wait(), Status::Exit(0));
 }
 
 fn deferred_work() {
