@@ -24,7 +24,7 @@ pub fn user_of(uid: u32) -> Arc<UserCounts> {
 /// Replaces the caller's credentials by what `change` makes of them.
 pub fn change(change: impl FnOnce(&Cred) -> Result<Cred>) -> Result<()> {
     let task = task::current();
-    let old = task.cred();
+    let old = task.arc().cred();
     let new = change(&old)?;
     publish(&task, &old, new);
     Ok(())
@@ -33,23 +33,25 @@ pub fn change(change: impl FnOnce(&Cred) -> Result<Cred>) -> Result<()> {
 /// As [`change`] for calls that do nothing when they may not (setfsuid(2)): `None` keeps all as it is.
 pub fn change_if(change: impl FnOnce(&Cred) -> Option<Cred>) {
     let task = task::current();
-    let old = task.cred();
+    let old = task.arc().cred();
     if let Some(new) = change(&old) {
         publish(&task, &old, new);
     }
 }
 
 /// Runs `f` with the credentials `cred` in the place of the caller's own.
+///
+/// Only what the caller does itself goes by them ([`CurrentTask::cred`]). Whoever looks at it, signals or traces it
+/// meets its own ([`Task::cred`](crate::Task::cred)): who acts for a user for a moment is not at that user's mercy.
+/// `f` must not change credentials or execute a program.
 pub fn run_as<T>(cred: Arc<Cred>, f: impl FnOnce() -> T) -> T {
-    struct Guard(Arc<Cred>);
+    struct Guard(Option<Arc<Cred>>);
     impl Drop for Guard {
         fn drop(&mut self) {
-            task::current().replace_cred(self.0.clone());
+            drop(task::current().act_with(self.0.take()));
         }
     }
-    let task = task::current();
-    let _guard = Guard(task.cred());
-    task.replace_cred(cred);
+    let _guard = Guard(task::current().act_with(Some(cred)));
     f()
 }
 

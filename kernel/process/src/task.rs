@@ -5,6 +5,7 @@
 //! | field | who writes | who reads |
 //! |---|---|---|
 //! | `cred`, `user`, `files`, `thread` | the task itself (`thread` also its creator) | anyone, through RCU |
+//! | `acting_cred` | the task itself | the task itself, through RCU |
 //! | `mm`, `fs` | the task itself, under the field's lock | anyone, under the lock |
 //! | `pending` | anyone, under [`ThreadGroup::sig`] and its own lock | the same |
 //! | `pending_set` | as `pending`; a copy of its set | the task itself, without a lock |
@@ -138,6 +139,8 @@ pub struct Task {
     pub(crate) thread: ArcCell<sched::Thread>,
 
     cred: ArcCell<Cred>,
+    /// What the task acts with in the place of `cred` ([`cred::run_as`](crate::cred::run_as)).
+    acting_cred: ArcCell<Cred>,
     mm: SpinLock<Option<Arc<Mm>>>,
     files: TableCell,
     fs: SpinLock<Option<Arc<FsContext>>>,
@@ -237,6 +240,7 @@ impl Task {
             pid_ref: SpinLock::new("process.pid_ref", Some(init.pid_ref)),
             thread: ArcCell::empty(),
             cred: ArcCell::new(init.cred),
+            acting_cred: ArcCell::empty(),
             mm: SpinLock::new("process.mm", init.mm),
             files: TableCell::new(init.files),
             fs: SpinLock::new("process.fs", Some(init.fs)),
@@ -351,7 +355,7 @@ impl Task {
         self.thread.load()
     }
 
-    /// Its credentials.
+    /// Its credentials, as others see them; what it acts with itself is [`CurrentTask::cred`].
     pub fn cred(&self) -> Arc<Cred> {
         match self.cred.load() {
             Some(cred) => cred,
@@ -360,7 +364,7 @@ impl Task {
         }
     }
 
-    /// Calls `f` with its credentials, without counting a reference; `f` must not sleep.
+    /// Calls `f` with its [credentials](Self::cred), without counting a reference; `f` must not sleep.
     pub fn with_cred<R>(&self, f: impl FnOnce(&Cred) -> R) -> R {
         let guard = hal::rcu::read_lock();
         match self.cred.get(&guard) {
@@ -554,6 +558,25 @@ impl CurrentTask {
             Some(task) => task,
             None => unreachable!("a kernel thread has no task"),
         }
+    }
+
+    /// The credentials that it acts with: its own, or those that it has taken on for an operation.
+    pub fn cred(&self) -> Arc<Cred> {
+        self.acting_cred.load().unwrap_or_else(|| self.arc().cred())
+    }
+
+    /// Calls `f` with the credentials that it acts with, without counting a reference; `f` must not sleep.
+    pub fn with_cred<R>(&self, f: impl FnOnce(&Cred) -> R) -> R {
+        let guard = hal::rcu::read_lock();
+        match self.acting_cred.get(&guard) {
+            Some(cred) => f(cred),
+            None => self.arc().with_cred(f),
+        }
+    }
+
+    /// Acts with `cred` from now on, or with its own for `None`; gives what it acted with in their place.
+    pub(crate) fn act_with(&self, cred: Option<Arc<Cred>>) -> Option<Arc<Cred>> {
+        self.acting_cred.swap(cred)
     }
 
     /// The hal side of the thread: floating-point state, segment bases, page table.

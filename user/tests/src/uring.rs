@@ -16,7 +16,8 @@ tests!(
     fixed_buffers_have_bounds, buffers_count_as_locked, a_child_has_its_own_copy, fixed_files,
     eventfds_are_signalled, buffers_are_selected, rings_of_buffers, sockets, accepts_go_on,
     files_are_opened_and_closed, names_are_changed, messages_between_rings, rings_can_be_registered,
-    a_ring_can_be_polled, restrictions, credentials_are_kept, the_end_cancels, success_can_be_silent,
+    a_ring_can_be_polled, restrictions, credentials_are_kept, credentials_are_not_lent,
+    the_end_cancels, success_can_be_silent,
     nonsense_in_the_ring, rings_hold_rings, deferred_work, a_probe_tells_what_there_is, large_entries,
 );
 
@@ -1043,6 +1044,36 @@ fn credentials_are_kept() {
     assert_eq!(code.wait(), Status::Exit(0));
     assert_eq!(ring.register(10, 0, usize::from(id)), Ok(0));
     assert_eq!(ring.register(10, 0, usize::from(id)), Err(EINVAL));
+}
+
+fn credentials_are_not_lent() {
+    const USER: i32 = 31_337;
+    let ring = ring(4);
+    let name = path("fifo");
+    sys!(SYS_mknodat, AT_FDCWD, name.as_ptr() as usize, S_IFIFO, 0).unwrap();
+    sys!(SYS_chmod, name.as_ptr() as usize, 0o666).unwrap();
+    sys!(SYS_chmod, cstr(dir()).as_ptr() as usize, 0o755).unwrap();
+    let code = child_code(|| {
+        sys!(SYS_setresuid, USER, USER, 0).unwrap();
+        let id = ring.register(9, 0, 0).unwrap() as u16;
+        sys!(SYS_setresuid, 0, 0, 0).unwrap();
+        let me = sys!(SYS_getpid).unwrap();
+        // Whose rights a request has may not signal the process, neither while the request goes on.
+        let user = child_code(|| {
+            sys!(SYS_setresuid, USER, USER, USER).unwrap();
+            for _ in 0..20 {
+                assert_eq!(sys!(SYS_kill, me, 0), Err(EPERM));
+                nap(5);
+            }
+            sys!(SYS_openat, AT_FDCWD, name.as_ptr() as usize, O_WRONLY, 0).unwrap();
+            0
+        });
+        let open = Sqe { op: OPENAT, fd: AT_FDCWD, addr: name.as_ptr() as u64, ..Sqe::default() };
+        assert!(ring.result(Sqe { personality: id, ..open }) >= 0);
+        assert_eq!(user.wait(), Status::Exit(0));
+        0
+    });
+    assert_eq!(code.wait(), Status::Exit(0));
 }
 
 fn the_end_cancels() {
