@@ -300,11 +300,25 @@ enum Tell {
 }
 
 /// Does `request` and what follows it. May sleep.
+///
+/// What waited for it in the queue of its ring may be another task's, which shares the ring: that task does it, with its
+/// own files, memory and rights.
 pub(crate) fn start(request: Request) {
+    let own = Context::current();
     let mut next = Some(request);
     while let Some(request) = next {
-        next = begin(request);
+        if Arc::ptr_eq(&request.context, &own) {
+            next = begin(request);
+            continue;
+        }
+        later(request);
+        next = None;
     }
+}
+
+/// Lets the task of `request` do it when it looks next. May sleep, but does nothing of the request itself.
+pub(crate) fn later(request: Request) {
+    Waiting::new(request, Kind::Nothing).queue();
 }
 
 /// Ends `request` with `res` and does what follows it. May sleep.
@@ -318,7 +332,7 @@ pub(crate) fn finish(request: Request, res: i64, flags: CqeFlags) {
 /// each other do not nest.
 pub(crate) fn finish_later(request: Request, res: i64, flags: CqeFlags) {
     if let Some(next) = end_and_next(request, res, flags) {
-        Waiting::new(next, Kind::Nothing).queue();
+        later(next);
     }
 }
 
@@ -346,8 +360,7 @@ fn begin(mut request: Request) -> Option<Request> {
             None
         }
         Attempt::Again => {
-            let waiting = Waiting::new(request, Kind::Nothing);
-            waiting.queue();
+            later(request);
             None
         }
     }

@@ -11,7 +11,7 @@ tests!(
     refused_requests, a_pipe_is_waited_for, a_pipe_is_filled_by_a_child, polls_end_when_files_are_ready,
     polls_that_go_on, polls_can_be_removed, timeouts_end, timeouts_count_completions, timeouts_can_be_removed,
     waits_have_limits, a_signal_ends_a_wait, chains_are_done_in_order, a_failure_ends_a_chain,
-    hard_chains_go_on, a_limit_ends_a_wait, a_limit_without_need, draining_waits_for_all_before,
+    hard_chains_go_on, a_limit_ends_a_wait, a_limit_without_need, draining_waits_for_all_before, drained_requests_stay_their_tasks,
     completions_without_a_place_wait, requests_can_be_cancelled, buffers_stay_what_they_were,
     fixed_buffers_have_bounds, buffers_count_as_locked, a_child_has_its_own_copy, fixed_files,
     eventfds_are_signalled, buffers_are_selected, rings_of_buffers, sockets, accepts_go_on,
@@ -629,6 +629,34 @@ fn draining_waits_for_all_before() {
     assert!(!ring.has_completions());
     write(w, b"x").unwrap();
     assert_eq!(ring.wait(3), [cqe(1, 1), cqe(2, 0), cqe(3, 0)]);
+}
+
+fn drained_requests_stay_their_tasks() {
+    let (ring, buf) = (ring(8), [0u8; 8]);
+    let (r, w) = pipe();
+    let (told, tell) = pipe();
+    // A descriptor that the two have for different files.
+    let fd = new_file("parents");
+    ring.submit(&[rw(READ, r, addr(&buf), 8, 0).tag(1)]);
+    let child = child_code(|| {
+        close(fd);
+        assert_eq!(new_file("childs"), fd);
+        ring.submit(&[rw(WRITE, fd, addr(b"child"), 5, 0).tag(2).with(DRAIN)]);
+        write(tell, b"x").unwrap();
+        // It comes for the completion, which the parent's end of the first lets be.
+        while ring.word(21).load(SeqCst) < 2 {
+            ring.enter(0, 2, GETEVENTS).unwrap();
+        }
+        i32::from(pread(fd, 8, 0) == Ok(b"child".to_vec()))
+    });
+    read_vec(told, 1).unwrap();
+    write(w, b"x").unwrap();
+    while ring.word(21).load(SeqCst) < 1 {
+        ring.enter(0, 1, GETEVENTS).unwrap();
+    }
+    assert_eq!(child.wait(), Status::Exit(1));
+    assert_eq!(pread(fd, 8, 0), Ok(vec![]));
+    assert_eq!(ring.take(), [cqe(1, 1), cqe(2, 5)]);
 }
 
 fn completions_without_a_place_wait() {
