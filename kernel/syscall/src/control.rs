@@ -36,7 +36,8 @@ pub(crate) struct Sent {
 
 /// Reads control messages.
 ///
-/// `ENOBUFS`: too many bytes. `EINVAL`: a malformed or unknown message, or too many descriptors. `EBADF`.
+/// `ENOBUFS`: too many bytes. `EINVAL`: a malformed or unknown message, too many descriptors, or one of a ring of
+/// io_uring. `EBADF`.
 /// `ETOOMANYREFS`: the user has more files in messages than descriptors are allowed. `EPERM`:
 /// credentials that are not the caller's. `EFAULT`.
 pub(crate) fn parse(caller: &Caller, control: UserAddr, len: u64) -> Result<Sent> {
@@ -84,7 +85,12 @@ fn read_rights(caller: &Caller, data: UserAddr, count: usize, rights: &mut Vec<A
     }
     for index in 0..count as u64 {
         let fd: i32 = user::read(UserAddr(data.0.wrapping_add(index * 4)))?;
-        rights.push(caller.files.get_any(fd)?);
+        let file = caller.files.get_any(fd)?;
+        // A ring may hold the socket that the message lies in: nobody would find that they hold only each other.
+        if io_uring::ring_of(&file).is_ok() {
+            return Err(Errno::EINVAL);
+        }
+        rights.push(file);
     }
     Ok(())
 }

@@ -18,7 +18,8 @@ tests!(
     files_are_opened_and_closed, names_are_changed, messages_between_rings, rings_can_be_registered,
     a_ring_can_be_polled, restrictions, credentials_are_kept, credentials_are_not_lent,
     the_end_cancels, success_can_be_silent,
-    nonsense_in_the_ring, rings_hold_rings, deferred_work, a_probe_tells_what_there_is, large_entries,
+    nonsense_in_the_ring, rings_hold_rings,
+    rings_are_not_sent, deferred_work, a_probe_tells_what_there_is, large_entries,
 );
 
 const SETUP: c_long = 425;
@@ -1188,6 +1189,20 @@ fn rings_hold_rings() {
         0
     });
     assert_eq!(code.wait(), Status::Exit(0));
+}
+
+fn rings_are_not_sent() {
+    let ring = ring(1);
+    let (a, b) = socketpair(SOCK_DGRAM);
+    let send = |fd: i32| {
+        let control = [20, SOL_SOCKET as usize | (SCM_RIGHTS as usize) << 32, fd as usize];
+        let iov = [c"x".as_ptr() as usize, 1];
+        let msg = [0, 0, iov.as_ptr() as usize, 1, control.as_ptr() as usize, 24, 0];
+        sys!(SYS_sendmsg, a, &msg, 0)
+    };
+    assert_eq!(send(b), Ok(1));
+    assert_eq!(send(ring.fd), Err(EINVAL));
+    assert_eq!(send(-1), Err(EBADF));
 }
 
 fn deferred_work() {
