@@ -30,11 +30,19 @@ pub(crate) const MAX_REGISTERED: usize = 16;
 
 static CONTEXT: Slot<Arc<Context>> = Slot::new();
 
+/// What became ready for a task.
+struct Ready {
+    /// Linked by `next`, the last one first.
+    list: Option<Arc<Waiting>>,
+    /// Counts the programs that the task has executed, and its end: what was submitted before goes on no more.
+    life: u32,
+}
+
 /// What the calls of one task share.
 pub(crate) struct Context {
     task: Weak<Task>,
-    /// Linked by `next`, the last one first. A leaf, taken in any context.
-    ready: IrqLock<Option<Arc<Waiting>>>,
+    /// A leaf, taken in any context.
+    ready: IrqLock<Ready>,
     is_watching: AtomicBool,
     /// Where it has submitted.
     rings: Mutex<Vec<Weak<Ring>>>,
@@ -50,7 +58,7 @@ impl Context {
         }
         let context = Arc::new(Self {
             task: Arc::downgrade(task.arc()),
-            ready: IrqLock::new("io_uring.ready", None),
+            ready: IrqLock::new("io_uring.ready", Ready { list: None, life: 0 }),
             is_watching: AtomicBool::new(false),
             rings: Mutex::new("io_uring.rings", Vec::new()),
             registered: Mutex::new("io_uring.registered", [const { None }; MAX_REGISTERED]),
@@ -78,7 +86,13 @@ impl Context {
         Ok(())
     }
 
-    /// Gives `waiting` to the task to be looked at. Usable in any context, under the locks of any waker.
+    /// The life that requests which the task submits now are of.
+    pub fn life(&self) -> u32 {
+        self.ready.lock().life
+    }
+
+    /// Gives `waiting` to the task to be looked at, unless its life is over: nobody would, and the two held each other.
+    /// Usable in any context, under the locks of any waker.
     pub fn push(&self, waiting: Arc<Waiting>) {
         let ring = waiting.ring();
         let defers = ring.flags.contains(SetupFlags::DEFER_TASKRUN);
@@ -88,8 +102,11 @@ impl Context {
         }
         {
             let mut ready = self.ready.lock();
-            waiting.set_next(ready.take());
-            *ready = Some(waiting);
+            if ready.life != waiting.life() {
+                return; // `waiting` ends behind the lock
+            }
+            waiting.set_next(ready.list.take());
+            ready.list = Some(waiting);
         }
         let Some(task) = self.task.upgrade() else { return };
         if self.is_watching.load(SeqCst) {
@@ -103,7 +120,7 @@ impl Context {
 
     /// Whether something waits to be looked at.
     pub fn has_ready(&self) -> bool {
-        self.ready.lock().is_some()
+        self.ready.lock().list.is_some()
     }
 
     /// Says whether the task is about to sleep and looks at what is ready by itself.
@@ -116,7 +133,7 @@ impl Context {
         if !self.has_ready() {
             return;
         }
-        let mut newest_first = self.ready.lock().take();
+        let mut newest_first = self.ready.lock().list.take();
         let mut first = None;
         while let Some(waiting) = newest_first {
             newest_first = waiting.set_next(first);
@@ -132,12 +149,18 @@ impl Context {
     }
 
     /// The task ends or executes a program: cancels all that it waits for, and forgets its registered rings.
+    ///
+    /// The life ends first: what others queue later they end themselves, and what they queued before is found in its ring.
     pub fn leave(self: &Arc<Self>) {
+        let mut left = {
+            let mut ready = self.ready.lock();
+            ready.life = ready.life.wrapping_add(1);
+            ready.list.take()
+        };
         let rings = core::mem::take(&mut *self.rings.lock());
         for ring in rings.iter().filter_map(Weak::upgrade) {
             ring.cancel_of(self);
         }
-        let mut left = self.ready.lock().take();
         // One by one: a long list would end each other on the stack.
         while let Some(waiting) = left {
             left = waiting.set_next(None);

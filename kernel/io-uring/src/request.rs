@@ -72,6 +72,8 @@ pub(crate) enum Attempt {
 pub(crate) struct Request {
     pub ring: Arc<Ring>,
     pub context: Arc<Context>,
+    /// The life of the task that it was submitted in.
+    pub life: u32,
     pub user_data: u64,
     pub opcode: u8,
     pub flags: SqeFlags,
@@ -316,9 +318,16 @@ pub(crate) fn start(request: Request) {
     }
 }
 
-/// Lets the task of `request` do it when it looks next. May sleep, but does nothing of the request itself.
+/// Lets the task of `request` do it when it looks next; cancels it if that task is gone. May sleep.
 pub(crate) fn later(request: Request) {
-    Waiting::new(request, Kind::Nothing).queue();
+    let waiting = Waiting::new(request, Kind::Nothing);
+    waiting.queue();
+    // Who ended the task or the ring meanwhile may not have found it.
+    if waiting.is_left()
+        && let Some(request) = waiting.take()
+    {
+        request.cancel();
+    }
 }
 
 /// Ends `request` with `res` and does what follows it. May sleep.

@@ -193,6 +193,7 @@ impl Ring {
         let mut request = Request {
             ring: self.clone(),
             context: context.clone(),
+            life: context.life(),
             user_data: sqe.user_data,
             opcode: sqe.opcode,
             flags: SqeFlags::from_bits_truncate(sqe.flags),

@@ -39,6 +39,7 @@ pub(crate) struct Waiting {
     key: u64,
     ring: Arc<Ring>,
     context: Arc<Context>,
+    life: u32,
     kind: Kind,
     /// `PollEvents` that the file is asked for.
     wanted: AtomicU32,
@@ -60,6 +61,7 @@ impl Waiting {
             key,
             ring: ring.clone(),
             context: request.context.clone(),
+            life: request.life,
             kind,
             wanted: AtomicU32::new(0),
             request: SpinLock::new("io_uring.request", Some(request)),
@@ -82,6 +84,16 @@ impl Waiting {
 
     pub fn is_of(&self, context: &Arc<Context>) -> bool {
         Arc::ptr_eq(&self.context, context)
+    }
+
+    /// The life of its task that it is of.
+    pub fn life(&self) -> u32 {
+        self.life
+    }
+
+    /// Whether nobody will look at it any more: its task's life or its ring is over.
+    pub fn is_left(&self) -> bool {
+        self.context.life() != self.life || self.ring.is_dead()
     }
 
     /// Whether `test` holds for the request; `false` when somebody has taken it.
