@@ -1,7 +1,8 @@
 //! Provided buffers: groups of which a request takes one when it has data.
 //!
 //! A group is a list (`IORING_OP_PROVIDE_BUFFERS`) or a ring in the process's memory (`IORING_REGISTER_PBUF_RING`), whose
-//! pages are pinned. The process may write a ring at any time: an entry is read once, when it is taken.
+//! pages are pinned and count against `RLIMIT_MEMLOCK`. The process may write a ring at any time: an entry is read once, when
+//! it is taken.
 
 use alloc::collections::{BTreeMap, VecDeque};
 
@@ -13,8 +14,12 @@ use mm::PinnedPage;
 use sched::Mutex;
 use zerocopy::IntoBytes;
 
+use crate::fixed::PageCharge;
+
 /// Most buffers of a group.
 const MAX_BUFFERS: usize = 1 << 16;
+/// Most places for buffers in all lists together, so that what they take is bounded.
+const MAX_PLACES: usize = 1 << 20;
 /// Most entries of a ring.
 const MAX_RING: u32 = 1 << 15;
 /// Where the tail is in a ring.
@@ -39,6 +44,7 @@ struct BufferRing {
     pages: alloc::vec::Vec<PinnedPage>,
     entries: u32,
     head: u16,
+    _charge: Option<PageCharge>,
 }
 
 impl BufferRing {
@@ -67,18 +73,24 @@ enum Group {
     Ring(BufferRing),
 }
 
+struct State {
+    groups: BTreeMap<u16, Group>,
+    /// The room of all lists, whether buffers are in it or not.
+    nr_places: usize,
+}
+
 /// The groups of a ring.
-pub(crate) struct Groups(Mutex<BTreeMap<u16, Group>>);
+pub(crate) struct Groups(Mutex<State>);
 
 impl Groups {
     pub fn new() -> Self {
-        Self(Mutex::new("io_uring.groups", BTreeMap::new()))
+        Self(Mutex::new("io_uring.groups", State { groups: BTreeMap::new(), nr_places: 0 }))
     }
 
     /// Takes a buffer of `group`. `ENOBUFS`: there is none.
     pub fn select(&self, group: u16) -> Result<Selected> {
-        let mut groups = self.0.lock();
-        let found = match groups.get_mut(&group) {
+        let mut state = self.0.lock();
+        let found = match state.groups.get_mut(&group) {
             Some(Group::List(list)) => list.pop_front(),
             Some(Group::Ring(ring)) => {
                 let found = ring.peek();
@@ -94,7 +106,7 @@ impl Groups {
 
     /// Gives a buffer back that was not used.
     pub fn give_back(&self, group: u16, selected: Selected) {
-        match self.0.lock().get_mut(&group) {
+        match self.0.lock().groups.get_mut(&group) {
             // It was taken from there, so there is room.
             Some(Group::List(list)) => list.push_front(selected),
             Some(Group::Ring(ring)) => ring.head = ring.head.wrapping_sub(1),
@@ -104,13 +116,17 @@ impl Groups {
 
     /// Adds `nr` buffers of `len` bytes from `addr` on, with ids from `first` on. `E2BIG`, `ENOMEM`, `EEXIST`.
     pub fn provide(&self, group: u16, addr: u64, len: u32, nr: u32, first: u16) -> Result<()> {
-        let mut groups = self.0.lock();
+        let mut state = self.0.lock();
+        let State { groups, nr_places } = &mut *state;
         let group = groups.entry(group).or_insert_with(|| Group::List(VecDeque::new()));
         let Group::List(list) = group else { return Err(Errno::EINVAL) };
-        if list.len() + nr as usize > MAX_BUFFERS {
+        let old = list.capacity();
+        let needed = list.len() + nr as usize;
+        if needed > MAX_BUFFERS || *nr_places + needed.saturating_sub(old) > MAX_PLACES {
             return Err(Errno::ENOMEM);
         }
         list.try_reserve(nr as usize).map_err(|_| Errno::ENOMEM)?;
+        *nr_places += list.capacity() - old;
         for n in 0..nr {
             let addr = addr.wrapping_add(u64::from(n) * u64::from(len));
             list.push_back(Selected { addr, len, id: first.wrapping_add(n as u16) });
@@ -120,10 +136,16 @@ impl Groups {
 
     /// Takes up to `nr` buffers out; gives how many. `ENOENT`: no such group. `EINVAL`: it is a ring.
     pub fn remove(&self, group: u16, nr: u32) -> Result<usize> {
-        match self.0.lock().get_mut(&group) {
+        let mut state = self.0.lock();
+        let State { groups, nr_places } = &mut *state;
+        match groups.get_mut(&group) {
             Some(Group::List(list)) => {
                 let nr = list.len().min(nr as usize);
                 list.drain(..nr);
+                if list.is_empty() {
+                    *nr_places -= list.capacity();
+                    *list = VecDeque::new();
+                }
                 Ok(nr)
             }
             Some(Group::Ring(_)) => Err(Errno::EINVAL),
@@ -131,7 +153,8 @@ impl Groups {
         }
     }
 
-    /// Registers a ring in the caller's memory. `EINVAL`, `EFAULT`, `EEXIST`, `ENOMEM`. May sleep.
+    /// Registers a ring in the caller's memory. `EINVAL`, `EFAULT`, `EEXIST`. `ENOMEM`: memory, or
+    /// `RLIMIT_MEMLOCK`. May sleep.
     pub fn register(&self, reg: &BufReg) -> Result<()> {
         let is_aligned = reg.ring_addr.is_multiple_of(PAGE_SIZE as u64) && reg.ring_addr != 0;
         if reg.resv != [0; 3] || reg.flags != 0 || !reg.ring_entries.is_power_of_two() {
@@ -146,8 +169,10 @@ impl Groups {
         let bytes = u64::from(reg.ring_entries) * size_of::<ProvidedBuf>() as u64;
         let end = reg.ring_addr.checked_add(bytes).ok_or(Errno::EFAULT)?;
         let mm = process::current().mm().ok_or(Errno::EFAULT)?;
+        let charge = PageCharge::new(bytes.div_ceil(PAGE_SIZE as u64))?;
         let pages = mm.pin_for_long(reg.ring_addr..end)?;
-        let mut groups = self.0.lock();
+        let mut state = self.0.lock();
+        let State { groups, nr_places } = &mut *state;
         let is_taken = match groups.get(&reg.bgid) {
             Some(Group::Ring(_)) => true,
             Some(Group::List(list)) => !list.is_empty(),
@@ -156,13 +181,17 @@ impl Groups {
         if is_taken {
             return Err(Errno::EEXIST);
         }
-        groups.insert(reg.bgid, Group::Ring(BufferRing { pages, entries: reg.ring_entries, head: 0 }));
+        let ring = BufferRing { pages, entries: reg.ring_entries, head: 0, _charge: charge };
+        if let Some(Group::List(old)) = groups.insert(reg.bgid, Group::Ring(ring)) {
+            *nr_places -= old.capacity();
+        }
         Ok(())
     }
 
     /// Forgets a ring. `ENOENT`: there is no such group. `EINVAL`: it is a list.
     pub fn unregister(&self, group: u16) -> Result<()> {
-        let mut groups = self.0.lock();
+        let mut state = self.0.lock();
+        let groups = &mut state.groups;
         match groups.get(&group) {
             Some(Group::Ring(_)) => drop(groups.remove(&group)),
             Some(Group::List(_)) => return Err(Errno::EINVAL),
@@ -173,7 +202,11 @@ impl Groups {
 
     /// Forgets all.
     pub fn clear(&self) {
-        let all = core::mem::take(&mut *self.0.lock());
+        let all = {
+            let mut state = self.0.lock();
+            state.nr_places = 0;
+            core::mem::take(&mut state.groups)
+        };
         drop(all);
     }
 }
@@ -202,5 +235,20 @@ mod tests {
         let groups = Groups::new();
         groups.provide(0, 0, 1, 65536, 0).unwrap();
         assert_eq!(groups.provide(0, 0, 1, 1, 0), Err(Errno::ENOMEM));
+    }
+
+    #[test]
+    fn all_lists_together_are_bounded() {
+        let groups = Groups::new();
+        let fill = || (0..1000).take_while(|n| groups.provide(*n, 0, 1, 65536, 0).is_ok()).count();
+        let nr = fill();
+        assert!((8..=16).contains(&nr), "{nr}");
+        // Taken buffers leave their places; those of a list that was emptied are free again.
+        assert!(groups.select(0).is_ok());
+        assert_eq!(groups.provide(999, 0, 1, 65536, 0), Err(Errno::ENOMEM));
+        assert_eq!(groups.remove(1, 65536), Ok(65536));
+        assert_eq!(groups.provide(999, 0, 1, 65536, 0), Ok(()));
+        groups.clear();
+        assert_eq!(fill(), nr);
     }
 }

@@ -13,7 +13,8 @@ tests!(
     waits_have_limits, a_signal_ends_a_wait, chains_are_done_in_order, a_failure_ends_a_chain,
     hard_chains_go_on, a_limit_ends_a_wait, a_limit_without_need, draining_waits_for_all_before, drained_requests_stay_their_tasks,
     completions_without_a_place_wait, requests_can_be_cancelled, buffers_stay_what_they_were,
-    fixed_buffers_have_bounds, buffers_count_as_locked, a_child_has_its_own_copy, fixed_files,
+    fixed_buffers_have_bounds, buffers_count_as_locked,
+    rings_of_buffers_count_as_locked, a_child_has_its_own_copy, fixed_files,
     eventfds_are_signalled, buffers_are_selected, rings_of_buffers, sockets, accepts_go_on,
     files_are_opened_and_closed, names_are_changed, messages_between_rings, rings_can_be_registered,
     a_ring_can_be_polled, restrictions, credentials_are_kept, credentials_are_not_lent,
@@ -763,6 +764,22 @@ fn buffers_count_as_locked() {
         assert_eq!(register_buffer(&ring, at, 3 * PAGE), Err(ENOMEM));
         assert_eq!(register_buffer(&ring, at, 2 * PAGE), Ok(0));
         assert_eq!(setup(1, &mut Params::default()), Err(ENOMEM));
+        0
+    });
+    assert_eq!(code.wait(), Status::Exit(0));
+}
+
+fn rings_of_buffers_count_as_locked() {
+    drop(ring(1));
+    let code = child_code(|| {
+        let limit = rlimit { rlim_cur: 6 * PAGE as u64, rlim_max: 6 * PAGE as u64 };
+        sys!(SYS_setrlimit, RLIMIT_MEMLOCK, &limit).unwrap();
+        sys!(SYS_setuid, 31_338).unwrap();
+        let (ring, at) = (ring(1), anon(16 * PAGE));
+        // 256 entries fill a page.
+        assert_eq!(ring.register(22, &[at as u64, 16 * 256 | 1 << 32, 0, 0, 0], 1), Err(ENOMEM));
+        assert_eq!(ring.register(22, &[at as u64, 256 | 1 << 32, 0, 0, 0], 1), Ok(0));
+        assert_eq!(ring.register(23, &[0u64, 1 << 32, 0, 0, 0], 1), Ok(0));
         0
     });
     assert_eq!(code.wait(), Status::Exit(0));
