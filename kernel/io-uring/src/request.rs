@@ -201,6 +201,9 @@ impl Request {
     }
 
     fn attempt_once(&mut self) -> Attempt {
+        if let Op::Nop(res) = self.op {
+            return Attempt::Done(i64::from(res), CqeFlags::empty());
+        }
         let mut selected = None;
         if self.flags.contains(SqeFlags::BUFFER_SELECT) && takes_buffer(&self.op) {
             match self.ring.groups.select(self.buf_group) {
@@ -236,10 +239,6 @@ impl Request {
     fn perform(&mut self, selected: Option<&Selected>) -> Result<usize> {
         let buffer = selected.map(Selected::buffer);
         match &mut self.op {
-            Op::Nop(res) => {
-                let res = *res;
-                if res >= 0 { Ok(res as usize) } else { Err(Errno::new(-res).unwrap_or(Errno::EINVAL)) }
-            }
             Op::Failed(errno) => Err(*errno),
             Op::Rw(rw) => rw.perform(self.file.as_ref().ok_or(Errno::EBADF)?, buffer),
             Op::Call(call) => {
@@ -262,8 +261,8 @@ impl Request {
             Op::Provide(provide) => provide.perform(&self.ring),
             Op::Close(close) => close.perform(&self.ring),
             Op::MsgRing(msg) => msg.perform(self.file.as_ref().ok_or(Errno::EBADF)?),
-            // Those that wait are begun elsewhere.
-            Op::Poll(_) | Op::Timeout(_) | Op::LinkTimeout(_) => Err(Errno::EINVAL),
+            // Those that wait are begun elsewhere, and nothing is done before.
+            Op::Nop(_) | Op::Poll(_) | Op::Timeout(_) | Op::LinkTimeout(_) => Err(Errno::EINVAL),
         }
     }
 

@@ -355,6 +355,10 @@ fn nothing_is_done() {
     assert_eq!(ring.enter(2, 0, 0), Ok(2));
     assert_eq!(ring.enter(9, 0, 0), Ok(1));
     assert_eq!(ring.take().len(), 3);
+    // The result may be given, whatever it is.
+    for res in [7, -1, -4096, i32::MIN, i32::MAX] {
+        assert_eq!(ring.result(Sqe { len: res as u32, op_flags: 1, ..nop(1) }), res);
+    }
 }
 
 fn files_are_read_and_written() {
