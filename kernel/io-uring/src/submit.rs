@@ -38,7 +38,7 @@ pub fn file(fd: i32, is_registered: bool) -> Result<Arc<File>> {
 /// Takes requests; gives how many. May sleep.
 ///
 /// `EOPNOTSUPP`: `file` is no ring. `EBADFD`: it is disabled. `EEXIST`: another task submits to it. `EBUSY`: too many
-/// completions wait. `ENOMEM`.
+/// completions wait. `EINTR`: a signal ended the caller before it had its turn. `ENOMEM`.
 pub fn submit(file: &File, enter: &Enter) -> Result<usize> {
     let ring = ring_of(file)?;
     if ring.is_disabled() {
@@ -56,7 +56,7 @@ pub fn submit(file: &File, enter: &Enter) -> Result<usize> {
             return Err(Errno::EBUSY);
         }
     }
-    let done = ring.take_requests(&context, enter.to_submit);
+    let done = ring.take_requests(&context, enter.to_submit)?;
     // What was ready as soon as it was waited for.
     context.run_ready();
     Ok(done)
@@ -92,14 +92,18 @@ pub fn wait(file: &File, enter: &Enter) -> Result<()> {
 }
 
 impl Ring {
-    /// Takes up to `max` requests and begins them; gives how many.
-    fn take_requests(self: &Arc<Self>, context: &Arc<Context>, max: u32) -> usize {
-        let mut state = self.submitting.lock();
+    /// Takes up to `max` requests and begins them; gives how many. `EINTR`: the task must end, and had no turn yet.
+    ///
+    /// A request of another process that shares the ring may keep it for itself as long as it likes, so the wait for it
+    /// can be killed.
+    fn take_requests(self: &Arc<Self>, context: &Arc<Context>, max: u32) -> Result<usize> {
+        let mut state =
+            self.submitting.lock_interruptible(Interruptible::Killable).map_err(|_| Errno::EINTR)?;
         let filled = self.memory.sq_tail().wrapping_sub(state.head);
         // A tail that is nonsense gives no more than there are places.
         let nr = filled.min(max).min(self.memory.shape().sq_entries);
         let mut done = 0;
-        while done < nr {
+        while done < nr && !process::current().fatal_signal_pending() {
             let place = self.memory.sqe_place(state.head);
             state.head = state.head.wrapping_add(1);
             let Some(place) = place else {
@@ -116,7 +120,7 @@ impl Ring {
         self.end_chain(&mut state);
         self.sq_head.store(state.head, Relaxed);
         self.memory.set_sq_head(state.head);
-        done as usize
+        Ok(done as usize)
     }
 
     /// Takes the request `sqe`; says whether it was in order.

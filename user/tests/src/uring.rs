@@ -20,7 +20,7 @@ tests!(
     a_ring_can_be_polled, restrictions, credentials_are_kept, credentials_are_not_lent,
     the_end_cancels, success_can_be_silent,
     nonsense_in_the_ring, rings_hold_rings,
-    rings_are_not_sent, deferred_work, a_probe_tells_what_there_is, large_entries,
+    rings_are_not_sent, who_waits_for_its_turn_can_be_killed, deferred_work, a_probe_tells_what_there_is, large_entries,
 );
 
 const SETUP: c_long = 425;
@@ -1224,6 +1224,24 @@ fn rings_are_not_sent() {
     assert_eq!(send(b), Ok(1));
     assert_eq!(send(ring.fd), Err(EINVAL));
     assert_eq!(send(-1), Err(EBADF));
+}
+
+fn who_waits_for_its_turn_can_be_killed() {
+    let ring = ring(4);
+    let name = path("fifo");
+    sys!(SYS_mknodat, AT_FDCWD, name.as_ptr() as usize, S_IFIFO | 0o600, 0).unwrap();
+    let open = Sqe { op: OPENAT, fd: AT_FDCWD, addr: name.as_ptr() as u64, ..Sqe::default() };
+    // Nobody opens the other side: the first may keep the ring, and the second waits for it or for its own.
+    ring.push(&[open, open]);
+    let one = child(|| _ = ring.enter(1, 1, GETEVENTS));
+    settle();
+    let two = child(|| _ = ring.enter(1, 1, GETEVENTS));
+    settle();
+    for child in [two, one] {
+        sys!(SYS_kill, child.0, SIGKILL).unwrap();
+        // A Linux that could open it without waiting had let it go on.
+        assert!(matches!(child.wait(), Status::Signal(SIGKILL) | Status::Exit(0)));
+    }
 }
 
 fn deferred_work() {
