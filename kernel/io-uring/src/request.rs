@@ -308,12 +308,15 @@ pub(crate) fn start(request: Request) {
     let own = Context::current();
     let mut next = Some(request);
     while let Some(request) = next {
-        if Arc::ptr_eq(&request.context, &own) {
-            next = begin(request);
-            continue;
-        }
-        later(request);
-        next = None;
+        let ring = request.ring.clone();
+        next = if Arc::ptr_eq(&request.context, &own) {
+            begin(request)
+        } else {
+            later(request);
+            None
+        };
+        // One that waits for its file does not hold up those behind it.
+        next = next.or_else(|| ring.next_drained());
     }
 }
 

@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::fixed::{Fixed, PageCharge};
 use crate::memory::{Memory, Shape, backing};
 use crate::register::Restrictions;
-use crate::request::Request;
+use crate::request::{self, Request};
 use crate::waiting::Waiting;
 
 /// What this kernel can do, as io_uring_setup(2) tells it.
@@ -364,10 +364,14 @@ impl Ring {
         true
     }
 
-    /// Cancels all that `context` waits for, without doing what was to follow. May sleep.
+    /// Cancels all that `context` waits for, without doing what was to follow. Others' requests that waited for these
+    /// to end are given to their tasks. May sleep.
     pub(crate) fn cancel_of(&self, context: &Arc<Context>) {
         while self.cancel_drained(|request| Arc::ptr_eq(&request.context, context)) {}
         self.cancel_waiting(|waiting| waiting.is_of(context));
+        while let Some(next) = self.next_drained() {
+            request::later(next);
+        }
     }
 
     fn cancel_waiting(&self, test: impl Fn(&Waiting) -> bool) {

@@ -12,6 +12,7 @@ tests!(
     polls_that_go_on, polls_can_be_removed, timeouts_end, timeouts_count_completions, timeouts_can_be_removed,
     waits_have_limits, a_signal_ends_a_wait, chains_are_done_in_order, a_failure_ends_a_chain,
     hard_chains_go_on, a_limit_ends_a_wait, a_limit_without_need, draining_waits_for_all_before, drained_requests_stay_their_tasks,
+    what_waits_behind_a_drain_goes_on,
     completions_without_a_place_wait, requests_can_be_cancelled, buffers_stay_what_they_were,
     fixed_buffers_have_bounds, buffers_count_as_locked,
     rings_of_buffers_count_as_locked, a_child_has_its_own_copy, fixed_files,
@@ -635,6 +636,24 @@ fn draining_waits_for_all_before() {
     assert!(!ring.has_completions());
     write(w, b"x").unwrap();
     assert_eq!(ring.wait(3), [cqe(1, 1), cqe(2, 0), cqe(3, 0)]);
+}
+
+fn what_waits_behind_a_drain_goes_on() {
+    let (ring, back) = (ring(8), [0u8; 8]);
+    let ((r, w), (r2, w2)) = (pipe(), pipe());
+    // The last one brings what the one before waits for.
+    ring.submit(&[
+        rw(READ, r, addr(&back), 8, 0).tag(1),
+        nop(2).with(DRAIN),
+        rw(READ, r2, addr(&back), 8, 0).tag(3),
+        rw(WRITE, w2, addr(b"ab"), 2, 0).tag(4),
+    ]);
+    assert!(!ring.has_completions());
+    write(w, b"x").unwrap();
+    let mut found = ring.wait(4);
+    assert_eq!(found[..2], [cqe(1, 1), cqe(2, 0)]);
+    found.sort_by_key(|cqe| cqe.data);
+    assert_eq!(found[2..], [cqe(3, 2), cqe(4, 2)]);
 }
 
 fn drained_requests_stay_their_tasks() {
