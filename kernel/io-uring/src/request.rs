@@ -195,7 +195,7 @@ impl Request {
     }
 
     /// Whether its file has what it waits for.
-    fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         let wanted = direction(self.opcode) | ALWAYS;
         self.file.as_ref().is_some_and(|file| file.poll(&mut PollTable::query()).intersects(wanted))
     }

@@ -10,6 +10,7 @@ use abi::Errno;
 use abi::io_uring::CqeFlags;
 use abi::poll::PollEvents;
 use hal::sync::{IrqLock, SpinLock};
+use hal::time::now_ns;
 use sched::{Observer, ObserverHandle, PollTable, Timer};
 use smallvec::SmallVec;
 use vfs::File;
@@ -20,6 +21,9 @@ use crate::ring::Ring;
 
 /// Reported whether asked for or not.
 pub(crate) const ALWAYS: PollEvents = PollEvents::ERR.union(PollEvents::HUP);
+
+/// How long after an attempt comes the next one when the file does not tell for what it waits.
+const RETRY_NS: u64 = 10_000_000;
 
 /// What ends the wait.
 pub(crate) enum Kind {
@@ -153,6 +157,18 @@ impl Waiting {
         drop(old);
     }
 
+    /// Looks again after `ns`, by the timer that it has or gets.
+    fn retry_after(self: &Arc<Self>, ns: u64) {
+        let deadline_ns = now_ns().saturating_add(ns);
+        let has_timer = {
+            let timer = self.timer.lock();
+            timer.as_ref().inspect(|timer| timer.start(deadline_ns)).is_some()
+        };
+        if !has_timer {
+            self.start_timer(deadline_ns);
+        }
+    }
+
     /// Takes the request: the caller ends it.
     pub fn take(&self) -> Option<Request> {
         let request = self.request.lock().take()?;
@@ -182,7 +198,7 @@ impl Waiting {
     }
 
     /// Its task looks: what it waited for may be there. May sleep.
-    pub fn look(&self) {
+    pub fn look(self: &Arc<Self>) {
         self.is_queued.store(false, SeqCst);
         let Some(request) = self.request.lock().take() else { return };
         match &self.kind {
@@ -206,7 +222,7 @@ impl Waiting {
         }
     }
 
-    fn look_at_file(&self, file: &Arc<File>, mut request: Request) {
+    fn look_at_file(self: &Arc<Self>, file: &Arc<File>, mut request: Request) {
         if let Op::Poll(poll) = &request.op {
             let wanted = PollEvents::from_bits_retain(self.wanted.load(SeqCst));
             let events = file.poll(&mut PollTable::query()) & wanted;
@@ -220,7 +236,14 @@ impl Waiting {
             return request::finish(request, i64::from(events.bits()), CqeFlags::empty());
         }
         match request.attempt() {
-            Attempt::Wait(_) => self.put_back(request),
+            Attempt::Wait(_) => {
+                // It waits for something else than the file says: a connect to a full listener for room there.
+                let is_untold = request.is_ready();
+                self.put_back(request);
+                if is_untold {
+                    self.retry_after(RETRY_NS);
+                }
+            }
             Attempt::Again => {
                 self.put_back(request);
                 self.queue();

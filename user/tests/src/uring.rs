@@ -17,6 +17,7 @@ tests!(
     fixed_buffers_have_bounds, buffers_count_as_locked,
     rings_of_buffers_count_as_locked, a_child_has_its_own_copy, fixed_files,
     eventfds_are_signalled, buffers_are_selected, rings_of_buffers, sockets, accepts_go_on,
+    a_full_listener_is_waited_for,
     files_are_opened_and_closed, names_are_changed, messages_between_rings, rings_can_be_registered,
     a_ring_can_be_polled, restrictions, credentials_are_kept, credentials_are_not_lent,
     the_end_cancels, success_can_be_silent,
@@ -989,6 +990,24 @@ fn accepts_go_on() {
     let mut found = ring.run(&[Sqe { op: CANCEL, addr: 9, ..nop(2) }]);
     found.extend(ring.wait(1));
     assert!(found.contains(&cqe(9, CANCELED)));
+}
+
+fn a_full_listener_is_waited_for() {
+    let ring = ring(4);
+    let socket = |flags: i32| sys!(SYS_socket, AF_UNIX, SOCK_STREAM | flags, 0).unwrap() as i32;
+    let name = path("s");
+    let mut address = [0u8; 110];
+    address[0] = AF_UNIX as u8;
+    address[2..2 + name.as_bytes().len()].copy_from_slice(name.as_bytes());
+    let listener = socket(0);
+    sys!(SYS_bind, listener, &address, 110).unwrap();
+    sys!(SYS_listen, listener, 1).unwrap();
+    while sys!(SYS_connect, socket(SOCK_NONBLOCK), &address, 110) != Err(EAGAIN) {}
+    let fd = socket(0);
+    ring.submit(&[Sqe { op: CONNECT, fd, addr: address.as_ptr() as u64, off: 110, ..nop(1) }]);
+    assert!(!ring.has_completions());
+    sys!(SYS_accept, listener, 0, 0).unwrap();
+    assert_eq!(ring.wait(1), [cqe(1, 0)]);
 }
 
 fn files_are_opened_and_closed() {
