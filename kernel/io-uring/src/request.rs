@@ -104,6 +104,11 @@ fn would_wait(errno: Errno) -> bool {
     errno.is_internal() || matches!(errno, Errno::EINTR | Errno::EAGAIN | Errno::EINPROGRESS)
 }
 
+/// Whether a call ended because its task shall do something else.
+fn is_broken_off(errno: Errno) -> bool {
+    errno.is_internal() || errno == Errno::EINTR
+}
+
 /// A result as a completion shows it.
 fn shown(result: Result<usize>) -> i64 {
     let seen = |errno: Errno| if errno.is_internal() { Errno::EINTR } else { errno };
@@ -227,8 +232,17 @@ impl Request {
             if polls && would_wait(errno) && !(self.is_nowait && errno == Errno::EAGAIN) {
                 return Attempt::Wait(direction(self.opcode));
             }
-            if tries && !polls && (errno.is_internal() || errno == Errno::EINTR) {
-                return Attempt::Done(shown(self.perform(None)), CqeFlags::empty());
+            let mut errno = errno;
+            if tries && !polls && is_broken_off(errno) {
+                match self.perform(None) {
+                    Ok(value) => return Attempt::Done(shown(Ok(value)), CqeFlags::empty()),
+                    Err(again) => errno = again,
+                }
+            }
+            // Another request that became ready woke it, and no signal: it waits on after that. A close is never repeated.
+            let may_go_on = matches!(self.op, Op::Call(_) | Op::Rw(_));
+            if may_go_on && is_broken_off(errno) && process::current().work_pending() {
+                return Attempt::Again;
             }
             return Attempt::Done(shown(Err(errno)), CqeFlags::empty());
         }

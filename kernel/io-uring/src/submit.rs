@@ -77,6 +77,10 @@ pub fn wait(file: &File, enter: &Enter) -> Result<()> {
             return Ok(());
         }
         if is_interrupted {
+            // By a signal, or once more by work?
+            if process::current().work_pending() {
+                continue;
+            }
             return if ring.cq.ready() > 0 { Ok(()) } else { Err(Errno::EINTR) };
         }
         context.watch(true);

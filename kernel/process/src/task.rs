@@ -590,6 +590,11 @@ impl CurrentTask {
         self.0.work().contains(Work::SIGNAL)
     }
 
+    /// Whether others left it work that is not done yet; until then nothing it waits for interruptibly lets it sleep.
+    pub fn work_pending(&self) -> bool {
+        self.has(TaskFlags::TASK_WORK)
+    }
+
     /// Whether the task must end.
     #[inline]
     pub fn fatal_signal_pending(&self) -> bool {

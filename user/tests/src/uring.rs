@@ -17,7 +17,7 @@ tests!(
     fixed_buffers_have_bounds, buffers_count_as_locked,
     rings_of_buffers_count_as_locked, a_child_has_its_own_copy, fixed_files,
     eventfds_are_signalled, buffers_are_selected, rings_of_buffers, sockets, accepts_go_on,
-    a_full_listener_is_waited_for,
+    a_full_listener_is_waited_for, what_waits_in_a_call_goes_on,
     files_are_opened_and_closed, names_are_changed, messages_between_rings, rings_can_be_registered,
     a_ring_can_be_polled, restrictions, credentials_are_kept, credentials_are_not_lent,
     the_end_cancels, success_can_be_silent,
@@ -1008,6 +1008,25 @@ fn a_full_listener_is_waited_for() {
     assert!(!ring.has_completions());
     sys!(SYS_accept, listener, 0, 0).unwrap();
     assert_eq!(ring.wait(1), [cqe(1, 0)]);
+}
+
+fn what_waits_in_a_call_goes_on() {
+    let ring = ring(4);
+    let (r, w) = pipe();
+    let name = path("fifo");
+    sys!(SYS_mknodat, AT_FDCWD, name.as_ptr() as usize, S_IFIFO | 0o600, 0).unwrap();
+    let child = child(|| {
+        settle();
+        write(w, b"x").unwrap();
+        settle();
+        sys!(SYS_openat, AT_FDCWD, name.as_ptr() as usize, O_WRONLY, 0).unwrap();
+    });
+    let open = Sqe { op: OPENAT, fd: AT_FDCWD, addr: name.as_ptr() as u64, ..Sqe::default() };
+    let mut found = ring.run(&[poll_add(r, POLLIN).tag(1), open.tag(2)]);
+    found.sort_by_key(|cqe| cqe.data);
+    assert_eq!(found[0], cqe(1, i32::from(POLLIN)));
+    assert!(found[1].res >= 0, "{found:?}");
+    assert_eq!(child.wait(), Status::Exit(0));
 }
 
 fn files_are_opened_and_closed() {

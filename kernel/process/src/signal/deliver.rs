@@ -63,11 +63,12 @@ pub fn exit_to_user(regs: &mut UserRegs) {
     }
 }
 
-/// Does what others left for the caller ([`Task::request_work`]).
+/// Does what others left for the caller ([`Task::request_work`]), which may sleep: only a signal ends that.
 ///
 /// [`Task::request_work`]: crate::Task::request_work
 fn run_task_work(task: &CurrentTask) {
     task.clear_flags(TaskFlags::TASK_WORK);
+    send::recalc(task);
     hooks::run_work(task);
 }
 
