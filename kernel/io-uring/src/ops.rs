@@ -93,8 +93,12 @@ pub(crate) fn apply(request: &mut Request, sqe: &Sqe) {
         }
         _ => {}
     }
-    let makes_file = matches!(sqe.opcode, op::OPENAT | op::OPENAT2 | op::ACCEPT | op::SOCKET);
-    request.file_index = if makes_file { sqe.file_index } else { 0 };
+    request.file_index = if makes_file(sqe.opcode) { sqe.file_index } else { 0 };
+}
+
+/// Whether the result of `opcode` is a new file.
+pub(crate) fn makes_file(opcode: u8) -> bool {
+    matches!(opcode, op::OPENAT | op::OPENAT2 | op::ACCEPT | op::SOCKET)
 }
 
 /// A request to do nothing. `EINVAL`: flags. With `IORING_NOP_INJECT_RESULT` the result is the caller's.

@@ -23,7 +23,8 @@ use limits::Resource;
 use process::cred;
 use sched::PollTable;
 use security::Cred;
-use vfs::File;
+use vfs::fdtable::Reserved;
+use vfs::{FdFlags, File};
 
 use crate::buffers::Selected;
 use crate::call::{Call, CallContext, Outcome};
@@ -257,15 +258,15 @@ impl Request {
             Op::Rw(rw) => rw.perform(self.file.as_ref().ok_or(Errno::EBADF)?, buffer),
             Op::Call(call) => {
                 let context = CallContext { file: self.file.as_ref(), buffer, is_retry: self.was_tried };
-                match call(&context)? {
-                    Outcome::Value(value) => Ok(value),
-                    Outcome::File(file, flags) if self.file_index == 0 => {
-                        let limit = process::current().group().rlimits().cur(Resource::Nofile);
-                        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-                        let files = process::current().files().ok_or(Errno::EBADF)?;
-                        files.insert(file, 0, limit, flags).map(|fd| fd as usize)
+                // Before the call: without a descriptor no connection is taken and no file is made.
+                let needs_fd = self.file_index == 0 && crate::ops::makes_file(self.opcode);
+                let reserved = if needs_fd { Some(reserve_fd()?) } else { None };
+                match (call(&context)?, reserved) {
+                    (Outcome::Value(value), _) => Ok(value),
+                    (Outcome::File(file, flags), Some(reserved)) => {
+                        Ok(reserved.install_with(file, flags) as usize)
                     }
-                    Outcome::File(file, _) => self.ring.fixed.install(file, self.file_index),
+                    (Outcome::File(file, _), None) => self.ring.fixed.install(file, self.file_index),
                 }
             }
             Op::PollRemove(remove) => remove.perform(&self.ring),
@@ -300,6 +301,14 @@ impl Request {
             is_silent |= end(request, res, CqeFlags::empty(), if is_silent { Tell::No } else { Tell::Yes });
         }
     }
+}
+
+/// A descriptor for a file to come. `EMFILE`, `ENOMEM`.
+fn reserve_fd() -> Result<Reserved> {
+    let task = process::current();
+    let limit = task.group().rlimits().cur(Resource::Nofile);
+    let files = task.files().ok_or(Errno::EBADF)?;
+    files.reserve(0, usize::try_from(limit).unwrap_or(usize::MAX), FdFlags::empty())
 }
 
 /// Whether a buffer of a group serves this operation.

@@ -524,6 +524,12 @@ impl Reserved {
         self.fd as i32
     }
 
+    /// As [`install`](Self::install), with flags that were not known before.
+    pub fn install_with(self, file: Arc<File>, flags: FdFlags) -> i32 {
+        self.table.state.lock().take_bit(self.fd, flags);
+        self.install(file)
+    }
+
     /// Installs the file. Cannot fail.
     pub fn install(mut self, file: Arc<File>) -> i32 {
         self.is_used = true;

@@ -18,6 +18,7 @@ tests!(
     rings_of_buffers_count_as_locked, a_child_has_its_own_copy, fixed_files,
     eventfds_are_signalled, buffers_are_selected, rings_of_buffers, sockets, accepts_go_on,
     a_full_listener_is_waited_for, what_waits_in_a_call_goes_on,
+    no_descriptor_is_left,
     files_are_opened_and_closed, names_are_changed, messages_between_rings, rings_can_be_registered,
     a_ring_can_be_polled, restrictions, credentials_are_kept, credentials_are_not_lent,
     the_end_cancels, success_can_be_silent,
@@ -1027,6 +1028,26 @@ fn what_waits_in_a_call_goes_on() {
     assert_eq!(found[0], cqe(1, i32::from(POLLIN)));
     assert!(found[1].res >= 0, "{found:?}");
     assert_eq!(child.wait(), Status::Exit(0));
+}
+
+fn no_descriptor_is_left() {
+    let (ring, name) = (ring(4), file("kept", b"data"));
+    let open = Sqe { op: OPENAT, fd: AT_FDCWD, addr: name.as_ptr() as u64, ..Sqe::default() };
+    let cut = Sqe { op_flags: (O_WRONLY | O_TRUNC) as u32, ..open };
+    let code = child_code(|| {
+        let limit = rlimit { rlim_cur: 0, rlim_max: 0 };
+        sys!(SYS_setrlimit, RLIMIT_NOFILE, &limit).unwrap();
+        assert_eq!(ring.result(cut), err(EMFILE));
+        0
+    });
+    assert_eq!(code.wait(), Status::Exit(0));
+    // Nothing has happened to the file.
+    let fd = ring.result(open);
+    assert_eq!(pread(fd, 8, 0), Ok(b"data".to_vec()));
+    let close_on_exec = ring.result(Sqe { op_flags: O_CLOEXEC as u32, ..open });
+    for (fd, flags) in [(fd, 0), (close_on_exec, FD_CLOEXEC as usize)] {
+        assert_eq!(sys!(SYS_fcntl, fd, F_GETFD), Ok(flags));
+    }
 }
 
 fn files_are_opened_and_closed() {
