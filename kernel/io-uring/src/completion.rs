@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 
 use abi::io_uring::{CQ_EVENTFD_DISABLED, Cqe, CqeFlags, SqFlags};
 use events::eventfd::EventFd;
-use hal::sync::{IrqLock, SpinLock};
+use hal::sync::SpinLock;
 use vfs::File;
 
 use crate::memory::Memory;
@@ -18,18 +18,69 @@ use crate::memory::Memory;
 /// Completions without a place from which on nothing is submitted.
 const MANY: usize = 65536;
 
+/// How many of them share a piece of memory.
+const CHUNK: usize = 128;
+/// How many find their places at a time, before others have a turn at the lock.
+const AT_ONCE: usize = 256;
+
 type Waiting = (Cqe, [u64; 2]);
+
+/// A list that grows without moving what is in it, by chunks that are made before the lock is taken.
+struct Overflow {
+    /// None is empty, and all but the last have or had [`CHUNK`].
+    chunks: VecDeque<VecDeque<Waiting>>,
+    len: usize,
+}
+
+impl Overflow {
+    /// `None`: no memory.
+    fn new_chunk() -> Option<VecDeque<Waiting>> {
+        let mut chunk = VecDeque::new();
+        chunk.try_reserve_exact(CHUNK).ok()?;
+        Some(chunk)
+    }
+
+    /// Adds `one` where there is room, or into `spare`; whether it could.
+    fn push(&mut self, one: Waiting, spare: &mut Option<VecDeque<Waiting>>) -> bool {
+        if let Some(last) = self.chunks.back_mut()
+            && last.len() < CHUNK
+            && last.len() < last.capacity()
+        {
+            last.push_back(one);
+            self.len += 1;
+            return true;
+        }
+        if self.chunks.try_reserve(1).is_err() {
+            return false;
+        }
+        let Some(mut chunk) = spare.take() else { return false };
+        chunk.push_back(one);
+        self.chunks.push_back(chunk);
+        self.len += 1;
+        true
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let first = self.chunks.front_mut()?;
+        let one = first.pop_front()?;
+        if first.is_empty() {
+            self.chunks.pop_front();
+        }
+        self.len -= 1;
+        Some(one)
+    }
+}
 
 struct State {
     /// Where the next completion goes.
     tail: u32,
-    overflow: VecDeque<Waiting>,
+    overflow: Overflow,
 }
 
 /// The kernel's side of the queue. `state` is a leaf but for the bytes of the ring, and is taken in task context only.
 pub(crate) struct Completions {
     memory: Arc<Memory>,
-    state: IrqLock<State>,
+    state: SpinLock<State>,
     has_overflow: AtomicBool,
     /// `IORING_SQ_*`, as last shown.
     sq_flags: AtomicU32,
@@ -41,7 +92,10 @@ impl Completions {
     pub fn new(memory: Arc<Memory>) -> Self {
         Self {
             memory,
-            state: IrqLock::new("io_uring.cq", State { tail: 0, overflow: VecDeque::new() }),
+            state: SpinLock::new(
+                "io_uring.cq",
+                State { tail: 0, overflow: Overflow { chunks: VecDeque::new(), len: 0 } },
+            ),
             has_overflow: AtomicBool::new(false),
             sq_flags: AtomicU32::new(0),
             eventfd: SpinLock::new("io_uring.eventfd", None),
@@ -54,28 +108,37 @@ impl Completions {
         tail.wrapping_sub(self.memory.cq_head()) >= self.memory.shape().cq_entries
     }
 
-    /// Tells `cqe`. It is kept, in order, when there is no place; lost, and counted, only without memory.
+    /// Tells `cqe`. It is kept, in order, when there is no place; lost, and counted, only without memory. May sleep.
     pub fn post(&self, cqe: Cqe, extra: [u64; 2]) {
-        let mut state = self.state.lock();
-        if state.overflow.is_empty() && !self.is_full(state.tail) {
-            self.memory.put_cqe(state.tail, &cqe, extra);
-            state.tail = state.tail.wrapping_add(1);
-            self.memory.set_cq_tail(state.tail);
-            return;
+        let (mut spare, mut was_made) = (None, false);
+        loop {
+            let mut state = self.state.lock();
+            if state.overflow.len == 0 && !self.is_full(state.tail) {
+                self.memory.put_cqe(state.tail, &cqe, extra);
+                state.tail = state.tail.wrapping_add(1);
+                self.memory.set_cq_tail(state.tail);
+                return;
+            }
+            let has_room = state.overflow.len < 2 * MANY;
+            if has_room && state.overflow.push((cqe, extra), &mut spare) {
+                self.has_overflow.store(true, Relaxed);
+                self.change_flags(SqFlags::empty(), SqFlags::CQ_OVERFLOW);
+                return;
+            }
+            if was_made || !has_room {
+                self.memory.count_overflow();
+                return;
+            }
+            drop(state);
+            spare = Overflow::new_chunk();
+            was_made = true;
         }
-        if state.overflow.len() >= 2 * MANY || state.overflow.try_reserve(1).is_err() {
-            self.memory.count_overflow();
-            return;
-        }
-        state.overflow.push_back((cqe, extra));
-        self.has_overflow.store(true, Relaxed);
-        self.change_flags(SqFlags::empty(), SqFlags::CQ_OVERFLOW);
     }
 
     /// Tells `cqe` if there is a place for it now; was there?
     pub fn try_post(&self, cqe: Cqe) -> bool {
         let mut state = self.state.lock();
-        if !state.overflow.is_empty() || self.is_full(state.tail) {
+        if state.overflow.len > 0 || self.is_full(state.tail) {
             return false;
         }
         self.memory.put_cqe(state.tail, &cqe, [0; 2]);
@@ -89,23 +152,31 @@ impl Completions {
         if !self.has_overflow.load(Relaxed) {
             return;
         }
+        while self.flush_some() == AT_ONCE {}
+    }
+
+    /// Moves up to [`AT_ONCE`]; gives how many.
+    fn flush_some(&self) -> usize {
         let mut state = self.state.lock();
-        while !self.is_full(state.tail) {
-            let Some((cqe, extra)) = state.overflow.pop_front() else { break };
+        let mut nr = 0;
+        while nr < AT_ONCE && !self.is_full(state.tail) {
+            let Some((cqe, extra)) = state.overflow.pop() else { break };
             self.memory.put_cqe(state.tail, &cqe, extra);
             state.tail = state.tail.wrapping_add(1);
+            nr += 1;
         }
         self.memory.set_cq_tail(state.tail);
-        if state.overflow.is_empty() {
-            state.overflow.shrink_to_fit();
+        if state.overflow.len == 0 {
+            state.overflow.chunks.shrink_to_fit();
             self.has_overflow.store(false, Relaxed);
             self.change_flags(SqFlags::CQ_OVERFLOW, SqFlags::empty());
         }
+        nr
     }
 
     /// Whether so many wait that nothing more may be submitted.
     pub fn is_swamped(&self) -> bool {
-        self.has_overflow.load(Relaxed) && self.state.lock().overflow.len() >= MANY
+        self.has_overflow.load(Relaxed) && self.state.lock().overflow.len >= MANY
     }
 
     pub fn has_overflow(&self) -> bool {
@@ -115,7 +186,7 @@ impl Completions {
     /// How many completions there were ever, modulo 2^32; those without a place count.
     pub fn posted(&self) -> u32 {
         let state = self.state.lock();
-        state.tail.wrapping_add(state.overflow.len() as u32)
+        state.tail.wrapping_add(state.overflow.len as u32)
     }
 
     /// Completions in the ring that the process has not taken.
@@ -194,6 +265,28 @@ mod tests {
         queue.flush();
         assert_eq!(queue.ready(), 4);
         assert!(!queue.is_swamped());
+    }
+
+    #[test]
+    fn many_without_a_place_stay_in_order() {
+        let mut list = Overflow { chunks: VecDeque::new(), len: 0 };
+        let (mut next, mut wanted) = (0, 0);
+        for round in 1..=1000 {
+            for _ in 0..round % 7 {
+                let mut spare = Overflow::new_chunk();
+                assert!(list.push((cqe(next), [next, 0]), &mut spare));
+                next += 1;
+            }
+            for _ in 0..round % 6 {
+                let Some((found, extra)) = list.pop() else { break };
+                assert_eq!((found.user_data, extra), (wanted, [wanted, 0]));
+                wanted += 1;
+            }
+            assert_eq!(list.len as u64, next - wanted);
+        }
+        assert!(list.chunks.len() <= list.len / CHUNK + 2);
+        while list.pop().is_some() {}
+        assert!(list.chunks.is_empty() && list.len == 0);
     }
 
     #[test]
