@@ -350,7 +350,8 @@ impl FilesUpdate {
             let at = UserAddr(self.fds.wrapping_add(u64::from(n) * 4));
             let one = || -> Result<()> {
                 let fd: i32 = user::read(at)?;
-                let place = ring.fixed.install(process::current().file(fd)?, u32::MAX)?;
+                let file = crate::register::fixed_file(fd)?.ok_or(Errno::EBADF)?;
+                let place = ring.fixed.install(file, u32::MAX)?;
                 if user::write(at, &(place as i32)).is_err() {
                     let old = ring.fixed.replace_file(place as u32, None)?;
                     drop(old);

@@ -194,8 +194,9 @@ fn register_buffers(ring: &Ring, iovs: UserAddr, count: u32) -> Result<()> {
     ring.fixed.register_buffers(buffers)
 }
 
-/// The file behind `fd` of the caller for a table; -1 leaves a hole. `EBADF`: no file, or a ring.
-fn fixed_file(fd: i32) -> Result<Option<Arc<File>>> {
+/// The file behind `fd` of the caller for a table; -1 leaves a hole. `EBADF`: no file, one of `O_PATH`, or a
+/// ring.
+pub(crate) fn fixed_file(fd: i32) -> Result<Option<Arc<File>>> {
     if fd == -1 {
         return Ok(None);
     }

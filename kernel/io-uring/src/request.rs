@@ -158,12 +158,11 @@ impl Request {
         let file = if self.flags.contains(SqeFlags::FIXED_FILE) {
             self.ring.fixed.file(self.fd)?
         } else {
-            let file = process::current().file(self.fd)?;
-            if file.mode().contains(vfs::FileMode::PATH) {
-                return Err(Errno::EBADF);
-            }
-            file
+            process::current().file(self.fd)?
         };
+        if file.mode().contains(vfs::FileMode::PATH) {
+            return Err(Errno::EBADF);
+        }
         self.file = Some(file);
         Ok(())
     }

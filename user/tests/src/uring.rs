@@ -861,6 +861,14 @@ fn fixed_files() {
     assert_eq!(stat_path(&name).unwrap().st_size, 5);
     assert_eq!(ring.result(Sqe { op: CLOSE, index: 2, ..Sqe::default() }), 0);
     assert_eq!(ring.result(on(1)), err(EBADF));
+    // Where there is room, but no file that is only a name.
+    let put = |fds: &[i32; 1]| Sqe { op: 20, addr: fds.as_ptr() as u64, len: 1, off: u64::from(u32::MAX), ..nop(1) };
+    let fds = [open(&name, O_PATH).unwrap()];
+    assert_eq!(ring.result(put(&fds)), err(EBADF));
+    let fds = [open(&name, O_RDWR).unwrap()];
+    assert_eq!(ring.result(put(&fds)), 1);
+    assert_eq!(std::hint::black_box(&fds), &[1]);
+    assert_eq!(ring.result(on(1)), 5);
     assert_eq!(ring.register(3, 0, 0), Ok(0));
     assert_eq!(ring.result(on(0)), err(EBADF));
 }
