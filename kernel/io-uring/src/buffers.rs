@@ -5,6 +5,7 @@
 //! it is taken.
 
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 
 use abi::io_uring::{BufReg, ProvidedBuf};
 use abi::{Errno, Result};
@@ -31,6 +32,8 @@ pub(crate) struct Selected {
     addr: u64,
     len: u32,
     pub id: u16,
+    /// Where the head of its ring was.
+    turn: u16,
 }
 
 impl Selected {
@@ -41,9 +44,11 @@ impl Selected {
 
 /// A ring of entries in pinned pages.
 struct BufferRing {
-    pages: alloc::vec::Vec<PinnedPage>,
+    pages: Vec<PinnedPage>,
     entries: u32,
     head: u16,
+    /// Buffers that came back when others had been taken after them. They are the next ones.
+    returned: Vec<Selected>,
     _charge: Option<PageCharge>,
 }
 
@@ -64,7 +69,25 @@ impl BufferRing {
         let at = (u32::from(self.head) & (self.entries - 1)) as usize;
         let mut entry = ProvidedBuf::default();
         self.read(at * size_of::<ProvidedBuf>(), entry.as_mut_bytes());
-        Some(Selected { addr: entry.addr, len: entry.len, id: entry.bid })
+        Some(Selected { addr: entry.addr, len: entry.len, id: entry.bid, turn: self.head })
+    }
+
+    fn take(&mut self) -> Option<Selected> {
+        if let Some(returned) = self.returned.pop() {
+            return Some(returned);
+        }
+        let found = self.peek()?;
+        self.head = self.head.wrapping_add(1);
+        Some(found)
+    }
+
+    /// Puts back what was [taken](Self::take). Without memory it is as if it had been used.
+    fn give_back(&mut self, selected: Selected) {
+        if self.head == selected.turn.wrapping_add(1) {
+            self.head = selected.turn;
+        } else if self.returned.try_reserve(1).is_ok() {
+            self.returned.push(selected);
+        }
     }
 }
 
@@ -92,24 +115,26 @@ impl Groups {
         let mut state = self.0.lock();
         let found = match state.groups.get_mut(&group) {
             Some(Group::List(list)) => list.pop_front(),
-            Some(Group::Ring(ring)) => {
-                let found = ring.peek();
-                if found.is_some() {
-                    ring.head = ring.head.wrapping_add(1);
-                }
-                found
-            }
+            Some(Group::Ring(ring)) => ring.take(),
             None => None,
         };
         found.ok_or(Errno::ENOBUFS)
     }
 
-    /// Gives a buffer back that was not used.
+    /// Gives a buffer back that was not used. Without memory it is lost.
     pub fn give_back(&self, group: u16, selected: Selected) {
-        match self.0.lock().groups.get_mut(&group) {
-            // It was taken from there, so there is room.
-            Some(Group::List(list)) => list.push_front(selected),
-            Some(Group::Ring(ring)) => ring.head = ring.head.wrapping_sub(1),
+        let mut state = self.0.lock();
+        let State { groups, nr_places } = &mut *state;
+        match groups.get_mut(&group) {
+            Some(Group::List(list)) => {
+                // Its place may be another's or gone.
+                let old = list.capacity();
+                if list.try_reserve(1).is_ok() {
+                    *nr_places += list.capacity() - old;
+                    list.push_front(selected);
+                }
+            }
+            Some(Group::Ring(ring)) => ring.give_back(selected),
             None => {}
         }
     }
@@ -129,7 +154,7 @@ impl Groups {
         *nr_places += list.capacity() - old;
         for n in 0..nr {
             let addr = addr.wrapping_add(u64::from(n) * u64::from(len));
-            list.push_back(Selected { addr, len, id: first.wrapping_add(n as u16) });
+            list.push_back(Selected { addr, len, id: first.wrapping_add(n as u16), turn: 0 });
         }
         Ok(())
     }
@@ -181,7 +206,8 @@ impl Groups {
         if is_taken {
             return Err(Errno::EEXIST);
         }
-        let ring = BufferRing { pages, entries: reg.ring_entries, head: 0, _charge: charge };
+        let returned = Vec::new();
+        let ring = BufferRing { pages, entries: reg.ring_entries, head: 0, returned, _charge: charge };
         if let Some(Group::List(old)) = groups.insert(reg.bgid, Group::Ring(ring)) {
             *nr_places -= old.capacity();
         }
@@ -228,6 +254,34 @@ mod tests {
         assert_eq!(groups.remove(3, 9), Ok(1));
         assert_eq!(groups.remove(4, 9), Err(Errno::ENOENT));
         assert_eq!(groups.select(3), Err(Errno::ENOBUFS));
+    }
+
+    #[test]
+    fn what_comes_back_late_is_taken_next() {
+        let mut ring =
+            BufferRing { pages: Vec::new(), entries: 8, head: 2, returned: Vec::new(), _charge: None };
+        let [first, second] = [0, 1].map(|n| Selected { addr: 0, len: 1, id: 7 + n, turn: n });
+        // The first comes back while the second is used: only its own place is open again.
+        ring.give_back(first);
+        assert_eq!(ring.head, 2);
+        assert_eq!(ring.take(), Some(first));
+        ring.give_back(first);
+        ring.give_back(second);
+        assert_eq!((ring.head, ring.take()), (1, Some(first)));
+        // The last one taken goes back into the ring.
+        ring.give_back(first);
+        assert_eq!((ring.head, ring.returned.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_list_takes_back_when_it_was_emptied() {
+        let groups = Groups::new();
+        groups.provide(1, 0, 1, 2, 0).unwrap();
+        let first = groups.select(1).unwrap();
+        groups.remove(1, 5).unwrap();
+        groups.give_back(1, first);
+        assert_eq!(groups.remove(1, 5), Ok(1));
+        assert_eq!(groups.0.lock().nr_places, 0);
     }
 
     #[test]
