@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::*;
 
-use abi::io_uring::{EnterFlags, Sqe, SqeFlags};
+use abi::io_uring::{EnterFlags, SetupFlags, Sqe, SqeFlags};
 use abi::{Errno, Result};
 use sched::{Interruptible, WaitError};
 use vfs::File;
@@ -44,10 +44,10 @@ pub fn submit(file: &File, enter: &Enter) -> Result<usize> {
     if ring.is_disabled() {
         return Err(Errno::EBADFD);
     }
-    ring.check_issuer()?;
     if enter.to_submit == 0 {
         return Ok(0);
     }
+    ring.check_issuer()?;
     let context = Context::current();
     context.note(ring)?;
     if ring.cq.is_swamped() {
@@ -64,9 +64,13 @@ pub fn submit(file: &File, enter: &Enter) -> Result<usize> {
 
 /// Waits for `enter.min_complete` completions. May sleep.
 ///
-/// `EINTR`: a signal came first. `ETIME`: the time is over, and none came.
+/// `EINTR`: a signal came first. `ETIME`: the time is over, and none came. `EEXIST`: what they come of is another task's to
+/// do (`IORING_SETUP_DEFER_TASKRUN`).
 pub fn wait(file: &File, enter: &Enter) -> Result<()> {
     let ring = ring_of(file)?;
+    if ring.flags.contains(SetupFlags::DEFER_TASKRUN) {
+        ring.check_issuer()?;
+    }
     let context = Context::current();
     let min = enter.min_complete.min(ring.memory.shape().cq_entries);
     loop {
@@ -117,7 +121,7 @@ impl Ring {
             done += 1;
             let sqe = self.memory.sqe(place);
             let goes_on = self.take_one(&mut state, context, &sqe);
-            if !goes_on && !self.flags.contains(abi::io_uring::SetupFlags::SUBMIT_ALL) {
+            if !goes_on && !self.flags.contains(SetupFlags::SUBMIT_ALL) {
                 break;
             }
         }

@@ -1340,6 +1340,9 @@ fn deferred_work() {
     assert_eq!(ring.wait(1), [cqe(1, 1)]);
     // Only the maker may submit.
     assert_eq!(child_code(|| i32::from(ring.enter(1, 0, 0) == Err(EEXIST))).wait(), Status::Exit(1));
+    // Nor would another's wait bring anything.
+    let wait = || ring.enter(0, 1, GETEVENTS) == Err(EEXIST);
+    assert_eq!(child_code(|| i32::from(wait())).wait(), Status::Exit(1));
 }
 
 fn a_probe_tells_what_there_is() {
