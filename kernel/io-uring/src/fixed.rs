@@ -92,14 +92,18 @@ impl FixedBuffer {
         if end > self.len { Err(Errno::EFAULT) } else { Ok(offset as usize) }
     }
 
-    /// The parts of frames from `offset` on, and what is to be skipped of the first.
-    pub fn parts(&self, offset: usize) -> (&[FramePart], usize) {
+    /// The parts of frames that `len` bytes from `offset` on lie in, and what is to be skipped of the first. There may be
+    /// a part more.
+    pub fn parts(&self, offset: usize, len: usize) -> (&[FramePart], usize) {
         let first = self.parts.first().map_or(0, |part| part.len);
         let (idx, skip) = match offset.checked_sub(first) {
             None => (0, offset),
             Some(behind) => (1 + behind / PAGE_SIZE, behind % PAGE_SIZE),
         };
-        (self.parts.get(idx..).unwrap_or_default(), skip)
+        let parts = self.parts.get(idx..).unwrap_or_default();
+        // All but the first and the last of the buffer are whole pages.
+        let nr = (skip + len).div_ceil(PAGE_SIZE) + 1;
+        (parts.get(..nr).unwrap_or(parts), skip)
     }
 }
 

@@ -93,7 +93,7 @@ impl Rw {
                 self.with_bufs(file, |way| way.many(copy))
             }
             Place::Fixed(buffer, offset, len) => {
-                let (parts, skip) = buffer.parts(*offset);
+                let (parts, skip) = buffer.parts(*offset, *len);
                 match self.way {
                     Way::Read => {
                         let mut dst = Dest::parts(parts);
