@@ -223,6 +223,11 @@ impl Completions {
         core::mem::replace(&mut *place, file)
     }
 
+    /// Whether there is an eventfd.
+    pub fn has_eventfd(&self) -> bool {
+        self.has_eventfd.load(SeqCst)
+    }
+
     /// Signals the eventfd, unless the process does not want it now.
     pub fn signal(&self) {
         if !self.has_eventfd.load(Relaxed) || self.memory.cq_flags() & CQ_EVENTFD_DISABLED != 0 {

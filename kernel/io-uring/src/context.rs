@@ -8,7 +8,8 @@
 //! A push that the look at (B) misses sees `is_watching` of (A): both are behind a full barrier.
 //!
 //! Requests go on in the task that submitted them, as on Linux: with its memory, files and credentials. With
-//! `IORING_SETUP_DEFER_TASKRUN` they wait until it comes for events.
+//! `IORING_SETUP_DEFER_TASKRUN` they wait until it comes for events; who polls the ring or its eventfd is told that it
+//! should.
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -100,13 +101,22 @@ impl Context {
         if tells {
             ring.cq.change_flags(SqFlags::empty(), SqFlags::TASKRUN);
         }
+        let mut note = None;
         {
             let mut ready = self.ready.lock();
             if ready.life != waiting.life() {
                 return; // `waiting` ends behind the lock
             }
+            if defers {
+                ring.nr_deferred.fetch_add(1, SeqCst);
+                // One that watches comes anyway.
+                note = if self.is_watching.load(SeqCst) { None } else { ring.note() };
+            }
             waiting.set_next(ready.list.take());
             ready.list = Some(waiting);
+        }
+        if let Some(note) = note {
+            note.send();
         }
         let Some(task) = self.task.upgrade() else { return };
         if self.is_watching.load(SeqCst) {
@@ -141,6 +151,7 @@ impl Context {
         }
         while let Some(waiting) = first {
             first = waiting.set_next(None);
+            waiting.ring().was_looked_at();
             if waiting.ring().flags.contains(SetupFlags::TASKRUN_FLAG) {
                 waiting.ring().cq.change_flags(SqFlags::TASKRUN, SqFlags::empty());
             }
@@ -164,6 +175,7 @@ impl Context {
         // One by one: a long list would end each other on the stack.
         while let Some(waiting) = left {
             left = waiting.set_next(None);
+            waiting.ring().was_looked_at();
         }
         let registered = core::mem::replace(&mut *self.registered.lock(), [const { None }; MAX_REGISTERED]);
         drop(registered);

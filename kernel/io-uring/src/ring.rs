@@ -1,5 +1,6 @@
 //! A ring: the object behind the descriptor of io_uring_setup(2).
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::sync::{Arc, Weak};
@@ -76,6 +77,12 @@ pub struct Ring {
     pub(crate) sq_head: AtomicU32,
     pub(crate) waiting: Mutex<BTreeMap<u64, Arc<Waiting>>>,
     next_key: AtomicU64,
+    /// Waits that are over and that the submitter has to come for (`DEFER_TASKRUN`).
+    pub(crate) nr_deferred: AtomicU32,
+    /// A note of them is on its way and has not been read.
+    has_note: AtomicBool,
+    /// Somebody has polled it.
+    is_polled: AtomicBool,
     /// Requests that were begun and have not ended.
     pub(crate) nr_open: AtomicU32,
     /// Requests that wait for all before them, and those that came after these; each with its chain.
@@ -246,6 +253,9 @@ impl Ring {
             sq_head: AtomicU32::new(0),
             waiting: Mutex::new("io_uring.waiting", BTreeMap::new()),
             next_key: AtomicU64::new(0),
+            nr_deferred: AtomicU32::new(0),
+            has_note: AtomicBool::new(false),
+            is_polled: AtomicBool::new(false),
             nr_open: AtomicU32::new(0),
             drained: Mutex::new("io_uring.drained", VecDeque::new()),
             nr_drained: AtomicU32::new(0),
@@ -300,6 +310,19 @@ impl Ring {
         self.wait.wake_events((PollEvents::IN | PollEvents::RDNORM).bits());
         self.cq.signal();
         crate::timeout::count_completions(self);
+    }
+
+    /// A note to be sent, if somebody is interested and none is on its way. Usable in any context.
+    pub(crate) fn note(self: &Arc<Self>) -> Option<Note> {
+        let is_wanted = self.is_polled.load(SeqCst) || self.cq.has_eventfd();
+        (is_wanted && !self.has_note.swap(true, SeqCst)).then(|| Note(self.clone()))
+    }
+
+    /// The submitter has come for one of the waits that are over.
+    pub(crate) fn was_looked_at(&self) {
+        if self.flags.contains(SetupFlags::DEFER_TASKRUN) {
+            self.nr_deferred.fetch_sub(1, SeqCst);
+        }
     }
 
     /// A request ended.
@@ -404,9 +427,28 @@ impl Ring {
         let mut events = PollEvents::empty();
         let taken = self.memory.sq_tail().wrapping_sub(self.sq_head.load(Relaxed));
         events.set(PollEvents::OUT | PollEvents::WRNORM, taken < self.memory.shape().sq_entries);
-        let has_events = self.cq.ready() > 0 || self.cq.has_overflow();
+        let is_deferred = self.nr_deferred.load(SeqCst) > 0;
+        let has_events = self.cq.ready() > 0 || self.cq.has_overflow() || is_deferred;
         events.set(PollEvents::IN | PollEvents::RDNORM, has_events);
         events
+    }
+}
+
+/// News for those who poll a ring or its eventfd: its submitter has something to come for.
+///
+/// It comes from under the lock of any queue, so a worker tells them.
+pub(crate) struct Note(Arc<Ring>);
+
+impl Note {
+    /// Usable in any context.
+    pub fn send(self) {
+        sched::workqueue::queue(Box::new(move || {
+            let ring = self.0;
+            // What comes from now on makes another note.
+            ring.has_note.store(false, SeqCst);
+            ring.wait.wake_events((PollEvents::IN | PollEvents::RDNORM).bits());
+            ring.cq.signal();
+        }));
     }
 }
 
@@ -420,6 +462,7 @@ impl FileOps for RingFile {
 
     fn poll(&self, _file: &File, table: &mut PollTable) -> PollEvents {
         table.register(&self.0.wait);
+        self.0.is_polled.store(true, SeqCst);
         self.0.readiness()
     }
 

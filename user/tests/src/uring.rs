@@ -22,7 +22,7 @@ tests!(
     files_are_opened_and_closed, names_are_changed, messages_between_rings, rings_can_be_registered,
     a_ring_can_be_polled, restrictions, credentials_are_kept, credentials_are_not_lent,
     the_end_cancels, success_can_be_silent,
-    nonsense_in_the_ring, rings_hold_rings,
+    nonsense_in_the_ring, rings_hold_rings, deferred_work_is_told_of,
     rings_are_not_sent, who_waits_for_its_turn_can_be_killed, deferred_work, a_probe_tells_what_there_is, large_entries,
 );
 
@@ -1327,6 +1327,29 @@ fn who_waits_for_its_turn_can_be_killed() {
         sys!(SYS_kill, child.0, SIGKILL).unwrap();
         // A Linux that could open it without waiting had let it go on.
         assert!(matches!(child.wait(), Status::Signal(SIGKILL) | Status::Exit(0)));
+    }
+}
+
+fn deferred_work_is_told_of() {
+    for by_eventfd in [false, true] {
+        let ring = ring_with(4, SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN, 0);
+        let eventfd = sys!(SYS_eventfd2, 0, EFD_NONBLOCK).unwrap() as i32;
+        let fd = if by_eventfd {
+            ring.register(4, &[eventfd], 1).unwrap();
+            eventfd
+        } else {
+            ring.fd
+        };
+        let ((r, w), back) = (pipe(), [0u8; 8]);
+        ring.submit(&[rw(READ, r, addr(&back), 8, 0).tag(1)]);
+        assert_eq!(poll1(fd, POLLIN, 0), 0);
+        let child = child(|| {
+            settle();
+            write(w, b"x").unwrap();
+        });
+        while poll1(fd, POLLIN, 5000) != POLLIN {}
+        assert_eq!(ring.wait(1), [cqe(1, 1)]);
+        assert_eq!(child.wait(), Status::Exit(0));
     }
 }
 
