@@ -102,7 +102,13 @@ pub(crate) fn begin(request: Request) {
     let waiting = Waiting::new(request, Kind::Time);
     if count > 0 {
         let target = ring.cq.posted().wrapping_add(count);
-        ring.counted.lock().push((target, Arc::downgrade(&waiting)));
+        let mut counted = ring.counted.lock();
+        if counted.try_reserve(1).is_err() {
+            drop(counted);
+            return waiting.take().map_or((), Request::cancel);
+        }
+        counted.push((target, Arc::downgrade(&waiting)));
+        drop(counted);
         ring.nr_counted.fetch_add(1, SeqCst);
         // One that came in between saw nothing to count for.
         count_completions(&ring);
