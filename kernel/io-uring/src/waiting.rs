@@ -17,7 +17,7 @@ use vfs::File;
 
 use crate::context::Context;
 use crate::request::{self, Attempt, Op, Request};
-use crate::ring::Ring;
+use crate::ring::{Ring, is_ring};
 
 /// Reported whether asked for or not.
 pub(crate) const ALWAYS: PollEvents = PollEvents::ERR.union(PollEvents::HUP);
@@ -229,7 +229,10 @@ impl Waiting {
             if events.is_empty() {
                 return self.put_back(request);
             }
-            if poll.is_multishot && request.tell_more(i64::from(events.bits()), CqeFlags::empty()) {
+            // LINUX: news of a ring is for one time, since a ring that polls itself, or another that polls it, would have
+            // news of its own news.
+            let goes_on = poll.is_multishot && !is_ring(file);
+            if goes_on && request.tell_more(i64::from(events.bits()), CqeFlags::empty()) {
                 return self.put_back(request);
             }
             self.detach();
