@@ -172,6 +172,10 @@ impl Ring {
         }
         let rest = VecDeque::from(chain.split_off(1));
         if let Some(mut head) = chain.pop() {
+            // One of a chain that waits for all before makes the whole chain wait.
+            if rest.iter().any(|request| request.flags.contains(SqeFlags::IO_DRAIN)) {
+                head.flags |= SqeFlags::IO_DRAIN;
+            }
             head.rest = rest;
             self.go(head);
         }

@@ -12,7 +12,7 @@ tests!(
     polls_that_go_on, polls_can_be_removed, timeouts_end, timeouts_count_completions, timeouts_can_be_removed,
     waits_have_limits, a_signal_ends_a_wait, chains_are_done_in_order, a_failure_ends_a_chain,
     hard_chains_go_on, a_limit_ends_a_wait, a_limit_without_need, draining_waits_for_all_before, drained_requests_stay_their_tasks,
-    what_waits_behind_a_drain_goes_on,
+    what_waits_behind_a_drain_goes_on, a_chain_waits_for_its_drain, a_ring_that_polls_itself,
     completions_without_a_place_wait, requests_can_be_cancelled, buffers_stay_what_they_were,
     fixed_buffers_have_bounds, buffers_count_as_locked,
     rings_of_buffers_count_as_locked, a_child_has_its_own_copy, fixed_files,
@@ -638,6 +638,27 @@ fn draining_waits_for_all_before() {
     assert!(!ring.has_completions());
     write(w, b"x").unwrap();
     assert_eq!(ring.wait(3), [cqe(1, 1), cqe(2, 0), cqe(3, 0)]);
+}
+
+fn a_chain_waits_for_its_drain() {
+    let (ring, back) = (ring(8), [0u8; 8]);
+    let (r, w) = pipe();
+    ring.submit(&[rw(READ, r, addr(&back), 8, 0).tag(1), nop(2).with(LINK), nop(3).with(DRAIN)]);
+    assert!(!ring.has_completions());
+    write(w, b"x").unwrap();
+    assert_eq!(ring.wait(3), [cqe(1, 1), cqe(2, 0), cqe(3, 0)]);
+}
+
+fn a_ring_that_polls_itself() {
+    let ring = ring(8);
+    ring.submit(&[Sqe { len: 1, ..poll_add(ring.fd, POLLIN).tag(1) }]);
+    ring.submit(&[nop(2)]);
+    let mut found = ring.wait(2);
+    found.sort_by_key(|cqe| cqe.data);
+    assert_eq!(found, [cqe(1, i32::from(POLLIN)), cqe(2, 0)]);
+    ring.submit(&[nop(3)]);
+    assert_eq!(ring.wait(1), [cqe(3, 0)]);
+    assert!(!ring.has_completions());
 }
 
 fn what_waits_behind_a_drain_goes_on() {
