@@ -13,6 +13,7 @@ use hal::{PageRange, UserAddr};
 
 use crate::fault::Need;
 use crate::mapping::{Mapping, page_flags};
+use crate::remote::Secrets;
 use crate::space::Mm;
 use crate::swap;
 use crate::vma::{VmFlags, Vma};
@@ -118,9 +119,11 @@ impl Mm {
     ///
     /// `EFAULT`: there is none, or it is not for others. `ENOMEM`.
     pub fn read_code(&self, addr: u64) -> Result<u8> {
-        let frame = self.shown_frame_at(addr, Need { force: true, unwatched: true, ..Need::READ })?;
+        let need = Need { force: true, unwatched: true, ..Need::READ };
         let mut byte = [0];
-        frame.read(UserAddr(addr).page_offset(), &mut byte);
+        self.access(addr, need, Secrets::Hidden, |frame| {
+            frame.read(UserAddr(addr).page_offset(), &mut byte);
+        })?;
         let [byte] = byte;
         Ok(byte)
     }
@@ -130,9 +133,10 @@ impl Mm {
     ///
     /// `EFAULT`: there is none, or it is not for others. `ENOMEM`.
     pub fn write_code(&self, addr: u64, byte: u8) -> Result<()> {
-        self.expect_copies(addr)?;
-        let frame = self.shown_frame_at(addr, Need { force: true, unwatched: true, ..Need::WRITE })?;
-        frame.write(UserAddr(addr).page_offset(), &[byte]);
+        let need = Need { force: true, unwatched: true, ..Need::WRITE };
+        self.access(addr, need, Secrets::Hidden, |frame| {
+            frame.write(UserAddr(addr).page_offset(), &[byte]);
+        })?;
         Ok(())
     }
 

@@ -2,16 +2,19 @@
 
 use alloc::sync::Arc;
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
 use hal::frame::Frame;
-use hal::paging::Entry;
+use hal::paging::{Cursor, Entry, PteFlags};
 use hal::{PAGE_SIZE, PageRange, UserAddr};
+use sched::Interruptible;
 
 use crate::fault::{FaultError, Got, Need, Step};
 use crate::hugetlb;
 use crate::map::refused;
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, page_flags};
+use crate::pin::is_pinned;
 use crate::space::Mm;
 use crate::sysctl;
 use crate::vma::{VmFlags, Vma};
@@ -24,6 +27,16 @@ pub enum Rights {
     /// As a debugger: read what could be made readable, write private copies of what cannot be written.
     Force,
 }
+
+/// Whether an access is made to memory that the kernel must not touch for anyone (memfd_secret(2)).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Secrets {
+    Shown,
+    Hidden,
+}
+
+/// Rounds that an access is tried by a thread that is to die. That of a core dump is, and needs a few.
+const PATIENCE: u32 = 32;
 
 impl Mm {
     /// Whether a part of `range` is memory that the kernel must not touch for anyone. Takes `space` for reading.
@@ -77,32 +90,57 @@ impl Mm {
         if write.is_some() && at < range.end { Err(Errno::ENOMEM) } else { Ok(()) }
     }
 
-    /// The frame behind `addr`, faulted in for `need`. May sleep.
-    fn frame_at(&self, addr: u64, need: Need) -> Result<Frame, FaultError> {
+    /// Gives `visit` the frame behind `addr`, faulted in for `need`, while the page table is locked. May sleep; `visit` must
+    /// not.
+    ///
+    /// That the mapping allows the access, and that the page is one that it may write to, is found under the same hold of
+    /// the locks: another thread may give the page back, map it anew or have it shared at any time before and after.
+    ///
+    /// `Interrupted`: the caller is to die, and others take the page away all the time.
+    pub(crate) fn access<R>(
+        &self,
+        addr: u64,
+        need: Need,
+        secrets: Secrets,
+        visit: impl FnOnce(&Frame) -> R,
+    ) -> Result<R, FaultError> {
         let page = PageRange::page_of(UserAddr(addr)).ok_or(FaultError::SegvMaperr)?;
+        let mut rounds = 0u32;
         loop {
-            self.fault_in(addr, need)?;
-            // Taken back already by another thread? Then fault once more.
-            if let Entry::Present { frame, .. } = self.page_table().cursor(page).query(page.start()) {
-                return Ok(frame);
+            {
+                let space = self.space.read();
+                if let Some(vma) = space.set.at(addr) {
+                    if secrets == Secrets::Hidden && vma.attr.backing.object().is_some_and(|o| o.is_secret())
+                    {
+                        return Err(FaultError::SegvAccerr);
+                    }
+                    let is_ready = !need.write || !need.force || is_marked(vma.attr.flags);
+                    if is_ready && need.is_allowed(vma.attr.flags) {
+                        let mut cursor = self.page_table().cursor(page);
+                        if let Some(frame) = usable(&mut cursor, vma, page.start(), need) {
+                            return Ok(visit(&frame));
+                        }
+                    }
+                }
             }
+            if rounds >= PATIENCE && sched::current().is_interrupted(Interruptible::Killable) {
+                return Err(FaultError::Interrupted);
+            }
+            rounds = rounds.saturating_add(1);
+            if need.write && need.force {
+                self.expect_copies(addr).map_err(|_| FaultError::Oom)?;
+            }
+            self.fault_in(addr, need)?;
         }
     }
 
-    /// As [`frame_at`](Self::frame_at) on behalf of somebody else, to whom secret memory is not shown.
-    pub(crate) fn shown_frame_at(&self, addr: u64, need: Need) -> Result<Frame, FaultError> {
-        let is_secret = |v: &Vma| v.attr.backing.object().is_some_and(|o| o.is_secret());
-        if self.space.read().set.at(addr).is_some_and(is_secret) {
-            return Err(FaultError::SegvAccerr);
-        }
-        self.frame_at(addr, need)
-    }
-
-    /// A reference to the frame behind `addr`, for futex keys and the like. May sleep.
+    /// A reference to the frame behind `addr`, for a transfer or a question about the frame. May sleep.
+    ///
+    /// With `write` it is one that the process may change at that moment; others may replace it in the page table at once.
     ///
     /// `EFAULT`: the access is not allowed. `ENOMEM`: no memory.
     pub fn pin_page(&self, addr: UserAddr, write: bool) -> Result<Frame> {
-        Ok(self.frame_at(addr.as_u64(), Need { write, ..Need::READ })?)
+        Ok(self.access(addr.as_u64(), Need { write, ..Need::READ }, Secrets::Shown, Frame::clone)?)
     }
 
     /// The page cache and offset in it behind `addr`, when the mapping there is shared; `None` for private memory.
@@ -123,9 +161,10 @@ impl Mm {
         let mut done = 0;
         while done < buf.len() {
             let Some((at, offset, len)) = piece(addr, done, buf.len()) else { break };
-            let Ok(frame) = self.shown_frame_at(at, need) else { break };
             let Some(part) = buf.get_mut(done..done + len) else { break };
-            frame.read(offset, part);
+            if self.access(at, need, Secrets::Hidden, |frame| frame.read(offset, part)).is_err() {
+                break;
+            }
             done += len;
         }
         done
@@ -137,12 +176,10 @@ impl Mm {
         let mut done = 0;
         while done < buf.len() {
             let Some((at, offset, len)) = piece(addr, done, buf.len()) else { break };
-            if need.force && self.expect_copies(at).is_err() {
+            let Some(part) = buf.get(done..done + len) else { break };
+            if self.access(at, need, Secrets::Hidden, |frame| frame.write(offset, part)).is_err() {
                 break;
             }
-            let Ok(frame) = self.shown_frame_at(at, need) else { break };
-            let Some(part) = buf.get(done..done + len) else { break };
-            frame.write(offset, part);
             done += len;
         }
         done
@@ -150,17 +187,68 @@ impl Mm {
 
     /// Marks the VMA at `addr` as one that may hold private copies, before a debugger makes one in it.
     pub(crate) fn expect_copies(&self, addr: u64) -> Result<()> {
-        let marked = |flags: VmFlags| flags.intersects(VmFlags::COWED | VmFlags::MAYSHARE);
-        if self.space.read().set.at(addr).is_none_or(|v| marked(v.attr.flags)) {
+        if self.space.read().set.at(addr).is_none_or(|v| is_marked(v.attr.flags)) {
             return Ok(());
         }
         let mut space = self.space.write();
-        if let Some(vma) = space.set.at(addr).filter(|v| !marked(v.attr.flags)) {
+        if let Some(vma) = space.set.at(addr).filter(|v| !is_marked(v.attr.flags)) {
             let (range, mut attr) = (vma.start..vma.end, vma.attr.clone());
             attr.flags |= VmFlags::COWED;
             space.set.modify(range, attr, sysctl::max_map_count()).map_err(refused)?;
         }
         Ok(())
+    }
+}
+
+/// Whether a fork knows that the memory may hold private copies, or there never are any.
+fn is_marked(flags: VmFlags) -> bool {
+    flags.intersects(VmFlags::COWED | VmFlags::MAYSHARE)
+}
+
+/// The frame that `vma` shows at `addr`, if an access for `need`, which the mapping allows, can use it as it is. For a write
+/// that is one that only the writer changes, or a page of a shared mapping that may be written; its entry becomes dirty.
+fn usable(cursor: &mut Cursor<'_>, vma: &Vma, addr: u64, need: Need) -> Option<Frame> {
+    let Entry::Present { frame, flags } = cursor.query(addr) else { return None };
+    if !need.write {
+        return Some(frame);
+    }
+    let is_large = frame.is_in_huge() && cursor.query_huge(addr).is_some();
+    let frame = if flags.contains(PteFlags::WRITE) {
+        frame
+    } else {
+        // What cannot be written is written to for a debugger: to a copy that no one else has.
+        if !vma.attr.is_private() || (flags.contains(PteFlags::WATCHED) && vma.attr.tells_writes()) {
+            return None;
+        }
+        own_page(cursor, addr, frame, is_large)?
+    };
+    let dirty = PteFlags::ACCESSED | PteFlags::DIRTY;
+    // As the hardware does, so that nobody takes the page for one that is still clean.
+    let is_set = match (flags.contains(dirty), is_large) {
+        (true, _) => true,
+        (false, true) => cursor.protect_huge(addr, flags | dirty),
+        (false, false) => cursor.protect(addr, flags | dirty),
+    };
+    is_set.then_some(frame)
+}
+
+/// Gives `frame`, which the entry at `addr` shows, back if it is a private page that nobody else has.
+fn own_page(cursor: &mut Cursor<'_>, addr: u64, frame: Frame, is_large: bool) -> Option<Frame> {
+    let is_own = |kind: u32| kind & (page_flags::ANON | page_flags::KSM) == page_flags::ANON;
+    if !is_large {
+        // Two references: the entry's and the one in `frame`. What is pinned is in one address space only (`pin`).
+        let is_alone = frame.ref_count() == 2 || is_pinned(&frame);
+        return Some(frame).filter(|f| is_alone && is_own(f.meta().flags.load(Ordering::Relaxed)));
+    }
+    // Our own reference would hide that nobody else has one.
+    drop(frame);
+    let kind = cursor.huge_frame(addr)?.0.frame(0).meta().flags.load(Ordering::Relaxed);
+    if !is_own(kind) || !cursor.is_huge_exclusive(addr) {
+        return None;
+    }
+    match cursor.query(addr) {
+        Entry::Present { frame, .. } => Some(frame),
+        _ => None,
     }
 }
 

@@ -1,12 +1,14 @@
 //! /proc and /sys: the files that programs read.
 
+use std::sync::atomic::AtomicBool;
+
 use crate::prelude::*;
 
 tests!(
     "proc":
     self_links, stat_line, status_fields, states_of_a_child, cmdline_environ_and_comm, maps_show_mappings,
-    mem_reads_and_writes, fd_folder, reopening_through_proc, system_files, sysctl_files, proc_is_protected,
-    limits_file, reads_in_small_pieces, sys_folders, oom_score_adj, maps_are_read_by_lines, mounts_hide_what_they_are_told,
+    mem_reads_and_writes, writes_of_others_change_copies_only, fd_folder, reopening_through_proc, system_files,
+    sysctl_files, proc_is_protected, limits_file, reads_in_small_pieces, sys_folders, oom_score_adj, maps_are_read_by_lines, mounts_hide_what_they_are_told,
 );
 
 fn self_links() {
@@ -103,6 +105,58 @@ fn mem_reads_and_writes() {
     assert_eq!(pwrite(fd, &[43], a as i64), Ok(1));
     assert_eq!(peek(a), 43);
     assert_eq!(pread(fd, 1, 8), Err(EIO));
+}
+
+/// Runs `write` some thousand times, while a thread gives the pages of `areas` back and reads them anew.
+fn while_pages_go(areas: &[usize], write: impl Fn(usize)) {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(SeqCst) {
+                for &at in areas {
+                    sys!(SYS_madvise, at, PAGE, MADV_DONTNEED).unwrap();
+                    peek(at);
+                }
+            }
+        });
+        (0..3000).for_each(|i| write(areas[i % areas.len()]));
+        is_over.store(true, SeqCst);
+    });
+}
+
+/// What others may write to private memory never reaches the file, or the page that untouched memory shows, whatever
+/// happens meanwhile to the copy that was made for it.
+fn writes_of_others_change_copies_only() {
+    let content = vec![b'a'; PAGE];
+    let p = file("program", &content);
+    let fd = open(&p, O_RDONLY).unwrap();
+    let private = |prot, flags, fd| map(PAGE, prot, MAP_PRIVATE | flags, fd).unwrap();
+    let check = || {
+        assert!(pread(fd, PAGE, 0).unwrap() == content, "the file has changed");
+        let fresh = anon(PAGE);
+        assert!((0..PAGE).all(|i| peek(fresh + i) == 0), "the page of zeroes has changed");
+    };
+    // By force, as a debugger.
+    let mem = open(&cstr("/proc/self/mem"), O_RDWR).unwrap();
+    let read_only = [private(PROT_READ, 0, fd), private(PROT_READ, MAP_ANONYMOUS, -1)];
+    while_pages_go(&read_only, |at| assert_eq!(pwrite(mem, b"m", at as i64), Ok(1)));
+    check();
+    // With the rights of the mapping.
+    let rw = PROT_READ | PROT_WRITE;
+    while_pages_go(&[private(rw, 0, fd), private(rw, MAP_ANONYMOUS, -1)], |at| {
+        let from = iovec { iov_base: content.as_ptr() as *mut c_void, iov_len: 1 };
+        let to = iovec { iov_base: at as *mut c_void, iov_len: 1 };
+        assert_eq!(sys!(SYS_process_vm_writev, getpid(), &from, 1, &to, 1, 0), Ok(1));
+    });
+    check();
+    // The last write stays, as nobody gives pages back now.
+    for at in read_only {
+        assert_eq!((pwrite(mem, b"n", at as i64), peek(at)), (Ok(1), b'n'));
+    }
+    check();
+    let shared = map(PAGE, PROT_READ, MAP_SHARED, fd).unwrap();
+    assert_eq!(pwrite(mem, b"s", shared as i64), Err(EIO), "there are no copies in shared memory");
+    assert_eq!(peek(shared), b'a');
 }
 
 fn fd_folder() {

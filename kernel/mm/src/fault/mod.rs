@@ -100,10 +100,11 @@ impl Need {
     pub const WRITE: Need = Need { write: true, ..Need::READ };
 
     /// Whether the VMA grants it.
-    fn is_allowed(self, flags: VmFlags) -> bool {
+    pub fn is_allowed(self, flags: VmFlags) -> bool {
         if self.write {
-            let forced =
-                self.force && flags.contains(VmFlags::MAYWRITE) && !flags.contains(VmFlags::MAYSHARE);
+            // Nobody is given a page of the pool of huge ones for it.
+            let never = VmFlags::MAYSHARE | VmFlags::HUGETLB;
+            let forced = self.force && flags.contains(VmFlags::MAYWRITE) && !flags.intersects(never);
             flags.contains(VmFlags::WRITE) || forced
         } else if self.exec {
             flags.contains(VmFlags::EXEC)

@@ -5,6 +5,7 @@ use crate::vma::Backing;
 use crate::{FaultError, MapRequest, Mm, RemapRequest, Rights, VmFlags};
 use abi::Errno;
 use abi::mman::{MapFlags, MremapFlags, Prot};
+use abi::raw::general::MADV_DONTNEED;
 use hal::UserAddr;
 use hal::trap::Access;
 use hal::uio::{Dest, Src};
@@ -227,6 +228,43 @@ fn a_debugger_writes_into_code_without_touching_the_file() {
     let child = mm.fork().unwrap();
     child.read_remote(0x200 * PAGE, &mut byte, Rights::Obey);
     assert_eq!(byte, [0xcc], "the copy survives a fork");
+}
+
+#[test]
+fn writes_of_a_debugger_never_reach_what_others_see() {
+    const ROUNDS: usize = 3000;
+    let _alone = alone();
+    let file = TestFile::new(PAGE);
+    file.0.write(0, &mut Src::kernel(&[1; PAGE as usize])).unwrap();
+    let mm = Mm::new().unwrap();
+    mm.map(fixed(0x200, 1, Prot::READ, MapFlags::PRIVATE, Backing::file(file.clone()), 0)).unwrap();
+    let zeroes = mm.map(MapRequest::anonymous(PAGE, Prot::READ)).unwrap();
+    // From here on `space` is only read: threads of the host must not wait for each other's sleeping locks.
+    assert_eq!(mm.write_remote(0x200 * PAGE, &[2], Rights::Force), 1);
+    assert_eq!(mm.write_remote(zeroes, &[2], Rights::Force), 1);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                for at in [0x200 * PAGE, zeroes] {
+                    mm.advise(at, PAGE, MADV_DONTNEED).unwrap();
+                    assert_eq!(mm.read_remote(at, &mut [0], Rights::Obey), 1);
+                }
+            }
+        });
+        for _ in 0..ROUNDS {
+            assert_eq!(mm.write_remote(0x200 * PAGE, &[2], Rights::Force), 1);
+            assert_eq!(mm.write_remote(zeroes, &[2], Rights::Force), 1);
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    mm.advise(0x200 * PAGE, PAGE, MADV_DONTNEED).unwrap();
+    mm.advise(zeroes, PAGE, MADV_DONTNEED).unwrap();
+    for (at, expected) in [(0x200 * PAGE, 1), (zeroes, 0)] {
+        let mut byte = [9];
+        assert_eq!((mm.read_remote(at, &mut byte, Rights::Obey), byte), (1, [expected]));
+    }
+    mm.check_invariants();
 }
 
 #[test]
