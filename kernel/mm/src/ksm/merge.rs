@@ -61,7 +61,8 @@ fn freeze(cursor: &mut Cursor<'_>, addr: u64) -> Option<(Frame, PteFlags)> {
     if !cursor.protect(addr, flags) {
         return None;
     }
-    cursor.flush();
+    // Even if the entry forbade writes already: who made it so may not have flushed yet.
+    cursor.flush_page(addr);
     (frame.ref_count() == 2).then_some((frame, flags))
 }
 

@@ -264,6 +264,12 @@ impl Cursor<'_> {
     pub fn flush(&mut self) {
         self.removed.clear();
     }
+
+    /// Makes all CPUs forget what they know of the page at `addr`; here nobody remembers anything.
+    pub fn flush_page(&mut self, addr: u64) {
+        self.check(addr);
+        self.flush();
+    }
 }
 
 /// Nothing to load: user copies ask the current thread for its table.

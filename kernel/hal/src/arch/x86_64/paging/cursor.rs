@@ -498,6 +498,14 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Makes all CPUs forget what they know of the page at `addr`, whatever its entry is now: a cursor that was here before
+    /// may have taken rights away, and flush only after it gave the lock up.
+    pub fn flush_page(&mut self, addr: u64) {
+        self.check(addr);
+        self.need_flush(addr);
+        self.flush_locked();
+    }
+
     fn flush_locked(&mut self) {
         self.flush_tlb();
         self.removed_first = None;
