@@ -13,7 +13,7 @@ use super::tree;
 use crate::mapping::page_flags;
 use crate::oom;
 use crate::space::{Mm, RssDelta, Space};
-use crate::vma::{VmFlags, Vma};
+use crate::vma::{Backing, VmFlags, Vma};
 
 /// Entries looked at under one hold of the locks.
 const STEP: usize = 256;
@@ -46,6 +46,10 @@ fn is_candidate(frame: &Frame) -> bool {
 fn part_at(space: &Space, addr: u64) -> Option<(&Vma, PageRange)> {
     let vma = space.set.at(addr).filter(|vma| vma.attr.flags.contains(VmFlags::MERGEABLE))?;
     Some((vma, PageRange::page_of(UserAddr(addr))?))
+}
+
+fn has_no_file(vma: &Vma) -> bool {
+    matches!(vma.attr.backing, Backing::Anonymous)
 }
 
 /// Forbids writes to the page at `addr`, and gives it with the flags of its entry, if this page table is its only holder.
@@ -94,11 +98,20 @@ impl Mm {
         Next::End
     }
 
+    /// Whether the page of zeroes may take the place of the page at `addr`. Not in a mapping of a file: what is not `ANON`
+    /// there is the file's, which a fork leaves out and a hole in the file takes away.
+    pub(super) fn may_show_zeroes(&self, addr: u64) -> bool {
+        part_at(&self.space.read(), addr).is_some_and(|(vma, _)| has_no_file(vma))
+    }
+
     /// Puts `target`, which never changes, in the place of the page at `addr`, if that has the same contents and nobody
-    /// else has it. `false`: it is as it was.
+    /// else has it, and the page of zeroes may be there. `false`: it is as it was.
     pub(super) fn merge_page(&self, addr: u64, target: &Frame) -> bool {
         let space = self.space.read();
-        let Some((_, page)) = part_at(&space, addr) else { return false };
+        let Some((vma, page)) = part_at(&space, addr) else { return false };
+        if kind_of(target) & page_flags::ZERO != 0 && !has_no_file(vma) {
+            return false;
+        }
         let mut cursor = self.page_table().cursor(page);
         let Some((frame, flags)) = freeze(&mut cursor, addr) else { return false };
         if !tree::is_same(&frame, target) {

@@ -18,6 +18,9 @@
 //! A page is taken when its page table is its only holder, which is asked with writes to it forbidden: whoever uses it for a
 //! transfer holds a reference. LINUX: pages that forks share are merged, too; it can tell their owners from transfers.
 //!
+//! In mappings of files, where a page without `ANON` is the file's, zeroes are merged as other contents are. LINUX: the page
+//! of zeroes takes their place there, too.
+//!
 //! LINUX: `pages_sharing` follows a write once the thread comes by again; here it is true at once, and counts what forks
 //! share. Stable pages can go to swap there. There is one node of memory, so `merge_across_nodes` decides nothing.
 //!

@@ -299,6 +299,7 @@ impl State {
         if sum == self.zero_sum
             && settings::USE_ZERO_PAGES.load(Relaxed)
             && let Some(zero) = zero_frame()
+            && mm.may_show_zeroes(place.addr)
         {
             drop(frame);
             mm.merge_page(place.addr, zero);

@@ -2,9 +2,11 @@
 
 use abi::mman::MapFlags;
 use abi::raw::general::{MADV_DONTNEED, MADV_MERGEABLE, MADV_UNMERGEABLE};
+use hal::uio::Src;
 
-use super::{Run, scan, set_run, stats, zero_frame};
-use crate::tests::{Alone, PAGE, alone, rw};
+use super::{Run, scan, set_run, stats, zero_frame, zero_pages};
+use crate::tests::{Alone, PAGE, TestFile, alone, fixed, rw};
+use crate::vma::Backing;
 use crate::{MapRequest, Mm, Rights};
 
 /// The machine for one test, with the page of zeroes made and merging on.
@@ -105,6 +107,24 @@ fn zeroes_are_merged_with_a_page_that_costs_nothing() {
     assert_eq!((mm.ksm_stats().zero_pages, byte_at(&mm, at + 5 * PAGE)), (3, 0));
     super::settings::USE_ZERO_PAGES.store(false, core::sync::atomic::Ordering::Relaxed);
     finish([mm]);
+}
+
+#[test]
+fn zeroes_in_a_mapping_of_a_file_stay_apart_from_the_file() {
+    let _alone = merging();
+    super::settings::USE_ZERO_PAGES.store(true, core::sync::atomic::Ordering::Relaxed);
+    let file = TestFile::new(4 * PAGE);
+    file.0.write(0, &mut Src::kernel(&[7; 4 * PAGE as usize])).unwrap();
+    let (mm, at) = (Mm::new().unwrap(), 0x200 * PAGE);
+    mm.map(fixed(0x200, 4, rw(), MapFlags::PRIVATE, Backing::file(file.clone()), 0)).unwrap();
+    assert_eq!(mm.write_remote(at, &[0; 4 * PAGE as usize], Rights::Obey), 4 * PAGE as usize);
+    mm.advise(at, 4 * PAGE, MADV_MERGEABLE).unwrap();
+    scan::scan_rounds(2);
+    assert_eq!((zero_pages(), shared()), (0, (1, 3)), "merged like other pages");
+    let child = mm.fork().unwrap();
+    assert!((0..4).all(|i| byte_at(&child, at + i * PAGE) == 0 && byte_at(&mm, at + i * PAGE) == 0));
+    super::settings::USE_ZERO_PAGES.store(false, core::sync::atomic::Ordering::Relaxed);
+    finish([mm, child]);
 }
 
 #[test]
