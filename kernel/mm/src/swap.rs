@@ -239,6 +239,26 @@ pub(crate) struct Batch {
     pages: ArrayVec<(u64, Frame), BATCH>,
 }
 
+impl Area {
+    /// Writes `pages`, and leaves those in there that were written: the others stay in `HELD`, so nothing is lost.
+    ///
+    /// Nothing more goes to a device that fails. That memory was short, which is when pages are written, says nothing of the
+    /// device: a page alone needs less.
+    fn write_out(&self, pages: &mut ArrayVec<(u64, Frame), BATCH>) {
+        let is_written = |part: &[(u64, Frame)]| {
+            let result = self.device.write(part);
+            if result.is_err_and(|e| e != Errno::ENOMEM) {
+                self.is_closed.store(true, Ordering::Relaxed);
+            }
+            result.is_ok()
+        };
+        if !is_written(pages) {
+            let is_closed = || self.is_closed.load(Ordering::Relaxed);
+            pages.retain(|page| !is_closed() && is_written(core::slice::from_ref(page)));
+        }
+    }
+}
+
 impl Batch {
     /// Whether it must be written before more comes in.
     pub fn is_full(&self) -> bool {
@@ -283,11 +303,7 @@ impl Batch {
                 continue;
             }
             pages.sort_unstable_by_key(|(slot, _)| *slot);
-            if area.device.write(&pages).is_err() {
-                // They stay in `HELD`, so nothing is lost.
-                area.is_closed.store(true, Ordering::Relaxed);
-                continue;
-            }
+            area.write_out(&mut pages);
             done += pages.len();
             let mut gone = ArrayVec::<Frame, BATCH>::new();
             let mut held = HELD.lock();

@@ -22,6 +22,8 @@ const SLOTS: u64 = 400;
 struct Memory {
     pages: Mutex<HashMap<u64, Vec<u8>>>,
     is_broken: AtomicBool,
+    /// No memory for more than one page at once.
+    is_short: AtomicBool,
 }
 
 impl SwapDevice for Memory {
@@ -37,6 +39,9 @@ impl SwapDevice for Memory {
     fn write(&self, pages: &[(u64, Frame)]) -> Result<()> {
         if self.is_broken.load(Ordering::Relaxed) {
             return Err(Errno::EIO);
+        }
+        if self.is_short.load(Ordering::Relaxed) && pages.len() > 1 {
+            return Err(Errno::ENOMEM);
         }
         for (slot, frame) in pages {
             assert!(*slot > 0 && *slot < SLOTS, "the header's page, or none of the device");
@@ -139,6 +144,29 @@ fn a_device_that_fails_loses_nothing() {
     device.is_broken.store(true, Ordering::Relaxed);
     mm.advise(at, 40 * PAGE, MADV_PAGEOUT).unwrap();
     check(&mm, at);
+    drop(mm);
+    swap_off();
+}
+
+#[test]
+fn a_device_without_memory_for_many_pages_stays_in_use() {
+    let _alone = alone();
+    let device = swap_on();
+    let mm = Mm::new().unwrap();
+    let at = filled(&mm);
+    device.is_short.store(true, Ordering::Relaxed);
+    let free = hal::frame::stats().free;
+    mm.advise(at, 40 * PAGE, MADV_PAGEOUT).unwrap();
+    assert_eq!(
+        (mm.counters().swap, device.pages.lock().unwrap().len()),
+        (40, 41),
+        "one by one, and the header"
+    );
+    assert!(hal::frame::stats().free >= free + 40);
+    check(&mm, at);
+    device.is_short.store(false, Ordering::Relaxed);
+    mm.advise(at, 40 * PAGE, MADV_PAGEOUT).unwrap();
+    assert_eq!(mm.counters().swap, 40, "it is not closed");
     drop(mm);
     swap_off();
 }
