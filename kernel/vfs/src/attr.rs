@@ -317,9 +317,6 @@ pub(crate) fn truncate_inode(inode: &Arc<Inode>, size: u64, cred: &Cred) -> Resu
 fn check_size(inode: &Inode, size: i64, fsize: u64) -> Result<u64> {
     let size = u64::try_from(size).map_err(|_| Errno::EINVAL)?;
     let is_growing = size > inode.size();
-    if !is_growing && inode.flags().contains(InodeFlags::SWAPFILE) {
-        return Err(Errno::ETXTBSY);
-    }
     if is_growing && (size > fsize || size > inode.sb().max_bytes()) { Err(Errno::EFBIG) } else { Ok(size) }
 }
 
@@ -375,9 +372,6 @@ pub fn fallocate(file: &File, mode: u32, offset: i64, len: i64, fsize: u64) -> R
     }
     file.require(FileMode::WRITE)?;
     let inode = file.inode();
-    if inode.flags().contains(InodeFlags::SWAPFILE) {
-        return Err(Errno::ETXTBSY);
-    }
     match inode.kind() {
         FileKind::Regular => {}
         FileKind::Fifo => return Err(Errno::ESPIPE),

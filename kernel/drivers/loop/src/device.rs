@@ -341,6 +341,7 @@ fn execute(work: &Work, request: &Request, buffer: &mut [u8]) -> Result<()> {
     match request.op() {
         Op::Flush => file.ops().fsync(file, SyncMode::Data),
         Op::Discard | Op::WriteZeroes => {
+            let _exclusive = file.inode().sem.write();
             file.ops().fallocate(file, PUNCH_HOLE | KEEP_SIZE, start, len).map_err(|_| Errno::EOPNOTSUPP)
         }
         Op::Read | Op::Write => transfer(file, request, start, buffer),

@@ -14,7 +14,7 @@ use hal::{PAGE_SHIFT, PAGE_SIZE};
 use mm::Mapping;
 use security::Cap;
 use vfs::file_attr::{FileAttr, FsFlags};
-use vfs::{File, FileMode, FileOps, Inode, RwKind, ShowPart, SyncMode, Whence};
+use vfs::{File, FileMode, FileOps, Inode, InodeFlags, RwKind, ShowPart, SyncMode, Whence};
 
 use crate::direct;
 use crate::node::{Node, node};
@@ -61,6 +61,7 @@ impl FileOps for Regular {
 
     fn write(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<usize> {
         let inode = file.inode();
+        check_unswapped(inode)?;
         let node = node(inode)?;
         if node.fs.layout.reserved_blocks > 0 && !file.cred().capable(Cap::SYS_RESOURCE) {
             node.leave_reserve(pos, src)?;
@@ -100,6 +101,7 @@ impl FileOps for Regular {
 
     fn fallocate(&self, file: &File, mode: u32, offset: u64, len: u64) -> Result<()> {
         let inode = file.inode();
+        check_unswapped(inode)?;
         let node = node(inode)?;
         let has_extents = node.flags.load(Relaxed) & flags::EXTENTS != 0;
         let end = offset + len;
@@ -135,6 +137,12 @@ impl FileOps for Regular {
     fn check_flags(&self, _file: &File, _flags: OpenFlags) -> Result<()> {
         Ok(())
     }
+}
+
+/// `ETXTBSY`: swap goes to the blocks of `inode`. Asked here, by each change of data or blocks, as not all of them come by the
+/// VFS's own calls: an upper file of overlayfs, say. The caller holds `sem`, so the answer stays (`SwapUse::begin`).
+pub(crate) fn check_unswapped(inode: &Inode) -> Result<()> {
+    if inode.flags().contains(InodeFlags::SWAPFILE) { Err(Errno::ETXTBSY) } else { Ok(()) }
 }
 
 /// What chattr(1) shows of `inode`.

@@ -414,6 +414,9 @@ impl InodeOps for Ops {
 
     fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
         if let Some(size) = change.size {
+            if size <= inode.size() {
+                file::check_unswapped(inode)?;
+            }
             self.0.set_size(inode, size)?;
         }
         let handle = self.0.fs.begin()?;

@@ -400,6 +400,17 @@ fn swap_goes_to_the_blocks_of_a_file() {
         assert_eq!(vfs::attr::ftruncate(&file, 1, u64::MAX), Err(Errno::ETXTBSY));
         assert_eq!(vfs::attr::fallocate(&file, 3, 0, 4096, u64::MAX), Err(Errno::ETXTBSY));
         assert_eq!(env.unlink("/swap"), Err(Errno::EPERM));
+        assert!(matches!(env.open("/swap", OpenFlags::WRONLY | OpenFlags::TRUNC), Err(Errno::ETXTBSY)));
+        // By the ways of overlayfs and loop devices, too, which pass the VFS's checks by.
+        {
+            let inode = file.inode();
+            let _exclusive = inode.sem.write();
+            assert_eq!(file.ops().write(&file, &mut Src::kernel(b"x"), 0), Err(Errno::ETXTBSY));
+            assert_eq!(file.ops().fallocate(&file, 3, 0, 4096), Err(Errno::ETXTBSY));
+            let cut = vfs::SetAttr { size: Some(0), ..vfs::SetAttr::default() };
+            assert_eq!(inode.ops().set_attr(inode, &cut), Err(Errno::ETXTBSY));
+        }
+        assert_eq!(file.inode().size(), 40 * page as u64);
         drop(device);
         assert_eq!(vfs::rw::pwrite(&file, &mut Src::kernel(b"x"), 0, u64::MAX), Ok(1));
         // A file with a hole, or with nothing in it, is none to swap to.
