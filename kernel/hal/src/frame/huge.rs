@@ -29,7 +29,10 @@
 use core::num::NonZeroU32;
 use core::sync::atomic::Ordering;
 
-use super::{Frame, FrameMeta, Machine, MetaMap, alloc_run, free_one, free_run, inject, nr_above_reserve};
+use super::{
+    Frame, FrameMeta, Machine, MetaMap, alloc_run, count_down, count_up, free_one, free_run, inject,
+    nr_above_reserve,
+};
 use crate::addr::PAGE_SIZE;
 use crate::arch;
 use crate::sync::Once;
@@ -183,8 +186,7 @@ impl HugeFrame {
     pub fn frame(&self, idx: usize) -> Frame {
         let pfn = self.first.get() + (idx % HUGE_FRAMES) as u32;
         // H2: the frame is alive.
-        let refs = meta(pfn).refs.fetch_add(1, Ordering::Relaxed);
-        assert!(refs < 1 << 31, "too many references to a frame");
+        count_up(&meta(pfn).refs);
         Frame { pfn: NonZeroU32::new(pfn).unwrap_or(self.first) }
     }
 
@@ -213,7 +215,7 @@ impl HugeFrame {
             return first;
         }
         frames.for_each(|pfn| {
-            meta(pfn).refs.fetch_add(1, Ordering::Relaxed);
+            count_up(&meta(pfn).refs);
         });
         // SAFETY: `into_first` gave this reference up, and nothing else was made from it.
         drop(unsafe { HugeFrame::from_first(first) });
@@ -240,8 +242,7 @@ impl HugeFrame {
 
 impl Clone for HugeFrame {
     fn clone(&self) -> HugeFrame {
-        let old = meta(self.first.get()).maps.fetch_add(1, Ordering::Relaxed);
-        assert!(old < 1 << 31, "too many references to a huge frame");
+        count_up(&meta(self.first.get()).maps);
         HugeFrame { first: self.first }
     }
 }
@@ -249,8 +250,7 @@ impl Clone for HugeFrame {
 impl Drop for HugeFrame {
     fn drop(&mut self) {
         let first = self.first.get();
-        // AcqRel, as for frames.
-        if meta(first).maps.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if count_down(&meta(first).maps) {
             release(first);
         }
     }

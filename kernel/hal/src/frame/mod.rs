@@ -52,7 +52,8 @@ const _: () = assert!(size_of::<FrameMeta>() == 32);
 ///
 /// # Invariants
 ///
-/// - F1: the frame is managed by the allocator, is in no free list, and its `refs` counts this value.
+/// - F1: the frame is managed by the allocator, is in no free list, and its `refs` counts this value, or counts nothing any
+///   more ([`MAX_COUNT`]).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame {
     pfn: NonZeroU32,
@@ -386,12 +387,40 @@ impl Frame {
     }
 }
 
+/// Where a count is put that has passed [`MAX_COUNT`], as far from that as from an overflow.
+const LOST_COUNT: u32 = 3 << 30;
+/// The largest count that is kept. Page tables that show one page so often take 16 GiB, which user space can have: from
+/// there on the page is not counted any more, and stays for ever. Going on would end in a use after free.
+const MAX_COUNT: u32 = 1 << 31;
+
+/// Counts a reference more.
+#[inline]
+fn count_up(count: &AtomicU32) {
+    if count.fetch_add(1, Ordering::Relaxed) >= MAX_COUNT {
+        lose_count(count);
+    }
+}
+
+/// Counts a reference less; was it the last?
+#[inline]
+fn count_down(count: &AtomicU32) -> bool {
+    // AcqRel: what other holders did with the frame comes before its next owner.
+    let old = count.fetch_sub(1, Ordering::AcqRel);
+    if old > MAX_COUNT {
+        lose_count(count);
+    }
+    old == 1
+}
+
+#[cold]
+fn lose_count(count: &AtomicU32) {
+    count.store(LOST_COUNT, Ordering::Relaxed);
+}
+
 impl Clone for Frame {
     #[inline]
     fn clone(&self) -> Frame {
-        // A count that reached 2^31 can only come from a leak; going on would end in a use after free.
-        let old = self.meta().refs.fetch_add(1, Ordering::Relaxed);
-        assert!(old < 1 << 31, "too many references to a frame");
+        count_up(&self.meta().refs);
         Frame { pfn: self.pfn }
     }
 }
@@ -399,8 +428,7 @@ impl Clone for Frame {
 impl Drop for Frame {
     #[inline]
     fn drop(&mut self) {
-        // AcqRel: what other holders did with the frame comes before its next owner.
-        if self.meta().refs.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if count_down(&self.meta().refs) {
             huge::gone(self.pfn.get());
         }
     }
@@ -558,6 +586,22 @@ mod tests {
         again.read(4090, &mut bytes);
         assert_eq!(&bytes, b"abcdef");
         assert_eq!(again.ref_count(), 1);
+    }
+
+    #[test]
+    fn a_page_with_too_many_references_stays() {
+        let frame = Frame::alloc_zeroed().unwrap();
+        let count = || frame.meta().refs.load(Ordering::Relaxed);
+        frame.meta().refs.store(MAX_COUNT - 1, Ordering::Relaxed);
+        let at_most = frame.clone();
+        assert_eq!(count(), MAX_COUNT);
+        drop(at_most);
+        assert_eq!(count(), MAX_COUNT - 1, "up to there it is exact");
+        let many = [frame.clone(), frame.clone(), frame.clone()];
+        assert_eq!(count(), LOST_COUNT);
+        drop(many);
+        assert_eq!(count(), LOST_COUNT);
+        frame.meta().refs.store(1, Ordering::Relaxed);
     }
 
     #[test]
