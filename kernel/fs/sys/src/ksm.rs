@@ -29,23 +29,21 @@ pub(crate) fn items() -> Items {
         tunable("advisor_min_pages_to_scan", &ADVISOR_MIN_PAGES, ANY),
         advisor_mode(),
         tunable("advisor_target_scan_time", &ADVISOR_TARGET_SECS, 1..=u64::from(u32::MAX)),
-        stat("full_scans", |stats| stats.full_scans),
+        value("full_scans", ksm::full_scans),
         stat("general_profit", |stats| stats.general_profit),
-        stat("ksm_zero_pages", |stats| stats.zero_pages),
-        changed(
-            "max_page_sharing",
-            || ksm::stats().max_page_sharing,
-            |bytes| ksm::set_max_page_sharing(number(bytes, ANY)?),
-        ),
+        value("ksm_zero_pages", ksm::zero_pages),
+        changed("max_page_sharing", ksm::max_page_sharing, |bytes| {
+            ksm::set_max_page_sharing(number(bytes, ANY)?)
+        }),
         changed(
             "merge_across_nodes",
-            || u8::from(ksm::stats().merge_across_nodes),
+            || u8::from(ksm::merge_across_nodes()),
             |bytes| ksm::set_merge_across_nodes(number(bytes, 0..=1)? == 1),
         ),
-        stat("pages_scanned", |stats| stats.pages_scanned),
+        value("pages_scanned", ksm::pages_scanned),
         stat("pages_shared", |stats| stats.pages_shared),
         stat("pages_sharing", |stats| stats.pages_sharing),
-        stat("pages_skipped", |stats| stats.pages_skipped),
+        value("pages_skipped", ksm::pages_skipped),
         changed(
             "pages_to_scan",
             || PAGES_TO_SCAN.load(Relaxed),
@@ -66,14 +64,22 @@ pub(crate) fn items() -> Items {
         ),
         tunable("sleep_millisecs", &SLEEP_MILLISECS, ANY),
         switch("smart_scan", &SMART_SCAN),
-        stat("stable_node_chains", |stats| stats.stable_node_chains),
+        value("stable_node_chains", || ksm::chains().chains),
         tunable("stable_node_chains_prune_millisecs", &PRUNE_MILLISECS, ANY),
-        stat("stable_node_dups", |stats| stats.stable_node_dups),
+        value("stable_node_dups", || ksm::chains().dups),
         switch("use_zero_pages", &USE_ZERO_PAGES),
     ])
 }
 
 /// A number that can only be read.
+fn value(name: &'static str, of: fn() -> u64) -> Named {
+    attribute(name, move |out| {
+        put!(out, "{}\n", of());
+        Ok(())
+    })
+}
+
+/// The same for one that takes a look at all stable pages.
 fn stat<T: Display + 'static>(name: &'static str, of: fn(&Stats) -> T) -> Named {
     attribute(name, move |out| {
         put!(out, "{}\n", of(&ksm::stats()));

@@ -46,7 +46,10 @@ use crate::mapping::page_flags;
 use crate::space::{Mm, Prefs};
 use crate::vma::{VmFlags, Vma};
 
-pub use scan::{Run, Stats, run, set_max_page_sharing, set_merge_across_nodes, set_run, start, stats, wake};
+pub use scan::{
+    Chains, Run, Stats, chains, full_scans, max_page_sharing, merge_across_nodes, pages_scanned,
+    pages_skipped, run, set_max_page_sharing, set_merge_across_nodes, set_run, start, stats, wake,
+};
 
 /// Address spaces that take part.
 static TAKING_PART: AtomicUsize = AtomicUsize::new(0);

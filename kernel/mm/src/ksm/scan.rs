@@ -112,40 +112,61 @@ struct Known {
     new: Vec<Seen>,
     /// The round in which it was met last.
     round: u64,
+    /// Pages of those that are remembered that are merged.
+    merged: u64,
 }
 
 impl Known {
+    fn new(id: u64, round: u64) -> Self {
+        Self { id, old: Vec::new(), next: 0, new: Vec::new(), round, merged: 0 }
+    }
+
+    /// Pages that are remembered.
+    fn len(&self) -> u64 {
+        (self.new.len() + self.rest().len()) as u64
+    }
+
+    /// Those of the last round that were not looked at in this one.
+    fn rest(&self) -> &[Seen] {
+        self.old.get(self.next..).unwrap_or(&[])
+    }
+
+    /// Remembers the next page of this round; not without memory.
+    fn put(&mut self, seen: Seen) {
+        if self.new.try_reserve(1).is_ok() {
+            self.merged += u64::from(seen.is_merged);
+            self.new.push(seen);
+        }
+    }
+
     /// What is known of the page, and forgets those before it.
     fn take(&mut self, page: u64) -> Option<Seen> {
-        while let Some(seen) = self.old.get(self.next).filter(|seen| seen.page <= page) {
+        while let Some(&seen) = self.old.get(self.next).filter(|seen| seen.page <= page) {
             self.next += 1;
+            self.merged -= u64::from(seen.is_merged);
             if seen.page == page {
-                return Some(*seen);
+                return Some(seen);
             }
         }
         None
     }
 
-    fn begin(&mut self, round: u64) {
-        (self.next, self.round) = (0, round);
-    }
-
+    /// Ends the round for it: what was not met is forgotten.
     fn finish(&mut self) {
+        self.merged -= self.rest().iter().filter(|seen| seen.is_merged).count() as u64;
         self.old = core::mem::take(&mut self.new);
         self.next = 0;
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Seen> {
-        self.new.iter().chain(self.old.get(self.next..).unwrap_or(&[]))
-    }
-
     /// Notes that the page was merged, being the one that another was found to be equal to.
     fn note_merged(&mut self, page: u64) {
+        let merged = &mut self.merged;
         let lists = [self.new.as_mut_slice(), self.old.get_mut(self.next..).unwrap_or(&mut [])];
         for list in lists {
             if let Ok(at) = list.binary_search_by_key(&page, |seen| seen.page)
                 && let Some(seen) = list.get_mut(at)
             {
+                *merged += u64::from(!seen.is_merged);
                 seen.is_merged = true;
             }
         }
@@ -257,13 +278,13 @@ impl State {
     fn begin(&mut self, id: u64) -> bool {
         let round = self.round;
         if let Some(known) = self.known_mut(id) {
-            known.begin(round);
+            known.round = round;
             return true;
         }
         if self.known.try_reserve(1, id_of).is_err() {
             return false;
         }
-        self.known.insert_unique(id, Known { id, old: Vec::new(), next: 0, new: Vec::new(), round }, id_of);
+        self.known.insert_unique(id, Known::new(id, round), id_of);
         true
     }
 
@@ -274,10 +295,8 @@ impl State {
         let is_new = known.is_none();
         let mut seen = known.unwrap_or(Seen { page, sum: 0, age: 0, skips: 0, is_merged: false });
         self.judge(mm, place, frame, &mut seen, is_new);
-        if let Some(known) = self.known_mut(place.id)
-            && known.new.try_reserve(1).is_ok()
-        {
-            known.new.push(seen);
+        if let Some(known) = self.known_mut(place.id) {
+            known.put(seen);
         }
     }
 
@@ -500,23 +519,54 @@ pub fn set_merge_across_nodes(on: bool) -> Result<()> {
     with_nothing_shared(|| ACROSS_NODES.store(on, Relaxed))
 }
 
-/// What /sys/kernel/mm/ksm tells, named as its files.
+/// What /sys/kernel/mm/ksm tells of what is merged, named as its files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in ksm.rst")]
 pub struct Stats {
-    pub max_page_sharing: u64,
-    pub merge_across_nodes: bool,
     pub pages_shared: u64,
     pub pages_sharing: u64,
     pub pages_unshared: u64,
     pub pages_volatile: u64,
-    pub pages_scanned: u64,
-    pub pages_skipped: u64,
-    pub full_scans: u64,
-    pub stable_node_chains: u64,
-    pub stable_node_dups: u64,
-    pub zero_pages: u64,
     pub general_profit: i64,
+}
+
+/// Contents of which there is more than one stable page (`stable_node_chains`), and those pages (`stable_node_dups`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chains {
+    /// The contents.
+    pub chains: u64,
+    /// The pages.
+    pub dups: u64,
+}
+
+/// `max_page_sharing`.
+pub fn max_page_sharing() -> u64 {
+    MAX_SHARING.load(Relaxed)
+}
+
+/// `merge_across_nodes`.
+pub fn merge_across_nodes() -> bool {
+    ACROSS_NODES.load(Relaxed)
+}
+
+/// `pages_scanned`.
+pub fn pages_scanned() -> u64 {
+    SCANNED.get()
+}
+
+/// `pages_skipped`.
+pub fn pages_skipped() -> u64 {
+    SKIPPED.get()
+}
+
+/// `full_scans`.
+pub fn full_scans() -> u64 {
+    FULL_SCANS.get()
+}
+
+/// Counts the [`Chains`]. May sleep. Cost: a sort of the stable pages.
+pub fn chains() -> Chains {
+    STATE.lock().stable.chains()
 }
 
 /// Bytes that remembering `items` pages takes.
@@ -524,35 +574,22 @@ pub(super) fn cost_of(items: u64) -> i64 {
     i64::try_from(items.saturating_mul(size_of::<Seen>() as u64)).unwrap_or(i64::MAX)
 }
 
-/// Collects [`Stats`]. May sleep. Cost: a step for each page that is remembered.
+/// Collects [`Stats`]. May sleep. Cost: a step for each stable page.
 pub fn stats() -> Stats {
     let state = STATE.lock();
     let sums = state.stable.sums();
-    let items: u64 = state.known.iter().map(|known| known.iter().count() as u64).sum();
-    let merged: u64 = state.known.iter().map(merged_of).sum();
+    let items: u64 = state.known.iter().map(Known::len).sum();
+    let merged: u64 = state.known.iter().map(|known| known.merged).sum();
     let unshared = state.unstable.len();
     drop(state);
-    let zero_pages = zero_pages();
-    let saved = (sums.sharing + zero_pages).saturating_mul(PAGE_SIZE as u64);
+    let saved = (sums.sharing + zero_pages()).saturating_mul(PAGE_SIZE as u64);
     Stats {
-        max_page_sharing: MAX_SHARING.load(Relaxed),
-        merge_across_nodes: ACROSS_NODES.load(Relaxed),
         pages_shared: sums.shared,
         pages_sharing: sums.sharing,
         pages_unshared: unshared,
         pages_volatile: items.saturating_sub(merged + unshared),
-        pages_scanned: SCANNED.get(),
-        pages_skipped: SKIPPED.get(),
-        full_scans: FULL_SCANS.get(),
-        stable_node_chains: sums.chains,
-        stable_node_dups: sums.dups,
-        zero_pages,
         general_profit: i64::try_from(saved).unwrap_or(i64::MAX).saturating_sub(cost_of(items)),
     }
-}
-
-fn merged_of(known: &Known) -> u64 {
-    known.iter().filter(|seen| seen.is_merged).count() as u64
 }
 
 /// What is remembered of an address space.
@@ -565,10 +602,7 @@ pub(super) struct Memory {
 pub(super) fn known_of(id: u64) -> Memory {
     let state = STATE.lock();
     let known = state.known.find(id, |known| known.id == id);
-    known.map_or_else(Memory::default, |known| Memory {
-        items: known.iter().count() as u64,
-        merged: merged_of(known),
-    })
+    known.map_or_else(Memory::default, |known| Memory { items: known.len(), merged: known.merged })
 }
 
 /// Looks at all pages `rounds` times, as the thread would (tests: there is no thread).
@@ -594,15 +628,22 @@ mod tests {
     #[test]
     fn what_is_known_of_a_page_is_found_in_order() {
         let seen = |page| Seen { page, sum: page as u32, age: 0, skips: 0, is_merged: false };
-        let mut known = Known { id: 1, old: Vec::new(), next: 0, new: Vec::new(), round: 0 };
-        known.new.extend([3, 5, 9].map(seen));
+        let mut known = Known::new(1, 0);
+        [3, 5, 9].map(seen).into_iter().for_each(|seen| known.put(seen));
         known.finish();
-        known.begin(1);
         assert!(known.take(2).is_none());
         assert_eq!(known.take(5).map(|seen| seen.sum), Some(5));
-        assert_eq!(known.iter().count(), 1);
+        assert_eq!(known.len(), 1);
         known.note_merged(9);
+        known.note_merged(9);
+        assert_eq!(known.merged, 1);
         assert!(known.take(9).is_some_and(|seen| seen.is_merged));
         assert!(known.take(10).is_none());
+        assert_eq!((known.len(), known.merged), (0, 0));
+        known.put(Seen { is_merged: true, ..seen(4) });
+        known.finish();
+        assert_eq!((known.len(), known.merged), (1, 1));
+        known.finish();
+        assert_eq!((known.len(), known.merged), (0, 0), "not met again");
     }
 }

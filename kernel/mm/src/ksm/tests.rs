@@ -4,7 +4,7 @@ use abi::mman::MapFlags;
 use abi::raw::general::{MADV_DONTNEED, MADV_MERGEABLE, MADV_UNMERGEABLE};
 use hal::uio::Src;
 
-use super::{Run, scan, set_run, stats, zero_frame, zero_pages};
+use super::{Chains, Run, chains, scan, set_run, stats, zero_frame, zero_pages};
 use crate::tests::{Alone, PAGE, TestFile, alone, fixed, rw};
 use crate::vma::Backing;
 use crate::{MapRequest, Mm, Rights};
@@ -22,7 +22,7 @@ fn finish(mms: impl IntoIterator<Item = std::sync::Arc<Mm>>) {
     mms.into_iter().for_each(|mm| mm.check_invariants());
     set_run(Run::Unmerge).unwrap();
     let left = stats();
-    assert_eq!((left.pages_shared, left.pages_sharing, left.zero_pages), (0, 0, 0));
+    assert_eq!((left.pages_shared, left.pages_sharing, zero_pages()), (0, 0, 0));
 }
 
 /// `nr` pages, page `i` full of `byte(i)`.
@@ -101,7 +101,7 @@ fn zeroes_are_merged_with_a_page_that_costs_nothing() {
     let mm = Mm::new().unwrap();
     let at = filled(&mm, 8, |_| 0);
     scan::scan_rounds(2);
-    assert_eq!((mm.ksm_stats().zero_pages, stats().zero_pages, shared()), (8, 8, (0, 0)));
+    assert_eq!((mm.ksm_stats().zero_pages, zero_pages(), shared()), (8, 8, (0, 0)));
     mm.advise(at, 4 * PAGE, MADV_UNMERGEABLE).unwrap();
     assert_eq!(mm.write_remote(at + 4 * PAGE, &[1], Rights::Obey), 1);
     assert_eq!((mm.ksm_stats().zero_pages, byte_at(&mm, at + 5 * PAGE)), (3, 0));
@@ -174,7 +174,7 @@ fn a_stable_page_has_so_many_readers_at_most() {
     scan::scan_rounds(3);
     // 3, 3 and 2.
     assert_eq!(shared(), (3, 5));
-    assert_eq!((stats().stable_node_chains, stats().stable_node_dups), (1, 3));
+    assert_eq!(chains(), Chains { chains: 1, dups: 3 });
     assert_eq!(super::set_max_page_sharing(4), Err(abi::Errno::EBUSY));
     mm.unmap(at, 8 * PAGE).unwrap();
     super::set_max_page_sharing(256).unwrap();

@@ -12,6 +12,8 @@ use hashbrown::HashTable;
 use abi::{Errno, Result};
 use alloc::vec::Vec;
 
+use super::Chains;
+
 /// Bytes looked at at once.
 const CHUNK: usize = 512;
 
@@ -73,9 +75,6 @@ pub(super) struct Sums {
     pub shared: u64,
     /// Entries that show them, less one for each.
     pub sharing: u64,
-    /// Contents with more than one page, and their pages.
-    pub chains: u64,
-    pub dups: u64,
 }
 
 /// The stable pages.
@@ -138,7 +137,7 @@ impl Stable {
         self.open.iter().chain(&self.full)
     }
 
-    /// Cost: a step for each page, and a sort.
+    /// Cost: a step for each page.
     pub(super) fn sums(&self) -> Sums {
         let mut sums = Sums::default();
         for node in self.iter() {
@@ -146,16 +145,21 @@ impl Stable {
             sums.shared += u64::from(mappings > 0);
             sums.sharing += mappings.saturating_sub(1);
         }
-        let mut keys = Vec::new();
+        sums
+    }
+
+    /// Contents with more than one page; none without memory to count them. Cost: a sort.
+    pub(super) fn chains(&self) -> Chains {
+        let (mut keys, mut found) = (Vec::new(), Chains::default());
         if keys.try_reserve_exact(self.open.len() + self.full.len()).is_ok() {
             keys.extend(self.iter().map(|node| node.sum));
             keys.sort_unstable();
             for chain in keys.chunk_by(|a, b| a == b).filter(|chain| chain.len() > 1) {
-                sums.chains += 1;
-                sums.dups += chain.len() as u64;
+                found.chains += 1;
+                found.dups += chain.len() as u64;
             }
         }
-        sums
+        found
     }
 }
 
@@ -245,7 +249,8 @@ mod tests {
         stable.reserve().unwrap();
         let other = page(1);
         stable.insert(5, other.clone());
-        assert_eq!(stable.sums(), Sums { shared: 2, sharing: 1, chains: 1, dups: 2 });
+        assert_eq!(stable.sums(), Sums { shared: 2, sharing: 1 });
+        assert_eq!(stable.chains(), Chains { chains: 1, dups: 2 });
         drop(second);
         assert_eq!(stable.prune(2), 0);
         drop(other);
