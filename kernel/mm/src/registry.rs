@@ -5,6 +5,7 @@
 //!
 //! Locks: `MMS` is a leaf; nothing is taken below it.
 
+use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -94,6 +95,14 @@ pub fn for_each_by_age(mut visit: impl FnMut(&Arc<Mm>)) {
         if let Some(mm) = mm {
             visit(&mm);
         }
+    }
+}
+
+/// Drops what may be the last reference to an address space, for a caller that holds a lock: elsewhere then, as files may
+/// close with it, which takes time and locks.
+pub(crate) fn let_go(mm: Arc<Mm>) {
+    if Arc::strong_count(&mm) == 1 {
+        sched::workqueue::queue(Box::new(move || drop(mm)));
     }
 }
 

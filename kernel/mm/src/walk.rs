@@ -1,7 +1,5 @@
 //! Walks over page tables for reclaim and madvise(2): which pages were used, and which entries can go.
 
-use alloc::boxed::Box;
-use alloc::sync::Arc;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
@@ -43,10 +41,8 @@ pub(crate) fn age_all() -> usize {
     let mut freed = 0;
     registry::for_each_owned(|mm| {
         freed += mm.age_range(0..USER_END, Aim::Age, Lock::Try);
-        if Arc::strong_count(&mm) == 1 {
-            // Its files may close with it, which can take locks that whoever waits for memory holds.
-            sched::workqueue::queue(Box::new(move || drop(mm)));
-        }
+        // Whoever waits for memory may hold locks that its end takes.
+        registry::let_go(mm);
     });
     freed
 }

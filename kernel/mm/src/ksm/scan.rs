@@ -240,23 +240,30 @@ impl State {
     /// Goes on to the next page or address space, and looks at it; `false` when there is none.
     fn step(&mut self) -> bool {
         let Some((slot, mm)) = registry::at_or_after(self.slot) else { return false };
-        if !mm.takes_part() {
+        if mm.takes_part() {
+            self.step_in(slot, &mm);
+        } else {
             (self.slot, self.id) = (slot + 1, None);
-            return true;
         }
+        registry::let_go(mm);
+        true
+    }
+
+    /// Goes on to the next page of `mm`, which is in `slot`.
+    fn step_in(&mut self, slot: usize, mm: &Mm) {
         if self.id != Some(mm.id()) {
             (self.slot, self.id, self.addr) = (slot, Some(mm.id()), 0);
             if !self.begin(mm.id()) {
                 // No memory to remember anything: the next one.
                 (self.slot, self.id) = (slot + 1, None);
-                return true;
+                return;
             }
         }
         match mm.next_mergeable(self.addr) {
             Next::Page(addr, frame) => {
                 self.addr = addr + PAGE_SIZE as u64;
                 SCANNED.add(1);
-                self.look_at(&mm, Place { slot, id: mm.id(), addr }, frame);
+                self.look_at(mm, Place { slot, id: mm.id(), addr }, frame);
             }
             Next::More(addr) => self.addr = addr,
             Next::End => self.addr = USER_END,
@@ -267,7 +274,6 @@ impl State {
             }
             (self.slot, self.id) = (slot + 1, None);
         }
-        true
     }
 
     fn known_mut(&mut self, id: u64) -> Option<&mut Known> {
@@ -336,17 +342,16 @@ impl State {
     /// Merges the page with one that was seen in this round; if there is none, it is remembered as such.
     fn pair(&mut self, mm: &Mm, place: Place, frame: Frame, sum: u64) -> bool {
         let first = self.unstable.get(sum).filter(|first| *first != place);
-        let first = first.and_then(|first| {
+        let stable = first.and_then(|first| {
+            self.stable.reserve().ok()?;
             let (slot, owner) = registry::at_or_after(first.slot)?;
-            (slot == first.slot && owner.id() == first.id).then_some((first, owner))
+            let is_it = slot == first.slot && owner.id() == first.id;
+            let stable = if is_it { owner.make_stable(first.addr, &frame) } else { None };
+            registry::let_go(owner);
+            stable.map(|stable| (first, stable))
         });
-        let Some((first, owner)) = first else {
-            self.unstable.put(sum, place);
-            return false;
-        };
-        let stable = self.stable.reserve().ok().and_then(|()| owner.make_stable(first.addr, &frame));
-        let Some(stable) = stable else {
-            // It has changed, or cannot be merged now: this one takes its place.
+        let Some((first, stable)) = stable else {
+            // There is none, it has changed, or cannot be merged now: this one takes its place.
             self.unstable.put(sum, place);
             return false;
         };
