@@ -168,7 +168,8 @@ impl Mm {
         found
     }
 
-    /// Calls `visit` for each merged page of `range`, with the page table locked, until it says `false`.
+    /// Calls `visit` for each merged page of `range`, with the page table locked, until it says `false`. The page table is
+    /// free for others after each [`STEP`] entries.
     fn for_each_merged(&self, range: Range<u64>, mut visit: impl FnMut(u64, &Frame) -> bool) {
         let space = self.space.read();
         for vma in space.set.overlapping(range.clone()) {
@@ -178,15 +179,21 @@ impl Mm {
             }
             let part = vma.clip(&range);
             let Some(pages) = PageRange::new(part.start, part.end) else { continue };
-            let mut cursor = self.page_table().cursor(pages);
             let mut at = pages.start();
-            while let Some((addr, entry)) = cursor.next_mapped(at) {
-                at = addr + PAGE_SIZE as u64;
-                if let Entry::Present { frame, .. } = &entry
-                    && is_merged(frame)
-                    && !visit(addr, frame)
-                {
-                    return;
+            while at < pages.end() {
+                let mut cursor = self.page_table().cursor(pages);
+                for _ in 0..STEP {
+                    let Some((addr, entry)) = cursor.next_mapped(at) else {
+                        at = pages.end();
+                        break;
+                    };
+                    at = addr + PAGE_SIZE as u64;
+                    if let Entry::Present { frame, .. } = &entry
+                        && is_merged(frame)
+                        && !visit(addr, frame)
+                    {
+                        return;
+                    }
                 }
             }
         }
