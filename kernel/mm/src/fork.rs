@@ -148,9 +148,6 @@ impl Mm {
         child.page_table().copy_segments(self.page_table());
         child.set_auxv(self.auxv());
         child.inherit_prefs(self);
-        if self.takes_part() {
-            child.ksm.join();
-        }
         child.membarrier().store(self.membarrier().load(Ordering::SeqCst), Ordering::SeqCst);
         Ok(child)
     }
@@ -166,7 +163,12 @@ impl Mm {
         own.keys = parent.keys;
         child.has_guards.store(self.has_guards.load(Ordering::Relaxed), Ordering::Relaxed);
         child.has_probes.store(self.has_probes(), Ordering::Relaxed);
-        self.copy_pages(parent, child, &own)
+        self.copy_pages(parent, child, &own)?;
+        // Before the parent's pages can be looked at: who then finds none that are merged finds the child's, too.
+        if self.takes_part() {
+            child.ksm.join();
+        }
+        Ok(())
     }
 
     /// Copies page-table entries to the child, whose space is `own`.

@@ -142,20 +142,21 @@ impl Mm {
         Some(frame)
     }
 
-    /// Gives each merged page of `range` a copy of its own. May sleep.
+    /// Gives each merged page of `range` a copy of its own; how many there were. May sleep.
     ///
     /// `ENOMEM`: no memory for all of them. `EINTR`: the thread is to die.
-    pub(crate) fn unmerge(&self, range: Range<u64>) -> Result<()> {
-        let mut at = range.start;
+    pub(crate) fn unmerge(&self, range: Range<u64>) -> Result<usize> {
+        let (mut at, mut found) = (range.start, 0);
         while let Some(addr) = self.next_merged(at..range.end) {
             if sched::current().is_interrupted(Interruptible::Killable) {
                 return Err(Errno::EINTR);
             }
             let copy = oom::alloc()?;
             self.unmerge_page(addr, copy);
+            found += 1;
             at = addr + PAGE_SIZE as u64;
         }
-        Ok(())
+        Ok(found)
     }
 
     /// The first merged page of `range`.

@@ -170,7 +170,7 @@ impl Mm {
             self.change_flags(&mut space, 0..USER_END, |vma| Ok(vma.attr.flags - VmFlags::MERGEABLE));
         drop(space);
         result.map_err(|_| Errno::ENOMEM)?;
-        self.unmerge(0..USER_END)
+        self.unmerge(0..USER_END).map(drop)
     }
 
     /// Collects what /proc/PID/ksm_stat tells. May sleep. Cost: a walk over the memory that takes part.

@@ -10,7 +10,6 @@
 //! Of each page the thread remembers, in the order of addresses, the checksum that it had when it was looked at last: a page
 //! that changes often is not worth merging.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
@@ -482,18 +481,31 @@ pub fn set_run(new: Run) -> Result<()> {
     }
     if new == Run::Unmerge {
         state.forget();
-        let mut result = Ok(());
-        registry::for_each(|mm: &Arc<Mm>| {
-            if mm.takes_part() && result.is_ok() {
-                result = mm.unmerge(0..USER_END);
-            }
-        });
+        let mut result = Ok(1);
+        // Once more after each walk that found any: forks may have copied them to where the walk had been.
+        while result.is_ok_and(|found| found > 0) {
+            result = unmerge_all();
+        }
         state.prune();
         result.inspect_err(|_| RUN.store(Run::Stop as u8, Relaxed))?;
     }
     drop(state);
     WAKE.wake_all();
     Ok(())
+}
+
+/// Gives all merged pages' owners copies of their own; how many there were. `ENOMEM`, `EINTR` as [`Mm::unmerge`].
+fn unmerge_all() -> Result<usize> {
+    let mut result = Ok(0);
+    registry::for_each_owned(|mm| {
+        if mm.takes_part()
+            && let Ok(found) = result
+        {
+            result = mm.unmerge(0..USER_END).map(|more| found + more);
+        }
+        registry::let_go(mm);
+    });
+    result
 }
 
 /// Changes a setting that stable pages depend on. `EBUSY`: there are some.
