@@ -1,6 +1,6 @@
 //! Merging on the hosted machine: rounds are made by hand.
 
-use abi::mman::MapFlags;
+use abi::mman::{MapFlags, Prot};
 use abi::raw::general::{MADV_DONTNEED, MADV_MERGEABLE, MADV_UNMERGEABLE};
 use hal::uio::Src;
 
@@ -145,6 +145,25 @@ fn all_of_a_process_and_its_children_can_take_part() {
     assert_eq!((shared(), child.merges_all(), mm.merges_all()), ((0, 0), false, true));
     assert_eq!(byte_at(&child, after), 5);
     finish([mm, child]);
+}
+
+#[test]
+fn a_debugger_writes_to_a_copy_of_a_merged_page() {
+    let _alone = merging();
+    super::settings::USE_ZERO_PAGES.store(true, core::sync::atomic::Ordering::Relaxed);
+    let mm = Mm::new().unwrap();
+    let (sames, zeroes) = (filled(&mm, 4, |_| 3), filled(&mm, 4, |_| 0));
+    scan::scan_rounds(3);
+    assert_eq!((shared(), zero_pages()), ((1, 3), 4));
+    for (at, byte) in [(sames, 3), (zeroes, 0)] {
+        mm.protect(at, 4 * PAGE, Prot::READ, None).unwrap();
+        assert_eq!(mm.write_remote(at, &[9], Rights::Obey), 0);
+        assert_eq!(mm.write_remote(at, &[9], Rights::Force), 1);
+        assert_eq!((byte_at(&mm, at), byte_at(&mm, at + PAGE)), (9, byte));
+    }
+    assert_eq!((shared(), zero_pages()), ((1, 2), 3));
+    super::settings::USE_ZERO_PAGES.store(false, core::sync::atomic::Ordering::Relaxed);
+    finish([mm]);
 }
 
 #[test]
