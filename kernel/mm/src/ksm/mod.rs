@@ -30,6 +30,7 @@
 //!
 //! Source: Documentation/admin-guide/mm/ksm.rst and madvise(2), prctl(2), proc_pid_ksm_stat(5).
 
+mod known;
 mod merge;
 mod scan;
 pub mod settings;

@@ -1,4 +1,4 @@
-//! The thread that looks at pages, round after round, and what it remembers of them.
+//! The thread that looks at pages, round after round.
 //!
 //! ```text
 //! round   address space by address space, each from its first page to its last; the pages of this round that are alone
@@ -6,11 +6,7 @@
 //! batch   `pages_to_scan` pages, then a sleep of `sleep_millisecs`; it ends with the round, too
 //! slice   some pages under one hold of `STATE`
 //! ```
-//!
-//! Of each page the thread remembers, in the order of addresses, the checksum that it had when it was looked at last: a page
-//! that changes often is not worth merging.
 
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use abi::{Errno, Result};
@@ -19,6 +15,7 @@ use hal::{PAGE_SHIFT, PAGE_SIZE, USER_END};
 use hashbrown::HashTable;
 use sched::{Attributes, Interruptible, WaitQueue};
 
+use super::known::{Known, Seen};
 use super::merge::{Next, is_merged};
 use super::settings::{self, Round};
 use super::tree::{self, Place, Stable, Unstable};
@@ -62,114 +59,6 @@ pub enum Run {
     Merge = 1,
     /// It sleeps, and nothing is merged any more.
     Unmerge = 2,
-}
-
-/// What the thread remembers of a page.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    /// Address, in pages.
-    page: u64,
-    /// Half of the checksum.
-    sum: u32,
-    /// Times that it was looked at.
-    age: u8,
-    /// Rounds for which it is left out from now on.
-    skips: u8,
-    /// Whether it was merged when it was looked at last.
-    is_merged: bool,
-}
-
-impl Seen {
-    /// Whether the page is left out in this round: the longer it was looked at in vain, the more often.
-    fn is_left_out(&mut self) -> bool {
-        let age = self.age;
-        self.age = age.saturating_add(1);
-        if age < 3 {
-            return false;
-        }
-        if self.skips > 0 {
-            self.skips -= 1;
-            return true;
-        }
-        self.skips = match age {
-            3 => 1,
-            4 | 5 => 2,
-            6..=8 => 4,
-            _ => 8,
-        };
-        false
-    }
-}
-
-/// What the thread remembers of an address space.
-struct Known {
-    id: u64,
-    /// Of the last round; from `next` on not looked at in this one.
-    old: Vec<Seen>,
-    next: usize,
-    /// Of this round.
-    new: Vec<Seen>,
-    /// The round in which it was met last.
-    round: u64,
-    /// Pages of those that are remembered that are merged.
-    merged: u64,
-}
-
-impl Known {
-    fn new(id: u64, round: u64) -> Self {
-        Self { id, old: Vec::new(), next: 0, new: Vec::new(), round, merged: 0 }
-    }
-
-    /// Pages that are remembered.
-    fn len(&self) -> u64 {
-        (self.new.len() + self.rest().len()) as u64
-    }
-
-    /// Those of the last round that were not looked at in this one.
-    fn rest(&self) -> &[Seen] {
-        self.old.get(self.next..).unwrap_or(&[])
-    }
-
-    /// Remembers the next page of this round; not without memory.
-    fn put(&mut self, seen: Seen) {
-        if self.new.try_reserve(1).is_ok() {
-            self.merged += u64::from(seen.is_merged);
-            self.new.push(seen);
-        }
-    }
-
-    /// What is known of the page, and forgets those before it.
-    fn take(&mut self, page: u64) -> Option<Seen> {
-        while let Some(&seen) = self.old.get(self.next).filter(|seen| seen.page <= page) {
-            self.next += 1;
-            self.merged -= u64::from(seen.is_merged);
-            if seen.page == page {
-                return Some(seen);
-            }
-        }
-        None
-    }
-
-    /// Ends the round for it: what was not met is forgotten.
-    fn finish(&mut self) {
-        self.merged -= self.rest().iter().filter(|seen| seen.is_merged).count() as u64;
-        self.old = core::mem::take(&mut self.new);
-        self.next = 0;
-    }
-
-    /// Notes that the page was merged, being the one that another was found to be equal to.
-    fn note_merged(&mut self, page: u64) {
-        let merged = &mut self.merged;
-        let lists = [self.new.as_mut_slice(), self.old.get_mut(self.next..).unwrap_or(&mut [])];
-        for list in lists {
-            if let Ok(at) = list.binary_search_by_key(&page, |seen| seen.page)
-                && let Some(seen) = list.get_mut(at)
-            {
-                *merged += u64::from(!seen.is_merged);
-                seen.is_merged = true;
-            }
-        }
-    }
 }
 
 fn id_of(known: &Known) -> u64 {
@@ -298,7 +187,7 @@ impl State {
         let page = place.addr >> PAGE_SHIFT;
         let known = self.known_mut(place.id).and_then(|known| known.take(page));
         let is_new = known.is_none();
-        let mut seen = known.unwrap_or(Seen { page, sum: 0, age: 0, skips: 0, is_merged: false });
+        let mut seen = known.unwrap_or(Seen::new(page));
         self.judge(mm, place, frame, &mut seen, is_new);
         if let Some(known) = self.known_mut(place.id) {
             known.put(seen);
@@ -627,40 +516,5 @@ pub(super) fn known_of(id: u64) -> Memory {
 pub(super) fn scan_rounds(rounds: usize) {
     for _ in 0..rounds {
         while STATE.lock().scan(SLICE) {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_looked_at_in_vain_is_left_out_more_and_more() {
-        let mut seen = Seen { page: 1, sum: 0, age: 0, skips: 0, is_merged: false };
-        let left_out: Vec<bool> = (0..16).map(|_| seen.is_left_out()).collect();
-        let looked_at: Vec<usize> = (0..16).filter(|at| !left_out[*at]).collect();
-        assert_eq!(looked_at, [0, 1, 2, 3, 5, 8, 13]);
-    }
-
-    #[test]
-    fn what_is_known_of_a_page_is_found_in_order() {
-        let seen = |page| Seen { page, sum: page as u32, age: 0, skips: 0, is_merged: false };
-        let mut known = Known::new(1, 0);
-        [3, 5, 9].map(seen).into_iter().for_each(|seen| known.put(seen));
-        known.finish();
-        assert!(known.take(2).is_none());
-        assert_eq!(known.take(5).map(|seen| seen.sum), Some(5));
-        assert_eq!(known.len(), 1);
-        known.note_merged(9);
-        known.note_merged(9);
-        assert_eq!(known.merged, 1);
-        assert!(known.take(9).is_some_and(|seen| seen.is_merged));
-        assert!(known.take(10).is_none());
-        assert_eq!((known.len(), known.merged), (0, 0));
-        known.put(Seen { is_merged: true, ..seen(4) });
-        known.finish();
-        assert_eq!((known.len(), known.merged), (1, 1));
-        known.finish();
-        assert_eq!((known.len(), known.merged), (0, 0), "not met again");
     }
 }
