@@ -39,6 +39,11 @@ impl SwapFile {
         let node = node(inode)?;
         inode.mapping().ok_or(Errno::EINVAL)?.write_back(0..u64::MAX)?;
         node.sync(inode, SyncMode::Full)?;
+        {
+            // What is in the journal would go over what is swapped there.
+            let _exclusive = inode.sem.write();
+            node.leave_journal(inode)?;
+        }
         let nr_pages = inode.size() >> PAGE_SHIFT;
         let pieces = node.pieces_before(nr_pages * node.fs.blocks_per_page())?;
         Ok(Self { fs: node.fs.clone(), pieces, nr_pages, _use: in_use })

@@ -375,7 +375,11 @@ fn swap_goes_to_the_blocks_of_a_file() {
     each_kind(|mut env| {
         let page = hal::PAGE_SIZE;
         let file = env.create("/swap").unwrap();
-        vfs::attr::fallocate(&file, 0, 0, 40 * page as i64, u64::MAX).unwrap();
+        match vfs::attr::fallocate(&file, 0, 0, 40 * page as i64, u64::MAX) {
+            // Without extents no blocks can be set aside.
+            Err(Errno::EOPNOTSUPP) => return,
+            result => result.unwrap(),
+        }
         env.put("/beside", &pattern(5000, 1)).unwrap();
         vfs::rw::pwrite(&file, &mut Src::kernel(&pattern(100, 2)), 0, u64::MAX).unwrap();
         let device = file.ops().swap_device(&file).unwrap();
