@@ -18,7 +18,7 @@ const BREAKPOINT: u8 = 0xcc;
 
 /// lea rax, [rdi + rsi]; ret
 const ADD: &[u8] = &[0x48, 0x8d, 0x04, 0x37, 0xc3];
-/// mov rax, [rdi]; ret
+/// `mov rax, [rdi]; ret`
 const LOAD: &[u8] = &[0x48, 0x8b, 0x07, 0xc3];
 
 /// A file of machine code.

@@ -823,7 +823,7 @@ fn rings_of_buffers_count_as_locked() {
         sys!(SYS_setuid, 31_338).unwrap();
         let (ring, at) = (ring(1), anon(16 * PAGE));
         // 256 entries fill a page.
-        assert_eq!(ring.register(22, &[at as u64, 16 * 256 | 1 << 32, 0, 0, 0], 1), Err(ENOMEM));
+        assert_eq!(ring.register(22, &[at as u64, (16 * 256) | (1 << 32), 0, 0, 0], 1), Err(ENOMEM));
         assert_eq!(ring.register(22, &[at as u64, 256 | 1 << 32, 0, 0, 0], 1), Ok(0));
         assert_eq!(ring.register(23, &[0u64, 1 << 32, 0, 0, 0], 1), Ok(0));
         0
