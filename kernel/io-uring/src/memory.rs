@@ -264,9 +264,9 @@ impl Mappable for RingMapping {
     }
 }
 
-/// What mmap(2) at `offset` shows; what lies beyond its end is SIGBUS. `ENOMEM`: nothing lies there.
+/// What mmap(2) at `offset` shows; what lies beyond its end is SIGBUS. `EINVAL`: nothing lies there.
 pub(crate) fn backing(memory: &Arc<Memory>, offset: u64) -> Result<Backing> {
-    memory.area(offset).ok_or(Errno::ENOMEM)?;
+    memory.area(offset).ok_or(Errno::EINVAL)?;
     Ok(Backing::file(Arc::new(RingMapping(memory.clone()))))
 }
 

@@ -239,7 +239,7 @@ mod tests {
         for (nr, types, weight) in CALLS {
             let letters: Vec<u8> = types.bytes().collect();
             assert!(letters.len() <= 6, "{nr}");
-            assert!(letters.iter().all(|letter| b"fdblpwgiPsomauc".contains(letter)), "{nr}: {types}");
+            assert!(letters.iter().all(|letter| b"fdblpwgiPsomaucrj".contains(letter)), "{nr}: {types}");
             assert!(*weight > 0);
         }
     }
