@@ -17,7 +17,7 @@ pub mod addr;
 pub mod boot;
 mod cells;
 #[cfg_attr(
-    not(target_os = "none"),
+    not(any(target_os = "none", test)),
     expect(dead_code, reason = "the hosted machine has one clock; only tests use it")
 )]
 mod clock;
