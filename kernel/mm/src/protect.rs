@@ -57,10 +57,10 @@ impl Mm {
             if new.is_data() && !old.is_data() {
                 space.check_limits(new, vma.len(), vma.len())?;
             }
-            // What nobody wrote to costs nothing once nobody can, and has nothing to copy; other memory keeps the marks.
+            // What nobody wrote to costs nothing once nobody can; other memory stays charged.
             let untouched =
                 matches!(vma.attr.backing, Backing::Anonymous) && vma.attr.history() == History::Fresh;
-            let new = if untouched { new - (VmFlags::ACCOUNT | VmFlags::COWED) } else { new };
+            let new = if untouched { new - VmFlags::ACCOUNT } else { new };
             Ok(Some((charged(new), pkey.unwrap_or_else(|| space.keys.kept(&vma.attr)))))
         })
     }

@@ -360,7 +360,8 @@ impl Attr for VmaAttr {
     #[inline]
     fn merges(&self, len: u64, next: &Self) -> bool {
         // LINUX: device mappings (VM_SPECIAL) never merge.
-        (self.flags ^ next.flags) - (VmFlags::SOFTCLEAN | VmFlags::MAYBE_GUARD) == VmFlags::empty()
+        (self.flags ^ next.flags) - (VmFlags::SOFTCLEAN | VmFlags::MAYBE_GUARD | VmFlags::COWED)
+            == VmFlags::empty()
             && self.offset.wrapping_add(len) == next.offset
             && self.pkey == next.pkey
             && self.policy == next.policy
@@ -380,7 +381,7 @@ impl Attr for VmaAttr {
         if !gone.flags.contains(VmFlags::SOFTCLEAN) {
             self.flags -= VmFlags::SOFTCLEAN;
         }
-        self.flags |= gone.flags & VmFlags::MAYBE_GUARD;
+        self.flags |= gone.flags & (VmFlags::MAYBE_GUARD | VmFlags::COWED);
         if gone.history() != History::Fresh && self.history() == History::Fresh {
             self.history = gone.history.clone();
         }

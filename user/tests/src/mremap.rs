@@ -7,7 +7,7 @@ tests!(
     shrinks_in_place, grows_in_place_when_free, does_not_move_unasked, moves, fixed_replaces_the_target, errors,
     across_two_areas_is_efault, part_of_an_area, old_size_zero_duplicates_a_shared_mapping,
     file_mapping_moves_with_its_offset, dontunmap_leaves_empty_pages, keeps_protection,
-    a_piece_of_another_area_merges,
+    a_piece_of_another_area_merges, read_only_areas_merge_though_one_was_written,
 );
 
 fn mremap(old: usize, old_len: usize, new_len: usize, flags: i32, new: usize) -> Result<usize, Errno> {
@@ -123,6 +123,25 @@ fn keeps_protection() {
     let b = mremap(a, 2 * PAGE, 4 * PAGE, MREMAP_MAYMOVE, 0).unwrap();
     assert_eq!(peek(b), 1);
     assert_eq!(fate(|| poke(b + 3 * PAGE, 1)), Status::Signal(SIGSEGV));
+}
+
+/// Memory that was writable and is not any more joins what lies beside it, whichever of the two was written to.
+fn read_only_areas_merge_though_one_was_written() {
+    for written in [0, 1] {
+        let whole = map(6 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1).unwrap();
+        let a = whole + PAGE;
+        sys!(SYS_mprotect, whole, 6 * PAGE, PROT_NONE).unwrap();
+        sys!(SYS_mprotect, a, 4 * PAGE, PROT_READ | PROT_WRITE).unwrap();
+        let halves = [a, a + 2 * PAGE];
+        sys!(SYS_mprotect, halves[1 - written], 2 * PAGE, PROT_READ).unwrap();
+        poke(halves[written], 7);
+        sys!(SYS_mprotect, halves[written], 2 * PAGE, PROT_READ).unwrap();
+        let line = format!("{a:x}-{:x} ", a + 4 * PAGE);
+        let maps = slurp("/proc/self/maps");
+        assert!(maps.lines().any(|other| other.starts_with(&line)), "{line}{maps}");
+        // The area that is whole now is still one that a fork copies.
+        assert_eq!(fate(|| assert_eq!(peek(halves[written]), 7)), Status::Exit(0));
+    }
 }
 
 /// Pages that nobody wrote to become part of the area that they are moved into, once they have its rights.

@@ -224,10 +224,12 @@ impl<A: Attr> VmaSet<A> {
             (Some(prev), true) => {
                 let end = self.get(next_pos).map_or(part.end, |v| v.end);
                 self.absorb_out(pos, self.next_pos(next_pos), prev);
+                self.attr_mut(prev).absorb(&attr);
                 self.set_end(prev, end);
             }
             (Some(prev), false) if is_whole => {
                 self.absorb_out(pos, next_pos, prev);
+                self.attr_mut(prev).absorb(&attr);
                 self.set_end(prev, part.end);
             }
             (Some(prev), false) => {

@@ -7,10 +7,12 @@ use std::vec::Vec;
 const PAGE: u64 = 4096;
 
 /// A letter; `g` has a guard of one page, `H` is cut at every second page only. `file` letters carry an offset and merge only when it fits.
+/// A mark decides nothing, and stays when areas become one.
 #[derive(Clone, Debug, PartialEq)]
 struct Letter {
     letter: u8,
     offset: Option<u64>,
+    is_marked: bool,
 }
 
 impl Attr for Letter {
@@ -19,6 +21,9 @@ impl Attr for Letter {
     }
     fn merges(&self, len: u64, next: &Self) -> bool {
         self.letter == next.letter && self.offset.map(|o| o + len) == next.offset
+    }
+    fn absorb(&mut self, gone: &Self) {
+        self.is_marked |= gone.is_marked;
     }
     fn can_cut(&self, bytes: u64) -> bool {
         self.letter != b'H' || bytes.is_multiple_of(2 * PAGE)
@@ -29,7 +34,7 @@ impl Attr for Letter {
 }
 
 fn letter(letter: u8) -> Letter {
-    Letter { letter, offset: None }
+    Letter { letter, offset: None, is_marked: false }
 }
 
 fn pages(r: Range<u64>) -> Range<u64> {
@@ -103,6 +108,24 @@ fn modify_moves_borders_before_it_splits() {
     check_modify("AAAA", 0..2, b'B', "BBAA", 2);
     check_modify("AAAA", 2..4, b'B', "AABB", 2);
     check_modify("AAAA", 1..3, b'B', "ABBA", 3);
+}
+
+/// However borders move, what an edit marks is in an area with the mark, and no mark goes.
+#[test]
+fn marks_stay_when_areas_become_one() {
+    for before in ["aab", "aaba", "baa", "aabb", "bbaa", "aabbaa", "bb"] {
+        for old_is_marked in [false, true] {
+            let at = before.find('b').unwrap() as u64;
+            let mut set = VmaSet::new();
+            for (i, c) in (0u64..).zip(before.bytes()) {
+                let is_marked = c == b'b' && old_is_marked;
+                set.insert(pages(i..i + 1), Letter { is_marked, ..letter(c) }).unwrap();
+            }
+            set.modify(pages(at..at + 1), Letter { is_marked: true, ..letter(b'a') }, 100).unwrap();
+            set.check_invariants();
+            assert!(set.at(at * PAGE).unwrap().attr.is_marked, "{before}");
+        }
+    }
 }
 
 #[test]
@@ -189,7 +212,7 @@ fn gaps_respect_alignment_bounds_and_guards() {
 #[test]
 fn file_offsets_decide_about_merging() {
     let mut set = VmaSet::new();
-    let file = |offset: u64| Letter { letter: b'F', offset: Some(offset * PAGE) };
+    let file = |offset: u64| Letter { offset: Some(offset * PAGE), ..letter(b'F') };
     set.insert(pages(0..4), file(10)).unwrap();
     set.remove(pages(1..2), 100).unwrap();
     assert_eq!(set.at(2 * PAGE).unwrap().attr, file(12));
