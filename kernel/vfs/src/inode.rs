@@ -38,6 +38,7 @@ use crate::path::Path;
 use crate::pipe::Pipe;
 use crate::superblock::SuperBlock;
 use crate::time;
+use crate::xattr::Store;
 
 /// The kind of a file: the type bits of its mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,28 +343,33 @@ pub trait InodeOps: Any + Send + Sync {
         security::inode_permission(cred, &inode.ids(), wanted)
     }
 
+    /// Where extended attributes are kept, for files that live in memory only: what the four functions below then use.
+    fn xattr_store(&self) -> Option<&Store> {
+        None
+    }
+
     /// The value of extended attribute `name`. `ENODATA` if there is none.
     fn get_xattr(&self, inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
-        let _ = (inode, name);
-        Err(Errno::EOPNOTSUPP)
+        let _ = inode;
+        self.xattr_store().ok_or(Errno::EOPNOTSUPP)?.get(name)
     }
 
     /// Sets an extended attribute.
     fn set_xattr(&self, inode: &Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        let _ = (inode, name, value, mode);
-        Err(Errno::EOPNOTSUPP)
+        let _ = inode;
+        self.xattr_store().ok_or(Errno::EOPNOTSUPP)?.set(name, value, mode)
     }
 
     /// Removes an extended attribute. `ENODATA` if there is none.
     fn remove_xattr(&self, inode: &Inode, name: &[u8]) -> Result<()> {
-        let _ = (inode, name);
-        Err(Errno::EOPNOTSUPP)
+        let _ = inode;
+        self.xattr_store().ok_or(Errno::EOPNOTSUPP)?.remove(name)
     }
 
     /// All names of extended attributes, each followed by a NUL.
     fn list_xattr(&self, inode: &Inode) -> Result<Vec<u8>> {
         let _ = inode;
-        Ok(Vec::new())
+        self.xattr_store().map_or_else(|| Ok(Vec::new()), Store::list)
     }
 
     /// Flags and project id (ioctl_iflags(2)). `ENOIOCTLCMD`: the file system keeps none.

@@ -4,6 +4,7 @@
 //!   ok 1 global.reads                        "global.reads" passes
 //!   not ok 2 global.writes                   fails
 //!   ok 3 # SKIP no such device               "3" is skipped
+//!   ok 4 # XFAIL known not to work           "4" fails, though the program is content
 //!   # ok 1 nested                            counts as well: runners put `# ` before the lines of a program
 //! ```
 //! A name that comes again gets a number. What differs from run to run (addresses, process ids) is replaced.
@@ -78,9 +79,12 @@ impl Parser {
                 Some(at) => (text[..at].trim(), text[at + 1..].trim_start()),
                 None => (text.trim(), ""),
             };
+            let is_directive = |word: &str| {
+                directive.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+            };
             let mark = match &found[1] {
-                _ if directive.get(..4).is_some_and(|d| d.eq_ignore_ascii_case("skip")) => Mark::Skip,
-                "ok" => Mark::Pass,
+                _ if is_directive("skip") => Mark::Skip,
+                "ok" if !is_directive("xfail") => Mark::Pass,
                 _ => Mark::Fail,
             };
             let name = if name.is_empty() { number } else { name };
@@ -104,16 +108,19 @@ mod tests {
     #[test]
     fn every_flavour_of_result_is_read() {
         let output = "TAP version 13\n1..4\n# RUN a\nok 1 global.reads\nnot ok 2 global.writes # errno 22\n\
-                      ok 3 # SKIP no device\n# not ok 4 - at 0x7fff12\nokay then\nok this is no result\nok 5 global.reads\n";
+                      ok 3 # SKIP no device\n# not ok 4 - at 0x7fff12\nokay then\nok this is no result\nok 5 global.reads\n\
+                      ok 6 # XFAIL in hugetlb\nok 7 reads # XFAIL\n";
         let marks: Vec<_> = Parser::new().read(output).into_iter().collect();
         assert_eq!(
             marks,
             [
                 ("3".to_owned(), Mark::Skip),
+                ("6".to_owned(), Mark::Fail),
                 ("at N".to_owned(), Mark::Fail),
                 ("global.reads".to_owned(), Mark::Pass),
                 ("global.reads (2)".to_owned(), Mark::Pass),
                 ("global.writes".to_owned(), Mark::Fail),
+                ("reads".to_owned(), Mark::Fail),
             ]
         );
     }

@@ -231,6 +231,9 @@ fn output_dir(side: Side) -> Result<PathBuf> {
     paths::make_dir(&paths::target().join("conform").join(side.name()))
 }
 
+/// Grows when results are read otherwise than before: what was kept then does not count.
+const READING: u32 = 2;
+
 /// What Linux did before, by program.
 struct LinuxCache {
     file: PathBuf,
@@ -244,7 +247,8 @@ impl LinuxCache {
         let version = fs::read_to_string(linux::image()?.with_file_name("version")).unwrap_or_default();
         let is_linux_own = group.cases.iter().any(|case| case.name.starts_with("kselftest/"));
         let tests = if is_linux_own { tests } else { "" };
-        let name = format!("{} {tests} {}", version.trim(), args.smp).replace(['/', ' '], "_");
+        let name =
+            format!("{} {tests} {} reading-{READING}", version.trim(), args.smp).replace(['/', ' '], "_");
         let file = paths::make_dir(&paths::cache()?.join("conform"))?.join(format!("{name}.json"));
         let endings = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
         Ok(LinuxCache { file, endings: endings.unwrap_or_default() })

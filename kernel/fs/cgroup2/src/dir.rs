@@ -1,12 +1,11 @@
 //! The directory of a group.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use abi::fs::{S_IFDIR, S_IFMT, S_IFREG};
 use abi::{Errno, Result};
 use cgroup::Cgroup;
-use vfs::inode::{FileKind, XattrMode};
+use vfs::inode::FileKind;
 use vfs::readdir::emit_dots;
 use vfs::rw::seek_unsized;
 use vfs::xattr::Store;
@@ -90,20 +89,8 @@ impl InodeOps for Dir {
         Ok(Arc::new(OpenDir(self.group.clone())))
     }
 
-    fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
-        self.xattrs.get(name)
-    }
-
-    fn set_xattr(&self, _inode: &Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        self.xattrs.set(name, value, mode)
-    }
-
-    fn remove_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<()> {
-        self.xattrs.remove(name)
-    }
-
-    fn list_xattr(&self, _inode: &Inode) -> Result<Vec<u8>> {
-        self.xattrs.list()
+    fn xattr_store(&self) -> Option<&Store> {
+        Some(&self.xattrs)
     }
 }
 

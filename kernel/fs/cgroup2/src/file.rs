@@ -1,7 +1,6 @@
 //! An open file of a group.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use abi::poll::PollEvents;
@@ -11,7 +10,6 @@ use hal::uio::{Dest, Src};
 use ns::CgroupNs;
 use sched::PollTable;
 use security::Cred;
-use vfs::inode::XattrMode;
 use vfs::text::{Content, STORE_MAX, Text, TextFile};
 use vfs::xattr::Store;
 use vfs::{File, FileOps, Inode, InodeOps, OpenRequest, Whence};
@@ -65,20 +63,8 @@ impl InodeOps for FileNode {
         Ok(())
     }
 
-    fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
-        self.xattrs.get(name)
-    }
-
-    fn set_xattr(&self, _inode: &Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        self.xattrs.set(name, value, mode)
-    }
-
-    fn remove_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<()> {
-        self.xattrs.remove(name)
-    }
-
-    fn list_xattr(&self, _inode: &Inode) -> Result<Vec<u8>> {
-        self.xattrs.list()
+    fn xattr_store(&self) -> Option<&Store> {
+        Some(&self.xattrs)
     }
 }
 
