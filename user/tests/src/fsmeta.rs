@@ -194,6 +194,9 @@ fn statfs_of_known_types() {
     let mut s: statfs = zero();
     assert_eq!(sys!(SYS_fstatfs, pipe().0, &mut s), Ok(0));
     assert_eq!(s.f_type, 0x5049_5045);
+    let memory = sys!(SYS_memfd_create, &cstr("m"), 0).unwrap();
+    assert_eq!(sys!(SYS_fstatfs, memory, &mut s), Ok(0));
+    assert_eq!(s.f_type, 0x0102_1994, "a memory file is on tmpfs");
 }
 
 fn set_xattr(p: &std::ffi::CString, name: &str, value: &[u8], flags: i32) -> Result<usize, Errno> {

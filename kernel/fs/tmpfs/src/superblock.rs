@@ -30,6 +30,8 @@ pub static TMPFS: TmpfsType = TmpfsType { name: "tmpfs", magic: TMPFS_MAGIC, is_
 pub(crate) static RAMFS: TmpfsType = TmpfsType { name: "ramfs", magic: RAMFS_MAGIC, is_limited: false };
 /// The root file system of the first process.
 static ROOTFS: TmpfsType = TmpfsType { name: "rootfs", magic: TMPFS_MAGIC, is_limited: false };
+/// The home of memory files (memfd_create(2)).
+static MEMFD: TmpfsType = TmpfsType { name: "tmpfs", magic: TMPFS_MAGIC, is_limited: false };
 /// What devtmpfs is made of.
 static DEVTMPFS: TmpfsType = TmpfsType { name: "devtmpfs", magic: TMPFS_MAGIC, is_limited: false };
 
@@ -188,7 +190,7 @@ pub fn new_instance(which: Instance) -> Result<Arc<Dentry>> {
     let this = match which {
         Instance::Rootfs => &ROOTFS,
         Instance::Devtmpfs => &DEVTMPFS,
-        Instance::Memfd => &RAMFS,
+        Instance::Memfd => &MEMFD,
     };
     instance(this, Options::default(), SbFlags::empty())
 }
