@@ -72,6 +72,9 @@ mod uffd;
 mod unix;
 mod uprobe;
 mod uring;
+mod uringbuffers;
+mod uringrules;
+mod uringwait;
 mod wait;
 
 const AREAS: &[&[harness::Test]] = &[
@@ -114,6 +117,9 @@ const AREAS: &[&[harness::Test]] = &[
     lease::TESTS,
     aio::TESTS,
     uring::TESTS,
+    uringwait::TESTS,
+    uringbuffers::TESTS,
+    uringrules::TESTS,
     unix::TESTS,
     uprobe::TESTS,
     inet::TESTS,

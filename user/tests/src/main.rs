@@ -10,7 +10,7 @@
 //!
 //! Tests run as root in a minimal root: /proc, /sys, /dev with devpts, and /tmp (another folder: `KEEL_TEST_DIR`). Each one
 //! pins errno values and their precedence as Linux has them. `sys` has all `unsafe` (raw calls come from `user-sys`); `kit`,
-//! `inetkit` and `mountkit` have the shared words, `harness` the runner; every other file is an area.
+//! `inetkit`, `mountkit` and `uringkit` have the shared words, `harness` the runner; every other file is an area.
 
 mod harness;
 mod helper;
@@ -19,6 +19,7 @@ mod kit;
 mod mountkit;
 mod prelude;
 mod sys;
+mod uringkit;
 
 pub use user_sys::sys;
 
