@@ -316,11 +316,14 @@ fn idle_cpu(allowed: CpuMask, me: CpuId) -> Option<CpuId> {
 fn place_woken(thread: &Thread, pinned: &PreemptGuard) -> CpuId {
     join_if_needed(pinned);
     let me = cpu::current_id(pinned);
+    let last = thread.cpu();
     if !SHARED.load(Ordering::Relaxed) {
-        return me;
+        // Home, where its idle thread keeps the CPU for it; or else here, since who holds another CPU may be
+        // waiting for something of the host.
+        let idle = ACTIVE.load(Ordering::Relaxed) & IDLE.load(Ordering::Relaxed);
+        return if CpuMask(idle).contains(last) { last } else { me };
     }
     let allowed = allowed_cpus(thread);
-    let last = thread.cpu();
     if !allowed.contains(last) {
         return idle_cpu(allowed, me).unwrap_or_else(|| nearest(allowed, me));
     }
@@ -343,6 +346,11 @@ fn enqueue(thread: &Arc<Thread>, cpu: CpuId, arrival: Arrival, pinned: &PreemptG
     let target = CPUS.get_on(cpu);
     let wins = {
         let mut rq = target.rq.lock();
+        #[cfg(not(target_os = "none"))]
+        if hosted_hooks::has_left(cpu) && cpu != cpu::current_id(pinned) {
+            drop(rq);
+            return enqueue(thread, cpu::current_id(pinned), arrival, pinned);
+        }
         let now = time::now_ns();
         let over = rq.charge(now) == Slice::Over;
         thread.cpu.store(cpu.0, Ordering::Relaxed);
@@ -661,13 +669,30 @@ pub(crate) mod hosted_hooks {
         CPUS.get_on(cpu).rq.lock().idle.is_some()
     }
 
-    /// The host thread that holds `cpu` ends: it is no longer current, and nothing may be placed there.
-    pub(crate) fn leave(cpu: CpuId) -> usize {
-        let this = CPUS.get_on(cpu);
-        let mut rq = this.rq.lock();
-        ACTIVE.fetch_and(!(1 << cpu.0), Ordering::SeqCst);
-        drop(rq.take_current());
-        this.nr_running.store(rq.nr_running(), Ordering::Relaxed);
-        rq.nr_running()
+    /// Nobody schedules on `cpu`, whose queue is locked.
+    pub(crate) fn has_left(cpu: CpuId) -> bool {
+        ACTIVE.load(Ordering::SeqCst) & 1 << cpu.0 == 0
+    }
+
+    /// The host thread that holds this CPU ends: it is no longer current, and nothing may be placed here. What
+    /// still waits goes to another CPU, best an idle one; it stays for who takes this one next if there is none.
+    pub(crate) fn leave(pinned: &PreemptGuard) {
+        let cpu = cpu::current_id(pinned);
+        let this = CPUS.get(pinned);
+        {
+            let mut rq = this.rq.lock();
+            ACTIVE.fetch_and(!(1 << cpu.0), Ordering::SeqCst);
+            drop(rq.take_current());
+            this.nr_running.store(rq.nr_running(), Ordering::Relaxed);
+        }
+        let active = CpuMask(ACTIVE.load(Ordering::SeqCst));
+        let idle = active.and(CpuMask(IDLE.load(Ordering::SeqCst)));
+        let Some(other) = idle.iter().next().or_else(|| active.iter().next()) else { return };
+        loop {
+            let stranded = this.rq.lock().steal_for(other);
+            let Some(thread) = stranded else { break };
+            enqueue(&thread, other, Arrival::Moved, pinned);
+        }
+        this.nr_running.store(this.rq.lock().nr_running(), Ordering::Relaxed);
     }
 }

@@ -1,6 +1,6 @@
 //! The scheduler on the hosted machine: host threads of a test harness become threads of a CPU of their own.
 
-use hal::cpu::{self, CpuId};
+use hal::cpu;
 use hal::{preempt, trap};
 
 use crate::core_sched::{self, hosted_hooks};
@@ -66,12 +66,12 @@ pub(crate) fn adopted() {
 }
 
 /// A host thread ends and gives its CPU back: what is runnable there runs first.
-fn leaving(cpu: CpuId) {
+fn leaving() {
     for _ in 0..1000 {
         if core_sched::nr_running_here() <= 1 {
             break;
         }
         core_sched::yield_now();
     }
-    hosted_hooks::leave(cpu);
+    hosted_hooks::leave(&preempt::disable());
 }

@@ -28,7 +28,7 @@ pub fn raise_irq(line: crate::irq::IrqLine) {
     crate::irq::dispatch(line);
 }
 
-/// Registers what to do when a host thread ends while it holds a CPU. Once only.
-pub fn set_exit_hook(hook: fn(crate::cpu::CpuId)) {
+/// Registers what to do when a host thread ends while it holds a CPU; it may hold another one afterwards. Once only.
+pub fn set_exit_hook(hook: fn()) {
     super::cpu::EXIT_HOOK.call_once(|| hook);
 }

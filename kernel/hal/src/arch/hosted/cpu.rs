@@ -7,7 +7,7 @@ use core::time::Duration;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread_local;
 
-use crate::cpu::{CpuId, CpuInfo, CpuMask, MAX_CPUS};
+use crate::cpu::{CpuInfo, CpuMask, MAX_CPUS};
 use crate::preempt::NO_RESCHED;
 use crate::thread::Thread;
 
@@ -50,7 +50,8 @@ pub(super) static CPUS: [HostCpu; MAX_CPUS] = [const { HostCpu::new() }; MAX_CPU
 static ONLINE: AtomicU64 = AtomicU64::new(0);
 
 const NO_CPU: u32 = u32::MAX;
-/// What the preemption count of a host thread begins with whose kernel thread is gone: it never becomes 0.
+/// What the preemption count of a host thread begins with whose kernel thread is gone: it never becomes 0, and
+/// [`deliver`] heeds it.
 const GONE: u32 = 1 << 16;
 
 /// What a real CPU keeps in registers and per-CPU memory; it moves with the host thread that runs.
@@ -72,7 +73,7 @@ impl Drop for ExitGuard {
             return;
         }
         if let Some(hook) = EXIT_HOOK.get() {
-            hook(CpuId(current_id()));
+            hook();
         }
         give_back();
     }
@@ -95,13 +96,12 @@ pub(super) fn give_back() {
 pub(super) fn forget_thread() {
     LOCAL.with(|l| {
         l.current.set(ptr::null());
-        l.in_interrupt.set(true);
         l.preempt.set(NO_RESCHED | GONE);
     });
 }
 
 /// See [`super::control::set_exit_hook`].
-pub(super) static EXIT_HOOK: crate::sync::Once<fn(CpuId)> = crate::sync::Once::new();
+pub(super) static EXIT_HOOK: crate::sync::Once<fn()> = crate::sync::Once::new();
 
 thread_local! {
     pub(super) static LOCAL: Local = const {
@@ -166,7 +166,8 @@ pub fn relax() {
 
 /// Runs the handlers of pending events if interrupts are on.
 pub(super) fn deliver() {
-    let cpu = local(|l| (l.irqs_on.get() && !l.in_interrupt.get()).then(|| l.cpu.get()));
+    let takes = |l: &Local| l.irqs_on.get() && !l.in_interrupt.get() && l.preempt.get() & GONE == 0;
+    let cpu = local(|l| takes(l).then(|| l.cpu.get()));
     let Some(cpu) = cpu else { return };
     if preempt_load() & !NO_RESCHED == 0 {
         // No reader here; a test thread may never come to a better place to say so.
