@@ -5,6 +5,7 @@
 use crate::prelude::*;
 use crate::sys::poke32;
 use crate::uringkit::{
+    nop,
     CLOSE, Cqe, ENOBUFS_NR, FIXED_FILE, MORE, OPENAT, PROVIDE, READ, READ_FIXED, RECV, Ring, SELECT, Sqe,
     WRITE, WRITE_FIXED, addr, cqe, err, ring, rw,
 };
