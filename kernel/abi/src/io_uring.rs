@@ -1,8 +1,9 @@
 //! io_uring: io_uring_setup(2), io_uring_enter(2), io_uring_register(2) and the rings that user space shares.
 //!
-//! Source: the man pages of liburing 2.9 and linux/io_uring.h of Linux 7.2 as far as these name its numbers.
+//! Source: the man pages of liburing 2.9 for the structures, linux/io_uring.h, through `linux-raw-sys`, for the numbers.
 
 use bitflags::bitflags;
+use linux_raw_sys::io_uring as raw;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `struct io_uring_sqe`: a request.
@@ -92,13 +93,13 @@ pub struct Params {
 const _: () = assert!(size_of::<Params>() == 120);
 
 /// Offset of mmap(2) for the submission ring.
-pub const OFF_SQ_RING: u64 = 0;
+pub const OFF_SQ_RING: u64 = raw::IORING_OFF_SQ_RING as u64;
 /// Offset of mmap(2) for the completion ring.
-pub const OFF_CQ_RING: u64 = 0x800_0000;
+pub const OFF_CQ_RING: u64 = raw::IORING_OFF_CQ_RING as u64;
 /// Offset of mmap(2) for the requests.
-pub const OFF_SQES: u64 = 0x1000_0000;
+pub const OFF_SQES: u64 = raw::IORING_OFF_SQES as u64;
 /// The bits of an offset that tell what is mapped.
-pub const OFF_MMAP_MASK: u64 = 0xf800_0000;
+pub const OFF_MMAP_MASK: u64 = raw::IORING_OFF_MMAP_MASK as u64;
 
 /// Most requests of a submission ring.
 pub const MAX_ENTRIES: u32 = 32768;
@@ -109,223 +110,227 @@ bitflags! {
     /// `IORING_SETUP_*`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct SetupFlags: u32 {
-        const IOPOLL = 1 << 0;
-        const SQPOLL = 1 << 1;
-        const SQ_AFF = 1 << 2;
-        const CQSIZE = 1 << 3;
-        const CLAMP = 1 << 4;
-        const ATTACH_WQ = 1 << 5;
-        const R_DISABLED = 1 << 6;
-        const SUBMIT_ALL = 1 << 7;
-        const COOP_TASKRUN = 1 << 8;
-        const TASKRUN_FLAG = 1 << 9;
-        const SQE128 = 1 << 10;
-        const CQE32 = 1 << 11;
-        const SINGLE_ISSUER = 1 << 12;
-        const DEFER_TASKRUN = 1 << 13;
-        const NO_MMAP = 1 << 14;
-        const REGISTERED_FD_ONLY = 1 << 15;
-        const NO_SQARRAY = 1 << 16;
+        const IOPOLL = raw::IORING_SETUP_IOPOLL;
+        const SQPOLL = raw::IORING_SETUP_SQPOLL;
+        const SQ_AFF = raw::IORING_SETUP_SQ_AFF;
+        const CQSIZE = raw::IORING_SETUP_CQSIZE;
+        const CLAMP = raw::IORING_SETUP_CLAMP;
+        const ATTACH_WQ = raw::IORING_SETUP_ATTACH_WQ;
+        const R_DISABLED = raw::IORING_SETUP_R_DISABLED;
+        const SUBMIT_ALL = raw::IORING_SETUP_SUBMIT_ALL;
+        const COOP_TASKRUN = raw::IORING_SETUP_COOP_TASKRUN;
+        const TASKRUN_FLAG = raw::IORING_SETUP_TASKRUN_FLAG;
+        const SQE128 = raw::IORING_SETUP_SQE128;
+        const CQE32 = raw::IORING_SETUP_CQE32;
+        const SINGLE_ISSUER = raw::IORING_SETUP_SINGLE_ISSUER;
+        const DEFER_TASKRUN = raw::IORING_SETUP_DEFER_TASKRUN;
+        const NO_MMAP = raw::IORING_SETUP_NO_MMAP;
+        const REGISTERED_FD_ONLY = raw::IORING_SETUP_REGISTERED_FD_ONLY;
+        const NO_SQARRAY = raw::IORING_SETUP_NO_SQARRAY;
     }
 
     /// `IORING_FEAT_*`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Features: u32 {
-        const SINGLE_MMAP = 1 << 0;
-        const NODROP = 1 << 1;
-        const SUBMIT_STABLE = 1 << 2;
-        const RW_CUR_POS = 1 << 3;
-        const CUR_PERSONALITY = 1 << 4;
-        const FAST_POLL = 1 << 5;
-        const POLL_32BITS = 1 << 6;
-        const SQPOLL_NONFIXED = 1 << 7;
-        const EXT_ARG = 1 << 8;
-        const NATIVE_WORKERS = 1 << 9;
-        const RSRC_TAGS = 1 << 10;
-        const CQE_SKIP = 1 << 11;
-        const LINKED_FILE = 1 << 12;
-        const REG_REG_RING = 1 << 13;
+        const SINGLE_MMAP = raw::IORING_FEAT_SINGLE_MMAP;
+        const NODROP = raw::IORING_FEAT_NODROP;
+        const SUBMIT_STABLE = raw::IORING_FEAT_SUBMIT_STABLE;
+        const RW_CUR_POS = raw::IORING_FEAT_RW_CUR_POS;
+        const CUR_PERSONALITY = raw::IORING_FEAT_CUR_PERSONALITY;
+        const FAST_POLL = raw::IORING_FEAT_FAST_POLL;
+        const POLL_32BITS = raw::IORING_FEAT_POLL_32BITS;
+        const SQPOLL_NONFIXED = raw::IORING_FEAT_SQPOLL_NONFIXED;
+        const EXT_ARG = raw::IORING_FEAT_EXT_ARG;
+        const NATIVE_WORKERS = raw::IORING_FEAT_NATIVE_WORKERS;
+        const RSRC_TAGS = raw::IORING_FEAT_RSRC_TAGS;
+        const CQE_SKIP = raw::IORING_FEAT_CQE_SKIP;
+        const LINKED_FILE = raw::IORING_FEAT_LINKED_FILE;
+        const REG_REG_RING = raw::IORING_FEAT_REG_REG_RING;
     }
 
     /// `IORING_ENTER_*`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct EnterFlags: u32 {
-        const GETEVENTS = 1 << 0;
-        const SQ_WAKEUP = 1 << 1;
-        const SQ_WAIT = 1 << 2;
-        const EXT_ARG = 1 << 3;
-        const REGISTERED_RING = 1 << 4;
-        const ABS_TIMER = 1 << 5;
+        const GETEVENTS = raw::IORING_ENTER_GETEVENTS;
+        const SQ_WAKEUP = raw::IORING_ENTER_SQ_WAKEUP;
+        const SQ_WAIT = raw::IORING_ENTER_SQ_WAIT;
+        const EXT_ARG = raw::IORING_ENTER_EXT_ARG;
+        const REGISTERED_RING = raw::IORING_ENTER_REGISTERED_RING;
+        const ABS_TIMER = raw::IORING_ENTER_ABS_TIMER;
     }
 
     /// `IOSQE_*`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct SqeFlags: u8 {
-        const FIXED_FILE = 1 << 0;
-        const IO_DRAIN = 1 << 1;
-        const IO_LINK = 1 << 2;
-        const IO_HARDLINK = 1 << 3;
-        const ASYNC = 1 << 4;
-        const BUFFER_SELECT = 1 << 5;
-        const CQE_SKIP_SUCCESS = 1 << 6;
+        const FIXED_FILE = 1 << raw::io_uring_sqe_flags_bit::IOSQE_FIXED_FILE_BIT as u8;
+        const IO_DRAIN = 1 << raw::io_uring_sqe_flags_bit::IOSQE_IO_DRAIN_BIT as u8;
+        const IO_LINK = 1 << raw::io_uring_sqe_flags_bit::IOSQE_IO_LINK_BIT as u8;
+        const IO_HARDLINK = 1 << raw::io_uring_sqe_flags_bit::IOSQE_IO_HARDLINK_BIT as u8;
+        const ASYNC = 1 << raw::io_uring_sqe_flags_bit::IOSQE_ASYNC_BIT as u8;
+        const BUFFER_SELECT = 1 << raw::io_uring_sqe_flags_bit::IOSQE_BUFFER_SELECT_BIT as u8;
+        const CQE_SKIP_SUCCESS = 1 << raw::io_uring_sqe_flags_bit::IOSQE_CQE_SKIP_SUCCESS_BIT as u8;
     }
 
     /// `IORING_CQE_F_*`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
     pub struct CqeFlags: u32 {
         /// The upper half is the id of the buffer that was used.
-        const BUFFER = 1 << 0;
+        const BUFFER = raw::IORING_CQE_F_BUFFER;
         /// The same request will tell more.
-        const MORE = 1 << 1;
+        const MORE = raw::IORING_CQE_F_MORE;
         /// The socket has more to read.
-        const SOCK_NONEMPTY = 1 << 2;
+        const SOCK_NONEMPTY = raw::IORING_CQE_F_SOCK_NONEMPTY;
     }
 
     /// `IORING_SQ_*`: what the kernel tells in the submission ring's flags.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct SqFlags: u32 {
-        const NEED_WAKEUP = 1 << 0;
-        const CQ_OVERFLOW = 1 << 1;
-        const TASKRUN = 1 << 2;
+        const NEED_WAKEUP = raw::IORING_SQ_NEED_WAKEUP;
+        const CQ_OVERFLOW = raw::IORING_SQ_CQ_OVERFLOW;
+        const TASKRUN = raw::IORING_SQ_TASKRUN;
     }
 
     /// `IORING_TIMEOUT_*`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct TimeoutFlags: u32 {
-        const ABS = 1 << 0;
-        const UPDATE = 1 << 1;
-        const BOOTTIME = 1 << 2;
-        const REALTIME = 1 << 3;
-        const LINK_UPDATE = 1 << 4;
-        const ETIME_SUCCESS = 1 << 5;
-        const MULTISHOT = 1 << 6;
+        const ABS = raw::IORING_TIMEOUT_ABS;
+        const UPDATE = raw::IORING_TIMEOUT_UPDATE;
+        const BOOTTIME = raw::IORING_TIMEOUT_BOOTTIME;
+        const REALTIME = raw::IORING_TIMEOUT_REALTIME;
+        const LINK_UPDATE = raw::IORING_LINK_TIMEOUT_UPDATE;
+        const ETIME_SUCCESS = raw::IORING_TIMEOUT_ETIME_SUCCESS;
+        const MULTISHOT = raw::IORING_TIMEOUT_MULTISHOT;
     }
 
     /// `IORING_ASYNC_CANCEL_*`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct CancelFlags: u32 {
-        const ALL = 1 << 0;
-        const FD = 1 << 1;
-        const ANY = 1 << 2;
-        const FD_FIXED = 1 << 3;
-        const USERDATA = 1 << 4;
-        const OP = 1 << 5;
+        const ALL = raw::IORING_ASYNC_CANCEL_ALL;
+        const FD = raw::IORING_ASYNC_CANCEL_FD;
+        const ANY = raw::IORING_ASYNC_CANCEL_ANY;
+        const FD_FIXED = raw::IORING_ASYNC_CANCEL_FD_FIXED;
+        const USERDATA = raw::IORING_ASYNC_CANCEL_USERDATA;
+        const OP = raw::IORING_ASYNC_CANCEL_OP;
     }
 
     /// `IORING_POLL_*`, in `len` of the poll requests.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct PollFlags: u32 {
-        const ADD_MULTI = 1 << 0;
-        const UPDATE_EVENTS = 1 << 1;
-        const UPDATE_USER_DATA = 1 << 2;
-        const ADD_LEVEL = 1 << 3;
+        const ADD_MULTI = raw::IORING_POLL_ADD_MULTI;
+        const UPDATE_EVENTS = raw::IORING_POLL_UPDATE_EVENTS;
+        const UPDATE_USER_DATA = raw::IORING_POLL_UPDATE_USER_DATA;
+        const ADD_LEVEL = raw::IORING_POLL_ADD_LEVEL;
     }
 }
 
 /// `IORING_RECVSEND_POLL_FIRST`: waits before the first attempt.
-pub const RECVSEND_POLL_FIRST: u16 = 1 << 0;
+pub const RECVSEND_POLL_FIRST: u16 = raw::IORING_RECVSEND_POLL_FIRST as u16;
 /// `IORING_RECV_MULTISHOT`.
-pub const RECV_MULTISHOT: u16 = 1 << 1;
+pub const RECV_MULTISHOT: u16 = raw::IORING_RECV_MULTISHOT as u16;
 /// `IORING_ACCEPT_MULTISHOT`.
-pub const ACCEPT_MULTISHOT: u16 = 1 << 0;
+pub const ACCEPT_MULTISHOT: u16 = raw::IORING_ACCEPT_MULTISHOT as u16;
 /// `IORING_FSYNC_DATASYNC`.
-pub const FSYNC_DATASYNC: u32 = 1;
+pub const FSYNC_DATASYNC: u32 = raw::IORING_FSYNC_DATASYNC;
 /// `IORING_FILE_INDEX_ALLOC`: any free place of the table of fixed files.
-pub const FILE_INDEX_ALLOC: u32 = u32::MAX;
+pub const FILE_INDEX_ALLOC: u32 = raw::IORING_FILE_INDEX_ALLOC as u32;
 /// `IORING_CQ_EVENTFD_DISABLED`, in the completion ring's flags, which user space writes.
-pub const CQ_EVENTFD_DISABLED: u32 = 1;
+pub const CQ_EVENTFD_DISABLED: u32 = raw::IORING_CQ_EVENTFD_DISABLED;
 /// `IO_URING_OP_SUPPORTED`.
-pub const OP_SUPPORTED: u16 = 1;
+pub const OP_SUPPORTED: u16 = raw::IO_URING_OP_SUPPORTED as u16;
 /// `SPLICE_F_FD_IN_FIXED`.
-pub const SPLICE_FD_IN_FIXED: u32 = 1 << 31;
+pub const SPLICE_FD_IN_FIXED: u32 = raw::SPLICE_F_FD_IN_FIXED;
 /// `IORING_MSG_RING_CQE_SKIP` and `IORING_MSG_RING_FLAGS_PASS`.
-pub const MSG_RING_FLAGS: u32 = 3;
+pub const MSG_RING_FLAGS: u32 = raw::IORING_MSG_RING_CQE_SKIP | raw::IORING_MSG_RING_FLAGS_PASS;
 
 /// `IORING_OP_*`.
 #[expect(missing_docs, reason = "named as in io_uring_enter(2)")]
 pub mod op {
-    pub const NOP: u8 = 0;
-    pub const READV: u8 = 1;
-    pub const WRITEV: u8 = 2;
-    pub const FSYNC: u8 = 3;
-    pub const READ_FIXED: u8 = 4;
-    pub const WRITE_FIXED: u8 = 5;
-    pub const POLL_ADD: u8 = 6;
-    pub const POLL_REMOVE: u8 = 7;
-    pub const SYNC_FILE_RANGE: u8 = 8;
-    pub const SENDMSG: u8 = 9;
-    pub const RECVMSG: u8 = 10;
-    pub const TIMEOUT: u8 = 11;
-    pub const TIMEOUT_REMOVE: u8 = 12;
-    pub const ACCEPT: u8 = 13;
-    pub const ASYNC_CANCEL: u8 = 14;
-    pub const LINK_TIMEOUT: u8 = 15;
-    pub const CONNECT: u8 = 16;
-    pub const FALLOCATE: u8 = 17;
-    pub const OPENAT: u8 = 18;
-    pub const CLOSE: u8 = 19;
-    pub const FILES_UPDATE: u8 = 20;
-    pub const STATX: u8 = 21;
-    pub const READ: u8 = 22;
-    pub const WRITE: u8 = 23;
-    pub const FADVISE: u8 = 24;
-    pub const MADVISE: u8 = 25;
-    pub const SEND: u8 = 26;
-    pub const RECV: u8 = 27;
-    pub const OPENAT2: u8 = 28;
-    pub const EPOLL_CTL: u8 = 29;
-    pub const SPLICE: u8 = 30;
-    pub const PROVIDE_BUFFERS: u8 = 31;
-    pub const REMOVE_BUFFERS: u8 = 32;
-    pub const TEE: u8 = 33;
-    pub const SHUTDOWN: u8 = 34;
-    pub const RENAMEAT: u8 = 35;
-    pub const UNLINKAT: u8 = 36;
-    pub const MKDIRAT: u8 = 37;
-    pub const SYMLINKAT: u8 = 38;
-    pub const LINKAT: u8 = 39;
-    pub const MSG_RING: u8 = 40;
-    pub const FSETXATTR: u8 = 41;
-    pub const SETXATTR: u8 = 42;
-    pub const FGETXATTR: u8 = 43;
-    pub const GETXATTR: u8 = 44;
-    pub const SOCKET: u8 = 45;
-    pub const FTRUNCATE: u8 = 55;
-    pub const BIND: u8 = 56;
-    pub const LISTEN: u8 = 57;
-    pub const PIPE: u8 = 62;
+    use linux_raw_sys::io_uring::io_uring_op as Op;
+
+    pub const NOP: u8 = Op::IORING_OP_NOP as u8;
+    pub const READV: u8 = Op::IORING_OP_READV as u8;
+    pub const WRITEV: u8 = Op::IORING_OP_WRITEV as u8;
+    pub const FSYNC: u8 = Op::IORING_OP_FSYNC as u8;
+    pub const READ_FIXED: u8 = Op::IORING_OP_READ_FIXED as u8;
+    pub const WRITE_FIXED: u8 = Op::IORING_OP_WRITE_FIXED as u8;
+    pub const POLL_ADD: u8 = Op::IORING_OP_POLL_ADD as u8;
+    pub const POLL_REMOVE: u8 = Op::IORING_OP_POLL_REMOVE as u8;
+    pub const SYNC_FILE_RANGE: u8 = Op::IORING_OP_SYNC_FILE_RANGE as u8;
+    pub const SENDMSG: u8 = Op::IORING_OP_SENDMSG as u8;
+    pub const RECVMSG: u8 = Op::IORING_OP_RECVMSG as u8;
+    pub const TIMEOUT: u8 = Op::IORING_OP_TIMEOUT as u8;
+    pub const TIMEOUT_REMOVE: u8 = Op::IORING_OP_TIMEOUT_REMOVE as u8;
+    pub const ACCEPT: u8 = Op::IORING_OP_ACCEPT as u8;
+    pub const ASYNC_CANCEL: u8 = Op::IORING_OP_ASYNC_CANCEL as u8;
+    pub const LINK_TIMEOUT: u8 = Op::IORING_OP_LINK_TIMEOUT as u8;
+    pub const CONNECT: u8 = Op::IORING_OP_CONNECT as u8;
+    pub const FALLOCATE: u8 = Op::IORING_OP_FALLOCATE as u8;
+    pub const OPENAT: u8 = Op::IORING_OP_OPENAT as u8;
+    pub const CLOSE: u8 = Op::IORING_OP_CLOSE as u8;
+    pub const FILES_UPDATE: u8 = Op::IORING_OP_FILES_UPDATE as u8;
+    pub const STATX: u8 = Op::IORING_OP_STATX as u8;
+    pub const READ: u8 = Op::IORING_OP_READ as u8;
+    pub const WRITE: u8 = Op::IORING_OP_WRITE as u8;
+    pub const FADVISE: u8 = Op::IORING_OP_FADVISE as u8;
+    pub const MADVISE: u8 = Op::IORING_OP_MADVISE as u8;
+    pub const SEND: u8 = Op::IORING_OP_SEND as u8;
+    pub const RECV: u8 = Op::IORING_OP_RECV as u8;
+    pub const OPENAT2: u8 = Op::IORING_OP_OPENAT2 as u8;
+    pub const EPOLL_CTL: u8 = Op::IORING_OP_EPOLL_CTL as u8;
+    pub const SPLICE: u8 = Op::IORING_OP_SPLICE as u8;
+    pub const PROVIDE_BUFFERS: u8 = Op::IORING_OP_PROVIDE_BUFFERS as u8;
+    pub const REMOVE_BUFFERS: u8 = Op::IORING_OP_REMOVE_BUFFERS as u8;
+    pub const TEE: u8 = Op::IORING_OP_TEE as u8;
+    pub const SHUTDOWN: u8 = Op::IORING_OP_SHUTDOWN as u8;
+    pub const RENAMEAT: u8 = Op::IORING_OP_RENAMEAT as u8;
+    pub const UNLINKAT: u8 = Op::IORING_OP_UNLINKAT as u8;
+    pub const MKDIRAT: u8 = Op::IORING_OP_MKDIRAT as u8;
+    pub const SYMLINKAT: u8 = Op::IORING_OP_SYMLINKAT as u8;
+    pub const LINKAT: u8 = Op::IORING_OP_LINKAT as u8;
+    pub const MSG_RING: u8 = Op::IORING_OP_MSG_RING as u8;
+    pub const FSETXATTR: u8 = Op::IORING_OP_FSETXATTR as u8;
+    pub const SETXATTR: u8 = Op::IORING_OP_SETXATTR as u8;
+    pub const FGETXATTR: u8 = Op::IORING_OP_FGETXATTR as u8;
+    pub const GETXATTR: u8 = Op::IORING_OP_GETXATTR as u8;
+    pub const SOCKET: u8 = Op::IORING_OP_SOCKET as u8;
+    pub const FTRUNCATE: u8 = Op::IORING_OP_FTRUNCATE as u8;
+    pub const BIND: u8 = Op::IORING_OP_BIND as u8;
+    pub const LISTEN: u8 = Op::IORING_OP_LISTEN as u8;
+    pub const PIPE: u8 = Op::IORING_OP_PIPE as u8;
     /// One past the last one that a probe tells about.
-    pub const LAST: u8 = 63;
+    pub const LAST: u8 = Op::IORING_OP_LAST as u8;
 }
 
 /// `IORING_REGISTER_*` and `IORING_UNREGISTER_*`.
 #[expect(missing_docs, reason = "named as in io_uring_register(2)")]
 pub mod register {
-    pub const BUFFERS: u32 = 0;
-    pub const UNREGISTER_BUFFERS: u32 = 1;
-    pub const FILES: u32 = 2;
-    pub const UNREGISTER_FILES: u32 = 3;
-    pub const EVENTFD: u32 = 4;
-    pub const UNREGISTER_EVENTFD: u32 = 5;
-    pub const FILES_UPDATE: u32 = 6;
-    pub const EVENTFD_ASYNC: u32 = 7;
-    pub const PROBE: u32 = 8;
-    pub const PERSONALITY: u32 = 9;
-    pub const UNREGISTER_PERSONALITY: u32 = 10;
-    pub const RESTRICTIONS: u32 = 11;
-    pub const ENABLE_RINGS: u32 = 12;
-    pub const FILES2: u32 = 13;
-    pub const FILES_UPDATE2: u32 = 14;
-    pub const BUFFERS2: u32 = 15;
-    pub const BUFFERS_UPDATE: u32 = 16;
-    pub const RING_FDS: u32 = 20;
-    pub const UNREGISTER_RING_FDS: u32 = 21;
-    pub const PBUF_RING: u32 = 22;
-    pub const UNREGISTER_PBUF_RING: u32 = 23;
-    pub const SYNC_CANCEL: u32 = 24;
-    pub const FILE_ALLOC_RANGE: u32 = 25;
+    use linux_raw_sys::io_uring::io_uring_register_op as Op;
+
+    pub const BUFFERS: u32 = Op::IORING_REGISTER_BUFFERS as u32;
+    pub const UNREGISTER_BUFFERS: u32 = Op::IORING_UNREGISTER_BUFFERS as u32;
+    pub const FILES: u32 = Op::IORING_REGISTER_FILES as u32;
+    pub const UNREGISTER_FILES: u32 = Op::IORING_UNREGISTER_FILES as u32;
+    pub const EVENTFD: u32 = Op::IORING_REGISTER_EVENTFD as u32;
+    pub const UNREGISTER_EVENTFD: u32 = Op::IORING_UNREGISTER_EVENTFD as u32;
+    pub const FILES_UPDATE: u32 = Op::IORING_REGISTER_FILES_UPDATE as u32;
+    pub const EVENTFD_ASYNC: u32 = Op::IORING_REGISTER_EVENTFD_ASYNC as u32;
+    pub const PROBE: u32 = Op::IORING_REGISTER_PROBE as u32;
+    pub const PERSONALITY: u32 = Op::IORING_REGISTER_PERSONALITY as u32;
+    pub const UNREGISTER_PERSONALITY: u32 = Op::IORING_UNREGISTER_PERSONALITY as u32;
+    pub const RESTRICTIONS: u32 = Op::IORING_REGISTER_RESTRICTIONS as u32;
+    pub const ENABLE_RINGS: u32 = Op::IORING_REGISTER_ENABLE_RINGS as u32;
+    pub const FILES2: u32 = Op::IORING_REGISTER_FILES2 as u32;
+    pub const FILES_UPDATE2: u32 = Op::IORING_REGISTER_FILES_UPDATE2 as u32;
+    pub const BUFFERS2: u32 = Op::IORING_REGISTER_BUFFERS2 as u32;
+    pub const BUFFERS_UPDATE: u32 = Op::IORING_REGISTER_BUFFERS_UPDATE as u32;
+    pub const RING_FDS: u32 = Op::IORING_REGISTER_RING_FDS as u32;
+    pub const UNREGISTER_RING_FDS: u32 = Op::IORING_UNREGISTER_RING_FDS as u32;
+    pub const PBUF_RING: u32 = Op::IORING_REGISTER_PBUF_RING as u32;
+    pub const UNREGISTER_PBUF_RING: u32 = Op::IORING_UNREGISTER_PBUF_RING as u32;
+    pub const SYNC_CANCEL: u32 = Op::IORING_REGISTER_SYNC_CANCEL as u32;
+    pub const FILE_ALLOC_RANGE: u32 = Op::IORING_REGISTER_FILE_ALLOC_RANGE as u32;
     /// In the opcode: the descriptor is the index of a registered ring.
-    pub const USE_REGISTERED_RING: u32 = 1 << 31;
+    pub const USE_REGISTERED_RING: u32 = Op::IORING_REGISTER_USE_REGISTERED_RING as u32;
 }
 
 /// `struct io_uring_getevents_arg` of io_uring_enter(2).

@@ -1,6 +1,7 @@
 //! A ring of io_uring(7) in the first pages of the arena, where every stray write hits it as well.
 
 use libc::*;
+use linux_raw_sys::io_uring::*;
 use user_sys::sys;
 
 use crate::values::Values;
@@ -11,8 +12,15 @@ pub const DESCRIPTOR: i32 = 62;
 /// Requests that it holds.
 const ENTRIES: usize = 16;
 const PAGE: usize = 4096;
-/// `IORING_SETUP_*` that some children choose: the array, submission to the end, one submitter, late work.
-const FLAGS: [u32; 6] = [0, 1 << 16, 1 << 7 | 1 << 16, 1 << 12 | 1 << 16, 3 << 12, 1 << 8 | 1 << 9];
+/// What some children choose: the array, submission to the end, one submitter, late work.
+const FLAGS: [u32; 6] = [
+    0,
+    IORING_SETUP_NO_SQARRAY,
+    IORING_SETUP_SUBMIT_ALL | IORING_SETUP_NO_SQARRAY,
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_NO_SQARRAY,
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+    IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+];
 
 /// Makes the ring. Without one the calls hit whatever has its number.
 pub fn make(seed: u64, arena: usize) {
@@ -22,7 +30,7 @@ pub fn make(seed: u64, arena: usize) {
     let _ = sys!(SYS_dup2, fd, DESCRIPTOR);
     let _ = sys!(SYS_close, fd);
     let prot = PROT_READ | PROT_WRITE;
-    for (page, offset) in [(0, 0), (1, 0x1000_0000usize)] {
+    for (page, offset) in [(0, 0), (1, IORING_OFF_SQES)] {
         let _ = sys!(SYS_mmap, arena + page * PAGE, PAGE, prot, MAP_SHARED | MAP_FIXED, DESCRIPTOR, offset);
     }
 }

@@ -2,61 +2,57 @@
 
 use std::cell::RefCell;
 
+use linux_raw_sys::io_uring::{IORING_OFF_SQES, io_uring_op as Op, io_uring_sqe_flags_bit as Bit};
+
 use crate::prelude::*;
 use crate::sys::{peek64, poke32};
 
-pub const SETUP: c_long = 425;
-pub const ENTER: c_long = 426;
-pub const REGISTER: c_long = 427;
+pub const SETUP: c_long = SYS_io_uring_setup;
+pub const ENTER: c_long = SYS_io_uring_enter;
+pub const REGISTER: c_long = SYS_io_uring_register;
 
-pub const GETEVENTS: u32 = 1;
-pub const EXT_ARG: u32 = 8;
+pub use linux_raw_sys::io_uring::{
+    IORING_CQE_F_MORE as MORE, IORING_ENTER_EXT_ARG as EXT_ARG, IORING_ENTER_GETEVENTS as GETEVENTS,
+    IORING_SETUP_CLAMP as SETUP_CLAMP, IORING_SETUP_CQE32 as SETUP_CQE32,
+    IORING_SETUP_CQSIZE as SETUP_CQSIZE, IORING_SETUP_DEFER_TASKRUN as SETUP_DEFER_TASKRUN,
+    IORING_SETUP_NO_SQARRAY as SETUP_NO_SQARRAY, IORING_SETUP_R_DISABLED as SETUP_R_DISABLED,
+    IORING_SETUP_SINGLE_ISSUER as SETUP_SINGLE_ISSUER, IORING_SETUP_SQE128 as SETUP_SQE128,
+};
 
-pub const SETUP_CQSIZE: u32 = 1 << 3;
-pub const SETUP_CLAMP: u32 = 1 << 4;
-pub const SETUP_R_DISABLED: u32 = 1 << 6;
-pub const SETUP_SQE128: u32 = 1 << 10;
-pub const SETUP_CQE32: u32 = 1 << 11;
-pub const SETUP_SINGLE_ISSUER: u32 = 1 << 12;
-pub const SETUP_DEFER_TASKRUN: u32 = 1 << 13;
-pub const SETUP_NO_SQARRAY: u32 = 1 << 16;
+pub const FIXED_FILE: u8 = 1 << Bit::IOSQE_FIXED_FILE_BIT as u8;
+pub const DRAIN: u8 = 1 << Bit::IOSQE_IO_DRAIN_BIT as u8;
+pub const LINK: u8 = 1 << Bit::IOSQE_IO_LINK_BIT as u8;
+pub const HARDLINK: u8 = 1 << Bit::IOSQE_IO_HARDLINK_BIT as u8;
+pub const SELECT: u8 = 1 << Bit::IOSQE_BUFFER_SELECT_BIT as u8;
+pub const SKIP_SUCCESS: u8 = 1 << Bit::IOSQE_CQE_SKIP_SUCCESS_BIT as u8;
 
-pub const FIXED_FILE: u8 = 1;
-pub const DRAIN: u8 = 2;
-pub const LINK: u8 = 4;
-pub const HARDLINK: u8 = 8;
-pub const SELECT: u8 = 32;
-pub const SKIP_SUCCESS: u8 = 64;
-
-pub const MORE: u32 = 2;
-
-pub const NOP: u8 = 0;
-pub const READV: u8 = 1;
-pub const WRITEV: u8 = 2;
-pub const FSYNC: u8 = 3;
-pub const READ_FIXED: u8 = 4;
-pub const WRITE_FIXED: u8 = 5;
-pub const POLL_ADD: u8 = 6;
-pub const POLL_REMOVE: u8 = 7;
-pub const TIMEOUT: u8 = 11;
-pub const TIMEOUT_REMOVE: u8 = 12;
-pub const ACCEPT: u8 = 13;
-pub const CANCEL: u8 = 14;
-pub const LINK_TIMEOUT: u8 = 15;
-pub const CONNECT: u8 = 16;
-pub const OPENAT: u8 = 18;
-pub const CLOSE: u8 = 19;
-pub const STATX: u8 = 21;
-pub const READ: u8 = 22;
-pub const WRITE: u8 = 23;
-pub const SEND: u8 = 26;
-pub const RECV: u8 = 27;
-pub const PROVIDE: u8 = 31;
-pub const RENAMEAT: u8 = 35;
-pub const UNLINKAT: u8 = 36;
-pub const MKDIRAT: u8 = 37;
-pub const MSG_RING: u8 = 40;
-pub const SOCKET: u8 = 45;
+pub const NOP: u8 = Op::IORING_OP_NOP as u8;
+pub const READV: u8 = Op::IORING_OP_READV as u8;
+pub const WRITEV: u8 = Op::IORING_OP_WRITEV as u8;
+pub const FSYNC: u8 = Op::IORING_OP_FSYNC as u8;
+pub const READ_FIXED: u8 = Op::IORING_OP_READ_FIXED as u8;
+pub const WRITE_FIXED: u8 = Op::IORING_OP_WRITE_FIXED as u8;
+pub const POLL_ADD: u8 = Op::IORING_OP_POLL_ADD as u8;
+pub const POLL_REMOVE: u8 = Op::IORING_OP_POLL_REMOVE as u8;
+pub const TIMEOUT: u8 = Op::IORING_OP_TIMEOUT as u8;
+pub const TIMEOUT_REMOVE: u8 = Op::IORING_OP_TIMEOUT_REMOVE as u8;
+pub const ACCEPT: u8 = Op::IORING_OP_ACCEPT as u8;
+pub const CANCEL: u8 = Op::IORING_OP_ASYNC_CANCEL as u8;
+pub const LINK_TIMEOUT: u8 = Op::IORING_OP_LINK_TIMEOUT as u8;
+pub const CONNECT: u8 = Op::IORING_OP_CONNECT as u8;
+pub const OPENAT: u8 = Op::IORING_OP_OPENAT as u8;
+pub const CLOSE: u8 = Op::IORING_OP_CLOSE as u8;
+pub const STATX: u8 = Op::IORING_OP_STATX as u8;
+pub const READ: u8 = Op::IORING_OP_READ as u8;
+pub const WRITE: u8 = Op::IORING_OP_WRITE as u8;
+pub const SEND: u8 = Op::IORING_OP_SEND as u8;
+pub const RECV: u8 = Op::IORING_OP_RECV as u8;
+pub const PROVIDE: u8 = Op::IORING_OP_PROVIDE_BUFFERS as u8;
+pub const RENAMEAT: u8 = Op::IORING_OP_RENAMEAT as u8;
+pub const UNLINKAT: u8 = Op::IORING_OP_UNLINKAT as u8;
+pub const MKDIRAT: u8 = Op::IORING_OP_MKDIRAT as u8;
+pub const MSG_RING: u8 = Op::IORING_OP_MSG_RING as u8;
+pub const SOCKET: u8 = Op::IORING_OP_SOCKET as u8;
 
 pub const CANCELED: i32 = -(ECANCELED_NR);
 const ECANCELED_NR: i32 = 125;
@@ -169,7 +165,7 @@ pub fn ring_with(entries: u32, flags: u32, cq_entries: u32) -> Ring {
     let sq_end = params[16] as usize + 4 * params[0] as usize;
     let cq_end = params[25] as usize + cqe_size * params[1] as usize;
     let rings = map_ring(fd, sq_end.max(cq_end), 0);
-    let sqes = map_ring(fd, sqe_size * params[0] as usize, 0x1000_0000);
+    let sqes = map_ring(fd, sqe_size * params[0] as usize, u64::from(IORING_OFF_SQES));
     let ring = Ring { fd, params, rings, sqes, sqe_size, cqe_size, early: RefCell::default() };
     if flags & SETUP_NO_SQARRAY == 0 {
         for n in 0..params[0] {
