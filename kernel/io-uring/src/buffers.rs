@@ -4,13 +4,14 @@
 //! pages are pinned and count against `RLIMIT_MEMLOCK`. The process may write a ring at any time: an entry is read once, when
 //! it is taken.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use abi::io_uring::{BufReg, ProvidedBuf};
 use abi::{Errno, Result};
 use hal::uio::UserBuf;
 use hal::{PAGE_SIZE, UserAddr};
+use hashbrown::HashMap;
 use mm::PinnedPage;
 use sched::Mutex;
 use zerocopy::IntoBytes;
@@ -97,7 +98,7 @@ enum Group {
 }
 
 struct State {
-    groups: BTreeMap<u16, Group>,
+    groups: HashMap<u16, Group>,
     /// The room of all lists, whether buffers are in it or not.
     nr_places: usize,
 }
@@ -107,7 +108,7 @@ pub(crate) struct Groups(Mutex<State>);
 
 impl Groups {
     pub fn new() -> Self {
-        Self(Mutex::new("io_uring.groups", State { groups: BTreeMap::new(), nr_places: 0 }))
+        Self(Mutex::new("io_uring.groups", State { groups: HashMap::new(), nr_places: 0 }))
     }
 
     /// Takes a buffer of `group`. `ENOBUFS`: there is none.
@@ -143,6 +144,7 @@ impl Groups {
     pub fn provide(&self, group: u16, addr: u64, len: u32, nr: u32, first: u16) -> Result<()> {
         let mut state = self.0.lock();
         let State { groups, nr_places } = &mut *state;
+        groups.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         let group = groups.entry(group).or_insert_with(|| Group::List(VecDeque::new()));
         let Group::List(list) = group else { return Err(Errno::EINVAL) };
         let old = list.capacity();
@@ -206,6 +208,7 @@ impl Groups {
         if is_taken {
             return Err(Errno::EEXIST);
         }
+        groups.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         let returned = Vec::new();
         let ring = BufferRing { pages, entries: reg.ring_entries, head: 0, returned, _charge: charge };
         if let Some(Group::List(old)) = groups.insert(reg.bgid, Group::Ring(ring)) {

@@ -23,25 +23,23 @@ const CHUNK: usize = 128;
 /// How many find their places at a time, before others have a turn at the lock.
 const AT_ONCE: usize = 256;
 
-type Waiting = (Cqe, [u64; 2]);
-
 /// A list that grows without moving what is in it, by chunks that are made before the lock is taken.
 struct Overflow {
     /// None is empty, and all but the last have or had [`CHUNK`].
-    chunks: VecDeque<VecDeque<Waiting>>,
+    chunks: VecDeque<VecDeque<Cqe>>,
     len: usize,
 }
 
 impl Overflow {
     /// `None`: no memory.
-    fn new_chunk() -> Option<VecDeque<Waiting>> {
+    fn new_chunk() -> Option<VecDeque<Cqe>> {
         let mut chunk = VecDeque::new();
         chunk.try_reserve_exact(CHUNK).ok()?;
         Some(chunk)
     }
 
     /// Adds `one` where there is room, or into `spare`; whether it could.
-    fn push(&mut self, one: Waiting, spare: &mut Option<VecDeque<Waiting>>) -> bool {
+    fn push(&mut self, one: Cqe, spare: &mut Option<VecDeque<Cqe>>) -> bool {
         if let Some(last) = self.chunks.back_mut()
             && last.len() < CHUNK
             && last.len() < last.capacity()
@@ -60,7 +58,7 @@ impl Overflow {
         true
     }
 
-    fn pop(&mut self) -> Option<Waiting> {
+    fn pop(&mut self) -> Option<Cqe> {
         let first = self.chunks.front_mut()?;
         let one = first.pop_front()?;
         if first.is_empty() {
@@ -108,19 +106,36 @@ impl Completions {
         tail.wrapping_sub(self.memory.cq_head()) >= self.memory.shape().cq_entries
     }
 
+    /// Puts `cqe` into its place and shows it; `false`: there is none for it now.
+    #[inline]
+    fn put(&self, state: &mut State, cqe: &Cqe) -> bool {
+        if state.overflow.len > 0 || self.is_full(state.tail) {
+            return false;
+        }
+        self.memory.put_cqe(state.tail, cqe);
+        state.tail = state.tail.wrapping_add(1);
+        self.memory.set_cq_tail(state.tail);
+        true
+    }
+
     /// Tells `cqe`. It is kept, in order, when there is no place; lost, and counted, only without memory. May sleep.
-    pub fn post(&self, cqe: Cqe, extra: [u64; 2]) {
+    #[inline]
+    pub fn post(&self, cqe: Cqe) {
+        if !self.try_post(cqe) {
+            self.post_or_keep(cqe);
+        }
+    }
+
+    #[cold]
+    fn post_or_keep(&self, cqe: Cqe) {
         let (mut spare, mut was_made) = (None, false);
         loop {
             let mut state = self.state.lock();
-            if state.overflow.len == 0 && !self.is_full(state.tail) {
-                self.memory.put_cqe(state.tail, &cqe, extra);
-                state.tail = state.tail.wrapping_add(1);
-                self.memory.set_cq_tail(state.tail);
+            if self.put(&mut state, &cqe) {
                 return;
             }
             let has_room = state.overflow.len < 2 * MANY;
-            if has_room && state.overflow.push((cqe, extra), &mut spare) {
+            if has_room && state.overflow.push(cqe, &mut spare) {
                 self.has_overflow.store(true, Relaxed);
                 self.change_flags(SqFlags::empty(), SqFlags::CQ_OVERFLOW);
                 return;
@@ -136,15 +151,9 @@ impl Completions {
     }
 
     /// Tells `cqe` if there is a place for it now; was there?
+    #[inline]
     pub fn try_post(&self, cqe: Cqe) -> bool {
-        let mut state = self.state.lock();
-        if state.overflow.len > 0 || self.is_full(state.tail) {
-            return false;
-        }
-        self.memory.put_cqe(state.tail, &cqe, [0; 2]);
-        state.tail = state.tail.wrapping_add(1);
-        self.memory.set_cq_tail(state.tail);
-        true
+        self.put(&mut self.state.lock(), &cqe)
     }
 
     /// Moves what waits to the places that became free.
@@ -160,8 +169,8 @@ impl Completions {
         let mut state = self.state.lock();
         let mut nr = 0;
         while nr < AT_ONCE && !self.is_full(state.tail) {
-            let Some((cqe, extra)) = state.overflow.pop() else { break };
-            self.memory.put_cqe(state.tail, &cqe, extra);
+            let Some(cqe) = state.overflow.pop() else { break };
+            self.memory.put_cqe(state.tail, &cqe);
             state.tail = state.tail.wrapping_add(1);
             nr += 1;
         }
@@ -263,7 +272,7 @@ mod tests {
     fn what_finds_no_place_waits() {
         let queue = queue(4);
         for n in 0..7 {
-            queue.post(cqe(n), [0; 2]);
+            queue.post(cqe(n));
         }
         assert_eq!((queue.ready(), queue.posted(), queue.has_overflow()), (4, 7, true));
         assert!(!queue.try_post(cqe(9)));
@@ -279,12 +288,12 @@ mod tests {
         for round in 1..=1000 {
             for _ in 0..round % 7 {
                 let mut spare = Overflow::new_chunk();
-                assert!(list.push((cqe(next), [next, 0]), &mut spare));
+                assert!(list.push(cqe(next), &mut spare));
                 next += 1;
             }
             for _ in 0..round % 6 {
-                let Some((found, extra)) = list.pop() else { break };
-                assert_eq!((found.user_data, extra), (wanted, [wanted, 0]));
+                let Some(found) = list.pop() else { break };
+                assert_eq!(found.user_data, wanted);
                 wanted += 1;
             }
             assert_eq!(list.len as u64, next - wanted);

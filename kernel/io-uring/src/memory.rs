@@ -148,6 +148,7 @@ impl Memory {
     }
 
     /// The place of the request `at`. `None`: the array has no number of a place.
+    #[inline]
     pub fn sqe_place(&self, at: u32) -> Option<u32> {
         let at = at & (self.shape.sq_entries - 1);
         if !self.shape.has_array {
@@ -157,11 +158,10 @@ impl Memory {
         (place < self.shape.sq_entries).then_some(place)
     }
 
-    /// A copy of the request in `place`.
-    pub fn sqe(&self, place: u32) -> Sqe {
-        let mut sqe = Sqe::default();
+    /// Copies the request in `place`.
+    #[inline]
+    pub fn read_sqe(&self, place: u32, sqe: &mut Sqe) {
         get(&self.sqes, place as usize * self.shape.sqe_size, sqe.as_mut_bytes());
-        sqe
     }
 
     /// Counts a request that could not be found.
@@ -181,6 +181,7 @@ impl Memory {
     }
 
     /// The first completion that the process has not taken, as it says.
+    #[inline]
     pub fn cq_head(&self) -> u32 {
         let head = self.load(offset_of!(Header, cq_head));
         // Places before it may be written only now.
@@ -188,16 +189,18 @@ impl Memory {
         head
     }
 
-    /// Writes a completion to the place of `at`; `extra` is the second half of a large one.
-    pub fn put_cqe(&self, at: u32, cqe: &Cqe, extra: [u64; 2]) {
+    /// Writes a completion to the place of `at`; the second half of a large one is zero.
+    #[inline]
+    pub fn put_cqe(&self, at: u32, cqe: &Cqe) {
         let offset = HEADER + (at & (self.shape.cq_entries - 1)) as usize * self.shape.cqe_size;
         put(&self.rings, offset, cqe.as_bytes());
         if self.shape.cqe_size > size_of::<Cqe>() {
-            put(&self.rings, offset + size_of::<Cqe>(), extra.as_bytes());
+            put(&self.rings, offset + size_of::<Cqe>(), &[0; size_of::<Cqe>()]);
         }
     }
 
     /// Shows all completions before `tail`.
+    #[inline]
     pub fn set_cq_tail(&self, tail: u32) {
         fence(Ordering::Release);
         self.store(offset_of!(Header, cq_tail), tail);
@@ -209,12 +212,14 @@ impl Memory {
         self.store(at, self.load(at).wrapping_add(1));
     }
 
+    #[inline]
     fn load(&self, offset: usize) -> u32 {
         let mut bytes = [0; 4];
         get(&self.rings, offset, &mut bytes);
         u32::from_ne_bytes(bytes)
     }
 
+    #[inline]
     fn store(&self, offset: usize, value: u32) {
         put(&self.rings, offset, &value.to_ne_bytes());
     }
@@ -235,12 +240,14 @@ impl Memory {
 }
 
 /// Nothing that is put or got crosses a page: all are of a size that divides their offset.
+#[inline]
 fn put(frames: &[Frame], offset: usize, bytes: &[u8]) {
     if let Some(frame) = frames.get(offset / PAGE_SIZE) {
         frame.write(offset % PAGE_SIZE, bytes);
     }
 }
 
+#[inline]
 fn get(frames: &[Frame], offset: usize, bytes: &mut [u8]) {
     if let Some(frame) = frames.get(offset / PAGE_SIZE) {
         frame.read(offset % PAGE_SIZE, bytes);
@@ -299,7 +306,7 @@ mod tests {
     fn completions_wrap_around() {
         let memory = Memory::new(shape()).unwrap();
         let cqe = Cqe { user_data: 7, res: -5, flags: 0 };
-        memory.put_cqe(512 + 300, &cqe, [0; 2]);
+        memory.put_cqe(512 + 300, &cqe);
         let mut found = Cqe::default();
         get(&memory.rings, 64 + 300 * 16, found.as_mut_bytes());
         assert_eq!(found, cqe);

@@ -3,28 +3,32 @@
 use alloc::sync::Arc;
 
 use abi::io_uring::{
-    ACCEPT_MULTISHOT, CancelFlags, Cqe, CqeFlags, FILE_INDEX_ALLOC, MSG_RING_FLAGS, PollFlags,
-    RECV_MULTISHOT, RECVSEND_POLL_FIRST, Sqe, SqeFlags, TimeoutFlags, op,
+    CancelFlags, Cqe, CqeFlags, FILE_INDEX_ALLOC, MSG_RING_FLAGS, PollFlags, Sqe, SqeFlags, TimeoutFlags, op,
 };
 use abi::poll::PollEvents;
+use abi::raw::io_uring::{
+    IORING_MSG_RING_CQE_SKIP, IORING_MSG_RING_FLAGS_PASS, IORING_NOP_INJECT_RESULT, io_uring_msg_ring_flags,
+};
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
 use vfs::File;
-use vfs::rw::RwFlags;
 
 use crate::call::calls;
-use crate::request::{self, Op, Request};
+use crate::job::{Job, Op};
+use crate::request;
 use crate::ring::{Ring, ring_of};
 use crate::rw::Rw;
 use crate::timeout::{self, Timeout};
 use crate::waiting::ALWAYS;
 
 /// Whether there is this kind of request.
+#[inline]
 pub(crate) fn is_supported(opcode: u8) -> bool {
     matches!(opcode, op::NOP..=op::SOCKET | op::FTRUNCATE | op::BIND | op::LISTEN | op::PIPE)
 }
 
 /// Whether its descriptor is an open file.
+#[inline]
 pub(crate) fn needs_file(opcode: u8) -> bool {
     matches!(
         opcode,
@@ -51,6 +55,7 @@ pub(crate) fn needs_file(opcode: u8) -> bool {
 }
 
 /// Whether it can have a buffer selected for it.
+#[inline]
 pub(crate) fn may_select(opcode: u8) -> bool {
     matches!(opcode, op::READ | op::READV | op::RECV | op::RECVMSG)
 }
@@ -58,7 +63,7 @@ pub(crate) fn may_select(opcode: u8) -> bool {
 /// Reads what `sqe` asks for, from its fields and the memory that they name. Errors are the request's result.
 pub(crate) fn prepare(ring: &Arc<Ring>, sqe: &Sqe) -> Result<Op> {
     Ok(match sqe.opcode {
-        op::NOP => nop(sqe)?,
+        op::NOP => Op::Nop(nop(sqe)?),
         op::READV | op::WRITEV | op::READ_FIXED | op::WRITE_FIXED | op::READ | op::WRITE => {
             Op::Rw(Rw::prepare(sqe, &ring.fixed)?)
         }
@@ -76,38 +81,19 @@ pub(crate) fn prepare(ring: &Arc<Ring>, sqe: &Sqe) -> Result<Op> {
     })
 }
 
-/// Takes over what `sqe` says besides its operation.
-pub(crate) fn apply(request: &mut Request, sqe: &Sqe) {
-    /// `MSG_DONTWAIT`.
-    const DONTWAIT: u32 = 0x40;
-    match sqe.opcode {
-        op::ACCEPT => request.is_multishot = sqe.ioprio & ACCEPT_MULTISHOT != 0,
-        op::RECV | op::RECVMSG | op::SEND | op::SENDMSG => {
-            request.is_multishot =
-                matches!(sqe.opcode, op::RECV | op::RECVMSG) && sqe.ioprio & RECV_MULTISHOT != 0;
-            request.polls_first = sqe.ioprio & RECVSEND_POLL_FIRST != 0;
-            request.is_nowait = sqe.op_flags & DONTWAIT != 0;
-        }
-        op::READV | op::WRITEV | op::READ | op::WRITE | op::READ_FIXED | op::WRITE_FIXED => {
-            request.is_nowait = sqe.op_flags & RwFlags::NOWAIT.bits() != 0;
-        }
-        _ => {}
-    }
-    request.file_index = if makes_file(sqe.opcode) { sqe.file_index } else { 0 };
-}
-
 /// Whether the result of `opcode` is a new file.
+#[inline]
 pub(crate) fn makes_file(opcode: u8) -> bool {
     matches!(opcode, op::OPENAT | op::OPENAT2 | op::ACCEPT | op::SOCKET)
 }
 
-/// A request to do nothing. `EINVAL`: flags. With `IORING_NOP_INJECT_RESULT` the result is the caller's.
-fn nop(sqe: &Sqe) -> Result<Op> {
-    const INJECT_RESULT: u32 = 1;
-    if sqe.op_flags & !INJECT_RESULT != 0 {
+/// The result of a request to do nothing. `EINVAL`: flags. With `IORING_NOP_INJECT_RESULT` the result is the caller's.
+#[inline]
+pub(crate) fn nop(sqe: &Sqe) -> Result<i32> {
+    if sqe.op_flags & !IORING_NOP_INJECT_RESULT != 0 {
         return Err(Errno::EINVAL);
     }
-    Ok(Op::Nop(if sqe.op_flags & INJECT_RESULT != 0 { sqe.len as i32 } else { 0 }))
+    Ok(if sqe.op_flags & IORING_NOP_INJECT_RESULT != 0 { sqe.len as i32 } else { 0 })
 }
 
 /// A wait for events of a file.
@@ -175,18 +161,18 @@ impl PollRemove {
     /// `ENOENT`: there is no such request. May sleep.
     pub fn perform(&self, ring: &Arc<Ring>) -> Result<usize> {
         let found = ring
-            .find(|request| request.user_data == self.user_data && matches!(request.op, Op::Poll(_)))
+            .find(|job| job.user_data == self.user_data && matches!(job.op, Op::Poll(_)))
             .ok_or(Errno::ENOENT)?;
         if self.events.is_none() && self.new_user_data.is_none() {
             let request = found.take().ok_or(Errno::EALREADY)?;
-            request::finish_later(request, -i64::from(Errno::ECANCELED.number()), CqeFlags::empty());
+            request::finish_later(request, request::canceled(), CqeFlags::empty());
             return Ok(0);
         }
         let events = found.edit(|request| {
             if let Some(user_data) = self.new_user_data {
-                request.user_data = user_data;
+                request.job.user_data = user_data;
             }
-            if let (Op::Poll(poll), Some((events, is_multishot))) = (&mut request.op, self.events) {
+            if let (Op::Poll(poll), Some((events, is_multishot))) = (&mut request.job.op, self.events) {
                 (poll.events, poll.is_multishot) = (events, is_multishot);
                 Some(events)
             } else {
@@ -270,22 +256,22 @@ impl Cancel {
         Ok(Some(file))
     }
 
-    /// Whether `request` is meant; `file` is what [`file`](Self::file) gave.
-    pub fn fits(&self, request: &Request, file: Option<&Arc<File>>) -> bool {
+    /// Whether `job` is meant; `file` is what [`file`](Self::file) gave.
+    pub fn fits(&self, job: &Job, file: Option<&Arc<File>>) -> bool {
         let flags = self.flags;
         if flags.contains(CancelFlags::ANY) {
             return true;
         }
         let by_data =
             flags.contains(CancelFlags::USERDATA) || !flags.intersects(CancelFlags::FD | CancelFlags::OP);
-        if by_data && request.user_data != self.user_data {
+        if by_data && job.user_data != self.user_data {
             return false;
         }
-        if flags.contains(CancelFlags::OP) && request.opcode != self.opcode {
+        if flags.contains(CancelFlags::OP) && job.opcode != self.opcode {
             return false;
         }
         match file {
-            Some(file) => request.file.as_ref().is_some_and(|own| Arc::ptr_eq(own, file)),
+            Some(file) => job.file.as_ref().is_some_and(|own| Arc::ptr_eq(own, file)),
             None => true,
         }
     }
@@ -298,11 +284,11 @@ impl Cancel {
         // Those that come while others end are not meant.
         let mut limit = ring.next_key();
         loop {
-            let found = ring.find_below(limit, |request| self.fits(request, file.as_ref()));
+            let found = ring.find_below(limit, |job| self.fits(job, file.as_ref()));
             let Some(waiting) = found else { break };
             limit = waiting.key();
             let Some(request) = waiting.take() else { continue };
-            request::finish_later(request, -i64::from(Errno::ECANCELED.number()), CqeFlags::empty());
+            request::finish_later(request, request::canceled(), CqeFlags::empty());
             done += 1;
             if !all {
                 return Ok(0);
@@ -311,11 +297,7 @@ impl Cancel {
         if all {
             return Ok(done);
         }
-        if ring.cancel_drained(|request| self.fits(request, file.as_ref())) {
-            Ok(0)
-        } else {
-            Err(Errno::ENOENT)
-        }
+        if ring.cancel_drained(|job| self.fits(job, file.as_ref())) { Ok(0) } else { Err(Errno::ENOENT) }
     }
 }
 
@@ -475,19 +457,16 @@ impl MsgRing {
 
     /// `EBADFD`: the file is no ring, or a disabled one. `EINVAL`. `EOVERFLOW`: no place for the completion.
     pub fn perform(&self, file: &Arc<File>) -> Result<usize> {
-        /// `IORING_MSG_RING_CQE_SKIP`, which is for descriptors, and `IORING_MSG_RING_FLAGS_PASS`.
-        const SKIP: u32 = 1;
-        const FLAGS_PASS: u32 = 2;
-        /// `IORING_MSG_DATA`. LINUX: `IORING_MSG_SEND_FD` sends a fixed file; here it is `EINVAL`.
-        const DATA: u64 = 0;
+        /// LINUX: `IORING_MSG_SEND_FD` sends a fixed file, and may skip the completion; here it is `EINVAL`.
+        const DATA: u64 = io_uring_msg_ring_flags::IORING_MSG_DATA as u64;
         let target = ring_of(file).map_err(|_| Errno::EBADFD)?;
         if target.is_disabled() || target.is_dead() {
             return Err(Errno::EBADFD);
         }
-        let passes = self.flags & FLAGS_PASS != 0;
+        let passes = self.flags & IORING_MSG_RING_FLAGS_PASS != 0;
         if self.command != DATA
             || self.source != 0
-            || self.flags & SKIP != 0
+            || self.flags & IORING_MSG_RING_CQE_SKIP != 0
             || (!passes && self.cqe_flags != 0)
         {
             return Err(Errno::EINVAL);

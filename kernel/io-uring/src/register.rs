@@ -7,6 +7,10 @@ use abi::io_uring::{
     BufReg, CancelFlags, OP_SUPPORTED, ProbeOp, Restriction, RsrcRegister, RsrcUpdate2, SqeFlags, SyncCancel,
     op, register as nr,
 };
+use abi::raw::io_uring::{
+    IORING_REGISTER_FILES_SKIP as SKIP, IORING_RSRC_REGISTER_SPARSE as SPARSE,
+    io_uring_register_restriction_op as Kind,
+};
 use abi::socket::Iovec;
 use abi::{Errno, Result};
 use events::eventfd::EventFd;
@@ -23,7 +27,6 @@ use crate::ring::{Ring, is_ring, ring_of};
 /// What a ring may be asked for, once restricted (`IORING_REGISTER_RESTRICTIONS`).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Restrictions {
-    is_on: bool,
     /// Bits of operations, and of opcodes of io_uring_register(2).
     operations: u64,
     registers: u64,
@@ -34,9 +37,6 @@ pub(crate) struct Restrictions {
 impl Restrictions {
     /// `EACCES`: it is not among what is allowed.
     pub fn check_request(&self, opcode: u8, flags: SqeFlags) -> Result<()> {
-        if !self.is_on {
-            return Ok(());
-        }
         let is_allowed = opcode < 64 && self.operations & 1 << opcode != 0;
         let has_required = flags.bits() & self.required == self.required;
         let has_others = flags.bits() & !(self.allowed | self.required) != 0;
@@ -44,25 +44,21 @@ impl Restrictions {
     }
 
     fn check_register(&self, opcode: u32) -> Result<()> {
-        if !self.is_on || (opcode < 64 && self.registers & 1 << opcode != 0) {
-            Ok(())
-        } else {
-            Err(Errno::EACCES)
-        }
+        if opcode < 64 && self.registers & 1 << opcode != 0 { Ok(()) } else { Err(Errno::EACCES) }
     }
 
     /// Reads `count` of them. `EINVAL`, `EFAULT`.
     fn read(addr: UserAddr, count: u32) -> Result<Self> {
         /// Most of them (Linux: `IORING_MAX_RESTRICTIONS`).
         const MAX: u32 = 256;
-        const REGISTER_OP: u16 = 0;
-        const SQE_OP: u16 = 1;
-        const SQE_FLAGS_ALLOWED: u16 = 2;
-        const SQE_FLAGS_REQUIRED: u16 = 3;
+        const REGISTER_OP: u16 = Kind::IORING_RESTRICTION_REGISTER_OP as u16;
+        const SQE_OP: u16 = Kind::IORING_RESTRICTION_SQE_OP as u16;
+        const SQE_FLAGS_ALLOWED: u16 = Kind::IORING_RESTRICTION_SQE_FLAGS_ALLOWED as u16;
+        const SQE_FLAGS_REQUIRED: u16 = Kind::IORING_RESTRICTION_SQE_FLAGS_REQUIRED as u16;
         if count > MAX {
             return Err(Errno::EINVAL);
         }
-        let mut all = Self { is_on: true, ..Self::default() };
+        let mut all = Self::default();
         for n in 0..count {
             let one: Restriction = read_nth(addr, n)?;
             match one.opcode {
@@ -92,8 +88,9 @@ fn nth<T>(addr: UserAddr, n: u32) -> UserAddr {
 pub fn register(file: &File, opcode: u32, arg: UserAddr, count: u32) -> Result<usize> {
     let ring = ring_of(file)?;
     ring.check_issuer()?;
-    if !ring.is_disabled() {
-        let restrictions = *ring.restrictions.lock();
+    if !ring.is_disabled()
+        && let Some(restrictions) = ring.restrictions.get()
+    {
         restrictions.check_register(opcode)?;
     }
     let none = || if arg.0 == 0 && count == 0 { Ok(()) } else { Err(Errno::EINVAL) };
@@ -223,7 +220,6 @@ fn register_files(ring: &Ring, fds: UserAddr, count: u32) -> Result<()> {
 ///
 /// LINUX: a tag makes a completion when the entry goes; here one is `EINVAL`.
 fn register_2(ring: &Ring, arg: UserAddr, size: u32, what: What) -> Result<()> {
-    const SPARSE: u32 = 1;
     if size as usize != size_of::<RsrcRegister>() {
         return Err(Errno::EINVAL);
     }
@@ -251,7 +247,6 @@ fn register_2(ring: &Ring, arg: UserAddr, size: u32, what: What) -> Result<()> {
 /// Puts the files of the descriptors at `fds` from place `offset` on; -2 leaves a place as it is. Gives how many were
 /// looked at; an error behind the first is lost. `ENXIO`: no table. `EINVAL`: beyond its end.
 pub(crate) fn update_files(ring: &Ring, offset: u32, fds: UserAddr, count: u32) -> Result<usize> {
-    const SKIP: i32 = -2;
     check_places(ring.fixed.nr_files(), offset, count)?;
     each(count, |n| {
         let fd: i32 = read_nth(fds, n)?;
@@ -355,10 +350,11 @@ fn probe(arg: UserAddr, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the caller's credentials; gives their number.
+/// Keeps the caller's credentials; gives their number. `ENOSPC`, `ENOMEM`.
 fn add_personality(ring: &Ring) -> Result<usize> {
     let mut all = ring.personalities.lock();
     let free = (1..u16::MAX).find(|id| !all.contains_key(id)).ok_or(Errno::ENOSPC)?;
+    all.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
     all.insert(free, process::current().cred());
     Ok(usize::from(free))
 }
@@ -371,11 +367,11 @@ fn restrict(ring: &Ring, arg: UserAddr, count: u32) -> Result<()> {
     if arg.0 == 0 {
         return Err(Errno::EINVAL);
     }
-    if ring.restrictions.lock().is_on {
+    if ring.restrictions.get().is_some() {
         return Err(Errno::EBUSY);
     }
     let all = Restrictions::read(arg, count)?;
-    *ring.restrictions.lock() = all;
+    ring.restrictions.call_once(|| all);
     Ok(())
 }
 
@@ -426,11 +422,10 @@ fn sync_cancel(ring: &Arc<Ring>, arg: UserAddr) -> Result<usize> {
     let file = cancel.file(ring)?;
     let all = flags.intersects(CancelFlags::ALL | CancelFlags::ANY);
     let (mut limit, mut done) = (ring.next_key(), 0);
-    while let Some(waiting) = ring.find_below(limit, |request| cancel.fits(request, file.as_ref())) {
+    while let Some(waiting) = ring.find_below(limit, |job| cancel.fits(job, file.as_ref())) {
         limit = waiting.key();
         let Some(request) = waiting.take() else { continue };
-        let canceled = -i64::from(Errno::ECANCELED.number());
-        request::finish_later(request, canceled, abi::io_uring::CqeFlags::empty());
+        request::finish_later(request, request::canceled(), abi::io_uring::CqeFlags::empty());
         done += 1;
         if !all {
             return Ok(0);
@@ -445,10 +440,7 @@ mod tests {
 
     #[test]
     fn what_is_not_allowed_is_refused() {
-        let free = Restrictions::default();
-        assert!(free.check_request(op::READ, SqeFlags::IO_LINK).is_ok());
         let some = Restrictions {
-            is_on: true,
             operations: 1 << op::READ,
             registers: 1 << nr::PROBE,
             allowed: SqeFlags::IO_LINK.bits(),

@@ -1,18 +1,20 @@
 //! A ring: the object behind the descriptor of io_uring_setup(2).
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use abi::fs::OpenFlags;
-use abi::io_uring::{Features, MAX_CQ_ENTRIES, MAX_ENTRIES, Params, SetupFlags};
+use abi::io_uring::{Cqe, Features, MAX_CQ_ENTRIES, MAX_ENTRIES, Params, SetupFlags, Sqe, SqeFlags};
 use abi::poll::PollEvents;
 use abi::{Errno, Result};
-use hal::sync::SpinLock;
+use hal::sync::{Once, SpinLock};
 use hal::thread::{self, Slot};
+use hashbrown::HashMap;
+use limits::UserCounts;
 use limits::events::{IO_URING_DISABLED, IO_URING_GROUP};
 use mm::Backing;
 use sched::{Mutex, PollTable, WaitQueue};
@@ -23,9 +25,12 @@ use crate::buffers::Groups;
 use crate::completion::Completions;
 use crate::context::Context;
 use crate::fixed::{Fixed, PageCharge};
+use crate::job::Job;
 use crate::memory::{Memory, Shape, backing};
+use crate::ops;
 use crate::register::Restrictions;
 use crate::request::{self, Request};
+use crate::roster::Roster;
 use crate::waiting::Waiting;
 
 /// What this kernel can do, as io_uring_setup(2) tells it.
@@ -62,7 +67,9 @@ pub(crate) struct Submitting {
     /// The next entry to take.
     pub head: u32,
     /// The chain that is being put together.
-    pub chain: Vec<Request>,
+    pub chain: VecDeque<Box<Request>>,
+    /// Completions that nobody was woken for yet.
+    pub untold: u32,
 }
 
 /// A ring.
@@ -75,7 +82,7 @@ pub struct Ring {
     pub(crate) submitting: Mutex<Submitting>,
     /// A copy of the head, for poll.
     pub(crate) sq_head: AtomicU32,
-    pub(crate) waiting: Mutex<BTreeMap<u64, Arc<Waiting>>>,
+    pub(crate) waiting: Mutex<Roster<Arc<Waiting>>>,
     next_key: AtomicU64,
     /// Waits that are over and that the submitter has to come for (`DEFER_TASKRUN`).
     pub(crate) nr_deferred: AtomicU32,
@@ -86,19 +93,22 @@ pub struct Ring {
     /// Requests that were begun and have not ended.
     pub(crate) nr_open: AtomicU32,
     /// Requests that wait for all before them, and those that came after these; each with its chain.
-    drained: Mutex<VecDeque<Request>>,
+    drained: Mutex<VecDeque<Box<Request>>>,
     nr_drained: AtomicU32,
     /// Timeouts that wait for completions, with the number of these.
     pub(crate) counted: Mutex<Vec<(u32, Weak<Waiting>)>>,
     pub(crate) nr_counted: AtomicU32,
     pub(crate) fixed: Fixed,
     pub(crate) groups: Groups,
-    pub(crate) personalities: Mutex<BTreeMap<u16, Arc<Cred>>>,
-    pub(crate) restrictions: SpinLock<Restrictions>,
+    pub(crate) personalities: Mutex<HashMap<u16, Arc<Cred>>>,
+    /// Set before it is enabled, if ever.
+    pub(crate) restrictions: Once<Restrictions>,
     is_disabled: AtomicBool,
     is_dead: AtomicBool,
     /// The only task that may submit (`SINGLE_ISSUER`); 0 while there is none.
     issuer: AtomicU32,
+    /// Who made it: what it makes the kernel keep is theirs.
+    pub(crate) user: Arc<UserCounts>,
     /// Its pages count against `RLIMIT_MEMLOCK`.
     _charge: Option<PageCharge>,
     /// The next one in a list of [`Closed`].
@@ -243,15 +253,16 @@ impl Ring {
         let memory = Arc::new(Memory::new(shape)?);
         let is_disabled = flags.contains(SetupFlags::R_DISABLED);
         let is_single = flags.contains(SetupFlags::SINGLE_ISSUER);
+        let submitting = Submitting { head: 0, chain: VecDeque::new(), untold: 0 };
         let issuer = if is_single && !is_disabled { process::current().tid() } else { 0 };
         Ok(Arc::new(Self {
             flags,
             cq: Completions::new(memory.clone()),
             memory,
             wait: WaitQueue::new(),
-            submitting: Mutex::new("io_uring.submitting", Submitting { head: 0, chain: Vec::new() }),
+            submitting: Mutex::new("io_uring.submitting", submitting),
             sq_head: AtomicU32::new(0),
-            waiting: Mutex::new("io_uring.waiting", BTreeMap::new()),
+            waiting: Mutex::new("io_uring.waiting", Roster::new()),
             next_key: AtomicU64::new(0),
             nr_deferred: AtomicU32::new(0),
             has_note: AtomicBool::new(false),
@@ -263,11 +274,12 @@ impl Ring {
             nr_counted: AtomicU32::new(0),
             fixed: Fixed::new(),
             groups: Groups::new(),
-            personalities: Mutex::new("io_uring.personalities", BTreeMap::new()),
-            restrictions: SpinLock::new("io_uring.restrictions", Restrictions::default()),
+            personalities: Mutex::new("io_uring.personalities", HashMap::new()),
+            restrictions: Once::new(),
             is_disabled: AtomicBool::new(is_disabled),
             is_dead: AtomicBool::new(false),
             issuer: AtomicU32::new(issuer),
+            user: process::cred::user_of(process::current().with_cred(|cred| cred.uid)),
             _charge: charge,
             next_closed: SpinLock::new("io_uring.next_closed", None),
         }))
@@ -305,7 +317,36 @@ impl Ring {
         if issuer == 0 || issuer == process::current().tid() { Ok(()) } else { Err(Errno::EEXIST) }
     }
 
-    /// A completion was told: wakes who waits for it.
+    /// The checks that requests of all kinds share. `EINVAL`, `EOPNOTSUPP`. `EACCES`: a restriction.
+    #[inline]
+    pub(crate) fn check_entry(&self, sqe: &Sqe) -> Result<()> {
+        let flags = SqeFlags::from_bits(sqe.flags).ok_or(Errno::EINVAL)?;
+        if !ops::is_supported(sqe.opcode) {
+            return Err(Errno::EINVAL);
+        }
+        if flags.contains(SqeFlags::BUFFER_SELECT) && !ops::may_select(sqe.opcode) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        self.restrictions.get().map_or(Ok(()), |limits| limits.check_request(sqe.opcode, flags))
+    }
+
+    /// Tells the end of a request with `flags`, unless it wants that only of failures. Who waits for completions is not
+    /// woken yet; whether there is something to wake them for. May sleep.
+    #[inline]
+    pub(crate) fn post_end(&self, flags: SqeFlags, cqe: Cqe) -> bool {
+        let is_told = cqe.res < 0 || !flags.contains(SqeFlags::CQE_SKIP_SUCCESS);
+        if is_told {
+            self.cq.post(cqe);
+        }
+        is_told
+    }
+
+    /// The rights that were kept as `id`. `EINVAL`: none were.
+    pub(crate) fn personality(&self, id: u16) -> Result<Arc<Cred>> {
+        self.personalities.lock().get(&id).cloned().ok_or(Errno::EINVAL)
+    }
+
+    /// Completions were told: wakes who waits for them.
     pub(crate) fn told(&self) {
         self.wait.wake_events((PollEvents::IN | PollEvents::RDNORM).bits());
         self.cq.signal();
@@ -331,18 +372,17 @@ impl Ring {
     }
 
     /// The first request that waits and passes `test`, the newest first.
-    pub(crate) fn find(&self, test: impl Fn(&Request) -> bool) -> Option<Arc<Waiting>> {
+    pub(crate) fn find(&self, test: impl Fn(&Job) -> bool) -> Option<Arc<Waiting>> {
         self.find_below(u64::MAX, test)
     }
 
     /// As [`find`](Self::find) among those that came before `limit`.
-    pub(crate) fn find_below(&self, limit: u64, test: impl Fn(&Request) -> bool) -> Option<Arc<Waiting>> {
-        let waiting = self.waiting.lock();
-        waiting.range(..limit).rev().map(|(_, one)| one).find(|one| one.is(&test)).cloned()
+    pub(crate) fn find_below(&self, limit: u64, test: impl Fn(&Job) -> bool) -> Option<Arc<Waiting>> {
+        self.waiting.lock().below(limit).find(|one| one.is(&test)).cloned()
     }
 
     /// Lets `request` wait for all before it. Without memory it comes back.
-    pub(crate) fn drain(&self, request: Request) -> Option<Request> {
+    pub(crate) fn drain(&self, request: Box<Request>) -> Option<Box<Request>> {
         let mut drained = self.drained.lock();
         if drained.try_reserve(1).is_err() {
             return Some(request);
@@ -358,15 +398,14 @@ impl Ring {
     }
 
     /// The next request that need not wait any more for those before it.
-    pub(crate) fn next_drained(&self) -> Option<Request> {
-        use abi::io_uring::SqeFlags;
+    pub(crate) fn next_drained(&self) -> Option<Box<Request>> {
         if !self.has_drained() {
             return None;
         }
         let mut drained = self.drained.lock();
         let front = drained.front()?;
         let is_alone = self.nr_open.load(SeqCst) == 0;
-        if front.flags.contains(SqeFlags::IO_DRAIN) && !is_alone {
+        if front.job.flags.contains(SqeFlags::IO_DRAIN) && !is_alone {
             return None;
         }
         let next = drained.pop_front()?;
@@ -376,9 +415,13 @@ impl Ring {
     }
 
     /// Cancels the first of those that wait for others and passes `test`; was there one?
-    pub(crate) fn cancel_drained(&self, test: impl Fn(&Request) -> bool) -> bool {
+    pub(crate) fn cancel_drained(&self, test: impl Fn(&Job) -> bool) -> bool {
+        self.cancel_drained_request(|request| test(&request.job))
+    }
+
+    fn cancel_drained_request(&self, test: impl Fn(&Request) -> bool) -> bool {
         let mut drained = self.drained.lock();
-        let Some(at) = drained.iter().position(test) else { return false };
+        let Some(at) = drained.iter().position(|request| test(request)) else { return false };
         let Some(request) = drained.remove(at) else { return false };
         self.nr_drained.fetch_sub(1, SeqCst);
         self.nr_open.fetch_add(1 + request.rest.len() as u32, SeqCst);
@@ -390,7 +433,7 @@ impl Ring {
     /// Cancels all that `context` waits for, without doing what was to follow. Others' requests that waited for these
     /// to end are given to their tasks. May sleep.
     pub(crate) fn cancel_of(&self, context: &Arc<Context>) {
-        while self.cancel_drained(|request| Arc::ptr_eq(&request.context, context)) {}
+        while self.cancel_drained_request(|request| Arc::ptr_eq(&request.context, context)) {}
         self.cancel_waiting(|waiting| waiting.is_of(context));
         while let Some(next) = self.next_drained() {
             request::later(next);
@@ -400,10 +443,7 @@ impl Ring {
     fn cancel_waiting(&self, test: impl Fn(&Waiting) -> bool) {
         let mut limit = u64::MAX;
         loop {
-            let found = {
-                let waiting = self.waiting.lock();
-                waiting.range(..limit).rev().map(|(_, one)| one).find(|one| test(one)).cloned()
-            };
+            let found = self.waiting.lock().below(limit).find(|one| test(one)).cloned();
             let Some(waiting) = found else { return };
             limit = waiting.key();
             if let Some(request) = waiting.take() {

@@ -1,17 +1,18 @@
 //! io_uring_enter(2): taking requests from the ring, and waiting for completions.
 
-use alloc::collections::VecDeque;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::*;
 
-use abi::io_uring::{EnterFlags, SetupFlags, Sqe, SqeFlags};
+use abi::io_uring::{Cqe, CqeFlags, EnterFlags, SetupFlags, Sqe, SqeFlags, op};
 use abi::{Errno, Result};
 use sched::{Interruptible, WaitError};
 use vfs::File;
 
 use crate::context::Context;
+use crate::job::{Attempt, Job, Op};
 use crate::ops;
-use crate::request::{self, Op, Request};
+use crate::request::{self, Request};
 use crate::ring::{Ring, Submitting, ring_of};
 
 /// What io_uring_enter(2) is asked for.
@@ -38,7 +39,7 @@ pub fn file(fd: i32, is_registered: bool) -> Result<Arc<File>> {
 /// Takes requests; gives how many. May sleep.
 ///
 /// `EOPNOTSUPP`: `file` is no ring. `EBADFD`: it is disabled. `EEXIST`: another task submits to it. `EBUSY`: too many
-/// completions wait. `EINTR`: a signal ended the caller before it had its turn. `ENOMEM`.
+/// completions wait. `EINTR`: a signal ended the caller before it had its turn. `ENOMEM`. `EAGAIN`: nothing can be kept now.
 pub fn submit(file: &File, enter: &Enter) -> Result<usize> {
     let ring = ring_of(file)?;
     if ring.is_disabled() {
@@ -99,8 +100,26 @@ pub fn wait(file: &File, enter: &Enter) -> Result<()> {
     }
 }
 
+/// How taking an entry ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// It was in order.
+    Good,
+    /// It was refused: what follows is taken with `SUBMIT_ALL` only.
+    Refused,
+    /// It stays in the ring: there is no room to keep it.
+    NoRoom,
+}
+
+/// Completions after which those who wait for some are woken, at the latest.
+const MOST_UNTOLD: u32 = 32;
+/// Entries after which it is looked whether the task shall end.
+const TURN: u32 = 16;
+
 impl Ring {
-    /// Takes up to `max` requests and begins them; gives how many. `EINTR`: the task must end, and had no turn yet.
+    /// Takes up to `max` entries and begins their requests; gives how many.
+    ///
+    /// `EINTR`: the task must end, and had no turn yet. `EAGAIN`: the first one cannot be kept now.
     ///
     /// A request of another process that shares the ring may keep it for itself as long as it likes, so the wait for it
     /// can be killed.
@@ -110,81 +129,146 @@ impl Ring {
         let filled = self.memory.sq_tail().wrapping_sub(state.head);
         // A tail that is nonsense gives no more than there are places.
         let nr = filled.min(max).min(self.memory.shape().sq_entries);
-        let mut done = 0;
-        while done < nr && !process::current().fatal_signal_pending() {
-            let place = self.memory.sqe_place(state.head);
-            state.head = state.head.wrapping_add(1);
-            let Some(place) = place else {
+        let submits_all = self.flags.contains(SetupFlags::SUBMIT_ALL);
+        let task = process::current();
+        let mut sqe = Sqe::default();
+        let (mut done, mut result) = (0, Ok(()));
+        while done < nr && !(done % TURN == 0 && task.fatal_signal_pending()) {
+            let Some(place) = self.memory.sqe_place(state.head) else {
+                state.head = state.head.wrapping_add(1);
                 self.memory.count_dropped();
                 break;
             };
+            self.memory.read_sqe(place, &mut sqe);
+            let taken = self.take_one(&mut state, context, &sqe);
+            if taken == Taken::NoRoom {
+                result = Err(Errno::EAGAIN);
+                break;
+            }
+            state.head = state.head.wrapping_add(1);
             done += 1;
-            let sqe = self.memory.sqe(place);
-            let goes_on = self.take_one(&mut state, context, &sqe);
-            if !goes_on && !self.flags.contains(SetupFlags::SUBMIT_ALL) {
+            if taken == Taken::Refused && !submits_all {
                 break;
             }
         }
         self.end_chain(&mut state);
+        self.tell(&mut state);
         self.sq_head.store(state.head, Relaxed);
         self.memory.set_sq_head(state.head);
-        Ok(done as usize)
+        if done == 0 { result.map(|()| 0) } else { Ok(done as usize) }
     }
 
-    /// Takes the request `sqe`; says whether it was in order.
-    fn take_one(self: &Arc<Self>, state: &mut Submitting, context: &Arc<Context>, sqe: &Sqe) -> bool {
-        let request = self.make(context, sqe);
-        let is_good = !matches!(request.op, Op::Failed(_));
+    /// Takes the entry `sqe`. What has no part in an order is tried on the spot, and kept only if it has to wait.
+    #[inline]
+    fn take_one(self: &Arc<Self>, state: &mut Submitting, context: &Arc<Context>, sqe: &Sqe) -> Taken {
+        const ORDER: SqeFlags = SqeFlags::IO_LINK.union(SqeFlags::IO_HARDLINK).union(SqeFlags::IO_DRAIN);
+        let flags = SqeFlags::from_bits_truncate(sqe.flags);
+        let is_in_order = flags.intersects(ORDER) || !state.chain.is_empty() || self.has_drained();
+        if sqe.opcode == op::NOP && sqe.personality == 0 && !is_in_order {
+            return self.do_nothing(state, flags, sqe);
+        }
+        let mut job = Job::new(sqe);
+        job.decode(self, sqe);
+        if is_in_order {
+            return self.take_in_order(state, context, job);
+        }
+        let taken = if job.is_refused() { Taken::Refused } else { Taken::Good };
+        // Who waits for the completions so far does not wait for what may take long.
+        if state.untold >= MOST_UNTOLD || !job.is_short() {
+            self.tell(state);
+        }
+        match job.begin(self) {
+            Attempt::Done(res, flags) => state.untold += u32::from(job.post_end(self, res, flags)),
+            attempt => self.keep(context, job, attempt),
+        }
+        taken
+    }
+
+    /// Takes an entry that asks for nothing but its completion.
+    #[inline]
+    fn do_nothing(&self, state: &mut Submitting, flags: SqeFlags, sqe: &Sqe) -> Taken {
+        if state.untold >= MOST_UNTOLD {
+            self.tell(state);
+        }
+        let result = self.check_entry(sqe).and_then(|()| ops::nop(sqe));
+        let (taken, res) = match result {
+            Ok(res) => (Taken::Good, res),
+            Err(errno) => (Taken::Refused, -errno.number()),
+        };
+        let cqe = Cqe { user_data: sqe.user_data, res, flags: 0 };
+        state.untold += u32::from(self.post_end(flags, cqe));
+        taken
+    }
+
+    /// Wakes who waits for completions, if some came.
+    fn tell(&self, state: &mut Submitting) {
+        if core::mem::take(&mut state.untold) > 0 {
+            self.told();
+        }
+    }
+
+    /// Keeps `job`, which has to wait as its first `attempt` says. It ends with `ENOMEM` if that cannot be.
+    #[inline(never)]
+    fn keep(self: &Arc<Self>, context: &Arc<Context>, job: Job, attempt: Attempt) {
+        let Some(charge) = Request::charge(self) else {
+            if job.post_end(self, -i64::from(Errno::ENOMEM.number()), CqeFlags::empty()) {
+                self.told();
+            }
+            return;
+        };
         self.nr_open.fetch_add(1, SeqCst);
-        let links = request.flags.intersects(SqeFlags::IO_LINK | SqeFlags::IO_HARDLINK);
+        request::wait(Request::new(self, context, job, charge), attempt);
+    }
+
+    /// Takes `job`, which is of a chain, or waits for those before it.
+    #[inline(never)]
+    fn take_in_order(self: &Arc<Self>, state: &mut Submitting, context: &Arc<Context>, job: Job) -> Taken {
+        let taken = if job.is_refused() { Taken::Refused } else { Taken::Good };
+        self.tell(state);
+        if state.chain.try_reserve(1).is_err() {
+            return Taken::NoRoom;
+        }
+        let Some(charge) = Request::charge(self) else { return Taken::NoRoom };
+        let links = job.flags.intersects(SqeFlags::IO_LINK | SqeFlags::IO_HARDLINK);
+        self.nr_open.fetch_add(1, SeqCst);
+        let request = Request::new(self, context, job, charge);
         if !links && state.chain.is_empty() {
             self.go(request);
-            return is_good;
+            return taken;
         }
-        // Without memory for a chain its requests go one by one; they were to be in order, and are.
-        if state.chain.try_reserve(1).is_err() {
-            self.end_chain(state);
-            self.go(request);
-            return is_good;
-        }
-        state.chain.push(request);
+        state.chain.push_back(request);
         if !links {
             self.end_chain(state);
         }
-        is_good
+        taken
     }
 
     /// Begins the chain that was put together, or ends it when one of it was refused.
     fn end_chain(&self, state: &mut Submitting) {
-        if state.chain.is_empty() {
-            return;
-        }
         let mut chain = core::mem::take(&mut state.chain);
-        if let Some(bad) = chain.iter().position(|request| matches!(request.op, Op::Failed(_))) {
+        if let Some(bad) = chain.iter().position(|request| request.job.is_refused()) {
             for (at, mut request) in chain.into_iter().enumerate() {
                 if at != bad {
-                    request.op = Op::Failed(Errno::ECANCELED);
+                    request.job.op = Op::Failed(Errno::ECANCELED);
                 }
-                let errno = if let Op::Failed(errno) = request.op { errno } else { Errno::ECANCELED };
-                request::finish(request, -i64::from(errno.number()), abi::io_uring::CqeFlags::empty());
+                let errno = if let Op::Failed(errno) = request.job.op { errno } else { Errno::ECANCELED };
+                request::finish(request, -i64::from(errno.number()), CqeFlags::empty());
             }
             return;
         }
-        let rest = VecDeque::from(chain.split_off(1));
-        if let Some(mut head) = chain.pop() {
-            // One of a chain that waits for all before makes the whole chain wait.
-            if rest.iter().any(|request| request.flags.contains(SqeFlags::IO_DRAIN)) {
-                head.flags |= SqeFlags::IO_DRAIN;
-            }
-            head.rest = rest;
-            self.go(head);
+        let Some(mut head) = chain.pop_front() else { return };
+        // One of a chain that waits for all before makes the whole chain wait.
+        if chain.iter().any(|request| request.job.flags.contains(SqeFlags::IO_DRAIN)) {
+            head.job.flags |= SqeFlags::IO_DRAIN;
         }
+        head.rest = chain;
+        self.go(head);
     }
 
     /// Begins `request` with its chain, unless it has to wait for those before.
-    fn go(&self, request: Request) {
+    fn go(&self, request: Box<Request>) {
         let nr = 1 + request.rest.len() as u32;
-        let is_drain = request.flags.contains(SqeFlags::IO_DRAIN);
+        let is_drain = request.job.flags.contains(SqeFlags::IO_DRAIN);
         let waits = self.has_drained() || (is_drain && self.nr_open.load(SeqCst) > nr);
         if !waits {
             return request::start(request);
@@ -199,58 +283,8 @@ impl Ring {
             }
             Some(request) => {
                 self.nr_open.fetch_add(nr, SeqCst);
-                request.cancel();
+                request.fail(Errno::ENOMEM);
             }
         }
-    }
-
-    /// Makes a request of `sqe`. What is wrong with it becomes its operation.
-    fn make(self: &Arc<Self>, context: &Arc<Context>, sqe: &Sqe) -> Request {
-        let mut request = Request {
-            ring: self.clone(),
-            context: context.clone(),
-            life: context.life(),
-            user_data: sqe.user_data,
-            opcode: sqe.opcode,
-            flags: SqeFlags::from_bits_truncate(sqe.flags),
-            fd: sqe.fd,
-            op: Op::Nop(0),
-            file: None,
-            file_index: 0,
-            cred: None,
-            buf_group: sqe.buf_index,
-            is_multishot: false,
-            is_nowait: false,
-            polls_first: false,
-            was_tried: false,
-            rest: VecDeque::new(),
-            limit: None,
-        };
-        match self.check(sqe).and_then(|()| self.prepare(&mut request, sqe)) {
-            Ok(()) => ops::apply(&mut request, sqe),
-            Err(errno) => request.op = Op::Failed(errno),
-        }
-        request
-    }
-
-    /// The checks that all kinds share. `EINVAL`, `EOPNOTSUPP`, `EACCES`.
-    fn check(&self, sqe: &Sqe) -> Result<()> {
-        let flags = SqeFlags::from_bits(sqe.flags).ok_or(Errno::EINVAL)?;
-        if !ops::is_supported(sqe.opcode) {
-            return Err(Errno::EINVAL);
-        }
-        if flags.contains(SqeFlags::BUFFER_SELECT) && !ops::may_select(sqe.opcode) {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        self.restrictions.lock().check_request(sqe.opcode, flags)
-    }
-
-    fn prepare(self: &Arc<Self>, request: &mut Request, sqe: &Sqe) -> Result<()> {
-        if sqe.personality != 0 {
-            let cred = self.personalities.lock().get(&sqe.personality).cloned();
-            request.cred = Some(cred.ok_or(Errno::EINVAL)?);
-        }
-        request.op = ops::prepare(self, sqe)?;
-        Ok(())
     }
 }

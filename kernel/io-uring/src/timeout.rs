@@ -1,5 +1,6 @@
 //! Times: requests that end by themselves, after some completions, or that limit another one.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
@@ -10,7 +11,9 @@ use hal::time::now_ns;
 use hal::{UserAddr, user};
 
 use crate::call::calls;
+use crate::job::Op;
 use crate::request::{self, Request};
+use crate::ring::Ring;
 use crate::waiting::{Kind, Waiting};
 
 /// A time to wait for.
@@ -95,17 +98,20 @@ impl Timeout {
 }
 
 /// Begins the timeout `request`.
-pub(crate) fn begin(request: Request) {
-    let request::Op::Timeout(timeout) = &request.op else { return request.cancel() };
+pub(crate) fn begin(request: Box<Request>) {
+    let Op::Timeout(timeout) = &request.job.op else { return request.cancel() };
     let (deadline_ns, count) = (timeout.deadline_ns, timeout.waits_for());
     let ring = request.ring.clone();
-    let waiting = Waiting::new(request, Kind::Time);
+    let waiting = match Waiting::new(request, Kind::Time) {
+        Ok(waiting) => waiting,
+        Err(request) => return request.fail(Errno::ENOMEM),
+    };
     if count > 0 {
         let target = ring.cq.posted().wrapping_add(count);
         let mut counted = ring.counted.lock();
         if counted.try_reserve(1).is_err() {
             drop(counted);
-            return waiting.take().map_or((), Request::cancel);
+            return waiting.take().map_or((), |request| request.fail(Errno::ENOMEM));
         }
         counted.push((target, Arc::downgrade(&waiting)));
         drop(counted);
@@ -122,16 +128,19 @@ pub(crate) fn begin(request: Request) {
 }
 
 /// Lets `limit` end what `target` waits for when its time is over.
-pub(crate) fn limit(limit: Request, target: &Arc<Waiting>) {
-    let request::Op::LinkTimeout(timeout) = &limit.op else { return limit.cancel() };
+pub(crate) fn limit(limit: Box<Request>, target: &Arc<Waiting>) {
+    let Op::LinkTimeout(timeout) = &limit.job.op else { return limit.cancel() };
     let deadline_ns = timeout.deadline_ns;
-    let waiting = Waiting::new(limit, Kind::Limit(Arc::downgrade(target)));
+    let waiting = match Waiting::new(limit, Kind::Limit(Arc::downgrade(target))) {
+        Ok(waiting) => waiting,
+        Err(limit) => return limit.fail(Errno::ENOMEM),
+    };
     target.edit(|request| request.limit = Some(waiting.clone()));
     waiting.start_timer(deadline_ns);
 }
 
 /// Ends the timeouts of `ring` that waited for the completions there are now.
-pub(crate) fn count_completions(ring: &crate::ring::Ring) {
+pub(crate) fn count_completions(ring: &Ring) {
     if ring.nr_counted.load(SeqCst) == 0 {
         return;
     }
@@ -148,7 +157,7 @@ pub(crate) fn count_completions(ring: &crate::ring::Ring) {
         ring.nr_counted.fetch_sub(1, SeqCst);
         if let Some(waiting) = over.upgrade() {
             waiting.edit(|request| {
-                if let request::Op::Timeout(timeout) = &mut request.op {
+                if let Op::Timeout(timeout) = &mut request.job.op {
                     timeout.is_over = true;
                 }
             });
@@ -158,36 +167,30 @@ pub(crate) fn count_completions(ring: &crate::ring::Ring) {
 }
 
 /// Ends the timeout whose request has `user_data`. `ENOENT`: there is none. May sleep.
-pub(crate) fn remove(ring: &Arc<crate::ring::Ring>, user_data: u64) -> Result<()> {
-    let found =
-        ring.find(|request| request.user_data == user_data && matches!(request.op, request::Op::Timeout(_)));
+pub(crate) fn remove(ring: &Arc<Ring>, user_data: u64) -> Result<()> {
+    let found = ring.find(|job| job.user_data == user_data && matches!(job.op, Op::Timeout(_)));
     let request = found.and_then(|waiting| waiting.take()).ok_or(Errno::ENOENT)?;
-    request::finish_later(request, -i64::from(Errno::ECANCELED.number()), CqeFlags::empty());
+    request::finish_later(request, request::canceled(), CqeFlags::empty());
     Ok(())
 }
 
 /// Gives the timeout, or with `LINK_UPDATE` the limit, of `user_data` another time.
 ///
 /// `ENOENT`: there is none. `EINVAL`.
-pub(crate) fn update(
-    ring: &Arc<crate::ring::Ring>,
-    user_data: u64,
-    ns: u64,
-    flags: TimeoutFlags,
-) -> Result<()> {
+pub(crate) fn update(ring: &Arc<Ring>, user_data: u64, ns: u64, flags: TimeoutFlags) -> Result<()> {
     let is_limit = flags.contains(TimeoutFlags::LINK_UPDATE);
     let deadline_ns = deadline(ns, flags & (CLOCKS | TimeoutFlags::ABS))?;
-    let found = ring.find(|request| {
-        let fits = match request.op {
-            request::Op::Timeout(_) => !is_limit,
-            request::Op::LinkTimeout(_) => is_limit,
+    let found = ring.find(|job| {
+        let fits = match job.op {
+            Op::Timeout(_) => !is_limit,
+            Op::LinkTimeout(_) => is_limit,
             _ => false,
         };
-        fits && request.user_data == user_data
+        fits && job.user_data == user_data
     });
     let waiting = found.ok_or(Errno::ENOENT)?;
     waiting.edit(|request| {
-        if let request::Op::Timeout(timeout) | request::Op::LinkTimeout(timeout) = &mut request.op {
+        if let Op::Timeout(timeout) | Op::LinkTimeout(timeout) = &mut request.job.op {
             (timeout.ns, timeout.deadline_ns) = (ns, deadline_ns);
         }
     });

@@ -3,6 +3,7 @@
 //! Whoever takes the request out of its [`Waiting`] ends it or puts it back: the task that it belongs to, a cancellation,
 //! the end of the task or of the ring.
 
+use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
@@ -16,7 +17,8 @@ use smallvec::SmallVec;
 use vfs::File;
 
 use crate::context::Context;
-use crate::request::{self, Attempt, Op, Request};
+use crate::job::{Attempt, Job, Op};
+use crate::request::{self, Request};
 use crate::ring::{Ring, is_ring};
 
 /// Reported whether asked for or not.
@@ -47,7 +49,7 @@ pub(crate) struct Waiting {
     kind: Kind,
     /// `PollEvents` that the file is asked for.
     wanted: AtomicU32,
-    request: SpinLock<Option<Request>>,
+    request: SpinLock<Option<Box<Request>>>,
     handles: SpinLock<SmallVec<[ObserverHandle; 2]>>,
     timer: SpinLock<Option<Timer>>,
     /// It is in its task's list.
@@ -56,9 +58,13 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Makes `request` wait, among those of its ring; nothing wakes it yet.
-    pub fn new(request: Request, kind: Kind) -> Arc<Self> {
+    /// Makes `request` wait, among those of its ring; nothing wakes it yet. Without memory it comes back. May sleep.
+    pub fn new(request: Box<Request>, kind: Kind) -> Result<Arc<Self>, Box<Request>> {
         let ring = request.ring.clone();
+        let mut others = ring.waiting.lock();
+        if others.reserve().is_err() {
+            return Err(request);
+        }
         let key = ring.next_key();
         let waiting = Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -74,8 +80,8 @@ impl Waiting {
             is_queued: AtomicBool::new(false),
             next: IrqLock::new("io_uring.next", None),
         });
-        ring.waiting.lock().insert(key, waiting.clone());
-        waiting
+        others.add(key, waiting.clone());
+        Ok(waiting)
     }
 
     pub fn ring(&self) -> &Arc<Ring> {
@@ -100,14 +106,14 @@ impl Waiting {
         self.context.life() != self.life || self.ring.is_dead()
     }
 
-    /// Whether `test` holds for the request; `false` when somebody has taken it.
-    pub fn is(&self, test: impl FnOnce(&Request) -> bool) -> bool {
-        self.request.lock().as_ref().is_some_and(test)
+    /// Whether `test` holds for what the request asks for; `false` when somebody has taken it.
+    pub fn is(&self, test: impl FnOnce(&Job) -> bool) -> bool {
+        self.request.lock().as_ref().is_some_and(|request| test(&request.job))
     }
 
     /// Changes the request in its place, if it is there.
     pub fn edit<T>(&self, change: impl FnOnce(&mut Request) -> T) -> Option<T> {
-        self.request.lock().as_mut().map(change)
+        self.request.lock().as_deref_mut().map(change)
     }
 
     /// Links it into a list before `next`, and gives what it was linked to.
@@ -170,7 +176,7 @@ impl Waiting {
     }
 
     /// Takes the request: the caller ends it.
-    pub fn take(&self) -> Option<Request> {
+    pub fn take(&self) -> Option<Box<Request>> {
         let request = self.request.lock().take()?;
         self.detach();
         Some(request)
@@ -178,7 +184,7 @@ impl Waiting {
 
     /// Lets go of the file, the timer and the ring's list.
     fn detach(&self) {
-        let gone = self.ring.waiting.lock().remove(&self.key);
+        let gone = self.ring.waiting.lock().remove(self.key);
         drop(gone);
         let handles = core::mem::take(&mut *self.handles.lock());
         drop(handles); // outside: it takes the queues' locks
@@ -187,7 +193,7 @@ impl Waiting {
     }
 
     /// Goes on waiting with `request`, which [`look`](Self::look) had taken for a moment.
-    fn put_back(&self, request: Request) {
+    fn put_back(&self, request: Box<Request>) {
         *self.request.lock() = Some(request);
         // Who ended the ring meanwhile did not find the request.
         if self.ring.is_dead()
@@ -214,7 +220,7 @@ impl Waiting {
                 let found = late.is_some();
                 if let Some(mut late) = late {
                     late.limit = None;
-                    request::finish(late, -i64::from(Errno::ECANCELED.number()), CqeFlags::empty());
+                    request::finish(late, request::canceled(), CqeFlags::empty());
                 }
                 let errno = if found { Errno::ETIME } else { Errno::ENOENT };
                 request::finish(request, -i64::from(errno.number()), CqeFlags::empty());
@@ -222,8 +228,8 @@ impl Waiting {
         }
     }
 
-    fn look_at_file(self: &Arc<Self>, file: &Arc<File>, mut request: Request) {
-        if let Op::Poll(poll) = &request.op {
+    fn look_at_file(self: &Arc<Self>, file: &Arc<File>, mut request: Box<Request>) {
+        if let Op::Poll(poll) = &request.job.op {
             let wanted = PollEvents::from_bits_retain(self.wanted.load(SeqCst));
             let events = file.poll(&mut PollTable::query()) & wanted;
             if events.is_empty() {
@@ -232,16 +238,16 @@ impl Waiting {
             // LINUX: news of a ring is for one time, since a ring that polls itself, or another that polls it, would have
             // news of its own news.
             let goes_on = poll.is_multishot && !is_ring(file);
-            if goes_on && request.tell_more(i64::from(events.bits()), CqeFlags::empty()) {
+            if goes_on && request.job.tell_more(&self.ring, i64::from(events.bits()), CqeFlags::empty()) {
                 return self.put_back(request);
             }
             self.detach();
             return request::finish(request, i64::from(events.bits()), CqeFlags::empty());
         }
-        match request.attempt() {
-            Attempt::Wait(_) => {
+        match request.job.attempt(&self.ring) {
+            Attempt::Wait(_) | Attempt::Time => {
                 // It waits for something else than the file says: a connect to a full listener for room there.
-                let is_untold = request.is_ready();
+                let is_untold = request.job.is_ready();
                 self.put_back(request);
                 if is_untold {
                     self.retry_after(RETRY_NS);
@@ -258,8 +264,8 @@ impl Waiting {
         }
     }
 
-    fn time_is_over(&self, mut request: Request) {
-        let Op::Timeout(timeout) = &mut request.op else { return self.put_back(request) };
+    fn time_is_over(&self, mut request: Box<Request>) {
+        let Op::Timeout(timeout) = &mut request.job.op else { return self.put_back(request) };
         if timeout.is_over {
             self.detach();
             return request::finish(request, 0, CqeFlags::empty());
@@ -267,7 +273,7 @@ impl Waiting {
         let res = -i64::from(Errno::ETIME.number());
         let next = timeout.next_round();
         if let Some(next) = next
-            && request.tell_more(res, CqeFlags::empty())
+            && request.job.tell_more(&self.ring, res, CqeFlags::empty())
         {
             self.put_back(request);
             if let Some(timer) = &*self.timer.lock() {

@@ -11,19 +11,26 @@ pub static INOTIFY_WATCHES: AtomicU32 = AtomicU32::new(INOTIFY_WATCHES_MAX);
 pub static INOTIFY_QUEUED: AtomicU32 = AtomicU32::new(16384);
 /// /proc/sys/fs/epoll/max_user_watches.
 pub static EPOLL_WATCHES: AtomicU64 = AtomicU64::new(1 << 20);
+/// How many requests of io_uring wait for a user at most.
+///
+/// LINUX: only memory bounds them, charged to the control group; here one eighth of it may go to each user's.
+pub static IO_URING_REQUESTS: AtomicU64 = AtomicU64::new(1 << 16);
 
 /// What an inotify watch costs with the inode that it holds, and what an item of epoll costs, in bytes.
 const INOTIFY_WATCH_COST: u64 = 1200;
 const EPOLL_WATCH_COST: u64 = 192;
+/// What a request of io_uring costs that waits for a file, with its timer and its places in lists, in bytes.
+const IO_URING_REQUEST_COST: u64 = 1024;
 const INOTIFY_WATCHES_MIN: u32 = 8192;
 const INOTIFY_WATCHES_MAX: u32 = 1 << 20;
 
 /// Sets what depends on the memory that the machine has, in bytes: one hundredth for watches of inotify, one
-/// twenty-fifth for items of epoll.
+/// twenty-fifth for items of epoll, one eighth for requests of io_uring.
 pub fn init(memory: u64) {
     let watches = u32::try_from(memory / 100 / INOTIFY_WATCH_COST).unwrap_or(u32::MAX);
     INOTIFY_WATCHES.store(watches.clamp(INOTIFY_WATCHES_MIN, INOTIFY_WATCHES_MAX), Relaxed);
     EPOLL_WATCHES.store(memory / 25 / EPOLL_WATCH_COST, Relaxed);
+    IO_URING_REQUESTS.store(memory / 8 / IO_URING_REQUEST_COST, Relaxed);
 }
 
 /// /proc/sys/kernel/io_uring_disabled: 1 for all but the privileged and [`IO_URING_GROUP`], 2 for all.

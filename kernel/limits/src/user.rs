@@ -31,19 +31,21 @@ pub enum UserResource {
     EpollWatches,
     /// Pages in pipe buffers beyond the default size.
     PipePages,
+    /// Requests of io_uring that wait, or wait for their turn.
+    IoUringRequests,
 }
 
 /// The counts of one user.
 #[derive(Debug)]
 pub struct UserCounts {
     uid: u32,
-    counts: [AtomicU64; 8],
+    counts: [AtomicU64; 9],
 }
 
 impl UserCounts {
     /// No use so far.
     pub const fn new(uid: u32) -> Self {
-        Self { uid, counts: [const { AtomicU64::new(0) }; 8] }
+        Self { uid, counts: [const { AtomicU64::new(0) }; 9] }
     }
 
     /// Whose counts these are.

@@ -11,7 +11,7 @@ use crate::uringkit::{
 
 tests!(
     "uringwait":
-    a_pipe_is_waited_for, a_pipe_is_filled_by_a_child, what_waits_in_a_call_goes_on,
+    a_pipe_is_waited_for, what_ends_at_once_passes_what_waits, a_batch_wakes_who_waits, a_pipe_is_filled_by_a_child, what_waits_in_a_call_goes_on,
     polls_end_when_files_are_ready, polls_that_go_on, polls_can_be_removed, a_ring_that_polls_itself,
     a_ring_can_be_polled, eventfds_are_signalled, timeouts_end, timeouts_count_completions,
     timeouts_can_be_removed, waits_have_limits, a_signal_ends_a_wait, chains_are_done_in_order,
@@ -35,6 +35,32 @@ fn a_pipe_is_waited_for() {
     assert!(!ring.has_completions());
     close(w);
     assert_eq!(ring.wait(1), [cqe(6, 0)]);
+}
+
+fn what_ends_at_once_passes_what_waits() {
+    let ring = ring(8);
+    let (r, w) = pipe();
+    let back = [0u8; 8];
+    let read = rw(READ, r, addr(&back), 8, 0).tag(2);
+    ring.submit(&[nop(1), read, nop(3), rw(READ, -1, addr(&back), 8, 0).tag(4), nop(5)]);
+    assert_eq!(ring.take(), [cqe(1, 0), cqe(3, 0), cqe(4, err(EBADF)), cqe(5, 0)]);
+    ring.submit(&[rw(WRITE, w, addr(b"two"), 2, 0).tag(6), nop(7)]);
+    let mut found = ring.wait(3);
+    found.sort_by_key(|cqe| cqe.data);
+    assert_eq!(found, [cqe(2, 2), cqe(6, 2), cqe(7, 0)]);
+    assert_eq!(std::hint::black_box(&back)[..2], *b"tw");
+}
+
+fn a_batch_wakes_who_waits() {
+    const NR: usize = 40;
+    let ring = ring(64);
+    let child = child(|| {
+        assert_eq!(ring.enter(0, NR, GETEVENTS), Ok(0));
+    });
+    let requests: Vec<Sqe> = (0..NR).map(|n| nop(n as u64)).collect();
+    ring.submit(&requests);
+    assert_eq!(child.wait(), Status::Exit(0));
+    assert_eq!(ring.take().len(), NR);
 }
 
 fn a_pipe_is_filled_by_a_child() {

@@ -325,12 +325,14 @@ impl Frame {
         arch::mem::meta(self.pfn())
     }
 
+    #[inline]
     fn ptr(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(offset <= PAGE_SIZE && len <= PAGE_SIZE - offset, "access outside of the frame");
         arch::mem::frame_ptr(self.pfn()).wrapping_add(offset)
     }
 
     /// Copies bytes from `offset` on out of the frame.
+    #[inline]
     pub fn read(&self, offset: usize, buf: &mut [u8]) {
         let from = self.ptr(offset, buf.len());
         // SAFETY: inside the frame, which we hold a reference to (F1); `buf` is no frame.
@@ -338,6 +340,7 @@ impl Frame {
     }
 
     /// Copies bytes into the frame at `offset`.
+    #[inline]
     pub fn write(&self, offset: usize, buf: &[u8]) {
         let to = self.ptr(offset, buf.len());
         // SAFETY: as in `read`.
