@@ -18,6 +18,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use abi::{Errno, Result};
@@ -78,6 +79,8 @@ struct Inner {
     allows_setgroups: AtomicBool,
     /// Whether its maker had `CAP_SETFCAP`: needed to map user 0 of the parent.
     could_setfcap: bool,
+    /// What exec keeps of it, which is no matter of this floor.
+    formats: Once<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A user namespace: the first one, or one below it.
@@ -128,6 +131,7 @@ impl UserNs {
             maps: [Once::new(), Once::new(), Once::new()],
             allows_setgroups: AtomicBool::new(allows),
             could_setfcap: cred.effective.contains(Cap::SETFCAP),
+            formats: Once::new(),
             parent,
         }))))
     }
@@ -146,6 +150,12 @@ impl UserNs {
     /// The one that it was made in; `None` for the first.
     pub fn parent(&self) -> Option<&UserNs> {
         self.0.as_ref().map(|inner| &inner.parent)
+    }
+
+    /// Where exec keeps the executable formats that were registered in it (binfmt_misc), once there may be some;
+    /// `None` for the first.
+    pub fn formats(&self) -> Option<&Once<Arc<dyn Any + Send + Sync>>> {
+        self.0.as_ref().map(|inner| &inner.formats)
     }
 
     /// The user that made it, as an id of the first namespace.

@@ -4,7 +4,10 @@ use std::ffi::CString;
 
 use crate::prelude::*;
 
-tests!("binfmt": texts_that_are_no_formats, formats_are_executed, the_end_of_a_mount);
+tests!(
+    "binfmt": texts_that_are_no_formats, formats_are_executed, the_end_of_a_mount,
+    user_namespaces_have_formats_of_their_own
+);
 
 /// Runs `f` with the file system mounted at `m` in the test's folder, of which the rest of the machine sees nothing.
 fn mounted(f: impl FnOnce()) {
@@ -249,5 +252,34 @@ fn the_end_of_a_mount() {
         assert!(is_there("keel-m"));
         put("keel-m", "-1").unwrap();
         assert!(!is_there("keel-m"));
+    });
+}
+
+/// Root of a new user namespace registers formats that count there, instead of those above, and nowhere else.
+fn user_namespaces_have_formats_of_their_own() {
+    mounted(|| {
+        register("keel-a", "M:4:\\x01KEEL:", "");
+        let theirs = b"....\x02KEEL";
+        let inner = child(|| {
+            sys!(SYS_unshare, CLONE_NEWUSER | CLONE_NEWNS).unwrap();
+            write_file("/proc/self/uid_map", "0 0 1").unwrap();
+            write_file("/proc/self/setgroups", "deny").unwrap();
+            write_file("/proc/self/gid_map", "0 0 1").unwrap();
+            // Until it has its own, those above count.
+            assert_eq!(run("__helper", b"....\x01KEEL", &["x", "args"]), done(""));
+            mount();
+            assert!(!is_there("keel-a"));
+            assert_eq!(run("__helper", b"....\x01KEEL", &["x", "args"]), refused(ENOEXEC));
+            register("keel-b", "M:4:\\x02KEEL:", "");
+            assert_eq!(run("__helper", theirs, &["x", "args"]), done(""));
+            put("status", "0").unwrap();
+            assert_eq!(run("__helper", theirs, &["x", "args"]), refused(ENOEXEC));
+            exit(0);
+        });
+        assert_eq!(inner.wait(), Status::Exit(0));
+        assert!(is_there("keel-a") && !is_there("keel-b"));
+        assert_eq!(get("status"), "enabled\n");
+        assert_eq!(run("__helper", theirs, &["x", "args"]), refused(ENOEXEC));
+        put("status", "-1").unwrap();
     });
 }

@@ -191,6 +191,14 @@ pub fn lstat_path(p: &CString) -> Res<stat> {
     sys!(SYS_lstat, p, &mut st).map(|_| st)
 }
 
+/// Writes `text` to the file `path` with one call.
+pub fn write_file(path: &str, text: &str) -> Result<usize, Errno> {
+    let fd = open(&cstr(path), O_WRONLY)?;
+    let result = write(fd, text.as_bytes());
+    close(fd);
+    result
+}
+
 /// The whole of a small file, as procfs gives it.
 #[track_caller]
 pub fn slurp(p: &str) -> String {

@@ -45,13 +45,6 @@ fn child_in(flags: i32, f: impl FnOnce()) -> Child {
     }
 }
 
-fn write_file(path: &str, text: &str) -> Result<usize, Errno> {
-    let fd = open(&cstr(path), O_WRONLY)?;
-    let result = write(fd, text.as_bytes());
-    close(fd);
-    result
-}
-
 fn uts_copies_and_enters() {
     sys!(SYS_unshare, CLONE_NEWUTS).unwrap();
     sys!(SYS_sethostname, c"one", 3).unwrap();

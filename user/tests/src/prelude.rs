@@ -18,7 +18,7 @@ pub use crate::kit::{
     close, count, cstr, dir, drop_root, fate, file, fstat, getpid, gettid, ignore, lstat_path, map, mask_of,
     mkdir, ms, nap, new_file, now_ms, open, path, pending, pipe, pipe_with, poll1, pread, proc_status,
     pwrite, read_vec, seek, seen, settle, shared, sigmask, slurp, socketpair, stat_path, timed, wait_state,
-    write,
+    write, write_file,
 };
 pub use crate::sys::{
     SigInfo, atomic, bytes_at, exit, on_signal, on_signal_masking, peek, poke, set_action, zero,

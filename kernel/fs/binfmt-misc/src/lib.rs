@@ -6,12 +6,13 @@ extern crate alloc;
 
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 
 use abi::fs::{S_IFDIR, S_IFMT, S_IFREG};
 use abi::{Errno, Result};
-use process::exec::misc::{self, Format, FormatFlags, Pattern, Rule};
+use process::exec::misc::{Format, FormatFlags, Pattern, Registry, Rule};
 use sched::Mutex;
-use security::Cred;
+use security::{Cred, IdKind, UserNs};
 use vfs::dentry::Dentry;
 use vfs::inode::DenyWrite;
 use vfs::listing::{DirFile, Each, Listing, ino_of};
@@ -30,40 +31,62 @@ struct Type;
 
 static TYPE: Type = Type;
 
-/// The root, while it is mounted somewhere.
-static ROOT: Mutex<Weak<Dentry>> = Mutex::new("binfmt_misc.root", Weak::new());
+/// The roots that are mounted somewhere, one for a user namespace.
+static ROOTS: Mutex<Vec<(UserNs, Weak<Dentry>)>> = Mutex::new("binfmt_misc.roots", Vec::new());
+
+/// Forgets the roots that are gone.
+fn prune(roots: &mut Vec<(UserNs, Weak<Dentry>)>) {
+    roots.retain(|(_, root)| root.strong_count() > 0);
+}
 
 impl FileSystemType for Type {
     fn name(&self) -> &'static str {
         "binfmt_misc"
     }
 
+    fn is_for_user_ns(&self) -> bool {
+        true
+    }
+
+    /// `EINVAL`: a context that was begun in another user namespace is completed. `ENOMEM`.
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
-        if !request.ctx.cred.user_ns.is_initial() {
-            return Err(Errno::EPERM);
+        let ns = request.user_ns;
+        if *ns != request.ctx.cred.user_ns {
+            return Err(Errno::EINVAL);
         }
-        let mut current = ROOT.lock();
-        if let Some(root) = current.upgrade() {
+        let mut roots = ROOTS.lock();
+        let mounted = roots.iter().find(|(of, _)| of == ns).and_then(|(_, root)| root.upgrade());
+        if let Some(root) = mounted {
             return Ok(root);
         }
+        prune(&mut roots);
+        roots.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        let registry = Registry::made_for(ns);
+        let generation = registry.begin();
         let init = SuperInit::in_memory(&TYPE, MAGIC);
-        let sb = SuperBlock::new(init, Box::new(Super));
+        let sb = SuperBlock::new(init, Box::new(Super { registry: registry.clone(), generation }));
         let mut root = InodeInit::new(ROOT_INO, S_IFDIR | 0o755);
         root.flags = InodeFlags::VOLATILE;
-        let root = Dentry::new_root(Inode::new(&sb, root, Box::new(Root), None));
-        *current = Arc::downgrade(&root);
+        // A user or group 0 that is not mapped is nobody's.
+        root.uid = ns.to_global(IdKind::User, 0).unwrap_or(u32::MAX);
+        root.gid = ns.to_global(IdKind::Group, 0).unwrap_or(u32::MAX);
+        let root = Dentry::new_root(Inode::new(&sb, root, Box::new(Root(registry)), None));
+        roots.push((ns.clone(), Arc::downgrade(&root)));
         Ok(root)
     }
 }
 
-struct Super;
+struct Super {
+    registry: Arc<Registry>,
+    generation: usize,
+}
 
 impl SuperOps for Super {}
 
 impl Drop for Super {
     fn drop(&mut self) {
-        misc::all().iter().for_each(misc::remove);
-        misc::enable(true);
+        self.registry.end(self.generation);
+        prune(&mut ROOTS.lock());
     }
 }
 
@@ -72,34 +95,36 @@ const FIXED: [(&[u8], u32); 2] = [(b"register", S_IFREG | 0o200), (b"status", S_
 
 const FORMAT_MODE: u32 = S_IFREG | 0o644;
 
-fn format_of(name: &[u8]) -> Option<Arc<Format>> {
-    misc::all().into_iter().find(|format| format.rule().name == name)
+fn format_of(registry: &Registry, name: &[u8]) -> Option<Arc<Format>> {
+    registry.all().into_iter().find(|format| format.rule().name == name)
 }
 
 /// The root directory.
-struct Root;
+struct Root(Arc<Registry>);
 
 impl InodeOps for Root {
     fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
-        let (node, mode) = match name {
-            b"register" => (Node::Register, FIXED[0].1),
-            b"status" => (Node::Status, FIXED[1].1),
-            _ => match format_of(name) {
-                Some(format) => (Node::Format(format), FORMAT_MODE),
+        let (kind, mode) = match name {
+            b"register" => (Kind::Register, FIXED[0].1),
+            b"status" => (Kind::Status, FIXED[1].1),
+            _ => match format_of(&self.0, name) {
+                Some(format) => (Kind::Format(format), FORMAT_MODE),
                 None => return Ok(None),
             },
         };
-        let init = InodeInit::new(ino_of(dir.ino(), name), mode);
+        let mut init = InodeInit::new(ino_of(dir.ino(), name), mode);
+        (init.uid, init.gid) = (dir.uid(), dir.gid());
+        let node = Node { registry: self.0.clone(), kind };
         Ok(Some(Inode::new(dir.sb(), init, Box::new(node), None)))
     }
 
     fn revalidate(&self, _dir: &Arc<Inode>, name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
         let Some(inode) = inode else {
-            return FIXED.iter().all(|(fixed, _)| *fixed != name) && format_of(name).is_none();
+            return FIXED.iter().all(|(fixed, _)| *fixed != name) && format_of(&self.0, name).is_none();
         };
         // One of the same name may have come in the place of another.
-        match inode.ops_as() {
-            Some(Node::Format(then)) => format_of(name).is_some_and(|now| Arc::ptr_eq(&now, then)),
+        match inode.ops_as::<Node>().map(|node| &node.kind) {
+            Some(Kind::Format(then)) => format_of(&self.0, name).is_some_and(|now| Arc::ptr_eq(&now, then)),
             _ => true,
         }
     }
@@ -109,15 +134,15 @@ impl InodeOps for Root {
     }
 
     fn open(&self, _inode: &Arc<Inode>, _request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
-        Ok(Arc::new(DirFile(Names)))
+        Ok(Arc::new(DirFile(Names(self.0.clone()))))
     }
 }
 
-struct Names;
+struct Names(Arc<Registry>);
 
 impl Listing for Names {
     fn list(&self, from: u64, each: &mut Each<'_>) -> Result<()> {
-        let formats = misc::all();
+        let formats = self.0.all();
         let fixed = FIXED.iter().map(|(name, mode)| (*name, *mode));
         let all = fixed.chain(formats.iter().map(|format| (format.rule().name.as_slice(), FORMAT_MODE)));
         for (at, (name, mode)) in all.enumerate().skip(usize::try_from(from).unwrap_or(usize::MAX)) {
@@ -131,7 +156,13 @@ impl Listing for Names {
 
 /// A file.
 #[derive(Clone)]
-enum Node {
+struct Node {
+    registry: Arc<Registry>,
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
     Register,
     Status,
     Format(Arc<Format>),
@@ -230,44 +261,40 @@ fn open_interpreter(rule: &Rule, cred: &Arc<Cred>) -> Result<(Arc<File>, DenyWri
 
 impl Content for Opened {
     fn show(&self, out: &mut Text) -> Result<()> {
-        match &self.node {
-            Node::Register => return Err(Errno::EINVAL),
-            Node::Status => put!(out, "{}\n", status(misc::is_enabled())),
-            Node::Format(format) => show_format(format, out),
+        match &self.node.kind {
+            Kind::Register => return Err(Errno::EINVAL),
+            Kind::Status => put!(out, "{}\n", status(self.node.registry.is_enabled())),
+            Kind::Format(format) => show_format(format, out),
         }
         Ok(())
     }
 
     fn store(&self, bytes: &[u8]) -> Result<()> {
-        match &self.node {
-            Node::Register => {
+        let registry = &self.node.registry;
+        match &self.node.kind {
+            Kind::Register => {
                 let rule = Rule::parse(bytes)?;
                 if FIXED.iter().any(|(name, _)| *name == rule.name) {
                     return Err(Errno::EEXIST);
                 }
                 let is_open = rule.flags.contains(FormatFlags::OPEN_FILE);
                 let file = is_open.then(|| open_interpreter(&rule, &self.cred)).transpose()?;
-                misc::add(rule, file).map(drop)
+                return registry.add(rule, file).map(drop);
             }
-            Node::Status => {
-                match Command::parse(bytes)? {
-                    Command::Nothing => {}
-                    Command::Disable => misc::enable(false),
-                    Command::Enable => misc::enable(true),
-                    Command::Remove => misc::all().iter().for_each(misc::remove),
-                }
-                Ok(())
-            }
-            Node::Format(format) => {
-                match Command::parse(bytes)? {
-                    Command::Nothing => {}
-                    Command::Disable => format.enable(false),
-                    Command::Enable => format.enable(true),
-                    Command::Remove => misc::remove(format),
-                }
-                Ok(())
-            }
+            Kind::Status => match Command::parse(bytes)? {
+                Command::Nothing => {}
+                Command::Disable => registry.enable(false),
+                Command::Enable => registry.enable(true),
+                Command::Remove => registry.clear(),
+            },
+            Kind::Format(format) => match Command::parse(bytes)? {
+                Command::Nothing => {}
+                Command::Disable => format.enable(false),
+                Command::Enable => format.enable(true),
+                Command::Remove => registry.remove(format),
+            },
         }
+        Ok(())
     }
 }
 
@@ -281,10 +308,11 @@ mod tests {
     use super::*;
 
     fn shown(text: &[u8]) -> String {
-        let format = misc::add(Rule::parse(text).unwrap(), None).unwrap();
+        let registry = Registry::made_for(&UserNs::INITIAL);
+        let format = registry.add(Rule::parse(text).unwrap(), None).unwrap();
         let mut out = Text::new();
         show_format(&format, &mut out);
-        misc::remove(&format);
+        registry.remove(&format);
         String::from_utf8(out.finish().unwrap()).unwrap()
     }
 
@@ -313,11 +341,12 @@ mod tests {
 
     #[test]
     fn formats_are_found_by_name() {
+        let registry = Registry::made_for(&UserNs::INITIAL);
         let name = b"found".as_slice();
-        assert!(format_of(name).is_none());
-        let format = misc::add(Rule::parse(b":found:E::fnd::/bin/true:").unwrap(), None).unwrap();
-        assert!(Arc::ptr_eq(&format_of(name).unwrap(), &format));
-        misc::remove(&format);
-        assert!(format_of(name).is_none());
+        assert!(format_of(&registry, name).is_none());
+        let format = registry.add(Rule::parse(b":found:E::fnd::/bin/true:").unwrap(), None).unwrap();
+        assert!(Arc::ptr_eq(&format_of(&registry, name).unwrap(), &format));
+        registry.remove(&format);
+        assert!(format_of(&registry, name).is_none());
     }
 }

@@ -6,12 +6,13 @@
 //! ^ any character separates     type M: bytes at `offset`, E: `magic` is what follows the last dot of the name
 //! ```
 //!
-//! Newer formats are asked first, and all of them before scripts and ELF. One atomic says that there is none, so that an
-//! exec that needs none takes no lock.
+//! Newer formats are asked first, and all of them before scripts and ELF. A user namespace for which binfmt_misc was mounted
+//! has formats of its own, [`Registry`], instead of those of the namespaces above. One atomic says that there is no format
+//! anywhere, so that an exec that needs none takes no lock.
 //!
 //! # Locks
 //!
-//! `LIST` nests in nothing and holds nothing else; it is held for writing while files are opened for nobody.
+//! The list of a registry nests in nothing and holds nothing else; it is held for writing while files are opened for nobody.
 //!
 //! Source: Documentation/admin-guide/binfmt-misc.rst.
 
@@ -21,7 +22,9 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use abi::{Errno, Result};
 use bitflags::bitflags;
+use hal::sync::LazyLock;
 use sched::{Mutex, RwSem};
+use security::UserNs;
 use vfs::File;
 use vfs::inode::DenyWrite;
 
@@ -212,61 +215,129 @@ impl Format {
     }
 }
 
-/// Newest last.
-static LIST: RwSem<Vec<Arc<Format>>> = RwSem::new("process.exec.misc", Vec::new());
+/// The formats of one user namespace.
+pub struct Registry {
+    /// Newest last.
+    list: RwSem<Vec<Arc<Format>>>,
+    is_enabled: AtomicBool,
+    /// How often the file system was made for it.
+    generation: AtomicUsize,
+}
+
+/// The formats of the first user namespace.
+static INITIAL: LazyLock<Arc<Registry>> = LazyLock::new(|| Arc::new(Registry::new()));
+/// Registered formats of all namespaces.
 static NR: AtomicUsize = AtomicUsize::new(0);
-static IS_ENABLED: AtomicBool = AtomicBool::new(true);
 
-/// Registers a format; `file` is its interpreter if it was opened. `EEXIST`: one with this name is there. `ENOMEM`.
-pub fn add(rule: Rule, file: Option<(Arc<File>, DenyWrite)>) -> Result<Arc<Format>> {
-    let mut list = LIST.write();
-    if list.iter().any(|format| format.rule.name == rule.name) {
-        return Err(Errno::EEXIST);
+impl Registry {
+    const fn new() -> Self {
+        Self {
+            list: RwSem::new("process.exec.misc", Vec::new()),
+            is_enabled: AtomicBool::new(true),
+            generation: AtomicUsize::new(0),
+        }
     }
-    list.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-    let file = Mutex::new("process.exec.misc.file", file);
-    let format = Arc::new(Format { rule, file, is_enabled: AtomicBool::new(true) });
-    list.push(format.clone());
-    NR.store(list.len(), Relaxed);
-    Ok(format)
+
+    /// That of `ns`, which has one from now on.
+    pub fn made_for(ns: &UserNs) -> Arc<Self> {
+        let Some(slot) = ns.formats() else { return INITIAL.clone() };
+        let own = slot.call_once(|| Arc::new(Self::new())).clone();
+        own.downcast().unwrap_or_else(|_| INITIAL.clone())
+    }
+
+    /// That of `ns` or of the next namespace above that has one: which counts for programs in `ns`.
+    fn nearest(ns: &UserNs) -> Arc<Self> {
+        let mut at = ns;
+        loop {
+            let own = at.formats().and_then(|slot| slot.get()).and_then(|own| own.clone().downcast().ok());
+            match (own, at.parent()) {
+                (Some(own), _) => return own,
+                (None, Some(parent)) => at = parent,
+                (None, None) => return INITIAL.clone(),
+            }
+        }
+    }
+
+    /// The file system is made once more: begins without formats, and enabled. Gives the number for [`Self::end`].
+    pub fn begin(&self) -> usize {
+        let generation = self.generation.fetch_add(1, Relaxed) + 1;
+        self.clear();
+        self.enable(true);
+        generation
+    }
+
+    /// The file system of `generation` has ended, and with it its formats.
+    pub fn end(&self, generation: usize) {
+        if self.generation.load(Relaxed) == generation {
+            self.clear();
+        }
+    }
+
+    /// Registers a format; `file` is its interpreter if it was opened. `EEXIST`: one with this name is there. `ENOMEM`.
+    pub fn add(&self, rule: Rule, file: Option<(Arc<File>, DenyWrite)>) -> Result<Arc<Format>> {
+        let mut list = self.list.write();
+        if list.iter().any(|format| format.rule.name == rule.name) {
+            return Err(Errno::EEXIST);
+        }
+        list.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        let file = Mutex::new("process.exec.misc.file", file);
+        let format = Arc::new(Format { rule, file, is_enabled: AtomicBool::new(true) });
+        list.push(format.clone());
+        NR.fetch_add(1, Relaxed);
+        Ok(format)
+    }
+
+    /// Takes `format` out of the list.
+    pub fn remove(&self, format: &Arc<Format>) {
+        let gone = {
+            let mut list = self.list.write();
+            let at = list.iter().position(|known| Arc::ptr_eq(known, format));
+            at.map(|at| list.remove(at))
+        };
+        let Some(gone) = gone else { return };
+        NR.fetch_sub(1, Relaxed);
+        // Others may know the format still, but its interpreter is free.
+        let file = gone.file.lock().take();
+        drop(file);
+    }
+
+    /// Takes all formats out.
+    pub fn clear(&self) {
+        self.all().iter().for_each(|format| self.remove(format));
+    }
+
+    /// All formats, oldest first.
+    pub fn all(&self) -> Vec<Arc<Format>> {
+        self.list.read().clone()
+    }
+
+    /// Whether formats count at all.
+    pub fn is_enabled(&self) -> bool {
+        self.is_enabled.load(Relaxed)
+    }
+
+    /// Lets formats count or not.
+    pub fn enable(&self, on: bool) {
+        self.is_enabled.store(on, Relaxed);
+    }
+
+    /// The format of a file that begins with `probe` and is executed as `name`.
+    fn find(&self, probe: &[u8], name: &[u8]) -> Option<Arc<Format>> {
+        if !self.is_enabled() {
+            return None;
+        }
+        let is_meant =
+            |format: &&Arc<Format>| format.is_enabled() && format.rule.pattern.matches(probe, name);
+        self.list.read().iter().rev().find(is_meant).cloned()
+    }
 }
 
-/// Takes `format` out of the list.
-pub fn remove(format: &Arc<Format>) {
-    let gone = {
-        let mut list = LIST.write();
-        let at = list.iter().position(|known| Arc::ptr_eq(known, format));
-        let gone = at.map(|at| list.remove(at));
-        NR.store(list.len(), Relaxed);
-        gone
-    };
-    // Others may know the format still, but its interpreter is free.
-    let file = gone.and_then(|format| format.file.lock().take());
-    drop(file);
-}
-
-/// All formats, oldest first.
-pub fn all() -> Vec<Arc<Format>> {
-    LIST.read().clone()
-}
-
-/// Whether formats count at all.
-pub fn is_enabled() -> bool {
-    IS_ENABLED.load(Relaxed)
-}
-
-/// Lets formats count or not.
-pub fn enable(on: bool) {
-    IS_ENABLED.store(on, Relaxed);
-}
-
-/// The format of a file that begins with `probe` and is executed as `name`.
-pub(super) fn find(probe: &[u8], name: &[u8]) -> Option<Arc<Format>> {
-    if NR.load(Relaxed) == 0 || !is_enabled() {
+/// The format of a file that begins with `probe` and is executed as `name` by a program in `ns`.
+pub(super) fn find(ns: &UserNs, probe: &[u8], name: &[u8]) -> Option<Arc<Format>> {
+    if NR.load(Relaxed) == 0 {
         return None;
     }
-    let is_meant = |format: &&Arc<Format>| format.is_enabled() && format.rule.pattern.matches(probe, name);
-    LIST.read().iter().rev().find(is_meant).cloned()
+    Registry::nearest(ns).find(probe, name)
 }
 
 #[cfg(test)]

@@ -201,7 +201,7 @@ fn find(me: &CurrentTask, at: At<'_>, path: &[u8], flags: AtFlags, mut args: Str
         let mut probe = load::probe_buffer(script::PROBE_LEN);
         let len = load::read_at(&file, 0, &mut probe)?;
         probe.truncate(len);
-        let next = match misc::find(&probe, &shown) {
+        let next = match misc::find(&me.cred().user_ns, &probe, &shown) {
             Some(format) => Some(Next::Format(format)),
             None => script::parse(&probe)?.map(Next::Script),
         };
