@@ -405,6 +405,17 @@ impl Current {
         Ok(())
     }
 
+    /// Takes note of the code and stack segments in `regs`, with which it will go on in user mode.
+    #[inline]
+    pub fn note_segments(&self, regs: &UserRegs) {
+        arch::thread::note_segments(self, regs);
+    }
+
+    /// Whether `selector` is one that user code may have as its stack segment.
+    pub fn is_stack_segment(&self, selector: u16) -> bool {
+        arch::thread::is_stack_segment(self, selector)
+    }
+
     /// Puts the floating-point state, FS and GS base back to their initial values (execve).
     pub fn reset_user_state(&self) {
         arch::thread::reset_user_state(self);

@@ -9,8 +9,9 @@ use crate::sync::Once;
 use crate::thread::Thread;
 
 /// User registers at entry to the kernel, in the order of Linux's `struct pt_regs` (ptrace and signal
-/// frames show them so). Returning to user mode sanitises what must not be arbitrary: segments, `rflags`
-/// and a non-canonical `rip`.
+/// frames show them so). Returning to user mode sanitises `rflags`, and segments or an `rip` that the machine would refuse
+/// become the exception that the program would have met. Whoever gives the current thread other segments than it came
+/// with calls [`crate::thread::Current::note_segments`].
 #[derive(
     Clone,
     Copy,

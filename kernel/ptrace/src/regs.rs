@@ -55,8 +55,8 @@ pub fn set(stop: &mut Stop, idx: usize, value: u64) -> Result<()> {
     let slot = words.get_mut(idx).ok_or(Errno::EIO)?;
     match idx {
         CS | SS if !is_user_selector(value) || value & 0xffff == 0 => return Err(Errno::EIO),
-        // The machine has one code and one stack segment for 64-bit programs.
-        CS | SS => return Ok(()),
+        // Whatever they lead to: what the machine refuses is an exception on the way back.
+        CS | SS => *slot = value & 0xffff,
         EFLAGS => *slot = *slot & !FREE_FLAGS | value & FREE_FLAGS,
         FS_BASE | GS_BASE if value >= USER_END => return Err(Errno::EIO),
         FS_BASE => stop.bases.fs = value,

@@ -1,4 +1,4 @@
-//! modify_ldt(2): data segments of a process's own.
+//! modify_ldt(2): segments of a process's own.
 //!
 //! ```text
 //! struct user_desc, 16 bytes: entry_number u32, base_addr u32, limit u32, bits
@@ -9,7 +9,7 @@
 //! Source: modify_ldt(2), arch/x86/include/uapi/asm/ldt.h of Linux 7.2.
 
 use abi::Errno;
-use hal::segment::{MAX_SEGMENTS, Segment};
+use hal::segment::{Kind, MAX_SEGMENTS, Segment};
 use hal::{NoMemory, UserAddr, user};
 
 use crate::{Cx, Result};
@@ -98,17 +98,21 @@ fn describe(base: u32, limit: u32, bits: u32, mode: Mode) -> Result<Option<Segme
     if base == 0 && limit == 0 && (mode == Mode::Old || bits & KNOWN == EMPTY) {
         return Ok(None);
     }
-    if contents >= 2 {
-        // LINUX: code segments, for 32-bit and 16-bit code. Nothing here could go back to them.
+    if !bit(0) {
+        // As Linux without CONFIG_X86_16BIT, which Debian's is: no segments of 16 bits.
         return Err(Errno::EINVAL);
     }
     Ok(Some(Segment {
         base,
         limit: limit & 0xf_ffff,
+        kind: match contents {
+            0 => Kind::Data,
+            1 => Kind::DataDown,
+            2 => Kind::Code,
+            _ => Kind::ConformingCode,
+        },
+        open: !bit(3),
         in_pages: bit(4),
-        grows_down: contents == 1,
-        writable: !bit(3),
-        is_32bit: bit(0),
         present: !bit(5),
         available: mode == Mode::New && bit(6),
     }))
@@ -123,11 +127,15 @@ mod tests {
         assert_eq!(describe(0, 0, 0x28, Mode::New), Ok(None));
         assert_eq!(describe(0, 0, 0x01, Mode::Old), Ok(None));
         assert_eq!(describe(9, 0, 0x04, Mode::New), Err(Errno::EINVAL));
+        let code = describe(9, 0, 0x05, Mode::New).unwrap().unwrap();
+        assert!(code.kind == Kind::Code && code.open && code.present);
+        let conforming = describe(9, 0, 0x2f, Mode::New).unwrap().unwrap();
+        assert!(conforming.kind == Kind::ConformingCode && !conforming.open && !conforming.present);
         assert_eq!(describe(0, 0, 0x06, Mode::New), Err(Errno::EINVAL));
         let data = describe(0x1000, 0xfff_ffff, 0x51, Mode::New).unwrap().unwrap();
         assert_eq!((data.base, data.limit), (0x1000, 0xf_ffff));
-        assert!(data.in_pages && data.writable && data.is_32bit && data.present && data.available);
+        assert!(data.in_pages && data.open && data.kind == Kind::Data && data.present && data.available);
         let old = describe(0x1000, 0xf, 0x49, Mode::Old).unwrap().unwrap();
-        assert!(!old.available && !old.writable && !old.grows_down);
+        assert!(!old.available && !old.open && old.kind == Kind::Data);
     }
 }

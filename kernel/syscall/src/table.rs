@@ -238,7 +238,7 @@ syscalls! {
     151 mlockall(flags: u32) => mem::sys_mlockall, Support::Full;
     152 munlockall() => mem::sys_munlockall, Support::Full;
     153 vhangup() => path::sys_vhangup, Support::Full;
-    154 modify_ldt(func: u32, ptr: UserAddr, len: usize) => segment::sys_modify_ldt, Support::Partial("no code segments: EINVAL");
+    154 modify_ldt(func: u32, ptr: UserAddr, len: usize) => segment::sys_modify_ldt, Support::Full;
     155 pivot_root(new_root: UserAddr, put_old: UserAddr) => path::sys_pivot_root, Support::Full;
     157 prctl(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) => cred::sys_prctl, Support::Full;
     158 arch_prctl(code: u32, addr: u64) => cred::sys_arch_prctl, Support::Full;

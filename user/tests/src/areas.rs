@@ -51,6 +51,7 @@ mod ptrace;
 mod rseq;
 mod scheduling;
 mod seccomp;
+mod segcode;
 mod segment;
 mod signal;
 mod signalfd;
@@ -129,6 +130,7 @@ const AREAS: &[&[harness::Test]] = &[
     jobs::TESTS,
     ksm::TESTS,
     ptrace::TESTS,
+    segcode::TESTS,
     segment::TESTS,
     rseq::TESTS,
     seccomp::TESTS,

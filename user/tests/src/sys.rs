@@ -242,6 +242,14 @@ pub fn gs() -> u16 {
     selector
 }
 
+/// The selector in SS.
+pub fn ss() -> u16 {
+    let selector: u16;
+    // SAFETY: reading a segment register has no effect.
+    unsafe { std::arch::asm!("mov {:x}, ss", out(reg) selector, options(nomem, nostack)) };
+    selector
+}
+
 /// Loads GS; a selector that leads nowhere is a `SIGSEGV`.
 pub fn set_gs(selector: u16) {
     // SAFETY: nothing in these programs uses GS.

@@ -73,16 +73,6 @@ fn force_with(info: SigInfo, handler: Handler) {
     send::recalc(&task);
 }
 
-/// Raises what the way back to user mode would meet with the segment `selector`, which user code cannot have.
-pub(super) fn refuse_segment(task: &CurrentTask, selector: u16) {
-    /// General protection.
-    const VECTOR: u8 = 13;
-    /// The requested privilege is not in the error code.
-    const PRIVILEGE: u16 = 3;
-    note(task, VECTOR, u64::from(selector & !PRIVILEGE), 0);
-    force(SigInfo::kernel(SIGSEGV));
-}
-
 /// Records what a signal frame tells about a fault.
 #[inline]
 fn note(task: &CurrentTask, trap_nr: u8, error_code: u64, cr2: u64) {

@@ -9,8 +9,12 @@
 //! low   return address: the restorer          <- rsp of the handler, 8 below a multiple of 16
 //! ```
 //!
-//! Everything that comes back through rt_sigreturn(2) is hostile: flags are masked here, segments and a non-canonical
-//! instruction pointer are refused by hal on the way out, and hal checks the floating-point state.
+//! Everything that comes back through rt_sigreturn(2) is hostile: flags are masked here, segments and instruction pointers
+//! that the machine would refuse become exceptions on the way out, in hal, and hal checks the floating-point state.
+//!
+//! A handler starts in 64-bit code with the stack segment that was interrupted, if that is any good. Code and stack segment
+//! of a frame come back as they are; only the stack segment that 64-bit code without `UC_STRICT_RESTORE_SS` asks for is
+//! replaced when it is bad, since programs older than that flag put anything there.
 //!
 //! Sources: System V ABI AMD64 supplement 3.2.2, sigaltstack(2), sigreturn(2), arch/x86/include/uapi/asm/ucontext.h.
 
@@ -37,8 +41,12 @@ const SIGINFO_AT: u64 = UCONTEXT_AT + size_of::<Ucontext>() as u64;
 /// The smallest alternate stack that sigaltstack(2) takes (`MINSIGSTKSZ`).
 const MIN_ALT_STACK: u64 = 2048;
 
-/// `uc_flags`: the frame has an XSAVE area; `ss` is saved; `ss` is restored as saved.
-const UC_FLAGS: u64 = 1 | 2 | 4;
+/// `uc_flags`: the frame has an XSAVE area (`UC_FP_XSTATE`); `ss` is saved (`UC_SIGCONTEXT_SS`).
+const UC_FLAGS: u64 = 1 | 2;
+/// `uc_flags`: `ss` is restored as saved even if it is bad. In frames of 64-bit code.
+const UC_STRICT_RESTORE_SS: u64 = 4;
+/// The privilege in a selector: the user's.
+const USER_RPL: u16 = 3;
 /// User code and stack segments, as hal sets them up.
 const USER_CS: u64 = 0x33;
 const USER_SS: u64 = 0x2b;
@@ -190,8 +198,9 @@ fn push_frame(
     let (frame, fpu) = place(&alt, action, regs.rsp, thread::fpu_frame_size() as u64)?;
     task.hal().save_fpu(UserAddr(fpu), rights)?;
     let at = |offset| UserAddr(frame.wrapping_add(offset));
+    let strict = if regs.cs == USER_CS { UC_STRICT_RESTORE_SS } else { 0 };
     let context = Ucontext {
-        uc_flags: UC_FLAGS,
+        uc_flags: UC_FLAGS | strict,
         uc_link: 0,
         uc_stack: StackT { ss_sp: alt.sp, ss_flags: alt.flags, pad0: 0, ss_size: alt.len },
         uc_mcontext: save_registers(task, regs, mask, fpu),
@@ -209,9 +218,17 @@ fn push_frame(
     regs.rip = action.handler;
     regs.rsp = frame;
     regs.cs = USER_CS;
-    regs.ss = USER_SS;
+    keep_good_stack_segment(task, regs);
     regs.rflags &= !HANDLER_CLEARS;
     Ok(())
+}
+
+/// Puts the usual stack segment in the place of one that user code cannot have.
+#[inline]
+fn keep_good_stack_segment(task: &CurrentTask, regs: &mut UserRegs) {
+    if regs.ss != USER_SS && !task.hal().is_stack_segment(regs.ss as u16) {
+        regs.ss = USER_SS;
+    }
 }
 
 /// The registers as a signal frame shows them.
@@ -270,10 +287,10 @@ fn load_registers(from: &SigContext, regs: &mut UserRegs) {
         // The frame is not that of a call any more, so nothing restarts.
         orig_rax: u64::MAX,
         rip: from.rip,
-        cs: USER_CS,
+        cs: (from.cs | USER_RPL).into(),
         rflags: regs.rflags & !RESTORED_FLAGS | from.eflags & RESTORED_FLAGS,
         rsp: from.rsp,
-        ss: USER_SS,
+        ss: (from.ss | USER_RPL).into(),
     };
 }
 
@@ -297,6 +314,10 @@ fn restore_frame(regs: &mut UserRegs) -> Result<(), Fault> {
     let context: Ucontext = user::read(UserAddr(regs.rsp))?;
     set_blocked(&task, context.uc_sigmask);
     load_registers(&context.uc_mcontext, regs);
+    if context.uc_flags & UC_STRICT_RESTORE_SS == 0 && regs.cs == USER_CS {
+        keep_good_stack_segment(&task, regs);
+    }
+    task.hal().note_segments(regs);
     if context.uc_mcontext.fpstate != 0 {
         task.hal().restore_fpu(UserAddr(context.uc_mcontext.fpstate))?;
     } else {
@@ -310,22 +331,7 @@ fn restore_frame(regs: &mut UserRegs) -> Result<(), Fault> {
     {
         *stack = new;
     }
-    drop(stack);
-    if let Some(selector) = impossible_segment(&context) {
-        fault::refuse_segment(&task, selector);
-    }
     Ok(())
-}
-
-/// The segment in a frame that user code cannot have. The stack's counts if the frame asks for it as it is.
-fn impossible_segment(context: &Ucontext) -> Option<u16> {
-    /// `UC_STRICT_RESTORE_SS`.
-    const STRICT: u64 = 4;
-    let from = &context.uc_mcontext;
-    if u64::from(from.cs) != USER_CS {
-        return Some(from.cs);
-    }
-    (context.uc_flags & STRICT != 0 && u64::from(from.ss) != USER_SS).then_some(from.ss)
 }
 
 /// Changes the caller's mask and sees to signals that it opens or closes.
@@ -384,12 +390,16 @@ mod tests {
     }
 
     #[test]
-    fn sigreturn_keeps_privileged_flags_and_segments() {
+    fn sigreturn_keeps_privileged_flags_and_privilege() {
         let mut regs = UserRegs { rflags: 0x202, ..UserRegs::default() };
         let hostile =
             SigContext { eflags: u64::MAX, cs: 0x10, ss: 0, rip: u64::MAX, ..SigContext::default() };
         load_registers(&hostile, &mut regs);
-        assert_eq!((regs.cs, regs.ss), (USER_CS, USER_SS));
+        assert_eq!(
+            (regs.cs, regs.ss),
+            (0x13, 3),
+            "the user's privilege, which hal holds against what they lead to"
+        );
         assert_eq!(regs.rflags & !RESTORED_FLAGS, 0x202);
         assert_eq!(regs.orig_rax, u64::MAX);
     }

@@ -124,6 +124,7 @@ fn end(task: &CurrentTask, tie: &Tracee, regs: &mut UserRegs, before: Bases) -> 
         task.clear_flags(TaskFlags::TRACE_STOPPED | TaskFlags::LISTENING);
         if let Some(stop) = &stop {
             *regs = stop.regs;
+            task.hal().note_segments(regs);
         }
         if state.steps && regs.rflags & TRAP_FLAG == 0 {
             state.owns_trap_flag = true;

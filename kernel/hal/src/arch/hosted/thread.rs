@@ -207,6 +207,13 @@ pub fn set_segments(current: &Current, _selectors: Selectors, fs_base: u64, gs_b
     set_gs_base(current, gs_base);
 }
 
+pub fn note_segments(_current: &Current, _regs: &UserRegs) {}
+
+/// There is user data, and nothing else.
+pub fn is_stack_segment(_current: &Current, selector: u16) -> bool {
+    selector == 0x2b
+}
+
 pub fn reset_user_state(current: &Current) {
     set_fs_base(current, 0);
     set_gs_base(current, 0);

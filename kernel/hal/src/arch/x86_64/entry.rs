@@ -8,7 +8,7 @@
 //!   push the other registers, call trap(&mut regs)
 //!   to user mode: leave(&mut regs), swapgs, iretq      to the kernel: iretq
 //! SYSCALL: swapgs, take the kernel stack, push everything, call system_call(&mut regs)
-//!   work flags 0, rcx == rip, r11 == rflags and both harmless: swapgs, sysretq; otherwise as above
+//!   no work left, rcx == rip, r11 == rflags and both harmless: swapgs, sysretq; otherwise as above
 //! NMI, #DF, #MC: stack of their own, GS base from the word at its top, restored by MSR afterwards
 //! #DB: stack of its own; from user mode the frame moves to the thread's stack and goes the way of the stubs,
 //!   from the kernel it is treated as the three above
@@ -16,8 +16,8 @@
 //!
 //! # Invariants
 //!
-//! - E1: to user mode goes only what [`super::exception::leave`] sanitised, or what the checks before SYSRET passed:
-//!   a canonical `rip` in the lower half and `rflags` with only arithmetic bits, AC, DF and ID free.
+//! - E1: to user mode goes only what [`super::exception::leave`] sanitised, so that IRET cannot fault, or what the checks
+//!   before SYSRET passed: a canonical `rip` in the lower half and `rflags` with only arithmetic bits, AC, DF and ID free.
 //! - E2: the instructions between SWAPGS and the kernel stack, and between the user's RSP and SYSRET, run with
 //!   interrupts off and touch nothing that can fault; NMI and machine check do not trust GS or RSP.
 //! - E3: #DB may strike those instructions (`mov ss` from a watched address delays it past SYSCALL), and user copies:
@@ -238,11 +238,13 @@ keel_syscall_entry:
     KEEL_CFI_FRAME 0
 3:  mov     rdi, rsp
     call    {exit_work}
+    test    al, al
+    jnz     keel_iret_to_user
     jmp     2b
     .cfi_endproc
     .size   keel_syscall_entry, . - keel_syscall_entry
 
-    # SYSCALL from 32-bit code, which cannot run here (no such segment).
+    # SYSCALL from 32-bit code, on CPUs that have it there: no such calls.
     .globl  keel_syscall32_entry
 keel_syscall32_entry:
     mov     eax, -38

@@ -20,8 +20,10 @@ use super::debug::{NEED_DEBUG, NO_TSC};
 use super::entry::{FREE_FLAGS, USER_FLAGS};
 use super::fpu::{self, NEED_LOAD};
 use super::gdt::{USER_CS, USER_DS};
-use super::{debug, instr, unwind, usercopy};
+use super::thread::OTHER_SEGMENTS;
+use super::{debug, instr, ldt, unwind, usercopy};
 use crate::addr::{USER_END, UserAddr};
+use crate::descriptor::{self, PRIVILEGE, Refusal, is_canonical};
 use crate::preempt;
 use crate::thread::{Thread, Work};
 use crate::trap::{self, Access, Exception, UserRegs};
@@ -161,21 +163,32 @@ pub(super) extern "C-unwind" fn system_call(regs: &mut UserRegs) {
     }
 }
 
-/// Does what the current thread's work word asks for before user mode. Interrupts are off at entry and at the end.
+/// Whether user mode goes on in its usual segments, the only ones that SYSRET knows.
+#[inline]
+pub(super) fn has_usual_segments(regs: &UserRegs) -> bool {
+    regs.cs == u64::from(USER_CS) && regs.ss == u64::from(USER_DS)
+}
+
+/// Does what the current thread's work word asks for before user mode; whether the way there must be IRET, because of
+/// other segments. Interrupts are off at entry and at the end.
 ///
 /// The flags of tracing, of breakpoints and of the ban on the time-stamp counter stay set for as long as these last: the
 /// first is for system-call entry, the others set the CPU up at the end.
-pub(super) extern "C-unwind" fn exit_work(regs: &mut UserRegs) {
+pub(super) extern "C-unwind" fn exit_work(regs: &mut UserRegs) -> bool {
     // SAFETY: a thread that is about to enter user mode is the current one, and alive.
     let thread: &Thread = unsafe { &*cpulocal::current_thread() };
     loop {
         let word = thread.work_word().load(Ordering::Relaxed);
-        let work = word & !(Work::TRACE.bits() | NEED_DEBUG | NO_TSC);
+        let work = word & !(Work::TRACE.bits() | NEED_DEBUG | NO_TSC | OTHER_SEGMENTS);
         if work == 0 {
             if word & (NEED_DEBUG | NO_TSC) != 0 {
                 debug::enter(thread, word);
             }
-            return;
+            let by_iret = !has_usual_segments(regs);
+            if word & OTHER_SEGMENTS != 0 && !by_iret {
+                thread.work_word().fetch_and(!OTHER_SEGMENTS, Ordering::Relaxed);
+            }
+            return by_iret;
         }
         if work & !NEED_LOAD != 0 {
             // SAFETY: this is a thread's own context on its way to user mode, where interrupts are on.
@@ -194,37 +207,50 @@ pub(super) extern "C-unwind" fn exit_work(regs: &mut UserRegs) {
     }
 }
 
-#[inline]
-fn is_canonical(addr: u64) -> bool {
-    (addr << 16) as i64 >> 16 == addr as i64
-}
-
 /// Makes `regs` fit for IRET to user mode (E1 of `entry`), after the thread's work is done. Ends with interrupts off.
 pub(super) extern "C-unwind" fn leave(regs: &mut UserRegs) {
     instr::cli();
-    exit_work(regs);
-    if !is_canonical(regs.rip) {
-        report_bad_rip(regs);
+    let _known = exit_work(regs);
+    while !is_fit(regs) {
+        if !report_refusal(regs) {
+            return;
+        }
     }
-    regs.cs = u64::from(USER_CS);
-    regs.ss = u64::from(USER_DS);
+}
+
+/// Takes from the flags what no program may have; whether IRET can go there.
+#[inline]
+fn is_fit(regs: &mut UserRegs) -> bool {
     // TF and RF may be set by a debugger or a signal frame, NT by the program: IRET restores them, and every entry
     // clears them for the kernel.
     const TF_NT_RF: u64 = 1 << 8 | 1 << 14 | 1 << 16;
     regs.rflags = regs.rflags & (FREE_FLAGS | TF_NT_RF) | USER_FLAGS;
+    if has_usual_segments(regs) { is_canonical(regs.rip) } else { check_return(regs).is_ok() }
 }
 
-/// IRET would fault in the kernel: raise what the program would see if the jump had been its own.
+/// What IRET would do with `regs`, whose selectors get the user's privilege. Interrupts are off.
 #[cold]
-fn report_bad_rip(regs: &mut UserRegs) {
+fn check_return(regs: &mut UserRegs) -> Result<(), Refusal> {
+    let selector = |value: u64| value as u16 | PRIVILEGE;
+    let (cs, ss) = (selector(regs.cs), selector(regs.ss));
+    (regs.cs, regs.ss) = (cs.into(), ss.into());
+    descriptor::check_return(cs, ss, regs.rip, ldt::descriptor)
+}
+
+/// IRET would fault in the kernel: raises what the program would see if the jump had been its own, and does the thread's
+/// work again. False when nobody is there to hear it: the thread goes nowhere then.
+#[cold]
+fn report_refusal(regs: &mut UserRegs) -> bool {
+    let refusal = check_return(regs).err().unwrap_or(Refusal::GENERAL);
+    let Some(upcalls) = trap::upcalls() else {
+        (regs.rip, regs.cs, regs.ss) = (NOWHERE, USER_CS.into(), USER_DS.into());
+        return false;
+    };
     // SAFETY: as in `exit_work`.
     unsafe { instr::sti() };
-    if let Some(upcalls) = trap::upcalls() {
-        upcalls.user_exception(Exception { vector: vector::GENERAL_PROTECTION, error_code: 0, cr2: 0 }, regs);
-    }
+    let Refusal { vector, error_code } = refusal;
+    upcalls.user_exception(Exception { vector, error_code, cr2: 0 }, regs);
     instr::cli();
-    exit_work(regs);
-    if !is_canonical(regs.rip) {
-        regs.rip = NOWHERE;
-    }
+    let _known = exit_work(regs);
+    true
 }

@@ -1,8 +1,8 @@
 //! Segments, the task-state segment and the stacks that entry code must find whatever happened.
 //!
 //! The selectors are Linux's, because user space sees them (signal frames, ptrace, `mov ax, cs`): user code 0x33,
-//! user data 0x2b. The slot of 32-bit user code stays empty: this kernel runs no 32-bit programs, and without the
-//! segment no far jump reaches 32-bit mode. A process's own segments (`ldt`) are data, too.
+//! user data 0x2b, and 0x23 for 32-bit user code, which a 64-bit program reaches by a far jump. There are no 32-bit
+//! system calls: `int 0x80` and SYSENTER are #GP, SYSCALL is #UD or ENOSYS. A process's own segments are in `ldt`.
 //!
 //! Interrupt stacks: NMI, double fault, machine check and #DB may strike while RSP or GS is not the kernel's (the first
 //! instructions of SYSCALL entry, a kernel stack that ran into its guard page), so each has a stack of its own. The
@@ -16,6 +16,7 @@ use core::mem::size_of;
 
 use super::cpulocal::CpuLocal;
 use super::instr::{self, IA32_GS_BASE, IA32_KERNEL_GS_BASE};
+use crate::descriptor::Descriptor;
 
 /// Kernel code.
 pub(super) const KERNEL_CS: u16 = 0x10;
@@ -25,8 +26,8 @@ pub(super) const KERNEL_DS: u16 = 0x18;
 pub(super) const USER_DS: u16 = 0x2b;
 /// User 64-bit code, with RPL 3.
 pub(super) const USER_CS: u16 = 0x33;
-/// What SYSRET adds to: +8 is user data, +16 is user code.
-pub(super) const SYSRET_BASE: u16 = 0x23;
+/// User 32-bit code, with RPL 3. What SYSRET adds to: +8 is user data, +16 is user code.
+pub(super) const USER32_CS: u16 = 0x23;
 const TSS: u16 = 0x40;
 /// The descriptor of the local table; see `ldt`.
 const LDT: u16 = 0x50;
@@ -60,6 +61,23 @@ struct TaskState {
     io_map_base: u16,
 }
 
+const USER32_CODE: u64 = 0x00cf_fb00_0000_ffff;
+const USER_DATA: u64 = 0x00cf_f300_0000_ffff;
+const USER_CODE: u64 = 0x00af_fb00_0000_ffff;
+/// Limit in bytes, DPL 3, read-only data; the limit is added.
+const CPU_NUMBER_DATA: u64 = 0x0040_f100_0000_0000;
+
+/// What user code finds at `selector`, a global one with RPL 3; of what is not for it, nothing.
+pub(super) fn user_descriptor(selector: u16) -> Descriptor {
+    Descriptor(match selector {
+        USER32_CS => USER32_CODE,
+        USER_DS => USER_DATA,
+        USER_CS => USER_CODE,
+        CPU_NUMBER => CPU_NUMBER_DATA,
+        _ => 0,
+    })
+}
+
 /// The tables of one CPU.
 #[repr(C, align(16))]
 pub(super) struct Descriptors {
@@ -80,8 +98,9 @@ impl Descriptors {
         let mut gdt = [0; 16];
         gdt[KERNEL_CS as usize / 8] = 0x00af_9b00_0000_ffff;
         gdt[KERNEL_DS as usize / 8] = 0x00cf_9300_0000_ffff;
-        gdt[USER_DS as usize / 8] = 0x00cf_f300_0000_ffff;
-        gdt[USER_CS as usize / 8] = 0x00af_fb00_0000_ffff;
+        gdt[USER32_CS as usize / 8] = USER32_CODE;
+        gdt[USER_DS as usize / 8] = USER_DATA;
+        gdt[USER_CS as usize / 8] = USER_CODE;
         Descriptors {
             gdt,
             tss: TaskState {
@@ -121,8 +140,8 @@ pub(super) unsafe fn load(cpu: &'static CpuLocal) {
     let limit = size_of::<TaskState>() as u64 - 1;
     tables.gdt[TSS as usize / 8] = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
     tables.gdt[TSS as usize / 8 + 1] = base >> 32;
-    // Limit in bytes, DPL 3, read-only data. Linux keeps the node number above bit 12; here it is always 0.
-    tables.gdt[CPU_NUMBER as usize / 8] = 0x0040_f100_0000_0000 | u64::from(cpu.id & 0xfff);
+    // Linux keeps the node number above bit 12; here it is always 0.
+    tables.gdt[CPU_NUMBER as usize / 8] = CPU_NUMBER_DATA | u64::from(cpu.id & 0xfff);
 
     let pointer = TablePointer { limit: size_of::<[u64; 16]>() as u16 - 1, base: tables.gdt.as_ptr() as u64 };
     // SAFETY: the table lives as long as the kernel and holds the selectors loaded here. Reloading CS by a far
@@ -171,13 +190,27 @@ pub(super) unsafe fn set_kernel_stack(cpu: &CpuLocal, top: u64) {
     unsafe { (&raw mut (*tables).tss.rsp).cast::<u64>().write_unaligned(top) };
 }
 
+/// Loads the kernel's stack segment if an interrupt from user mode has put null there. It makes no difference in the kernel,
+/// but AMD's SYSRET leaves the attributes of a null segment in SS, which 32-bit code would meet (AMD64 manual vol. 3,
+/// SYSRET). Only a switch from a thread that came by an interrupt to one that leaves by SYSRET can show it.
+#[inline]
+pub(super) fn keep_kernel_ss() {
+    let ss: u16;
+    // SAFETY: reading a segment register has no effect.
+    unsafe { asm!("mov {:x}, ss", out(reg) ss, options(nomem, nostack, preserves_flags)) };
+    if ss != KERNEL_DS {
+        // SAFETY: the segment that `load` has put there.
+        unsafe { asm!("mov ss, {:x}", in(reg) KERNEL_DS, options(nostack, preserves_flags)) };
+    }
+}
+
 /// Makes `range` (address and length in bytes) this CPU's local descriptor table; `None`: it has none.
 ///
 /// # Safety
 ///
 /// 1. Interrupts are off.
-/// 2. The memory holds descriptors of user data segments with the accessed bit, and stays so until another table is
-///    loaded. It is 1 to 8192 descriptors long.
+/// 2. The memory holds descriptors of user segments with the accessed bit (L2 of `ldt`), and stays so until another
+///    table is loaded. It is 1 to 8192 descriptors long.
 pub(super) unsafe fn load_ldt(range: Option<(u64, usize)>) {
     let selector = match range {
         None => 0,

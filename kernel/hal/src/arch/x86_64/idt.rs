@@ -12,7 +12,7 @@ use super::entry::{
     keel_debug_entry, keel_double_fault_entry, keel_machine_check_entry, keel_nmi_entry, keel_syscall_entry,
     keel_syscall32_entry, keel_vector_stubs,
 };
-use super::gdt::{IST_DEBUG, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, KERNEL_CS, SYSRET_BASE};
+use super::gdt::{IST_DEBUG, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, KERNEL_CS, USER32_CS};
 use super::instr::{self, IA32_EFER};
 
 const IA32_STAR: u32 = 0xc000_0081;
@@ -96,7 +96,7 @@ pub(super) unsafe fn load() {
     let pointer = TablePointer { limit: size_of::<[Gate; 256]>() as u16 - 1, base: IDT.0.get() as u64 };
     // SAFETY: by 1 the table is filled; it is static.
     unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) };
-    let star = u64::from(SYSRET_BASE) << 48 | u64::from(KERNEL_CS) << 32;
+    let star = u64::from(USER32_CS) << 48 | u64::from(KERNEL_CS) << 32;
     // SAFETY: every x86-64 CPU has these registers. They name code that expects exactly this state, and segments
     // that `gdt::load` set up (1). SYSENTER_CS = 0 makes SYSENTER raise #GP.
     unsafe {

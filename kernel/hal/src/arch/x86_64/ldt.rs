@@ -12,10 +12,10 @@
 //! # Invariants
 //!
 //! - L1: LDTR of a CPU is null, or covers the [`Ldt`] of the page table in its slot of `paging::tlb`, which is loaded.
-//! - L2: every entry is 0 or a data segment of user privilege with the accessed bit set, so the CPU never writes to a
-//!   table, and no far jump finds code in one.
-//! - L3: [`write_selectors`](super::thread) loads only what [`is_loadable`] has accepted with interrupts off: loading it
-//!   cannot fault.
+//! - L2: every entry is 0 or a data or code segment of user privilege with the accessed bit set, so the CPU never writes
+//!   to a table. All are of 32 bits; code that is present does not conform: it runs as user code.
+//! - L3: [`write_selectors`](super::thread) loads only what [`loadable`] has accepted with interrupts off: loading it
+//!   cannot fault. Likewise `exception::leave` returns to what [`descriptor`] showed it with interrupts off.
 //!
 //! Source: Intel SDM vol. 3 ch. 3.4.5 (descriptors), 3.5.1 (descriptor tables).
 
@@ -26,6 +26,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::{cpu, gdt};
 use crate::cpu::MAX_CPUS;
+use crate::descriptor::{Descriptor, PRIVILEGE};
 use crate::error::NoMemory;
 use crate::segment::{MAX_SEGMENTS, Segment, Selectors};
 use crate::sync::SpinLock;
@@ -49,25 +50,6 @@ pub(super) struct Slot {
 
 /// What each CPU has in LDTR, or null. Touched by its own CPU only, with interrupts off.
 static LOADED: [AtomicPtr<Ldt>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
-
-/// The descriptor of `segment` (L2).
-fn descriptor(segment: &Segment) -> u64 {
-    /// Data, accessed, S, DPL 3.
-    const KIND: u64 = 0xf1;
-    let bit = |on: bool, at: u32| u64::from(on) << at;
-    let (base, limit) = (u64::from(segment.base), u64::from(segment.limit));
-    limit & 0xffff
-        | (base & 0xff_ffff) << 16
-        | (KIND & !0x80) << 40
-        | bit(segment.writable, 41)
-        | bit(segment.grows_down, 42)
-        | bit(segment.present, 47)
-        | (limit >> 16 & 0xf) << 48
-        | bit(segment.available, 52)
-        | bit(segment.is_32bit, 54)
-        | bit(segment.in_pages, 55)
-        | (base >> 24) << 56
-}
 
 impl Slot {
     /// No table.
@@ -115,7 +97,7 @@ impl Slot {
             entries.try_reserve_exact(len).map_err(|_| NoMemory)?;
             entries.extend_from_slice(present);
             entries.resize(len, 0);
-            entries[index] = segment.map_or(0, descriptor);
+            entries[index] = segment.map_or(0, |segment| Descriptor::of(segment).0);
             match self.replace(old.as_ref(), Arc::new(Ldt { entries })) {
                 Ok(replaced) => {
                     reload();
@@ -175,23 +157,25 @@ fn load(ldt: *mut Ldt) {
     unsafe { gdt::load_ldt(range) };
 }
 
-/// Whether `selector` may be loaded into DS, ES, FS or GS without a fault on this CPU. Interrupts are off.
-fn is_loadable(selector: u16) -> bool {
-    const RPL: u16 = 3;
+/// What `selector` leads to on this CPU; of what belongs to the kernel, nothing. Interrupts are off for as long as that
+/// shall stay true.
+pub(super) fn descriptor(selector: u16) -> Descriptor {
     if selector & LOCAL == 0 {
-        let base = selector & !RPL;
-        return base == 0 || [gdt::USER_DS, gdt::USER_CS, gdt::CPU_NUMBER].contains(&(base | RPL));
+        return gdt::user_descriptor(selector | PRIVILEGE);
     }
-    const PRESENT: u64 = 1 << 47;
     let ldt = LOADED[cpu::current_id() as usize].load(Ordering::Relaxed);
     // SAFETY: L1: what LDTR covers is alive, and with interrupts off it stays loaded.
     let table = unsafe { ldt.as_ref() };
     let entry = table.and_then(|table| table.entries.get(usize::from(selector >> 3)));
-    // L2: data of user privilege.
-    entry.is_some_and(|entry| entry & PRESENT != 0)
+    Descriptor(entry.copied().unwrap_or(0))
 }
 
-/// `selectors` with null for those that would fault. Interrupts are off until they are loaded.
+/// `selectors` with null for those that would fault in DS, ES, FS or GS. Interrupts are off until they are loaded.
 pub(super) fn loadable(selectors: Selectors) -> Selectors {
-    selectors.map(|selector| if is_loadable(selector) { selector } else { 0 })
+    let is_null = |selector: u16| selector & !PRIVILEGE == 0;
+    selectors.map(
+        |selector| {
+            if is_null(selector) || descriptor(selector).is_loadable() { selector } else { 0 }
+        },
+    )
 }

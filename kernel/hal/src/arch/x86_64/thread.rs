@@ -29,10 +29,11 @@ use super::cpu::Feature;
 use super::cpulocal::{self, OFFSET_KERNEL_SP};
 use super::debug::DebugState;
 pub(crate) use super::debug::{forbid_tsc, is_tsc_forbidden, set as set_breakpoints};
+use super::entry::{FREE_FLAGS, USER_FLAGS};
 use super::fpu::{self, Buffer};
 use super::instr::{self, IA32_FS_BASE, IA32_KERNEL_GS_BASE};
 use super::stack::KernelStack;
-use super::{gdt, ldt, pku, unwind};
+use super::{exception, gdt, ldt, pku, unwind};
 use crate::addr::UserAddr;
 use crate::error::{Fault, NoMemory};
 use crate::pkey::INITIAL;
@@ -44,6 +45,9 @@ pub(crate) use super::fpu::fpu_frame_size;
 
 /// Where the work word lies in a [`Thread`], for entry code.
 pub(super) const OFFSET_WORK: usize = offset_of!(Thread, work);
+
+/// The work flag that says: the thread may go on in other segments than the usual, which SYSRET does not know.
+pub(super) const OTHER_SEGMENTS: u32 = 1 << 28;
 
 static HAS_FSGSBASE: AtomicBool = AtomicBool::new(false);
 
@@ -231,6 +235,7 @@ pub(crate) unsafe fn switch(prev: *const Thread, next: *const Thread) -> *const 
     cpu.current.store(next.cast_mut(), Ordering::Relaxed);
     // SAFETY: interrupts are off (1); the stack belongs to `next`, which stays alive while it is current.
     unsafe { gdt::set_kernel_stack(cpu, to.arch.stack_top()) };
+    gdt::keep_kernel_ss();
     if to.arch.fpu().is_some() {
         fpu::switch_in(to);
         pku::switch_in(&to.arch.pkru);
@@ -391,6 +396,21 @@ pub(crate) fn set_segments(_current: &Current, selectors: Selectors, fs_base: u6
     write_user_gs_base(gs_base);
 }
 
+/// Takes note of the segments in `regs`, with which the current thread will go on.
+#[inline]
+pub(crate) fn note_segments(current: &Current, regs: &UserRegs) {
+    if !exception::has_usual_segments(regs) {
+        current.work_word().fetch_or(OTHER_SEGMENTS, Ordering::Relaxed);
+    }
+}
+
+/// Whether user code of the current thread may have `selector` in SS.
+#[cold]
+pub(crate) fn is_stack_segment(_current: &Current, selector: u16) -> bool {
+    let _off = crate::irq::disable();
+    ldt::descriptor(selector).is_stack()
+}
+
 /// Gives the current thread the user state of a new program.
 pub(crate) fn reset_user_state(current: &Current) {
     if let Some(buffer) = current.arch.fpu() {
@@ -478,6 +498,8 @@ impl ArchThread {
     /// first way out, 8 bytes lower than those of traps ([`gdt::set_kernel_stack`]).
     pub(crate) fn peek_user_regs(&self) -> Option<UserRegs> {
         const WORDS: usize = size_of::<UserRegs>() / 8;
+        /// With TF, NT and RF.
+        const ALL_FLAGS: u64 = FREE_FLAGS | USER_FLAGS | 1 << 8 | 1 << 14 | 1 << 16;
         if !self.has_been_to_user() {
             return None;
         }
@@ -493,8 +515,15 @@ impl ArchThread {
         let [of_call @ .., _] = words;
         let [_, of_trap @ ..] = words;
         let regs: UserRegs = zerocopy::transmute!(of_trap);
-        // Of a call, the flags are there, which are never so few.
-        Some(if regs.cs == u64::from(gdt::USER_CS) { regs } else { zerocopy::transmute!(of_call) })
+        // Of a call, the flags are there, which are no selector of the kernel's; a process's own may look like them, but
+        // then the stack pointer stands where the flags of a trap would be, and seldom looks like those.
+        let is_known = [gdt::USER_CS, gdt::USER32_CS].contains(&(regs.cs as u16)) && regs.cs >> 16 == 0;
+        let is_own = regs.cs & 7 == 7 && regs.cs >> 16 == 0 && regs.rflags & !ALL_FLAGS == 0;
+        Some(if is_known || is_own && regs.rflags & USER_FLAGS == USER_FLAGS {
+            regs
+        } else {
+            zerocopy::transmute!(of_call)
+        })
     }
 }
 
