@@ -35,6 +35,25 @@ impl Scale {
         Self::of_ratio(femtoseconds, 1_000_000)
     }
 
+    /// This scale for a clock that gains `extra` nanoseconds a second, with 32 fractional bits; at most a tenth either way.
+    pub(crate) fn adjusted(self, extra: i64) -> Scale {
+        const SECOND: i128 = (NS_PER_S as i128) << 32;
+        const LIMIT: i128 = SECOND / 8;
+        let product = self.mult as i128 * (SECOND + (extra as i128).clamp(-LIMIT, LIMIT));
+        let rounded = |product: i128| (product + SECOND / 2) / SECOND;
+        let mult = rounded(product);
+        if mult > u32::MAX as i128 && self.shift > 0 {
+            return Scale { mult: rounded(product / 2) as u32, shift: self.shift - 1 };
+        }
+        Scale { mult: mult.clamp(1, u32::MAX as i128) as u32, shift: self.shift }
+    }
+
+    /// How many nanoseconds by this scale pass while `ns` pass by `other`, which is this one adjusted.
+    pub(crate) fn unadjusted(self, other: Scale, ns: u64) -> u64 {
+        let other_mult = (other.mult.max(1) as u128) << self.shift.saturating_sub(other.shift).min(32);
+        (ns as u128 * self.mult as u128 / other_mult).min(u64::MAX as u128) as u64
+    }
+
     /// The nanoseconds of `ticks`.
     #[inline]
     pub(crate) const fn ns(self, ticks: u64) -> u64 {
@@ -143,6 +162,25 @@ mod tests {
         assert_eq!(Scale::of_hz(0), Scale::of_hz(1_000_000));
         assert_eq!(Scale::NANOSECONDS.ns(7), 7);
         assert_eq!(Scale::of_hz(1_000_000).ticks(u64::MAX), u64::MAX / 1000 + 1);
+    }
+
+    #[test]
+    fn an_adjusted_scale_gains_what_was_asked() {
+        for hz in [1_000_000u64, 999_999_999, 1_000_000_000, 2_599_999_000, 4_294_967_295] {
+            let scale = Scale::of_hz(hz);
+            for ppm in [-100_000i64, -500, -1, 0, 1, 500, 100_000] {
+                let adjusted = scale.adjusted((ppm * 1000) << 32);
+                let (plain, changed) = (scale.ns(hz * 1000), adjusted.ns(hz * 1000));
+                let gained = changed as i64 - plain as i64;
+                assert!(
+                    gained.abs_diff(ppm * 1_000_000) <= 1000,
+                    "{hz} Hz, {ppm} ppm: {gained} ns in 1000 s"
+                );
+                assert!(scale.unadjusted(adjusted, changed).abs_diff(plain) <= 2);
+            }
+            assert_eq!(scale.adjusted(0), scale);
+            assert!(scale.adjusted(i64::MAX).mult > scale.adjusted(i64::MIN).mult / 2);
+        }
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl Mapped {
         data.tsc_base.store(now.wrapping_sub((seconds * 1_000_000_000) << 10), Relaxed);
         data.offsets_ns[0].store(1_700_000_000_123_456_789, Relaxed);
         data.offsets_ns[7].store(5_000_000_000, Relaxed);
+        data.readable.store(image::READABLE, Relaxed);
         data.mode.store(1, Relaxed);
     }
 }
@@ -142,6 +143,18 @@ fn clocks_follow_the_counter_and_their_offsets() {
     assert!((0..1_000_000_000).contains(&nanoseconds));
     assert_eq!(vdso.clock_gettime(0).1, 1_700_001_000);
     assert_eq!(vdso.clock_gettime(7).1, 1005);
+}
+
+#[test]
+fn a_clock_that_is_not_readable_is_the_systems() {
+    let vdso = Mapped::new();
+    vdso.set_clock(1000);
+    vdso.data().offsets_ns[4].store(4_000_000_000_000_000_000, Relaxed);
+    assert_eq!(vdso.clock_gettime(4).1, 4_000_001_000);
+    vdso.data().readable.store(image::READABLE & !image::RAW, Relaxed);
+    let (result, seconds, _) = vdso.clock_gettime(4);
+    assert!(result == 0 && seconds < 4_000_000_000, "the uptime of this machine");
+    assert_eq!(vdso.clock_gettime(1).1, 1000);
 }
 
 #[test]

@@ -1,20 +1,26 @@
 //! adjtimex(2): what a time daemon tells and asks about the wall clock.
 //!
-//! The clock can be set by an offset, and the estimates and status bits that a daemon leaves for others are kept. Its
-//! rate is fixed: who wants another one, or a slow correction, gets `EOPNOTSUPP`.
+//! The rules are in the crate `ntp`. Here they get their seconds and move the clock: its rate through hal, which has the
+//! vDSO follow, and leap seconds like any other setting of the clock. While something is being corrected a timer fires at
+//! each second of the wall clock; otherwise nothing runs.
 //!
 //! # Locks
 //!
-//! `STATE` sleeps and nests in nothing.
+//! `STATE` sleeps; that of setting the wall clock (`crate::time`) nests in it.
 //!
 //! Sources: adjtimex(2), ntp_adjtime(3).
 
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
 use abi::time::NSEC_PER_SEC;
 use abi::{Errno, Result};
-use sched::Mutex;
+use hal::sync::Once;
+use ntp::{Discipline, Request, TICK_US, TOLERANCE, adj, sta};
+use sched::{Mutex, Timer};
 use security::Cap;
 
-use crate::time::{set_wall, wall_ns};
+use crate::time::{set_wall, step_wall, wall_ns};
 
 /// `struct timex` in words of 64 bits; the places that are used follow.
 pub(crate) type Timex = [u64; 26];
@@ -27,85 +33,43 @@ const ESTERROR: usize = 4;
 const STATUS: usize = 5;
 const CONSTANT: usize = 6;
 const PRECISION: usize = 7;
-const TOLERANCE: usize = 8;
+const TOLERANCE_AT: usize = 8;
 const TIME_SEC: usize = 9;
 const TIME_USEC: usize = 10;
 const TICK: usize = 11;
 const TAI: usize = 20;
 
-/// Bits of `modes`.
-mod adj {
-    pub const OFFSET: u32 = 1;
-    pub const FREQUENCY: u32 = 2;
-    pub const MAXERROR: u32 = 4;
-    pub const ESTERROR: u32 = 8;
-    pub const STATUS: u32 = 0x10;
-    pub const TIMECONST: u32 = 0x20;
-    pub const TAI: u32 = 0x80;
-    pub const SETOFFSET: u32 = 0x100;
-    pub const MICRO: u32 = 0x1000;
-    pub const NANO: u32 = 0x2000;
-    pub const TICK: u32 = 0x4000;
-    /// The old adjtime(3): alone with `OFFSET`, and with `READONLY` to ask.
-    pub const ADJTIME: u32 = 0x8000;
-    pub const READONLY: u32 = 0x2000;
-}
-
-/// Status bits.
-mod sta {
-    pub const UNSYNC: u32 = 0x40;
-    pub const CLOCKERR: u32 = 0x1000;
-    pub const NANO: u32 = 0x2000;
-    /// Those that only the kernel sets.
-    pub const READONLY: u32 = 0xff00;
-}
-
-/// Results: all is well; not synchronised.
-const TIME_OK: usize = 0;
-const TIME_ERROR: usize = 5;
-/// The largest error that is told, in microseconds.
-const LIMIT_US: u64 = 16_000_000;
-/// The largest time constant.
-const MAX_CONSTANT: u64 = 10;
-/// The largest frequency offset, 500 parts in a million with 16 fractional bits.
-const TOLERANCE_PPM: u64 = 500 << 16;
-/// Microseconds of a tick of 100 Hz.
-const TICK_US: u64 = 10_000;
+/// Steps the clock.
+const SETOFFSET: u32 = 0x100;
+/// The old adjtime(3): alone with `OFFSET`, and with `READONLY` to ask.
+const ADJTIME: u32 = 0x8000;
+const READONLY: u32 = 0x2000;
 /// A frequency beyond this overflows Linux's arithmetic and is refused.
 const FREQ_LIMIT: i64 = i64::MAX / (1000 << 16);
 
-/// What is kept.
-struct State {
-    maxerror_us: u64,
-    esterror_us: u64,
-    status: u32,
-    constant: u64,
-    tai: u32,
-}
-
-static STATE: Mutex<State> = Mutex::new(
-    "syscall.adjtime",
-    State { maxerror_us: LIMIT_US, esterror_us: LIMIT_US, status: sta::UNSYNC, constant: 2, tai: 0 },
-);
+static STATE: Mutex<Discipline> = Mutex::new("syscall.adjtime", Discipline::new());
+/// Fires when the next second of the wall clock begins, while something is being corrected.
+static NEXT_SECOND: Once<Timer> = Once::new();
 
 /// Checks what needs no state, in Linux's order. `EPERM`, `EINVAL`.
 fn check(modes: u32, timex: &Timex) -> Result<()> {
-    if modes & adj::ADJTIME != 0 {
+    if modes & ADJTIME != 0 {
         if modes & adj::OFFSET == 0 {
             return Err(Errno::EINVAL);
         }
-        if modes & adj::READONLY == 0 {
+        if modes & READONLY == 0 {
             crate::require(Cap::SYS_TIME)?;
         }
     } else {
         if modes != 0 {
             crate::require(Cap::SYS_TIME)?;
         }
-        if modes & adj::TICK != 0 && !(TICK_US * 9 / 10..=TICK_US * 11 / 10).contains(&timex[TICK]) {
+        let ticks = TICK_US as u64 * 9 / 10..=TICK_US as u64 * 11 / 10;
+        if modes & adj::TICK != 0 && !ticks.contains(&timex[TICK]) {
             return Err(Errno::EINVAL);
         }
     }
-    if modes & adj::SETOFFSET != 0 {
+    if modes & SETOFFSET != 0 {
         crate::require(Cap::SYS_TIME)?;
         let limit = if modes & adj::NANO != 0 { NSEC_PER_SEC } else { 1_000_000 };
         if timex[TIME_USEC] >= limit {
@@ -119,81 +83,116 @@ fn check(modes: u32, timex: &Timex) -> Result<()> {
     Ok(())
 }
 
-/// Whether `modes` asks for a rate that the clock does not have.
-fn changes_rate(modes: u32, timex: &Timex) -> bool {
-    if modes & adj::ADJTIME != 0 {
-        return modes & adj::READONLY == 0 && timex[OFFSET] != 0;
+/// The second that the wall clock stands in.
+fn now_s() -> i64 {
+    (wall_ns() / NSEC_PER_SEC) as i64
+}
+
+/// Goes through the seconds that have begun, with the leap second that one of them may bring, and lets the clock follow.
+fn catch_up(state: &mut Discipline) {
+    while let Some(leap) = state.advance(now_s()) {
+        let second = NSEC_PER_SEC as i64;
+        match leap {
+            ntp::Leap::Back => {
+                log::info!("Clock: inserting leap second 23:59:60 UTC");
+                step_wall(-second);
+            }
+            ntp::Leap::Forward => {
+                log::info!("Clock: deleting leap second 23:59:59 UTC");
+                step_wall(second);
+            }
+        }
+        state.leapt(leap, now_s());
     }
-    modes & adj::OFFSET != 0 && timex[OFFSET] != 0
-        || modes & adj::FREQUENCY != 0 && timex[FREQ] != 0
-        || modes & adj::TICK != 0 && timex[TICK] != TICK_US
+    follow(state);
+}
+
+/// Gives the clock the rate that holds, and has the next second told of if that changes anything.
+fn follow(state: &Discipline) {
+    hal::time::set_rate(state.rate().0);
+    hal::time::set_tai_offset_s(state.tai_s());
+    if !state.is_busy() {
+        return;
+    }
+    NEXT_SECOND.call_once(|| {
+        // Setting rates and clocks sleeps.
+        Timer::new(Arc::new(|| sched::workqueue::queue(Box::new(|| catch_up(&mut STATE.lock())))))
+    });
+    if let Some(timer) = NEXT_SECOND.get() {
+        let left_ns = NSEC_PER_SEC - wall_ns() % NSEC_PER_SEC;
+        timer.start(hal::time::now_ns().saturating_add(left_ns));
+    }
+}
+
+/// The wall clock was set by somebody: what was being corrected is forgotten.
+pub(crate) fn clock_was_set() {
+    let mut state = STATE.lock();
+    state.clock_was_set(now_s());
+    follow(&state);
 }
 
 /// Does what `timex` asks for, fills it in, and gives the state of the clock.
 pub(crate) fn adjust(timex: &mut Timex) -> Result<usize> {
     let modes = timex[MODES] as u32;
     check(modes, timex)?;
-    if changes_rate(modes, timex) {
-        return Err(Errno::EOPNOTSUPP);
-    }
-    if modes & adj::SETOFFSET != 0 {
+    if modes & SETOFFSET != 0 {
         let unit = if modes & adj::NANO != 0 { 1 } else { 1000 };
         let by = i128::from(timex[TIME_SEC] as i64) * i128::from(NSEC_PER_SEC)
             + i128::from(timex[TIME_USEC] * unit);
         set_wall(u64::try_from(i128::from(wall_ns()) + by).map_err(|_| Errno::EINVAL)?)?;
     }
     let mut state = STATE.lock();
-    if modes & adj::ADJTIME == 0 {
-        state.take(modes, timex);
+    catch_up(&mut state);
+    let offset = if modes & ADJTIME != 0 {
+        adjust_once(&mut state, modes, timex[OFFSET] as i64)
+    } else {
+        if modes != 0 {
+            state.adjust(&request(modes, timex), now_s());
+        }
+        state.offset()
+    };
+    if modes != 0 {
+        follow(&state);
     }
-    let now = wall_ns();
-    let sub = if state.status & sta::NANO != 0 { 1 } else { 1000 };
-    let is_adjtime = modes & adj::ADJTIME != 0;
-    timex[OFFSET] = 0;
-    timex[FREQ] = 0;
-    timex[MAXERROR] = state.maxerror_us;
-    timex[ESTERROR] = state.esterror_us;
-    timex[STATUS] = u64::from(state.status);
-    timex[CONSTANT] = state.constant;
-    timex[PRECISION] = 1;
-    timex[TOLERANCE] = TOLERANCE_PPM;
-    timex[TIME_SEC] = now / NSEC_PER_SEC;
-    timex[TIME_USEC] = now % NSEC_PER_SEC / if is_adjtime { 1000 } else { sub };
-    timex[TICK] = TICK_US;
-    // No pulse-per-second source.
-    timex[TICK + 1..TAI].fill(0);
-    timex[TAI] = u64::from(state.tai);
-    let is_bad = state.status & (sta::UNSYNC | sta::CLOCKERR) != 0;
-    Ok(if is_bad { TIME_ERROR } else { TIME_OK })
+    fill(timex, &state, offset);
+    Ok(state.verdict().into())
 }
 
-impl State {
-    /// Keeps what a daemon tells.
-    fn take(&mut self, modes: u32, timex: &Timex) {
-        if modes & adj::STATUS != 0 {
-            self.status = self.status & sta::READONLY | timex[STATUS] as u32 & !sta::READONLY;
-        }
-        if modes & adj::NANO != 0 {
-            self.status |= sta::NANO;
-        }
-        if modes & adj::MICRO != 0 {
-            self.status &= !sta::NANO;
-        }
-        if modes & adj::MAXERROR != 0 {
-            self.maxerror_us = (timex[MAXERROR] as i64).clamp(0, LIMIT_US as i64) as u64;
-        }
-        if modes & adj::ESTERROR != 0 {
-            self.esterror_us = (timex[ESTERROR] as i64).clamp(0, LIMIT_US as i64) as u64;
-        }
-        if modes & adj::TIMECONST != 0 {
-            let constant = (timex[CONSTANT] as i64).clamp(0, MAX_CONSTANT as i64) as u64;
-            let extra = if self.status & sta::NANO != 0 { 0 } else { 4 };
-            self.constant = (constant + extra).min(MAX_CONSTANT);
-        }
-        if modes & adj::TAI != 0
-            && let Ok(offset) = u16::try_from(timex[CONSTANT])
-        {
-            self.tai = u32::from(offset);
-        }
+/// The old adjtime(3): gives what is left of the last correction.
+fn adjust_once(state: &mut Discipline, modes: u32, us: i64) -> i64 {
+    if modes & READONLY != 0 { state.adjustment_us() } else { state.replace_adjustment(us) }
+}
+
+fn request(modes: u32, timex: &Timex) -> Request {
+    Request {
+        modes,
+        offset: timex[OFFSET] as i64,
+        freq: timex[FREQ] as i64,
+        maxerror: timex[MAXERROR] as i64,
+        esterror: timex[ESTERROR] as i64,
+        status: timex[STATUS] as u32,
+        constant: timex[CONSTANT] as i64,
+        tick: timex[TICK] as i64,
     }
+}
+
+/// Tells everything.
+fn fill(timex: &mut Timex, state: &Discipline, offset: i64) {
+    let now = wall_ns();
+    let (maxerror, esterror) = state.errors_us();
+    let unit = if state.status() & sta::NANO != 0 { 1 } else { 1000 };
+    timex[OFFSET] = offset as u64;
+    timex[FREQ] = state.freq() as u64;
+    timex[MAXERROR] = maxerror as u64;
+    timex[ESTERROR] = esterror as u64;
+    timex[STATUS] = u64::from(state.status());
+    timex[CONSTANT] = state.constant() as u64;
+    timex[PRECISION] = 1;
+    timex[TOLERANCE_AT] = TOLERANCE as u64;
+    timex[TIME_SEC] = now / NSEC_PER_SEC;
+    timex[TIME_USEC] = now % NSEC_PER_SEC / unit;
+    timex[TICK] = state.tick_us() as u64;
+    // No pulse-per-second source.
+    timex[TICK + 1..TAI].fill(0);
+    timex[TAI] = state.tai_s() as u64 & 0xffff_ffff;
 }

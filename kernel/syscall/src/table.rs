@@ -242,7 +242,7 @@ syscalls! {
     155 pivot_root(new_root: UserAddr, put_old: UserAddr) => path::sys_pivot_root, Support::Full;
     157 prctl(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) => cred::sys_prctl, Support::Full;
     158 arch_prctl(code: u32, addr: u64) => cred::sys_arch_prctl, Support::Full;
-    159 adjtimex(buf: UserAddr) => time::sys_adjtimex, Support::Partial("no change of rate: EOPNOTSUPP");
+    159 adjtimex(buf: UserAddr) => time::sys_adjtimex, Support::Full;
     160 setrlimit(resource: u32, new: UserAddr) => task::sys_setrlimit, Support::Full;
     161 chroot(name: UserAddr) => path::sys_chroot, Support::Full;
     162 sync() => path::sys_sync, Support::Full;
@@ -398,8 +398,7 @@ syscalls! {
         => net::sys_recvmmsg, Support::Full;
     302 prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr)
         => task::sys_prlimit64, Support::Full;
-    305 clock_adjtime(id: i32, buf: UserAddr)
-        => time::sys_clock_adjtime, Support::Partial("no change of rate: EOPNOTSUPP");
+    305 clock_adjtime(id: i32, buf: UserAddr) => time::sys_clock_adjtime, Support::Full;
     306 syncfs(fd: i32) => path::sys_syncfs, Support::Full;
     307 sendmmsg(fd: i32, messages: UserAddr, count: u32, flags: u32) => net::sys_sendmmsg, Support::Full;
     308 setns(fd: i32, nstype: u32) => task::sys_setns, Support::Full;

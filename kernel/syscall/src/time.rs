@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 
 use abi::time::{Itimerspec, Itimerval, NSEC_PER_SEC, TIMER_ABSTIME, Timespec, Timeval, clock};
 use abi::{Errno, Result};
-use hal::time::{now_ns, wall_base_ns};
+use hal::time::{now_ns, raw_ns, tai_offset_s, wall_base_ns};
 use hal::{UserAddr, user};
 use process::nsproxy::{clock_inside, clock_outside};
 use process::signal::restart_with;
@@ -20,6 +20,11 @@ pub(crate) fn wall_ns() -> u64 {
     u64::try_from(wall_base_ns().saturating_add_unsigned(now_ns())).unwrap_or(0)
 }
 
+/// CLOCK_TAI minus the wall clock.
+fn tai_offset_ns() -> i64 {
+    tai_offset_s().saturating_mul(NSEC_PER_SEC as i64)
+}
+
 /// CLOCK_BOOTTIME as the caller sees it.
 pub(crate) fn boottime_ns() -> u64 {
     clock_inside(clock::BOOTTIME, now_ns())
@@ -28,12 +33,12 @@ pub(crate) fn boottime_ns() -> u64 {
 /// The time of clock `id` in nanoseconds. `EINVAL`: there is none.
 fn read_clock(id: i32) -> Result<u64> {
     match id {
-        clock::MONOTONIC
-        | clock::MONOTONIC_RAW
-        | clock::MONOTONIC_COARSE
-        | clock::BOOTTIME
-        | clock::BOOTTIME_ALARM => Ok(clock_inside(id, now_ns())),
-        clock::REALTIME | clock::REALTIME_COARSE | clock::REALTIME_ALARM | clock::TAI => Ok(wall_ns()),
+        clock::MONOTONIC | clock::MONOTONIC_COARSE | clock::BOOTTIME | clock::BOOTTIME_ALARM => {
+            Ok(clock_inside(id, now_ns()))
+        }
+        clock::MONOTONIC_RAW => Ok(clock_inside(id, raw_ns())),
+        clock::REALTIME | clock::REALTIME_COARSE | clock::REALTIME_ALARM => Ok(wall_ns()),
+        clock::TAI => Ok(wall_ns().saturating_add_signed(tai_offset_ns())),
         clock::PROCESS_CPUTIME_ID => Ok(process::current().group().cpu_ns()),
         clock::THREAD_CPUTIME_ID => {
             let sum = process::current().usage();
@@ -98,14 +103,28 @@ pub(crate) fn set_wall(ns: u64) -> Result<usize> {
     if ns < now_ns() {
         return Err(Errno::EINVAL);
     }
+    {
+        let _setting = SETTING.lock();
+        move_wall(ns as i64);
+    }
+    adjtime::clock_was_set();
+    Ok(0)
+}
+
+/// Moves the wall clock by `by_ns`, for a leap second.
+pub(crate) fn step_wall(by_ns: i64) {
     let _setting = SETTING.lock();
+    move_wall((wall_ns() as i64).saturating_add(by_ns));
+}
+
+/// Sets the wall clock to `ns`, with [`SETTING`] held.
+fn move_wall(ns: i64) {
     let before = wall_base_ns();
-    hal::time::set_wall_ns(ns as i64);
+    hal::time::set_wall_ns(ns);
     let moved_ns = wall_base_ns().saturating_sub(before);
     timer::clock_was_set(moved_ns);
     events::timerfd::clock_was_set(moved_ns);
     CLOCK_SET.wake_all();
-    Ok(0)
 }
 
 /// adjtimex(2).
@@ -213,7 +232,8 @@ pub(crate) fn sys_clock_nanosleep(
             .map(|()| 0)
             .map_err(|_| Errno::ERESTARTNOHAND);
     }
-    sleep_until_wall(ns)
+    let tai_ns = if id == clock::TAI { tai_offset_ns() } else { 0 };
+    sleep_until_wall(ns.saturating_add_signed(tai_ns.saturating_neg()))
 }
 
 /// Sleeps until the wall clock shows `until_ns`, whoever sets it meanwhile.

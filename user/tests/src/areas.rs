@@ -1,5 +1,6 @@
 // The areas, in the order in which they run: what others rest on comes first.
 mod acl;
+mod adjtime;
 mod aio;
 mod binfmt;
 mod block;
@@ -116,6 +117,7 @@ const AREAS: &[&[harness::Test]] = &[
     signalfd::TESTS,
     inotify::TESTS,
     lease::TESTS,
+    adjtime::TESTS,
     aio::TESTS,
     uring::TESTS,
     uringwait::TESTS,

@@ -336,7 +336,10 @@ pub fn timer_settime(id: i32, flags: u32, new: &Itimerspec) -> Result<Itimerspec
     let due_ns = with_timer(group, id, |timer| {
         timer.interval_ns = interval_ns;
         timer.is_wall = is_absolute && matches!(timer.base, Base::Realtime);
-        let offset_ns = if timer.is_wall { hal::time::wall_base_ns() } else { 0 };
+        // LINUX: a timer of CLOCK_TAI goes on as it was set when the offset of that clock changes.
+        let tai_s = if timer.clock_id == clock::TAI { hal::time::tai_offset_s() } else { 0 };
+        let tai_ns = tai_s.saturating_mul(1_000_000_000);
+        let offset_ns = if timer.is_wall { hal::time::wall_base_ns().saturating_add(tai_ns) } else { 0 };
         let due_ns = if is_absolute {
             let due_ns = value_ns.saturating_sub(u64::try_from(offset_ns).unwrap_or(0));
             crate::nsproxy::clock_outside(timer.clock_id, due_ns).max(1)

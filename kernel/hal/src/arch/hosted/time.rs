@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use crate::clock::Scale;
 use crate::time::ClockParams;
 
 pub(super) static TEST_CLOCK: AtomicBool = AtomicBool::new(false);
@@ -35,6 +36,11 @@ pub fn set_timer(deadline_ns: u64) {
 
 pub fn clock_params() -> ClockParams {
     ClockParams { user_readable: false, base: 0, mult: 1, shift: 0 }
+}
+
+/// The clock is the host's: it keeps its rate.
+pub fn set_rate(_extra: i64) -> (Scale, Scale) {
+    (Scale::NANOSECONDS, Scale::NANOSECONDS)
 }
 
 pub fn clock_sources() -> impl Iterator<Item = &'static str> {

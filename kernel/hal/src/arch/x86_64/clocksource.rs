@@ -78,6 +78,8 @@ struct Counter {
     mask: AtomicU64,
     /// Extended ticks when the clock was 0.
     base: AtomicU64,
+    /// The scale as the clock has it: multiplier above, shift below.
+    adjusted: AtomicU64,
     extended: Extended,
 }
 
@@ -88,12 +90,27 @@ impl Counter {
             shift: AtomicU32::new(0),
             mask: AtomicU64::new(0),
             base: AtomicU64::new(0),
+            adjusted: AtomicU64::new(0),
             extended: Extended::new(),
         }
     }
 
+    /// Its own scale.
     fn scale(&self) -> Scale {
         Scale { mult: self.mult.load(Ordering::Relaxed), shift: self.shift.load(Ordering::Relaxed) }
+    }
+
+    /// That of the clock.
+    fn adjusted(&self) -> Scale {
+        let scale = self.adjusted.load(Ordering::Relaxed);
+        Scale { mult: (scale >> 32) as u32, shift: scale as u32 }
+    }
+
+    /// At `ticks` it is at `ns`, and gains `extra` from now on.
+    fn set(&self, ticks: u64, ns: u64, extra: i64) {
+        let scale = self.scale().adjusted(extra);
+        self.base.store(ticks.wrapping_sub(scale.ticks(ns)), Ordering::Relaxed);
+        self.adjusted.store(u64::from(scale.mult) << 32 | u64::from(scale.shift), Ordering::Relaxed);
     }
 }
 
@@ -101,8 +118,9 @@ impl Counter {
 static COUNTERS: [Counter; ALL.len()] = [const { Counter::new() }; ALL.len()];
 static CURRENT: AtomicU8 = AtomicU8::new(Tsc as u8);
 static AVAILABLE: AtomicU8 = AtomicU8::new(Tsc as u8 + 1);
-/// Makes those who change the source take turns.
-static CHANGE: IrqLock<()> = IrqLock::new("hal.clocksource", ());
+/// What the clock gains on its source, in nanoseconds a second with 32 fractional bits. The lock makes those who change the
+/// source or the rate take turns.
+static CHANGE: IrqLock<i64> = IrqLock::new("hal.clocksource", 0);
 
 /// Address of HPET's registers, 0 without it.
 static HPET: AtomicU64 = AtomicU64::new(0);
@@ -138,7 +156,7 @@ pub(crate) fn max_idle_ns() -> u64 {
 
 fn ns_of(source: Source, ticks: u64) -> u64 {
     let counter = &COUNTERS[source as usize];
-    counter.scale().ns(ticks.wrapping_sub(counter.base.load(Ordering::Relaxed)))
+    counter.adjusted().ns(ticks.wrapping_sub(counter.base.load(Ordering::Relaxed)))
 }
 
 /// The counter of `source` now, not the TSC, as 64 bits.
@@ -275,7 +293,7 @@ pub(crate) fn current_name() -> &'static str {
 }
 
 fn switch_to(source: Source) {
-    let _turn = CHANGE.lock();
+    let extra = CHANGE.lock();
     let old = current();
     if source == old {
         return;
@@ -283,18 +301,40 @@ fn switch_to(source: Source) {
     // The new counter first: time that passes meanwhile puts the clock a little forward, never back.
     if source == Tsc {
         let tsc = instr::rdtsc_ordered();
-        time::set_tsc_base(tsc, crate::time::now_ns());
+        time::set_tsc(tsc, crate::time::now_ns(), *extra);
     } else {
         let counter = &COUNTERS[source as usize];
         // It may have wrapped while nobody read it.
         counter.extended.start(raw(source) & counter.mask.load(Ordering::Relaxed));
-        let (now_ticks, now_ns) = (ticks(source), crate::time::now_ns());
-        counter.base.store(now_ticks.wrapping_sub(counter.scale().ticks(now_ns)), Ordering::Relaxed);
+        counter.set(ticks(source), crate::time::now_ns(), *extra);
     }
     CURRENT.store(source as u8, Ordering::Release);
     vdso::refresh();
     time::reprogram();
     log::info!("clocksource: {} follows {}", source.name(), old.name());
+}
+
+/// Makes the clock gain `extra` nanoseconds a second, with 32 fractional bits, on what its source counts; from where it is.
+/// Gives the source's scale and the clock's. Usable in interrupt context.
+pub(crate) fn set_rate(extra: i64) -> (Scale, Scale) {
+    let mut current_extra = CHANGE.lock();
+    *current_extra = extra;
+    let source = current();
+    let mut scales = (Scale::NANOSECONDS, Scale::NANOSECONDS);
+    time::change_clock(|| {
+        if source == Tsc {
+            let tsc = instr::rdtsc_ordered();
+            scales = time::turn_tsc(tsc, extra);
+        } else {
+            let counter = &COUNTERS[source as usize];
+            let now = ticks(source);
+            counter.set(now, ns_of(source, now), extra);
+            scales = (counter.scale(), counter.adjusted());
+        }
+    });
+    vdso::refresh();
+    time::reprogram();
+    scales
 }
 
 /// The TSC is no clock any more.

@@ -9,10 +9,13 @@
 //! now = (TSC - base) * mult >> shift        128-bit product, so it never overflows
 //! ```
 //!
+//! When a time daemon wants another rate, `mult` and `base` change together so that the clock goes on from where it is
+//! ([`set_rate`]). Readers look at [`CHANGES`] before and after, and try again when it moved. `RATE` stays what was measured.
+//!
 //! Sources: Intel SDM vol. 2 (CPUID 15H), vol. 3 ch. 18.17 (TSC), 11.5.4 (APIC timer); Intel 8254; Motorola MC146818
 //! data sheet. CPUID 4000_0010H: VMware and KVM timing leaf.
 
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::apic;
 use super::clocksource::{self, Reference};
@@ -30,9 +33,14 @@ const PIT_HZ: u64 = 1_193_182;
 /// A deadline this close counts as reached: programming the timer would take longer.
 const SLACK_NS: u64 = 200;
 
+/// Odd while the three below, or those of another source, change.
+static CHANGES: AtomicU32 = AtomicU32::new(0);
+/// The TSC when the clock was 0; as if before its own 0, when the rate grew.
 static BASE: AtomicU64 = AtomicU64::new(0);
 static MULT: AtomicU32 = AtomicU32::new(0);
 static SHIFT: AtomicU32 = AtomicU32::new(0);
+/// The TSC's own scale: multiplier above, shift below.
+static RATE: AtomicU64 = AtomicU64::new(0);
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
 static WALL_BASE: AtomicI64 = AtomicI64::new(0);
 
@@ -45,38 +53,98 @@ static DEADLINES: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(u64::MAX) }; M
 /// Nanoseconds since boot; 0 before [`init`].
 #[inline]
 pub(crate) fn now_ns() -> u64 {
+    let before = CHANGES.load(Ordering::Acquire);
+    let now = read_now();
+    if is_unchanged(before) { now } else { steady(read_now) }
+}
+
+/// The clock as it stands, changing or not.
+#[inline]
+fn read_now() -> u64 {
     if clocksource::is_tsc() { tsc_now_ns() } else { clocksource::now_ns() }
+}
+
+/// Whether what was read since [`CHANGES`] was `before` is of one clock.
+#[inline]
+fn is_unchanged(before: u32) -> bool {
+    // Keeps the loads before it before the next one.
+    fence(Ordering::Acquire);
+    before & 1 == 0 && CHANGES.load(Ordering::Relaxed) == before
+}
+
+/// What `read` gives while nothing changes. Whoever interrupted the change (NMI) cannot wait for its end, and takes what
+/// there is.
+#[cold]
+fn steady<T>(read: impl Fn() -> T) -> T {
+    const PATIENCE: u32 = 10_000;
+    for _ in 0..PATIENCE {
+        let before = CHANGES.load(Ordering::Acquire);
+        let value = read();
+        if is_unchanged(before) {
+            return value;
+        }
+        instr::pause();
+    }
+    read()
+}
+
+/// Makes readers of the clock wait while `change` runs. Interrupts are off, and changes take turns (`clocksource::CHANGE`).
+pub(crate) fn change_clock(change: impl FnOnce()) {
+    let before = CHANGES.load(Ordering::Relaxed);
+    CHANGES.store(before | 1, Ordering::Relaxed);
+    // Keeps the change behind the odd number; pairs with the loads around a reading.
+    fence(Ordering::Release);
+    change();
+    CHANGES.store((before | 1).wrapping_add(1), Ordering::Release);
 }
 
 /// [`now_ns`] by the TSC.
 #[inline]
 pub(crate) fn tsc_now_ns() -> u64 {
-    tsc_ns(instr::rdtsc().wrapping_sub(BASE.load(Ordering::Relaxed)))
+    tsc_scale().ns(instr::rdtsc().wrapping_sub(BASE.load(Ordering::Relaxed)))
 }
 
-/// How many ticks of the TSC are how many nanoseconds.
+/// How many ticks of the TSC are how many nanoseconds of the clock.
 #[inline]
 fn tsc_scale() -> Scale {
     Scale { mult: MULT.load(Ordering::Relaxed), shift: SHIFT.load(Ordering::Relaxed) }
 }
 
-/// The nanoseconds of `ticks` of the TSC.
+/// The same without what a time daemon wants.
+fn tsc_rate() -> Scale {
+    let rate = RATE.load(Ordering::Relaxed);
+    Scale { mult: (rate >> 32) as u32, shift: rate as u32 }
+}
+
+/// The nanoseconds of `ticks` of the TSC at its own rate.
 #[inline]
 pub(crate) fn tsc_ns(ticks: u64) -> u64 {
-    tsc_scale().ns(ticks)
+    tsc_rate().ns(ticks)
 }
 
 /// The TSC's value at `ns`.
 fn tsc_at(ns: u64) -> u64 {
     if clocksource::is_tsc() {
-        return BASE.load(Ordering::Relaxed).saturating_add(tsc_scale().ticks(ns));
+        let base = i128::from(BASE.load(Ordering::Relaxed) as i64);
+        return (base + i128::from(tsc_scale().ticks(ns))).clamp(0, u64::MAX.into()) as u64;
     }
-    instr::rdtsc().saturating_add(tsc_scale().ticks(ns.saturating_sub(now_ns())))
+    instr::rdtsc().saturating_add(tsc_rate().ticks(ns.saturating_sub(now_ns())))
 }
 
-/// The TSC, when it was `tsc`, was at `ns`. Only while it is not the clock.
-pub(crate) fn set_tsc_base(tsc: u64, ns: u64) {
-    BASE.store(tsc.wrapping_sub(tsc_scale().ticks(ns)), Ordering::Relaxed);
+/// The TSC, when it was `tsc`, is at `ns` and gains `extra` from now on. Within [`change_clock`], or while it is not the
+/// clock.
+pub(crate) fn set_tsc(tsc: u64, ns: u64, extra: i64) {
+    let scale = tsc_rate().adjusted(extra);
+    BASE.store(tsc.wrapping_sub(scale.ticks(ns)), Ordering::Relaxed);
+    MULT.store(scale.mult, Ordering::Relaxed);
+    SHIFT.store(scale.shift, Ordering::Relaxed);
+}
+
+/// From `tsc` on, the clock that it is gains `extra`. Gives the TSC's scale and the clock's. Within [`change_clock`].
+pub(crate) fn turn_tsc(tsc: u64, extra: i64) -> (Scale, Scale) {
+    let now = tsc_scale().ns(tsc.wrapping_sub(BASE.load(Ordering::Relaxed)));
+    set_tsc(tsc, now, extra);
+    (tsc_rate(), tsc_scale())
 }
 
 /// Wall-clock time when [`now_ns`] was 0.
@@ -91,16 +159,16 @@ pub(crate) fn tsc_khz() -> u64 {
 
 /// What the vDSO needs to compute [`now_ns`].
 pub(crate) fn clock_params() -> ClockParams {
-    ClockParams {
+    steady(|| ClockParams {
         user_readable: clocksource::is_tsc(),
         base: BASE.load(Ordering::Relaxed),
         mult: MULT.load(Ordering::Relaxed),
         shift: SHIFT.load(Ordering::Relaxed),
-    }
+    })
 }
 
 pub(crate) use super::clocksource::{
-    available as clock_sources, choose_by_name as choose_clock_source, current_name as clock_source,
+    available as clock_sources, choose_by_name as choose_clock_source, current_name as clock_source, set_rate,
 };
 
 /// Lets this CPU's timer fire at `deadline_ns`; `u64::MAX` stops it.
@@ -172,7 +240,7 @@ pub(crate) fn init() {
             known.unwrap_or(measured)
         }
     };
-    set_rate(hz);
+    start_clock(hz);
     TSC_DEADLINE.store(deadline, Ordering::Relaxed);
     let wall = read_rtc().unwrap_or(0) * NS_PER_S as i64;
     WALL_BASE.store(wall - now_ns() as i64, Ordering::Relaxed);
@@ -181,9 +249,10 @@ pub(crate) fn init() {
 }
 
 /// Makes [`now_ns`] count from now on at `hz` ticks a second.
-fn set_rate(hz: u64) {
+fn start_clock(hz: u64) {
     let scale = Scale::of_hz(hz);
     TSC_HZ.store(hz, Ordering::Relaxed);
+    RATE.store(u64::from(scale.mult) << 32 | u64::from(scale.shift), Ordering::Relaxed);
     BASE.store(instr::rdtsc(), Ordering::Relaxed);
     MULT.store(scale.mult, Ordering::Relaxed);
     SHIFT.store(scale.shift, Ordering::Relaxed);

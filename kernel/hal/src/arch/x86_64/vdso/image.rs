@@ -12,7 +12,7 @@
 //!
 //! A clock read computes `((tsc - tsc_base) * multiplier >> shift) + offset[clock]` with a product of 128 bits, so the
 //! numbers stay good for ever and the page changes only when somebody sets the clock. Where the time-stamp counter is
-//! no clock (`mode` is 0), and for other clocks (CPU time), the code makes the system call.
+//! no clock (`mode` is 0), and for clocks that are not in `readable`, the code makes the system call.
 //!
 //! getrandom hands out bytes that the kernel made before, a batch at a time, and wipes each as it goes:
 //!
@@ -47,7 +47,8 @@ pub(crate) struct Data {
     pub(crate) tsc_base: AtomicU64,
     pub(crate) multiplier: AtomicU64,
     pub(crate) shift: AtomicU32,
-    pub(crate) reserved: AtomicU32,
+    /// A bit for each clock that the code reads.
+    pub(crate) readable: AtomicU32,
     /// Nanoseconds to add to the monotonic clock for each clock.
     pub(crate) offsets_ns: [AtomicI64; NR_CLOCKS],
     /// Generation of the kernel's random numbers; 0: make the system call.
@@ -204,7 +205,7 @@ vdso_dynamic_end:
 vdso_clock_gettime:                         # (clockid_t, struct timespec *)
     cmp     edi, 11
     ja      1f
-    mov     eax, {readable}
+    mov     eax, [rip + keel_vdso_start - 4096 + 28]
     bt      eax, edi
     jnc     1f
     mov     edi, edi
@@ -413,7 +414,6 @@ vdso_file_end:
 keel_vdso_end:
     .text
     "#,
-    readable = const READABLE,
     fine = const FINE,
     state = const STATE,
     batch = const STATE - 16,
@@ -426,6 +426,8 @@ const STATE: usize = 1024;
 const MOST_RANDOM: usize = 4096;
 
 /// Clocks that the code reads: all but CPU time, the alarm clocks and the unused one.
-const READABLE: u32 = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 11;
+pub(crate) const READABLE: u32 = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 11;
+/// The one of these that is not an offset from the monotonic clock any more once a time daemon has changed the rate.
+pub(crate) const RAW: u32 = 1 << 4;
 /// Of these, the ones with a resolution of 1 ns.
 const FINE: u32 = READABLE & !(1 << 5 | 1 << 6);

@@ -9,7 +9,7 @@ mod image;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
-use self::image::Data;
+use self::image::{Data, RAW, READABLE};
 use crate::addr::PAGE_SIZE;
 use crate::frame::Frame;
 use crate::sync::{IrqLock, Once};
@@ -121,6 +121,8 @@ fn publish(frame: &Frame, clock: &ClockData) {
     data.tsc_base.store(params.base, Ordering::Relaxed);
     data.multiplier.store(u64::from(params.mult), Ordering::Relaxed);
     data.shift.store(params.shift, Ordering::Relaxed);
+    let readable = if crate::time::is_rate_adjusted() { READABLE & !RAW } else { READABLE };
+    data.readable.store(readable, Ordering::Relaxed);
     let realtime = clock.realtime_offset_ns;
     let tai = realtime.wrapping_add(clock.tai_offset_s.wrapping_mul(1_000_000_000));
     for (id, offset) in [(0, realtime), (5, realtime), (7, clock.boottime_offset_ns), (11, tai)] {
