@@ -15,8 +15,10 @@ const META_PACKAGE: &str = "linux-image-cloud-amd64";
 /// The release that Keel is held against.
 const RELEASE: &str = "7.2";
 
-/// What Debian builds as modules and guests with disks are tested with; none depends on another.
-const MODULES: [&str; 3] = ["virtio_blk", "loop", "overlay"];
+/// What Debian builds as modules and guests with disks are tested with. None depends on one with a later name: guests load
+/// them in the order of their names.
+const MODULES: [&str; 8] =
+    ["virtio_blk", "loop", "overlay", "fat", "vfat", "msdos", "nls_ascii", "nls_cp437"];
 
 /// The kernel image, fetched when the cache has none.
 pub fn image() -> Result<PathBuf> {

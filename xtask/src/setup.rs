@@ -16,10 +16,11 @@ struct Need {
 }
 
 /// What every verb together needs, beside a toolchain for the kernel.
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 12] = [
     Need { package: "qemu-system-x86", proofs: &["qemu-system-x86_64"] },
     Need { package: "mmdebstrap", proofs: &["mmdebstrap"] },
     Need { package: "e2fsprogs", proofs: &["mke2fs", "e2fsck", "debugfs"] },
+    Need { package: "dosfstools", proofs: &["mkfs.fat", "fsck.fat"] },
     Need { package: "busybox-static", proofs: &["/bin/busybox"] },
     Need { package: "debian-archive-keyring", proofs: &["/usr/share/keyrings/debian-archive-keyring.gpg"] },
     Need { package: "ca-certificates", proofs: &["/etc/ssl/certs/ca-certificates.crt"] },

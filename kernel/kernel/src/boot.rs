@@ -74,6 +74,7 @@ fn set_up(params: Params) -> Result<()> {
     procfs::provide(procfs::Extra::SysvMsg, ipc::show::msg);
     procfs::provide(procfs::Extra::SysvShm, ipc::show::shm);
     ext4::register()?;
+    fat::register()?;
     overlay::register()?;
     binfmt_misc::register()?;
     cgroup2::register()?;

@@ -3,7 +3,8 @@
 //! ```text
 //! user-disk write ROOT DEVICE WORKERS STEPS SEED   works below ROOT, marks on DEVICE; prints "written"
 //! user-disk check ROOT MARKS                       holds ROOT against the marks in the file MARKS
-//! user-disk fill ROOT SEED, change ROOT SEED       makes a tree with some of everything, changes it
+//! user-disk fill ROOT SEED KIND, change ...        makes a tree with some of everything that a file system of KIND (full,
+//!                                                  plain) can hold; changes it
 //! user-disk describe ROOT                          prints a line for each name
 //! ```
 
@@ -15,7 +16,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::ExitCode;
 
-use user_disk::{MARK_LEN, Promises, Worker, tree};
+use user_disk::tree::{self, Kind};
+use user_disk::{MARK_LEN, Promises, Worker};
 
 /// A mark at an address that `O_DIRECT` takes.
 #[repr(align(4096))]
@@ -27,8 +29,12 @@ fn main() -> ExitCode {
     let result = match words[..] {
         ["write", root, device, workers, steps, seed] => write(root, device, [workers, steps, seed]),
         ["check", root, marks] => check(root, marks),
-        ["fill", root, seed] => number(seed).and_then(|seed| told(tree::fill(Path::new(root), seed))),
-        ["change", root, seed] => number(seed).and_then(|seed| told(tree::change(Path::new(root), seed))),
+        ["fill", root, seed, of] => {
+            kind(of).and_then(|of| told(tree::fill(Path::new(root), number(seed)?, of)))
+        }
+        ["change", root, seed, of] => {
+            kind(of).and_then(|of| told(tree::change(Path::new(root), number(seed)?, of)))
+        }
         ["describe", root] => describe(root),
         _ => Err("usage: user-disk write|check|fill|change|describe; see the head of main.rs".to_owned()),
     };
@@ -43,6 +49,14 @@ fn main() -> ExitCode {
 
 fn number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("{text} is no number"))
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    match text {
+        "full" => Ok(Kind::Full),
+        "plain" => Ok(Kind::Plain),
+        _ => Err(format!("{text} is no kind of tree")),
+    }
 }
 
 fn told(result: io::Result<()>) -> Result<(), String> {

@@ -15,8 +15,17 @@ use crate::{Random, pattern, random};
 const NR_NAMES: u64 = 1500;
 const NR_FILES: u64 = 40;
 
+/// What a file system can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// All that POSIX has, and more.
+    Full,
+    /// Files and folders with times, and names that differ in more than case: FAT.
+    Plain,
+}
+
 /// Fills the folder `root`.
-pub fn fill(root: &Path, seed: u64) -> io::Result<()> {
+pub fn fill(root: &Path, seed: u64, kind: Kind) -> io::Result<()> {
     let mut random = Random::new(seed);
     for dir in ["files", "many", "kinds", "deep"] {
         fs::create_dir_all(root.join(dir))?;
@@ -43,7 +52,36 @@ pub fn fill(root: &Path, seed: u64) -> io::Result<()> {
         fs::create_dir_all(&deep)?;
         write(&deep.join("file"), &pattern(nr as u64, 0, nr * 100))?;
     }
-    kinds(&root.join("kinds"))
+    match kind {
+        Kind::Full => kinds(&root.join("kinds")),
+        Kind::Plain => names_and_times(&root.join("kinds")),
+    }
+}
+
+/// Names of several forms, times before and after what FAT knows, a file that cannot be written.
+fn names_and_times(dir: &Path) -> io::Result<()> {
+    let names = [
+        "SHORT.TXT",
+        "lower.txt",
+        "Mixed.Txt",
+        "Grüße",
+        "日本語🦀",
+        ".dot",
+        "two.dots.here",
+        "a+b",
+        "x".repeat(255).as_str(),
+    ]
+    .map(str::to_owned);
+    for (nr, name) in names.iter().enumerate() {
+        write(&dir.join(name), &pattern(nr as u64, 0, nr * 700))?;
+    }
+    fs::rename(dir.join("lower.txt"), dir.join("LOWER.TXT"))?;
+    for (name, seconds) in [("early", 1_000), ("odd", 1_234_567_891), ("late", 5_000_000_000)] {
+        write(&dir.join(name), b"x")?;
+        let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, 123_456_789);
+        File::options().write(true).open(dir.join(name))?.set_times(FileTimes::new().set_modified(time))?;
+    }
+    fs::set_permissions(dir.join("odd"), fs::Permissions::from_mode(0o555))
 }
 
 /// Sparse and preallocated files, links, devices, attributes, times.
@@ -86,7 +124,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Changes what [`fill`] made: grows, cuts, renames, removes, adds.
-pub fn change(root: &Path, seed: u64) -> io::Result<()> {
+pub fn change(root: &Path, seed: u64, kind: Kind) -> io::Result<()> {
     let mut random = Random::new(seed);
     for nr in 0..NR_FILES {
         let path = root.join(format!("files/{nr}"));
@@ -104,16 +142,22 @@ pub fn change(root: &Path, seed: u64) -> io::Result<()> {
     for nr in 0..200 {
         write(&root.join(format!("many/new-{seed}-{nr}")), &pattern(seed, nr, nr as usize))?;
     }
-    let attributed = root.join("kinds/attributed");
-    rustix::fs::setxattr(&attributed, "user.short", b"changed", XattrFlags::REPLACE)?;
-    if rustix::fs::removexattr(&attributed, "user.long").is_err() {
-        rustix::fs::setxattr(&attributed, "user.long", &pattern(seed, 0, 600), XattrFlags::CREATE)?;
+    if kind == Kind::Full {
+        change_attributes(&root.join("kinds/attributed"), seed)?;
     }
     fs::remove_dir_all(
         root.join(format!("deep/0-/1-d/{}", if random.below(2) == 0 { "2-dd" } else { "file" })),
     )
     .or_else(|_| fs::remove_file(root.join("deep/0-/file")))
     .or(Ok(()))
+}
+
+fn change_attributes(attributed: &Path, seed: u64) -> io::Result<()> {
+    rustix::fs::setxattr(attributed, "user.short", b"changed", XattrFlags::REPLACE)?;
+    if rustix::fs::removexattr(attributed, "user.long").is_err() {
+        rustix::fs::setxattr(attributed, "user.long", &pattern(seed, 0, 600), XattrFlags::CREATE)?;
+    }
+    Ok(())
 }
 
 /// Describes all below `root`, a line for each name, in the order of names.
@@ -161,7 +205,11 @@ fn describe_below(root: &Path, below: &Path, out: &mut String) -> io::Result<()>
 
 fn describe_attributes(path: &Path, out: &mut String) -> io::Result<()> {
     let mut buffer = vec![0; 65536];
-    let len = rustix::fs::llistxattr(path, &mut buffer)?;
+    let len = match rustix::fs::llistxattr(path, &mut buffer) {
+        // It has none.
+        Err(rustix::io::Errno::OPNOTSUPP) => 0,
+        len => len?,
+    };
     let mut names: Vec<_> =
         buffer[..len].split(|&byte| byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect();
     names.sort();

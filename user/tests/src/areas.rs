@@ -13,6 +13,7 @@ mod epoll;
 mod eventfd;
 mod exec;
 mod ext4;
+mod fat;
 mod fork;
 mod fs;
 mod fsdir;
@@ -80,6 +81,7 @@ mod uringwait;
 mod wait;
 
 const AREAS: &[&[harness::Test]] = &[
+    fat::TESTS,
     fork::TESTS,
     wait::TESTS,
     clone::TESTS,

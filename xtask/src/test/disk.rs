@@ -118,11 +118,16 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     super::faults::run(tally, platform)
 }
 
-/// Tests of user/tests that want their folder on ext4, on Keel and on Linux; e2fsck must be content afterwards.
+/// Areas of user/tests that want their folder on a disk, with what makes that.
+const ON_DISKS: [(Fs, &[&str], &str); 2] =
+    [(Fs::Ext4, &["-t", "ext4", "-b", "4096"], "ext4::"), (Fs::Vfat, &["-F", "32", "-s", "1"], "fat::")];
+
+/// Runs them on Keel and on Linux; the tool that looks for damage must be content afterwards.
 fn programs(tally: &Tally, platform: &Platform) -> Result<()> {
     let kernels: &[&str] = if platform.smp == 1 { &["keel", "linux"] } else { &["keel"] };
-    for kernel in kernels {
-        let name = format!("disk/{platform}/files on ext4, tested on {kernel}");
+    for (kernel, disk) in kernels.iter().flat_map(|kernel| ON_DISKS.iter().map(move |disk| (kernel, disk))) {
+        let fs = disk.0.name();
+        let name = format!("disk/{platform}/files on {fs}, tested on {kernel}");
         if !tally.wants(&name) {
             continue;
         }
@@ -130,8 +135,8 @@ fn programs(tally: &Tally, platform: &Platform) -> Result<()> {
             tally.skip(&name, &format!("{error:#}"));
             continue;
         }
-        let path = paths::logs()?.join(format!("disk-tests-{}-{kernel}-{platform}.ext4", std::process::id()));
-        let verdict = match test_on(platform, kernel, &path) {
+        let path = paths::logs()?.join(format!("disk-tests-{}-{kernel}-{platform}.{fs}", std::process::id()));
+        let verdict = match test_on(platform, kernel, disk, &path) {
             Ok(()) => Verdict::Passed,
             Err(error) => Verdict::Failed(format!("{error:#}")),
         };
@@ -141,10 +146,15 @@ fn programs(tally: &Tally, platform: &Platform) -> Result<()> {
     Ok(())
 }
 
-fn test_on(platform: &Platform, kernel: &str, path: &Path) -> Result<()> {
-    make_empty(path, &["-t", "ext4", "-b", "4096"])?;
+fn test_on(
+    platform: &Platform,
+    kernel: &str,
+    (fs, options, area): &(Fs, &[&str], &str),
+    path: &Path,
+) -> Result<()> {
+    fs.make_empty(path, options)?;
     let share = paths::make_dir(&paths::logs()?.join(format!("disk-tests-{}", std::process::id())))?;
-    fs::copy(userland::program("user-tests")?, share.join("user-tests"))?;
+    std::fs::copy(userland::program("user-tests")?, share.join("user-tests"))?;
     let guest = GuestArgs {
         kernel: kernel.to_owned(),
         debug: platform.debug && kernel == "keel",
@@ -152,12 +162,15 @@ fn test_on(platform: &Platform, kernel: &str, path: &Path) -> Result<()> {
         share: Some(share),
         ..platform.guest("tiny", None)
     };
+    let name = fs.name();
     boot(
         &guest,
-        "mount -t ext4 /dev/vda /mnt && KEEL_TEST_DIR=/mnt /share/user-tests --ktap ext4:: >/tmp/said 2>&1 || \
-         { cat /tmp/said; exit 1; }; umount /mnt",
+        &format!(
+            "mount -t {name} /dev/vda /mnt && KEEL_TEST_DIR=/mnt /share/user-tests --ktap {area} >/tmp/said 2>&1 || \
+             {{ cat /tmp/said; exit 1; }}; umount /mnt"
+        ),
     )?;
-    check(path)
+    fs.check(path)
 }
 
 fn tell(platform: &Platform, case: &Case, path: &Path) -> Result<()> {
@@ -190,10 +203,59 @@ fn make(disk: Disk, path: &Path) -> Result<()> {
     }
 }
 
-/// An empty file system, made by mke2fs.
+/// A file system that disks are made with and looked over.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Fs {
+    Ext4,
+    Vfat,
+}
+
+impl Fs {
+    /// As mount(8) calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Vfat => "vfat",
+        }
+    }
+
+    /// What user-disk calls the tree that it can hold.
+    pub fn tree(self) -> &'static str {
+        match self {
+            Self::Ext4 => "full",
+            Self::Vfat => "plain",
+        }
+    }
+
+    /// An empty one in a file of 64 MiB.
+    pub fn make_empty(self, path: &Path, arguments: &[&str]) -> Result<()> {
+        let mut command = match self {
+            Self::Ext4 => Command::new("mke2fs"),
+            Self::Vfat => Command::new("mkfs.fat"),
+        };
+        if self == Self::Ext4 {
+            command.arg("-q");
+        }
+        File::create(path)?.set_len(64 << 20)?;
+        ui::capture(command.args(arguments).arg(path)).map(drop)
+    }
+
+    /// The tool that looks for damage must find none.
+    pub fn check(self, path: &Path) -> Result<()> {
+        let (tool, arguments): (&str, &[&str]) = match self {
+            Self::Ext4 => ("e2fsck", &["-f", "-n"]),
+            Self::Vfat => ("fsck.fat", &["-n", "-v"]),
+        };
+        let output = Command::new(tool).args(arguments).arg(path).output().context(tool)?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success() && !said.contains("Dirty bit"), "{tool} complains:\n{said}");
+        Ok(())
+    }
+}
+
+/// An empty ext4, made by mke2fs.
 pub fn make_empty(path: &Path, arguments: &[&str]) -> Result<()> {
-    File::create(path)?.set_len(64 << 20)?;
-    ui::capture(Command::new("mke2fs").arg("-q").args(arguments).arg(path)).map(drop)
+    Fs::Ext4.make_empty(path, arguments)
 }
 
 /// What `command` writes. A guest that ends early has said all, too: it may have been told to.
@@ -218,7 +280,5 @@ pub fn boot(guest: &GuestArgs, command: &str) -> Result<String> {
 
 /// `e2fsck` must find nothing.
 pub fn check(path: &Path) -> Result<()> {
-    let output = Command::new("e2fsck").args(["-f", "-n"]).arg(path).output().context("e2fsck")?;
-    ensure!(output.status.success(), "e2fsck complains:\n{}", String::from_utf8_lossy(&output.stdout));
-    Ok(())
+    Fs::Ext4.check(path)
 }

@@ -4,7 +4,7 @@
 //!   writer    fills the disk with user/disk's tree, describes it
 //!   reader    mounts it, describes the same; changes it, describes that
 //!   writer    describes the same
-//!   host      e2fsck -f -n after each
+//!   host      e2fsck -f -n or fsck.fat -n after each
 //! ```
 //! Each of the two is the writer once, for what Debian makes; for other kinds one of them is.
 
@@ -14,26 +14,61 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::Platform;
-use super::disk::{boot, check, make_empty};
+use super::disk::{Fs, boot};
 use super::tally::{Tally, Verdict};
 use crate::guest::GuestArgs;
 use crate::{linux, paths, userland};
 
-/// Kernels that write first.
-type Writers = &'static [&'static str];
+/// A kind of file system.
+struct Kind {
+    name: &'static str,
+    fs: Fs,
+    /// What the tool that makes it is told.
+    options: &'static [&'static str],
+    /// Kernels that write first.
+    writers: &'static [&'static str],
+}
 
-/// What mke2fs is told, and who writes first.
-const KINDS: [(&str, &[&str], Writers); 3] = [
-    ("ext4 as Debian makes it", &["-t", "ext4", "-b", "4096"], &["keel", "linux"]),
-    ("ext4 with small blocks", &["-t", "ext4", "-b", "1024"], &["keel"]),
-    ("ext4 without checksums", &["-t", "ext4", "-O", "^metadata_csum,^64bit,^dir_index"], &["linux"]),
+const KINDS: [Kind; 7] = [
+    Kind {
+        name: "ext4 as Debian makes it",
+        fs: Fs::Ext4,
+        options: &["-t", "ext4", "-b", "4096"],
+        writers: &["keel", "linux"],
+    },
+    Kind {
+        name: "ext4 with small blocks",
+        fs: Fs::Ext4,
+        options: &["-t", "ext4", "-b", "1024"],
+        writers: &["keel"],
+    },
+    Kind {
+        name: "ext4 without checksums",
+        fs: Fs::Ext4,
+        options: &["-t", "ext4", "-O", "^metadata_csum,^64bit,^dir_index"],
+        writers: &["linux"],
+    },
+    Kind { name: "vfat as Debian makes it", fs: Fs::Vfat, options: &[], writers: &["keel", "linux"] },
+    Kind {
+        name: "vfat with 32 bits",
+        fs: Fs::Vfat,
+        options: &["-F", "32", "-s", "1"],
+        writers: &["keel", "linux"],
+    },
+    Kind { name: "vfat with 12 bits", fs: Fs::Vfat, options: &["-F", "12", "-s", "64"], writers: &["keel"] },
+    Kind {
+        name: "vfat with large sectors",
+        fs: Fs::Vfat,
+        options: &["-F", "16", "-S", "4096"],
+        writers: &["linux"],
+    },
 ];
 
 /// Runs the exchanges.
 pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
-    for (kind, options, writers) in &KINDS {
-        for writer in *writers {
-            let name = format!("disk/{platform}/{kind}, written first by {writer}");
+    for kind in &KINDS {
+        for writer in kind.writers {
+            let name = format!("disk/{platform}/{}, written first by {writer}", kind.name);
             if !tally.wants(&name) || platform.smp != 1 {
                 continue;
             }
@@ -41,8 +76,8 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
                 tally.skip(&name, &format!("{error:#}"));
                 continue;
             }
-            let path = paths::logs()?.join(format!("exchange-{}.ext4", std::process::id()));
-            let verdict = match exchange(platform, options, writer, &path) {
+            let path = paths::logs()?.join(format!("exchange-{}.img", std::process::id()));
+            let verdict = match exchange(platform, kind, writer, &path) {
                 Ok(()) => Verdict::Passed,
                 Err(error) => Verdict::Failed(format!("{error:#}")),
             };
@@ -53,8 +88,8 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     Ok(())
 }
 
-fn exchange(platform: &Platform, options: &[&str], writer: &str, path: &Path) -> Result<()> {
-    make_empty(path, options)?;
+fn exchange(platform: &Platform, kind: &Kind, writer: &str, path: &Path) -> Result<()> {
+    kind.fs.make_empty(path, kind.options)?;
     let share = share()?;
     let guest = |kernel: &str| GuestArgs {
         kernel: kernel.to_owned(),
@@ -64,17 +99,19 @@ fn exchange(platform: &Platform, options: &[&str], writer: &str, path: &Path) ->
         ..platform.guest("tiny", None)
     };
     let reader = if writer == "keel" { "linux" } else { "keel" };
-    let (mount, describe) = ("mount -t ext4 /dev/vda /mnt", "/share/user-disk describe /mnt && umount /mnt");
+    let mount = format!("mount -t {} /dev/vda /mnt", kind.fs.name());
+    let tree = kind.fs.tree();
+    let describe = "/share/user-disk describe /mnt && umount /mnt";
     let tell = |kernel: &str, change: &str| -> Result<String> {
         let said = boot(&guest(kernel), &format!("{mount} && {change} {describe}"))
             .with_context(|| format!("{kernel}: {change}"))?;
-        check(path).with_context(|| format!("after {kernel}: {change}"))?;
+        kind.fs.check(path).with_context(|| format!("after {kernel}: {change}"))?;
         Ok(said)
     };
-    let written = tell(writer, "/share/user-disk fill /mnt 1 &&")?;
+    let written = tell(writer, &format!("/share/user-disk fill /mnt 1 {tree} &&"))?;
     let seen = tell(reader, "")?;
     ensure!(written == seen, "{reader} reads other than {writer} wrote:\n{}", difference(&written, &seen));
-    let changed = tell(reader, "/share/user-disk change /mnt 2 &&")?;
+    let changed = tell(reader, &format!("/share/user-disk change /mnt 2 {tree} &&"))?;
     let seen = tell(writer, "")?;
     ensure!(changed == seen, "{writer} reads other than {reader} wrote:\n{}", difference(&changed, &seen));
     ensure!(written != changed && written.lines().count() > 1000, "the tree is no tree:\n{written}");

@@ -1,0 +1,257 @@
+//! Regular files: their pages and their size.
+
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+
+use abi::{Errno, Result};
+use block::{Bio, BioFlags};
+use fat_image::free_chain;
+use hal::frame::Frame;
+use hal::sync::LazyLock;
+use hal::uio::{Dest, Src};
+use hal::{PAGE_SHIFT, PAGE_SIZE};
+use mm::{Mapping, PageSource};
+use vfs::{File, FileOps, Inode, ShowPart, SyncMode};
+
+use crate::node::{Node, node};
+
+/// The operations have no state, so one object serves all open files.
+pub(crate) static REGULAR: LazyLock<Arc<dyn FileOps>> = LazyLock::new(|| Arc::new(Regular));
+
+struct Regular;
+
+/// Zeroes that a growing file is filled with at a time.
+const ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+
+fn mapping(inode: &Inode) -> Result<&Arc<Mapping>> {
+    inode.mapping().ok_or(Errno::EINVAL)
+}
+
+impl FileOps for Regular {
+    fn read(&self, file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
+        mapping(file.inode())?.read(pos, dst)
+    }
+
+    fn write(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<usize> {
+        let inode = file.inode();
+        let node = node(inode)?;
+        if pos > inode.size() {
+            node.grow(inode, pos)?;
+        }
+        let done = mapping(inode)?.write(pos, src)?;
+        let is_sync = abi::fs::OpenFlags::SYNC | abi::fs::OpenFlags::DSYNC;
+        if file.flags().intersects(is_sync) && done > 0 {
+            inode.touch_mtime();
+            node.sync(inode)?;
+        }
+        Ok(done)
+    }
+
+    fn share(&self, file: &File, pos: u64, len: usize, each: &mut ShowPart<'_>) -> Result<usize> {
+        mapping(file.inode())?.share(pos, len, each)
+    }
+
+    fn fsync(&self, file: &File, _mode: SyncMode) -> Result<()> {
+        node(file.inode())?.sync(file.inode())
+    }
+
+    fn release(&self, file: &File) {
+        if let Ok(node) = node(file.inode()) {
+            node.closed();
+        }
+    }
+
+    fn flush(&self, file: &File) -> Result<()> {
+        let node = node(file.inode())?;
+        let flushes = node.fs.options.lock().flushes;
+        if flushes && file.flags().can_write() { node.sync(file.inode()) } else { Ok(()) }
+    }
+}
+
+/// A part of a file that lies in one piece on the device.
+struct Run {
+    /// First byte in the file, and on the device.
+    pos: u64,
+    at: u64,
+    len: u64,
+}
+
+impl Node {
+    /// Writes pages and record, and has them durable.
+    pub(crate) fn sync(&self, inode: &Arc<Inode>) -> Result<()> {
+        let written = match inode.mapping() {
+            Some(mapping) => mapping.write_back(0..u64::MAX),
+            None => Ok(()),
+        };
+        written.and(self.write_record(inode)).and(self.fs.flush())
+    }
+
+    /// Sets the size. `ENOSPC`, `EFBIG`.
+    pub(crate) fn set_size(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
+        if size > inode.size() {
+            self.grow(inode, size)?;
+            return self.write_record(inode);
+        }
+        let frozen = mapping(inode)?.freeze();
+        frozen.truncate(size);
+        let keep = size.div_ceil(self.fs.layout.cluster_size.into()) as usize;
+        self.fs.with(|meta| {
+            self.with_chain(meta, |meta, list| {
+                free_chain(&self.fs.layout, &self.fs.volume, &mut meta.table, list, keep)
+            })?;
+            self.store(inode)
+        })
+    }
+
+    /// Fills the file up to `size` with zeroes: there are no holes.
+    fn grow(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
+        if size > inode.sb().max_bytes() {
+            return Err(Errno::EFBIG);
+        }
+        let (mapping, old) = (mapping(inode)?, inode.size());
+        let mut at = old;
+        while at < size {
+            let len = (size - at).min(PAGE_SIZE as u64 - at % PAGE_SIZE as u64) as usize;
+            let zeroes = ZEROES.get(..len).unwrap_or_default();
+            match mapping.write(at, &mut Src::kernel(zeroes)) {
+                Ok(done) if done > 0 => at += done as u64,
+                failed => {
+                    mapping.truncate(old);
+                    return Err(failed.err().unwrap_or(Errno::EIO));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the bytes `from..to` are, as far as there are clusters.
+    fn runs(&self, from: u64, to: u64) -> Result<Vec<Run>> {
+        let layout = &self.fs.layout;
+        self.fs.with(|meta| {
+            self.with_chain(meta, |_, list| {
+                let mut runs: Vec<Run> = Vec::new();
+                let to = to.min(list.len() as u64 * u64::from(layout.cluster_size));
+                let mut pos = from;
+                while pos < to {
+                    let (at, left) = layout.locate(list, pos)?;
+                    let len = u64::from(left).min(to - pos);
+                    match runs.last_mut().filter(|run| run.at + run.len == at) {
+                        Some(run) => run.len += len,
+                        None => {
+                            runs.try_reserve(1).map_err(|_| fat_image::Error::NoMemory)?;
+                            runs.push(Run { pos, at, len });
+                        }
+                    }
+                    pos += len;
+                }
+                Ok(runs)
+            })
+        })
+    }
+
+    /// Reads or writes runs from or to `frames`, the first of which is page `first`.
+    fn transfer(&self, runs: &[Run], first: u64, frames: &[Frame], is_write: bool) -> Result<()> {
+        for run in runs {
+            let sector = run.at >> block::SECTOR_SHIFT;
+            let mut bio =
+                if is_write { Bio::write(sector) } else { Bio::read(sector) }.with_flags(BioFlags::SYNC);
+            let (mut pos, end) = (run.pos, run.pos + run.len);
+            while pos < end {
+                let offset = (pos % PAGE_SIZE as u64) as usize;
+                let len = (end - pos).min((PAGE_SIZE - offset) as u64) as usize;
+                let nth = usize::try_from((pos >> PAGE_SHIFT).wrapping_sub(first)).unwrap_or(usize::MAX);
+                bio.add(frames.get(nth).ok_or(Errno::EIO)?.clone(), offset, len)?;
+                pos += len as u64;
+            }
+            self.fs.device.submit_and_wait(bio)?;
+        }
+        Ok(())
+    }
+
+    /// Has as many clusters as a file of `size` bytes needs: a page may have been given more than its file has bytes for.
+    fn fit_chain(&self, size: u64) -> Result<()> {
+        let fs = &self.fs;
+        let need = size.div_ceil(fs.layout.cluster_size.into()) as usize;
+        fs.with(|meta| {
+            self.with_chain(meta, |meta, list| {
+                while list.len() < need {
+                    meta.table.append(&fs.layout, &fs.volume, list)?;
+                }
+                free_chain(&fs.layout, &fs.volume, &mut meta.table, list, need)
+            })
+        })
+    }
+
+    /// Gives the file clusters for its bytes up to `end`.
+    fn extend_chain(&self, end: u64) -> Result<()> {
+        let fs = &self.fs;
+        let size = u64::from(fs.layout.cluster_size);
+        fs.with(|meta| {
+            self.with_chain(meta, |meta, list| {
+                while (list.len() as u64) * size < end {
+                    meta.table.append(&fs.layout, &fs.volume, list)?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn size(&self) -> u64 {
+        self.vfs.get().and_then(Weak::upgrade).map_or(0, |inode| inode.size())
+    }
+}
+
+impl PageSource for Node {
+    fn read_page(&self, idx: u64, frame: &Frame) -> Result<()> {
+        self.read_pages(idx, core::slice::from_ref(frame))
+    }
+
+    fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        let sector = block::SECTOR_SIZE as u64;
+        let (from, end) = (first << PAGE_SHIFT, (first + frames.len() as u64) << PAGE_SHIFT);
+        let size = self.size();
+        let runs = self.runs(from, end.min(size.next_multiple_of(sector)))?;
+        self.transfer(&runs, first, frames, false)?;
+        let covered = runs.last().map_or(from, |run| run.pos + run.len).min(size.max(from));
+        for (idx, frame) in (first..).zip(frames) {
+            let base = idx << PAGE_SHIFT;
+            let start = covered.clamp(base, base + PAGE_SIZE as u64) - base;
+            frame.zero(start as usize..PAGE_SIZE);
+        }
+        Ok(())
+    }
+
+    fn write_page(&self, idx: u64, frame: &Frame) -> Result<()> {
+        self.write_pages(idx, core::slice::from_ref(frame))
+    }
+
+    fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        let sector = block::SECTOR_SIZE as u64;
+        let (from, end) = (first << PAGE_SHIFT, (first + frames.len() as u64) << PAGE_SHIFT);
+        let size = self.size();
+        self.fit_chain(size)?;
+        let to = end.min(size.next_multiple_of(sector));
+        let runs = self.runs(from, to)?;
+        let covered: u64 = runs.iter().map(|run| run.len).sum();
+        self.transfer(&runs, first, frames, true)?;
+        if from + covered < to {
+            return Err(Errno::EIO);
+        }
+        match self.vfs.get().and_then(Weak::upgrade) {
+            Some(inode) => self.write_record(&inode),
+            None => Ok(()),
+        }
+    }
+
+    fn prepare_write(&self, idx: u64) -> Result<()> {
+        let size = u64::from(self.fs.layout.cluster_size);
+        let max = self.vfs.get().and_then(Weak::upgrade).map_or(0, |inode| inode.sb().max_bytes());
+        let end = ((idx + 1) << PAGE_SHIFT).min(max.next_multiple_of(size));
+        if self.extend_chain(end) == Err(Errno::ENOSPC) {
+            self.fs.wait_for_evictions();
+            self.extend_chain(end)?;
+        }
+        self.pages_dirty();
+        Ok(())
+    }
+}

@@ -1,0 +1,273 @@
+//! Mounting and unmounting.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+
+use abi::fs::Statfs;
+use abi::{Errno, Result};
+use block::{BlockDevice, Claim};
+use fat_image::name::Spelling;
+use fat_image::{BOOT_LEN, Error, Layout, Table};
+use hal::sync::{Once, SpinLock};
+use sched::{Interruptible, Mutex, WaitQueue};
+use vfs::params::Param;
+use vfs::superblock::SbFlags;
+use vfs::{Dentry, FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps, register_fs};
+
+use crate::cache::Cache;
+use crate::fs::{Fs, Meta, errno};
+use crate::options::{self, Options};
+
+/// `MSDOS_SUPER_MAGIC`.
+const MAGIC: u64 = 0x4d44;
+/// The largest file: its size has 32 bits.
+const MAX_BYTES: u64 = u32::MAX as u64;
+/// Bytes that a name may have: 255 units of UTF-16, each up to 6 bytes as Linux counts.
+const NAME_LEN: i64 = 1530;
+/// The same without long names: 8 and 3, the dot, and the byte behind.
+const SHORT_NAME_LEN: i64 = 12;
+
+struct FatType {
+    name: &'static str,
+    spelling: Spelling,
+    params: &'static [Param],
+}
+
+/// With long names and without.
+static TYPES: [FatType; 2] = [
+    FatType { name: "vfat", spelling: Spelling::Mixed, params: options::PARAMS },
+    FatType { name: "msdos", spelling: Spelling::Msdos, params: options::MSDOS_PARAMS },
+];
+
+/// Makes the file systems known.
+pub fn register() -> Result<()> {
+    TYPES.iter().try_for_each(|fs_type| register_fs(fs_type))
+}
+
+impl FileSystemType for FatType {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn needs_device(&self) -> bool {
+        true
+    }
+
+    fn params(&self) -> &'static [Param] {
+        self.params
+    }
+
+    fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
+        let name = core::str::from_utf8(request.source).map_err(|_| Errno::ENOENT)?;
+        let name = name.strip_prefix("/dev/").ok_or(Errno::ENOTBLK)?;
+        let device = block::by_name(name).ok_or(Errno::ENOENT)?;
+        let (cred, umask) = (request.ctx.cred, request.ctx.fs.umask());
+        let this = TYPES.iter().find(|known| known.name == self.name).ok_or(Errno::ENODEV)?;
+        let options = Options::new(cred.uid, cred.gid, umask & 0o777, self.spelling).parse(request.data)?;
+        mount_device(this, &device, options, request.flags)
+    }
+}
+
+/// A mounted file system: its device's number, itself and its root.
+type Mounted = (u64, Weak<SuperBlock>, Weak<Dentry>);
+
+/// Mounted file systems: mounting a device twice gives the same file system.
+static MOUNTED: Mutex<Vec<Mounted>> = Mutex::new("fat.mounted", Vec::new());
+
+/// How often and how long a mount waits for the last user of an earlier one to go.
+const RETRIES: u32 = 100;
+const RETRY_NS: u64 = 10_000_000;
+
+fn mount_device(
+    this: &'static FatType,
+    device: &Arc<BlockDevice>,
+    options: Options,
+    flags: SbFlags,
+) -> Result<Arc<Dentry>> {
+    let mut mounted = MOUNTED.lock();
+    for attempt in 0.. {
+        mounted.retain(|(_, sb, _)| sb.strong_count() > 0);
+        if let Some((_, _, root)) = mounted.iter().find(|(rdev, ..)| *rdev == device.rdev())
+            && let Some(root) = root.upgrade()
+        {
+            let is_same = root.sb().is_readonly() == flags.contains(SbFlags::RDONLY)
+                && root.sb().fs_type().name() == this.name;
+            return if is_same { Ok(root) } else { Err(Errno::EBUSY) };
+        }
+        match device.claim(this.name) {
+            Ok(claim) => {
+                let root = open(this, device, options, flags, Some(claim))?;
+                start_flusher(&root)?;
+                mounted.push((device.rdev(), Arc::downgrade(root.sb()), Arc::downgrade(&root)));
+                return Ok(root);
+            }
+            Err(errno) if attempt >= RETRIES => return Err(errno),
+            Err(_) => {
+                let _ = sched::sleep_until(hal::time::now_ns() + RETRY_NS, Interruptible::No);
+            }
+        }
+    }
+    Err(Errno::EBUSY)
+}
+
+/// Seconds between flushes.
+const FLUSH_SECONDS: u32 = 5;
+const NS_PER_SECOND: u64 = 1_000_000_000;
+
+/// Starts the thread that flushes the metadata now and then; it ends with the file system.
+fn start_flusher(root: &Dentry) -> Result<()> {
+    let Some(ops) = root.sb().ops_as::<Super>() else { return Ok(()) };
+    let fs = Arc::downgrade(&ops.0);
+    let flush = move || {
+        for second in 1u32.. {
+            // Short sleeps, so that the thread ends soon after the file system.
+            let _ = sched::sleep_until(hal::time::now_ns() + NS_PER_SECOND, Interruptible::No);
+            let Some(fs) = fs.upgrade() else { return };
+            if second.is_multiple_of(FLUSH_SECONDS)
+                && let Err(errno) = fs.volume.flush()
+            {
+                log::error!("FAT-fs ({}): write-back failed: {errno}", fs.device.name());
+            }
+        }
+    };
+    sched::spawn("fat-flush", flush).map(drop).map_err(|_| Errno::ENOMEM)
+}
+
+/// Opens the file system on `device`; gives its root. `EINVAL`: it is none. `EACCES`: the device cannot be written.
+fn open(
+    this: &'static dyn FileSystemType,
+    device: &Arc<BlockDevice>,
+    options: Options,
+    flags: SbFlags,
+    claim: Option<Claim>,
+) -> Result<Arc<Dentry>> {
+    if device.is_read_only() && !flags.contains(SbFlags::RDONLY) {
+        return Err(Errno::EACCES);
+    }
+    let volume = Cache::new(device);
+    let mut boot = [0; BOOT_LEN];
+    let refused = |error| match error {
+        Error::Corrupt(what) | Error::Unsupported(what) => {
+            log::error!("FAT-fs ({}): cannot mount: {what}", device.name());
+            Errno::EINVAL
+        }
+        error => errno(error),
+    };
+    fat_image::Volume::read(&volume, 0, &mut boot).map_err(refused)?;
+    let mut layout = Layout::parse(&boot, device.len_bytes()).map_err(refused)?;
+    layout.spelling = options.spelling;
+    if layout.sector_size < device.logical_block_size() {
+        return Err(Errno::EINVAL);
+    }
+    let table = Table::open(&layout, &volume).map_err(refused)?;
+    let was_dirty = layout.is_dirty(&volume).map_err(refused)?;
+    if was_dirty {
+        let name = device.name();
+        log::warn!(
+            "FAT-fs ({name}): Volume was not properly unmounted. Some data may be corrupt. Please run fsck."
+        );
+    }
+    let block_size = layout.cluster_size;
+    let fs = Arc::new(Fs {
+        layout,
+        device: device.clone(),
+        volume,
+        meta: Mutex::new("fat.meta", Meta { table }),
+        known: SpinLock::new("fat.known", BTreeMap::new()),
+        dirty: SpinLock::new("fat.dirty", BTreeMap::new()),
+        nr_evictions: AtomicU32::new(0),
+        evicted: WaitQueue::new(),
+        options: Mutex::new("fat.options", options),
+        sb: Once::new(),
+        is_marked: AtomicBool::new(false),
+        was_dirty,
+        _claim: claim,
+    });
+    let init = SuperInit {
+        fs_type: this,
+        dev: device.rdev(),
+        magic: MAGIC,
+        block_size,
+        max_bytes: MAX_BYTES,
+        flags,
+    };
+    let sb = SuperBlock::new(init, Box::new(Super(fs.clone())));
+    fs.sb.call_once(|| Arc::downgrade(&sb));
+    let root = fs.root()?;
+    if !flags.contains(SbFlags::RDONLY) {
+        fs.mark(true)?;
+    }
+    Ok(Dentry::new_root(root))
+}
+
+/// As [`open`] for tests, which claim nothing.
+#[cfg(test)]
+pub(crate) fn open_device(
+    device: &Arc<BlockDevice>,
+    options: Options,
+    flags: SbFlags,
+) -> Result<Arc<Dentry>> {
+    open(&TYPES[0], device, options, flags, None)
+}
+
+/// FAT's part of a superblock.
+struct Super(Arc<Fs>);
+
+impl SuperOps for Super {
+    fn statfs(&self, _sb: &SuperBlock) -> Result<Statfs> {
+        let free = self.0.lock().table.nr_free();
+        let (size, blocks) = (i64::from(self.0.layout.cluster_size), u64::from(self.0.layout.nr_clusters()));
+        Ok(Statfs {
+            f_bsize: size,
+            f_frsize: size,
+            f_blocks: blocks,
+            f_bfree: free.into(),
+            f_bavail: free.into(),
+            f_namelen: if self.0.layout.spelling == Spelling::Msdos { SHORT_NAME_LEN } else { NAME_LEN },
+            ..Statfs::default()
+        })
+    }
+
+    fn show_options(&self, _sb: &SuperBlock, out: &mut Vec<u8>) {
+        self.0.options.lock().show(out);
+    }
+
+    fn remount(&self, _sb: &SuperBlock, data: &[u8]) -> Result<()> {
+        // What is given is checked, and nothing of it changes, as on Linux.
+        self.0.options.lock().parse(data).map(drop)
+    }
+
+    fn set_readonly(&self, _sb: &SuperBlock, readonly: bool) -> Result<()> {
+        if readonly {
+            self.0.mark(false)?;
+            return self.0.sync();
+        }
+        if self.0.device.is_read_only() { Err(Errno::EROFS) } else { self.0.mark(true) }
+    }
+
+    fn sync(&self, sb: &SuperBlock) -> Result<()> {
+        if sb.is_readonly() {
+            self.0.forget_dirty();
+            return Ok(());
+        }
+        self.0.sync()
+    }
+}
+
+impl Drop for Super {
+    fn drop(&mut self) {
+        let fs = self.0.clone();
+        if !fs.is_marked.load(Acquire) && fs.dirty.lock().is_empty() {
+            return;
+        }
+        // Whoever drops the last file may hold locks.
+        sched::workqueue::queue(Box::new(move || {
+            if let Err(errno) = fs.mark(false).and(fs.sync()) {
+                log::error!("FAT-fs ({}): the last write failed: {errno}", fs.device.name());
+            }
+        }));
+    }
+}
