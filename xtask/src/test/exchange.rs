@@ -29,7 +29,7 @@ struct Kind {
     writers: &'static [&'static str],
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind {
         name: "ext4 as Debian makes it",
         fs: Fs::Ext4,
@@ -47,6 +47,12 @@ const KINDS: [Kind; 7] = [
         fs: Fs::Ext4,
         options: &["-t", "ext4", "-O", "^metadata_csum,^64bit,^dir_index"],
         writers: &["linux"],
+    },
+    Kind {
+        name: "ext4 with data in inodes",
+        fs: Fs::Ext4,
+        options: &["-t", "ext4", "-I", "256", "-O", "inline_data"],
+        writers: &["keel", "linux"],
     },
     Kind { name: "vfat as Debian makes it", fs: Fs::Vfat, options: &[], writers: &["keel", "linux"] },
     Kind {

@@ -103,6 +103,7 @@ impl FileOps for Regular {
         let inode = file.inode();
         check_unswapped(inode)?;
         let node = node(inode)?;
+        node.leave_inode()?;
         let has_extents = node.flags.load(Relaxed) & flags::EXTENTS != 0;
         let end = offset + len;
         match mode {
@@ -229,12 +230,10 @@ impl Node {
     /// Sets the size: pages and blocks beyond go, and what is left of the last page is zeroed on disk, too.
     pub(crate) fn set_size(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
         let mapping = mapping(inode)?;
-        if self.flags.load(Relaxed) & flags::INLINE_DATA != 0 {
-            return Err(Errno::EROFS);
-        }
         if self.fs.is_aborted.load(Acquire) {
             return Err(Errno::EROFS);
         }
+        self.leave_inode()?;
         let old = inode.size();
         let edge = size.min(old);
         self.dirty_edge(inode, edge)?;

@@ -79,7 +79,7 @@ impl Node {
 
     /// Frees an inode that was made in this transaction.
     fn unmake(&self, layout: &Layout, txn: &mut Txn<'_>, mut raw: disk::Inode) -> DiskResult<()> {
-        if raw.is_dir() || raw.has_flags(flags::EXTENTS) {
+        if !raw.has_flags(flags::INLINE_DATA) && (raw.is_dir() || raw.has_flags(flags::EXTENTS)) {
             while dir::unmap(layout, txn, &mut raw, 0, 1 << 32, 4)? == extent::RemoveOutcome::More {}
         }
         free_inode(layout, txn, raw)
@@ -102,8 +102,8 @@ impl Node {
     }
 
     fn remove_name(&self, layout: &Layout, txn: &mut Txn<'_>, dir: &Inode, name: &[u8]) -> DiskResult<()> {
-        let raw = self.load(layout, txn)?;
-        dir::remove(layout, txn, &raw, name)?;
+        let mut raw = self.load(layout, txn)?;
+        dir::remove(layout, txn, &mut raw, name)?;
         self.names_changed(layout, txn, dir, raw)
     }
 
@@ -116,15 +116,15 @@ impl Node {
         ino: u32,
         mode: u32,
     ) -> DiskResult<()> {
-        let raw = self.load(layout, txn)?;
-        dir::set(layout, txn, &raw, name, ino, dir::kind_of_mode(mode))?;
+        let mut raw = self.load(layout, txn)?;
+        dir::set(layout, txn, &mut raw, name, ino, dir::kind_of_mode(mode))?;
         self.names_changed(layout, txn, dir, raw)
     }
 
     /// Has ".." of this directory lead to `parent`.
     fn set_parent(&self, layout: &Layout, txn: &mut Txn<'_>, parent: u32) -> DiskResult<()> {
-        let raw = self.load(layout, txn)?;
-        dir::set(layout, txn, &raw, b"..", parent, dir::kind_of_mode(S_IFDIR))?;
+        let mut raw = self.load(layout, txn)?;
+        dir::set(layout, txn, &mut raw, b"..", parent, dir::kind_of_mode(S_IFDIR))?;
         self.changed(txn);
         Ok(())
     }

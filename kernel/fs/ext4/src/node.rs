@@ -13,7 +13,7 @@ use abi::time::Timespec;
 use abi::{Errno, Result};
 use ext4_image::extent::{Extent, Mapping as Found, RemoveOutcome};
 use ext4_image::inode::{self as disk, Time, Which, flags};
-use ext4_image::{Blocks, Layout, dir, free_inode, xattr};
+use ext4_image::{Blocks, Layout, dir, free_inode, inline, xattr};
 use hal::sync::{Once, SpinLock};
 use mm::Mapping;
 use vfs::inode::Times;
@@ -131,7 +131,7 @@ impl Fs {
         self.look(|layout, view| {
             let len = usize::try_from(raw.size()).unwrap_or(usize::MAX);
             if raw.has_flags(flags::INLINE_DATA) {
-                return Ok(dir::inline_file(raw)?.into());
+                return Ok(inline::file(raw)?.into());
             }
             if raw.is_short_link(layout) {
                 return Ok(raw.map().get(..len).unwrap_or_default().into());

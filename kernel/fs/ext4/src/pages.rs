@@ -10,7 +10,7 @@ use abi::{Errno, Result};
 use ext4_image::block::Freed;
 use ext4_image::extent::{self, Extent, Mapping as Found};
 use ext4_image::inode::{self as disk, flags};
-use ext4_image::{Blocks, Edit, Error, Layout, alloc_blocks, dir, free_blocks};
+use ext4_image::{Blocks, Edit, Error, Layout, alloc_blocks, dir, free_blocks, inline};
 use hal::frame::Frame;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 use mm::PageSource;
@@ -122,8 +122,13 @@ impl Node {
         if is_whole && !pieces.is_empty() { Ok(pieces) } else { Err(Errno::EINVAL) }
     }
 
-    fn read_inline(&self, first: u64, frames: &[Frame]) -> Result<()> {
-        let bytes = self.fs.look(|layout, view| dir::inline_file(&self.load(layout, view)?))?;
+    /// Fills `frames` from the inode. `false`: the contents have left it.
+    fn read_inline(&self, first: u64, frames: &[Frame]) -> Result<bool> {
+        let bytes = self.fs.look(|layout, view| {
+            let raw = self.load(layout, view)?;
+            raw.has_flags(flags::INLINE_DATA).then(|| inline::file(&raw)).transpose()
+        })?;
+        let Some(bytes) = bytes else { return Ok(false) };
         for (idx, frame) in (first..).zip(frames) {
             let start = usize::try_from(idx << PAGE_SHIFT).unwrap_or(usize::MAX);
             let rest = bytes.get(start..).unwrap_or_default();
@@ -131,7 +136,64 @@ impl Node {
             frame.write(0, part);
             frame.zero(part.len()..PAGE_SIZE);
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Moves the contents of a file that lies in its inode to a block, before they change.
+    ///
+    /// They are on the device before the inode leads to them, and both come with one transaction:
+    ///
+    /// ```text
+    ///   take a block    write the contents there    [inode: map, size stays]    commit
+    /// ```
+    /// May sleep. `ENOSPC`: nothing has changed.
+    pub(crate) fn leave_inode(&self) -> Result<()> {
+        if !self.has_inline_data() {
+            return Ok(());
+        }
+        let handle = self.fs.begin()?;
+        let taken = handle.run(|layout, txn| {
+            let raw = self.load(layout, txn)?;
+            if !raw.has_flags(flags::INLINE_DATA) {
+                return Ok(None);
+            }
+            let bytes = inline::file(&raw)?;
+            let block = match bytes.is_empty() {
+                true => None,
+                false => Some(alloc_blocks(layout, txn, layout.inode_goal(self.ino), 1)?.0),
+            };
+            Ok(Some((bytes, block)))
+        })?;
+        // Somebody else was faster.
+        let Some((bytes, block)) = taken else { return Ok(()) };
+        let written = block.map_or(Ok(()), |block| self.write_block(block, &bytes));
+        handle.run(|layout, txn| {
+            let mut raw = self.load(layout, txn)?;
+            let is_wanted = written.is_ok() && raw.has_flags(flags::INLINE_DATA);
+            let left = match is_wanted {
+                true => inline::leave_file(layout, txn, &mut raw, block),
+                false => Ok(()),
+            };
+            if let Some(block) = block.filter(|_| !is_wanted) {
+                free_blocks(layout, txn, block, 1, Freed::Data)?;
+            }
+            left?;
+            self.flags.store(raw.flags(), Release);
+            *self.last.lock() = None;
+            self.data_changed(txn);
+            Ok(())
+        })?;
+        written
+    }
+
+    /// Writes `bytes` and zeroes behind them to `block`, which is not the file's yet.
+    fn write_block(&self, block: u64, bytes: &[u8]) -> Result<()> {
+        let bits = self.fs.layout.block_bits;
+        let frame = mm::oom::alloc_zeroed()?;
+        frame.write(0, bytes);
+        let mut transfer = self.fs.disk.start_write();
+        transfer.add(block << bits, &frame, 0, 1 << bits)?;
+        transfer.wait()
     }
 
     /// Adds the blocks of `piece` to a transfer of `frames`, the first of which is page `first`.
@@ -360,8 +422,8 @@ impl PageSource for Node {
     }
 
     fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
-        if self.has_inline_data() {
-            return self.read_inline(first, frames);
+        if self.has_inline_data() && self.read_inline(first, frames)? {
+            return Ok(());
         }
         if self.journals_data() {
             return self.read_journaled(first, frames);
@@ -391,9 +453,7 @@ impl PageSource for Node {
     }
 
     fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
-        if self.has_inline_data() {
-            return Err(Errno::EROFS);
-        }
+        self.leave_inode()?;
         let bits = self.fs.layout.block_bits;
         let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
         let per_page = self.fs.blocks_per_page();
@@ -418,9 +478,10 @@ impl PageSource for Node {
     }
 
     fn prepare_write(&self, idx: u64) -> Result<()> {
-        if self.has_inline_data() || self.fs.is_aborted.load(Acquire) {
+        if self.fs.is_aborted.load(Acquire) {
             return Err(Errno::EROFS);
         }
+        self.leave_inode()?;
         if u32::try_from((idx + 1) * self.fs.blocks_per_page()).is_err() || !self.can_reach(idx) {
             return Err(errno(Error::TooBig));
         }

@@ -10,9 +10,7 @@
 //!
 //! Source: Documentation/filesystems/ext4/directory.rst (Linux 7.2).
 
-mod leaf;
-
-use alloc::vec::Vec;
+pub(crate) mod leaf;
 
 pub use leaf::{Entry, kind_of_mode};
 pub(crate) use leaf::{entries, find_in, insert_into, pack};
@@ -27,7 +25,7 @@ use crate::htree;
 use crate::inode::{Inode, flags};
 use crate::layout::Layout;
 use crate::superblock::Compat;
-use crate::{indirect, view, xattr};
+use crate::{indirect, inline, view};
 
 /// The longest name.
 pub const NAME_MAX: usize = 255;
@@ -192,10 +190,10 @@ pub(crate) fn for_each_block<R>(
 pub fn lookup(layout: &Layout, blocks: &dyn Blocks, dir: &Inode, name: &[u8]) -> Result<Option<(u32, u8)>> {
     let found = if dir.has_flags(flags::INLINE_DATA) {
         let mut found = None;
-        for part in inline_parts(dir)? {
+        for part in inline::parts(dir)? {
             for entry in leaf::entries_in(part, part.len()) {
                 let entry = entry?;
-                if entry.name == name {
+                if entry.name == name && entry.ino != 0 {
                     found = Some((entry.ino, entry.kind));
                 }
             }
@@ -256,7 +254,7 @@ fn find_dots(layout: &Layout, blocks: &dyn Blocks, dir: &Inode, name: &[u8]) -> 
 /// Whether `dir` has no entries but "." and "..".
 pub fn is_empty(layout: &Layout, blocks: &dyn Blocks, dir: &Inode) -> Result<bool> {
     if dir.has_flags(flags::INLINE_DATA) {
-        for part in inline_parts(dir)? {
+        for part in inline::parts(dir)? {
             for entry in leaf::entries_in(part, part.len()) {
                 if entry?.ino != 0 {
                     return Ok(false);
@@ -275,12 +273,6 @@ pub fn is_empty(layout: &Layout, blocks: &dyn Blocks, dir: &Inode) -> Result<boo
         Ok(None)
     })?;
     Ok(found.is_none())
-}
-
-/// The two parts of an inline directory.
-fn inline_parts(dir: &Inode) -> Result<[&[u8]; 2]> {
-    let first = dir.map().get(4..).unwrap_or_default();
-    Ok([first, xattr::inline_data(dir)?.unwrap_or_default()])
 }
 
 /// Calls `emit` with the entries of `dir` but "." and ".." from position `pos` on and the position behind each,
@@ -325,7 +317,7 @@ pub fn list(
 fn list_inline(dir: &Inode, pos: u64, emit: &mut dyn FnMut(&Entry<'_>, u64) -> bool) -> Result<u64> {
     let mut base = FIRST_POS;
     let mut next_pos = pos;
-    for part in inline_parts(dir)? {
+    for part in inline::parts(dir)? {
         for entry in leaf::entries_in(part, part.len()) {
             let entry = entry?;
             let next = base + (entry.at + entry.len) as u64;
@@ -342,8 +334,12 @@ fn list_inline(dir: &Inode, pos: u64, emit: &mut dyn FnMut(&Entry<'_>, u64) -> b
     Ok(next_pos)
 }
 
-/// Gives the new directory `dir` its first block, with "." and "..". The inode is stored.
+/// Gives the new directory `dir` "." and "..", in its inode where the file system has such, or in its first block. The inode is
+/// stored.
 pub fn init(layout: &Layout, edit: &mut dyn Edit, dir: &mut Inode, parent: u32) -> Result<()> {
+    if inline::init_dir(layout, edit, dir, parent)? {
+        return Ok(());
+    }
     let block = append_block(layout, edit, dir)?;
     let seed = dir.seed(layout);
     let ino = dir.ino();
@@ -386,7 +382,10 @@ pub fn add(
         return Err(Error::Corrupt("length of a name"));
     }
     if dir.has_flags(flags::INLINE_DATA) {
-        return Err(Error::Unsupported("inline directory"));
+        if inline::add(layout, edit, dir, name, ino, kind)? {
+            return Ok(());
+        }
+        inline::leave_dir(layout, edit, dir)?;
     }
     let has_index = layout.compat.contains(Compat::DIR_INDEX);
     if dir.has_flags(flags::INDEX) {
@@ -413,28 +412,32 @@ pub fn add(
 }
 
 /// Removes the entry `name`. `NotFound`.
-pub fn remove(layout: &Layout, edit: &mut dyn Edit, dir: &Inode, name: &[u8]) -> Result<()> {
+pub fn remove(layout: &Layout, edit: &mut dyn Edit, dir: &mut Inode, name: &[u8]) -> Result<()> {
+    if dir.has_flags(flags::INLINE_DATA) {
+        return inline::remove(layout, edit, dir, name);
+    }
     let place = find(layout, edit, dir, name)?.ok_or(Error::NotFound)?;
     leaf::remove_at(edit.write(place.block, Seal::Dir(dir.seed(layout)))?, place.at, place.before)
 }
 
 /// Makes the entry `name` (".." included) lead to `ino`. `NotFound`.
-pub fn set(layout: &Layout, edit: &mut dyn Edit, dir: &Inode, name: &[u8], ino: u32, kind: u8) -> Result<()> {
+pub fn set(
+    layout: &Layout,
+    edit: &mut dyn Edit,
+    dir: &mut Inode,
+    name: &[u8],
+    ino: u32,
+    kind: u8,
+) -> Result<()> {
+    if dir.has_flags(flags::INLINE_DATA) {
+        return match name {
+            b".." => inline::set_parent(layout, edit, dir, ino),
+            _ => inline::set(layout, edit, dir, name, ino, kind),
+        };
+    }
     let place = find(layout, edit, dir, name)?.ok_or(Error::NotFound)?;
     leaf::set_at(edit.write(place.block, Seal::Dir(dir.seed(layout)))?, place.at, ino, kind);
     Ok(())
-}
-
-/// The contents of a file that lies in its inode.
-pub fn inline_file(inode: &Inode) -> Result<Vec<u8>> {
-    let mut bytes = Vec::from(inode.map());
-    bytes.extend_from_slice(xattr::inline_data(inode)?.unwrap_or_default());
-    let size = usize::try_from(inode.size()).unwrap_or(usize::MAX);
-    if size > bytes.len() {
-        return Err(Error::Corrupt("size of an inline file"));
-    }
-    bytes.truncate(size);
-    Ok(bytes)
 }
 
 /// The hash of `name` by the rule of `version`.

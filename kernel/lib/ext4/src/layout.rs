@@ -238,9 +238,6 @@ impl Layout {
     /// Whether the file system can be written to.
     pub fn support(&self) -> Support {
         let has = |flag| self.incompat.contains(flag);
-        if has(Incompat::INLINE_DATA) {
-            return Support::ReadOnly("inline data");
-        }
         if self.incompat.bits() & 0x100 != 0 {
             return Support::ReadOnly("multi-mount protection");
         }

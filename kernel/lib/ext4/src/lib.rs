@@ -15,6 +15,7 @@ mod group;
 mod hash;
 mod htree;
 mod indirect;
+pub mod inline;
 pub mod inode;
 pub mod journal;
 mod layout;

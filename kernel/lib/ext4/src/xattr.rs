@@ -73,6 +73,16 @@ struct Attribute {
     value: Vec<u8>,
 }
 
+impl Attribute {
+    fn inline_data(value: &[u8]) -> Self {
+        Self { index: index::SYSTEM, name: b"data".into(), value: value.into() }
+    }
+
+    fn is_inline_data(&self) -> bool {
+        self.index == index::SYSTEM && self.name == b"data"
+    }
+}
+
 /// Prefixes of names and their numbers, longer ones first.
 const PREFIXES: &[(u8, &[u8])] = &[
     (index::ACL_ACCESS, b"system.posix_acl_access"),
@@ -138,6 +148,30 @@ pub(crate) fn inline_data(inode: &Inode) -> Result<Option<&[u8]>> {
         }
     }
     Ok(None)
+}
+
+/// How long the value of "system.data" can be beside the other attributes in the inode. `None`: there is no room even for an
+/// empty one.
+pub(crate) fn inline_room(inode: &Inode) -> Result<Option<usize>> {
+    let mut list = collect(in_inode(inode))?;
+    list.retain(|attribute| !attribute.is_inline_data());
+    list.push(Attribute::inline_data(&[]));
+    Ok(inode.tail().len().saturating_sub(4).checked_sub(size(&list)))
+}
+
+/// Sets (`Some`) or removes (`None`) "system.data". The inode is not stored. `NoSpace`: it does not fit.
+pub(crate) fn set_inline(inode: &mut Inode, value: Option<&[u8]>) -> Result<()> {
+    let mut list = collect(in_inode(inode))?;
+    let at = list.iter().position(Attribute::is_inline_data).unwrap_or(0);
+    list.retain(|attribute| !attribute.is_inline_data());
+    if let Some(value) = value {
+        list.insert(at.min(list.len()), Attribute::inline_data(value));
+        if size(&list) > inode.tail().len().saturating_sub(4) {
+            return Err(Error::NoSpace);
+        }
+    }
+    store_inner(inode, &list);
+    Ok(())
 }
 
 fn csum(bytes: &[u8], seed: u32, block: u64) -> Result<u32> {

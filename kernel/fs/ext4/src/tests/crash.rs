@@ -204,3 +204,10 @@ fn what_was_synced_survives_crashes_on_ext3() {
     let _alone = alone();
     crash(&["-t", "ext3", "-b", "1024", "-J", "size=1"], b"commit=900", 4 << 20, 4, 20);
 }
+
+#[test]
+fn what_was_synced_survives_crashes_with_folders_in_inodes() {
+    let _alone = alone();
+    let args = ["-t", "ext4", "-b", "1024", "-J", "size=1", "-I", "256", "-O", "inline_data"];
+    crash(&args, b"commit=900", 4 << 20, 5, 20);
+}

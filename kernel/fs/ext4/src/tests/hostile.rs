@@ -7,7 +7,7 @@ use vfs::superblock::SbFlags;
 use super::env::{Env, Random, alone, image, pattern};
 
 fn exercise(env: &Env) {
-    for dir in ["/", "/dir"] {
+    for dir in ["/", "/dir", "/dir0", "/dir1"] {
         for name in env.list(dir).unwrap_or_default() {
             let path = format!("{dir}/{name}");
             let _ = env.stat(&path);
@@ -92,4 +92,13 @@ fn try_mutations(original: &[u8], targets: &[usize], seed: u64, nr: usize) -> us
         }
     }
     mounted
+}
+
+#[test]
+fn mutated_images_with_data_in_inodes_mount_with_an_error_or_work() {
+    let _alone = alone();
+    let Some(original) = super::inline::inline_image("1024", "inline_data,^metadata_csum") else { return };
+    let targets: Vec<usize> = (0..original.len()).filter(|&at| original[at] != 0 && at >= 1024).collect();
+    let mounted = try_mutations(&original, &targets[..targets.len().min(12000)], 13, 100);
+    assert!(mounted > 10, "{mounted} mounted");
 }

@@ -5,3 +5,4 @@ mod env;
 mod faults;
 mod files;
 mod hostile;
+mod inline;

@@ -74,7 +74,7 @@ pub(super) fn decode(bytes: &[u8], at: usize, end: usize) -> Result<Entry<'_>> {
 }
 
 /// All entries of `bytes[..end]`, free ones included; ends with the first error.
-pub(super) fn entries_in(bytes: &[u8], end: usize) -> impl Iterator<Item = Result<Entry<'_>>> {
+pub(crate) fn entries_in(bytes: &[u8], end: usize) -> impl Iterator<Item = Result<Entry<'_>>> {
     let mut at = 0;
     core::iter::from_fn(move || {
         if at + HEADER > end {
@@ -93,8 +93,13 @@ pub(crate) fn entries<'a>(layout: &Layout, bytes: &'a [u8]) -> impl Iterator<Ite
 
 /// Where the entry `name` begins, and where the one before it does.
 pub(crate) fn find_in(layout: &Layout, bytes: &[u8], name: &[u8]) -> Result<Option<(usize, Option<usize>)>> {
+    place_in(bytes, bytes.len().saturating_sub(tail_len(layout)), name)
+}
+
+/// As [`find_in`] of `bytes[..end]`.
+pub(crate) fn place_in(bytes: &[u8], end: usize, name: &[u8]) -> Result<Option<(usize, Option<usize>)>> {
     let mut before = None;
-    for entry in entries(layout, bytes) {
+    for entry in entries_in(bytes, end) {
         let entry = entry?;
         if entry.name == name && entry.ino != 0 {
             return Ok(Some((entry.at, before)));
@@ -131,8 +136,15 @@ pub(crate) fn init(layout: &Layout, bytes: &mut [u8]) {
     }
 }
 
+/// Makes `bytes` one free entry: a part of a directory that lies in its inode.
+pub(crate) fn init_part(bytes: &mut [u8]) {
+    let len = bytes.len();
+    bytes.fill(0);
+    put_entry(bytes, 0, len, &[], 0, 0);
+}
+
 /// Makes `bytes` the first block of directory `ino`.
-pub(super) fn init_dots(layout: &Layout, bytes: &mut [u8], ino: u32, parent: u32) {
+pub(crate) fn init_dots(layout: &Layout, bytes: &mut [u8], ino: u32, parent: u32) {
     init(layout, bytes);
     let end = bytes.len() - tail_len(layout);
     put_entry(bytes, 0, needed(1), b".", ino, 2);
@@ -140,7 +152,7 @@ pub(super) fn init_dots(layout: &Layout, bytes: &mut [u8], ino: u32, parent: u32
 }
 
 /// An entry with room behind or in it.
-pub(super) struct Room {
+pub(crate) struct Room {
     at: usize,
     len: usize,
     /// Bytes that it keeps.
@@ -149,8 +161,13 @@ pub(super) struct Room {
 
 /// The entry that has room for `name`.
 pub(super) fn roomy_entry(layout: &Layout, bytes: &[u8], name: &[u8]) -> Result<Option<Room>> {
+    room_in(bytes, bytes.len().saturating_sub(tail_len(layout)), name)
+}
+
+/// As [`roomy_entry`] of `bytes[..end]`.
+pub(crate) fn room_in(bytes: &[u8], end: usize, name: &[u8]) -> Result<Option<Room>> {
     let wanted = needed(name.len());
-    for entry in entries(layout, bytes) {
+    for entry in entries_in(bytes, end) {
         let entry = entry?;
         let used = if entry.ino == 0 { 0 } else { needed(entry.name.len()) };
         if entry.len >= used + wanted {
@@ -168,7 +185,7 @@ pub(crate) fn insert_into(layout: &Layout, bytes: &mut [u8], name: &[u8], ino: u
 }
 
 /// Adds an entry to a block where there is `room` for it.
-pub(super) fn insert_at(bytes: &mut [u8], room: &Room, name: &[u8], ino: u32, kind: u8) {
+pub(crate) fn insert_at(bytes: &mut [u8], room: &Room, name: &[u8], ino: u32, kind: u8) {
     let &Room { at, len, used } = room;
     if used > 0 {
         view::put(bytes, at + 4, &(used as u16).to_le_bytes());
@@ -177,7 +194,7 @@ pub(super) fn insert_at(bytes: &mut [u8], room: &Room, name: &[u8], ino: u32, ki
 }
 
 /// Removes the entry at `at`; the one at `before` takes its room.
-pub(super) fn remove_at(bytes: &mut [u8], at: usize, before: Option<usize>) -> Result<()> {
+pub(crate) fn remove_at(bytes: &mut [u8], at: usize, before: Option<usize>) -> Result<()> {
     let len = decode(bytes, at, bytes.len())?.len;
     let Some(before) = before else {
         if let Some(gone) = bytes.get_mut(at + HEADER..at + len) {
@@ -197,7 +214,7 @@ pub(super) fn remove_at(bytes: &mut [u8], at: usize, before: Option<usize>) -> R
     Ok(())
 }
 
-pub(super) fn set_at(bytes: &mut [u8], at: usize, ino: u32, kind: u8) {
+pub(crate) fn set_at(bytes: &mut [u8], at: usize, ino: u32, kind: u8) {
     view::put(bytes, at, &ino.to_le_bytes());
     view::put(bytes, at + 7, &[kind]);
 }

@@ -16,7 +16,7 @@ fn exercise(image: &mut Image) {
         next += 1;
         let Ok(inode) = Inode::load(layout, disk, ino) else { continue };
         let _ = xattr::list(layout, disk, &inode, &mut |_, _| {});
-        let _ = dir::inline_file(&inode);
+        let _ = crate::inline::file(&inode);
         for logical in [0, 1, 7, 12, 300, 70_000, u32::MAX] {
             let _ = dir::map(layout, disk, &inode, logical);
         }
@@ -49,7 +49,7 @@ fn exercise(image: &mut Image) {
         let _ = orphan::add(layout, disk, &mut inode);
         if inode.is_dir() {
             let _ = dir::add(layout, disk, &mut inode, b"another", 12, 1);
-            let _ = dir::remove(layout, disk, &inode, b"file3");
+            let _ = dir::remove(layout, disk, &mut inode, b"file3");
         }
         for _ in 0..20 {
             let outcome = dir::unmap(layout, disk, &mut inode, 0, 1 << 32, 50);

@@ -163,7 +163,7 @@ impl Image {
     pub fn read_file(&self, ino: u32) -> Vec<u8> {
         let inode = self.inode(ino);
         if inode.has_flags(crate::inode::flags::INLINE_DATA) {
-            return dir::inline_file(&inode).unwrap();
+            return crate::inline::file(&inode).unwrap();
         }
         let bs = self.layout.block_size;
         let mut bytes = vec![0; inode.size() as usize];
@@ -203,7 +203,7 @@ impl Image {
     pub fn unlink(&mut self, dir: u32, name: &str) {
         let ino = self.lookup(dir, name).unwrap();
         let mut parent = self.inode(dir);
-        dir::remove(&self.layout, &mut self.disk, &parent, name.as_bytes()).unwrap();
+        dir::remove(&self.layout, &mut self.disk, &mut parent, name.as_bytes()).unwrap();
         let mut inode = self.inode(ino);
         if inode.is_dir() {
             assert!(dir::is_empty(&self.layout, &self.disk, &inode).unwrap());

@@ -161,8 +161,8 @@ fn the_list_of_orphans_loses_members_anywhere() {
     each_kind(|mut image| {
         let inos: Vec<u32> = (0..5).map(|nr| image.create(ROOT_INO, &format!("f{nr}"), FILE)).collect();
         for (nr, &ino) in inos.iter().enumerate() {
-            let parent = image.inode(ROOT_INO);
-            dir::remove(&image.layout, &mut image.disk, &parent, format!("f{nr}").as_bytes()).unwrap();
+            let mut parent = image.inode(ROOT_INO);
+            dir::remove(&image.layout, &mut image.disk, &mut parent, format!("f{nr}").as_bytes()).unwrap();
             let mut inode = image.inode(ino);
             inode.set_nlink(0);
             orphan::add(&image.layout, &mut image.disk, &mut inode).unwrap();

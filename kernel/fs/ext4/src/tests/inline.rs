@@ -1,0 +1,140 @@
+//! Files and directories that lie in their inodes, as mke2fs makes them; e2fsck judges what becomes of them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use abi::fs::{OpenFlags, RenameFlags};
+use hal::uio::Src;
+
+use super::env::{Env, Random, alone, fsck, image, pattern};
+
+const NR_FILES: usize = 24;
+
+/// The length of file `nr`: nothing, a part of the block map, all of it, and some of the attribute.
+fn len(nr: usize) -> usize {
+    [0, 1, 59, 60, 61, 100, 130, 5000][nr % 8]
+}
+
+/// An image with files and folders in their inodes, made with `features`.
+pub fn inline_image(block: &str, features: &str) -> Option<Vec<u8>> {
+    let host: PathBuf =
+        std::env::temp_dir().join(format!("ext4-inline-{}-{block}-{features}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&host);
+    for nr in 0..NR_FILES {
+        let dir = host.join(format!("dir{}", nr % 3));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(format!("f{nr}")), pattern(len(nr), nr as u64)).unwrap();
+    }
+    let made = image(
+        &["-t", "ext4", "-b", block, "-I", "256", "-O", features, "-N", "600", "-d", host.to_str()?],
+        8 << 20,
+    );
+    std::fs::remove_dir_all(&host).unwrap();
+    made
+}
+
+fn name(nr: usize) -> String {
+    format!("/dir{}/f{nr}", nr % 3)
+}
+
+#[test]
+fn files_leave_their_inodes() {
+    let _alone = alone();
+    for block in ["4096", "1024"] {
+        let Some(image) = inline_image(block, "inline_data") else { return };
+        let mut env = Env::new(&image);
+        let mut model: Vec<Vec<u8>> = (0..NR_FILES).map(|nr| pattern(len(nr), nr as u64)).collect();
+        for (nr, bytes) in model.iter_mut().enumerate() {
+            assert_eq!(env.get(&name(nr)).unwrap(), *bytes, "{nr}");
+            let file = env.open(&name(nr), OpenFlags::RDWR).unwrap();
+            let mut change = |pos: usize, new: &[u8]| {
+                vfs::rw::pwrite(&file, &mut Src::kernel(new), pos as i64, u64::MAX).unwrap();
+                bytes.resize(bytes.len().max(pos + new.len()), 0);
+                bytes[pos..pos + new.len()].copy_from_slice(new);
+            };
+            match nr / 8 {
+                0 => change(len(nr), b"appended"),
+                1 => change(7000, b"behind a hole"),
+                _ => {
+                    let size = [0, 30, 200][nr % 3];
+                    vfs::attr::ftruncate(&file, size, u64::MAX).unwrap();
+                    bytes.resize(size as usize, 0);
+                }
+            }
+            assert_eq!(env.get(&name(nr)).unwrap(), *bytes, "{nr}");
+        }
+        for _ in 0..2 {
+            let bytes = env.unmount();
+            fsck(&bytes);
+            env = Env::new(&bytes);
+            for (nr, bytes) in model.iter().enumerate() {
+                assert_eq!(env.get(&name(nr)).unwrap(), *bytes, "{nr}");
+            }
+        }
+        fsck(&env.unmount());
+    }
+}
+
+#[test]
+fn folders_grow_in_their_inodes_and_leave_them() {
+    let _alone = alone();
+    let Some(image) = inline_image("1024", "inline_data") else { return };
+    let mut env = Env::new(&image);
+    let mut random = Random(5);
+    let mut model: BTreeMap<String, bool> = (0..NR_FILES)
+        .map(|nr| (name(nr), false))
+        .chain((0..3).map(|nr| (format!("/dir{nr}"), true)))
+        .collect();
+    let dirs = ["/dir0", "/dir1", "/dir2", "/new0", "/new1"];
+    for dir in &dirs[3..] {
+        env.mkdir(dir).unwrap();
+        model.insert((*dir).to_owned(), true);
+    }
+    for step in 0..600 {
+        // Few names first, so that entries come and go in inodes; then so many that they move.
+        let nr_names = if step < 300 { 5 } else { 40 };
+        let path =
+            format!("{}/{}", dirs[random.below(5) as usize], "n".repeat(1 + random.below(nr_names) as usize));
+        match (model.get(&path).copied(), random.below(3)) {
+            (None, 0) => {
+                env.mkdir(&path).unwrap();
+                model.insert(path, true);
+            }
+            (None, _) => {
+                env.put(&path, b"x").unwrap();
+                model.insert(path, false);
+            }
+            (Some(is_dir), 0) => {
+                let to = format!("{}/moved{step}", dirs[random.below(5) as usize]);
+                env.rename(&path, &to, RenameFlags::empty()).unwrap();
+                model.remove(&path);
+                model.insert(to, is_dir);
+            }
+            (Some(true), _) => {
+                env.rmdir(&path).unwrap();
+                model.remove(&path);
+            }
+            (Some(false), _) => {
+                env.unlink(&path).unwrap();
+                model.remove(&path);
+            }
+        }
+        if step % 150 == 149 {
+            let bytes = env.unmount();
+            fsck(&bytes);
+            env = Env::new(&bytes);
+            for dir in dirs {
+                let mut names = env.list(dir).unwrap();
+                names.retain(|name| name != "." && name != "..");
+                names.sort();
+                let mut expected: Vec<String> = model
+                    .keys()
+                    .filter_map(|path| path.strip_prefix(dir)?.strip_prefix('/').map(str::to_owned))
+                    .collect();
+                expected.sort();
+                assert_eq!(names, expected, "{dir}, step {step}");
+            }
+        }
+    }
+    fsck(&env.unmount());
+}
