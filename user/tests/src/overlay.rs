@@ -11,7 +11,8 @@ tests!(
     layers_are_merged, writing_copies_up, removing_leaves_whiteouts, directories_made_again_are_empty,
     renames_leave_whiteouts, renamed_directories_are_redirected, links_and_unnamed_files, open_files_see_the_copy,
     programs_and_mappings, removed_files_can_still_change, what_cannot_be_mounted, without_an_upper_directory,
-    attributes_of_the_overlay_are_hidden, a_deep_tree_comes_and_goes, random_changes_as_on_a_plain_directory,
+    attributes_of_the_overlay_are_hidden, attributes_alone_are_copied, data_follows_attributes, data_is_found_under_other_names,
+    copies_of_attributes_want_redirects, a_deep_tree_comes_and_goes, random_changes_as_on_a_plain_directory,
 );
 
 type Res = Result<usize, Errno>;
@@ -445,4 +446,98 @@ fn random_changes_as_on_a_plain_directory() {
         }
     }
     assert!(names("w/work").is_empty(), "nothing is left behind");
+}
+
+/// The value of an attribute of a file in a layer.
+fn mark(name: &str, mark: &str) -> Option<Vec<u8>> {
+    let mut value = [0u8; 256];
+    let name = path(name);
+    let mark = CString::new(format!("trusted.overlay.{mark}")).unwrap();
+    match sys!(SYS_lgetxattr, &name, &mark, &mut value[..], 256) {
+        Ok(len) => Some(value[..len].to_vec()),
+        Err(ENODATA) => None,
+        Err(errno) => panic!("{errno:?}"),
+    }
+}
+
+fn attributes_alone_are_copied() {
+    layers();
+    file("l2/big", &[7; 100_000]);
+    mount(",metacopy=on");
+    sys!(SYS_chmod, &path("m/big"), 0o600).unwrap();
+    assert_eq!(mark("u/big", "metacopy"), Some(vec![]));
+    let (copy, shown) = (fs::metadata(at("u/big")).unwrap(), fs::metadata(at("m/big")).unwrap());
+    assert_eq!((copy.len(), copy.blocks()), (100_000, 0));
+    assert_eq!((shown.len(), shown.mode() & 0o777), (100_000, 0o600));
+    assert!(shown.blocks() * 512 >= 100_000, "those of the data");
+    assert_eq!(fs::read(at("m/big")).unwrap(), [7; 100_000]);
+    sys!(SYS_chown, &path("m/big"), 5, 6).unwrap();
+    assert_eq!(mark("u/big", "metacopy"), Some(vec![]));
+    remount(",metacopy=on");
+    assert_eq!(fs::read(at("m/big")).unwrap(), [7; 100_000]);
+    assert_eq!(fs::metadata(at("m/big")).unwrap().uid(), 5);
+    // Without the option the data is not looked for.
+    remount("");
+    assert_eq!(stat_path(&path("m/big")).map(drop), Err(EPERM));
+}
+
+fn data_follows_attributes() {
+    layers();
+    file("l2/big", &[7; 100_000]);
+    file("l2/cut", &[8; 5000]);
+    file("l2/short", &[9; 5000]);
+    mount(",metacopy=on");
+    for name in ["m/big", "m/cut", "m/short"] {
+        sys!(SYS_chmod, &path(name), 0o600).unwrap();
+    }
+    let before = open(&path("m/big"), O_RDONLY).unwrap();
+    let fd = open(&path("m/big"), O_RDWR).unwrap();
+    assert_eq!(mark("u/big", "metacopy"), None);
+    pwrite(fd, b"new", 50_000).unwrap();
+    assert_eq!(pread(before, 3, 50_000), Ok(b"new".to_vec()));
+    let mut expected = vec![7; 100_000];
+    expected[50_000..50_003].copy_from_slice(b"new");
+    assert_eq!(fs::read(at("m/big")).unwrap(), expected);
+    close(open(&path("m/cut"), O_WRONLY | O_TRUNC).unwrap());
+    assert_eq!((mark("u/cut", "metacopy"), fs::read(at("m/cut")).unwrap()), (None, vec![]));
+    sys!(SYS_truncate, &path("m/short"), 1000).unwrap();
+    assert_eq!((mark("u/short", "metacopy"), fs::read(at("m/short")).unwrap()), (None, vec![9; 1000]));
+    close(before);
+    close(fd);
+    remount("");
+    assert_eq!(fs::read(at("m/big")).unwrap(), expected);
+    assert_eq!((fs::read(at("m/cut")).unwrap(), fs::read(at("m/short")).unwrap()), (vec![], vec![9; 1000]));
+    assert_eq!(fs::read(at("l2/big")).unwrap(), [7; 100_000]);
+}
+
+fn data_is_found_under_other_names() {
+    layers();
+    mount(",metacopy=on");
+    let rename = |old: &str, new: &str| sys!(SYS_rename, &path(old), &path(new)).unwrap();
+    rename("m/b", "m/beside");
+    assert_eq!((mark("u/beside", "metacopy"), mark("u/beside", "redirect")), (Some(vec![]), Some(b"b".to_vec())));
+    rename("m/d/y", "m/only/y");
+    assert_eq!(mark("u/only/y", "redirect"), Some(b"/d/y".to_vec()));
+    sys!(SYS_link, &path("m/d/x"), &path("m/linked")).unwrap();
+    assert_eq!(mark("u/linked", "redirect"), Some(b"/d/x".to_vec()));
+    for _ in 0..2 {
+        assert_eq!((text("m/beside"), text("m/only/y")), ("b of l2".to_owned(), "y of l2".to_owned()));
+        assert_eq!((text("m/linked"), text("m/d/x")), ("x of l1".to_owned(), "x of l1".to_owned()));
+        remount(",metacopy=on");
+    }
+    fs::write(at("m/linked"), b"changed").unwrap();
+    assert_eq!(text("m/d/x"), "changed");
+}
+
+fn copies_of_attributes_want_redirects() {
+    layers();
+    mount("");
+    assert_eq!(sys!(SYS_umount2, &path("m"), 0), Ok(0));
+    for more in [",metacopy=on,redirect_dir=follow", ",metacopy=on,redirect_dir=nofollow", ",metacopy=on,userxattr"] {
+        assert_eq!(mount_with(&usual(more)), Err(EINVAL), "{more}");
+    }
+    mount(",metacopy=on");
+    let mounts = slurp("/proc/self/mounts");
+    let line = mounts.lines().find(|line| line.contains(&at("m"))).unwrap();
+    assert!(line.contains("redirect_dir=on") && line.contains("metacopy=on"), "{line}");
 }

@@ -27,6 +27,13 @@ pub(crate) enum Data {
     All,
     /// None: it is about to be cut to nothing.
     None,
+    /// None with `metacopy=on`: it is not about to change.
+    Stays,
+}
+
+/// Whether `this` is as far up as a change of this kind needs it.
+fn is_up(this: &OverlayInode, data: Data) -> bool {
+    this.upper().is_some() && (data == Data::Stays || !this.is_metacopy())
 }
 
 /// Bytes that are copied at once.
@@ -36,7 +43,7 @@ impl Overlay {
     /// Copies `inode` up, with its directories, unless it is up already. `EROFS`: there is no upper layer. Takes
     /// `changes`; sleeps.
     pub(crate) fn copy_up(&self, inode: &Inode, data: Data) -> Result<()> {
-        if overlay(inode)?.upper().is_some() {
+        if is_up(overlay(inode)?, data) {
             return Ok(());
         }
         let _changes = self.changes.lock();
@@ -47,8 +54,11 @@ impl Overlay {
     pub(crate) fn copy_up_locked(&self, inode: &Inode, data: Data) -> Result<()> {
         let mut above: Vec<Arc<Inode>> = Vec::new();
         let this = overlay(inode)?;
-        if this.upper().is_some() {
+        if is_up(this, data) {
             return Ok(());
+        }
+        if let Some(upper) = this.upper() {
+            return self.complete(this, upper, data);
         }
         let mut next = this.place()?;
         while let Some((dir, _)) = next
@@ -67,8 +77,8 @@ impl Overlay {
     /// Copies one file whose directory is up.
     fn copy_one(&self, inode: &Inode, data: Data) -> Result<()> {
         let this = overlay(inode)?;
-        let source = this.real()?;
         let real = this.real_inode()?;
+        let data = if data == Data::Stays && !self.options.metacopy { Data::All } else { data };
         let work = &self.writable()?.work;
         let target = match real.is_symlink().then(|| real.ops().read_link(real)).transpose()? {
             Some(Link::Target(text)) => text,
@@ -83,21 +93,46 @@ impl Overlay {
         if let Some(known) = this.this() {
             self.icache.insert(made, &known);
         }
-        let filled = self.fill(source, real, &copy, data);
+        let filled = self.fill(real, &copy, data, this);
         if let Err(errno) = filled.and_then(|()| self.publish(this, name.as_bytes())) {
             self.icache.forget(made);
             self.discard(name.as_bytes());
             return Err(errno);
         }
+        if data != Data::Stays {
+            this.set_whole();
+        }
         this.set_upper(copy.clone());
         Ok(())
     }
 
-    /// Gives `copy` what `source` has.
-    fn fill(&self, source: &Path, real: &Arc<Inode>, copy: &Path, data: Data) -> Result<()> {
+    /// Gives the file `upper`, which has attributes only, the data of `this`. A crash leaves it with or without.
+    fn complete(&self, this: &OverlayInode, upper: &Path, data: Data) -> Result<()> {
+        let real = upper.inode().ok_or(Errno::EIO)?;
+        if data == Data::All {
+            // The time of change moves with it, as on Linux.
+            self.copy_data(this.data()?, upper)?;
+        } else {
+            let to = open::open_path(upper, &How::new(OpenFlags::WRONLY.bits(), 0)?, &self.cred)?;
+            vfs::attr::ftruncate(&to, 0, u64::MAX)?;
+        }
+        self.marks.clear_metacopy(real)?;
+        this.set_whole();
+        Ok(())
+    }
+
+    /// Gives `copy` what `real` has, and the data of `this`.
+    fn fill(&self, real: &Arc<Inode>, copy: &Path, data: Data, this: &OverlayInode) -> Result<()> {
         let made = copy.inode().ok_or(Errno::EIO)?;
-        if real.is_regular() && data == Data::All && real.size() > 0 {
-            self.copy_data(source, copy)?;
+        match data {
+            _ if !real.is_regular() => {}
+            Data::All if real.size() > 0 => self.copy_data(this.data()?, copy)?,
+            Data::Stays => {
+                let to = open::open_path(copy, &How::new(OpenFlags::WRONLY.bits(), 0)?, &self.cred)?;
+                vfs::attr::ftruncate(&to, real.size() as i64, u64::MAX)?;
+                self.marks.set_metacopy(made)?;
+            }
+            Data::All | Data::None => {}
         }
         self.copy_xattrs(real, made)?;
         let times = real.times();

@@ -31,7 +31,7 @@ pub(crate) struct Regular {
 impl Regular {
     /// Opens what `this` shows.
     pub(crate) fn open(this: &OverlayInode, flags: OpenFlags) -> Result<Self> {
-        Ok(Self { opened: open_real(&this.fs, this.real()?, flags)?, newer: Once::new() })
+        Ok(Self { opened: open_real(&this.fs, this.data()?, flags)?, newer: Once::new() })
     }
 
     /// The layer's file.
@@ -40,8 +40,9 @@ impl Regular {
             return Ok(newer);
         }
         let this = overlay(file.inode())?;
-        match this.upper() {
-            Some(path) if path.inode().is_some_and(|inode| !Arc::ptr_eq(inode, self.opened.inode())) => {
+        let path = this.data()?;
+        match path.inode() {
+            Some(inode) if !Arc::ptr_eq(inode, self.opened.inode()) => {
                 let newer = open_real(&this.fs, path, file.flags())?;
                 Ok(self.newer.call_once(|| newer))
             }

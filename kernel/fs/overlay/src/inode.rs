@@ -39,7 +39,10 @@ pub(crate) struct OverlayInode {
     pub(crate) fs: Arc<Overlay>,
     /// Set once: nothing goes back to a lower layer.
     upper: Once<Path>,
+    /// Lower directories; of a file the one that it shows, and below it the one with the data, if that is another.
     pub(crate) lowers: Vec<Lower>,
+    /// The file in the upper layer has its data, which is else in the last lower one.
+    is_whole: AtomicBool,
     /// Where it has to be copied up to. Names change only of what is in the upper layer, so it stays true until then.
     place: SpinLock<Option<Place>>,
     /// Its name was removed: a copy gets none.
@@ -67,6 +70,25 @@ impl OverlayInode {
     /// What it shows.
     pub(crate) fn real(&self) -> Result<&Path> {
         self.upper().or_else(|| self.lowers.first().map(|lower| &lower.path)).ok_or(Errno::EIO)
+    }
+
+    /// The file with its data.
+    pub(crate) fn data(&self) -> Result<&Path> {
+        match (self.upper(), self.lowers.last()) {
+            (Some(upper), _) if self.is_whole.load(Acquire) => Ok(upper),
+            (_, Some(lower)) => Ok(&lower.path),
+            (_, None) => Err(Errno::EIO),
+        }
+    }
+
+    /// Whether it is in the upper layer, but its data is not.
+    pub(crate) fn is_metacopy(&self) -> bool {
+        self.upper().is_some() && !self.is_whole.load(Acquire)
+    }
+
+    /// Notes that its file in the upper layer has the data.
+    pub(crate) fn set_whole(&self) {
+        self.is_whole.store(true, Release);
     }
 
     /// The inode of what it shows.
@@ -135,6 +157,7 @@ pub(crate) fn instantiate(
         return Ok(known);
     }
     let upper = Once::new();
+    let is_whole = !real.is_regular() || stack.upper.is_some() && stack.lowers.is_empty();
     if let Some(path) = stack.upper {
         upper.call_once(|| path);
     }
@@ -142,6 +165,7 @@ pub(crate) fn instantiate(
         fs: fs.clone(),
         upper,
         lowers: stack.lowers,
+        is_whole: AtomicBool::new(is_whole),
         place: SpinLock::new("overlay.place", place),
         is_removed: AtomicBool::new(false),
         this: Once::new(),
@@ -240,7 +264,12 @@ impl InodeOps for OverlayInode {
     }
 
     fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
-        self.fs.copy_up(inode, if change.size == Some(0) { Data::None } else { Data::All })?;
+        let data = match change.size {
+            None => Data::Stays,
+            Some(0) => Data::None,
+            Some(_) => Data::All,
+        };
+        self.fs.copy_up(inode, data)?;
         let real = self.real_inode()?;
         {
             let _exclusive = real.sem.write();
@@ -266,7 +295,14 @@ impl InodeOps for OverlayInode {
         stat.stx_atime = times.atime.into();
         stat.stx_mtime = times.mtime.into();
         stat.stx_ctime = times.ctime.into();
-        real.ops().get_attr(real, stat)
+        real.ops().get_attr(real, stat)?;
+        if self.is_metacopy() {
+            let mut below = Statx::default();
+            let data = self.data()?.inode().ok_or(Errno::EIO)?;
+            data.ops().get_attr(data, &mut below)?;
+            stat.stx_blocks = below.stx_blocks;
+        }
+        Ok(())
     }
 
     fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
@@ -310,9 +346,9 @@ impl InodeOps for OverlayInode {
 }
 
 impl OverlayInode {
-    /// The inode in the upper layer, copied up if need be.
+    /// The inode in the upper layer, copied up if need be: for changes of attributes.
     fn writable(&self, inode: &Inode) -> Result<&Arc<Inode>> {
-        self.fs.copy_up(inode, Data::All)?;
+        self.fs.copy_up(inode, Data::Stays)?;
         self.upper_path()?.inode().ok_or(Errno::EIO)
     }
 }

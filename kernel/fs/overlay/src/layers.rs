@@ -101,7 +101,13 @@ impl Overlay {
 
     /// What `name` in `dir` leads to; `None` if there is no such file.
     pub(crate) fn lookup(&self, dir: &OverlayInode, name: &[u8]) -> Result<Option<Stack>> {
-        let mut search = Search { fs: self, dir, target: Redirect::Name(name.to_vec()), has_dir: false };
+        let mut search = Search {
+            fs: self,
+            dir,
+            target: Redirect::Name(name.to_vec()),
+            has_dir: false,
+            wants_data: false,
+        };
         let mut stack = Stack { upper: None, lowers: Vec::new() };
         if let Some(upper) = dir.upper() {
             match self.child(upper, name)? {
@@ -157,11 +163,16 @@ struct Search<'a> {
     target: Redirect,
     /// A directory was found, with which only directories are merged.
     has_dir: bool,
+    /// A file was found whose data is below.
+    wants_data: bool,
 }
 
 impl Search<'_> {
     /// Takes note of what was found; whether more is to be looked for below it.
     fn goes_on_below(&mut self, inode: &Inode) -> Result<bool> {
+        if inode.is_regular() {
+            return self.needs_data(inode);
+        }
         if !inode.is_dir() {
             return Ok(false);
         }
@@ -169,12 +180,30 @@ impl Search<'_> {
         if self.fs.marks.is_opaque(inode)? {
             return Ok(false);
         }
+        self.follow(inode)?;
+        Ok(true)
+    }
+
+    /// Takes note of where `inode` says that the next layers have it.
+    fn follow(&mut self, inode: &Inode) -> Result<()> {
         if self.fs.options.redirect_dir != RedirectDir::NoFollow
             && let Some(target) = self.fs.marks.redirect(inode)?
         {
             self.target = target;
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether the data of the file `inode` is below. `EPERM`: it is, and that is not to be followed.
+    fn needs_data(&mut self, inode: &Inode) -> Result<bool> {
+        self.wants_data = self.fs.marks.is_metacopy(inode)?;
+        if self.wants_data {
+            if !self.fs.options.metacopy {
+                return Err(Errno::EPERM);
+            }
+            self.follow(inode)?;
+        }
+        Ok(self.wants_data)
     }
 
     fn lowers(&mut self, found: &mut Vec<Lower>) -> Result<()> {
@@ -184,7 +213,7 @@ impl Search<'_> {
                 Found::Whiteout => break,
                 Found::Real(path, inode) => (path, inode),
             };
-            if self.has_dir && !inode.is_dir() {
+            if self.has_dir && !inode.is_dir() || self.wants_data && !inode.is_regular() {
                 break;
             }
             let goes_on = self.goes_on_below(&inode)?;
@@ -193,7 +222,8 @@ impl Search<'_> {
                 break;
             }
         }
-        Ok(())
+        // Attributes without data are no file.
+        if self.wants_data { Err(Errno::EIO) } else { Ok(()) }
     }
 
     fn in_layer(&self, layer: usize) -> Result<Found> {

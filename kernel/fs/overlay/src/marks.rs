@@ -1,4 +1,4 @@
-//! The marks that the overlay leaves in its layers: whiteouts, opaque and redirected directories.
+//! The marks that the overlay leaves in its layers: whiteouts, opaque and redirected directories, files without data.
 
 use alloc::vec::Vec;
 
@@ -71,13 +71,36 @@ impl Namespace {
         Ok(self.get(dir, b"opaque")?.is_some_and(|value| value == b"y"))
     }
 
-    /// Where the lower directories of `dir` are, if not under its name. `EIO`: nonsense.
+    /// Where the lower directories, or the data, of `dir` are, if not under its name. `EIO`: nonsense.
     pub(crate) fn redirect(self, dir: &Inode) -> Result<Option<Redirect>> {
         match self.get(dir, b"redirect")? {
             None => Ok(None),
             Some(text) if text.len() > REDIRECT_MAX => Err(Errno::EIO),
             Some(text) => Redirect::parse(text).map(Some),
         }
+    }
+
+    /// Whether the data of `file` is in the next layer that has it.
+    pub(crate) fn is_metacopy(self, file: &Inode) -> Result<bool> {
+        Ok(self.get(file, b"metacopy")?.is_some())
+    }
+
+    /// Notes that the data of `file` is below.
+    pub(crate) fn set_metacopy(self, file: &Inode) -> Result<()> {
+        let _exclusive = file.sem.write();
+        file.ops().set_xattr(file, &self.name(b"metacopy"), b"", XattrMode::Any)
+    }
+
+    /// Notes that `file` has its data now, and needs nothing from below.
+    pub(crate) fn clear_metacopy(self, file: &Inode) -> Result<()> {
+        let _exclusive = file.sem.write();
+        for mark in [&b"metacopy"[..], b"redirect"] {
+            match file.ops().remove_xattr(file, &self.name(mark)) {
+                Ok(()) | Err(Errno::ENODATA) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
     }
 
     /// Hides the lower directories of `dir`'s name.

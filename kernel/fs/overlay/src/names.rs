@@ -18,6 +18,7 @@ use vfs::{Inode, NewInode, Path, SetAttr, namespace};
 use crate::copy_up::Data;
 use crate::inode::{OverlayInode, instantiate, overlay, refresh};
 use crate::layers::{Found, Overlay, Stack};
+use crate::rename::Stays;
 use crate::work::temporary_name;
 
 impl Overlay {
@@ -111,8 +112,9 @@ impl OverlayInode {
     pub(crate) fn add_name(&self, dir: &Arc<Inode>, name: &[u8], inode: &Arc<Inode>) -> Result<()> {
         let _changes = self.fs.changes.lock();
         let upper = self.fs.upper_dir(dir)?;
-        self.fs.copy_up_locked(inode, Data::All)?;
+        self.fs.copy_up_locked(inode, Data::Stays)?;
         let subject = overlay(inode)?.upper_path()?;
+        self.fs.redirect_data(overlay(inode)?, Stays::No)?;
         let cred = &self.fs.cred;
         if matches!(self.fs.child(upper, name)?, Found::Whiteout) {
             let work = &self.fs.writable()?.work;

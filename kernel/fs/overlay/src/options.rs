@@ -25,10 +25,20 @@ pub(crate) struct Options {
     pub(crate) upper: Option<Vec<u8>>,
     pub(crate) work: Option<Vec<u8>>,
     pub(crate) redirect_dir: RedirectDir,
+    /// A change of attributes copies no data up.
+    pub(crate) metacopy: bool,
     /// The marks are `user.` attributes.
     pub(crate) userxattr: bool,
     /// Nothing is written out: what is there after a crash is of no use.
     pub(crate) volatile: bool,
+}
+
+/// Options that were named, whatever for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Given {
+    /// `metacopy=on`.
+    metacopy: bool,
+    redirect_dir: bool,
 }
 
 /// All options. Those that name what is so in any case change nothing.
@@ -42,7 +52,7 @@ pub(crate) const PARAMS: &[Param] = &[
     Param::new("volatile", Takes::Nothing),
     Param::new("index", Takes::Word(&["off"])),
     Param::new("nfs_export", Takes::Word(&["off"])),
-    Param::new("metacopy", Takes::Word(&["off"])),
+    Param::new("metacopy", Takes::Word(&["on", "off"])),
     Param::new("xino", Takes::Word(&["on", "off", "auto"])),
     Param::new("uuid", Takes::Word(&["on", "off", "auto", "null"])),
     Param::new("default_permissions", Takes::Nothing),
@@ -56,6 +66,7 @@ impl Options {
     /// without a work directory.
     pub(crate) fn parse(data: &[u8]) -> Result<Self> {
         let mut options = Self::default();
+        let mut given = Given::default();
         for option in split(data, b',') {
             if option.is_empty() {
                 continue;
@@ -63,7 +74,10 @@ impl Options {
             let (key, value) = params::split(option);
             let (name, value) = params::read(PARAMS, key, value).map_err(|_| Errno::EINVAL)?;
             options.set(name, value)?;
+            given.metacopy |= name == "metacopy" && options.metacopy;
+            given.redirect_dir |= name == "redirect_dir";
         }
+        options.reconcile(given)?;
         if options.lower.is_empty() || options.lower.len() > MAX_LOWER {
             return Err(Errno::EINVAL);
         }
@@ -71,6 +85,23 @@ impl Options {
             return Err(Errno::EINVAL);
         }
         Ok(options)
+    }
+
+    /// Has options that need or exclude each other agree. `EINVAL`: those that were given cannot.
+    fn reconcile(&mut self, given: Given) -> Result<()> {
+        if self.metacopy && self.redirect_dir != RedirectDir::On {
+            if given.redirect_dir {
+                return Err(Errno::EINVAL);
+            }
+            self.redirect_dir = RedirectDir::On;
+        }
+        if self.userxattr {
+            if given.metacopy || given.redirect_dir && self.redirect_dir != RedirectDir::NoFollow {
+                return Err(Errno::EINVAL);
+            }
+            self.redirect_dir = RedirectDir::NoFollow;
+        }
+        Ok(())
     }
 
     fn set(&mut self, name: &str, value: Value<'_>) -> Result<()> {
@@ -82,6 +113,7 @@ impl Options {
             ("redirect_dir", Value::Text(b"on")) => self.redirect_dir = RedirectDir::On,
             ("redirect_dir", Value::Text(b"nofollow")) => self.redirect_dir = RedirectDir::NoFollow,
             ("redirect_dir", _) => self.redirect_dir = RedirectDir::Follow,
+            ("metacopy", Value::Text(value)) => self.metacopy = value == b"on",
             ("userxattr", _) => self.userxattr = true,
             ("volatile", _) => self.volatile = true,
             _ => {}
@@ -107,6 +139,9 @@ impl Options {
             RedirectDir::On => out.extend_from_slice(b",redirect_dir=on"),
             RedirectDir::Follow => {}
             RedirectDir::NoFollow => out.extend_from_slice(b",redirect_dir=nofollow"),
+        }
+        if self.metacopy {
+            out.extend_from_slice(b",metacopy=on");
         }
         if self.volatile {
             out.extend_from_slice(b",volatile");
@@ -179,6 +214,16 @@ mod tests {
     }
 
     #[test]
+    fn copies_of_attributes_need_redirects() {
+        let options = Options::parse(b"lowerdir=/a,metacopy=on").unwrap();
+        assert!(options.metacopy && options.redirect_dir == RedirectDir::On);
+        let mut shown = Vec::new();
+        options.show(&mut shown);
+        assert_eq!(shown, b",lowerdir=/a,redirect_dir=on,metacopy=on");
+        assert!(!Options::parse(b"lowerdir=/a,metacopy=on,metacopy=off").unwrap().metacopy);
+    }
+
+    #[test]
     fn layers_may_be_given_one_by_one() {
         let options = Options::parse(b"lowerdir+=/a,lowerdir+=/b").unwrap();
         assert_eq!(options.lower, [b"/a".to_vec(), b"/b".to_vec()]);
@@ -193,7 +238,9 @@ mod tests {
             "lowerdir=/a::/b",
             "lowerdir=/a,upperdir=/u",
             "lowerdir=/a,index=on",
-            "lowerdir=/a,metacopy=on",
+            "lowerdir=/a,metacopy=on,redirect_dir=follow",
+            "lowerdir=/a,metacopy=on,userxattr",
+            "lowerdir=/a,metacopy=maybe",
             "lowerdir=/a,frob",
         ] {
             assert_eq!(Options::parse(text.as_bytes()), Err(Errno::EINVAL), "{text}");

@@ -14,8 +14,16 @@ use vfs::{Inode, namespace};
 use crate::copy_up::Data;
 use crate::inode::{OverlayInode, overlay, refresh};
 use crate::layers::{Found, Overlay};
+use crate::marks::Redirect;
 use crate::names::removed;
 use crate::options::RedirectDir;
+
+/// Whether what gets a name stays in its directory, and in no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stays {
+    Yes,
+    No,
+}
 
 /// One of the two inodes that a rename moves, and where it goes.
 struct Move<'a> {
@@ -73,34 +81,42 @@ impl Overlay {
 
     /// Copies what moves up and marks it so that it is found right in its new place.
     fn prepare_move(&self, step: &Move<'_>) -> Result<()> {
-        self.copy_up_locked(step.inode, Data::All)?;
+        self.copy_up_locked(step.inode, Data::Stays)?;
         let this = overlay(step.inode)?;
         let real = this.real_inode()?;
+        let stays = if Arc::ptr_eq(step.from, step.to) { Stays::Yes } else { Stays::No };
         if !real.is_dir() {
-            return Ok(());
+            return self.redirect_data(this, stays);
         }
         if this.lowers.is_empty() {
             // Nothing was below it; what is below its new name stays hidden.
             let is_below = self.is_in_lower(overlay(step.to)?, step.new_name)?;
             return if is_below { self.marks.set_opaque(real) } else { Ok(()) };
         }
-        if self
-            .marks
-            .redirect(real)?
-            .is_some_and(|redirect| matches!(redirect, crate::marks::Redirect::Path(_)))
-        {
-            // The lower directories are where they were.
+        self.set_redirect(this, stays)
+    }
+
+    /// Marks the file `this`, which gets another name, so that its data is found, if that is in another layer.
+    pub(crate) fn redirect_data(&self, this: &OverlayInode, stays: Stays) -> Result<()> {
+        if this.is_metacopy() { self.set_redirect(this, stays) } else { Ok(()) }
+    }
+
+    /// Marks `this` with where it is below.
+    fn set_redirect(&self, this: &OverlayInode, stays: Stays) -> Result<()> {
+        let real = this.real_inode()?;
+        if matches!(self.marks.redirect(real)?, Some(Redirect::Path(_))) {
+            // What is below is where it was.
             return Ok(());
         }
-        let redirect = self.redirect_of(this, Arc::ptr_eq(step.from, step.to))?;
+        let redirect = self.redirect_of(this, stays)?;
         self.marks.set_redirect(real, &redirect)
     }
 
-    /// Where the lower directories of `this` are: their name, or their path where it leaves its directory.
-    fn redirect_of(&self, this: &OverlayInode, stays: bool) -> Result<Vec<u8>> {
+    /// Where `this` is below: its name, or its path where it leaves its directory.
+    fn redirect_of(&self, this: &OverlayInode, stays: Stays) -> Result<Vec<u8>> {
         let lower = this.lowers.first().ok_or(Errno::EIO)?;
         let name = lower.path.dentry.name();
-        if stays {
+        if stays == Stays::Yes {
             return Ok(name.to_vec());
         }
         let root = self.lowers.get(lower.layer).ok_or(Errno::EIO)?;
