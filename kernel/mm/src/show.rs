@@ -96,6 +96,8 @@ bitflags! {
         const CAN_WATCH = 256;
         /// Mapped by an entry for a whole huge page.
         const HUGE = 512;
+        /// A huge page of the pool, or a place for one.
+        const POOLED = 1024;
     }
 }
 
@@ -104,7 +106,7 @@ bitflags! {
 pub struct PageView {
     /// State.
     pub state: PageState,
-    /// Page frame number, 0 for none.
+    /// Page frame number, 0 for none; of several pages that of the first, the others follow it.
     pub pfn: u64,
 }
 
@@ -274,7 +276,8 @@ impl Mm {
     }
 
     /// Shows `each` the pages of `range` that lie in VMAs, in order, until it breaks: mapped or marked ones one by
-    /// one, others as runs. Pages of a VMA that is soft-dirty as a whole are so, too.
+    /// one, huge ones of the pool as far as they lie in `range`, others as runs. Pages of a VMA that is soft-dirty as a
+    /// whole are so, too.
     ///
     /// Holds `space` for reading and the page table: `each` must not sleep.
     pub fn for_each_page(
@@ -287,7 +290,8 @@ impl Mm {
     }
 
     /// As [`for_each_page`](Self::for_each_page); where `each` gives a range besides, a part of what it was shown, writes
-    /// to it are watched from then on ([`PageState::CAN_WATCH`] must be set).
+    /// to it are watched from then on ([`PageState::CAN_WATCH`] must be set). A huge page of the pool
+    /// ([`PageState::POOLED`]) is watched as a whole whatever part is given.
     ///
     /// `ENOMEM`: no memory to note that; the last range given is not watched as a whole.
     pub fn scan_pages(
@@ -307,30 +311,25 @@ impl Mm {
             whole.set(PageState::SOFT_DIRTY, !vma.attr.flags.contains(VmFlags::SOFTCLEAN));
             let silent = WatchModes::WP | WatchModes::ASYNC;
             whole.set(PageState::CAN_WATCH, vma.attr.watched().contains(silent));
-            let mut cursor = self.page_table().cursor(pages);
+            let is_huge = vma.attr.flags.contains(VmFlags::HUGETLB);
+            let Some(reach) = (if is_huge { hugetlb::whole_pages(&pages) } else { Some(pages) }) else {
+                continue;
+            };
+            let mut cursor = self.page_table().cursor(reach);
             let mut at = pages.start();
             while at < pages.end() {
-                let (shown, mut view) = match cursor.next_mapped(at) {
-                    Some((addr, entry)) if addr == at => {
-                        let mut view = view_of(&entry);
-                        view.state.set(PageState::HUGE, thp::huge_end(&cursor, addr, &entry).is_some());
-                        if hugetlb::is_pooled(&entry)
-                            && let Some((huge, _)) = cursor.huge_frame(addr)
-                        {
-                            let own = PageState::FILE | PageState::EXCLUSIVE;
-                            view.state = (view.state - own) | hugetlb::state_of(&huge);
-                        }
-                        (at..at + PAGE_SIZE as u64, view)
-                    }
-                    Some((addr, _)) => (at..addr, PageView::default()),
-                    None => (at..pages.end(), PageView::default()),
+                let (shown, mut view) = if is_huge {
+                    hugetlb::view(&mut cursor, at..pages.end())
+                } else {
+                    next_view(&mut cursor, at..pages.end())
                 };
                 view.state |= whole;
                 at = shown.end;
                 let (flow, watched) = each(shown, view);
-                if let Some(watched) = watched {
-                    let is_huge = vma.attr.flags.contains(VmFlags::HUGETLB);
-                    watch_writes(&mut cursor, watched, is_huge)?;
+                match watched {
+                    Some(part) if is_huge => hugetlb::watch_writes(&mut cursor, part.start),
+                    Some(part) => watch_writes(&mut cursor, part)?,
+                    None => {}
                 }
                 if flow.is_break() {
                     return Ok(());
@@ -383,19 +382,27 @@ impl Mm {
     }
 }
 
+/// The first page of `range` that is mapped or marked, or the run without such ones that it begins with.
+fn next_view(cursor: &mut Cursor<'_>, range: Range<u64>) -> (Range<u64>, PageView) {
+    let at = range.start;
+    match cursor.next_mapped(at) {
+        Some((addr, entry)) if addr == at => {
+            let mut view = view_of(&entry);
+            view.state.set(PageState::HUGE, thp::huge_end(cursor, addr, &entry).is_some());
+            (at..at + PAGE_SIZE as u64, view)
+        }
+        Some((addr, _)) => (at..addr, PageView::default()),
+        None => (range, PageView::default()),
+    }
+}
+
 /// Watches writes to the pages of `range`, also where there is none. `ENOMEM`.
-fn watch_writes(cursor: &mut Cursor<'_>, range: Range<u64>, is_huge: bool) -> Result<()> {
+fn watch_writes(cursor: &mut Cursor<'_>, range: Range<u64>) -> Result<()> {
     for addr in range.step_by(PAGE_SIZE) {
-        let entry = cursor.query(addr);
-        match &entry {
-            // LINUX: huge pages that are not there are not watched.
-            Entry::None if is_huge => {}
+        match cursor.query(addr) {
             Entry::None => cursor.set_special(addr, WP_MARKER).map_err(|_| Errno::ENOMEM)?,
             Entry::Present { flags, .. } => {
-                let flags = (*flags - PteFlags::WRITE) | PteFlags::WATCHED;
-                if hugetlb::protect_entry(cursor, addr, &entry, flags).is_none() {
-                    cursor.protect(addr, flags);
-                }
+                cursor.protect(addr, (flags - PteFlags::WRITE) | PteFlags::WATCHED);
             }
             _ => {}
         }
@@ -410,7 +417,7 @@ fn holders(frame: &Frame, kind: u32) -> u32 {
     frame.ref_count().saturating_sub(own).max(1)
 }
 
-fn view_of(entry: &Entry) -> PageView {
+pub(crate) fn view_of(entry: &Entry) -> PageView {
     let mut state = PageState::empty();
     match entry {
         Entry::Present { frame, flags } => {

@@ -22,6 +22,7 @@ mod fsmeta;
 mod futex;
 mod futexpi;
 mod handle;
+mod hugescan;
 mod hugetlb;
 mod inet;
 mod inotify;
@@ -101,6 +102,7 @@ const AREAS: &[&[harness::Test]] = &[
     pkeys::TESTS,
     uffd::TESTS,
     thp::TESTS,
+    hugescan::TESTS,
     hugetlb::TESTS,
     fs::TESTS,
     fsdir::TESTS,

@@ -12,9 +12,9 @@ tests!(
     who_may_have_segments, what_proc_tells, rights_of_pages, calls_read_and_write_them, random_edits_keep_contents,
 );
 
-const RW: i32 = PROT_READ | PROT_WRITE;
-const HUGE: usize = 2 << 20;
-const PRIVATE: i32 = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
+pub const RW: i32 = PROT_READ | PROT_WRITE;
+pub const HUGE: usize = 2 << 20;
+pub const PRIVATE: i32 = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
 const SHARED: i32 = MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB;
 const SYSFS: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 const OVERCOMMIT: &str = "/proc/sys/vm/nr_overcommit_hugepages";
@@ -36,10 +36,10 @@ fn pool(name: &str) -> usize {
 }
 
 /// The pool, ours alone, for as long as this lives.
-struct Pool(i32);
+pub struct Pool(i32);
 
 impl Pool {
-    fn of(nr: usize) -> Pool {
+    pub fn of(nr: usize) -> Pool {
         allow_seconds(240);
         if sys!(SYS_access, &cstr(SYSFS), 0) == Err(ENOENT) {
             skip("no huge pages of 2 MiB");

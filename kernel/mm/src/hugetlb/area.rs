@@ -6,13 +6,13 @@ use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
 use hal::frame::HUGE_FRAMES;
-use hal::paging::{Entry, PteFlags};
-use hal::{PAGE_SIZE, PageRange};
+use hal::paging::{Cursor, Entry, PteFlags};
+use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange};
 
 use super::{Reserve, SHIFT, SIZE, pool};
 use crate::fault::pte_flags;
 use crate::mapping::page_flags;
-use crate::show::{PageState, PageStats};
+use crate::show::{PageState, PageStats, PageView, view_of};
 use crate::space::Mm;
 use crate::vma::{Backing, VmFlags, Vma, VmaAttr};
 use crate::watch::WP_MARKER;
@@ -200,6 +200,37 @@ pub(crate) fn state_of(huge: &hal::frame::HugeFrame) -> PageState {
     state.set(PageState::FILE, !is_private);
     state.set(PageState::EXCLUSIVE, holders <= 1);
     state
+}
+
+/// The whole huge pages that `range` touches.
+pub(crate) fn whole_pages(range: &PageRange) -> Option<PageRange> {
+    PageRange::new(range.start() & !(SIZE - 1), range.end().checked_next_multiple_of(SIZE)?)
+}
+
+/// The part of `range`, which lies in a VMA of huge pages, that the first huge page makes up, and its state. `cursor` reaches
+/// over whole huge pages ([`whole_pages`]).
+pub(crate) fn view(cursor: &mut Cursor<'_>, range: Range<u64>) -> (Range<u64>, PageView) {
+    let first = range.start & !(SIZE - 1);
+    let part = range.start..range.end.min(first + SIZE);
+    let mut view = match cursor.huge_frame(first) {
+        Some((huge, flags)) => {
+            let mut state = state_of(&huge);
+            state.set(PageState::SOFT_DIRTY, !flags.contains(PteFlags::SOFT));
+            state.set(PageState::WATCHED, flags.contains(PteFlags::WATCHED));
+            PageView { state, pfn: huge.pfn() + ((range.start - first) >> PAGE_SHIFT) }
+        }
+        None => view_of(&cursor.query(first)),
+    };
+    view.state |= PageState::POOLED;
+    (part, view)
+}
+
+/// Watches writes to the huge page that holds `addr`, if it is there. LINUX: those that are not there are not watched.
+pub(crate) fn watch_writes(cursor: &mut Cursor<'_>, addr: u64) {
+    let first = addr & !(SIZE - 1);
+    if let Some(flags) = cursor.query_huge(first) {
+        cursor.protect_huge(first, (flags - PteFlags::WRITE) | PteFlags::WATCHED);
+    }
 }
 
 /// Whether `entry` was mapped huge out of the pool.

@@ -40,7 +40,7 @@ pub use pages::HugePages;
 pub use pool::{PoolStats, SHM_GROUP, set_nr, set_overcommit, stats};
 pub use subpool::Subpool;
 
-pub(crate) use area::{end_of_page, is_huge, is_pooled, state_of, unpromise};
+pub(crate) use area::{end_of_page, is_huge, is_pooled, unpromise, view, watch_writes, whole_pages};
 pub(crate) use fault::{copy_pinned, steal};
 pub(crate) use pool::small_pages;
 pub(crate) use reserve::Reserve;

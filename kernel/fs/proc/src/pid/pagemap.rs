@@ -4,9 +4,10 @@
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::ops::ControlFlow;
+use core::ops::{ControlFlow, Range};
 
 use abi::{Errno, Result};
+use hal::frame::HUGE_SIZE;
 use hal::uio::Dest;
 use hal::{PAGE_SIZE, USER_END, UserAddr, user};
 use mm::{ClearRefs, Mm, PageState, PageView};
@@ -62,8 +63,10 @@ impl FileOps for PageMap {
             mm.for_each_page(addr..addr + count * page, |pages, view| {
                 let first = ((pages.start - addr) / page * ENTRY) as usize;
                 let end = ((pages.end - addr) / page * ENTRY) as usize;
-                for slot in buf.get_mut(first..end).unwrap_or_default().chunks_exact_mut(ENTRY as usize) {
-                    slot.copy_from_slice(&entry(view, shows_frames).to_le_bytes());
+                let slots = buf.get_mut(first..end).unwrap_or_default().chunks_exact_mut(ENTRY as usize);
+                for (slot, nr) in slots.zip(0..) {
+                    let pfn = if view.pfn == 0 { 0 } else { view.pfn + nr };
+                    slot.copy_from_slice(&entry(PageView { pfn, ..view }, shows_frames).to_le_bytes());
                 }
                 ControlFlow::Continue(())
             });
@@ -113,13 +116,14 @@ const CHECK_WPASYNC: u64 = 2;
 const WPALLOWED: u64 = 1;
 const WRITTEN: u64 = 2;
 const SWAPPED: u64 = 16;
+const HUGE: u64 = 64;
 const CATEGORIES: &[(PageState, u64)] = &[
     (PageState::CAN_WATCH, WPALLOWED),
     (PageState::FILE, 4),
     (PageState::PRESENT, 8),
     (PageState::SWAPPED, SWAPPED),
     (PageState::ZERO, 32),
-    (PageState::HUGE, 64),
+    (PageState::HUGE, HUGE),
     (PageState::SOFT_DIRTY, 128),
     // A marker is an entry without a page.
     (PageState::GUARD, 256 | SWAPPED),
@@ -176,6 +180,8 @@ struct Found {
     pages_left: u64,
     /// Where the scan stopped early.
     stopped: Option<u64>,
+    /// Where it did not stop, although it tells so.
+    left_out: Option<u64>,
 }
 
 impl Found {
@@ -199,14 +205,30 @@ impl Found {
         }
         if self.stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
+
+    /// As [`Self::push`] for a huge page that is to be protected, and can be only as a whole: whether it is.
+    ///
+    /// LINUX: a part of one, or one that the limit of pages cuts, is not told, and the scan goes on behind it; what the
+    /// caller learns is that it ended before it.
+    fn push_whole(&mut self, pages: &Range<u64>, categories: u64) -> (ControlFlow<()>, bool) {
+        let nr = (pages.end - pages.start) / PAGE_SIZE as u64;
+        let is_whole = pages.end - pages.start == HUGE_SIZE as u64;
+        if self.pages_left > 0 && (!is_whole || nr > self.pages_left) {
+            self.left_out = Some(pages.start);
+            return (ControlFlow::Continue(()), false);
+        }
+        let flow = self.push(pages.start, pages.end, categories);
+        (flow, self.stopped.is_none_or(|end| end > pages.start))
+    }
 }
 
 /// `PAGEMAP_SCAN`: how many ranges were found. `EPERM`: no memory is under asynchronous write protection.
 fn scan(mm: &Mm, addr: UserAddr) -> Result<usize> {
     let mut arg = scan_arg(addr)?;
+    arg[WALK_END] = 0;
     let mut regions = Vec::new();
     regions.try_reserve_exact(REGIONS).map_err(|_| Errno::ENOMEM)?;
-    let mut found = Found { regions, room: 0, pages_left: arg[MAX_PAGES], stopped: None };
+    let mut found = Found { regions, room: 0, pages_left: arg[MAX_PAGES], stopped: None, left_out: None };
     let (mut at, mut written) = (arg[START], 0_u64);
     let mut outcome = Ok(());
     while at < arg[END] {
@@ -215,7 +237,7 @@ fn scan(mm: &Mm, addr: UserAddr) -> Result<usize> {
             break;
         }
         found.room = usize::try_from(arg[VEC_LEN] - written).unwrap_or(REGIONS).min(REGIONS);
-        found.stopped = None;
+        (found.stopped, found.left_out) = (None, None);
         let mut refused = false;
         let scanned = mm.scan_pages(at..arg[END], |pages, view| {
             let (protects, checks) = (arg[FLAGS] & WP_MATCHING != 0, arg[FLAGS] & CHECK_WPASYNC != 0);
@@ -229,9 +251,16 @@ fn scan(mm: &Mm, addr: UserAddr) -> Result<usize> {
                 return (ControlFlow::Continue(()), None);
             }
             let start = pages.start;
+            let is_whole_only = protects && view.state.contains(PageState::POOLED);
             if arg[VEC] == 0 {
                 // LINUX: the limit of pages does not count for a scan that only protects.
-                return (ControlFlow::Continue(()), protects.then_some(pages));
+                let is_part = is_whole_only && pages.end - start != HUGE_SIZE as u64;
+                found.left_out = if is_part { Some(start) } else { found.left_out };
+                return (ControlFlow::Continue(()), (protects && !is_part).then_some(pages));
+            }
+            if is_whole_only {
+                let (flow, is_told) = found.push_whole(&pages, found_here & arg[RETURN_MASK]);
+                return (flow, is_told.then_some(pages));
             }
             let flow = found.push(start, pages.end, found_here & arg[RETURN_MASK]);
             let end = found.stopped.unwrap_or(pages.end);
@@ -246,6 +275,7 @@ fn scan(mm: &Mm, addr: UserAddr) -> Result<usize> {
             user::write(UserAddr(arg[VEC].wrapping_add(written * 24)), &region)?;
             written += 1;
         }
+        arg[WALK_END] = found.left_out.unwrap_or(0);
         let Some(stopped) = found.stopped else { break };
         arg[WALK_END] = stopped;
         at = stopped;
@@ -291,7 +321,7 @@ mod tests {
 
     #[test]
     fn found_ranges_merge_and_stop_at_the_limits() {
-        let mut found = Found { regions: Vec::new(), room: 1, pages_left: 3, stopped: None };
+        let mut found = Found { regions: Vec::new(), room: 1, pages_left: 3, stopped: None, left_out: None };
         assert!(found.push(0, 0x1000, 8).is_continue());
         assert!(found.push(0x1000, 0x2000, 8).is_continue());
         assert!(found.push(0x3000, 0x4000, 8).is_break(), "no room for a second range");
@@ -299,5 +329,25 @@ mod tests {
         found.stopped = None;
         assert!(found.push(0x2000, 0x9000, 8).is_break(), "three pages are enough");
         assert_eq!((found.stopped, found.regions[0]), (Some(0x3000), [0, 0x3000, 8]));
+    }
+
+    #[test]
+    fn a_huge_page_is_found_and_protected_as_a_whole() {
+        const SIZE: u64 = HUGE_SIZE as u64;
+        let mut found =
+            Found { regions: Vec::new(), room: 9, pages_left: 600, stopped: None, left_out: None };
+        let (flow, told) = found.push_whole(&(0x1000..SIZE), 2);
+        assert!(flow.is_continue() && !told, "a part of one");
+        assert_eq!((found.left_out, found.regions.len()), (Some(0x1000), 0));
+        let (flow, told) = found.push_whole(&(SIZE..2 * SIZE), 2);
+        assert!(flow.is_continue() && told);
+        let (flow, told) = found.push_whole(&(2 * SIZE..3 * SIZE), 2);
+        assert!(flow.is_continue() && !told, "88 pages are left");
+        assert_eq!((found.left_out, found.stopped), (Some(2 * SIZE), None));
+        assert_eq!(found.regions, [[SIZE, 2 * SIZE, 2]]);
+        found.pages_left = 0;
+        let (flow, told) = found.push_whole(&(3 * SIZE..4 * SIZE), 2);
+        assert!(flow.is_break() && !told);
+        assert_eq!(found.stopped, Some(3 * SIZE));
     }
 }
