@@ -123,6 +123,9 @@ impl Mm {
             }
             return result;
         }
+        if advice == raw::MADV_SOFT_OFFLINE {
+            return self.soft_offline(range);
+        }
         if matches!(
             advice,
             raw::MADV_REMOVE | raw::MADV_DONTNEED | raw::MADV_DONTNEED_LOCKED | raw::MADV_FREE
@@ -384,5 +387,6 @@ fn is_known(advice: Advice) -> bool {
                 | raw::MADV_POPULATE_WRITE
                 | raw::MADV_GUARD_INSTALL
                 | raw::MADV_GUARD_REMOVE
+                | raw::MADV_SOFT_OFFLINE
         )
 }

@@ -6,6 +6,7 @@ extern crate alloc;
 
 pub mod advise;
 pub mod commit;
+pub mod compact;
 pub mod counters;
 pub mod fault;
 mod fork;
@@ -14,6 +15,8 @@ pub mod ksm;
 pub mod layout;
 mod map;
 pub mod mapping;
+mod migrate;
+pub mod offline;
 pub mod oom;
 mod pin;
 mod pkey;

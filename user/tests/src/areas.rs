@@ -60,6 +60,7 @@ mod signal;
 mod signalfd;
 mod sigwait;
 mod nvme;
+mod offline;
 mod overlay;
 mod swap;
 mod sysctl;
@@ -160,6 +161,7 @@ const AREAS: &[&[harness::Test]] = &[
     efault::TESTS,
     mem::TESTS,
     nvme::TESTS,
+    offline::TESTS,
     overlay::TESTS,
     ext4::TESTS,
     swap::TESTS,

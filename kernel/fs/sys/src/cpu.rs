@@ -1,15 +1,16 @@
-//! `devices/system`: CPUs, the one memory node, the clock; and `bus/cpu`.
+//! `devices/system`: CPUs, memory and its one node, the clock; and `bus/cpu`.
 
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use abi::Errno;
+use abi::{Errno, Result};
 use hal::cpu::{CpuId, CpuMask, MAX_CPUS};
 use mm::counters::collect_meminfo;
 use vfs::put;
 use vfs::text::{put_cpu_list, put_cpu_mask};
 
-use crate::place::{Items, Place, attribute, link, setting, subdir, value};
+use crate::place::{Item, Items, Place, attribute, link, setting, subdir, value};
 use crate::topology::{self, Cache};
 use crate::{events, hugepages};
 
@@ -30,6 +31,8 @@ pub(crate) enum Part {
     Cache(CpuId, Cache),
     /// `devices/system/cpu/smt`.
     Smt,
+    /// `devices/system/memory`.
+    Memory,
     /// `devices/system/node`.
     Nodes,
     /// `devices/system/node/node0`.
@@ -52,15 +55,19 @@ fn sub(name: &'static str, part: Part) -> (alloc::borrow::Cow<'static, str>, cra
 
 pub(crate) fn items(part: Part) -> Items {
     match part {
-        Part::System => {
-            Vec::from([sub("clocksource", Part::Clocks), sub("cpu", Part::Cpus), sub("node", Part::Nodes)])
-        }
+        Part::System => Vec::from([
+            sub("clocksource", Part::Clocks),
+            sub("cpu", Part::Cpus),
+            sub("memory", Part::Memory),
+            sub("node", Part::Nodes),
+        ]),
         Part::Cpus => cpus(),
         Part::Cpu(cpu) => one_cpu(cpu),
         Part::Topology(cpu) => topology(cpu),
         Part::Caches(cpu) => caches(cpu),
         Part::Cache(cpu, cache) => cache_items(cpu, &cache),
         Part::Smt => Vec::from([value("active", "0"), value("control", "notsupported")]),
+        Part::Memory => memory(),
         Part::Nodes => nodes(),
         Part::Node0 => node0(),
         Part::Clocks => Vec::from([sub("clocksource0", Part::Clock0)]),
@@ -79,6 +86,20 @@ pub(crate) fn items(part: Part) -> Items {
             })
             .collect(),
     }
+}
+
+/// What can be asked of physical memory. Blocks of it do not come and go.
+fn memory() -> Items {
+    /// `EINVAL`: no number. The other errors are those of [`mm::offline::soft_offline_page`].
+    fn soft_offline(bytes: &[u8]) -> Result<()> {
+        let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?.trim_end();
+        let addr = match text.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16),
+            None => text.parse(),
+        };
+        mm::offline::soft_offline_page(addr.map_err(|_| Errno::EINVAL)?)
+    }
+    Vec::from([("soft_offline_page".into(), Item::Trigger(Arc::new(soft_offline)))])
 }
 
 /// The sources of the clock: those that there are, and the one that is read, which can be changed.

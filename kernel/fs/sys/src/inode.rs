@@ -21,6 +21,7 @@ fn mode_of(item: &Item) -> u32 {
         Item::Dir(_) => S_IFDIR | 0o755,
         Item::File(_) => S_IFREG | 0o444,
         Item::Setting(..) => S_IFREG | 0o644,
+        Item::Trigger(_) => S_IFREG | 0o200,
         Item::Link(_) => S_IFLNK | 0o777,
     }
 }
@@ -77,6 +78,12 @@ fn make(dir: &Arc<Inode>, name: &[u8], item: Item) -> Arc<Inode> {
         }
         Item::Setting(show, store) => {
             init.size = ATTRIBUTE_SIZE;
+            Box::new(Attribute(Arc::new(show), Some(store)))
+        }
+        Item::Trigger(store) => {
+            init.size = ATTRIBUTE_SIZE;
+            // LINUX: who may read it all the same is refused.
+            let show: Show = Box::new(|_| Err(Errno::EIO));
             Box::new(Attribute(Arc::new(show), Some(store)))
         }
         Item::Link(target) => Box::new(Symlink(target)),

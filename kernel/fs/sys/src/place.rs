@@ -25,6 +25,8 @@ pub(crate) enum Item {
     File(Show),
     /// One that root may also write.
     Setting(Show, Store),
+    /// One that root may only write.
+    Trigger(Store),
     /// A symbolic link.
     Link(String),
 }

@@ -101,6 +101,31 @@ impl Buddy {
         self.link(map, pfn, order);
     }
 
+    /// The order of the free run that begins at `pfn`, if one does.
+    pub(super) fn run_at(&self, map: &impl MetaMap, pfn: u32) -> Option<u32> {
+        free_order(map.meta(pfn).state.load(Relaxed))
+    }
+
+    /// Takes frame `pfn` out of the free run that holds it; was there one?
+    pub(super) fn take(&mut self, map: &impl MetaMap, pfn: u32) -> bool {
+        let holds = |order: &u32| {
+            let head = pfn >> order << order;
+            head != 0 && self.run_at(map, head) == Some(*order)
+        };
+        let Some(mut order) = (0..=MAX_ORDER).find(holds) else { return false };
+        let mut head = pfn >> order << order;
+        self.unlink(map, head, order);
+        while order > 0 {
+            order -= 1;
+            let middle = head + (1 << order);
+            // The half without the frame stays free.
+            let (with, without) = if pfn < middle { (head, middle) } else { (middle, head) };
+            self.link(map, without, order);
+            head = with;
+        }
+        true
+    }
+
     fn link(&mut self, map: &impl MetaMap, pfn: u32, order: u32) {
         let head = &mut self.heads[order as usize];
         let next = core::mem::replace(head, pfn);
@@ -115,7 +140,8 @@ impl Buddy {
         self.counts[order as usize] += 1;
     }
 
-    fn unlink(&mut self, map: &impl MetaMap, pfn: u32, order: u32) {
+    /// Takes the free run of `2^order` frames that begins at `pfn` out.
+    pub(super) fn unlink(&mut self, map: &impl MetaMap, pfn: u32, order: u32) {
         let (next, prev) = (Self::next(map, pfn), Self::prev(map, pfn));
         if next != 0 {
             map.meta(next).index.store(u64::from(Self::next(map, next)) << 32 | u64::from(prev), Relaxed);
@@ -180,6 +206,20 @@ mod tests {
         for pfn in all.iter().step_by(2).chain(all.iter().skip(1).step_by(2)) {
             buddy.free(&table, *pfn, 0);
         }
+        assert_eq!(buddy.alloc(&table, 9), Some(512));
+    }
+
+    #[test]
+    fn a_frame_can_be_taken_out_of_the_middle_of_a_run() {
+        let table = table(1024);
+        let mut buddy = Buddy::new();
+        buddy.add_range(&table, 1, 1024);
+        assert!(buddy.take(&table, 517) && !buddy.take(&table, 517));
+        assert_eq!(buddy.nr_free(), 1022);
+        assert_eq!(buddy.alloc(&table, 9), None, "neither block is whole");
+        assert_eq!(buddy.run_at(&table, 516), Some(0));
+        assert_eq!(buddy.run_at(&table, 518), Some(1));
+        buddy.free(&table, 517, 0);
         assert_eq!(buddy.alloc(&table, 9), Some(512));
     }
 

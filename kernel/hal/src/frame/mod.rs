@@ -13,6 +13,7 @@
 mod buddy;
 mod huge;
 pub mod inject;
+mod isolate;
 
 use core::cell::UnsafeCell;
 use core::num::NonZeroU32;
@@ -28,6 +29,7 @@ use buddy::{Buddy, MetaMap};
 
 pub(crate) use buddy::MAX_ORDER;
 pub use huge::{HUGE_FRAMES, HUGE_ORDER, HUGE_SIZE, HugeFrame, set_keeper};
+pub use isolate::{free_together, take_free, take_one_free};
 
 /// The metadata of one frame, 32 bytes. `flags`, `index` and `owner` are mm's to use while it holds a reference.
 #[derive(Debug, Default)]

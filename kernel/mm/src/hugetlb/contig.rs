@@ -1,16 +1,15 @@
 //! 512 adjacent frames where free memory is in pieces.
 //!
-//! What lies in the way is mostly the page cache, and pages of programs. Both are taken out by reclaim, oldest first,
-//! until the allocator has joined what became free; dirty pages are written first. What only the kernel knows of (its
-//! heap, page tables, pins) stays.
-//!
-//! LINUX: pages are moved instead (compaction), which keeps what is in them in memory.
+//! What lies in the way is mostly the page cache, and pages of programs. Where enough is free, they are moved together
+//! ([`crate::compact`]). Where it is not, or that makes no block, both are taken out by reclaim, oldest first, until the allocator
+//! has joined what became free; dirty pages are written first. What only the kernel knows of (its heap, page tables, pins)
+//! stays.
 
 use hal::frame::HugeFrame;
 use sched::Interruptible;
 
 use crate::mapping::writeback;
-use crate::{counters, oom, walk};
+use crate::{compact, counters, oom, walk};
 
 /// Rounds that free nothing before it ends: one for each bit of a page's age.
 const FRUITLESS: usize = 4;
@@ -34,6 +33,12 @@ pub(super) fn alloc(take: fn() -> Option<HugeFrame>) -> Option<HugeFrame> {
 /// A huge frame from `take`, after making room for it. Sleeps; the caller holds no lock of an address space or a file.
 pub(super) fn make_room(take: fn() -> Option<HugeFrame>) -> Option<HugeFrame> {
     let (mut fruitless, mut waited) = (0, 0);
+    if compact::is_fragmented() && compact::make_blocks() > 0 {
+        hal::frame::gather();
+        if let Some(page) = take() {
+            return Some(page);
+        }
+    }
     for _ in 0..ROUNDS + PATIENCE {
         if fruitless == FRUITLESS || sched::current().is_interrupted(Interruptible::Yes) {
             break;

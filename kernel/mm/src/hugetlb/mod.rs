@@ -8,6 +8,7 @@
 //!   fault     page faults          area   everything else about a VMA of huge pages
 //!   watched   faults that user space makes good
 //!   object    shared memory and anonymous mappings: files without a name
+//!   offline   pages that leave the pool because they are about to fail
 //!   contig    512 adjacent frames where memory is in pieces
 //! ```
 //!
@@ -29,6 +30,7 @@ mod area;
 mod contig;
 mod fault;
 mod object;
+mod offline;
 mod pages;
 mod pool;
 mod reserve;
@@ -42,6 +44,7 @@ pub use subpool::Subpool;
 
 pub(crate) use area::{end_of_page, is_huge, is_pooled, unpromise, view, watch_writes, whole_pages};
 pub(crate) use fault::{copy_pinned, steal};
+pub(crate) use offline::{dissolve, move_cached, take_unpromised};
 pub(crate) use pool::small_pages;
 pub(crate) use reserve::Reserve;
 pub(crate) use watched::{check_whole, protect_entry};

@@ -31,6 +31,7 @@ use hal::frame::HugeFrame;
 use hal::sync::SpinLock;
 use sched::MutexGuard;
 
+use super::offline::is_held_once;
 use super::pool::{self, Claim};
 use super::subpool::{self, Subpool};
 use crate::mapping::radix::Radix;
@@ -186,6 +187,18 @@ impl HugePages {
         }
         slots.nr_pages += 1;
         Ok(())
+    }
+
+    /// Puts `new` in the place of `old`, page `idx`, if nobody but the file and the caller has that; the caller holds `steady` for
+    /// writing.
+    pub(super) fn replace(&self, idx: u64, old: &HugeFrame, new: &HugeFrame) -> bool {
+        let mut slots = self.slots.lock();
+        let Some(Slot::Page(page)) = slots.tree.get_mut(idx) else { return false };
+        let is_same = *page == *old && is_held_once(old);
+        if is_same {
+            *page = new.clone();
+        }
+        is_same
     }
 
     /// As `get_or_make` from outside of a fault (fallocate(2)). Sleeps.

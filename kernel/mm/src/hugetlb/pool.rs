@@ -150,6 +150,12 @@ impl<P> Pool<P> {
         self.resv = self.resv.saturating_sub(n);
     }
 
+    /// A page in use leaves for good; surplus ones are counted out first.
+    fn forget(&mut self) {
+        self.nr = self.nr.saturating_sub(1);
+        self.surplus = self.surplus.saturating_sub(1);
+    }
+
     /// A free page that is surplus and that nobody needs, to be freed.
     fn shed(&mut self) -> Option<P> {
         if self.surplus == 0 || self.unpromised() == 0 {
@@ -300,6 +306,11 @@ pub(crate) fn promise_returning() {
     POOL.lock().promise_returning();
 }
 
+/// Counts a page in use out, which the caller has and does not give back.
+pub(super) fn forget() {
+    POOL.lock().forget();
+}
+
 /// Sets how many pages there are, as far as memory and use allow. Sleeps.
 pub fn set_nr(count: u64) {
     let _resize = RESIZE.lock();
@@ -381,6 +392,18 @@ mod tests {
         assert!(!pool.adopt_surplus(2));
         assert_eq!((pool.persistent(), pool.surplus), (2, 1));
         assert!(pool.adopt_surplus(4));
+    }
+
+    #[test]
+    fn a_page_that_leaves_for_good_is_counted_out() {
+        let mut pool = pool(2, 1);
+        pool.add(7, Kind::Surplus).unwrap();
+        let _gone = pool.take(Claim::Free).unwrap();
+        pool.forget();
+        assert_eq!((pool.stats().nr, pool.stats().surplus, pool.stats().free), (2, 0, 2));
+        let _gone = pool.take(Claim::Free).unwrap();
+        pool.forget();
+        assert_eq!((pool.stats().nr, pool.stats().free), (1, 1));
     }
 
     #[test]

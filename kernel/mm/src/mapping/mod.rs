@@ -45,6 +45,7 @@ pub use truncate::Frozen;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
@@ -88,6 +89,8 @@ pub mod page_flags {
     /// Merged ([`crate::ksm`]): with `ANON`, a page that never changes and to which merging holds a reference; with `ZERO`,
     /// the page of zeroes of merged memory.
     pub const KSM: u32 = 1024;
+    /// Withdrawn ([`crate::offline`]): nobody gets this page again.
+    pub const OFFLINE: u32 = 2048;
 }
 
 /// A file system's side of the page cache.
@@ -323,6 +326,32 @@ impl Mapping {
             }
             idx = leaf_end;
         }
+    }
+
+    /// Shows `edit` the place of page `idx` under the lock, where a copy may be put; what it answers. A page that is not
+    /// cached: the answer by default.
+    pub(crate) fn with_page<R: Default>(&self, idx: u64, edit: impl FnOnce(&mut Frame) -> R) -> R {
+        self.pages.lock().get_mut(idx).map(edit).unwrap_or_default()
+    }
+
+    /// Shows `visit` up to `most` cached pages of `range` under the lock, until it says `false`; where to go on, if not at the
+    /// end of the range.
+    pub(crate) fn visit_pages(
+        &self,
+        range: Range<u64>,
+        most: usize,
+        mut visit: impl FnMut(u64, &Frame) -> bool,
+    ) -> Option<u64> {
+        let (mut left, mut next) = (most, None);
+        self.pages.lock().for_each(range, |idx, frame| {
+            if left == 0 {
+                next = Some(idx);
+                return false;
+            }
+            left -= 1;
+            visit(idx, frame)
+        });
+        next
     }
 
     /// The pages `first..end` that are cached without a gap, at most [`BATCH`].

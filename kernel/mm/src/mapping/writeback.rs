@@ -74,7 +74,7 @@ pub(super) fn register(mapping: &Arc<Mapping>) {
 }
 
 /// Calls `visit` for each mapping that lives.
-fn for_each(mut visit: impl FnMut(&Arc<Mapping>)) {
+pub(crate) fn for_each(mut visit: impl FnMut(&Arc<Mapping>)) {
     let mut at = 0;
     loop {
         let mapping = match ALL.lock().get(at) {

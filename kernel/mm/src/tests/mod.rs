@@ -1,6 +1,7 @@
 //! Tests on the hosted machine: real faults, real copies, frames counted.
 
 mod failing;
+mod moving;
 mod paths;
 mod probe;
 mod reclaim;

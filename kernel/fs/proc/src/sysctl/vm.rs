@@ -137,6 +137,14 @@ fn show_reserve(out: &mut Text, reserve: &'static AtomicU64, most: u64) -> Resul
     Ok(())
 }
 
+/// Compacts all of memory. LINUX: any other number than 1 is refused. `EINVAL`, `EINTR`.
+fn compact_memory(bytes: &[u8]) -> Result<()> {
+    if parse(bytes)? != 1 {
+        return Err(Errno::EINVAL);
+    }
+    mm::compact::compact_all()
+}
+
 /// The entries.
 pub(super) static ENTRIES: &[Entry] = &[
     tunable(
@@ -144,6 +152,8 @@ pub(super) static ENTRIES: &[Entry] = &[
         |out| show_reserve(out, &tunables::ADMIN_RESERVE_KBYTES, 8 << 10),
         |bytes| store_reserve(bytes, &tunables::ADMIN_RESERVE_KBYTES),
     ),
+    Entry { name: "compact_memory", kind: Kind::Trigger(compact_memory) },
+    number32("compact_unevictable_allowed", &mm::compact::UNEVICTABLE_ALLOWED, 0..=1),
     tunable(
         "dirty_background_bytes",
         |out| DIRTY_BACKGROUND.show_bytes(out),
@@ -159,6 +169,8 @@ pub(super) static ENTRIES: &[Entry] = &[
     tunable("dirty_ratio", |out| DIRTY.show_percent(out), |bytes| DIRTY.set_percent(bytes)),
     number32("dirty_writeback_centisecs", &writeback::INTERVAL_CENTISECS, 0..=i32::MAX as u32),
     Entry { name: "drop_caches", kind: Kind::Trigger(drop_caches) },
+    number32("enable_soft_offline", &mm::offline::ENABLED, 0..=1),
+    number32("extfrag_threshold", &mm::compact::EXTFRAG_THRESHOLD, 0..=1000),
     number32("hugetlb_shm_group", &hugetlb::SHM_GROUP, 0..=u32::MAX),
     fixed("laptop_mode", "0"),
     number64("max_map_count", &tunables::MAX_MAP_COUNT, 0..=i32::MAX as u64),

@@ -2,7 +2,7 @@
 
 use abi::Result;
 use mm::counters::{MemInfo, OOM_KILL, PGFAULT, PGMAJFAULT, collect_meminfo};
-use mm::{hugetlb, reclaim, swap, thp};
+use mm::{compact, hugetlb, offline, reclaim, swap, thp};
 use vfs::put;
 use vfs::text::Text;
 
@@ -52,7 +52,7 @@ pub(super) fn meminfo(out: &mut Text) -> Result<()> {
         ("VmallocUsed", 0),
         ("VmallocChunk", 0),
         ("Percpu", 0),
-        ("HardwareCorrupted", 0),
+        ("HardwareCorrupted", offline::WITHDRAWN.get() * KB),
         ("AnonHugePages", info.anon_huge * KB),
         ("ShmemHugePages", 0),
         ("ShmemPmdMapped", 0),
@@ -111,6 +111,11 @@ pub(super) fn vmstat(out: &mut Text) -> Result<()> {
         ("pgfault", PGFAULT.get()),
         ("pgmajfault", PGMAJFAULT.get()),
         ("oom_kill", OOM_KILL.get()),
+        ("pgmigrate_success", compact::MOVED.get()),
+        ("compact_isolated", compact::ISOLATED.get()),
+        ("compact_stall", compact::STALLS.get()),
+        ("compact_fail", compact::FAILURES.get()),
+        ("compact_success", compact::SUCCESSES.get()),
         ("thp_fault_alloc", thp::FAULT_ALLOC.get()),
         ("thp_fault_fallback", thp::FAULT_FALLBACK.get()),
         ("thp_collapse_alloc", thp::collapse::ALLOC.get()),

@@ -30,6 +30,7 @@ mod kpf {
     pub(super) const COMPOUND_HEAD: u64 = 1 << 15;
     pub(super) const COMPOUND_TAIL: u64 = 1 << 16;
     pub(super) const HUGE: u64 = 1 << 17;
+    pub(super) const HWPOISON: u64 = 1 << 19;
     pub(super) const NOPAGE: u64 = 1 << 20;
     pub(super) const KSM: u64 = 1 << 21;
     pub(super) const THP: u64 = 1 << 22;
@@ -41,6 +42,7 @@ fn count(view: &FrameView) -> u64 {
     // The page cache, or merging, has one reference, page tables have the others.
     let kinds = page_flags::ANON | page_flags::FILE | page_flags::SHMEM | page_flags::KSM;
     let own = match view.flags & kinds {
+        _ if view.flags & page_flags::OFFLINE != 0 => return 0,
         0 | page_flags::KSM => return 0,
         page_flags::ANON => 0,
         _ => 1,
@@ -53,6 +55,10 @@ fn flags(view: &FrameView) -> u64 {
         FrameUse::Free => return kpf::BUDDY,
         FrameUse::Kernel => return 0,
         _ => {}
+    }
+    if view.flags & page_flags::OFFLINE != 0 {
+        // Withdrawn: nobody has it.
+        return kpf::HWPOISON;
     }
     let huge = if view.flags & page_flags::HUGETLB != 0 { kpf::HUGE } else { kpf::THP };
     let mut bits = match view.used_for {
