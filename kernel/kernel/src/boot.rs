@@ -79,7 +79,11 @@ fn set_up(params: Params) -> Result<()> {
     binfmt_misc::register()?;
     cgroup2::register()?;
     mm::mapping::writeback::start()?;
-    mm::oom::register_reclaim(|_| vfs::shrink_dentries());
+    mm::oom::register_reclaim(|_| {
+        // Without pressure, names stay whatever happens.
+        let keeps = mm::reclaim::CACHE_PRESSURE.load(core::sync::atomic::Ordering::Relaxed) == 0;
+        if keeps { 0 } else { vfs::shrink_dentries() }
+    });
     mm::reclaim::start()?;
     mm::thp::khugepaged::start()?;
     mm::ksm::start()?;

@@ -26,21 +26,33 @@
 //!                            or to nowhere when it is free to go (`MADV_FREE`) and was not written since
 //! ```
 //!
+//! `vm.swappiness` says how often private memory has the first turn, in 200 rounds, while there is room in swap; with 0 it goes
+//! to swap only when there is nothing else. `vm.vfs_cache_pressure` says how soon caches of names follow that ([`oom`]'s hooks).
+//!
 //! There is no list of pages and no reverse map: mappings and address spaces are walked by a hand each, as a clock.
 //! A page costs nothing when it is allocated, mapped or freed. LINUX: with the multi-generational LRU it walks page
 //! tables, too, since that finds the accessed flags of neighbours cheaply.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use abi::{Errno, Result};
 use sched::{Interruptible, WaitQueue};
 
 use crate::counters::{self, Counter};
 use crate::mapping::writeback;
-use crate::{oom, walk};
+use crate::{oom, swap, walk};
 
 /// `vm.min_free_kbytes`; 0 until the size of memory is known.
 pub static MIN_FREE_KBYTES: AtomicU64 = AtomicU64::new(0);
+
+/// `vm.swappiness`: of [`TURNS`] rounds those in which private memory goes first.
+pub static SWAPPINESS: AtomicU32 = AtomicU32::new(60);
+/// `vm.vfs_cache_pressure`, in percent of the usual.
+pub static CACHE_PRESSURE: AtomicU32 = AtomicU32::new(100);
+/// What [`SWAPPINESS`] is a part of, and its largest value.
+pub const TURNS: u32 = 200;
+/// Whether the thread's walks may write private pages to swap.
+static MAY_SWAP: AtomicBool = AtomicBool::new(true);
 
 /// Pages that the scans looked at (`pgscan_kswapd`).
 pub static SCANNED: Counter = Counter::new();
@@ -186,13 +198,38 @@ fn file_floor() -> u64 {
     (hal::frame::stats().total / 64) as u64
 }
 
+/// Whether the thread's walks may write private pages to swap now.
+pub(crate) fn may_swap() -> bool {
+    MAY_SWAP.load(Relaxed)
+}
+
+/// Whether private memory has this turn: of [`TURNS`] turns in a row `swappiness` are its own, evenly spread. `credit` is kept
+/// from turn to turn.
+fn is_private_first(credit: &AtomicU32, swappiness: u32) -> bool {
+    let sum = credit.load(Relaxed) + swappiness.min(TURNS);
+    credit.store(sum % TURNS, Relaxed);
+    sum >= TURNS
+}
+
+/// The number of fruitless rounds after which the caches of names are asked, with `vm.vfs_cache_pressure` at `percent`: half of
+/// what there is by default.
+fn round_of_caches(percent: u32) -> usize {
+    (FRUITLESS / 2 * 100 / (percent as usize).max(1)).min(FRUITLESS - 1)
+}
+
 /// One attempt; how many pages became free. `fruitless`: how many before freed none.
 fn round(fruitless: usize) -> usize {
+    static CREDIT: AtomicU32 = AtomicU32::new(0);
     let before = free();
     let mut freed = 0;
     let files = || counters::CACHED.get().saturating_sub(counters::SHMEM.get());
     let may_shrink = files() > file_floor();
-    if may_shrink {
+    let swappiness = SWAPPINESS.load(Relaxed);
+    MAY_SWAP.store(swappiness > 0 || !may_shrink || fruitless > 0, Relaxed);
+    if swap::has_room() && is_private_first(&CREDIT, swappiness) {
+        freed = walk::age_all();
+    }
+    if freed == 0 && may_shrink {
         freed = writeback::shrink(BATCH);
     }
     if freed == 0 {
@@ -201,7 +238,8 @@ fn round(fruitless: usize) -> usize {
             freed += writeback::shrink(BATCH);
         }
     }
-    if freed == 0 && fruitless == FRUITLESS / 2 {
+    MAY_SWAP.store(true, Relaxed);
+    if freed == 0 && fruitless == round_of_caches(CACHE_PRESSURE.load(Relaxed)) {
         oom::reclaim(BATCH);
         freed = free().saturating_sub(before);
     }
@@ -211,6 +249,20 @@ fn round(fruitless: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn private_memory_has_its_share_of_turns() {
+        for swappiness in [0, 1, 60, 100, 199, 200] {
+            let credit = AtomicU32::new(0);
+            let turns = (0..10 * TURNS).filter(|_| is_private_first(&credit, swappiness)).count();
+            assert_eq!(turns, 10 * swappiness as usize);
+        }
+    }
+
+    #[test]
+    fn pressure_brings_the_caches_sooner() {
+        assert_eq!([0, 50, 100, 200, 400, 1000, u32::MAX].map(round_of_caches), [7, 7, 4, 2, 1, 0, 0]);
+    }
 
     #[test]
     fn the_lowest_mark_is_the_one_of_linux() {

@@ -52,6 +52,8 @@ pub(crate) fn age_all() -> usize {
 struct Done {
     /// Whether the VMA's pages may vanish.
     droppable: bool,
+    /// Whether private pages may go to swap.
+    swaps: bool,
     delta: RssDelta,
     freed: usize,
 }
@@ -61,7 +63,7 @@ impl Mm {
     pub(crate) fn age_range(&self, range: Range<u64>, aim: Aim, lock: Lock) -> usize {
         let (mut batch, mut freed, mut next) = (Batch::default(), 0, Some(range.start));
         while let Some(at) = next {
-            let mut done = Done::default();
+            let mut done = Done { swaps: aim != Aim::Age || reclaim::may_swap(), ..Done::default() };
             next = self.age_step(at..range.end, aim, lock, &mut batch, &mut done);
             freed += done.freed;
             self.rss.note_peak();
@@ -177,7 +179,7 @@ impl Mm {
             }
             return;
         }
-        if !swap::has_room() {
+        if !done.swaps || !swap::has_room() {
             return;
         }
         let Some(value) = batch.add(frame) else { return };

@@ -4,6 +4,7 @@ use crate::prelude::*;
 
 tests!(
     "sysctl":
+    reclaim_has_bounds,
     dirty_limits_are_percent_or_bytes, reserves_are_kept, turns_of_round_robin, sockets_get_the_default,
     bounds_of_socket_buffers, panic_settings, threads_max_has_bounds, not_for_everybody,
 );
@@ -44,6 +45,18 @@ fn dirty_limits_are_percent_or_bytes() {
         });
     }
     assert_eq!(put(VM, "dirty_bytes", "4096"), Err(EINVAL), "two pages are the least");
+}
+
+fn reclaim_has_bounds() {
+    for (name, most, beyond) in [("swappiness", "200", "201"), ("vfs_cache_pressure", "1000", "-1")] {
+        with(VM, name, || {
+            put(VM, name, most).unwrap();
+            assert_eq!(get(VM, name), most);
+            assert_eq!(put(VM, name, beyond), Err(EINVAL));
+            assert_eq!(put(VM, name, "0"), Ok(1));
+            assert_eq!(get(VM, name), "0");
+        });
+    }
 }
 
 fn reserves_are_kept() {

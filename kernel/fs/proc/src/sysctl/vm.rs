@@ -201,13 +201,13 @@ pub(super) static ENTRIES: &[Entry] = &[
     fixed("page-cluster", "3"),
     number32("panic_on_oom", &tunables::PANIC_ON_OOM, 0..=2),
     fixed("stat_interval", "1"),
-    fixed("swappiness", "60"),
+    number32("swappiness", &mm::reclaim::SWAPPINESS, 0..=mm::reclaim::TURNS),
     number32("unprivileged_userfaultfd", &userfaultfd::UNPRIVILEGED, 0..=1),
     tunable(
         "user_reserve_kbytes",
         |out| show_reserve(out, &tunables::USER_RESERVE_KBYTES, 128 << 10),
         |bytes| store_reserve(bytes, &tunables::USER_RESERVE_KBYTES),
     ),
-    fixed("vfs_cache_pressure", "100"),
+    number32("vfs_cache_pressure", &mm::reclaim::CACHE_PRESSURE, 0..=i32::MAX as u32),
     fixed("zone_reclaim_mode", "0"),
 ];
