@@ -98,7 +98,8 @@ pub struct ObserverHandle {
 impl Drop for ObserverHandle {
     fn drop(&mut self) {
         let mut list = self.list.lock();
-        let gone = list.iter().position(|(id, _)| *id == self.id).map(|at| list.swap_remove(at));
+        // From the newest on: who observes for a moment, and who gives up many at once, is there.
+        let gone = list.iter().rposition(|(id, _)| *id == self.id).map(|at| list.swap_remove(at));
         drop(list);
         drop(gone); // outside: it may be the last reference
     }
