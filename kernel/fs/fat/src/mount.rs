@@ -260,14 +260,20 @@ impl SuperOps for Super {
 impl Drop for Super {
     fn drop(&mut self) {
         let fs = self.0.clone();
-        if !fs.is_marked.load(Acquire) && fs.dirty.lock().is_empty() {
+        let is_quiet = fs.dirty.lock().is_empty() && fs.nr_evictions.load(Acquire) == 0;
+        if is_quiet && !fs.is_marked.load(Acquire) {
             return;
         }
-        // Whoever drops the last file may hold locks.
-        sched::workqueue::queue(Box::new(move || {
+        let finish = move || {
             if let Err(errno) = fs.mark(false).and(fs.sync()) {
                 log::error!("FAT-fs ({}): the last write failed: {errno}", fs.device.name());
             }
-        }));
+        };
+        // umount(2) has synced, and has the volume clean when it returns. Else whoever drops the last file may hold locks.
+        if is_quiet {
+            finish();
+        } else {
+            sched::workqueue::queue(Box::new(finish));
+        }
     }
 }
