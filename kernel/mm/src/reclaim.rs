@@ -225,7 +225,7 @@ fn round(fruitless: usize) -> usize {
     let files = || counters::CACHED.get().saturating_sub(counters::SHMEM.get());
     let may_shrink = files() > file_floor();
     let swappiness = SWAPPINESS.load(Relaxed);
-    MAY_SWAP.store(swappiness > 0 || !may_shrink || fruitless > 0, Relaxed);
+    MAY_SWAP.store(swappiness > 0 || !may_shrink, Relaxed);
     if swap::has_room() && is_private_first(&CREDIT, swappiness) {
         freed = walk::age_all();
     }
@@ -237,6 +237,10 @@ fn round(fruitless: usize) -> usize {
         if may_shrink {
             freed += writeback::shrink(BATCH);
         }
+    }
+    if freed == 0 && !MAY_SWAP.swap(true, Relaxed) {
+        // Nothing else can go; to wait for write-back first would hold up everybody.
+        freed = walk::age_all();
     }
     MAY_SWAP.store(true, Relaxed);
     if freed == 0 && fruitless == round_of_caches(CACHE_PRESSURE.load(Relaxed)) {
