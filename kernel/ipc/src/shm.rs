@@ -367,11 +367,18 @@ pub struct SegmentInfo {
     pub attached: u64,
     /// Pages that it has in memory.
     pub resident: u64,
+    /// Pages that it has in swap.
+    pub swapped: u64,
 }
 
 impl Segment {
+    /// How many pages it has in memory, and in swap.
+    fn pages(&self) -> (u64, u64) {
+        self.object.mapping().map_or((0, 0), |mapping| (mapping.nr_pages(), mapping.nr_swapped()))
+    }
+
     pub(crate) fn info(&self, reader: &security::UserNs) -> SegmentInfo {
-        let resident = self.object.mapping().map_or(0, |mapping| mapping.nr_pages());
+        let (resident, swapped) = self.pages();
         let (info, last_pid) = {
             let state = self.state.lock();
             let info = SegmentInfo {
@@ -382,6 +389,7 @@ impl Segment {
                 pids: [0; 2],
                 attached: state.attached,
                 resident,
+                swapped,
             };
             (info, state.last_pid)
         };
@@ -444,7 +452,8 @@ pub enum Lock {
 
 /// `SHM_LOCK` and `SHM_UNLOCK`. `EPERM`: neither owner nor `CAP_IPC_LOCK`, or no locked memory is allowed.
 ///
-/// Nothing is ever paged out here, so only the mark changes.
+/// The pages of a locked segment do not go to swap. LINUX: those that are there come back at `SHM_UNLOCK`; here each when
+/// it is used.
 pub fn lock(id: i32, lock: Lock) -> Result<()> {
     let (ns, ipc) = current()?;
     let task = process::current();
@@ -463,6 +472,9 @@ pub fn lock(id: i32, lock: Lock) -> Result<()> {
         Lock::On => state.perm.mode |= MODE_LOCKED,
         Lock::Off => state.perm.mode &= !MODE_LOCKED,
     }
+    if let Some(mapping) = segment.object.mapping() {
+        mapping.set_locked(lock == Lock::On);
+    }
     Ok(())
 }
 
@@ -474,11 +486,11 @@ pub fn limits() -> Result<([u64; 5], i32)> {
     Ok((info, ipc.segments.usage().1))
 }
 
-/// `SHM_INFO`: segments, their pages, and the pages in memory; and the highest index in use.
-pub fn usage() -> Result<([u64; 3], i32)> {
+/// `SHM_INFO`: segments, their pages, the pages in memory, and those in swap; and the highest index in use.
+pub fn usage() -> Result<([u64; 4], i32)> {
     let (_, ipc) = current()?;
     let (used, highest) = ipc.segments.usage();
-    let resident = |segment: &Arc<Segment>| segment.object.mapping().map_or(0, |mapping| mapping.nr_pages());
-    let resident = ipc.segments.all().iter().map(resident).sum();
-    Ok(([used as u64, ipc.shm_pages.load(Relaxed), resident], highest))
+    let add = |sum: (u64, u64), pages: (u64, u64)| (sum.0 + pages.0, sum.1 + pages.1);
+    let (resident, swapped) = ipc.segments.all().iter().map(|segment| segment.pages()).fold((0, 0), add);
+    Ok(([used as u64, ipc.shm_pages.load(Relaxed), resident, swapped], highest))
 }

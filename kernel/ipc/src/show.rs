@@ -56,7 +56,8 @@ pub fn shm(out: &mut Text) -> Result<()> {
         put!(out, " {:5} {:5}  {:5}", info.pids[0], info.pids[1], info.attached);
         put!(out, " {:5} {:5} {:5} {:5}", perm[UID], perm[GID], perm[CUID], perm[CGID]);
         put!(out, " {:10} {:10} {:10}", info.times[0], info.times[1], info.times[2]);
-        put!(out, " {:21} {:21}\n", info.resident * hal::PAGE_SIZE as u64, 0);
+        let page = hal::PAGE_SIZE as u64;
+        put!(out, " {:21} {:21}\n", info.resident * page, info.swapped * page);
     }
     Ok(())
 }

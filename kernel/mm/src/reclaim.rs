@@ -24,6 +24,7 @@
 //!   walk of page tables:     accessed flag set: noted, cleared      ACTIVE: cleared
 //!                            else a file's entry goes, and the page may follow; a private page goes to swap,
 //!                            or to nowhere when it is free to go (`MADV_FREE`) and was not written since
+//!   scan of shared memory:   ACTIVE: cleared      others that no page table shows go to swap
 //! ```
 //!
 //! `vm.swappiness` says how often private memory has the first turn, in 200 rounds, while there is room in swap; with 0 it goes
@@ -39,7 +40,7 @@ use abi::{Errno, Result};
 use sched::{Interruptible, WaitQueue};
 
 use crate::counters::{self, Counter};
-use crate::mapping::writeback;
+use crate::mapping::{swapped, writeback};
 use crate::{oom, swap, walk};
 
 /// `vm.min_free_kbytes`; 0 until the size of memory is known.
@@ -236,6 +237,9 @@ fn round(fruitless: usize) -> usize {
         freed = walk::age_all();
         if may_shrink {
             freed += writeback::shrink(BATCH);
+        }
+        if may_swap() {
+            freed += swapped::shrink(BATCH);
         }
     }
     if freed == 0 && !MAY_SWAP.swap(true, Relaxed) {

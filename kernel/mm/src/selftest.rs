@@ -20,9 +20,9 @@ pub(crate) struct TestFile(pub Arc<Mapping>);
 
 impl TestFile {
     pub fn new(size: u64) -> Arc<Self> {
-        let mapping = Mapping::new_shmem(Arc::new(Shmem::new(u64::MAX)));
+        let mapping = Mapping::with_shmem(Arc::new(Shmem::new(u64::MAX)));
         mapping.set_size(size);
-        Arc::new(Self(Arc::new(mapping)))
+        Arc::new(Self(mapping))
     }
 }
 

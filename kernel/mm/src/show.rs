@@ -8,7 +8,7 @@ use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::frame::{Frame, HUGE_SIZE};
 use hal::paging::{Cursor, Entry, PteFlags};
-use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange};
+use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, UserAddr};
 
 use crate::fault::GUARD_MARKER;
 use crate::hugetlb;
@@ -65,6 +65,8 @@ pub struct PageStats {
     /// Merged pages, those of zeroes included.
     pub ksm: u64,
     pub swap: u64,
+    /// Proportional share of private pages in swap, in bytes.
+    pub swap_pss_bytes: u64,
     pub shared_hugetlb: u64,
     pub private_hugetlb: u64,
     /// Huge pages of the pool that are private, and that were written; in huge pages.
@@ -88,7 +90,7 @@ bitflags! {
         const GUARD = 16;
         /// The page of zeroes.
         const ZERO = 32;
-        /// In swap; the number of the page is where.
+        /// In swap, or a marker; the number of the page is where.
         const SWAPPED = 64;
         /// Writes are watched (userfaultfd(2)).
         const WATCHED = 128;
@@ -201,14 +203,19 @@ impl Mm {
 
     /// Counts the pages shown in `range`, which lies in one VMA.
     pub fn collect_page_stats(&self, range: Range<u64>) -> PageStats {
-        let mut stats = PageStats::default();
+        let mut stats = PageStats { swap: self.count_swapped_behind(&range), ..PageStats::default() };
         let Some(range) = PageRange::new(range.start, range.end) else { return stats };
         let mut cursor = self.page_table().cursor(range);
         let mut at = range.start();
         while let Some((addr, entry)) = cursor.next_mapped(at) {
             at = addr + PAGE_SIZE as u64;
             let Entry::Present { frame, flags } = entry else {
-                stats.swap += u64::from(matches!(entry, Entry::Special(value) if swap::is_swap(value)));
+                if let Entry::Special(value) = entry
+                    && swap::is_swap(value)
+                {
+                    stats.swap += 1;
+                    stats.swap_pss_bytes += PAGE_SIZE as u64 / swap::nr_users(value);
+                }
                 continue;
             };
             let kind = frame.meta().flags.load(Ordering::Relaxed);
@@ -244,6 +251,29 @@ impl Mm {
             } += 1;
         }
         stats
+    }
+
+    /// Pages of shared memory that `range`, which lies in one VMA, would show but that are in swap.
+    ///
+    /// LINUX: of a private mapping that may be written, those count that it has no entry for.
+    fn count_swapped_behind(&self, range: &Range<u64>) -> u64 {
+        let space = self.space.read();
+        let Some(vma) = space.set.at(range.start) else { return 0 };
+        let Some(mapping) = vma.attr.backing.mapping().filter(|mapping| mapping.is_shmem()) else { return 0 };
+        let part = vma.clip(range);
+        let first = vma.attr.offset_at(vma.start, part.start) >> PAGE_SHIFT;
+        let behind = first..first + ((part.end - part.start) >> PAGE_SHIFT);
+        if !vma.attr.is_private() || !vma.attr.flags.contains(VmFlags::WRITE) {
+            return mapping.count_swapped(behind);
+        }
+        let mut nr = 0;
+        mapping.for_each_swapped(behind, |idx| {
+            let page = PageRange::page_of(UserAddr(part.start + ((idx - first) << PAGE_SHIFT)));
+            let is_empty =
+                |page: PageRange| matches!(self.page_table().cursor(page).query(page.start()), Entry::None);
+            nr += u64::from(page.is_some_and(is_empty));
+        });
+        nr
     }
 
     /// mincore(2): tells `out` for each page of the range in order whether it is in memory.
@@ -374,7 +404,7 @@ impl Mm {
 
     /// The physical page number behind `addr` and its entry's flags, for /proc/PID/pagemap.
     pub fn query_page(&self, addr: u64) -> Option<(u64, PteFlags)> {
-        let page = PageRange::page_of(hal::UserAddr(addr))?;
+        let page = PageRange::page_of(UserAddr(addr))?;
         match self.page_table().cursor(page).query(page.start()) {
             Entry::Present { frame, flags } => Some((frame.pfn(), flags)),
             _ => None,
@@ -404,6 +434,9 @@ fn watch_writes(cursor: &mut Cursor<'_>, range: Range<u64>) -> Result<()> {
             Entry::Present { flags, .. } => {
                 cursor.protect(addr, (flags - PteFlags::WRITE) | PteFlags::WATCHED);
             }
+            Entry::Special(value) if swap::is_swap(value) => {
+                cursor.set_special(addr, swap::with_mark(value, true)).map_err(|_| Errno::ENOMEM)?;
+            }
             _ => {}
         }
     }
@@ -432,10 +465,12 @@ pub(crate) fn view_of(entry: &Entry) -> PageView {
             PageView { state, pfn: frame.pfn() }
         }
         Entry::Special(value) if swap::is_swap(*value) => {
-            PageView { state: PageState::SWAPPED, pfn: swap::place_of(*value) }
+            state.set(PageState::WATCHED, swap::is_watched(*value));
+            PageView { state: state | PageState::SWAPPED, pfn: swap::place_of(*value) }
         }
-        Entry::Special(GUARD_MARKER) => PageView { state: PageState::GUARD, pfn: 0 },
-        Entry::Special(WP_MARKER) => PageView { state: PageState::WATCHED, pfn: 0 },
+        // LINUX: a marker looks like a page in swap.
+        Entry::Special(GUARD_MARKER) => PageView { state: PageState::GUARD | PageState::SWAPPED, pfn: 0 },
+        Entry::Special(WP_MARKER) => PageView { state: PageState::WATCHED | PageState::SWAPPED, pfn: 0 },
         _ => PageView::default(),
     }
 }

@@ -17,10 +17,10 @@ use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, UserAddr};
 use crate::fault::{pte_flags, touched, zero_frame};
 use crate::hugetlb;
 use crate::mapping::{Mapping, page_flags};
-use crate::oom;
 use crate::space::{Mm, RssDelta, Space};
 use crate::vma::{Backing, VmFlags, Vma};
 use crate::watch::{POISON_MARKER, WP_MARKER, WatchModes, Watcher, is_same};
+use crate::{oom, swap};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -44,6 +44,12 @@ pub enum Supply {
     Resume,
     /// Nothing: accesses are bus errors.
     Poison,
+}
+
+/// The page of shared memory that is to be shown at `page`, when it is in swap.
+fn swapped_behind(vma: &Vma, page: PageRange) -> Option<(Arc<Mapping>, u64)> {
+    let idx = vma.attr.offset_at(vma.start, page.start()) >> PAGE_SHIFT;
+    vma.attr.backing.mapping().filter(|mapping| mapping.is_swapped(idx)).map(|mapping| (mapping.clone(), idx))
 }
 
 /// Whether an entry is free for a page: empty, or the marker of a watched write.
@@ -128,6 +134,13 @@ impl Mm {
             if !is_free(&entry) {
                 return Err(Errno::EEXIST);
             }
+            if what == Supply::Resume
+                && let Some((mapping, idx)) = swapped_behind(vma, page)
+            {
+                drop(space);
+                mapping.get_or_read(idx)?;
+                continue;
+            }
             let result = match (what, &frame, vma.attr.backing.mapping()) {
                 (Supply::Poison, ..) => self.poison(page),
                 (Supply::Resume, _, Some(mapping)) => self.resume(vma, page, mapping, protect),
@@ -182,11 +195,13 @@ impl Mm {
         if !mapping.has_page(idx) {
             return Err(Errno::EFAULT);
         }
-        if mapping.get(idx).is_some() {
+        if mapping.holds(idx) {
             return Err(Errno::EEXIST);
         }
-        if mapping.insert(idx, frame.clone())?.pfn() != frame.pfn() {
-            return Err(Errno::EEXIST);
+        match mapping.insert(idx, frame.clone()) {
+            Ok(now) if now.pfn() == frame.pfn() => {}
+            Ok(_) | Err(Errno::EAGAIN) => return Err(Errno::EEXIST),
+            Err(error) => return Err(error),
         }
         self.map_cached(vma, page, frame.clone(), protect)
     }
@@ -279,6 +294,10 @@ impl Mm {
                 Entry::None if marks && cursor.set_special(addr, WP_MARKER).is_err() => return Err(addr),
                 Entry::Present { flags, .. } => {
                     cursor.protect(addr, (flags - PteFlags::WRITE) | PteFlags::WATCHED);
+                }
+                Entry::Special(value) if swap::is_swap(value) => {
+                    // Cannot fail: the entry's table is there.
+                    let _ = cursor.set_special(addr, swap::with_mark(value, true));
                 }
                 _ => {}
             }

@@ -1,13 +1,18 @@
-//! Swap: private pages that were not used for a while move to a block device.
+//! Swap: private and shared pages that were not used for a while move to a block device.
 //!
 //! ```text
 //!   page table entry: frame  ── swap out ──>  special value: area and slot  ── fault ──>  a new frame
 //!   slot's count:     0                       1, and 1 for each fork                       one less
 //! ```
 //!
-//! A page goes out when one page table is its only holder; pages that forks share wait until they are not shared. What
-//! comes in is read into a page of the reader's own, so a slot's contents never change and processes that share it
-//! need not know of each other. A slot is free when no entry names it.
+//! A private page goes out when one page table is its only holder; pages that forks share wait until they are not shared.
+//! What comes in is read into a page of the reader's own, so a slot's contents never change and processes that share it
+//! need not know of each other. A slot is free when no entry names it. Shared memory has its entries in the page cache
+//! instead ([`crate::mapping::swapped`]).
+//!
+//! ```text
+//!   bits of an entry   0-1 TAG   2-6 area   7 writes are watched (userfaultfd(2))   8-57 slot
+//! ```
 //!
 //! While a page is being written, and for ever when that fails, `HELD` has its frame: who faults then copies that.
 //!
@@ -25,12 +30,13 @@ use core::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use abi::{Errno, Result};
 use arrayvec::ArrayVec;
 use hal::frame::Frame;
-use hal::paging::Entry;
+use hal::paging::{Entry, PteFlags};
 use hal::sync::SpinLock;
 use hal::{PAGE_SIZE, PageRange, UserAddr};
 
 use crate::counters::Counter;
 use crate::fault::{FaultError, pte_flags};
+use crate::mapping::swapped;
 use crate::space::{Mm, RssDelta};
 use crate::sync::Mutex;
 use crate::vma::Vma;
@@ -56,6 +62,10 @@ pub(crate) const BATCH: usize = 32;
 const MAX_SLOTS: u64 = 1 << 32;
 /// The two low bits of a swap entry; a guard marker has other ones.
 const TAG: u64 = 2;
+/// An entry of a page table whose writes are watched. It names the same page as without the bit.
+const WATCHED: u64 = 1 << 7;
+/// The bits of an area's number, from bit 2 on.
+const AREA_MASK: u64 = 0x1f;
 
 struct Slots {
     /// Entries that name each slot; slot 0 is the header's. What does not fit stays for ever.
@@ -107,12 +117,35 @@ pub(crate) fn is_swap(value: u64) -> bool {
     value & 3 == TAG
 }
 
+/// The entry `value` with or without the mark of watched writes.
+#[inline]
+pub(crate) fn with_mark(value: u64, is_watched: bool) -> u64 {
+    if is_watched { value | WATCHED } else { value & !WATCHED }
+}
+
+/// Whether writes to the page of the entry are watched.
+#[inline]
+pub(crate) fn is_watched(value: u64) -> bool {
+    is_swap(value) && value & WATCHED != 0
+}
+
+/// How many entries name the page; at least 1.
+pub(crate) fn nr_users(value: u64) -> u64 {
+    let count = |area: Arc<Area>| area.slots.lock().counts.get(slot_of(value)).copied();
+    area_of(value).and_then(count).map_or(1, |count| u64::from(count).max(1))
+}
+
+/// Number of the area that the entry names.
+fn area_id(value: u64) -> u64 {
+    value >> 2 & AREA_MASK
+}
+
 fn value_of(id: u64, slot: u64) -> u64 {
     slot << 8 | id << 2 | TAG
 }
 
 fn area_of(value: u64) -> Option<Arc<Area>> {
-    AREAS.lock().get((value >> 2 & 0x3f) as usize)?.clone()
+    AREAS.lock().get(area_id(value) as usize)?.clone()
 }
 
 fn slot_of(value: u64) -> usize {
@@ -121,7 +154,7 @@ fn slot_of(value: u64) -> usize {
 
 /// Type and offset of a swap entry as /proc/PID/pagemap shows them: bits 0-4 and 5-54.
 pub(crate) fn place_of(value: u64) -> u64 {
-    value >> 8 << 5 | (value >> 2 & 0x1f)
+    value >> 8 << 5 | area_id(value)
 }
 
 /// Whether pages can go out.
@@ -189,7 +222,8 @@ pub(crate) fn put(value: u64) {
     if area.slots.lock().put(slot_of(value)) {
         USED.add(-1);
         let mut held = HELD.lock();
-        let gone = held.iter().position(|(known, _)| *known == value).map(|at| held.swap_remove(at));
+        let slot = with_mark(value, false);
+        let gone = held.iter().position(|(known, _)| *known == slot).map(|at| held.swap_remove(at));
         drop(held);
         drop(gone);
     }
@@ -213,7 +247,8 @@ impl Pinned {
     /// Reads the page. May sleep. `EIO` and others: the device's.
     pub fn read(&self) -> Result<Frame> {
         let frame = oom::alloc()?;
-        let held = HELD.lock().iter().find(|(known, _)| *known == self.0).map(|(_, frame)| frame.clone());
+        let slot = with_mark(self.0, false);
+        let held = HELD.lock().iter().find(|(known, _)| *known == slot).map(|(_, frame)| frame.clone());
         match held {
             Some(page) => frame.copy_from(&page),
             None => {
@@ -260,12 +295,18 @@ impl Area {
 }
 
 impl Batch {
+    /// How many more come in before it must be written.
+    pub fn room(&self) -> usize {
+        self.pages.remaining_capacity()
+    }
+
     /// Whether it must be written before more comes in.
     pub fn is_full(&self) -> bool {
         self.pages.is_full()
     }
 
-    /// Takes the page in, and gives the entry that is to name it; `None` when there is no room. A page table is locked.
+    /// Takes the page in, and gives the entry that is to name it; `None` when there is no room. What the entry is to go
+    /// into is locked.
     pub fn add(&mut self, frame: &Frame) -> Option<u64> {
         if self.is_full() {
             return None;
@@ -295,7 +336,7 @@ impl Batch {
         let _one = SWAPPING.lock();
         let mut done = 0;
         for area in (0..MAX_AREAS).filter_map(|at| AREAS.lock().get(at).cloned().flatten()) {
-            let of_area = |value: u64| value >> 2 & 0x3f == area.id;
+            let of_area = |value: u64| area_id(value) == area.id;
             let own = self.pages.iter().filter(|(value, _)| of_area(*value));
             let mut pages: ArrayVec<(u64, Frame), BATCH> =
                 own.map(|(value, frame)| (value >> 8, frame.clone())).collect();
@@ -342,7 +383,9 @@ impl Mm {
             return Ok(());
         }
         // The level-1 table is there: it held the entry.
-        cursor.map(range.start(), frame, pte_flags(&vma.attr, false)).map_err(|_| FaultError::Oom)?;
+        let mut flags = pte_flags(&vma.attr, false);
+        flags.set(PteFlags::WATCHED, is_watched(page.value()));
+        cursor.map(range.start(), frame, flags).map_err(|_| FaultError::Oom)?;
         drop(cursor);
         put(page.value());
         self.rss.apply(RssDelta { anon: 1, swap: -1, ..RssDelta::default() });
@@ -393,7 +436,7 @@ impl Mm {
     fn find_swapped(&self, vma: &Vma, area: &Area) -> Option<(u64, Pinned)> {
         let mut found = None;
         self.for_each_swapped(PageRange::new(vma.start, vma.end)?, |addr, value| {
-            if found.is_none() && value >> 2 & 0x3f == area.id {
+            if found.is_none() && area_id(value) == area.id {
                 found = Some((addr, Pinned::new(value)));
             }
         });
@@ -496,6 +539,7 @@ fn empty(area: &Area) -> Result<()> {
             }
         });
         result?;
+        swapped::take_back(|value| area_id(value) == area.id)?;
         if sched::current().is_interrupted(sched::Interruptible::Yes) {
             return Err(Errno::EINTR);
         }

@@ -1,16 +1,19 @@
 //! Walks over page tables for reclaim and madvise(2): which pages were used, and which entries can go.
 
+use alloc::sync::Arc;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
+use arrayvec::ArrayVec;
 use hal::frame::Frame;
 use hal::paging::{Cursor, Entry, PteFlags};
-use hal::{PAGE_SIZE, PageRange, USER_END};
+use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, USER_END};
 
-use crate::mapping::page_flags;
+use crate::mapping::{Mapping, page_flags};
 use crate::space::{Mm, RssDelta};
 use crate::swap::{self, Batch};
 use crate::vma::{Backing, VmFlags, Vma};
+use crate::watch::WP_MARKER;
 use crate::{mapping, reclaim, registry, thp};
 
 /// Entries looked at under one hold of the locks.
@@ -47,13 +50,21 @@ pub(crate) fn age_all() -> usize {
     freed
 }
 
+/// An entry that may go.
+struct Place<'a> {
+    vma: &'a Vma,
+    addr: u64,
+    flags: PteFlags,
+    aim: Aim,
+}
+
 /// What one step of a walk did.
 #[derive(Default)]
 struct Done {
-    /// Whether the VMA's pages may vanish.
-    droppable: bool,
-    /// Whether private pages may go to swap.
+    /// Whether pages may go to swap.
     swaps: bool,
+    /// Pages of the VMA's file that are out of the page table, and may go to swap.
+    shared: ArrayVec<u64, { swap::BATCH }>,
     delta: RssDelta,
     freed: usize,
 }
@@ -94,16 +105,29 @@ impl Mm {
                 continue;
             }
             let part = vma.clip(&range);
-            done.droppable = vma.attr.flags.contains(VmFlags::DROPPABLE);
-            if let Some(next) = self.age_vma(part, aim, batch, done) {
-                return Some(next);
+            let next = self.age_vma(vma, part, aim, batch, done);
+            if let Some(mapping) = vma.attr.backing.mapping() {
+                // The page table is unlocked and flushed: the pages may be the cache's alone by now.
+                done.shared.drain(..).for_each(|idx| {
+                    mapping.swap_out(idx, batch);
+                });
+            }
+            if next.is_some() {
+                return next;
             }
         }
         None
     }
 
-    /// Ages up to [`STEP`] pages of `range`, which is inside of a VMA; where to go on, if not at its end.
-    fn age_vma(&self, range: Range<u64>, aim: Aim, batch: &mut Batch, done: &mut Done) -> Option<u64> {
+    /// Ages up to [`STEP`] pages of `range`, which is inside of `vma`; where to go on, if not at its end.
+    fn age_vma(
+        &self,
+        vma: &Vma,
+        range: Range<u64>,
+        aim: Aim,
+        batch: &mut Batch,
+        done: &mut Done,
+    ) -> Option<u64> {
         let range = PageRange::new(range.start, range.end)?;
         let mut cursor = self.page_table().cursor(range);
         let mut at = range.start();
@@ -119,10 +143,6 @@ impl Mm {
                 continue;
             }
             let Entry::Present { frame, flags } = entry else { continue };
-            if flags.contains(PteFlags::WATCHED) {
-                // The mark would go with the entry.
-                continue;
-            }
             reclaim::SCANNED.add(1);
             let was_used = cursor.take_accessed(addr);
             let meta = &frame.meta().flags;
@@ -135,9 +155,12 @@ impl Mm {
                 Aim::Age if active => {
                     let _ = meta.fetch_and(!page_flags::ACTIVE, Ordering::Relaxed);
                 }
-                _ => self.take_out(&mut cursor, addr, &frame, batch, done),
+                _ => {
+                    let place = Place { vma, addr, flags, aim };
+                    self.take_out(&mut cursor, place, &frame, batch, done);
+                }
             }
-            if batch.is_full() {
+            if batch.room() <= done.shared.len() {
                 break;
             }
         }
@@ -148,29 +171,42 @@ impl Mm {
     fn take_out(
         &self,
         cursor: &mut Cursor<'_>,
-        addr: u64,
+        place: Place<'_>,
         frame: &Frame,
         batch: &mut Batch,
         done: &mut Done,
     ) {
+        let (addr, vma) = (place.addr, place.vma);
+        let is_watched = place.flags.contains(PteFlags::WATCHED);
         let kind = frame.meta().flags.load(Ordering::Relaxed);
-        if kind & page_flags::FILE != 0 {
-            cursor.unmap(addr);
+        if kind & page_flags::FILE != 0 || (kind & page_flags::SHMEM != 0 && done.swaps && may_go(&place, frame)) {
+            if is_watched {
+                // Cannot fail: the entry's table is there.
+                let _ = cursor.set_special(addr, WP_MARKER);
+            } else {
+                cursor.unmap(addr);
+            }
             done.delta.count(kind, -1);
+            if place.aim == Aim::Out && kind & page_flags::SHMEM != 0 {
+                // There is room: the walk ends before it is used up.
+                let _ = done.shared.try_push(vma.attr.offset_at(vma.start, addr) >> PAGE_SHIFT);
+            }
             return;
         }
         // Two references: the entry's and the one in `frame`. Others may be about to use the contents.
         if kind & page_flags::ANON == 0 || frame.ref_count() != 2 {
             return;
         }
-        if done.droppable {
+        if vma.attr.flags.contains(VmFlags::DROPPABLE) {
             cursor.unmap(addr);
             done.delta.anon -= 1;
             done.freed += 1;
             return;
         }
         if kind & page_flags::LAZY != 0 {
-            if is_clean(cursor, addr) {
+            if is_watched {
+                // The mark would go with the page.
+            } else if is_clean(cursor, addr) {
                 cursor.unmap(addr);
                 done.delta.anon -= 1;
                 done.freed += 1;
@@ -185,13 +221,22 @@ impl Mm {
         let Some(value) = batch.add(frame) else { return };
         self.has_swapped.store(true, Ordering::Relaxed);
         // Cannot fail: the entry's table is there.
-        if cursor.set_special(addr, value).is_err() {
+        if cursor.set_special(addr, swap::with_mark(value, is_watched)).is_err() {
             swap::put(value);
             return;
         }
         done.delta.anon -= 1;
         done.delta.swap += 1;
     }
+}
+
+/// Whether the entry of a page of shared memory may go: the page can go to swap, which for `MADV_PAGEOUT` nobody else
+/// hinders by showing it, too.
+fn may_go(place: &Place<'_>, frame: &Frame) -> bool {
+    let can_swap =
+        place.vma.attr.backing.mapping().is_some_and(|mapping| mapping.may_swap()) && swap::has_room();
+    // Three references: the page cache's, the entry's, and ours.
+    can_swap && (place.aim == Aim::Age || frame.ref_count() == 3)
 }
 
 /// Whether the page at `addr` was not written since the entry was clean; from now on no write goes unseen.
@@ -209,8 +254,8 @@ fn has_pages_to_age(vma: &Vma) -> bool {
     match &vma.attr.backing {
         Backing::Anonymous => true,
         Backing::File(_) => {
-            let is_file = vma.attr.backing.mapping().is_some_and(|m| !m.is_shmem());
-            is_file || vma.attr.flags.contains(VmFlags::COWED)
+            let can_go = |m: &Arc<Mapping>| !m.is_shmem() || (m.may_swap() && swap::has_room());
+            vma.attr.backing.mapping().is_some_and(can_go) || vma.attr.flags.contains(VmFlags::COWED)
         }
     }
 }

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A page whose writes are watched has [`PteFlags::WATCHED`] and no write permission; where there is no page,
-//! [`WP_MARKER`] stands for one. Such pages do not go to swap or out of the page table.
+//! [`WP_MARKER`] stands for one. A private page in swap has the mark in its entry, of a page of a file that reclaim takes
+//! out of the page table the marker remains.
 //!
 //! Events (fork, mremap, munmap, madvise) are noted while `space` is held for writing ([`Watcher::expect`], from which on
 //! the watcher's own requests fail) and told after it was unlocked ([`Watcher::tell`], which sleeps until somebody has
@@ -32,8 +33,8 @@ use crate::fault::{FaultError, Need};
 use crate::hugetlb;
 use crate::map::refused;
 use crate::space::{Mm, Space};
-use crate::sysctl;
 use crate::vma::{Backing, VmFlags, Vma, VmaAttr};
+use crate::{swap, sysctl};
 
 /// Entry of a page that is not there and whose writes are watched.
 pub(crate) const WP_MARKER: u64 = 5;
@@ -307,6 +308,10 @@ impl Mm {
             match &entry {
                 Entry::Special(WP_MARKER) => {
                     cursor.unmap(addr);
+                }
+                Entry::Special(value) if swap::is_watched(*value) => {
+                    // Cannot fail: the entry's table is there.
+                    let _ = cursor.set_special(addr, swap::with_mark(*value, false));
                 }
                 Entry::Present { flags, .. } if flags.contains(PteFlags::WATCHED) => {
                     // Still without write permission: a fault finds out whether it may have it.

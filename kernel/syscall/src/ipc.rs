@@ -253,8 +253,8 @@ pub(crate) fn sys_shmctl(_cx: &mut Cx<'_>, id: i32, command: i32, out: UserAddr)
             Ok(highest as usize)
         }
         cmd::SHM_INFO => {
-            let ([used, pages, resident], highest) = shm::usage()?;
-            user::write(out, &[used & 0xffff_ffff, pages, resident, 0, 0, 0])?;
+            let ([used, pages, resident, swapped], highest) = shm::usage()?;
+            user::write(out, &[used & 0xffff_ffff, pages, resident, swapped, 0, 0])?;
             Ok(highest as usize)
         }
         cmd::STAT => shm_stat(Named::Id(id), out),

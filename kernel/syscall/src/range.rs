@@ -130,7 +130,7 @@ pub(crate) fn sys_cachestat(
         len => (offset.saturating_add(len - 1) >> PAGE_SHIFT).saturating_add(1),
     };
     let stat = file.mapping().map(|m| m.count_pages(first..end)).unwrap_or_default();
-    user::write(out, &[stat.cached, stat.dirty, stat.writeback, 0, 0])?;
+    user::write(out, &[stat.cached, stat.dirty, stat.writeback, stat.evicted, 0])?;
     Ok(0)
 }
 

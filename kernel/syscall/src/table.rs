@@ -482,7 +482,7 @@ syscalls! {
     450 set_mempolicy_home_node(addr: u64, len: u64, node: u64, flags: u64)
         => numa::sys_set_mempolicy_home_node, Support::Full;
     451 cachestat(fd: i32, range: UserAddr, out: UserAddr, flags: u32)
-        => range::sys_cachestat, Support::Partial("evicted pages are not remembered: 0");
+        => range::sys_cachestat, Support::Partial("evicted pages: only those of shared memory");
     452 fchmodat2(dirfd: i32, name: UserAddr, mode: u32, flags: u32) => path::sys_fchmodat2, Support::Full;
     454 futex_wake(addr: UserAddr, mask: u64, nr: i32, flags: u32) => futex::sys_futex_wake, Support::Full;
     455 futex_wait(addr: UserAddr, value: u64, mask: u64, flags: u32, timeout: UserAddr, clock: i32)

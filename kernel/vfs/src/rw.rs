@@ -357,7 +357,7 @@ fn seek_sparse(inode: &Inode, offset: i64, whence: Whence) -> Result<u64> {
         let start = (found * page).max(pos);
         return if start < size { Ok(start) } else { Err(Errno::ENXIO) };
     }
-    while idx * page < size && mapping.get(idx).is_some() {
+    while idx * page < size && mapping.holds(idx) {
         idx += 1;
     }
     Ok((idx * page).clamp(pos, size))

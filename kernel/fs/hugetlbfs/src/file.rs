@@ -17,8 +17,8 @@ pub(crate) struct HugeFiles {
 }
 
 impl Files for HugeFiles {
-    fn mapping(&self) -> Mapping {
-        Mapping::new_huge(self.share.clone())
+    fn mapping(&self) -> Arc<Mapping> {
+        Arc::new(Mapping::new_huge(self.share.clone()))
     }
 
     fn operations(&self) -> Arc<dyn FileOps> {

@@ -11,7 +11,7 @@ use crate::file;
 /// The regular files of an instance.
 pub trait Files: Send + Sync {
     /// The page cache of a new file, which is empty.
-    fn mapping(&self) -> Mapping;
+    fn mapping(&self) -> Arc<Mapping>;
 
     /// What open files do.
     fn operations(&self) -> Arc<dyn FileOps>;
@@ -27,8 +27,8 @@ pub trait Files: Send + Sync {
 pub(crate) struct Small(pub(crate) Arc<Shmem>);
 
 impl Files for Small {
-    fn mapping(&self) -> Mapping {
-        Mapping::new_shmem(self.0.clone())
+    fn mapping(&self) -> Arc<Mapping> {
+        Mapping::with_shmem(self.0.clone())
     }
 
     fn operations(&self) -> Arc<dyn FileOps> {

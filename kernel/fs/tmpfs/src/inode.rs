@@ -52,7 +52,7 @@ pub fn new(sb: &Arc<SuperBlock>, account: &Arc<Account>, what: &NewInode<'_>) ->
         _ => (Node::Other, 0),
     };
     let is_regular = what.mode & S_IFMT == S_IFREG;
-    let mapping = is_regular.then(|| Arc::new(account.files.mapping()));
+    let mapping = is_regular.then(|| account.files.mapping());
     let ops = TmpInode {
         account: account.clone(),
         node,
@@ -233,8 +233,8 @@ impl InodeOps for TmpInode {
 
     fn get_attr(&self, inode: &Arc<Inode>, stat: &mut Statx) -> Result<()> {
         const SECTOR: u64 = 512;
-        stat.stx_blocks =
-            inode.mapping().map_or(0, |mapping| mapping.nr_pages() * (PAGE_SIZE as u64 / SECTOR));
+        let nr_pages = inode.mapping().map_or(0, |mapping| mapping.nr_pages() + mapping.nr_swapped());
+        stat.stx_blocks = nr_pages * (PAGE_SIZE as u64 / SECTOR);
         Ok(())
     }
 

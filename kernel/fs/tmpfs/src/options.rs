@@ -17,6 +17,8 @@ pub(crate) struct Options {
     pub(crate) mode: Option<u32>,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
+    /// Whether pages stay out of swap.
+    pub(crate) no_swap: bool,
 }
 
 /// All options.
@@ -56,6 +58,7 @@ impl Options {
             ("mode", mode) => self.mode = Some(mode.as_u32()? & 0o7777),
             ("uid", uid) => self.uid = Some(uid.as_u32()?),
             ("gid", gid) => self.gid = Some(gid.as_u32()?),
+            ("noswap", _) => self.no_swap = true,
             _ => {}
         }
         Ok(())
@@ -80,6 +83,9 @@ pub(crate) fn show(options: &Options, out: &mut Vec<u8>) {
         out.extend(format!(",gid={gid}").bytes());
     }
     out.extend_from_slice(b",inode64");
+    if options.no_swap {
+        out.extend_from_slice(b",noswap");
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +100,14 @@ mod tests {
         assert_eq!(pages("size=1G"), Some(1 << 18));
         assert_eq!(pages("nr_blocks=7"), Some(7));
         assert_eq!(pages(""), None);
+    }
+
+    #[test]
+    fn noswap_is_shown_last() {
+        let options = Options::parse(b"noswap,uid=7").unwrap();
+        let mut shown = Vec::new();
+        show(&options, &mut shown);
+        assert_eq!(shown, b",uid=7,inode64,noswap");
     }
 
     #[test]

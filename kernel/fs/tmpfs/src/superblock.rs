@@ -42,6 +42,13 @@ pub struct TmpfsType {
     is_limited: bool,
 }
 
+impl TmpfsType {
+    /// Whether the files' pages go to swap: those of ramfs do not.
+    fn may_swap(&self) -> bool {
+        self.magic == TMPFS_MAGIC
+    }
+}
+
 impl FileSystemType for TmpfsType {
     fn name(&self) -> &'static str {
         self.name
@@ -139,6 +146,9 @@ impl SuperOps for Tmpfs {
     fn remount(&self, _sb: &SuperBlock, data: &[u8]) -> Result<()> {
         let new = Options::parse(data)?;
         let mut options = self.options.lock();
+        if new.no_swap != options.no_swap {
+            return Err(Errno::EINVAL);
+        }
         if let Some(max) = new.max_inodes {
             if max != 0 && max < self.account.nr_inodes.load(Relaxed) {
                 return Err(Errno::EINVAL);
@@ -162,7 +172,8 @@ fn instance(this: &'static TmpfsType, mut options: Options, flags: SbFlags) -> R
         options.max_inodes.get_or_insert(half);
     }
     let max_pages = options.max_pages.filter(|&pages| pages != 0).unwrap_or(u64::MAX);
-    let shmem = Arc::new(Shmem::new(max_pages));
+    let shmem = Shmem::new(max_pages);
+    let shmem = Arc::new(if options.no_swap || !this.may_swap() { shmem.without_swap() } else { shmem });
     let account = Account::new(Arc::new(Small(shmem.clone())), options.max_inodes.unwrap_or(0));
     let mode = options.mode.unwrap_or(if this.is_limited { 0o1777 } else { 0o755 });
     let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));

@@ -50,6 +50,9 @@ impl Mm {
                     return Ok(Step::Wait(Wait::Notify(mapping.clone(), idx, frame)));
                 }
                 Attempt::NotCached if !mapping.has_page(idx) => return Err(FaultError::Bus),
+                Attempt::NotCached if mapping.is_swapped(idx) => {
+                    return Ok(Step::Wait(Wait::Shared(mapping.clone(), idx)));
+                }
                 Attempt::NotCached if mapping.is_shmem() => {
                     run = self.fill_shared(vma, idx, mapping);
                     if run.is_some() {
@@ -109,10 +112,11 @@ impl Mm {
             _ => return None,
         }
         let idx = vma.attr.offset_at(vma.start, page.start()) >> PAGE_SHIFT;
-        let kind = match mapping.get(idx) {
-            Some(_) => WatchModes::MINOR,
-            None if mapping.has_page(idx) => WatchModes::MISSING,
-            None => WatchModes::empty(),
+        // LINUX: a page in swap counts as one that the cache has.
+        let kind = match mapping.holds(idx) {
+            true => WatchModes::MINOR,
+            false if mapping.has_page(idx) => WatchModes::MISSING,
+            false => WatchModes::empty(),
         };
         Some(kind & modes).filter(|kind| !kind.is_empty())
     }

@@ -28,6 +28,8 @@ pub(crate) enum Wait {
     Memory,
     /// A page of a file system's file, which is to be dirty if so.
     Page(Arc<Mapping>, u64, bool),
+    /// A page of shared memory that is in swap.
+    Shared(Arc<Mapping>, u64),
     /// The page is to become dirty.
     Notify(Arc<Mapping>, u64, Frame),
     /// A page in swap.
@@ -66,6 +68,11 @@ impl Wait {
                     mapping.mark_dirty(idx, &frame).map_err(fill_error)?;
                 }
                 got._page = Some(frame);
+            }
+            Self::Shared(mapping, idx) => {
+                got.kind = FaultKind::Major;
+                counters::PGMAJFAULT.add(1);
+                got._page = mapping.get_or_read(idx).map_err(fill_error)?;
             }
             Self::Swapped(page) => {
                 got.kind = FaultKind::Major;

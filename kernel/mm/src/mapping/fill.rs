@@ -109,7 +109,7 @@ impl Mapping {
         let meta = frame.meta();
         meta.flags.store(page_flags::FILE, Relaxed);
         meta.index.store(idx, Relaxed);
-        match self.pages.lock().insert(idx, frame.clone()) {
+        match self.pages.lock().frames.insert(idx, frame.clone()) {
             Ok(None) => {}
             Ok(Some(_)) => return Ok(false),
             Err(_) => return Err(Errno::ENOMEM),

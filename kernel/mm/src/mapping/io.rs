@@ -58,7 +58,11 @@ impl Mapping {
             for page in self.get_batch(at >> PAGE_SHIFT, end.div_ceil(PAGE_SIZE as u64)) {
                 let frame = match (page, &self.source) {
                     (Some(frame), _) => frame,
-                    (None, Source::Shmem(_) | Source::Huge(_)) => return Ok((at - pos) as usize),
+                    (None, Source::Shmem(_)) => match self.get_or_read(at >> PAGE_SHIFT)? {
+                        Some(frame) => frame,
+                        None => return Ok((at - pos) as usize),
+                    },
+                    (None, Source::Huge(_)) => return Ok((at - pos) as usize),
                     (None, Source::Pages(_)) => self.get_or_fill(at >> PAGE_SHIFT)?,
                 };
                 let offset = in_page(at);
@@ -89,7 +93,11 @@ impl Mapping {
                 }
                 dest.put_frame(&frame, offset, len)
             }
-            (None, Source::Shmem(_) | Source::Huge(_)) => dest.put_zero(len),
+            (None, Source::Shmem(_)) => match self.get_or_read(idx)? {
+                Some(frame) => dest.put_frame(&frame, offset, len),
+                None => dest.put_zero(len),
+            },
+            (None, Source::Huge(_)) => dest.put_zero(len),
             (None, Source::Pages(_)) => {
                 let frame = self.get_or_fill(idx)?;
                 dest.put_frame(&frame, offset, len)
@@ -131,11 +139,15 @@ impl Mapping {
     fn write_page(&self, idx: u64, offset: usize, len: usize, src: &mut Src<'_>) -> Result<usize> {
         let cached = self.get(idx);
         if cached.is_none() && self.is_shmem() {
-            return self.write_new(idx, offset, len, src);
+            match self.write_new(idx, offset, len, src) {
+                // It is in swap, or was a moment ago: nothing was taken.
+                Err(Errno::EAGAIN) => {}
+                done => return done,
+            }
         }
         let frame = match cached {
             Some(frame) => frame,
-            None if len == PAGE_SIZE => match self.write_whole(idx, src)? {
+            None if len == PAGE_SIZE && !self.is_shmem() => match self.write_whole(idx, src)? {
                 Some(n) => return Ok(n),
                 None => self.get_or_fill(idx)?,
             },
@@ -206,7 +218,7 @@ impl Mapping {
     pub fn allocate(&self, range: core::ops::Range<u64>) -> Result<()> {
         let end = range.end.div_ceil(PAGE_SIZE as u64);
         for idx in range.start >> PAGE_SHIFT..end {
-            let is_new = self.is_shmem() && self.get(idx).is_none();
+            let is_new = self.is_shmem() && !self.holds(idx);
             let frame = self.get_or_fill(idx)?;
             if is_new {
                 frame.meta().flags.fetch_or(page_flags::UNTOUCHED, Ordering::Relaxed);

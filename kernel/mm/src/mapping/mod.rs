@@ -29,10 +29,12 @@ mod errseq;
 mod fill;
 mod huge;
 mod io;
+mod known;
 pub mod radix;
 mod shmem;
 mod shrink;
 mod stat;
+pub(crate) mod swapped;
 pub(crate) mod truncate;
 pub mod writeback;
 
@@ -45,8 +47,9 @@ pub use truncate::Frozen;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::num::NonZeroU64;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use arrayvec::ArrayVec;
@@ -149,9 +152,17 @@ pub struct Pages {
     error: ErrSeq,
 }
 
+/// The pages of a mapping by their index, each in one of the two trees.
+struct Index {
+    /// In memory.
+    frames: Radix<Frame>,
+    /// In swap, with their entries ([`swapped`]).
+    swapped: Radix<NonZeroU64>,
+}
+
 /// The page cache of one file; see the module's front page.
 pub struct Mapping {
-    pages: SpinLock<Radix<Frame>>,
+    pages: SpinLock<Index>,
     /// Length of the file in bytes.
     size: AtomicU64,
     source: Source,
@@ -161,10 +172,12 @@ pub struct Mapping {
     nr_writable: AtomicI32,
     /// Whether new ones of these are denied (`F_SEAL_FUTURE_WRITE`).
     is_closed: AtomicBool,
+    /// Why its pages do not go to swap; 0: they may.
+    pinned: AtomicU8,
 }
 
 impl Mapping {
-    /// The cache of an empty file whose pages live in memory, charged to `shmem`.
+    /// The cache of an empty file whose pages live in memory, charged to `shmem`, and stay there.
     #[inline]
     pub fn new_shmem(shmem: Arc<Shmem>) -> Self {
         Self::new(Source::Shmem(shmem), 0)
@@ -210,12 +223,13 @@ impl Mapping {
 
     fn new(source: Source, size: u64) -> Self {
         Self {
-            pages: SpinLock::new("mm.mapping.pages", Radix::new()),
+            pages: SpinLock::new("mm.mapping.pages", Index { frames: Radix::new(), swapped: Radix::new() }),
             size: AtomicU64::new(size),
             source,
             nr_vmas: AtomicU32::new(0),
             nr_writable: AtomicI32::new(0),
             is_closed: AtomicBool::new(false),
+            pinned: AtomicU8::new(swapped::NOT_SWAPPED),
         }
     }
 
@@ -225,12 +239,12 @@ impl Mapping {
         self.size.load(Ordering::Acquire)
     }
 
-    /// Number of cached pages.
+    /// Number of cached pages, without those in swap ([`nr_swapped`](Self::nr_swapped)).
     pub fn nr_pages(&self) -> u64 {
         if let Source::Huge(pages) = &self.source {
             return pages.nr_pages() * HUGE_FRAMES as u64;
         }
-        self.pages.lock().len() as u64
+        self.pages.lock().frames.len() as u64
     }
 
     /// Whether the pages have no other home than memory.
@@ -289,26 +303,29 @@ impl Mapping {
             .map_err(|_| Errno::EBUSY)
     }
 
-    /// The cached page `idx`.
+    /// The cached page `idx`; one in swap is none ([`get_or_read`](Self::get_or_read)).
     #[inline]
     pub fn get(&self, idx: u64) -> Option<Frame> {
         if let Source::Huge(pages) = &self.source {
             return huge::part(pages, idx);
         }
-        self.pages.lock().get(idx).cloned()
+        self.pages.lock().frames.get(idx).cloned()
     }
 
-    /// The first cached page at or after `from` (`SEEK_DATA` of files that live in memory).
+    /// The first page at or after `from` in memory or in swap (`SEEK_DATA` of files that live in memory).
     pub fn next_page(&self, from: u64) -> Option<u64> {
         if let Source::Huge(pages) = &self.source {
             return huge::next_page(pages, from);
         }
         let mut found = None;
-        self.pages.lock().for_each(from..u64::MAX, |idx, _| {
+        self.pages.lock().frames.for_each(from..u64::MAX, |idx, _| {
             found = Some(idx);
             false
         });
-        found
+        match (found, self.next_swapped(from, |_| true)) {
+            (Some(cached), Some(swapped)) => Some(cached.min(swapped)),
+            (cached, swapped) => cached.or(swapped),
+        }
     }
 
     /// Calls `visit` for the cached pages from `first` up to `end` within one leaf of the tree, under the lock.
@@ -319,7 +336,7 @@ impl Mapping {
         let mut idx = first;
         while idx < end {
             let leaf_end = (idx | (radix::FANOUT as u64 - 1)).saturating_add(1).min(end);
-            for (i, slot) in (idx..leaf_end).zip(pages.run_from(idx)) {
+            for (i, slot) in (idx..leaf_end).zip(pages.frames.run_from(idx)) {
                 if let Some(frame) = slot {
                     visit(i, frame);
                 }
@@ -331,7 +348,7 @@ impl Mapping {
     /// Shows `edit` the place of page `idx` under the lock, where a copy may be put; what it answers. A page that is not
     /// cached: the answer by default.
     pub(crate) fn with_page<R: Default>(&self, idx: u64, edit: impl FnOnce(&mut Frame) -> R) -> R {
-        self.pages.lock().get_mut(idx).map(edit).unwrap_or_default()
+        self.pages.lock().frames.get_mut(idx).map(edit).unwrap_or_default()
     }
 
     /// Shows `visit` up to `most` cached pages of `range` under the lock, until it says `false`; where to go on, if not at the
@@ -343,7 +360,7 @@ impl Mapping {
         mut visit: impl FnMut(u64, &Frame) -> bool,
     ) -> Option<u64> {
         let (mut left, mut next) = (most, None);
-        self.pages.lock().for_each(range, |idx, frame| {
+        self.pages.lock().frames.for_each(range, |idx, frame| {
             if left == 0 {
                 next = Some(idx);
                 return false;
@@ -362,7 +379,7 @@ impl Mapping {
             return batch;
         }
         let pages = self.pages.lock();
-        let run = pages.run_from(first);
+        let run = pages.frames.run_from(first);
         let wanted = usize::try_from(end - first).unwrap_or(BATCH).min(BATCH);
         batch.extend(run.iter().take(wanted).cloned());
         if batch.is_empty() {
@@ -379,10 +396,16 @@ impl Mapping {
             return Ok(frame);
         }
         match &self.source {
-            Source::Shmem(_) => {
-                let frame = oom::alloc_zeroed()?;
-                self.insert(idx, frame)
-            }
+            Source::Shmem(_) => loop {
+                if let Some(frame) = self.get_or_read(idx)? {
+                    return Ok(frame);
+                }
+                match self.insert(idx, oom::alloc_zeroed()?) {
+                    // It came and went meanwhile.
+                    Err(Errno::EAGAIN) => {}
+                    done => return done,
+                }
+            },
             Source::Pages(pages) => self.fill(pages, idx),
             Source::Huge(pages) => huge::get_or_make(pages, idx),
         }
@@ -399,7 +422,7 @@ impl Mapping {
 
     /// Puts `frame` in as page `idx` unless there is one, and gives the page that is there then.
     ///
-    /// Charges a shmem source. `ENOSPC`: its limit is reached.
+    /// Charges a shmem source. `ENOSPC`: its limit is reached. `EAGAIN`: the page is in swap, or came and went.
     pub fn insert(&self, idx: u64, frame: Frame) -> Result<Frame> {
         let kind = match &self.source {
             Source::Shmem(shmem) => {
@@ -414,7 +437,13 @@ impl Mapping {
         meta.flags.store(kind, Ordering::Relaxed);
         meta.index.store(idx, Ordering::Relaxed);
         let kept = frame.clone();
-        let inserted = self.pages.lock().insert(idx, kept);
+        let inserted = {
+            let mut pages = self.pages.lock();
+            match pages.swapped.get(idx) {
+                Some(_) => Ok(Some(kept)),
+                None => pages.frames.insert(idx, kept),
+            }
+        };
         match inserted {
             Ok(None) => {
                 self.count_cached(1);
@@ -448,7 +477,7 @@ impl Mapping {
     /// Whether page `idx` is cached, and not only promised by fallocate(2).
     pub(crate) fn is_in_core(&self, idx: u64) -> bool {
         let flags = |frame: &Frame| frame.meta().flags.load(Ordering::Relaxed);
-        self.pages.lock().get(idx).is_some_and(|frame| flags(frame) & page_flags::UNTOUCHED == 0)
+        self.pages.lock().frames.get(idx).is_some_and(|frame| flags(frame) & page_flags::UNTOUCHED == 0)
     }
 
     /// Notes that page `idx` will differ from what the file system holds. May sleep.
@@ -483,7 +512,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        let nr = self.pages.get_mut().len() as u64;
+        swapped::release(self);
+        let nr = self.pages.get_mut().frames.len() as u64;
         self.uncharge(nr);
         self.count_cached(-(nr as i64));
         if let Source::Pages(pages) = &self.source {

@@ -16,18 +16,28 @@ pub struct Shmem {
     used: AtomicU64,
     max: AtomicU64,
     is_anonymous: bool,
+    may_swap: bool,
 }
 
 impl Shmem {
     /// An account with room for `max` pages; `u64::MAX` for no limit.
     #[inline]
     pub const fn new(max: u64) -> Self {
-        Self { used: AtomicU64::new(0), max: AtomicU64::new(max), is_anonymous: false }
+        Self { used: AtomicU64::new(0), max: AtomicU64::new(max), is_anonymous: false, may_swap: true }
     }
 
     /// The account of one shared anonymous mapping, without a limit.
     pub const fn anonymous() -> Self {
         Self { is_anonymous: true, ..Self::new(u64::MAX) }
+    }
+
+    /// The same with pages that never go to swap (tmpfs' `noswap`).
+    pub const fn without_swap(self) -> Self {
+        Self { may_swap: false, ..self }
+    }
+
+    pub(super) fn may_swap(&self) -> bool {
+        self.may_swap
     }
 
     /// Whether the pages are those of a shared anonymous mapping, which may come in runs ([`crate::thp`]).
@@ -84,9 +94,9 @@ static NEXT_INO: AtomicU64 = AtomicU64::new(1);
 impl ShmemObject {
     /// A new object of `size` bytes whose pages nobody has been promised.
     pub fn new(size: u64) -> Self {
-        let mapping = Mapping::new_shmem(Arc::new(Shmem::anonymous()));
+        let mapping = Mapping::with_shmem(Arc::new(Shmem::anonymous()));
         mapping.set_size(size);
-        Self { mapping: Arc::new(mapping), ino: NEXT_INO.fetch_add(1, Ordering::Relaxed), charged: 0 }
+        Self { mapping, ino: NEXT_INO.fetch_add(1, Ordering::Relaxed), charged: 0 }
     }
 
     /// As [`new`](Self::new), with all pages charged to the commit limit. `ENOMEM`: it is reached.

@@ -37,7 +37,7 @@ impl Mapping {
             let mut idle = ArrayVec::<_, CHUNK>::new();
             let (first, mut left, mut next) = (source.hand.load(Relaxed), STEP, None);
             let mut pages = self.pages.lock();
-            pages.for_each(first..u64::MAX, |idx, frame| {
+            pages.frames.for_each(first..u64::MAX, |idx, frame| {
                 if left == 0 || idle.is_full() || freed + idle.len() >= wanted {
                     next = Some(idx);
                     return false;
@@ -54,7 +54,7 @@ impl Mapping {
                 }
                 true
             });
-            gone.extend(idle.into_iter().filter_map(|idx| pages.remove(idx)));
+            gone.extend(idle.into_iter().filter_map(|idx| pages.frames.remove(idx)));
             drop(pages);
             freed += gone.len();
             self.count_cached(-(gone.len() as i64));

@@ -14,17 +14,19 @@ pub struct PageCounts {
     pub dirty: u64,
     /// Being written.
     pub writeback: u64,
+    /// Gone to swap.
+    pub evicted: u64,
 }
 
 impl Mapping {
     /// Counts the cached pages of `range`. Cost: one step per cached page; the lock is given up now and then.
     pub fn count_pages(&self, range: Range<u64>) -> PageCounts {
         const STEP: u64 = 512;
-        let mut counts = PageCounts::default();
+        let mut counts = PageCounts { evicted: self.count_swapped(range.clone()), ..PageCounts::default() };
         let mut next = range.start;
         loop {
             let (mut last, mut left) = (None, STEP);
-            self.pages.lock().for_each(next..range.end, |idx, frame| {
+            self.pages.lock().frames.for_each(next..range.end, |idx, frame| {
                 let flags = frame.meta().flags.load(Ordering::Relaxed);
                 counts.cached += 1;
                 // LINUX: pages that live in memory only are always dirty: they have no clean copy.

@@ -78,16 +78,17 @@ impl Mapping {
             return Ok(());
         }
         let idx = size >> PAGE_SHIFT;
-        let Some(frame) = self.get(idx) else { return Ok(()) };
+        let Some(frame) = self.get_or_read(idx)? else { return Ok(()) };
         frame.zero(in_page(size) as usize..PAGE_SIZE);
         self.mark_dirty(idx, &frame)
     }
 
-    /// Zeroes bytes within one page, if it is cached.
+    /// Zeroes bytes within one page, if there is one. May sleep.
     fn zero_part(&self, range: Range<u64>) {
         let len = range.end.saturating_sub(range.start) as usize;
         let from = in_page(range.start) as usize;
-        if let Some(frame) = self.get(range.start >> PAGE_SHIFT) {
+        // A page that swap has lost stays so: whoever reads it hears of that.
+        if let Ok(Some(frame)) = self.get_or_read(range.start >> PAGE_SHIFT) {
             frame.zero(from..from.saturating_add(len).min(PAGE_SIZE));
         }
     }
@@ -114,7 +115,7 @@ impl Mapping {
                 let mut idle = ArrayVec::<_, CHUNK>::new();
                 let mut seen = 0;
                 let mut stopped = None;
-                pages.for_each(next..end, |idx, frame| {
+                pages.frames.for_each(next..end, |idx, frame| {
                     if idle.is_full() || seen == SCAN {
                         stopped = Some(idx);
                         return false;
@@ -127,7 +128,7 @@ impl Mapping {
                     }
                     true
                 });
-                gone.extend(idle.into_iter().filter_map(|idx| pages.remove(idx)));
+                gone.extend(idle.into_iter().filter_map(|idx| pages.frames.remove(idx)));
                 next = stopped.unwrap_or(end);
             }
             total += gone.len();
@@ -143,7 +144,8 @@ impl Mapping {
         let mut next = Some(range.start);
         while let Some(first) = next {
             let mut taken = ArrayVec::<_, CHUNK>::new();
-            next = self.pages.lock().remove_range(first..range.end, CHUNK, |_, frame| taken.push(frame));
+            next =
+                self.pages.lock().frames.remove_range(first..range.end, CHUNK, |_, frame| taken.push(frame));
             self.uncharge(taken.len() as u64);
             self.count_cached(-(taken.len() as i64));
             for frame in &taken {
@@ -154,6 +156,7 @@ impl Mapping {
                 }
             }
         }
+        self.drop_swapped(range.clone());
         if self.nr_vmas() > 0 {
             registry::unmap_everywhere(self, range, private);
         }

@@ -19,18 +19,17 @@
 //!
 //! Locks: `writing` of the mapping over the whole of it; `ALL` is a leaf.
 
-use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
+use alloc::sync::Arc;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use arrayvec::ArrayVec;
 use hal::frame::Frame;
-use hal::sync::SpinLock;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 use sched::{Interruptible, WaitQueue};
 
+use super::known::Known;
 use super::truncate::Private;
 use super::{Mapping, Pages, Source, page_flags};
 use crate::counters;
@@ -53,8 +52,8 @@ pub static INTERVAL_CENTISECS: AtomicU32 = AtomicU32::new(500);
 const MAX_RUN: usize = 256;
 const NS_PER_CENTISEC: u64 = 10_000_000;
 
-/// All mappings with a file system behind. Dead ones go when the list would grow.
-static ALL: SpinLock<Vec<Weak<Mapping>>> = SpinLock::new("mm.writeback.all", Vec::new());
+/// All mappings with a file system behind.
+static ALL: Known = Known::new("mm.writeback.all");
 /// Dirty pages beyond which writers write; refreshed by the thread.
 static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
 static KICKED: AtomicU32 = AtomicU32::new(0);
@@ -64,28 +63,12 @@ static WAKE: WaitQueue = WaitQueue::new();
 
 /// Makes `mapping` known to write-back and reclaim. Without memory for that it is written on demand only.
 pub(super) fn register(mapping: &Arc<Mapping>) {
-    let mut all = ALL.lock();
-    if all.len() == all.capacity() {
-        all.retain(|known| known.strong_count() > 0);
-    }
-    if all.try_reserve(1).is_ok() {
-        all.push(Arc::downgrade(mapping));
-    }
+    ALL.add(mapping);
 }
 
-/// Calls `visit` for each mapping that lives.
-pub(crate) fn for_each(mut visit: impl FnMut(&Arc<Mapping>)) {
-    let mut at = 0;
-    loop {
-        let mapping = match ALL.lock().get(at) {
-            None => return,
-            Some(known) => known.upgrade(),
-        };
-        if let Some(mapping) = mapping {
-            visit(&mapping);
-        }
-        at += 1;
-    }
+/// Calls `visit` for each mapping with a file system behind that lives.
+pub(crate) fn for_each(visit: impl FnMut(&Arc<Mapping>)) {
+    ALL.for_each(visit);
 }
 
 /// Pages that may be dirty: so many bytes, or without those so many percent of what is free or cached.
@@ -132,7 +115,7 @@ fn write_old() {
     let pressed = PRESSED.swap(false, Ordering::Relaxed);
     let background = if pressed { 0 } else { share(&BACKGROUND_BYTES, &BACKGROUND_RATIO) };
     let expire = u64::from(EXPIRE_CENTISECS.load(Ordering::Relaxed)) * NS_PER_CENTISEC;
-    for_each(|mapping| {
+    ALL.for_each(|mapping| {
         let Source::Pages(pages) = &mapping.source else { return };
         let since = pages.dirty_since.load(Ordering::Relaxed);
         let is_old = since != 0 && hal::time::now_ns().saturating_sub(since) >= expire;
@@ -146,24 +129,7 @@ fn write_old() {
 /// Drops up to `wanted` clean pages that were not used lately; how many went. The next call goes on where this one
 /// ended; each page is looked at twice at most.
 pub(crate) fn shrink(wanted: usize) -> usize {
-    static HAND: AtomicUsize = AtomicUsize::new(0);
-    let (mut freed, mut left) = (0, 2 * ALL.lock().len());
-    while freed < wanted && left > 0 {
-        left -= 1;
-        let at = HAND.load(Ordering::Relaxed);
-        let known = ALL.lock().get(at).map(Weak::upgrade);
-        let Some(known) = known else {
-            HAND.store(0, Ordering::Relaxed);
-            continue;
-        };
-        if let Some(mapping) = known {
-            freed += mapping.shrink(wanted - freed);
-        }
-        if freed < wanted {
-            HAND.store(at + 1, Ordering::Relaxed);
-        }
-    }
-    freed
+    ALL.turn(wanted, |mapping, wanted| mapping.shrink(wanted))
 }
 
 /// Has the thread write all that is dirty.
@@ -174,7 +140,7 @@ pub(crate) fn write_all() {
 
 /// Drops all clean pages (`vm.drop_caches`).
 pub fn drop_caches() {
-    for_each(|mapping| {
+    ALL.for_each(|mapping| {
         mapping.drop_clean(0..u64::MAX);
     });
 }
@@ -234,7 +200,7 @@ impl Mapping {
         }
         let mut frames = ArrayVec::<Frame, MAX_RUN>::new();
         let mut first = 0;
-        self.pages.lock().for_each(range, |idx, frame| {
+        self.pages.lock().frames.for_each(range, |idx, frame| {
             let is_dirty = frame.meta().flags.load(Ordering::Acquire) & page_flags::DIRTY != 0;
             if frames.is_empty() {
                 if is_dirty {

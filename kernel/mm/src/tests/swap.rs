@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::vec;
 use std::vec::Vec;
 
-use abi::raw::general::{MADV_FREE, MADV_PAGEOUT};
+use abi::mman::MapFlags;
+use abi::raw::general::{MADV_DONTNEED, MADV_FREE, MADV_PAGEOUT};
 use abi::{Errno, Result};
 use hal::frame::Frame;
 
-use super::{PAGE, alone, rw};
+use super::{PAGE, TestFile, alone, fixed, rw};
 use crate::swap::{self, SwapDevice};
+use crate::vma::Backing;
 use crate::{MapRequest, Mm, Rights};
 
 const SLOTS: u64 = 400;
@@ -200,4 +202,167 @@ fn freed_pages_go_unless_they_are_written() {
     mm.read_remote(at, &mut byte, Rights::Obey);
     assert_eq!(byte, [0]);
     mm.check_invariants();
+}
+
+/// Page of the address space at which a file is mapped.
+const AT: u64 = 0x1000;
+
+/// A file of 40 pages that `mm` has filled through a mapping of the kind.
+fn filled_file(mm: &Mm, kind: MapFlags) -> Arc<TestFile> {
+    let file = TestFile::new(40 * PAGE);
+    mm.map(fixed(AT, 40, rw(), kind, Backing::file(file.clone()), 0)).unwrap();
+    let mut bytes = vec![0; (40 * PAGE) as usize];
+    (0..40).for_each(|i| bytes[i * PAGE as usize] = i as u8 + 1);
+    file.0.write(0, &mut hal::uio::Src::kernel(&bytes)).unwrap();
+    check(mm, AT * PAGE);
+    file
+}
+
+fn page_out(mm: &Mm) {
+    mm.advise(AT * PAGE, 40 * PAGE, MADV_PAGEOUT).unwrap();
+}
+
+/// Pages of `file` in memory, in swap, and slots in use.
+fn places(file: &TestFile) -> (u64, u64, u64) {
+    (file.0.nr_pages(), file.0.nr_swapped(), swap::USED.get())
+}
+
+#[test]
+fn shared_pages_go_come_back_and_are_counted() {
+    let _alone = alone();
+    swap_on();
+    let mm = Mm::new().unwrap();
+    let file = filled_file(&mm, MapFlags::SHARED);
+    assert_eq!(mm.counters().rss_shmem, 40);
+    let (free, cached) = (hal::frame::stats().free, crate::counters::SHMEM.get());
+    page_out(&mm);
+    assert_eq!((places(&file), mm.counters().rss_shmem, mm.counters().swap), ((0, 40, 40), 0, 0));
+    assert_eq!(crate::counters::SHMEM.get(), cached - 40);
+    assert!(hal::frame::stats().free >= free + 30, "less what the index takes");
+    let stats = mm.collect_page_stats(AT * PAGE..(AT + 40) * PAGE);
+    assert_eq!((stats.swap, stats.swap_pss_bytes, stats.rss), (40, 0, 0));
+    assert_eq!(file.0.count_pages(0..u64::MAX).evicted, 40);
+    assert_eq!((file.0.next_page(7), file.0.holds(39), file.0.holds(40)), (Some(7), true, false));
+    let mut in_core = 0;
+    mm.mincore(AT * PAGE, 40 * PAGE, |here| in_core += u32::from(here)).unwrap();
+    assert_eq!(in_core, 0);
+    check(&mm, AT * PAGE);
+    assert_eq!(places(&file), (40, 0, 0));
+    page_out(&mm);
+    let mut bytes = vec![0; (40 * PAGE) as usize];
+    assert_eq!(file.0.read(0, &mut hal::uio::Dest::kernel(&mut bytes)), Ok(bytes.len()));
+    assert!((0..40).all(|i| bytes[i * PAGE as usize] == i as u8 + 1));
+    drop(mm);
+    swap_off();
+}
+
+#[test]
+fn shared_pages_that_others_show_stay() {
+    let _alone = alone();
+    swap_on();
+    let (mm, other) = (Mm::new().unwrap(), Mm::new().unwrap());
+    let file = filled_file(&mm, MapFlags::SHARED);
+    other.map(fixed(AT, 10, rw(), MapFlags::SHARED, Backing::file(file.clone()), 0)).unwrap();
+    for i in 0..10 {
+        assert_eq!(other.read_remote((AT + i) * PAGE, &mut [0], Rights::Obey), 1);
+    }
+    page_out(&mm);
+    assert_eq!(places(&file), (10, 30, 30));
+    drop(other);
+    let kept = file.0.get(3);
+    page_out(&mm);
+    assert_eq!(places(&file), (1, 39, 39), "one is in use");
+    drop(kept);
+    file.0.set_locked(true);
+    check(&mm, AT * PAGE);
+    page_out(&mm);
+    assert_eq!(places(&file), (40, 0, 0), "locked");
+    drop((mm, file));
+    swap_off();
+}
+
+#[test]
+fn what_leaves_a_file_leaves_swap() {
+    let _alone = alone();
+    swap_on();
+    let mm = Mm::new().unwrap();
+    let file = filled_file(&mm, MapFlags::SHARED);
+    page_out(&mm);
+    file.0.truncate(30 * PAGE - 100);
+    assert_eq!(places(&file), (1, 29, 30 - 1), "the last page came to be cut");
+    file.0.punch(5 * PAGE..8 * PAGE + 1);
+    assert_eq!(places(&file), (2, 25, 25));
+    let mut byte = [7];
+    assert_eq!(mm.read_remote((AT + 6) * PAGE, &mut byte, Rights::Obey), 1);
+    assert_eq!((byte, file.0.nr_pages()), ([0], 3));
+    assert_eq!(mm.read_remote((AT + 8) * PAGE, &mut byte, Rights::Obey), 1);
+    assert_eq!(byte, [0], "a byte of it was punched");
+    assert_eq!(mm.read_remote((AT + 31) * PAGE, &mut byte, Rights::Obey), 0);
+    file.0.write(9 * PAGE + 5, &mut hal::uio::Src::kernel(&[0xaa])).unwrap();
+    let mut bytes = [0; 6];
+    assert_eq!(file.0.read(9 * PAGE, &mut hal::uio::Dest::kernel(&mut bytes)), Ok(6));
+    assert_eq!(bytes, [10, 0, 0, 0, 0, 0xaa], "the rest of the page came from swap");
+    drop(mm);
+    assert_eq!(places(&file).1, 24);
+    drop(file);
+    assert_eq!(swap::USED.get(), 0, "the file took its entries along");
+    swap_off();
+}
+
+#[test]
+fn swapoff_reads_shared_pages_back() {
+    let _alone = alone();
+    let device = swap_on();
+    let mm = Mm::new().unwrap();
+    let file = filled_file(&mm, MapFlags::SHARED);
+    page_out(&mm);
+    swap::swap_off(b"/memory").unwrap();
+    assert_eq!(places(&file), (40, 0, 0));
+    check(&mm, AT * PAGE);
+    drop((device, mm));
+    let device = swap_on();
+    device.is_broken.store(true, Ordering::Relaxed);
+    let mm = Mm::new().unwrap();
+    let file = filled_file(&mm, MapFlags::SHARED);
+    page_out(&mm);
+    check(&mm, AT * PAGE);
+    drop((mm, file));
+    swap_off();
+}
+
+#[test]
+fn private_copies_are_made_of_pages_in_swap() {
+    let _alone = alone();
+    swap_on();
+    let mm = Mm::new().unwrap();
+    let file = filled_file(&mm, MapFlags::PRIVATE);
+    assert_eq!(mm.write_remote(AT * PAGE, &[99], Rights::Obey), 1);
+    page_out(&mm);
+    assert_eq!((places(&file), mm.counters().swap), ((1, 39, 40), 1), "nobody has shown the first since");
+    let stats = mm.collect_page_stats(AT * PAGE..(AT + 40) * PAGE);
+    assert_eq!((stats.swap, stats.swap_pss_bytes), (40, PAGE), "the copy, and what has no entry");
+    assert_eq!(mm.write_remote((AT + 1) * PAGE + 1, &[98], Rights::Obey), 1);
+    let mut bytes = [0; 2];
+    assert_eq!(mm.read_remote((AT + 1) * PAGE, &mut bytes, Rights::Obey), 2);
+    assert_eq!(bytes, [2, 98]);
+    mm.advise(AT * PAGE, 40 * PAGE, MADV_DONTNEED).unwrap();
+    check(&mm, AT * PAGE);
+    drop((mm, file));
+    swap_off();
+}
+
+#[test]
+fn idle_pages_of_files_go_when_memory_is_short() {
+    let _alone = alone();
+    swap_on();
+    let mm = Mm::new().unwrap();
+    let file = filled_file(&mm, MapFlags::SHARED);
+    assert_eq!(crate::mapping::swapped::shrink(100), 0, "they are mapped");
+    drop(mm);
+    assert_eq!(crate::mapping::swapped::shrink(8), 32, "a batch");
+    assert_eq!(crate::mapping::swapped::shrink(100), 8);
+    assert_eq!(places(&file), (0, 40, 40));
+    assert_eq!(crate::mapping::swapped::shrink(100), 0);
+    drop(file);
+    swap_off();
 }

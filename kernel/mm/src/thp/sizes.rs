@@ -32,7 +32,7 @@ pub(crate) fn fill_shmem(mapping: &Mapping, idx: u64, orders: u32) -> Option<Ran
     for order in (settings::FIRST_SHMEM_ORDER..=HUGE_ORDER).rev().filter(|order| orders >> order & 1 != 0) {
         let first = idx >> order << order;
         let Some(end) = first.checked_add(1 << order) else { continue };
-        let mut is_empty = mapping.has_page(end - 1);
+        let mut is_empty = mapping.has_page(end - 1) && mapping.count_swapped(first..end) == 0;
         mapping.visit_run(first, if is_empty { end } else { first }, |_, _| is_empty = false);
         if !is_empty {
             continue;

@@ -125,8 +125,7 @@ const CATEGORIES: &[(PageState, u64)] = &[
     (PageState::ZERO, 32),
     (PageState::HUGE, HUGE),
     (PageState::SOFT_DIRTY, 128),
-    // A marker is an entry without a page.
-    (PageState::GUARD, 256 | SWAPPED),
+    (PageState::GUARD, 256),
 ];
 const ALL: u64 = 511;
 

@@ -103,7 +103,7 @@ fn put_stats(out: &mut Text, stats: &PageStats, locked: bool, whole: Whole) {
     put_kb(out, "Shared_Hugetlb:", stats.shared_hugetlb * KB);
     put_kb(out, "Private_Hugetlb:", stats.private_hugetlb * KB);
     put_kb(out, "Swap:", stats.swap * KB);
-    put_kb(out, "SwapPss:", stats.swap * KB);
+    put_kb(out, "SwapPss:", stats.swap_pss_bytes / 1024);
     put_kb(out, "Locked:", if locked { pss } else { 0 });
 }
 
@@ -168,6 +168,7 @@ pub(super) fn show_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
         sum.lazy += stats.lazy;
         sum.ksm += stats.ksm;
         sum.swap += stats.swap;
+        sum.swap_pss_bytes += stats.swap_pss_bytes;
         sum.shared_hugetlb += stats.shared_hugetlb;
         sum.private_hugetlb += stats.private_hugetlb;
         locked_bytes += if vma.flags.contains(VmFlags::LOCKED) { stats.pss_bytes } else { 0 };
