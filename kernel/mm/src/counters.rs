@@ -60,6 +60,10 @@ pub struct MemInfo {
     pub anon: u64,
     /// `AnonHugePages`: those of `anon` that are mapped in huge pages.
     pub anon_huge: u64,
+    /// `ShmemHugePages`.
+    pub shmem_huge: u64,
+    /// `ShmemPmdMapped`: those of `mapped` that are mapped in huge pages of shared memory.
+    pub shmem_huge_mapped: u64,
     /// `Mapped`: the sum over all address spaces.
     pub mapped: u64,
     /// `Mlocked`.
@@ -87,6 +91,8 @@ pub fn collect_meminfo() -> MemInfo {
         dirty: DIRTY.get(),
         anon: sums.anon,
         anon_huge: sums.anon_huge,
+        shmem_huge: crate::mapping::whole::NR_WHOLE.get() << hal::frame::HUGE_ORDER,
+        shmem_huge_mapped: sums.shmem_huge,
         mapped: sums.mapped,
         mlocked: sums.locked,
         committed: COMMITTED.get(),

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 
 use abi::mman::{MapFlags, Prot};
 use abi::{Errno, Result};
-use hal::paging::Entry;
+use hal::paging::{Entry, PteFlags};
 use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, USER_END, UserAddr};
 use vma_set::{Align, CountRule, Refused, Removed, count_fits};
 
@@ -22,7 +22,7 @@ use crate::space::{Mm, RssDelta, Space};
 use crate::sysctl;
 use crate::thp;
 use crate::vma::{Backing, STACK_GUARD_GAP, Shown, ShownFile, VmFlags, VmaAttr};
-use crate::watch::{Events, WatchEvent, WatchEvents};
+use crate::watch::{Events, WP_MARKER, WatchEvent, WatchEvents};
 
 /// Longest range that is cleared under one hold of the page-table lock.
 const CLEAR_STEP: u64 = 1 << 30;
@@ -271,17 +271,22 @@ impl Mm {
         }
     }
 
-    /// As `clear_pages`, but private copies stay.
+    /// As `clear_pages`, but private copies and marks of watched writes stay.
     fn clear_file_pages(&self, range: Range<u64>) {
         let Some(range) = PageRange::new(range.start, range.end) else { return };
         let mut delta = RssDelta::default();
         let mut cursor = self.page_table().cursor(range);
         let mut at = range.start();
         while let Some((addr, entry)) = cursor.next_mapped(at) {
-            if let Entry::Present { frame, .. } = entry {
+            if let Entry::Present { frame, flags } = entry {
                 let kind = frame.meta().flags.load(Ordering::Relaxed);
                 if kind & page_flags::ANON == 0 {
-                    cursor.unmap(addr);
+                    if flags.contains(PteFlags::WATCHED) {
+                        // Cannot fail: the entry's table is there.
+                        let _ = cursor.set_special(addr, WP_MARKER);
+                    } else {
+                        cursor.unmap(addr);
+                    }
                     delta.count(kind, -1);
                 }
             }

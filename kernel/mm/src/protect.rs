@@ -128,10 +128,12 @@ impl Mm {
         while let Some((addr, entry)) = cursor.next_mapped(at) {
             at = addr + PAGE_SIZE as u64;
             let Entry::Present { frame, flags } = entry else { continue };
-            if private && frame.is_in_huge() {
+            let is_shmem = frame.meta().flags.load(Ordering::Relaxed) & page_flags::SHMEM != 0;
+            if frame.is_in_huge() && (private != is_shmem) {
                 let clean = flags & (PteFlags::SOFT | PteFlags::WATCHED);
                 drop(frame);
-                let rights = |alone| pte_flags(attr, may_write && clean.is_empty() && alone) | clean;
+                let rights =
+                    |alone| pte_flags(attr, may_write && clean.is_empty() && (alone || !private)) | clean;
                 if let Some(end) = thp::protect_whole(&mut cursor, addr, range.end(), rights) {
                     at = end;
                     continue;

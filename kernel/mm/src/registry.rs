@@ -122,6 +122,7 @@ pub(crate) fn at_or_after(mut slot: usize) -> Option<(usize, Arc<Mm>)> {
 pub(crate) struct Sums {
     pub anon: u64,
     pub anon_huge: u64,
+    pub shmem_huge: u64,
     pub mapped: u64,
     pub locked: u64,
 }
@@ -131,7 +132,9 @@ pub(crate) fn sum() -> Sums {
     for_each(|mm| {
         let c = mm.counters();
         sums.anon += c.rss_anon;
-        sums.anon_huge += mm.huge_pages();
+        let shared = mm.shared_huge_pages();
+        sums.shmem_huge += shared;
+        sums.anon_huge += mm.huge_pages(shared);
         sums.mapped += c.rss_file + c.rss_shmem;
         sums.locked += c.locked;
     });

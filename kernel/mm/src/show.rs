@@ -15,6 +15,7 @@ use crate::hugetlb;
 use crate::layout::Layout;
 use crate::map::user_range;
 use crate::mapping::page_flags;
+use crate::mapping::whole::own_refs;
 use crate::policy::Policy;
 use crate::space::Mm;
 use crate::vma::{Backing, FileId, VmFlags, Vma};
@@ -61,6 +62,7 @@ pub struct PageStats {
     pub pss_shmem: u64,
     pub pss_dirty: u64,
     pub anon_huge: u64,
+    pub shmem_huge: u64,
     pub lazy: u64,
     /// Merged pages, those of zeroes included.
     pub ksm: u64,
@@ -184,7 +186,7 @@ impl Mm {
             let has_room =
                 crate::thp::huge_range(vma, vma.start.next_multiple_of(HUGE_SIZE as u64)).is_some();
             let private = matches!(vma.attr.backing, Backing::Anonymous);
-            info.huge_eligible = private && has_room && self.wants_huge(vma);
+            info.huge_eligible = has_room && if private { self.wants_huge(vma) } else { wants_shared(vma) };
             if visit(&info).is_break() {
                 return;
             }
@@ -228,7 +230,9 @@ impl Mm {
             if kind & (page_flags::ANON | page_flags::FILE | page_flags::SHMEM) == 0 {
                 continue;
             }
-            stats.anon_huge += u64::from(frame.is_in_huge() && cursor.query_huge(addr).is_some());
+            let is_huge = frame.is_in_huge() && cursor.query_huge(addr).is_some();
+            stats.anon_huge += u64::from(is_huge && anon);
+            stats.shmem_huge += u64::from(is_huge && kind & page_flags::SHMEM != 0);
             let holders = holders(&frame, kind);
             stats.rss += 1;
             let share = PAGE_SIZE as u64 / u64::from(holders);
@@ -443,10 +447,19 @@ fn watch_writes(cursor: &mut Cursor<'_>, range: Range<u64>) -> Result<()> {
     Ok(())
 }
 
+/// Whether `vma` shows shared memory that gets huge pages where it has room.
+fn wants_shared(vma: &Vma) -> bool {
+    vma.attr.backing.mapping().is_some_and(|m| thp::shared::wanted_orders(vma, m) & thp::HUGE != 0)
+}
+
 /// How many holders a mapped page has besides the page cache.
 fn holders(frame: &Frame, kind: u32) -> u32 {
     // Without `frame` itself, and for file pages and merged ones without the cache's or the tree's own reference.
-    let own = if kind & (page_flags::ANON | page_flags::KSM) == page_flags::ANON { 1 } else { 2 };
+    let own = match kind & (page_flags::ANON | page_flags::KSM | page_flags::SHMEM) {
+        page_flags::ANON => 1,
+        page_flags::SHMEM => 1 + own_refs(frame),
+        _ => 2,
+    };
     frame.ref_count().saturating_sub(own).max(1)
 }
 

@@ -36,7 +36,7 @@ use crate::pkey::Keys;
 use crate::sync::RwSem;
 use crate::vma::{VmFlags, VmaAttr};
 use crate::watch::Events;
-use crate::{hugetlb, registry, swap, thp};
+use crate::{hugetlb, registry, swap};
 
 /// Resource limits of the process that an address space obeys, in bytes; `u64::MAX` for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,8 +105,9 @@ impl RssDelta {
             Entry::Huge(_) if hugetlb::is_pooled(entry) => {
                 self.hugetlb -= hal::frame::HUGE_FRAMES as i64;
             }
-            // Only anonymous memory has others.
-            Entry::Huge(huge) if !thp::is_zero(huge) => self.anon -= hal::frame::HUGE_FRAMES as i64,
+            Entry::Huge(huge) => {
+                self.count(huge.meta().flags.load(Ordering::Relaxed), -(hal::frame::HUGE_FRAMES as i64));
+            }
             Entry::Special(value) if swap::is_swap(*value) => {
                 swap::put(*value);
                 self.swap -= 1;
@@ -208,6 +209,8 @@ pub struct Mm {
     pub(crate) total_vm: AtomicU64,
     /// Whether guard markers were ever set (madvise).
     pub(crate) has_guards: AtomicBool,
+    /// Whether a huge page of shared memory ever was mapped by one entry.
+    pub(crate) has_shared_huge: AtomicBool,
     /// Whether pages ever went to swap.
     pub(crate) has_swapped: AtomicBool,
     /// Whether pages of it were ever pinned for long.
@@ -281,6 +284,7 @@ impl Mm {
             auxv: SpinLock::new("mm.auxv", Vec::new()),
             total_vm: AtomicU64::new(hiwater_vm),
             has_guards: AtomicBool::new(false),
+            has_shared_huge: AtomicBool::new(false),
             has_swapped: AtomicBool::new(false),
             has_pinned: AtomicBool::new(false),
             membarrier: AtomicU32::new(0),

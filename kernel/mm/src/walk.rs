@@ -9,6 +9,7 @@ use hal::frame::Frame;
 use hal::paging::{Cursor, Entry, PteFlags};
 use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, USER_END};
 
+use crate::mapping::whole::own_refs;
 use crate::mapping::{Mapping, page_flags};
 use crate::space::{Mm, RssDelta};
 use crate::swap::{self, Batch};
@@ -235,8 +236,8 @@ impl Mm {
 fn may_go(place: &Place<'_>, frame: &Frame) -> bool {
     let can_swap =
         place.vma.attr.backing.mapping().is_some_and(|mapping| mapping.may_swap()) && swap::has_room();
-    // Three references: the page cache's, the entry's, and ours.
-    can_swap && (place.aim == Aim::Age || frame.ref_count() == 3)
+    // Besides the page cache's there are the entry's, and ours.
+    can_swap && (place.aim == Aim::Age || frame.ref_count() == own_refs(frame) + 2)
 }
 
 /// Whether the page at `addr` was not written since the entry was clean; from now on no write goes unseen.

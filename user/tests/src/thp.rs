@@ -7,6 +7,8 @@ tests!(
     a_write_gets_a_huge_page, parts_can_go, rights_of_parts, forks_share_and_part, huge_pages_move,
     small_pages_are_joined, who_does_not_want_them, random_edits_keep_contents, reads_share_zeroes,
     runs_of_pages_come_at_once, areas_share_no_huge_page, small_pages_are_joined_in_the_background,
+    shared_memory_gets_huge_pages, parts_of_shared_huge_pages_go, shared_small_pages_are_joined,
+    mounts_choose_huge_pages,
 );
 
 const RW: i32 = PROT_READ | PROT_WRITE;
@@ -356,4 +358,143 @@ fn small_pages_are_joined_in_the_background() {
             panic!("the pages stayed small");
         });
     });
+}
+
+/// A shared mapping of `n` huge pages' worth of `fd`, or of anonymous memory, aligned, with nothing else near.
+fn huge_shared(n: usize, fd: i32) -> usize {
+    let a = sys!(SYS_mmap, 0, (n + 2) * HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0).unwrap();
+    let at = (a + HUGE).next_multiple_of(HUGE);
+    let kind = MAP_SHARED | MAP_FIXED | if fd < 0 { MAP_ANONYMOUS } else { 0 };
+    sys!(SYS_mmap, at, n * HUGE, RW, kind, fd, 0).unwrap();
+    at
+}
+
+fn fill(at: usize, pages: std::ops::Range<usize>) {
+    pages.for_each(|i| poke(at + i * PAGE, i as u8 ^ 0x5a));
+}
+
+/// A new memory file of `n` huge pages' worth.
+fn memory_file(n: usize) -> i32 {
+    let fd = sys!(SYS_memfd_create, c"huge", 0).unwrap() as i32;
+    assert_eq!(sys!(SYS_ftruncate, fd, n * HUGE), Ok(0));
+    fd
+}
+
+const PARTS: usize = HUGE / PAGE;
+
+fn shared_memory_gets_huge_pages() {
+    with_setting("shmem_enabled", "advise", || {
+        for fd in [-1, memory_file(2)] {
+            let at = huge_shared(2, fd);
+            poke(at, 1);
+            assert_eq!(smaps_kb(at, "ShmemPmdMapped"), 0, "it did not ask");
+            sys!(SYS_madvise, at, 2 * HUGE, MADV_HUGEPAGE).unwrap();
+            fill(at, PARTS..PARTS + 1);
+            if smaps_kb(at, "Rss") == 8 {
+                skip("no huge page to be had");
+            }
+            assert_eq!((smaps_kb(at, "ShmemPmdMapped"), smaps_kb(at, "AnonHugePages")), (2048, 0));
+            assert_eq!(smaps_kb(at, "Rss"), 2052);
+            fill(at, 0..2 * PARTS);
+            // A child shares it, and so does a private mapping, until it writes.
+            child(|| {
+                check(at, 0..2 * PARTS);
+                poke(at + PARTS * PAGE + 1, 9);
+            })
+            .ok();
+            assert_eq!(peek(at + PARTS * PAGE + 1), 9);
+            if fd >= 0 {
+                let private = map(2 * HUGE, RW, MAP_PRIVATE, fd).unwrap();
+                check(private, 0..2 * PARTS);
+                poke(private + PARTS * PAGE, 1);
+                assert_eq!(sys!(SYS_munmap, private, 2 * HUGE), Ok(0));
+            }
+            sys!(SYS_mprotect, at + HUGE, HUGE, PROT_READ).unwrap();
+            check(at, 0..2 * PARTS);
+            sys!(SYS_mprotect, at + HUGE, HUGE, RW).unwrap();
+            fill(at, 0..2 * PARTS);
+            check(at, 0..2 * PARTS);
+            sys!(SYS_munmap, at, 2 * HUGE).unwrap();
+        }
+    });
+}
+
+fn parts_of_shared_huge_pages_go() {
+    with_setting("shmem_enabled", "advise", || {
+        let fd = memory_file(2);
+        let at = huge_shared(2, fd);
+        sys!(SYS_madvise, at, 2 * HUGE, MADV_HUGEPAGE).unwrap();
+        fill(at, 0..2 * PARTS);
+        let blocks = || fstat(fd).st_blocks as usize * 512;
+        assert_eq!(blocks(), 2 * HUGE);
+        // A hole, by the mapping and by the file.
+        sys!(SYS_madvise, at + 3 * PAGE, 2 * PAGE, MADV_REMOVE).unwrap();
+        assert_eq!(smaps_kb(at, "ShmemPmdMapped") % 2048, 0);
+        let hole = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+        assert_eq!(sys!(SYS_fallocate, fd, hole, 100 * PAGE, PAGE), Ok(0));
+        // A kernel may keep a page that it could not split off, as zeroes.
+        assert!(blocks() <= 2 * HUGE);
+        assert_eq!((peek(at + 3 * PAGE), peek(at + 4 * PAGE), peek(at + 100 * PAGE)), (0, 0, 0));
+        check(at, 0..3);
+        check(at, 5..100);
+        check(at, 101..2 * PARTS);
+        // The rights of a part, a part unmapped, the file cut.
+        sys!(SYS_mprotect, at + HUGE + 7 * PAGE, PAGE, PROT_READ).unwrap();
+        sys!(SYS_munmap, at + HUGE + 9 * PAGE, PAGE).unwrap();
+        check(at, PARTS..PARTS + 9);
+        assert_eq!(pread(fd, 1, (HUGE + 9 * PAGE) as i64).unwrap(), [(PARTS + 9) as u8 ^ 0x5a]);
+        assert_eq!(sys!(SYS_ftruncate, fd, HUGE + 20 * PAGE), Ok(0));
+        assert!(blocks() <= HUGE + 20 * PAGE);
+        check(at, PARTS + 10..PARTS + 20);
+        assert_eq!(fate(|| ignore(peek(at + HUGE + 20 * PAGE))), Status::Signal(SIGBUS));
+        sys!(SYS_munmap, at, 2 * HUGE).unwrap();
+        close(fd);
+    });
+}
+
+fn shared_small_pages_are_joined() {
+    for fd in [-1, memory_file(2)] {
+        let at = huge_shared(2, fd);
+        assert_eq!(sys!(SYS_madvise, at, HUGE, MADV_COLLAPSE), Err(EINVAL), "nothing is there");
+        fill(at, 0..100);
+        fill(at, 200..2 * PARTS);
+        assert_eq!(smaps_kb(at, "ShmemPmdMapped"), 0);
+        match sys!(SYS_madvise, at, 2 * HUGE, MADV_COLLAPSE) {
+            Err(ENOMEM) => skip("no huge page to be had"),
+            result => assert_eq!(result, Ok(0)),
+        }
+        assert_eq!((smaps_kb(at, "ShmemPmdMapped"), smaps_kb(at, "Rss")), (4096, 4096));
+        check(at, 0..100);
+        check(at, 200..2 * PARTS);
+        assert_eq!(peek(at + 150 * PAGE), 0);
+        assert_eq!(sys!(SYS_madvise, at, 2 * HUGE, MADV_COLLAPSE), Ok(0), "again");
+        child(|| {
+            check(at, 200..2 * PARTS);
+            poke(at + 150 * PAGE, 7);
+        })
+        .ok();
+        assert_eq!(peek(at + 150 * PAGE), 7);
+        sys!(SYS_munmap, at, 2 * HUGE).unwrap();
+    }
+}
+
+fn mounts_choose_huge_pages() {
+    let place = mkdir("huge");
+    let options = c"huge=always,size=16m";
+    sys!(SYS_mount, c"none", &place, c"tmpfs", 0, options).unwrap();
+    let mounts = slurp("/proc/self/mounts");
+    assert!(mounts.lines().any(|line| line.contains("/huge tmpfs ") && line.contains(",huge=always")), "{mounts}");
+    let name = path("huge/file");
+    let fd = open(&name, O_CREAT | O_RDWR).unwrap();
+    assert_eq!(sys!(SYS_ftruncate, fd, HUGE), Ok(0));
+    let at = huge_shared(1, fd);
+    poke(at, 1);
+    let got = smaps_kb(at, "ShmemPmdMapped");
+    sys!(SYS_munmap, at, HUGE).unwrap();
+    close(fd);
+    sys!(SYS_umount2, &place, 0).unwrap();
+    if got == 0 {
+        skip("no huge page to be had");
+    }
+    assert_eq!(got, 2048);
 }

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use hal::PAGE_SIZE;
+use mm::Huge;
 use vfs::params::{self, Param, Takes, Value};
 
 /// What the options say; `None` where they say nothing.
@@ -19,7 +20,13 @@ pub(crate) struct Options {
     pub(crate) gid: Option<u32>,
     /// Whether pages stay out of swap.
     pub(crate) no_swap: bool,
+    /// When pages are huge ones.
+    pub(crate) huge: Option<Huge>,
 }
+
+/// Values of `huge`, in the order of [`HUGE`].
+const HUGE_NAMES: &[&str] = &["never", "always", "within_size", "advise"];
+const HUGE: [Huge; 4] = [Huge::Never, Huge::Always, Huge::WithinSize, Huge::Advise];
 
 /// All options.
 pub const PARAMS: &[Param] = &[
@@ -29,8 +36,8 @@ pub const PARAMS: &[Param] = &[
     Param::new("mode", Takes::Octal),
     Param::new("uid", Takes::Number),
     Param::new("gid", Takes::Number),
+    Param::new("huge", Takes::Word(HUGE_NAMES)),
     // Without meaning here: what they tune does not exist.
-    Param::new("huge", Takes::Word(&["never", "always", "within_size", "advise"])),
     Param::new("mpol", Takes::Text),
     Param::new("inode32", Takes::Nothing),
     Param::new("inode64", Takes::Nothing),
@@ -59,6 +66,10 @@ impl Options {
             ("uid", uid) => self.uid = Some(uid.as_u32()?),
             ("gid", gid) => self.gid = Some(gid.as_u32()?),
             ("noswap", _) => self.no_swap = true,
+            ("huge", Value::Text(word)) => {
+                let named = HUGE_NAMES.iter().zip(HUGE).find(|(name, _)| name.as_bytes() == word);
+                self.huge = Some(named.ok_or(Errno::EINVAL)?.1);
+            }
             _ => {}
         }
         Ok(())
@@ -83,6 +94,9 @@ pub(crate) fn show(options: &Options, out: &mut Vec<u8>) {
         out.extend(format!(",gid={gid}").bytes());
     }
     out.extend_from_slice(b",inode64");
+    if let Some(at) = HUGE.iter().position(|huge| Some(*huge) == options.huge).filter(|&at| at > 0) {
+        out.extend(format!(",huge={}", HUGE_NAMES.get(at).unwrap_or(&"")).bytes());
+    }
     if options.no_swap {
         out.extend_from_slice(b",noswap");
     }
@@ -104,10 +118,10 @@ mod tests {
 
     #[test]
     fn noswap_is_shown_last() {
-        let options = Options::parse(b"noswap,uid=7").unwrap();
+        let options = Options::parse(b"noswap,huge=advise,uid=7").unwrap();
         let mut shown = Vec::new();
         show(&options, &mut shown);
-        assert_eq!(shown, b",uid=7,inode64,noswap");
+        assert_eq!(shown, b",uid=7,inode64,huge=advise,noswap");
     }
 
     #[test]

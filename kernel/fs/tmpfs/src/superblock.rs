@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use abi::fs::{S_IFDIR, Statfs};
 use abi::{Errno, Result};
-use mm::Shmem;
+use mm::{Huge, Shmem};
 use sched::Mutex;
 use vfs::dentry::Dentry;
 use vfs::handle::Export;
@@ -149,6 +149,10 @@ impl SuperOps for Tmpfs {
         if new.no_swap != options.no_swap {
             return Err(Errno::EINVAL);
         }
+        if let Some(huge) = new.huge {
+            self.shmem.set_huge(huge);
+            options.huge = Some(huge);
+        }
         if let Some(max) = new.max_inodes {
             if max != 0 && max < self.account.nr_inodes.load(Relaxed) {
                 return Err(Errno::EINVAL);
@@ -172,7 +176,9 @@ fn instance(this: &'static TmpfsType, mut options: Options, flags: SbFlags) -> R
         options.max_inodes.get_or_insert(half);
     }
     let max_pages = options.max_pages.filter(|&pages| pages != 0).unwrap_or(u64::MAX);
-    let shmem = Shmem::new(max_pages);
+    let policy =
+        if core::ptr::eq(this, &MEMFD) { Huge::Internal } else { options.huge.unwrap_or(Huge::Never) };
+    let shmem = Shmem::new(max_pages).with_huge(policy);
     let shmem = Arc::new(if options.no_swap || !this.may_swap() { shmem.without_swap() } else { shmem });
     let account = Account::new(Arc::new(Small(shmem.clone())), options.max_inodes.unwrap_or(0));
     let mode = options.mode.unwrap_or(if this.is_limited { 0o1777 } else { 0o755 });

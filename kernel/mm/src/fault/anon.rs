@@ -120,6 +120,14 @@ impl Mm {
             Entry::None | Entry::Huge(_) => return Ok(Attempt::NotCached),
         };
         if frame.is_in_huge() && !flags.contains(PteFlags::WATCHED) && cursor.query_huge(addr).is_some() {
+            if !vma.attr.is_private() {
+                // Shared memory: all may write who may write at all.
+                let writable = vma.attr.flags.contains(VmFlags::WRITE);
+                let kept = if need.write { PteFlags::empty() } else { flags & PteFlags::SOFT };
+                let is_clean = kept.is_empty() && (need.write || flags.contains(PteFlags::WRITE));
+                cursor.protect_huge(addr, touched(&vma.attr, writable && is_clean, need.write) | kept);
+                return Ok(Attempt::Done);
+            }
             let is_zero = frame.meta().flags.load(Ordering::Relaxed) & page_flags::ZERO != 0;
             if is_zero && need.write && self.wants_huge(vma) {
                 return Ok(Attempt::HugeZero);

@@ -13,9 +13,10 @@ use super::wait::fill_error;
 use super::{
     Attempt, FaultError, Need, Step, Wait, copy_of, done_or_no_memory, pte_flags, touched, wait_for_watcher,
 };
+use crate::mapping::whole::NR_WHOLE;
 use crate::mapping::{Mapping, page_flags};
 use crate::space::{Mm, RssDelta};
-use crate::thp::settings;
+use crate::thp::shared::wanted_orders;
 use crate::thp::sizes::fill_shmem;
 use crate::vma::{Mappable, VmFlags, Vma};
 use crate::watch::{WP_MARKER, WatchModes};
@@ -36,6 +37,11 @@ impl Mm {
         // Pages that come together with this one.
         let mut run = None;
         loop {
+            let may_be_whole =
+                !copies && NR_WHOLE.get() > 0 && mapping.is_shmem() && vma.attr.watch.is_none();
+            if may_be_whole && self.map_whole(vma, page.start(), mapping, need.write) {
+                return Ok(Step::Done);
+            }
             let attempt = if copies {
                 self.try_private_copy(vma, page, idx, need, mapping)?
             } else {
@@ -74,13 +80,11 @@ impl Mm {
         }
     }
 
-    /// Fills a run of pages around page `idx` of shared anonymous memory, if it is to have such.
+    /// Fills a run of pages around page `idx` of shared memory, if it is to have such.
     #[inline]
     fn fill_shared(&self, vma: &Vma, idx: u64, mapping: &Mapping) -> Option<Range<u64>> {
-        let orders = settings::shmem_orders(vma.attr.flags.contains(VmFlags::HUGEPAGE));
-        let may = !vma.attr.flags.contains(VmFlags::NOHUGEPAGE) && vma.attr.watch.is_none();
-        let wanted = orders != 0 && may && mapping.is_shared_anonymous();
-        wanted.then(|| fill_shmem(mapping, idx, orders)).flatten()
+        let orders = wanted_orders(vma, mapping);
+        (orders != 0).then(|| fill_shmem(mapping, idx, orders)).flatten()
     }
 
     /// What a watcher is to hear of before a file's page is looked for.

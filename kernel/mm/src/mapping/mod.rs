@@ -36,11 +36,12 @@ mod shrink;
 mod stat;
 pub(crate) mod swapped;
 pub(crate) mod truncate;
+pub(crate) mod whole;
 pub mod writeback;
 
 pub use errseq::ErrSeq;
 pub use io::PagePart;
-pub use shmem::{Shmem, ShmemObject};
+pub use shmem::{Huge, Shmem, ShmemObject};
 pub(crate) use shrink::note_use;
 pub use stat::PageCounts;
 pub use truncate::Frozen;
@@ -54,7 +55,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, 
 use abi::{Errno, Result};
 use arrayvec::ArrayVec;
 use hal::PAGE_SHIFT;
-use hal::frame::{Frame, HUGE_FRAMES};
+use hal::frame::{Frame, HUGE_FRAMES, HugeFrame};
 use hal::sync::SpinLock;
 
 use crate::counters;
@@ -152,12 +153,20 @@ pub struct Pages {
     error: ErrSeq,
 }
 
-/// The pages of a mapping by their index, each in one of the two trees.
+/// The pages of a mapping by their index, each in one of the first two trees.
 struct Index {
     /// In memory.
     frames: Radix<Frame>,
     /// In swap, with their entries ([`swapped`]).
     swapped: Radix<NonZeroU64>,
+    /// Huge pages of shared memory by their number, besides their parts in `frames` ([`whole`]).
+    wholes: Radix<HugeFrame>,
+}
+
+impl Index {
+    const fn new() -> Self {
+        Self { frames: Radix::new(), swapped: Radix::new(), wholes: Radix::new() }
+    }
 }
 
 /// The page cache of one file; see the module's front page.
@@ -223,7 +232,7 @@ impl Mapping {
 
     fn new(source: Source, size: u64) -> Self {
         Self {
-            pages: SpinLock::new("mm.mapping.pages", Index { frames: Radix::new(), swapped: Radix::new() }),
+            pages: SpinLock::new("mm.mapping.pages", Index::new()),
             size: AtomicU64::new(size),
             source,
             nr_vmas: AtomicU32::new(0),
@@ -253,9 +262,12 @@ impl Mapping {
         matches!(self.source, Source::Shmem(_))
     }
 
-    /// Whether this is the memory of a shared anonymous mapping.
-    pub(crate) fn is_shared_anonymous(&self) -> bool {
-        matches!(&self.source, Source::Shmem(shmem) if shmem.is_anonymous())
+    /// When shared memory gets huge pages; `None` for other files.
+    pub(crate) fn huge_policy(&self) -> Option<Huge> {
+        match &self.source {
+            Source::Shmem(shmem) => Some(shmem.huge()),
+            _ => None,
+        }
     }
 
     /// Number of VMAs that show the file.
@@ -513,7 +525,9 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         swapped::release(self);
-        let nr = self.pages.get_mut().frames.len() as u64;
+        let pages = self.pages.get_mut();
+        let (nr, nr_whole) = (pages.frames.len() as u64, pages.wholes.len());
+        whole::NR_WHOLE.add(-(nr_whole as i64));
         self.uncharge(nr);
         self.count_cached(-(nr as i64));
         if let Source::Pages(pages) = &self.source {

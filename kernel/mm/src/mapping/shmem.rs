@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 
@@ -10,12 +10,34 @@ use super::Mapping;
 use crate::commit;
 use crate::vma::{FileId, Mappable};
 
+/// When shared memory gets huge pages (tmpfs(5), `huge=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Huge {
+    /// Never, unless `shmem_enabled` forces it.
+    Never,
+    /// Wherever one fits into the file.
+    Always,
+    /// The same: none reaches beyond a file's end here.
+    WithinSize,
+    /// In mappings that ask for it (`MADV_HUGEPAGE`).
+    Advise,
+    /// As `shmem_enabled` says (memfds).
+    Internal,
+    /// As `shmem_enabled` and `hugepages-SIZEkB/shmem_enabled` say (shared anonymous memory).
+    Anonymous,
+}
+
+impl Huge {
+    const ALL: [Self; 6] =
+        [Self::Never, Self::Always, Self::WithinSize, Self::Advise, Self::Internal, Self::Anonymous];
+}
+
 /// The account that pages of such files are charged to: one for each tmpfs instance, one for the kernel's own.
 #[derive(Debug)]
 pub struct Shmem {
     used: AtomicU64,
     max: AtomicU64,
-    is_anonymous: bool,
+    huge: AtomicU8,
     may_swap: bool,
 }
 
@@ -23,12 +45,17 @@ impl Shmem {
     /// An account with room for `max` pages; `u64::MAX` for no limit.
     #[inline]
     pub const fn new(max: u64) -> Self {
-        Self { used: AtomicU64::new(0), max: AtomicU64::new(max), is_anonymous: false, may_swap: true }
+        Self {
+            used: AtomicU64::new(0),
+            max: AtomicU64::new(max),
+            huge: AtomicU8::new(Huge::Never as u8),
+            may_swap: true,
+        }
     }
 
     /// The account of one shared anonymous mapping, without a limit.
     pub const fn anonymous() -> Self {
-        Self { is_anonymous: true, ..Self::new(u64::MAX) }
+        Self::new(u64::MAX).with_huge(Huge::Anonymous)
     }
 
     /// The same with pages that never go to swap (tmpfs' `noswap`).
@@ -40,9 +67,20 @@ impl Shmem {
         self.may_swap
     }
 
-    /// Whether the pages are those of a shared anonymous mapping, which may come in runs ([`crate::thp`]).
-    pub(crate) fn is_anonymous(&self) -> bool {
-        self.is_anonymous
+    /// The same with huge pages by `policy`.
+    pub const fn with_huge(self, policy: Huge) -> Self {
+        Self { huge: AtomicU8::new(policy as u8), ..self }
+    }
+
+    /// When pages are to be huge ones.
+    pub fn huge(&self) -> Huge {
+        let now = self.huge.load(Ordering::Relaxed);
+        Huge::ALL.into_iter().find(|policy| *policy as u8 == now).unwrap_or(Huge::Never)
+    }
+
+    /// Changes that, for pages that come from now on (remount).
+    pub fn set_huge(&self, policy: Huge) {
+        self.huge.store(policy as u8, Ordering::Relaxed);
     }
 
     /// Pages in use.

@@ -28,6 +28,7 @@ use arrayvec::ArrayVec;
 use hal::frame::Frame;
 
 use super::known::Known;
+use super::whole::own_refs;
 use super::{Mapping, Shmem, Source, page_flags};
 use crate::counters::Counter;
 use crate::swap::{self, Batch, Pinned};
@@ -35,8 +36,6 @@ use crate::{oom, reclaim};
 
 /// Pages looked at under one hold of the lock.
 const STEP: usize = 256;
-/// Entries taken out under one hold of the lock.
-const CHUNK: usize = 64;
 
 /// All mappings whose pages may go to swap.
 static SHARED: Known = Known::new("mm.shmem.all");
@@ -179,6 +178,10 @@ impl Mapping {
     /// Hands page `idx` to `batch` if nobody but the cache holds it; whether it did. A swap entry takes its place.
     pub(crate) fn swap_out(&self, idx: u64, batch: &mut Batch) -> bool {
         let mut pages = self.pages.lock();
+        let is_idle = pages.frames.get(idx).is_some_and(|frame| frame.ref_count() == own_refs(frame));
+        if !is_idle || !pages.split_idle(idx) {
+            return false;
+        }
         // No reference can be taken without the lock.
         let Some(frame) = pages.frames.get(idx).filter(|frame| frame.ref_count() == 1).cloned() else {
             return false;
@@ -191,9 +194,10 @@ impl Mapping {
             return false;
         }
         let gone = pages.frames.remove(idx);
+        // Under the lock: whoever does not find the page in memory knows that it may be in swap.
+        NR_SWAPPED.add(1);
         drop(pages);
         drop(gone);
-        NR_SWAPPED.add(1);
         self.count_cached(-1);
         true
     }
@@ -214,7 +218,7 @@ impl Mapping {
                 let flags = &frame.meta().flags;
                 if flags.load(Acquire) & page_flags::ACTIVE != 0 {
                     flags.fetch_and(!page_flags::ACTIVE, Relaxed);
-                } else if frame.ref_count() == 1 {
+                } else if frame.ref_count() == own_refs(frame) {
                     idle.push(idx);
                 }
                 true
@@ -227,18 +231,13 @@ impl Mapping {
         }
         freed
     }
+}
 
-    /// Forgets the pages of `range` that are in swap.
-    pub(super) fn drop_swapped(&self, range: Range<u64>) {
-        let mut next = Some(range.start);
-        while let Some(first) = next.filter(|_| NR_SWAPPED.get() > 0) {
-            let mut taken = ArrayVec::<u64, CHUNK>::new();
-            let out = |_, value: NonZeroU64| taken.push(value.get());
-            next = self.pages.lock().swapped.remove_range(first..range.end, CHUNK, out);
-            self.uncharge(taken.len() as u64);
-            NR_SWAPPED.add(-(taken.len() as i64));
-            taken.into_iter().for_each(swap::put);
-        }
+/// Gives back entries that were taken out of a mapping.
+pub(super) fn forget(entries: impl IntoIterator<Item = u64>) {
+    for value in entries {
+        NR_SWAPPED.add(-1);
+        swap::put(value);
     }
 }
 

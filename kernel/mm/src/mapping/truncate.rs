@@ -1,13 +1,15 @@
 //! Changes of a file's size and holes: pages go, and with them every mapping of them.
 
+use core::num::NonZeroU64;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
+use hal::frame::Frame;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 use sched::MutexGuard;
 
-use super::{Mapping, Source, page_flags};
+use super::{Mapping, Source, page_flags, swapped};
 use crate::counters;
 use crate::registry;
 
@@ -143,23 +145,41 @@ impl Mapping {
     fn drop_pages(&self, range: Range<u64>, private: Private) {
         let mut next = Some(range.start);
         while let Some(first) = next {
-            let mut taken = ArrayVec::<_, CHUNK>::new();
-            next =
-                self.pages.lock().frames.remove_range(first..range.end, CHUNK, |_, frame| taken.push(frame));
-            self.uncharge(taken.len() as u64);
-            self.count_cached(-(taken.len() as i64));
-            for frame in &taken {
-                let old = frame.meta().flags.fetch_and(!page_flags::DIRTY, Ordering::AcqRel);
-                if let (Source::Pages(pages), true) = (&self.source, old & page_flags::DIRTY != 0) {
-                    pages.nr_dirty.fetch_sub(1, Ordering::Relaxed);
-                    counters::DIRTY.add(-1);
-                }
-            }
+            next = self.drop_some(first..range.end);
         }
-        self.drop_swapped(range.clone());
         if self.nr_vmas() > 0 {
             registry::unmap_everywhere(self, range, private);
         }
+    }
+}
+
+impl Mapping {
+    /// Takes some pages of `range` out of the cache, from its start on; where to go on.
+    ///
+    /// In one hold of the lock what is in memory goes, what is in swap, and what makes a huge page of it: a page that moves
+    /// between the two meanwhile is met here or there.
+    fn drop_some(&self, range: Range<u64>) -> Option<u64> {
+        let mut taken = ArrayVec::<Frame, CHUNK>::new();
+        let mut slots = ArrayVec::<u64, CHUNK>::new();
+        let mut pages = self.pages.lock();
+        let next = pages.frames.remove_range(range.clone(), CHUNK, |_, frame| taken.push(frame));
+        let done = range.start..next.unwrap_or(range.end);
+        let whole = pages.take_wholes(&done);
+        let out = |_, value: NonZeroU64| slots.push(value.get());
+        let next_slot = pages.swapped.remove_range(done, CHUNK, out);
+        drop(pages);
+        drop(whole);
+        self.uncharge((taken.len() + slots.len()) as u64);
+        self.count_cached(-(taken.len() as i64));
+        for frame in &taken {
+            let old = frame.meta().flags.fetch_and(!page_flags::DIRTY, Ordering::AcqRel);
+            if let (Source::Pages(pages), true) = (&self.source, old & page_flags::DIRTY != 0) {
+                pages.nr_dirty.fetch_sub(1, Ordering::Relaxed);
+                counters::DIRTY.add(-1);
+            }
+        }
+        swapped::forget(slots);
+        next_slot.or(next)
     }
 }
 

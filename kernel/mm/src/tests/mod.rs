@@ -6,6 +6,7 @@ mod paths;
 mod probe;
 mod reclaim;
 mod swap;
+mod whole;
 
 use std::sync::{Mutex, MutexGuard};
 

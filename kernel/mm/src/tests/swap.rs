@@ -366,3 +366,26 @@ fn idle_pages_of_files_go_when_memory_is_short() {
     drop(file);
     swap_off();
 }
+
+#[test]
+fn huge_pages_of_shared_memory_go_to_swap_in_parts() {
+    let _alone = alone();
+    swap_on();
+    let file = TestFile::new(512 * PAGE);
+    let mm = Mm::new().unwrap();
+    mm.map(fixed(AT, 512, rw(), MapFlags::SHARED, Backing::file(file.clone()), 0)).unwrap();
+    let huge = hal::frame::HugeFrame::alloc_user_zeroed(crate::mapping::page_flags::SHMEM).unwrap();
+    file.0.insert_whole(0, huge).unwrap();
+    (0..40).for_each(|i| assert_eq!(mm.write_remote((AT + i) * PAGE, &[i as u8 + 1], Rights::Obey), 1));
+    assert_eq!(crate::mapping::whole::NR_WHOLE.get(), 1);
+    page_out(&mm);
+    assert_eq!((places(&file), crate::mapping::whole::NR_WHOLE.get()), ((472, 40, 40), 0));
+    check(&mm, AT * PAGE);
+    // Joined again, those in swap are read first.
+    page_out(&mm);
+    mm.advise(AT * PAGE, 512 * PAGE, abi::raw::general::MADV_COLLAPSE).unwrap();
+    assert_eq!((places(&file), crate::mapping::whole::NR_WHOLE.get()), ((512, 0, 0), 1));
+    check(&mm, AT * PAGE);
+    drop((mm, file));
+    swap_off();
+}

@@ -19,6 +19,7 @@ use hal::{PAGE_SIZE, PageRange};
 use sched::Interruptible;
 
 use super::settings::{BACKGROUND, Effort};
+use super::shared::can_join;
 use super::{alloc, huge_range};
 use crate::counters::Counter;
 use crate::fault::{Need, touched};
@@ -98,11 +99,16 @@ impl Mm {
         }
         let (mut at, end) = (range.start.next_multiple_of(SIZE), range.end & !(SIZE - 1));
         // As far as possible: the last error counts. Only what is in use is visited, however long the range.
-        while let Some(next) = self.next_collapsible(at..end) {
+        while let Some(next) = self.next_to_collapse(at..end) {
             if sched::current().is_interrupted(Interruptible::Killable) {
                 return Err(Errno::EINTR);
             }
-            let one = match self.collapse_one(next, Limits::ASKED, Effort::Wait) {
+            let shared = self.next_shared(next..next + SIZE).is_some();
+            let done = match shared {
+                true => self.collapse_shared(next).map(|()| Outcome::Joined),
+                false => self.collapse_one(next, Limits::ASKED, Effort::Wait),
+            };
+            let one = match done {
                 // Nothing but zeroes.
                 Ok(Outcome::Left) => Err(Errno::EINVAL),
                 other => other.map(|_| ()),
@@ -114,6 +120,12 @@ impl Mm {
             at = next + SIZE;
         }
         result.and(self.check_used(at, end))
+    }
+
+    /// The first huge page's worth of memory in `range` that is to be joined.
+    fn next_to_collapse(&self, range: Range<u64>) -> Option<u64> {
+        let (used, shared) = (self.next_collapsible(range.clone()), self.next_shared(range));
+        used.into_iter().chain(shared).min()
     }
 
     /// The first huge page's worth of memory in `range` that lies in one area and has something in it.
@@ -149,7 +161,7 @@ impl Mm {
         }
         let prefs = self.prefs();
         let disabled = prefs.contains(Prefs::NO_HUGE_PAGES) && !prefs.contains(Prefs::ADVISED_HUGE_PAGES);
-        let fits = space.set.overlapping(range).all(can_collapse);
+        let fits = space.set.overlapping(range).all(|vma| can_collapse(vma) || can_join(vma));
         if fits && !disabled { Ok(()) } else { Err(Errno::EINVAL) }
     }
 

@@ -1,4 +1,4 @@
-//! Transparent huge pages: anonymous memory in pieces of 2 MiB.
+//! Transparent huge pages: anonymous and shared memory in pieces of 2 MiB. This page is about the former.
 //!
 //! The first write to a part of a VMA that could hold a whole huge page, and where nothing is mapped, gets one, if the
 //! settings, the VMA and the process want it and there is such a frame. One entry maps it; fork shares that entry; what
@@ -16,15 +16,17 @@
 //! | `settings` | /sys/kernel/mm/transparent_hugepage |
 //! | `collapse` | joining small pages: `MADV_COLLAPSE` |
 //! | `khugepaged` | the same in the background |
+//! | `shared` | huge pages of shared memory |
 //! | `sizes` | runs of 4 to 256 pages at one page fault |
 //!
-//! LINUX: pages of files and of shared memory are never joined, nor mapped by large entries.
+//! LINUX: pages of files on disks are never joined, nor mapped by large entries.
 //!
 //! Source: Documentation/admin-guide/mm/transhuge.rst.
 
 pub mod collapse;
 pub mod khugepaged;
 pub mod settings;
+pub(crate) mod shared;
 pub mod sizes;
 
 use core::sync::atomic::Ordering;
@@ -98,20 +100,20 @@ pub(crate) fn zero_pages_mapped() -> u64 {
     u64::from(nr) * HUGE_FRAMES as u64
 }
 
-/// Whether `huge` is the page of zeroes, which counts as nobody's.
-pub(crate) fn is_zero(huge: &HugeFrame) -> bool {
-    huge.frame(0).meta().flags.load(Ordering::Relaxed) & page_flags::ZERO != 0
-}
-
 /// A huge page for private memory; with `effort` more is done when there is none at first. May sleep.
 fn alloc(effort: Effort) -> Option<HugeFrame> {
-    let huge = HugeFrame::alloc_user_zeroed(page_flags::ANON);
+    alloc_for(page_flags::ANON, effort)
+}
+
+/// As [`alloc`] for pages with `flags`.
+fn alloc_for(flags: u32, effort: Effort) -> Option<HugeFrame> {
+    let huge = HugeFrame::alloc_user_zeroed(flags);
     if huge.is_some() || effort == Effort::None {
         return huge;
     }
     reclaim::request();
     if effort == Effort::Wait && reclaim::is_started() && reclaim::wait_for_memory() {
-        return HugeFrame::alloc_user_zeroed(page_flags::ANON);
+        return HugeFrame::alloc_user_zeroed(flags);
     }
     None
 }
@@ -207,11 +209,12 @@ impl Mm {
         }
     }
 
-    /// Pages in huge frames that one entry maps whole.
-    pub(crate) fn huge_pages(&self) -> u64 {
+    /// Pages in huge frames that one entry maps whole; `shared`: those of shared memory, which are left out.
+    pub(crate) fn huge_pages(&self, shared: u64) -> u64 {
         let all = (self.page_table().nr_huge() * HUGE_FRAMES) as u64;
         // Those of the pool are not transparent.
-        all.saturating_sub(u64::try_from(self.rss.hugetlb.load(Ordering::Relaxed)).unwrap_or(0))
+        let pooled = u64::try_from(self.rss.hugetlb.load(Ordering::Relaxed)).unwrap_or(0);
+        all.saturating_sub(pooled + shared)
     }
 }
 

@@ -18,6 +18,7 @@ use hal::frame::HUGE_ORDER;
 
 use super::khugepaged;
 use crate::counters::Counter;
+use crate::mapping::Huge;
 
 /// LINUX: machines with less memory, in pages (512 MiB), begin without huge pages.
 const SMALL_MACHINE: usize = 512 << (20 - hal::PAGE_SHIFT);
@@ -197,6 +198,25 @@ static SHMEM_IN_FORCE: AtomicU32 = AtomicU32::new(0);
 pub(crate) fn shmem_orders(advised: bool) -> u32 {
     let orders = SHMEM_IN_FORCE.load(Relaxed);
     if advised { orders >> 16 } else { orders & 0xffff }
+}
+
+/// The orders that memory of a tmpfs with `policy` gets; that of memfds is what `shmem_enabled` says.
+pub(crate) fn tmpfs_orders(policy: Huge, advised: bool) -> u32 {
+    const HUGE: u32 = 1 << HUGE_ORDER;
+    let whole = SHMEM.get();
+    let wanted = match (whole, policy) {
+        (4, _) => false,
+        (5, _) => true,
+        (0 | 1, Huge::Internal) | (_, Huge::Always | Huge::WithinSize) => true,
+        (2, Huge::Internal) | (_, Huge::Advise) => advised,
+        _ => false,
+    };
+    if wanted { HUGE } else { 0 }
+}
+
+/// Whether `shmem_enabled` is "deny": then nothing gives shared memory huge pages.
+pub(crate) fn is_shmem_denied() -> bool {
+    SHMEM.get() == 4
 }
 
 /// The orders that memory gets: of all memory in the lower half, of memory that asked in the upper.

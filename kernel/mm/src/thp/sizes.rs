@@ -3,7 +3,7 @@
 //! The pages stay pages, each with an entry, a count and flags of its own; what they have in common is that one fault
 //! brought them. So nothing else needs to know of them. Which sizes, see [`settings`].
 //!
-//! Shared anonymous memory is filled the same way, also in runs of 2 MiB: it is mapped by small entries only.
+//! Shared memory is filled the same way; of 2 MiB it gets huge pages ([`shared`](super::shared)).
 
 use core::ops::Range;
 use core::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use crate::mapping::{Mapping, page_flags};
 use crate::space::Mm;
 use crate::vma::{VmFlags, Vma};
 
-/// Runs of 2 MiB of shared memory (`thp_file_alloc`).
+/// Huge pages of shared memory (`thp_file_alloc`).
 pub static FILE_ALLOC: Counter = Counter::new();
 /// Wanted ones, of which there were none (`thp_file_fallback`).
 pub static FILE_FALLBACK: Counter = Counter::new();
@@ -38,6 +38,16 @@ pub(crate) fn fill_shmem(mapping: &Mapping, idx: u64, orders: u32) -> Option<Ran
             continue;
         }
         let stats = settings::stats(order);
+        if is_huge(order) {
+            if !super::shared::fill_whole(mapping, idx) {
+                stats.inspect(|stats| stats.shmem_fallback.add(1));
+                FILE_FALLBACK.add(1);
+                continue;
+            }
+            stats.inspect(|stats| stats.shmem_alloc.add(1));
+            FILE_ALLOC.add(1);
+            return Some(first..end);
+        }
         if let Some(run) = zeroed_run(order) {
             // Who is faster with one of them, wins; where no room is left, the others stay.
             for (at, frame) in (first..end).zip(run.frames()) {
@@ -46,11 +56,9 @@ pub(crate) fn fill_shmem(mapping: &Mapping, idx: u64, orders: u32) -> Option<Ran
                 }
             }
             stats.inspect(|stats| stats.shmem_alloc.add(1));
-            FILE_ALLOC.add(i64::from(is_huge(order)));
             return mapping.get(idx).map(|_| first..end);
         }
         stats.inspect(|stats| stats.shmem_fallback.add(1));
-        FILE_FALLBACK.add(i64::from(is_huge(order)));
     }
     None
 }

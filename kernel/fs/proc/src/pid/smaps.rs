@@ -97,9 +97,8 @@ fn put_stats(out: &mut Text, stats: &PageStats, locked: bool, whole: Whole) {
     put_kb(out, "KSM:", stats.ksm * KB);
     put_kb(out, "LazyFree:", stats.lazy * KB);
     put_kb(out, "AnonHugePages:", stats.anon_huge * KB);
-    for name in ["ShmemPmdMapped:", "FilePmdMapped:"] {
-        put_kb(out, name, 0);
-    }
+    put_kb(out, "ShmemPmdMapped:", stats.shmem_huge * KB);
+    put_kb(out, "FilePmdMapped:", 0);
     put_kb(out, "Shared_Hugetlb:", stats.shared_hugetlb * KB);
     put_kb(out, "Private_Hugetlb:", stats.private_hugetlb * KB);
     put_kb(out, "Swap:", stats.swap * KB);
@@ -165,6 +164,7 @@ pub(super) fn show_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
         sum.referenced += stats.referenced;
         sum.anonymous += stats.anonymous;
         sum.anon_huge += stats.anon_huge;
+        sum.shmem_huge += stats.shmem_huge;
         sum.lazy += stats.lazy;
         sum.ksm += stats.ksm;
         sum.swap += stats.swap;

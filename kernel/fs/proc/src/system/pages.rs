@@ -45,6 +45,8 @@ fn count(view: &FrameView) -> u64 {
         _ if view.flags & page_flags::OFFLINE != 0 => return 0,
         0 | page_flags::KSM => return 0,
         page_flags::ANON => 0,
+        // A part of a huge page has one for the whole, too.
+        page_flags::SHMEM if matches!(view.used_for, FrameUse::HugeHead | FrameUse::HugeTail) => 2,
         _ => 1,
     };
     u64::from(view.refs.saturating_sub(own))

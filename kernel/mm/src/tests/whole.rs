@@ -1,0 +1,119 @@
+//! Huge pages of shared memory. The hosted machine has small entries only: what the page cache does is tested here.
+
+use std::sync::Arc;
+use std::vec;
+
+use abi::Errno;
+use abi::mman::MapFlags;
+use abi::raw::general::{MADV_COLLAPSE, MADV_HUGEPAGE};
+
+use super::{PAGE, TestFile, alone, fixed, rw};
+use crate::mapping::whole::NR_WHOLE;
+use crate::thp::settings;
+use crate::vma::Backing;
+use crate::{Mm, Rights};
+
+/// Page of the address space at which a file is mapped: the first of a huge one.
+const AT: u64 = 512;
+
+fn mapped(file: &Arc<TestFile>, nr: u64) -> Arc<Mm> {
+    let mm = Mm::new().unwrap();
+    mm.map(fixed(AT, nr, rw(), MapFlags::SHARED, Backing::file(file.clone()), 0)).unwrap();
+    mm
+}
+
+/// Writes a byte of its own to each of the pages.
+fn fill(mm: &Mm, pages: core::ops::Range<u64>) {
+    pages.for_each(|i| assert_eq!(mm.write_remote((AT + i) * PAGE, &[i as u8 | 1], Rights::Obey), 1));
+}
+
+fn check(mm: &Mm, pages: core::ops::Range<u64>, empty: core::ops::Range<u64>) {
+    for i in pages {
+        let mut byte = [0xee];
+        assert_eq!(mm.read_remote((AT + i) * PAGE, &mut byte, Rights::Obey), 1);
+        assert_eq!(byte[0], if empty.contains(&i) { 0 } else { i as u8 | 1 }, "page {i}");
+    }
+    mm.check_invariants();
+}
+
+#[test]
+fn a_fault_brings_a_huge_page_where_the_file_is_to_have_such() {
+    let _alone = alone();
+    let object = Arc::new(crate::ShmemObject::new(1024 * PAGE));
+    let mm = Mm::new().unwrap();
+    mm.map(fixed(AT, 1024, rw(), MapFlags::SHARED, Backing::file(object.clone()), 0)).unwrap();
+    let mapping = crate::Mappable::mapping(&*object).unwrap().clone();
+    settings::shmem().set("advise").unwrap();
+    fill(&mm, 0..1);
+    assert_eq!((mapping.nr_pages(), NR_WHOLE.get()), (1, 0), "nobody has asked");
+    mm.advise(AT * PAGE, 1024 * PAGE, MADV_HUGEPAGE).unwrap();
+    fill(&mm, 600..601);
+    assert_eq!((mapping.nr_pages(), NR_WHOLE.get()), (513, 1));
+    assert!(mapping.whole(512).is_some() && mapping.whole(0).is_none());
+    fill(&mm, 0..1024);
+    check(&mm, 0..1024, 0..0);
+    settings::shmem().set("never").unwrap();
+    drop((mm, object));
+    assert_eq!(NR_WHOLE.get(), 1, "this test has a reference still");
+    drop(mapping);
+    assert_eq!(NR_WHOLE.get(), 0);
+}
+
+#[test]
+fn what_takes_a_part_out_leaves_small_pages() {
+    for what in 0..3 {
+        let _alone = alone();
+        let file = TestFile::new(512 * PAGE);
+        let mm = mapped(&file, 512);
+        let huge = hal::frame::HugeFrame::alloc_user_zeroed(crate::mapping::page_flags::SHMEM).unwrap();
+        file.0.insert_whole(0, huge).unwrap();
+        fill(&mm, 0..512);
+        assert_eq!(NR_WHOLE.get(), 1);
+        match what {
+            0 => {
+                file.0.punch(100 * PAGE..103 * PAGE);
+                assert_eq!((file.0.nr_pages(), NR_WHOLE.get()), (509, 0));
+                check(&mm, 0..512, 100..103);
+            }
+            1 => {
+                file.0.truncate(511 * PAGE);
+                assert_eq!((file.0.nr_pages(), NR_WHOLE.get()), (511, 0));
+                check(&mm, 0..511, 0..0);
+            }
+            _ => {
+                let huge = hal::frame::HugeFrame::alloc_user_zeroed(0).unwrap();
+                assert_eq!(file.0.insert_whole(0, huge), Err(Errno::EEXIST));
+                assert_eq!(NR_WHOLE.get(), 1);
+                check(&mm, 0..512, 0..0);
+            }
+        }
+    }
+}
+
+#[test]
+fn collapse_joins_small_pages_and_holes_for_all_who_map_them() {
+    let _alone = alone();
+    let file = TestFile::new(1100 * PAGE);
+    let (mm, other) = (mapped(&file, 1100), mapped(&file, 1100));
+    assert_eq!(mm.advise(AT * PAGE, 512 * PAGE, MADV_COLLAPSE), Err(Errno::EINVAL), "nothing is there");
+    fill(&mm, 0..100);
+    fill(&other, 300..512);
+    let kept = file.0.get(7).unwrap();
+    assert_eq!(mm.advise(AT * PAGE, 512 * PAGE, MADV_COLLAPSE), Err(Errno::EAGAIN), "a page is in use");
+    check(&other, 0..512, 100..300);
+    drop(kept);
+    mm.advise(AT * PAGE, 512 * PAGE, MADV_COLLAPSE).unwrap();
+    assert_eq!((file.0.nr_pages(), NR_WHOLE.get()), (512, 1));
+    check(&mm, 0..512, 100..300);
+    check(&other, 0..512, 100..300);
+    assert_eq!(mm.counters().rss_shmem, 512);
+    mm.advise(AT * PAGE, 512 * PAGE, MADV_COLLAPSE).unwrap();
+    fill(&mm, 1024..1100);
+    assert_eq!(mm.advise((AT + 1024) * PAGE, 76 * PAGE, MADV_COLLAPSE), Ok(()), "no room, nothing to do");
+    let mut bytes = vec![0; (512 * PAGE) as usize];
+    file.0.read(0, &mut hal::uio::Dest::kernel(&mut bytes)).unwrap();
+    assert_eq!((bytes[99 * PAGE as usize], bytes[100 * PAGE as usize]), (99, 0));
+    assert!(file.0.get(5).unwrap().is_in_huge());
+    drop((mm, other, file));
+    assert_eq!(NR_WHOLE.get(), 0);
+}
