@@ -102,7 +102,7 @@ impl Mm {
         };
         for vma in space.set.overlapping(range.clone()) {
             let fixed = VmFlags::LOCKED | VmFlags::PFNMAP | VmFlags::IO | VmFlags::HUGETLB;
-            if vma.attr.flags.intersects(fixed) || !has_pages_to_age(vma) {
+            if vma.attr.flags.intersects(fixed) || !has_pages_to_age(vma, aim) {
                 continue;
             }
             let part = vma.clip(&range);
@@ -231,13 +231,17 @@ impl Mm {
     }
 }
 
-/// Whether the entry of a page of shared memory may go: the page can go to swap, which for `MADV_PAGEOUT` nobody else
-/// hinders by showing it, too.
+/// Whether the entry of a page of shared memory may go.
+///
+/// LINUX: `MADV_PAGEOUT` takes it out where there is no room in swap, too, but not when somebody else shows the page.
 fn may_go(place: &Place<'_>, frame: &Frame) -> bool {
-    let can_swap =
-        place.vma.attr.backing.mapping().is_some_and(|mapping| mapping.may_swap()) && swap::has_room();
-    // Besides the page cache's there are the entry's, and ours.
-    can_swap && (place.aim == Aim::Age || frame.ref_count() == own_refs(frame) + 2)
+    let may_swap = place.vma.attr.backing.mapping().is_some_and(|mapping| mapping.may_swap());
+    may_swap
+        && match place.aim {
+            Aim::Age => swap::has_room(),
+            // Besides the page cache's there are the entry's, and ours.
+            _ => frame.ref_count() == own_refs(frame) + 2,
+        }
 }
 
 /// Whether the page at `addr` was not written since the entry was clean; from now on no write goes unseen.
@@ -251,11 +255,12 @@ fn is_clean(cursor: &mut Cursor<'_>, addr: u64) -> bool {
 }
 
 /// Whether a walk finds anything to do in `vma`.
-fn has_pages_to_age(vma: &Vma) -> bool {
+fn has_pages_to_age(vma: &Vma, aim: Aim) -> bool {
     match &vma.attr.backing {
         Backing::Anonymous => true,
         Backing::File(_) => {
-            let can_go = |m: &Arc<Mapping>| !m.is_shmem() || (m.may_swap() && swap::has_room());
+            let can_go =
+                |m: &Arc<Mapping>| !m.is_shmem() || (m.may_swap() && (aim != Aim::Age || swap::has_room()));
             vma.attr.backing.mapping().is_some_and(can_go) || vma.attr.flags.contains(VmFlags::COWED)
         }
     }

@@ -389,3 +389,17 @@ fn huge_pages_of_shared_memory_go_to_swap_in_parts() {
     drop((mm, file));
     swap_off();
 }
+
+#[test]
+fn shared_pages_leave_the_page_table_without_swap() {
+    let _alone = alone();
+    let mm = Mm::new().unwrap();
+    let file = filled_file(&mm, MapFlags::SHARED);
+    page_out(&mm);
+    assert_eq!((places(&file), mm.counters().rss_shmem), ((40, 0, 0), 0));
+    check(&mm, AT * PAGE);
+    file.0.set_locked(true);
+    page_out(&mm);
+    assert_eq!((places(&file), mm.counters().rss_shmem), ((40, 0, 0), 40));
+    drop(mm);
+}
