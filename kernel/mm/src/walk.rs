@@ -180,7 +180,9 @@ impl Mm {
         let (addr, vma) = (place.addr, place.vma);
         let is_watched = place.flags.contains(PteFlags::WATCHED);
         let kind = frame.meta().flags.load(Ordering::Relaxed);
-        if kind & page_flags::FILE != 0 || (kind & page_flags::SHMEM != 0 && done.swaps && may_go(&place, frame)) {
+        if kind & page_flags::FILE != 0
+            || (kind & page_flags::SHMEM != 0 && done.swaps && may_go(&place, frame))
+        {
             if is_watched {
                 // Cannot fail: the entry's table is there.
                 let _ = cursor.set_special(addr, WP_MARKER);
