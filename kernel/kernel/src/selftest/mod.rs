@@ -231,6 +231,8 @@ fn spawn_program(id: u64, entry: u64) {
         rsp: program::STACK + 0xff0,
         rdi: id,
         rbx: id,
+        cs: 0x33,
+        ss: 0x2b,
         ..UserRegs::default()
     };
     let thread = Thread::new_user(regs, Fpu::Fresh, Box::new(|| ())).expect("memory for a thread");
