@@ -186,6 +186,8 @@ pub fn create_secret(cred: &Arc<Cred>) -> Result<Arc<File>> {
     let what = NewInode { mode: S_IFREG | 0o600, uid: cred.fsuid, gid: cred.fsgid, rdev: 0, target: &[] };
     let inode = inode::new(sb, account, &what)?;
     inode.set_nlink(0);
+    // Whoever reads the device would read what is in it.
+    inode.mapping().ok_or(Errno::ENODEV)?.set_locked(true);
     anon::file_on(&inode, b"/secretmem (deleted)", SECRET.clone(), OpenFlags::RDWR, cred)
 }
 
