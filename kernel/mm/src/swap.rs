@@ -18,8 +18,7 @@
 //!
 //! # Locks
 //!
-//! `SWAPPING` (sleeps; one batch at a time) > `AREAS`, `HELD`, an area's `slots`: leaves, taken under page-table
-//! cursors too.
+//! `SWAPPING` (sleeps; one batch at a time) > `AREAS`; an area's `slots` > `HELD`: taken under page-table cursors too.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -202,9 +201,13 @@ impl Slots {
 fn take_slot() -> Option<u64> {
     let mut areas: ArrayVec<Arc<Area>, MAX_AREAS> = AREAS.lock().iter().flatten().cloned().collect();
     areas.sort_by_key(|area| core::cmp::Reverse(area.priority));
-    let open = areas.iter().filter(|area| !area.is_closed.load(Ordering::Relaxed));
-    let mut found = open.filter_map(|area| Some(value_of(area.id, area.slots.lock().take()? as u64)));
-    let value = found.next()?;
+    let value = areas.iter().find_map(|area| {
+        let mut slots = area.slots.lock();
+        // Under the lock: swapoff(2) looks at what is in use once it has closed the area.
+        let is_closed = area.is_closed.load(Ordering::Relaxed);
+        let slot = if is_closed { None } else { slots.take() };
+        Some(value_of(area.id, slot? as u64))
+    })?;
     USED.add(1);
     Some(value)
 }
@@ -219,12 +222,15 @@ pub(crate) fn dup(value: u64) {
 /// An entry that named the page is gone.
 pub(crate) fn put(value: u64) {
     let Some(area) = area_of(value) else { return };
-    if area.slots.lock().put(slot_of(value)) {
-        USED.add(-1);
-        let mut held = HELD.lock();
+    let mut slots = area.slots.lock();
+    if slots.put(slot_of(value)) {
         let slot = with_mark(value, false);
+        // Before the slot can be taken again: what is held then is another page.
+        let mut held = HELD.lock();
         let gone = held.iter().position(|(known, _)| *known == slot).map(|at| held.swap_remove(at));
         drop(held);
+        drop(slots);
+        USED.add(-1);
         drop(gone);
     }
 }
@@ -506,7 +512,11 @@ fn read_header(device: &dyn SwapDevice) -> Result<u64> {
 pub fn swap_off(path: &[u8]) -> Result<()> {
     let found = AREAS.lock().iter().flatten().find(|area| area.path == path).cloned();
     let area = found.ok_or(Errno::EINVAL)?;
-    let was_closed = area.is_closed.swap(true, Ordering::Relaxed);
+    let was_closed = {
+        // Who takes a slot has it by now, or finds the area closed.
+        let _slots = area.slots.lock();
+        area.is_closed.swap(true, Ordering::Relaxed)
+    };
     let result = empty(&area);
     if result.is_err() {
         area.is_closed.store(was_closed, Ordering::Relaxed);
