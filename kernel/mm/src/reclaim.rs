@@ -244,7 +244,7 @@ fn round(fruitless: usize) -> usize {
     }
     if freed == 0 && !MAY_SWAP.swap(true, Relaxed) {
         // Nothing else can go; to wait for write-back first would hold up everybody.
-        freed = walk::age_all();
+        freed = walk::age_all() + swapped::shrink(BATCH);
     }
     MAY_SWAP.store(true, Relaxed);
     if freed == 0 && fruitless == round_of_caches(CACHE_PRESSURE.load(Relaxed)) {
