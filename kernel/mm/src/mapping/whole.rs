@@ -84,6 +84,12 @@ impl Mapping {
         self.pages.lock().wholes.get(first >> HUGE_ORDER).cloned()
     }
 
+    /// Whether one of the 512 pages from `first` on is a hole.
+    pub(crate) fn has_hole_in_whole(&self, first: u64) -> bool {
+        let pages = self.pages.lock();
+        (first..first + PAGES).any(|idx| pages.frames.get(idx).is_none() && pages.swapped.get(idx).is_none())
+    }
+
     /// Puts the parts of `huge`, which are zeroes, in as the pages from `first` on, if all of these are holes within the
     /// file. `EEXIST`: they are not. `ENOSPC`: the limit is reached. `ENOMEM`: no memory for the index.
     pub(crate) fn insert_whole(&self, first: u64, huge: HugeFrame) -> Result<()> {

@@ -5,7 +5,7 @@ use std::vec;
 
 use abi::Errno;
 use abi::mman::MapFlags;
-use abi::raw::general::{MADV_COLLAPSE, MADV_HUGEPAGE};
+use abi::raw::general::{MADV_COLLAPSE, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE, MADV_HUGEPAGE};
 
 use super::{PAGE, TestFile, alone, fixed, rw};
 use crate::mapping::whole::NR_WHOLE;
@@ -88,6 +88,20 @@ fn what_takes_a_part_out_leaves_small_pages() {
             }
         }
     }
+}
+
+#[test]
+fn collapse_leaves_guard_pages() {
+    let _alone = alone();
+    let file = TestFile::new(512 * PAGE);
+    let mm = mapped(&file, 512);
+    fill(&mm, 0..512);
+    mm.advise((AT + 9) * PAGE, PAGE, MADV_GUARD_INSTALL).unwrap();
+    assert_eq!(mm.advise(AT * PAGE, 512 * PAGE, MADV_COLLAPSE), Err(Errno::EAGAIN));
+    assert_eq!(mm.read_remote((AT + 9) * PAGE, &mut [0], Rights::Obey), 0, "it guards still");
+    mm.advise((AT + 9) * PAGE, PAGE, MADV_GUARD_REMOVE).unwrap();
+    mm.advise(AT * PAGE, 512 * PAGE, MADV_COLLAPSE).unwrap();
+    check(&mm, 0..512, 0..0);
 }
 
 #[test]

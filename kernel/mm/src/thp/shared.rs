@@ -15,7 +15,8 @@ use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
 use hal::frame::{HUGE_FRAMES, HUGE_ORDER, HugeFrame};
-use hal::{PAGE_SHIFT, PageRange};
+use hal::paging::Entry;
+use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange};
 
 use super::settings::{self, Effort};
 use super::{SIZE, huge_range};
@@ -23,7 +24,7 @@ use crate::fault::touched;
 use crate::mapping::{Huge, Mapping, page_flags};
 use crate::space::{Mm, RssDelta, Space};
 use crate::vma::{VmFlags, Vma};
-use crate::watch::WatchModes;
+use crate::watch::{WP_MARKER, WatchModes};
 
 /// Attempts to map what another thread maps in parts.
 const TRIES: usize = 16;
@@ -77,39 +78,62 @@ impl Mm {
 
     /// `MADV_COLLAPSE` of the 2 MiB of shared memory at `at`. Sleeps.
     ///
-    /// `EINVAL`: nothing is there, or the file ends before. `EAGAIN`: somebody uses a page of it. `ENOMEM`, `ENOSPC`.
+    /// `EINVAL`: nothing is there, the file ends before, or somebody wants to know of missing pages. `EAGAIN`: somebody uses a
+    /// page of it, or markers are in the way. `ENOMEM`, `ENOSPC`.
     pub(super) fn collapse_shared(&self, at: u64) -> Result<()> {
         for _ in 0..TRIES {
             let (mapping, first) = {
                 let space = self.space.read();
                 let (vma, mapping) = joinable(&space, at).ok_or(Errno::EINVAL)?;
-                let (_, first) = place(vma, at).ok_or(Errno::EINVAL)?;
+                let (range, first) = place(vma, at).ok_or(Errno::EINVAL)?;
+                if vma.attr.watched().contains(WatchModes::MISSING) && mapping.has_hole_in_whole(first) {
+                    return Err(Errno::EINVAL);
+                }
+                if self.has_marker(range) {
+                    return Err(Errno::EAGAIN);
+                }
                 (mapping.clone(), first)
             };
             if mapping.whole(first).is_none() {
                 let huge = alloc().ok_or(Errno::ENOMEM)?;
                 mapping.join(first, huge)?;
             }
-            if self.show_whole(at, &mapping) {
+            if self.show_whole(at, &mapping)? {
                 return Ok(());
             }
         }
         Err(Errno::EAGAIN)
     }
 
-    /// Puts one entry in the place of small ones at `at`.
-    fn show_whole(&self, at: u64, mapping: &Arc<Mapping>) -> bool {
+    /// Whether a page of `range` is marked as a guard, or as one whose contents are lost.
+    fn has_marker(&self, range: PageRange) -> bool {
+        let mut cursor = self.page_table().cursor(range);
+        let mut at = range.start();
+        while let Some((addr, entry)) = cursor.next_mapped(at) {
+            if matches!(entry, Entry::Special(value) if value != WP_MARKER) {
+                return true;
+            }
+            at = addr + PAGE_SIZE as u64;
+        }
+        false
+    }
+
+    /// Puts one entry in the place of small ones at `at`; whether it did. `EAGAIN`: markers are in the way.
+    fn show_whole(&self, at: u64, mapping: &Arc<Mapping>) -> Result<bool> {
         // For writing: who looks for a page meanwhile waits.
         let space = self.space.write();
         let Some((vma, _)) = joinable(&space, at).filter(|(_, now)| Arc::ptr_eq(now, mapping)) else {
-            return false;
+            return Ok(false);
         };
-        let Some((range, _)) = place(vma, at) else { return false };
+        let Some((range, _)) = place(vma, at) else { return Ok(false) };
         if self.page_table().cursor(range).query_huge(at).is_some() {
-            return true;
+            return Ok(true);
+        }
+        if self.has_marker(range) {
+            return Err(Errno::EAGAIN);
         }
         self.clear_pages(range.start()..range.end());
-        self.map_whole(vma, at, mapping, false)
+        Ok(self.map_whole(vma, at, mapping, false))
     }
 
     /// The first place in `range` where shared memory could have a huge page.
