@@ -329,15 +329,18 @@ impl Mapping {
         if let Source::Huge(pages) = &self.source {
             return huge::next_page(pages, from);
         }
-        let mut found = None;
-        self.pages.lock().frames.for_each(from..u64::MAX, |idx, _| {
-            found = Some(idx);
+        let (mut cached, mut swapped) = (None, None);
+        // Under one hold: a page that comes back from swap is in one of the two.
+        let pages = self.pages.lock();
+        pages.frames.for_each(from..u64::MAX, |idx, _| {
+            cached = Some(idx);
             false
         });
-        match (found, self.next_swapped(from, |_| true)) {
-            (Some(cached), Some(swapped)) => Some(cached.min(swapped)),
-            (cached, swapped) => cached.or(swapped),
-        }
+        pages.swapped.for_each(from..u64::MAX, |idx, _| {
+            swapped = Some(idx);
+            false
+        });
+        cached.into_iter().chain(swapped).min()
     }
 
     /// Calls `visit` for the cached pages from `first` up to `end` within one leaf of the tree, under the lock.

@@ -87,7 +87,12 @@ impl Mapping {
 
     /// Whether page `idx` is in memory or in swap: no hole, of files that live in memory.
     pub fn holds(&self, idx: u64) -> bool {
-        self.get(idx).is_some() || self.is_swapped(idx)
+        if self.is_huge() {
+            return self.get(idx).is_some();
+        }
+        // Under one hold: a page that comes back is in one of the two.
+        let pages = self.pages.lock();
+        pages.frames.get(idx).is_some() || pages.swapped.get(idx).is_some()
     }
 
     /// Number of pages in swap.
