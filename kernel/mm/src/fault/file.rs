@@ -67,7 +67,7 @@ impl Mm {
                     let Some(frame) = Frame::alloc_user_zeroed() else {
                         return Ok(Step::Wait(Wait::Memory));
                     };
-                    match mapping.insert(idx, frame) {
+                    match mapping.insert_within(idx, frame) {
                         Err(Errno::ENOMEM) => return Ok(Step::Wait(Wait::Memory)),
                         Err(e) if e != Errno::EAGAIN => return Err(fill_error(e)),
                         _ => {}

@@ -439,6 +439,16 @@ impl Mapping {
     ///
     /// Charges a shmem source. `ENOSPC`: its limit is reached. `EAGAIN`: the page is in swap, or came and went.
     pub fn insert(&self, idx: u64, frame: Frame) -> Result<Frame> {
+        self.insert_if(idx, frame, || true)
+    }
+
+    /// As [`insert`](Self::insert), but only within the file: behind its end `EAGAIN`.
+    pub(crate) fn insert_within(&self, idx: u64, frame: Frame) -> Result<Frame> {
+        // Under the lock: a truncation sets the size first, and takes the page out afterwards.
+        self.insert_if(idx, frame, || self.has_page(idx))
+    }
+
+    fn insert_if(&self, idx: u64, frame: Frame, may: impl FnOnce() -> bool) -> Result<Frame> {
         let kind = match &self.source {
             Source::Shmem(shmem) => {
                 shmem.charge(1)?;
@@ -455,8 +465,8 @@ impl Mapping {
         let inserted = {
             let mut pages = self.pages.lock();
             match pages.swapped.get(idx) {
-                Some(_) => Ok(Some(kept)),
-                None => pages.frames.insert(idx, kept),
+                None if may() => pages.frames.insert(idx, kept),
+                _ => Ok(Some(kept)),
             }
         };
         match inserted {

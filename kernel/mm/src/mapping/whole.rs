@@ -149,7 +149,7 @@ impl Mapping {
             self.replace(idx, &huge.frame((idx - first) as usize))?;
         }
         let mut pages = self.pages.lock();
-        if !pages.holds_parts(first, &huge) {
+        if !self.has_page(end - 1) || !pages.holds_parts(first, &huge) {
             return Err(Errno::EAGAIN);
         }
         pages.wholes.insert(first >> HUGE_ORDER, huge).map_err(|_| Errno::ENOMEM)?;
@@ -161,7 +161,7 @@ impl Mapping {
     fn replace(&self, idx: u64, part: &Frame) -> Result<()> {
         for _ in 0..TRIES {
             if self.get_or_read(idx)?.is_none() {
-                match self.insert(idx, part.clone()) {
+                match self.insert_within(idx, part.clone()) {
                     Err(Errno::EAGAIN) => continue,
                     Err(error) => return Err(error),
                     Ok(now) if now.pfn() == part.pfn() => return Ok(()),
