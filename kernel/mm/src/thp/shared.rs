@@ -153,11 +153,14 @@ impl Mm {
         let space = self.space.read();
         let mut nr = 0;
         for vma in space.set.iter().filter(|vma| vma.attr.backing.mapping().is_some_and(|m| m.is_shmem())) {
-            let mut at = vma.start.next_multiple_of(SIZE);
-            while let Some((range, _)) = place(vma, at).filter(|(range, _)| range.start() == at) {
-                let is_whole = self.page_table().cursor(range).query_huge(at).is_some();
-                nr += if is_whole { HUGE_FRAMES as u64 } else { 0 };
-                at = range.end();
+            let mut from = vma.start;
+            // Only what is mapped is looked at, however long the area.
+            while let Some(pages) = PageRange::new(from, vma.end).filter(|_| from < vma.end) {
+                let Some((addr, _)) = self.page_table().cursor(pages).next_mapped(from) else { break };
+                let at = addr & !(SIZE - 1);
+                let is_whole = |(range, _)| self.page_table().cursor(range).query_huge(at).is_some();
+                nr += if place(vma, at).is_some_and(is_whole) { HUGE_FRAMES as u64 } else { 0 };
+                from = at + SIZE;
             }
         }
         nr
