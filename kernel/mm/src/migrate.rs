@@ -205,16 +205,23 @@ impl Mm {
         }
     }
 
-    /// Forbids writes to `frame`, a private page; how many entries hold it, but for those of huge pages that cannot be split.
-    fn freeze_entries(&self, frame: &Frame) -> u32 {
-        let mut nr = 0_u32;
+    /// Forbids writes to `frame`, a private page, to which the caller has one reference; how many entries hold it, but for those
+    /// of huge pages that cannot be split.
+    ///
+    /// `EBUSY`: somebody refers to a page that one entry shows for writing. That stays so: the next write would make a copy, which
+    /// misses what a device reads into the page.
+    fn freeze_entries(&self, frame: &Frame) -> Result<u32> {
+        let (mut nr, mut result) = (0_u32, Ok(()));
         self.for_each_entry_of(frame, |cursor, addr, flags, _| {
-            if cursor.protect(addr, (flags - PteFlags::WRITE) | PteFlags::COW) {
+            // Two references: the entry's and the caller's.
+            if flags.contains(PteFlags::WRITE) && frame.ref_count() != 2 {
+                result = Err(Errno::EBUSY);
+            } else if cursor.protect(addr, (flags - PteFlags::WRITE) | PteFlags::COW) {
                 cursor.flush_page(addr);
                 nr = nr.saturating_add(1);
             }
         });
-        nr
+        result.map(|()| nr)
     }
 
     /// Puts `new` where `old` is.
@@ -248,8 +255,13 @@ pub(crate) fn move_private(old: &Frame) -> Result<()> {
         return Err(Errno::EBUSY);
     }
     let new = oom::alloc()?;
-    let mut nr = 0_u32;
-    registry::for_each_by_age(|mm| nr = nr.saturating_add(mm.freeze_entries(old)));
+    let mut frozen = Ok(0_u32);
+    registry::for_each_by_age(|mm| {
+        if let Ok(nr) = frozen {
+            frozen = mm.freeze_entries(old).map(|more| nr.saturating_add(more));
+        }
+    });
+    let nr = frozen?;
     if nr == 0 || old.ref_count() > nr.saturating_add(1) {
         return Err(Errno::EBUSY);
     }

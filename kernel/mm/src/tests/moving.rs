@@ -74,10 +74,11 @@ fn a_page_that_somebody_holds_stays() {
     let holder = old.clone();
     assert_eq!(migrate::move_private(&old), Err(Errno::EBUSY));
     let pfn = old.pfn();
-    drop((holder, old));
+    drop(old);
     put(&mm, 0, 8);
     let old = frame_at(&mm, 0);
     assert_eq!(old.pfn(), pfn, "it is not copied either");
+    drop(holder);
     migrate::move_private(&old).unwrap();
     assert_eq!(get(&mm, 0), 8);
 }
