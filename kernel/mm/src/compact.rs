@@ -115,11 +115,18 @@ fn survey() -> Result<Vec<Candidate>> {
     Ok(choose(candidates, spare / 2, spare / 4))
 }
 
-/// One pass; how many blocks became whole. Sleeps; the caller holds no lock of an address space or a file.
+/// How many blocks are free as a whole.
+fn nr_free_blocks() -> usize {
+    let order = HUGE_ORDER as usize;
+    hal::frame::free_runs().iter().enumerate().skip(order).map(|(at, nr)| nr << (at - order)).sum()
+}
+
+/// One pass; how many more free blocks there are now: those that were emptied, but for those that copies went into. Sleeps; the caller holds no lock of an address space or a file.
 fn pass() -> Result<usize> {
     let _one = ONE.lock();
     // What CPUs have at hand would look like the kernel's.
     hal::frame::gather();
+    let before = nr_free_blocks();
     let chosen = survey()?;
     if chosen.is_empty() {
         return Ok(0);
@@ -143,17 +150,10 @@ fn pass() -> Result<usize> {
     });
     writeback::for_each(|mapping| moved += mapping.leave_blocks(&mut blocks));
     MOVED.add(moved as i64);
-    Ok(give_back(blocks))
-}
-
-/// Gives the frames back; how many blocks are whole.
-fn give_back(blocks: Blocks) -> usize {
-    let Blocks { numbers, free, .. } = blocks;
-    let is_whole =
-        |number: &&u64| free.iter().filter(|f| f.pfn() >> HUGE_ORDER == **number).count() == HUGE_FRAMES;
-    let whole = numbers.iter().filter(is_whole).count();
-    hal::frame::free_together(free);
-    whole
+    hal::frame::free_together(blocks.free);
+    // What CPUs took at hand for the copies, and did not use, would break blocks.
+    hal::frame::gather();
+    Ok(nr_free_blocks().saturating_sub(before))
 }
 
 /// Compacts all of memory (`vm.compact_memory`). Sleeps. `EINTR`: a signal ended it early; what was done stays.
