@@ -21,6 +21,7 @@ use abi::{Errno, Result};
 use hal::frame::{Frame, HUGE_FRAMES, HugeFrame};
 use hal::paging::Entry;
 use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange, USER_END, UserAddr};
+use sched::Interruptible;
 
 use crate::counters::Counter;
 use crate::fault::Need;
@@ -59,13 +60,16 @@ impl Mm {
     /// `MADV_SOFT_OFFLINE`: takes the pages of `range` out of use, reading in what is missing. Sleeps.
     ///
     /// `EPERM`: not for everybody. `EOPNOTSUPP`: it is turned off. `EFAULT`: nothing can be read there. `EBUSY`: a page cannot
-    /// be moved. `ENOMEM`.
+    /// be moved. `EINTR`: the thread is to die. `ENOMEM`.
     pub(crate) fn soft_offline(&self, range: Range<u64>) -> Result<()> {
         if !oom::is_administrator() {
             return Err(Errno::EPERM);
         }
         let mut at = range.start;
         while at < range.end {
+            if sched::current().is_interrupted(Interruptible::Killable) {
+                return Err(Errno::EINTR);
+            }
             self.fault_in(at, Need::READ).map_err(|_| Errno::EFAULT)?;
             let (found, end) = self.page_in(at)?;
             if ENABLED.load(Ordering::Relaxed) == 0 {
