@@ -294,7 +294,7 @@ impl Mapping {
     /// Puts a copy of page `idx` into `new` and has it in the place of `old`, if nobody else than the cache and the caller
     /// refers to that.
     fn replace_page(&self, idx: u64, old: &Frame, new: &Frame) -> bool {
-        self.with_page(idx, |slot| {
+        self.with_small_page(idx, |slot| {
             if slot.pfn() != old.pfn() || slot.ref_count() != 2 {
                 return false;
             }

@@ -84,6 +84,14 @@ impl Mapping {
         self.pages.lock().wholes.get(first >> HUGE_ORDER).cloned()
     }
 
+    /// As [`with_page`](Self::with_page) for a page that is no part of a huge one: if it was, that is split first. A huge page
+    /// that page tables show stays: the answer by default.
+    pub(crate) fn with_small_page<R: Default>(&self, idx: u64, edit: impl FnOnce(&mut Frame) -> R) -> R {
+        let mut pages = self.pages.lock();
+        let slot = if pages.split_idle(idx) { pages.frames.get_mut(idx) } else { None };
+        slot.map(edit).unwrap_or_default()
+    }
+
     /// Whether one of the 512 pages from `first` on is a hole.
     pub(crate) fn has_hole_in_whole(&self, first: u64) -> bool {
         let pages = self.pages.lock();

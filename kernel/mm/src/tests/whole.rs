@@ -61,7 +61,7 @@ fn a_fault_brings_a_huge_page_where_the_file_is_to_have_such() {
 
 #[test]
 fn what_takes_a_part_out_leaves_small_pages() {
-    for what in 0..3 {
+    for what in 0..4 {
         let _alone = alone();
         let file = TestFile::new(512 * PAGE);
         let mm = mapped(&file, 512);
@@ -79,6 +79,13 @@ fn what_takes_a_part_out_leaves_small_pages() {
                 file.0.truncate(511 * PAGE);
                 assert_eq!((file.0.nr_pages(), NR_WHOLE.get()), (511, 0));
                 check(&mm, 0..511, 0..0);
+            }
+            2 => {
+                let old = file.0.get(7).unwrap();
+                let mapping = crate::Mappable::mapping(&*file).unwrap().clone();
+                crate::migrate::move_cached(&mapping, 7, &old).unwrap();
+                assert_eq!((old.ref_count(), file.0.nr_pages(), NR_WHOLE.get()), (1, 512, 0));
+                check(&mm, 0..512, 0..0);
             }
             _ => {
                 let huge = hal::frame::HugeFrame::alloc_user_zeroed(0).unwrap();
