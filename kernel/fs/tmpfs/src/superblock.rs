@@ -9,6 +9,7 @@ use abi::fs::{S_IFDIR, Statfs};
 use abi::{Errno, Result};
 use mm::{Huge, Shmem};
 use sched::Mutex;
+use security::Cap;
 use vfs::dentry::Dentry;
 use vfs::handle::Export;
 use vfs::params::Param;
@@ -64,6 +65,11 @@ impl FileSystemType for TmpfsType {
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
         let options = Options::parse(request.data)?;
+        // Memory that cannot go is the whole machine's loss.
+        let may_pin = request.user_ns.is_initial() && request.ctx.cred.capable(Cap::SYS_ADMIN);
+        if options.no_swap && !may_pin {
+            return Err(Errno::EINVAL);
+        }
         let this = [&TMPFS, &RAMFS].into_iter().find(|known| known.name == self.name).ok_or(Errno::ENODEV)?;
         instance(this, options, request.flags)
     }
