@@ -451,6 +451,7 @@ pub enum Lock {
 }
 
 /// `SHM_LOCK` and `SHM_UNLOCK`. `EPERM`: neither owner nor `CAP_IPC_LOCK`, or no locked memory is allowed.
+/// `ENOMEM`: it is larger than the locked memory that is allowed.
 ///
 /// The pages of a locked segment do not go to swap. LINUX: those that are there come back at `SHM_UNLOCK`; here each when
 /// it is used.
@@ -468,11 +469,22 @@ pub fn lock(id: i32, lock: Lock) -> Result<()> {
             return Err(Errno::EPERM);
         }
     }
+    let mapping = segment.object.mapping();
+    // Huge pages of the pool stay anyway.
+    let is_new =
+        lock == Lock::On && state.perm.mode & MODE_LOCKED == 0 && !mapping.is_some_and(|m| m.is_huge());
+    if is_new && !cred.capable(Cap::IPC_LOCK) {
+        // LINUX: what the user has locked otherwise counts, too.
+        let limit = task.group().rlimits().cur(Resource::Memlock) / PAGE_SIZE as u64;
+        if pages(segment.size) > limit {
+            return Err(Errno::ENOMEM);
+        }
+    }
     match lock {
         Lock::On => state.perm.mode |= MODE_LOCKED,
         Lock::Off => state.perm.mode &= !MODE_LOCKED,
     }
-    if let Some(mapping) = segment.object.mapping() {
+    if let Some(mapping) = mapping {
         mapping.set_locked(lock == Lock::On);
     }
     Ok(())

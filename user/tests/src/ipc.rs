@@ -6,7 +6,7 @@ tests!(
     "ipc":
     sem_basics, sem_waits_and_wakes, sem_errors, sem_undo_at_exit, sem_timeout_and_removal, sem_zero_and_order,
     msg_types_and_flags, msg_full_queue_waits, msg_errors_and_removal, shm_shares_and_counts,
-    shm_removed_while_attached, shm_attach_rules, keys_and_modes, namespaces_have_their_own, info_commands,
+    shm_removed_while_attached, shm_attach_rules, shm_lock_has_a_limit, keys_and_modes, namespaces_have_their_own, info_commands,
     proc_lists_objects, mq_send_and_receive, mq_priorities_and_attributes, mq_limits_and_names, mq_notify_signal,
     mq_poll_and_timeout, mq_file_system, identifiers_by_demand,
 );
@@ -299,6 +299,20 @@ fn shm_attach_rules() {
     for id in [id, big] {
         sys!(SYS_shmctl, id, RMID, 0).unwrap();
     }
+}
+
+fn shm_lock_has_a_limit() {
+    aside(|| {
+        let r = rlimit { rlim_cur: 2 * PAGE as u64, rlim_max: 2 * PAGE as u64 };
+        sys!(SYS_setrlimit, RLIMIT_MEMLOCK, &r).unwrap();
+        drop_root();
+        let (small, big) = (shmget(2 * PAGE), shmget(2 * PAGE + 1));
+        assert_eq!(sys!(SYS_shmctl, big, SHM_LOCK, 0), Err(ENOMEM));
+        assert_eq!(sys!(SYS_shmctl, small, SHM_LOCK, 0), Ok(0));
+        for id in [small, big] {
+            sys!(SYS_shmctl, id, RMID, 0).unwrap();
+        }
+    });
 }
 
 fn keys_and_modes() {
