@@ -125,13 +125,21 @@ impl Mapping {
         }
     }
 
-    /// The first page at or after `from` that is in swap and whose entry is `wanted`.
-    pub(super) fn next_swapped(&self, from: u64, wanted: impl Fn(u64) -> bool) -> Option<u64> {
-        let mut found = None;
-        self.pages.lock().swapped.for_each(from..u64::MAX, |idx, value| {
-            found = Some(idx).filter(|_| wanted(value.get()));
-            found.is_none()
-        });
+    /// The first page at or after `from` that is in swap and whose entry is `wanted`. The lock is given up now and then.
+    fn next_swapped(&self, from: u64, wanted: impl Fn(u64) -> bool) -> Option<u64> {
+        let (mut found, mut next) = (None, Some(from));
+        while let (Some(first), None) = (next.take(), found) {
+            let mut left = STEP;
+            self.pages.lock().swapped.for_each(first..u64::MAX, |idx, value| {
+                if left == 0 {
+                    next = Some(idx);
+                    return false;
+                }
+                left -= 1;
+                found = Some(idx).filter(|_| wanted(value.get()));
+                found.is_none()
+            });
+        }
         found
     }
 
