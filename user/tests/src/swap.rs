@@ -7,7 +7,7 @@ tests!(
     "swap":
     swapon_rules, pages_go_to_swap_and_come_back, forks_share_swapped_pages, swapoff_brings_pages_back,
     freed_pages_that_are_written_stay, cold_pages_stay, shared_memory_goes_to_swap, files_in_memory_go_to_swap,
-    segments_go_to_swap, swapoff_brings_shared_pages_back, watched_pages_keep_their_marks,
+    segments_go_to_swap, swapoff_brings_shared_pages_back, watched_pages_keep_their_marks, secret_memory_stays,
 );
 
 const DISK: &str = "/dev/vda";
@@ -260,6 +260,24 @@ fn segments_go_to_swap() {
         assert_eq!(sys!(SYS_shmdt, a), Ok(0));
         assert_eq!(sys!(SYS_shmctl, id, IPC_RMID, 0), Ok(0));
     });
+}
+
+fn secret_memory_stays() {
+    let fd = match sys!(SYS_memfd_secret, 0) {
+        Ok(fd) => fd as i32,
+        Err(ENOSYS) => skip("memfd_secret is switched off"),
+        Err(e) => panic!("memfd_secret: {e:?}"),
+    };
+    assert_eq!(sys!(SYS_ftruncate, fd, PAGES * PAGE), Ok(0));
+    let a = fill(map(PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd).unwrap());
+    with_swap(|| {
+        // Linux refuses it, as the memory is locked.
+        ignore(sys!(SYS_madvise, a, PAGES * PAGE, MADV_PAGEOUT));
+        assert_eq!(smaps_kb(a, "Swap:"), 0);
+        check(a);
+    });
+    assert_eq!(sys!(SYS_munmap, a, PAGES * PAGE), Ok(0));
+    close(fd);
 }
 
 fn swapoff_brings_shared_pages_back() {
