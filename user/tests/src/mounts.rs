@@ -143,6 +143,7 @@ fn a_user_namespace_reveals_nothing() {
             sys!(SYS_mount, 0, &a, 0, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, 0),
             Ok(0)
         );
+        assert_eq!(sys!(SYS_mount, c"n", &path("s/b"), c"tmpfs", 0, c"noswap"), Err(EINVAL));
         assert_eq!(tmpfs(&path("s/b")), Ok(0));
     });
     assert_eq!(nr_at("s/b"), 0);
