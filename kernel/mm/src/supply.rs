@@ -198,8 +198,9 @@ impl Mm {
         if mapping.holds(idx) {
             return Err(Errno::EEXIST);
         }
-        match mapping.insert(idx, frame.clone()) {
+        match mapping.insert_within(idx, frame.clone()) {
             Ok(now) if now.pfn() == frame.pfn() => {}
+            Err(Errno::EAGAIN) if !mapping.has_page(idx) => return Err(Errno::EFAULT),
             Ok(_) | Err(Errno::EAGAIN) => return Err(Errno::EEXIST),
             Err(error) => return Err(error),
         }

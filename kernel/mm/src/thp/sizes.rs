@@ -51,7 +51,7 @@ pub(crate) fn fill_shmem(mapping: &Mapping, idx: u64, orders: u32) -> Option<Ran
         if let Some(run) = zeroed_run(order) {
             // Who is faster with one of them, wins; where no room is left, the others stay.
             for (at, frame) in (first..end).zip(run.frames()) {
-                if mapping.insert(at, frame.clone()).is_err() {
+                if mapping.insert_within(at, frame.clone()).is_err() {
                     break;
                 }
             }
