@@ -218,6 +218,19 @@ impl Dentry {
         }
     }
 
+    /// Whether `inode` is that of this dentry or of one above it: a file system may show one directory by several names.
+    pub(crate) fn is_below_inode(self: &Arc<Self>, inode: &Arc<Inode>) -> bool {
+        let guard = hal::rcu::read_lock();
+        let mut at = Some(self);
+        while let Some(dentry) = at {
+            if dentry.inode().is_some_and(|own| Arc::ptr_eq(own, inode)) {
+                return true;
+            }
+            at = dentry.place(&guard).parent.as_ref();
+        }
+        false
+    }
+
     /// Parent and name as they belong together, copied.
     pub fn parent_and_name(&self) -> (Option<Arc<Dentry>>, Name) {
         let guard = hal::rcu::read_lock();

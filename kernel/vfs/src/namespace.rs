@@ -358,8 +358,12 @@ impl Step<'_> {
         self.flags.contains(flag)
     }
 
+    /// Whether it is between two directories; two dentries may be one directory.
     fn is_across(&self) -> bool {
-        !Arc::ptr_eq(self.from, self.to)
+        match (self.from.inode(), self.to.inode()) {
+            (Some(from), Some(to)) => !Arc::ptr_eq(from, to),
+            _ => !Arc::ptr_eq(self.from, self.to),
+        }
     }
 
     /// What is mounted on the old and the new name goes to `on_victims`, to be dropped after all locks.
@@ -425,10 +429,10 @@ impl Step<'_> {
         if !inode.is_dir() && (self.old_slash || (self.new_slash && !is_exchange)) {
             return Err(Errno::ENOTDIR);
         }
-        if self.is_across() && self.to.is_below(old) {
+        if self.is_across() && self.to.is_below_inode(inode) {
             return Err(Errno::EINVAL);
         }
-        if self.is_across() && self.from.is_below(new) {
+        if self.is_across() && new.inode().is_some_and(|target| self.from.is_below_inode(target)) {
             return Err(if is_exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
         }
         if new.inode().is_some_and(|target| Arc::ptr_eq(target, inode)) {
@@ -497,10 +501,10 @@ enum Plan {
 
 /// Whether directory `a` is locked before directory `b`.
 fn order_before(a: &Arc<Dentry>, a_inode: &Arc<Inode>, b: &Arc<Dentry>, b_inode: &Arc<Inode>) -> bool {
-    if b.is_below(a) {
+    if b.is_below_inode(a_inode) {
         return true;
     }
-    !a.is_below(b) && Arc::as_ptr(a_inode) < Arc::as_ptr(b_inode)
+    !a.is_below_inode(b_inode) && Arc::as_ptr(a_inode) < Arc::as_ptr(b_inode)
 }
 
 /// readlinkat(2): the text of a link. `EINVAL`: not a link. `ENOENT`: empty name and not a link.

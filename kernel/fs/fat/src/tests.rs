@@ -272,6 +272,47 @@ fn names_are_one_in_any_case() {
 }
 
 #[test]
+fn a_directory_is_one_by_all_its_names() {
+    let _alone = alone();
+    let Some(image) = image(&["-F", "32", "-s", "1"]) else { return };
+    let mut env = Env::new(&image).unwrap();
+    env.mkdir("/A long name").unwrap();
+    env.mkdir("/A long name/below").unwrap();
+    env.write("/a LONG name/one", 0, b"1").unwrap();
+    env.rename("/A long name/one", "/ALONGN~1/two").unwrap();
+    assert_eq!(env.read("/a long name/TWO").unwrap(), b"1");
+    for name in ["/A LONG NAME/x", "/alongn~1/below/x"] {
+        assert_eq!(env.rename("/A long name", name), Err(Errno::EINVAL));
+    }
+    env.mkdir("/other").unwrap();
+    assert_eq!(env.rename("/other", "/OTHER/x"), Err(Errno::EINVAL));
+    assert_eq!(env.rename("/A long name/below", "/a long name"), Err(Errno::ENOTEMPTY));
+    check(&env.unmount());
+}
+
+#[test]
+fn a_directory_below_itself_is_refused() {
+    let _alone = alone();
+    let Some(image) = image(&["-F", "16", "-s", "1"]) else { return };
+    let mut env = Env::new(&image).unwrap();
+    for name in ["/DIR", "/DIR/SUB", "/DIR/SUB/LOW"] {
+        env.mkdir(name).unwrap();
+    }
+    let mut image = env.unmount();
+    // The cluster numbers of SUB and LOW become that of DIR.
+    let place = |name: &[u8; 11]| image.windows(11).position(|part| part == name).unwrap() + 26;
+    let [dir, sub, low] = [b"DIR        ", b"SUB        ", b"LOW        "].map(place);
+    let first = [image[dir], image[dir + 1]];
+    image[low..low + 2].copy_from_slice(&first);
+    image[sub..sub + 2].copy_from_slice(&first);
+    drop(env);
+    let env = Env::new(&image).unwrap();
+    let rmdir = |name: &str| vfs::namespace::rmdirat(&env.ctx(), At::Cwd, name.as_bytes());
+    assert_eq!(rmdir("/DIR/SUB/SUB"), Err(Errno::ELOOP));
+    assert_eq!(env.rename("/DIR/SUB/SUB", "/x"), Err(Errno::ELOOP));
+}
+
+#[test]
 fn names_swap() {
     let _alone = alone();
     let Some(image) = image(&["-F", "12"]) else { return };

@@ -314,6 +314,10 @@ pub(crate) fn lookup_locked(parent: &Arc<Dentry>, name: &[u8]) -> Result<Arc<Den
         return Err(Errno::ENAMETOOLONG);
     }
     let inode = dir.ops().lookup(dir, name)?;
+    // A damaged volume may have a directory below itself.
+    if inode.as_ref().is_some_and(|inode| inode.is_dir() && parent.is_below_inode(inode)) {
+        return Err(Errno::ELOOP);
+    }
     let dentry = Dentry::new(parent, name, hash, inode);
     if dir.flags().contains(InodeFlags::DEAD) {
         // Nothing is ever found in a removed directory, and nothing is to be remembered of it.
