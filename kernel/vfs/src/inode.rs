@@ -15,7 +15,7 @@
 //! Sources: inode(7), Documentation/filesystems/locking.rst (Linux 7.2).
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -24,11 +24,12 @@ use abi::fs::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx};
 use abi::time::Timespec;
 use abi::{Errno, Result};
 use bitflags::bitflags;
-use hal::sync::{Once, SeqLock};
+use hal::sync::{Once, SeqLock, SpinLock};
 use mm::Mapping;
 use sched::RwSem;
 use security::Cred;
 
+use crate::dentry::Dentry;
 use crate::dev::DirectAlign;
 use crate::file::FileOps;
 use crate::file_attr::FileAttr;
@@ -420,6 +421,8 @@ pub struct Inode {
     locks: Once<Box<FileLocks>>,
     fifo: Once<Arc<Pipe>>,
     marks: Marks,
+    /// Of a directory: the dentry that it is shown through.
+    shown: SpinLock<Weak<Dentry>>,
 }
 
 /// What [`Inode::new`] needs to know beside the operations.
@@ -493,7 +496,30 @@ impl Inode {
             locks: Once::new(),
             fifo: Once::new(),
             marks: Marks::new(),
+            shown: SpinLock::new("vfs.inode.shown", Weak::new()),
         })
+    }
+
+    /// The dentry of this directory in `parent`, if it has one; else `dentry` becomes that. `parent`'s `sem` is held.
+    pub(crate) fn show_through(&self, parent: &Arc<Dentry>, dentry: &Arc<Dentry>) -> Option<Arc<Dentry>> {
+        let mut shown = self.shown.lock();
+        let there = shown.upgrade();
+        let is_here = |there: &Arc<Dentry>| {
+            let guard = hal::rcu::read_lock();
+            let is_in = there.place(&guard).parent.as_ref().is_some_and(|other| Arc::ptr_eq(other, parent));
+            is_in && !there.is_deleted()
+        };
+        // What is given up is let go of with the lock open.
+        let (kept, old) = match there {
+            Some(there) if is_here(&there) => (Some(there), None),
+            other => {
+                *shown = Arc::downgrade(dentry);
+                (None, other)
+            }
+        };
+        drop(shown);
+        drop(old);
+        kept
     }
 
     /// Inode number.

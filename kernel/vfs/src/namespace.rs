@@ -54,6 +54,9 @@ pub fn create_in(dir: &Path, name: &[u8], mode: u32, rdev: u64, target: &[u8], c
     inode.touch_mtime();
     let given = inherited.give(&made);
     notify::entry_event(inode, name, &made, Event::CREATE);
+    if made.is_dir() {
+        made.show_through(&dir.dentry, &dentry);
+    }
     dentry.set_inode(made);
     given?;
     Ok(Path { mount: dir.mount.clone(), dentry })

@@ -286,6 +286,12 @@ fn a_directory_is_one_by_all_its_names() {
     }
     env.mkdir("/other").unwrap();
     assert_eq!(env.rename("/other", "/OTHER/x"), Err(Errno::EINVAL));
+    let root = env.view.as_ref().unwrap().0.clone();
+    let dentry = |name: &[u8]| vfs::walk::lookup_child(&root, name).unwrap();
+    assert!(Arc::ptr_eq(&dentry(b"oTHER"), &dentry(b"other")));
+    assert!(Arc::ptr_eq(&dentry(b"ALONGN~1"), &dentry(b"a long name")));
+    assert!(!Arc::ptr_eq(&dentry(b"OTHER"), &dentry(b"a long name")));
+    drop(root);
     assert_eq!(env.rename("/A long name/below", "/a long name"), Err(Errno::ENOTEMPTY));
     check(&env.unmount());
 }

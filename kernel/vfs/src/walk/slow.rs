@@ -323,6 +323,15 @@ pub(crate) fn lookup_locked(parent: &Arc<Dentry>, name: &[u8]) -> Result<Arc<Den
         // Nothing is ever found in a removed directory, and nothing is to be remembered of it.
         return Ok(dentry);
     }
+    // Where names differ in case only, a directory keeps the dentry that it has.
+    if let Some(inode) = dentry.inode().filter(|inode| inode.is_dir())
+        && let Some(shown) = inode.show_through(parent, &dentry)
+    {
+        let there = dcache::insert(shown.clone());
+        if Arc::ptr_eq(&there, &shown) {
+            return Ok(shown);
+        }
+    }
     Ok(dcache::insert(dentry))
 }
 
