@@ -207,7 +207,7 @@ impl PageSource for Node {
     }
 
     fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
-        let sector = block::SECTOR_SIZE as u64;
+        let sector = u64::from(self.fs.layout.sector_size);
         let (from, end) = (first << PAGE_SHIFT, (first + frames.len() as u64) << PAGE_SHIFT);
         let size = self.size();
         let runs = self.runs(from, end.min(size.next_multiple_of(sector)))?;
@@ -226,7 +226,7 @@ impl PageSource for Node {
     }
 
     fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
-        let sector = block::SECTOR_SIZE as u64;
+        let sector = u64::from(self.fs.layout.sector_size);
         let (from, end) = (first << PAGE_SHIFT, (first + frames.len() as u64) << PAGE_SHIFT);
         let size = self.size();
         self.fit_chain(size)?;

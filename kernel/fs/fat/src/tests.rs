@@ -73,7 +73,9 @@ fn take_disk(image: &[u8]) -> Result<(Arc<MemDisk>, Arc<BlockDevice>)> {
 impl Drop for Env {
     fn drop(&mut self) {
         self.view = None;
-        DISKS.lock().unwrap().push((self.memory.clone(), self.device.clone()));
+        if self.device.logical_block_size() == 512 {
+            DISKS.lock().unwrap().push((self.memory.clone(), self.device.clone()));
+        }
     }
 }
 
@@ -87,7 +89,10 @@ struct Env {
 
 impl Env {
     fn new(image: &[u8]) -> Result<Env> {
-        let (memory, device) = take_disk(image)?;
+        Self::on(take_disk(image)?)
+    }
+
+    fn on((memory, device): (Arc<MemDisk>, Arc<BlockDevice>)) -> Result<Env> {
         let (files, cred) = (FdTable::new()?, Arc::new(Cred::root()));
         let mut env = Env { memory, device, view: None, files, cred };
         env.mount()?;
@@ -269,6 +274,22 @@ fn names_are_one_in_any_case() {
     assert_eq!(vfs::namespace::rmdirat(&env.ctx(), At::Cwd, b"/dir"), Err(Errno::ENOTEMPTY));
     env.sync();
     check(&env.unmount());
+}
+
+#[test]
+fn files_end_within_large_blocks() {
+    let _alone = alone();
+    let Some(image) = image(&["-F", "12", "-S", "4096"]) else { return };
+    let limits = Limits { logical_block_size: 4096, ..Limits::default() };
+    let mut env = Env::on(MemDisk::from_image(&image, limits).unwrap()).unwrap();
+    env.write("/short", 0, b"some bytes").unwrap();
+    env.write("/long", 0, &[7; 9000]).unwrap();
+    env.sync();
+    check(&env.unmount());
+    env.mount().unwrap();
+    assert_eq!(env.read("/short").unwrap(), b"some bytes");
+    assert_eq!(env.read("/long").unwrap(), [7; 9000]);
+    env.unmount();
 }
 
 #[test]
