@@ -104,10 +104,19 @@ impl Fs {
 
     /// Notes on the volume that it is in use, or is not any more.
     pub(crate) fn mark(&self, is_used: bool) -> Result<()> {
-        if self.was_dirty || self.is_marked.swap(is_used, AcqRel) == is_used {
+        if self.was_dirty || self.is_marked.load(Acquire) == is_used {
             return Ok(());
         }
-        self.layout.set_dirty(&self.volume, is_used).map(drop).map_err(errno)
+        self.layout.set_dirty(&self.volume, is_used).map_err(errno)?;
+        self.is_marked.store(is_used, Release);
+        Ok(())
+    }
+
+    /// Has all of it durable, and only then noted to be clean.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.sync()?;
+        self.mark(false)?;
+        self.flush()
     }
 
     /// Writes dirty files, then the metadata, and has them durable.

@@ -242,8 +242,7 @@ impl SuperOps for Super {
 
     fn set_readonly(&self, _sb: &SuperBlock, readonly: bool) -> Result<()> {
         if readonly {
-            self.0.mark(false)?;
-            return self.0.sync();
+            return self.0.close();
         }
         if self.0.device.is_read_only() { Err(Errno::EROFS) } else { self.0.mark(true) }
     }
@@ -265,7 +264,7 @@ impl Drop for Super {
             return;
         }
         let finish = move || {
-            if let Err(errno) = fs.mark(false).and(fs.sync()) {
+            if let Err(errno) = fs.close() {
                 log::error!("FAT-fs ({}): the last write failed: {errno}", fs.device.name());
             }
         };

@@ -293,6 +293,26 @@ fn files_end_within_large_blocks() {
 }
 
 #[test]
+fn a_volume_is_not_clean_before_all_is_written() {
+    let _alone = alone();
+    let Some(image) = image(&["-F", "12"]) else { return };
+    let mut env = Env::new(&image).unwrap();
+    env.write("/file", 0, b"x").unwrap();
+    env.sync();
+    env.write("/file", 1, b"y").unwrap();
+    env.memory.set_fault(|op, sector, _| match op {
+        block::Op::Write if sector > 0 => Err(Errno::EIO),
+        _ => Ok(()),
+    });
+    let sb = env.view.as_ref().unwrap().0.sb().clone();
+    assert_eq!(sb.ops().set_readonly(&sb, true), Err(Errno::EIO));
+    drop(sb);
+    assert_eq!(env.memory.snapshot()[0x25] & 1, 1);
+    env.memory.clear_fault();
+    check(&env.unmount());
+}
+
+#[test]
 fn a_directory_is_one_by_all_its_names() {
     let _alone = alone();
     let Some(image) = image(&["-F", "32", "-s", "1"]) else { return };
