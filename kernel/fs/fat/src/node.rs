@@ -127,7 +127,8 @@ impl Fs {
         let mut size = u64::from(record.size.get());
         let mut nlink = 1;
         if is_dir {
-            let list = chain(&self.layout, &self.volume, place.first).map_err(|error| self.failed(error))?;
+            let list = chain(&self.layout, &self.volume, place.first, dir::MAX_LEN)
+                .map_err(|error| self.failed(error))?;
             let dir = Dir { layout: &self.layout, volume: &self.volume, chain: &list };
             size = u64::from(dir.len());
             nlink = 2;
@@ -185,7 +186,10 @@ impl Node {
         };
         let mut list = match list {
             Some(list) => list,
-            None => chain(&self.fs.layout, &self.fs.volume, first)?,
+            None => {
+                let max_len = if self.is_dir { dir::MAX_LEN } else { u32::MAX };
+                chain(&self.fs.layout, &self.fs.volume, first, max_len)?
+            }
         };
         let result = f(meta, &mut list);
         let mut place = self.place.lock();

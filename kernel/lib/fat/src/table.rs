@@ -90,21 +90,26 @@ fn scan<R>(
 
 /// The clusters of the file that begins with `first`; none for 0.
 ///
-/// `Corrupt`: the chain leads nowhere or in a circle. `NoMemory`.
-pub fn chain(layout: &Layout, volume: &dyn Volume, first: u32) -> Result<Vec<u32>> {
+/// `Corrupt`: the chain leads nowhere, in a circle, or beyond `max_len` bytes. `NoMemory`.
+pub fn chain(layout: &Layout, volume: &dyn Volume, first: u32, max_len: u32) -> Result<Vec<u32>> {
+    let max_clusters = (max_len / layout.cluster_size + 1).min(layout.nr_clusters()) as usize;
     let mut list = Vec::new();
     if first == FIXED_ROOT && layout.root == FIXED_ROOT {
         list.try_reserve(1).map_err(|_| Error::NoMemory)?;
         list.push(FIXED_ROOT);
         return Ok(list);
     }
-    let mut at = first;
+    let (mut at, mut seen) = (first, 0);
     while at != 0 && at < chain_end(layout) {
         if !layout.is_cluster(at) {
             return Err(Error::Corrupt("chain leads out of the volume"));
         }
-        if list.len() as u64 >= u64::from(layout.nr_clusters()) {
-            return Err(Error::Corrupt("chain is a circle"));
+        if at == seen || list.len() >= max_clusters {
+            return Err(Error::Corrupt("chain is a circle, or too long"));
+        }
+        // One that was passed; moved on at ever greater distances, it comes to be in the circle (Brent's algorithm).
+        if list.len().is_power_of_two() {
+            seen = at;
         }
         list.try_reserve(1).map_err(|_| Error::NoMemory)?;
         list.push(at);

@@ -93,7 +93,7 @@ fn names_agree_with_a_model() {
         let mut model: BTreeMap<String, u32> = BTreeMap::new();
         let mut random = Random(77);
         for step in 0..1200 {
-            let mut chain = table::chain(&layout, &image, layout.root).unwrap();
+            let mut chain = table::chain(&layout, &image, layout.root, dir::MAX_LEN).unwrap();
             let nr = random.below(300);
             let name = match nr % 4 {
                 0 => format!("FILE{nr}.TXT"),
@@ -106,7 +106,7 @@ fn names_agree_with_a_model() {
                 let entry = dir.find(name.to_ascii_uppercase().as_bytes()).unwrap().unwrap();
                 assert_eq!((&entry.name, entry.record.cluster(&layout)), (&name, cluster));
                 dir.remove(&entry).unwrap();
-                let mut list = table::chain(&layout, &image, cluster).unwrap();
+                let mut list = table::chain(&layout, &image, cluster, u32::MAX).unwrap();
                 free_chain(&layout, &image, &mut table, &mut list, 0).unwrap();
             } else {
                 let mut list = Vec::new();
@@ -148,7 +148,7 @@ fn directories_are_made_and_moved() {
 
 fn make_and_move(image: &Image) {
     let (layout, mut table) = open(image).unwrap();
-    let mut root = table::chain(&layout, image, layout.root).unwrap();
+    let mut root = table::chain(&layout, image, layout.root, dir::MAX_LEN).unwrap();
     let add_dir = |table: &mut Table, chain: &mut Vec<u32>, parent: u32, name: &str| {
         let list = dir::make(&layout, image, table, parent, &Record::empty()).unwrap();
         let mut record = Record { attributes: Attributes::DIRECTORY, ..Record::empty() };
@@ -176,14 +176,14 @@ fn make_and_move(image: &Image) {
 /// What a mount and some use do.
 fn exercise(image: &Image) -> Result<()> {
     let (layout, mut table) = open(image)?;
-    let mut chain = table::chain(&layout, image, layout.root)?;
+    let mut chain = table::chain(&layout, image, layout.root, dir::MAX_LEN)?;
     let mut entries = Vec::new();
     Dir { layout: &layout, volume: image, chain: &chain }.for_each(0, |entry| {
         entries.push(entry);
         None::<()>
     })?;
     for entry in entries {
-        if let Ok(list) = table::chain(&layout, image, entry.record.cluster(&layout)) {
+        if let Ok(list) = table::chain(&layout, image, entry.record.cluster(&layout), u32::MAX) {
             let mut buf = [0; 64];
             for pos in [0, u64::from(entry.record.size.get())] {
                 if let Ok((at, _)) = layout.locate(&list, pos) {
@@ -209,7 +209,7 @@ fn mutated_images_are_refused_or_work() {
 
 fn mutate(image: &Image) {
     let (layout, mut table) = open(image).unwrap();
-    let mut root = table::chain(&layout, image, layout.root).unwrap();
+    let mut root = table::chain(&layout, image, layout.root, dir::MAX_LEN).unwrap();
     for nr in 0..40 {
         let name = format!("file number {nr} with a long name");
         let mut list = Vec::new();
@@ -237,4 +237,21 @@ fn mutate(image: &Image) {
         image.0.borrow_mut()[..2 << 20].copy_from_slice(&original[..2 << 20]);
     }
     assert!(worked > nr / 10, "{worked} of {nr} worked");
+}
+
+#[test]
+fn chains_without_an_end_are_damage() {
+    let Some(image) = make(&["-F", "32", "-s", "1"]) else { return };
+    let (layout, mut table) = open(&image).unwrap();
+    let mut list = Vec::new();
+    for _ in 0..100 {
+        table.append(&layout, &image, &mut list).unwrap();
+    }
+    assert_eq!(table::chain(&layout, &image, list[0], u32::MAX).unwrap(), list);
+    assert_eq!(table::chain(&layout, &image, list[0], 99 * 512).unwrap(), list);
+    assert!(matches!(table::chain(&layout, &image, list[0], 98 * 512), Err(Error::Corrupt(_))));
+    for to in [0, 1, 50, 99] {
+        image.write(layout.entry_at(0, list[99]), &list[to].to_le_bytes()).unwrap();
+        assert!(matches!(table::chain(&layout, &image, list[0], u32::MAX), Err(Error::Corrupt(_))));
+    }
 }
