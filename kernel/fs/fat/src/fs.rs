@@ -136,7 +136,11 @@ impl Fs {
 
     /// Has the metadata durable.
     pub(crate) fn flush(&self) -> Result<()> {
-        self.volume.flush().and(self.device.flush())
+        // No change of names is written in halves.
+        let meta = self.lock();
+        let written = self.volume.flush();
+        drop(meta);
+        written.and(self.device.flush())
     }
 
     /// Waits until clusters of files without names are free.

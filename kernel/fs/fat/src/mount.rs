@@ -126,9 +126,14 @@ fn start_flusher(root: &Dentry) -> Result<()> {
             // Short sleeps, so that the thread ends soon after the file system.
             let _ = sched::sleep_until(hal::time::now_ns() + NS_PER_SECOND, Interruptible::No);
             let Some(fs) = fs.upgrade() else { return };
-            if second.is_multiple_of(FLUSH_SECONDS)
-                && let Err(errno) = fs.volume.flush()
-            {
+            if !second.is_multiple_of(FLUSH_SECONDS) {
+                continue;
+            }
+            // No change of names is written in halves.
+            let meta = fs.lock();
+            let written = fs.volume.flush();
+            drop(meta);
+            if let Err(errno) = written {
                 log::error!("FAT-fs ({}): write-back failed: {errno}", fs.device.name());
             }
         }

@@ -46,8 +46,12 @@ impl Node {
         let Some((entry, _)) = self.find(meta, name)? else {
             return Err(fat_image::Error::Corrupt("a name vanished"));
         };
+        self.remove_entry(meta, &entry)
+    }
+
+    fn remove_entry(&self, meta: &mut Meta, entry: &Entry) -> DiskResult<()> {
         let fs = &self.fs;
-        self.with_chain(meta, |_, chain| Dir { layout: &fs.layout, volume: &fs.volume, chain }.remove(&entry))
+        self.with_chain(meta, |_, chain| Dir { layout: &fs.layout, volume: &fs.volume, chain }.remove(entry))
     }
 
     fn has_no_names(&self, meta: &mut Meta) -> DiskResult<bool> {
@@ -105,6 +109,9 @@ impl Node {
         let (old_dir, new_dir) = (node(rename.old_dir)?, node(rename.new_dir)?);
         let moved = node(rename.inode)?;
         let target = rename.target.map(|target| node(target).map(|node| (target, node))).transpose()?;
+        if target.is_some_and(|(_, target)| Arc::ptr_eq(target, moved)) {
+            return Ok(());
+        }
         new_dir.check_name(rename.new_name)?;
         let fs = &self.fs;
         let fail = |error| fs.failed(error);
@@ -119,31 +126,25 @@ impl Node {
         let Some((entry, _)) = old_dir.find(&mut meta, rename.old_name).map_err(fail)? else {
             return Err(Errno::ENOENT);
         };
-        // The old name goes first where both are one to the volume, and its place can be the new one's.
-        old_dir
-            .with_chain(&mut meta, |_, chain| {
-                Dir { layout: &fs.layout, volume: &fs.volume, chain }.remove(&entry)
-            })
-            .map_err(fail)?;
-        let is_itself = target.is_some_and(|(_, target)| Arc::ptr_eq(target, moved));
-        if let Some((target, target_node)) = target.filter(|_| !is_itself) {
-            new_dir.remove_name(&mut meta, rename.new_name).map_err(fail)?;
+        // The new name leads to the file before the old one goes: a crash may leave both, not none.
+        if let Some((target, target_node)) = target {
+            // The target's record keeps its name and gets the rest.
+            let at = target_node.record_at().ok_or(Errno::ENOENT)?;
+            moved.store_at(rename.inode, at).map_err(fail)?;
             target_node.lost_name(target);
+            moved.set_record_at(Some(at));
             if target_node.is_dir {
                 rename.new_dir.add_nlink(-1);
             }
-        }
-        let added = new_dir.add_name(&mut meta, rename.new_name, &entry.record);
-        let (_, at) = match added {
-            Ok(added) => added,
-            Err(error) => {
-                // Its own place is free: the old name comes back.
-                let (_, at) = old_dir.add_name(&mut meta, rename.old_name, &entry.record).map_err(fail)?;
-                moved.set_record_at(Some(at));
+            old_dir.remove_entry(&mut meta, &entry).map_err(fail)?;
+        } else {
+            let (added, at) = new_dir.add_name(&mut meta, rename.new_name, &entry.record).map_err(fail)?;
+            if let Err(error) = old_dir.remove_entry(&mut meta, &entry) {
+                let _ = new_dir.remove_entry(&mut meta, &added);
                 return Err(fail(error));
             }
-        };
-        moved.set_record_at(Some(at));
+            moved.set_record_at(Some(at));
+        }
         if moved.is_dir && !Arc::ptr_eq(old_dir, new_dir) {
             moved.set_parent(&mut meta, new_dir.named_cluster()).map_err(fail)?;
             rename.old_dir.add_nlink(-1);
@@ -152,7 +153,7 @@ impl Node {
         old_dir.names_changed(&mut meta, rename.old_dir).map_err(fail)?;
         new_dir.names_changed(&mut meta, rename.new_dir).map_err(fail)?;
         drop(meta);
-        if let Some((target, target_node)) = target.filter(|_| !is_itself) {
+        if let Some((target, target_node)) = target {
             target_node.forget_pages(target);
             target_node.free_if_unused();
         }

@@ -293,12 +293,12 @@ impl Node {
 
     /// Writes what the VFS knows into the record, if it has one. The caller holds [`Fs::meta`].
     pub(crate) fn store(&self, inode: &Inode) -> fat_image::Result<()> {
-        let (Some(at), first) = ({
-            let place = self.place.lock();
-            (place.record, place.first)
-        }) else {
-            return Ok(());
-        };
+        self.record_at().map_or(Ok(()), |at| self.store_at(inode, at))
+    }
+
+    /// Writes that into the record at `at`, which keeps its name.
+    pub(crate) fn store_at(&self, inode: &Inode, at: u64) -> fat_image::Result<()> {
+        let first = self.place.lock().first;
         let mut record = Record::empty();
         let mut raw = [0; 32];
         fat_image::Volume::read(&self.fs.volume, at, &mut raw)?;

@@ -360,6 +360,39 @@ fn a_directory_below_itself_is_refused() {
 }
 
 #[test]
+fn a_target_is_replaced_in_place() {
+    let _alone = alone();
+    let Some(image) = image(&["-F", "12"]) else { return };
+    let mut env = Env::new(&image).unwrap();
+    env.mkdir("/dir").unwrap();
+    env.write("/dir/a file with a long name", 0, b"file").unwrap();
+    env.write("/target", 0, &[1; 5000]).unwrap();
+    env.rename("/dir/a file with a long name", "/TARGET").unwrap();
+    assert_eq!(env.read("/target").unwrap(), b"file");
+    assert_eq!(env.read("/dir/a file with a long name").unwrap_err(), Errno::ENOENT);
+    env.mkdir("/dir/below").unwrap();
+    env.mkdir("/place").unwrap();
+    env.write("/dir/below/file", 0, b"below").unwrap();
+    assert_eq!(env.rename("/place", "/dir"), Err(Errno::ENOTEMPTY));
+    env.rename("/dir/below", "/place").unwrap();
+    assert_eq!(env.read("/place/../place/file").unwrap(), b"below");
+    check(&env.unmount());
+    env.mount().unwrap();
+    assert_eq!(env.read("/place/../place/file").unwrap(), b"below");
+    assert_eq!(env.read("/target").unwrap(), b"file");
+    // A root directory of FAT12 is full at some time.
+    let name = |nr| format!("/with a long name {nr}");
+    let full = (0..).find_map(|nr| env.write(&name(nr), 0, b"").err()).unwrap();
+    assert_eq!(full, Errno::ENOSPC);
+    assert_eq!(env.rename("/target", "/a name that is longer than others were"), Err(Errno::ENOSPC));
+    assert_eq!(env.read("/target").unwrap(), b"file");
+    env.rename("/target", "/place/now a long name").unwrap();
+    env.rename("/place/now a long name", &name(1)).unwrap();
+    assert_eq!(env.read(&name(1)).unwrap(), b"file");
+    check(&env.unmount());
+}
+
+#[test]
 fn names_swap() {
     let _alone = alone();
     let Some(image) = image(&["-F", "12"]) else { return };
