@@ -7,7 +7,7 @@ use fat_image::dir::Dir;
 use hal::sync::LazyLock;
 use vfs::{DirEmit, File, FileOps, SyncMode, Whence};
 
-use crate::node::{ROOT_INO, node};
+use crate::node::node;
 
 /// The operations have no state, so one object serves all open directories.
 pub(crate) static DIRECTORY: LazyLock<Arc<dyn FileOps>> = LazyLock::new(|| Arc::new(Directory));
@@ -42,7 +42,7 @@ impl FileOps for Directory {
                     let is_sane = !entry.name.contains('/') && !entry.name.contains('\0');
                     let kind = if entry.record.is_dir() { 4 } else { 8 };
                     let next = DOTS + u64::from(entry.at) + 32;
-                    if is_sane && !emit.emit(entry.name.as_bytes(), at / 32 + ROOT_INO + 1, kind, next) {
+                    if is_sane && !emit.emit(entry.name.as_bytes(), fs.shown_ino(at), kind, next) {
                         return Some(());
                     }
                     *pos = next;

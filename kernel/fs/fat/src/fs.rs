@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use abi::{Errno, Result};
 use block::{BlockDevice, Claim};
@@ -28,6 +28,8 @@ pub(crate) struct Fs {
     pub(crate) meta: Mutex<Meta>,
     /// Inodes in memory, by the place of their records.
     pub(crate) known: SpinLock<BTreeMap<u64, Weak<Inode>>>,
+    /// The number of the next inode.
+    pub(crate) next_ino: AtomicU64,
     /// Inodes with dirty pages; they are kept alive here.
     pub(crate) dirty: SpinLock<BTreeMap<usize, Arc<Inode>>>,
     /// Inodes without names whose clusters are being freed.

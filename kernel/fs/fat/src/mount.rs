@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use abi::fs::Statfs;
 use abi::{Errno, Result};
@@ -19,6 +19,7 @@ use vfs::{Dentry, FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps,
 
 use crate::cache::Cache;
 use crate::fs::{Fs, Meta, errno};
+use crate::node::ROOT_INO;
 use crate::options::{self, Options};
 
 /// `MSDOS_SUPER_MAGIC`.
@@ -182,6 +183,7 @@ fn open(
         volume,
         meta: Mutex::new("fat.meta", Meta { table }),
         known: SpinLock::new("fat.known", BTreeMap::new()),
+        next_ino: AtomicU64::new(ROOT_INO + 1),
         dirty: SpinLock::new("fat.dirty", BTreeMap::new()),
         nr_evictions: AtomicU32::new(0),
         evicted: WaitQueue::new(),

@@ -97,11 +97,25 @@ fn mode_of(record: &Record, options: &Options) -> u32 {
 impl Fs {
     /// The inode whose short record `record` is at `at` on the volume. The caller holds a lock that keeps it there.
     pub(crate) fn inode(self: &Arc<Self>, at: u64, record: &Record, meta: &mut Meta) -> Result<Arc<Inode>> {
-        if let Some(inode) = self.known.lock().get(&at).and_then(Weak::upgrade) {
+        if let Some(inode) = self.known_at(at) {
             return Ok(inode);
         }
         let place = Place { record: Some(at), chain: None, first: record.cluster(&self.layout) };
-        self.instantiate(at / 32 + ROOT_INO + 1, record, place, meta)
+        self.instantiate(self.new_ino(), record, place, meta)
+    }
+
+    fn known_at(&self, at: u64) -> Option<Arc<Inode>> {
+        self.known.lock().get(&at).and_then(Weak::upgrade)
+    }
+
+    /// A number that no inode had. Records have none, and one by its place would stay with a file that moves away.
+    fn new_ino(&self) -> u64 {
+        self.next_ino.fetch_add(1, Relaxed)
+    }
+
+    /// The inode number to show for the record at `at`: a new one, as on Linux, while no inode of it is in memory.
+    pub(crate) fn shown_ino(&self, at: u64) -> u64 {
+        self.known_at(at).map_or_else(|| self.new_ino(), |inode| inode.ino())
     }
 
     /// The root directory.

@@ -392,6 +392,38 @@ fn a_target_is_replaced_in_place() {
     check(&env.unmount());
 }
 
+#[derive(Default)]
+struct Listed(Vec<(Vec<u8>, u64)>);
+
+impl vfs::DirEmit for Listed {
+    fn emit(&mut self, name: &[u8], ino: u64, _kind: u8, _next: u64) -> bool {
+        self.0.push((name.to_vec(), ino));
+        true
+    }
+}
+
+#[test]
+fn inodes_have_numbers_of_their_own() {
+    let _alone = alone();
+    let Some(image) = image(&["-F", "12"]) else { return };
+    let mut env = Env::new(&image).unwrap();
+    let ino = |env: &Env, name: &str| env.open(name, OpenFlags::empty()).unwrap().inode().ino();
+    env.mkdir("/dir").unwrap();
+    env.write("/one", 0, b"1").unwrap();
+    let moved = env.open("/one", OpenFlags::empty()).unwrap();
+    env.rename("/one", "/dir/one").unwrap();
+    // It takes the record that became free.
+    env.write("/two", 0, b"2").unwrap();
+    assert_eq!(ino(&env, "/dir/one"), moved.inode().ino());
+    assert_ne!(ino(&env, "/two"), moved.inode().ino());
+    let mut listed = Listed::default();
+    let dir = env.open("/dir", OpenFlags::DIRECTORY).unwrap();
+    dir.ops().readdir(&dir, &mut 0, &mut listed).unwrap();
+    assert!(listed.0.contains(&(b"one".to_vec(), moved.inode().ino())), "{:?}", listed.0);
+    drop((dir, moved));
+    check(&env.unmount());
+}
+
 #[test]
 fn names_swap() {
     let _alone = alone();
