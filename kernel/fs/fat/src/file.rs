@@ -2,6 +2,7 @@
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::*;
 
 use abi::{Errno, Result};
 use block::{Bio, BioFlags};
@@ -38,7 +39,7 @@ impl FileOps for Regular {
         if pos > inode.size() {
             node.grow(inode, pos)?;
         }
-        let done = mapping(inode)?.write(pos, src)?;
+        let done = node.write_at(inode, pos, src)?;
         let is_sync = abi::fs::OpenFlags::SYNC | abi::fs::OpenFlags::DSYNC;
         if file.flags().intersects(is_sync) && done > 0 {
             inode.touch_mtime();
@@ -89,7 +90,10 @@ impl Node {
     /// Sets the size. `ENOSPC`, `EFBIG`.
     pub(crate) fn set_size(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
         if size > inode.size() {
-            self.grow(inode, size)?;
+            self.opened();
+            let grown = self.grow(inode, size);
+            self.closed();
+            grown?;
             return self.write_record(inode);
         }
         let frozen = mapping(inode)?.freeze();
@@ -98,6 +102,43 @@ impl Node {
         self.fs.with(|meta| {
             self.with_chain(meta, |meta, list| {
                 free_chain(&self.fs.layout, &self.fs.volume, &mut meta.table, list, keep)
+            })?;
+            self.store(inode)
+        })
+    }
+
+    /// Writes `src` to the pages, which have clusters then.
+    fn write_at(&self, inode: &Inode, pos: u64, src: &mut Src<'_>) -> Result<usize> {
+        // A dirty page is not asked for again, and may have lost the clusters behind the end when the file was closed.
+        let page_end = (pos / PAGE_SIZE as u64 + 1) << PAGE_SHIFT;
+        self.reserve(page_end.min(pos.saturating_add(src.remaining() as u64)))?;
+        mapping(inode)?.write(pos, src)
+    }
+
+    /// Gives the file clusters for its bytes up to `end`, if need be when those of removed files are free.
+    fn reserve(&self, end: u64) -> Result<()> {
+        if self.has_clusters_to(end) {
+            return Ok(());
+        }
+        if self.extend_chain(end) == Err(Errno::ENOSPC) {
+            self.fs.wait_for_evictions();
+            self.extend_chain(end)?;
+        }
+        Ok(())
+    }
+
+    /// Frees the clusters behind the end that pages were given, unless somebody may be about to write to them.
+    pub(crate) fn free_spare(&self, inode: &Inode) -> Result<()> {
+        let fs = &self.fs;
+        fs.with(|meta| {
+            self.with_chain(meta, |meta, list| {
+                self.has_spare.store(true, SeqCst);
+                // Who opens it from now on waits for the lock before it sees its clusters.
+                if self.nr_open.load(SeqCst) > 0 || !self.has_spare.swap(false, SeqCst) {
+                    return Ok(());
+                }
+                let keep = inode.size().div_ceil(fs.layout.cluster_size.into()) as usize;
+                free_chain(&fs.layout, &fs.volume, &mut meta.table, list, keep)
             })?;
             self.store(inode)
         })
@@ -113,7 +154,7 @@ impl Node {
         while at < size {
             let len = (size - at).min(PAGE_SIZE as u64 - at % PAGE_SIZE as u64) as usize;
             let zeroes = ZEROES.get(..len).unwrap_or_default();
-            match mapping.write(at, &mut Src::kernel(zeroes)) {
+            match self.write_at(inode, at, &mut Src::kernel(zeroes)) {
                 Ok(done) if done > 0 => at += done as u64,
                 failed => {
                     mapping.truncate(old);
@@ -168,20 +209,6 @@ impl Node {
         Ok(())
     }
 
-    /// Has as many clusters as a file of `size` bytes needs: a page may have been given more than its file has bytes for.
-    fn fit_chain(&self, size: u64) -> Result<()> {
-        let fs = &self.fs;
-        let need = size.div_ceil(fs.layout.cluster_size.into()) as usize;
-        fs.with(|meta| {
-            self.with_chain(meta, |meta, list| {
-                while list.len() < need {
-                    meta.table.append(&fs.layout, &fs.volume, list)?;
-                }
-                free_chain(&fs.layout, &fs.volume, &mut meta.table, list, need)
-            })
-        })
-    }
-
     /// Gives the file clusters for its bytes up to `end`.
     fn extend_chain(&self, end: u64) -> Result<()> {
         let fs = &self.fs;
@@ -189,6 +216,7 @@ impl Node {
         fs.with(|meta| {
             self.with_chain(meta, |meta, list| {
                 while (list.len() as u64) * size < end {
+                    self.has_spare.store(true, SeqCst);
                     meta.table.append(&fs.layout, &fs.volume, list)?;
                 }
                 Ok(())
@@ -229,7 +257,7 @@ impl PageSource for Node {
         let sector = u64::from(self.fs.layout.sector_size);
         let (from, end) = (first << PAGE_SHIFT, (first + frames.len() as u64) << PAGE_SHIFT);
         let size = self.size();
-        self.fit_chain(size)?;
+        self.extend_chain(size)?;
         let to = end.min(size.next_multiple_of(sector));
         let runs = self.runs(from, to)?;
         let covered: u64 = runs.iter().map(|run| run.len).sum();
@@ -247,10 +275,7 @@ impl PageSource for Node {
         let size = u64::from(self.fs.layout.cluster_size);
         let max = self.vfs.get().and_then(Weak::upgrade).map_or(0, |inode| inode.sb().max_bytes());
         let end = ((idx + 1) << PAGE_SHIFT).min(max.next_multiple_of(size));
-        if self.extend_chain(end) == Err(Errno::ENOSPC) {
-            self.fs.wait_for_evictions();
-            self.extend_chain(end)?;
-        }
+        self.reserve(end)?;
         self.pages_dirty();
         Ok(())
     }

@@ -41,7 +41,9 @@ pub(crate) struct Node {
     /// It has no name: its clusters go with the last open file.
     is_gone: AtomicBool,
     /// Open files.
-    nr_open: AtomicU32,
+    pub(crate) nr_open: AtomicU32,
+    /// It may have clusters behind its end, which pages were given before they were written to.
+    pub(crate) has_spare: AtomicBool,
     pub(crate) is_dir: bool,
 }
 
@@ -162,6 +164,7 @@ impl Fs {
             attributes: AtomicU32::new(record.attributes.into()),
             is_gone: AtomicBool::new(false),
             nr_open: AtomicU32::new(0),
+            has_spare: AtomicBool::new(false),
             is_dir,
         });
         let init = InodeInit {
@@ -213,6 +216,12 @@ impl Node {
         result
     }
 
+    /// Whether it is known to have clusters for its bytes up to `end`.
+    pub(crate) fn has_clusters_to(&self, end: u64) -> bool {
+        let size = u64::from(self.fs.layout.cluster_size);
+        self.place.lock().chain.as_ref().is_some_and(|list| list.len() as u64 * size >= end)
+    }
+
     /// Where its record is. `None`: it has none.
     pub(crate) fn record_at(&self) -> Option<u64> {
         self.place.lock().record
@@ -248,23 +257,36 @@ impl Node {
         self.nr_open.fetch_add(1, SeqCst);
     }
 
-    /// An open file of it ends; with the last one its clusters go, if it has no name.
-    pub(crate) fn closed(self: &Arc<Self>) {
-        if self.nr_open.fetch_sub(1, SeqCst) == 1 && self.is_gone.load(SeqCst) {
-            self.free_later();
+    /// An open file of it ends; with the last one its clusters go, if it has no name, or those behind its end.
+    pub(crate) fn closed(&self) {
+        if self.nr_open.fetch_sub(1, SeqCst) > 1 {
+            return;
+        }
+        let Some(inode) = self.vfs.get().and_then(Weak::upgrade) else { return };
+        let Ok(node) = node(&inode).cloned() else { return };
+        if self.is_gone.load(SeqCst) {
+            node.free_later();
+        } else if !inode.sb().is_readonly() && self.has_spare.swap(false, SeqCst) {
+            // The inode is kept for that, so that no other one has the clusters.
+            node.later(move |node| node.free_spare(&inode));
         }
     }
 
     /// Frees its clusters soon: that does I/O, and the last user may hold locks.
     fn free_later(self: &Arc<Self>) {
-        let node = self.clone();
         // What write-back would give clusters again.
         if let Some(inode) = self.vfs.get().and_then(Weak::upgrade) {
             self.forget_pages(&inode);
         }
+        self.later(|node| node.free_all());
+    }
+
+    /// Has `free` free clusters soon; sync(2) waits for it.
+    fn later(self: &Arc<Self>, free: impl FnOnce(&Node) -> Result<()> + Send + 'static) {
+        let node = self.clone();
         node.fs.nr_evictions.fetch_add(1, SeqCst);
         sched::workqueue::queue(Box::new(move || {
-            if let Err(errno) = node.free_all() {
+            if let Err(errno) = free(&node) {
                 log::error!("FAT-fs ({}): clusters are not freed: {errno}", node.fs.device.name());
             }
             node.fs.nr_evictions.fetch_sub(1, SeqCst);

@@ -392,6 +392,35 @@ fn a_target_is_replaced_in_place() {
     check(&env.unmount());
 }
 
+#[test]
+fn clusters_behind_the_end_go_with_the_last_file() {
+    let _alone = alone();
+    let Some(image) = image(&["-F", "32", "-s", "1"]) else { return };
+    let mut env = Env::new(&image).unwrap();
+    let free = |env: &Env| {
+        let sb = env.view.as_ref().unwrap().0.sb().clone();
+        sb.ops().statfs(&sb).unwrap().f_bfree
+    };
+    let before = free(&env);
+    let file = env.open("/file", OpenFlags::CREAT | OpenFlags::RDWR).unwrap();
+    vfs::rw::pwrite(&file, &mut Src::kernel(b"x"), 0, u64::MAX).unwrap();
+    assert_eq!(before - free(&env), 8);
+    env.sync();
+    assert_eq!(before - free(&env), 8);
+    drop(file);
+    env.sync();
+    settle();
+    env.sync();
+    assert_eq!(before - free(&env), 1);
+    env.write("/file", 1, &[b'x'; 600]).unwrap();
+    let path = env.open("/file", OpenFlags::empty()).unwrap().path().clone();
+    vfs::attr::truncate(&path, 700, u64::MAX, &env.cred).unwrap();
+    drop(path);
+    env.sync();
+    assert_eq!(before - free(&env), 2);
+    check(&env.unmount());
+}
+
 #[derive(Default)]
 struct Listed(Vec<(Vec<u8>, u64)>);
 
