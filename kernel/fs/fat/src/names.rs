@@ -133,6 +133,7 @@ impl Node {
             moved.store_at(rename.inode, at).map_err(fail)?;
             target_node.lost_name(target);
             moved.set_record_at(Some(at));
+            moved.set_parent_node(new_dir);
             if target_node.is_dir {
                 rename.new_dir.add_nlink(-1);
             }
@@ -144,6 +145,7 @@ impl Node {
                 return Err(fail(error));
             }
             moved.set_record_at(Some(at));
+            moved.set_parent_node(new_dir);
         }
         if moved.is_dir && !Arc::ptr_eq(old_dir, new_dir) {
             moved.set_parent(&mut meta, new_dir.named_cluster()).map_err(fail)?;
@@ -177,6 +179,8 @@ impl Node {
         one.set_record_at(None);
         other.set_record_at(Some(here));
         one.set_record_at(Some(there));
+        other.set_parent_node(old_dir);
+        one.set_parent_node(new_dir);
         for (node, inode) in [(one, rename.inode), (other, target)] {
             node.store(inode).map_err(fail)?;
         }
@@ -243,7 +247,7 @@ impl InodeOps for Ops {
         let Some((entry, at)) = self.0.find(&mut meta, name).map_err(|error| fs.failed(error))? else {
             return Ok(None);
         };
-        fs.inode(at, &entry.record, &mut meta).map(Some)
+        fs.inode(at, &entry.record, &self.0, &mut meta).map(Some)
     }
 
     fn revalidate(&self, _dir: &Arc<Inode>, name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
@@ -289,7 +293,7 @@ impl InodeOps for Ops {
             dir.add_nlink(1);
         }
         self.0.names_changed(&mut meta, dir).map_err(fail)?;
-        fs.inode(at, &entry.record, &mut meta)
+        fs.inode(at, &entry.record, &self.0, &mut meta)
     }
 
     fn unlink(&self, dir: &Arc<Inode>, name: &[u8], inode: &Arc<Inode>) -> Result<()> {

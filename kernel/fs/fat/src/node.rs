@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) fs: Arc<Fs>,
     pub(crate) vfs: Once<Weak<Inode>>,
     place: SpinLock<Place>,
+    /// The directory that it is in.
+    parent: SpinLock<Weak<Node>>,
     attributes: AtomicU32,
     /// It has no name: its clusters go with the last open file.
     is_gone: AtomicBool,
@@ -97,13 +99,30 @@ fn mode_of(record: &Record, options: &Options) -> u32 {
 }
 
 impl Fs {
-    /// The inode whose short record `record` is at `at` on the volume. The caller holds a lock that keeps it there.
-    pub(crate) fn inode(self: &Arc<Self>, at: u64, record: &Record, meta: &mut Meta) -> Result<Arc<Inode>> {
-        if let Some(inode) = self.known_at(at) {
-            return Ok(inode);
+    /// The inode whose short record `record` is at `at` on the volume, in the directory `parent`. The caller holds a lock
+    /// that keeps it there. `ELOOP`: a directory that is in another one, too, as damage may have it.
+    pub(crate) fn inode(
+        self: &Arc<Self>,
+        at: u64,
+        record: &Record,
+        parent: &Arc<Node>,
+        meta: &mut Meta,
+    ) -> Result<Arc<Inode>> {
+        let inode = match self.known_at(at) {
+            Some(inode) => inode,
+            None => {
+                let place = Place { record: Some(at), chain: None, first: record.cluster(&self.layout) };
+                self.instantiate(self.new_ino(), record, place, meta)?
+            }
+        };
+        let node = node(&inode)?;
+        let old = node.parent.lock().upgrade();
+        match old {
+            Some(old) if node.is_dir && !Arc::ptr_eq(&old, parent) => return Err(Errno::ELOOP),
+            Some(_) => {}
+            None => node.set_parent_node(parent),
         }
-        let place = Place { record: Some(at), chain: None, first: record.cluster(&self.layout) };
-        self.instantiate(self.new_ino(), record, place, meta)
+        Ok(inode)
     }
 
     fn known_at(&self, at: u64) -> Option<Arc<Inode>> {
@@ -161,6 +180,7 @@ impl Fs {
             fs: self.clone(),
             vfs: Once::new(),
             place: SpinLock::new("fat.node.place", place),
+            parent: SpinLock::new("fat.node.parent", Weak::new()),
             attributes: AtomicU32::new(record.attributes.into()),
             is_gone: AtomicBool::new(false),
             nr_open: AtomicU32::new(0),
@@ -244,6 +264,11 @@ impl Node {
         if let (Some(at), Some(weak)) = (at, weak) {
             known.insert(at, weak);
         }
+    }
+
+    /// It is in the directory `parent` from now on. Called with [`Fs::meta`] held.
+    pub(crate) fn set_parent_node(&self, parent: &Arc<Node>) {
+        *self.parent.lock() = Arc::downgrade(parent);
     }
 
     /// It has no name any more.

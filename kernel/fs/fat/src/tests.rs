@@ -342,13 +342,14 @@ fn a_directory_below_itself_is_refused() {
     let _alone = alone();
     let Some(image) = image(&["-F", "16", "-s", "1"]) else { return };
     let mut env = Env::new(&image).unwrap();
-    for name in ["/DIR", "/DIR/SUB", "/DIR/SUB/LOW"] {
+    for name in ["/DIR", "/DIR/SUB", "/DIR/SUB/LOW", "/OTHER"] {
         env.mkdir(name).unwrap();
     }
     let mut image = env.unmount();
     // The cluster numbers of SUB and LOW become that of DIR.
     let place = |name: &[u8; 11]| image.windows(11).position(|part| part == name).unwrap() + 26;
-    let [dir, sub, low] = [b"DIR        ", b"SUB        ", b"LOW        "].map(place);
+    let [dir, sub, low, other] = [b"DIR        ", b"SUB        ", b"LOW        ", b"OTHER      "].map(place);
+    let original = image.clone();
     let first = [image[dir], image[dir + 1]];
     image[low..low + 2].copy_from_slice(&first);
     image[sub..sub + 2].copy_from_slice(&first);
@@ -357,6 +358,16 @@ fn a_directory_below_itself_is_refused() {
     let rmdir = |name: &str| vfs::namespace::rmdirat(&env.ctx(), At::Cwd, name.as_bytes());
     assert_eq!(rmdir("/DIR/SUB/SUB"), Err(Errno::ELOOP));
     assert_eq!(env.rename("/DIR/SUB/SUB", "/x"), Err(Errno::ELOOP));
+    // Two directories that are one: what is in them is found in the first only.
+    let mut image = original;
+    image[other..other + 2].copy_from_slice(&first);
+    drop(env);
+    let env = Env::new(&image).unwrap();
+    assert!(env.open("/DIR/SUB/LOW", OpenFlags::empty()).is_ok());
+    assert_eq!(env.open("/OTHER/SUB", OpenFlags::empty()).unwrap_err(), Errno::ELOOP);
+    env.rename("/DIR/SUB", "/SUB").unwrap();
+    env.rename("/SUB", "/DIR/SUB").unwrap();
+    assert!(env.open("/DIR/sub/LOW", OpenFlags::empty()).is_ok());
 }
 
 #[test]
