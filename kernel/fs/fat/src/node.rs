@@ -75,11 +75,13 @@ fn times_of(record: &Record) -> Times {
 /// Puts times into a record; a time of creation that is 0 stays out.
 pub(crate) fn put_times(record: &mut Record, times: &Times) {
     let (mdate, mtime, _) = time::encode(times.mtime.tv_sec, 0);
-    (record.mdate.set(mdate), record.mtime.set(mtime));
+    record.mdate.set(mdate);
+    record.mtime.set(mtime);
     record.adate.set(time::encode(times.atime.tv_sec, 0).0);
     let (date, clock, fine) =
         time::encode(times.btime.tv_sec, u32::try_from(times.btime.tv_nsec).unwrap_or(0));
-    (record.cdate.set(date), record.ctime.set(clock));
+    record.cdate.set(date);
+    record.ctime.set(clock);
     record.ctime_fine = fine;
 }
 

@@ -125,7 +125,7 @@ impl Layout {
             return Err(Error::Corrupt("larger than the device, or of an unknown version"));
         }
         let root_len = u32::from(le16(boot, 17)) * RECORD_LEN;
-        if root_len % sector_size != 0 || !is_wide && root_len == 0 {
+        if !root_len.is_multiple_of(sector_size) || !is_wide && root_len == 0 {
             return Err(Error::Corrupt("length of the root directory"));
         }
         let root_at = reserved + u64::from(nr_tables) * table_sectors;

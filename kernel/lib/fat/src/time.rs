@@ -42,7 +42,7 @@ pub fn encode(seconds: i64, nanoseconds: u32) -> (u16, u16, u8) {
     let (day, rest) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
     let (year, month, date) = civil(day);
     let date = (year - 1980) << 9 | month << 5 | date;
-    let time = (rest / 3600) << 11 | (rest / 60 % 60) << 5 | rest % 60 / 2;
+    let time = (rest / 3600) << 11 | (rest / 60 % 60) << 5 | (rest % 60 / 2);
     let fine = rest % 2 * 100 + i64::from(nanoseconds / 10_000_000);
     (date as u16, time as u16, fine.min(199) as u8)
 }

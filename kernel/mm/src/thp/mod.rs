@@ -105,7 +105,7 @@ fn alloc(effort: Effort) -> Option<HugeFrame> {
     alloc_for(page_flags::ANON, effort)
 }
 
-/// As [`alloc`] for pages with `flags`.
+/// As [`alloc()`] for pages with `flags`.
 fn alloc_for(flags: u32, effort: Effort) -> Option<HugeFrame> {
     let huge = HugeFrame::alloc_user_zeroed(flags);
     if huge.is_some() || effort == Effort::None {
