@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 use abi::{Errno, Result};
 use block::{BioFlags, BlockDevice};
 use ext4_image::extent::{Mapping as Found, RemoveOutcome};
-use ext4_image::inode::{self as disk, ROOT_INO};
+use ext4_image::inode::{self as disk, ROOT_INO, flags};
 use ext4_image::journal::{Log, recover};
 use ext4_image::superblock::{self, Incompat, RawSuper};
-use ext4_image::{Block, Error, Layout, Support, dir, orphan};
+use ext4_image::{Block, Error, Layout, Support, dir, inline, orphan};
 use sched::{Interruptible, Mutex};
 use vfs::dentry::Dentry;
 use vfs::params::Param;
@@ -21,6 +21,7 @@ use crate::disk::Disk;
 use crate::error::errno;
 use crate::fs::Fs;
 use crate::journal::Journal;
+use crate::node::has_blocks;
 use crate::options::{self, DataMode, Options};
 use crate::state::{State, View};
 use crate::superops::Super;
@@ -398,6 +399,13 @@ impl Fs {
         loop {
             let outcome = self.begin()?.run(|layout, txn| {
                 let mut raw = disk::Inode::load(layout, txn, ino)?;
+                if !has_blocks(layout, &raw) {
+                    if raw.is_regular() && raw.has_flags(flags::INLINE_DATA) {
+                        inline::cut_file(&mut raw)?;
+                    }
+                    txn.remove_orphan(layout, &mut raw)?;
+                    return Ok(RemoveOutcome::Done);
+                }
                 let first = raw.size().div_ceil(layout.block_size as u64);
                 let first = u32::try_from(first).map_err(|_| Error::Corrupt("size of an orphan"))?;
                 let outcome = dir::unmap(layout, txn, &mut raw, first, 1 << 32, 8)?;

@@ -180,7 +180,7 @@ impl Fs {
 }
 
 /// Whether the inode with record `raw` may have blocks in its map.
-fn has_blocks(layout: &Layout, raw: &disk::Inode) -> bool {
+pub(crate) fn has_blocks(layout: &Layout, raw: &disk::Inode) -> bool {
     !raw.has_flags(flags::INLINE_DATA)
         && !raw.is_short_link(layout)
         && (raw.is_regular() || raw.is_dir() || raw.is_symlink())

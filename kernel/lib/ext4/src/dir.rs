@@ -55,6 +55,8 @@ pub fn map(layout: &Layout, blocks: &dyn Blocks, inode: &Inode, logical: u32) ->
 }
 
 /// Frees the file's blocks in `from..to`; `more` of it has to be done when [`extent::RemoveOutcome::More`] comes.
+///
+/// `Corrupt`: its contents lie in the inode, where the map of blocks would be.
 pub fn unmap(
     layout: &Layout,
     edit: &mut dyn Edit,
@@ -63,6 +65,9 @@ pub fn unmap(
     to: u64,
     budget: usize,
 ) -> Result<extent::RemoveOutcome> {
+    if inode.has_flags(flags::INLINE_DATA) {
+        return Err(Error::Corrupt("blocks of a file that lies in its inode"));
+    }
     if inode.has_flags(flags::EXTENTS) {
         extent::remove(layout, edit, inode, from, to, budget)
     } else {

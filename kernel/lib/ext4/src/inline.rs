@@ -38,6 +38,22 @@ pub fn file(inode: &Inode) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Clears what the file `inode` has behind its size. It is not stored.
+pub fn cut_file(inode: &mut Inode) -> Result<()> {
+    let size = usize::try_from(inode.size()).unwrap_or(usize::MAX);
+    if let Some(rest) = inode.map_mut().get_mut(size..) {
+        rest.fill(0);
+    }
+    let part = xattr::inline_data(inode)?.unwrap_or_default();
+    match part.get(..size.saturating_sub(MAP_LEN)) {
+        Some(kept) if kept.len() < part.len() => {
+            let kept = Vec::from(kept);
+            xattr::set_inline(inode, Some(&kept))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes `inode` one with a map of blocks, which is empty: its contents are lost. It is not stored.
 fn leave(layout: &Layout, inode: &mut Inode) -> Result<()> {
     xattr::set_inline(inode, None)?;

@@ -71,6 +71,26 @@ pub fn image(args: &[&str], size: u64) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// `image` after the commands `script` of debugfs; `None`, with a message, where that is not installed.
+pub fn debugfs(image: &[u8], script: &str) -> Option<Vec<u8>> {
+    let (path, commands) = (scratch("image"), scratch("script"));
+    std::fs::write(&path, image).unwrap();
+    std::fs::write(&commands, script).unwrap();
+    let output = tool("debugfs").arg("-w").arg("-f").arg(&commands).arg(&path).output();
+    let bytes = std::fs::read(&path).unwrap();
+    let _ = (std::fs::remove_file(&path), std::fs::remove_file(&commands));
+    match output {
+        Ok(output) => {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Some(bytes)
+        }
+        Err(error) => {
+            eprintln!("skipped: debugfs (package e2fsprogs) cannot run: {error}");
+            None
+        }
+    }
+}
+
 /// Fails unless e2fsck finds nothing to complain about.
 #[track_caller]
 pub fn fsck(bytes: &[u8]) {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use abi::fs::{OpenFlags, RenameFlags};
 use hal::uio::Src;
 
-use super::env::{Env, Random, alone, fsck, image, pattern};
+use super::env::{Env, Random, alone, debugfs, fsck, image, pattern};
 
 const NR_FILES: usize = 24;
 
@@ -73,6 +73,31 @@ fn files_leave_their_inodes() {
         }
         fsck(&env.unmount());
     }
+}
+
+#[test]
+fn orphans_with_names_are_cut_in_their_inodes() {
+    let _alone = alone();
+    let Some(image) = inline_image("1024", "inline_data") else { return };
+    // As a crash leaves files that were being cut: the size is the new one. They have 130 bytes, more than 60.
+    let cuts = [(6, 61), (14, 60), (22, 7)];
+    let mut env = Env::new(&image);
+    let inos = cuts.map(|(nr, _)| env.stat(&name(nr)).unwrap().st_ino);
+    let mut script = format!("set_super_value last_orphan {}\n", inos[0]);
+    for (at, (nr, size)) in cuts.iter().enumerate() {
+        let next = inos.get(at + 1).copied().unwrap_or(0);
+        let file = name(*nr);
+        script += &format!("set_inode_field {file} size {size}\nset_inode_field {file} dtime @{next}\n");
+    }
+    let Some(image) = debugfs(&env.unmount(), &script) else { return };
+    let mut env = Env::new(&image);
+    for nr in 0..NR_FILES {
+        let size = cuts.iter().find(|(cut, _)| *cut == nr).map_or(len(nr), |(_, size)| *size);
+        assert_eq!(env.get(&name(nr)).unwrap(), pattern(len(nr), nr as u64)[..size], "{nr}");
+    }
+    let bytes = env.unmount();
+    assert_eq!(bytes[1024 + 0xe8..][..4], [0; 4], "the list of orphans");
+    fsck(&bytes);
 }
 
 #[test]
