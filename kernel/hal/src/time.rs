@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use crate::arch;
 use crate::clock::Scale;
-use crate::sync::SeqLock;
+use crate::sync::{IrqLock, SeqLock};
 
 /// Nanoseconds since boot; never goes back, the same on all CPUs (CLOCK_MONOTONIC). Its rate can be changed: [`set_rate`].
 #[inline]
@@ -94,8 +94,12 @@ pub fn set_wall_ns(wall_ns: i64) {
     publish();
 }
 
+/// Held by whoever gathers and publishes how the clocks differ, or what is older could be published last.
+static PUBLISHING: IrqLock<()> = IrqLock::new("hal.time.publish", ());
+
 /// Tells the vDSO how the clocks differ.
 fn publish() {
+    let _publishing = PUBLISHING.lock();
     crate::vdso::update_clock(&crate::vdso::ClockData {
         realtime_offset_ns: wall_base_ns(),
         boottime_offset_ns: 0,
