@@ -94,6 +94,13 @@ pub fn set_wall_ns(wall_ns: i64) {
     publish();
 }
 
+/// Moves the wall clock by `by_ns` nanoseconds, for the vDSO's readers too.
+pub fn step_wall_ns(by_ns: i64) {
+    let step = |adjustment: i64| Some(adjustment.saturating_add(by_ns));
+    let _stepped = WALL_ADJUSTMENT_NS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step);
+    publish();
+}
+
 /// Held by whoever gathers and publishes how the clocks differ, or what is older could be published last.
 static PUBLISHING: IrqLock<()> = IrqLock::new("hal.time.publish", ());
 

@@ -20,7 +20,7 @@ use ntp::{Discipline, Request, TICK_US, TOLERANCE, adj, sta};
 use sched::{Mutex, Timer};
 use security::Cap;
 
-use crate::time::{set_wall, step_wall, wall_ns};
+use crate::time::{offset_wall, step_wall, wall_ns};
 
 /// `struct timex` in words of 64 bits; the places that are used follow.
 pub(crate) type Timex = [u64; 26];
@@ -139,7 +139,7 @@ pub(crate) fn adjust(timex: &mut Timex) -> Result<usize> {
         let unit = if modes & adj::NANO != 0 { 1 } else { 1000 };
         let by = i128::from(timex[TIME_SEC] as i64) * i128::from(NSEC_PER_SEC)
             + i128::from(timex[TIME_USEC] * unit);
-        set_wall(u64::try_from(i128::from(wall_ns()) + by).map_err(|_| Errno::EINVAL)?)?;
+        offset_wall(by)?;
     }
     let mut state = STATE.lock();
     catch_up(&mut state);

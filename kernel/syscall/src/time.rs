@@ -100,27 +100,43 @@ pub(crate) fn set_wall(ns: u64) -> Result<usize> {
         return Err(Errno::EINVAL);
     }
     crate::require(Cap::SYS_TIME)?;
-    if ns < now_ns() {
-        return Err(Errno::EINVAL);
-    }
     {
         let _setting = SETTING.lock();
-        move_wall(ns as i64);
+        check_settable(ns)?;
+        move_wall(|| hal::time::set_wall_ns(ns as i64));
     }
     adjtime::clock_was_set();
     Ok(0)
 }
 
+/// Sets the wall clock `by_ns` on or back, and whatever waits for a time of it. `EINVAL`: as for [`set_wall`].
+pub(crate) fn offset_wall(by_ns: i128) -> Result<()> {
+    {
+        let _setting = SETTING.lock();
+        let ns = u64::try_from(i128::from(wall_ns()).saturating_add(by_ns)).map_err(|_| Errno::EINVAL)?;
+        check_settable(ns)?;
+        let by_ns = i64::try_from(by_ns).map_err(|_| Errno::EINVAL)?;
+        move_wall(|| hal::time::step_wall_ns(by_ns));
+    }
+    adjtime::clock_was_set();
+    Ok(())
+}
+
+/// Whether the wall clock can be set to `ns`. `EINVAL`.
+fn check_settable(ns: u64) -> Result<()> {
+    if ns / NSEC_PER_SEC >= LAST_SETTABLE_SEC || ns < now_ns() { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
 /// Moves the wall clock by `by_ns`, for a leap second.
 pub(crate) fn step_wall(by_ns: i64) {
     let _setting = SETTING.lock();
-    move_wall((wall_ns() as i64).saturating_add(by_ns));
+    move_wall(|| hal::time::step_wall_ns(by_ns));
 }
 
-/// Sets the wall clock to `ns`, with [`SETTING`] held.
-fn move_wall(ns: i64) {
+/// Sets the wall clock by `change`, with [`SETTING`] held.
+fn move_wall(change: impl FnOnce()) {
     let before = wall_base_ns();
-    hal::time::set_wall_ns(ns);
+    change();
     let moved_ns = wall_base_ns().saturating_sub(before);
     timer::clock_was_set(moved_ns);
     events::timerfd::clock_was_set(moved_ns);
