@@ -97,8 +97,11 @@ impl FileOps for Regular {
 
     fn fsync(&self, file: &File, mode: SyncMode) -> Result<()> {
         let this = overlay(file.inode())?;
-        if this.upper().is_none() || this.fs.options.volatile {
-            return Ok(());
+        let Some(upper) = this.upper().filter(|_| !this.fs.options.volatile) else { return Ok(()) };
+        if this.is_metacopy() {
+            // What changed are the attributes, which are in the upper file; the data is that of a lower layer.
+            let real = open_real(&this.fs, upper, OpenFlags::empty())?;
+            return fcntl::fsync(&real, mode);
         }
         fcntl::fsync(self.real(file)?, mode)
     }
