@@ -264,6 +264,16 @@ fn programs_and_mappings() {
     // A program that runs cannot be written.
     let status = std::process::Command::new(at("m/prog")).arg("--list").stdout(std::process::Stdio::null()).status();
     assert!(status.is_ok());
+    let mut running = std::process::Command::new(at("m/prog"))
+        .args([MARK, "hold", "0"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert_eq!(open(&path("m/prog"), O_WRONLY | O_TRUNC), Err(ETXTBSY));
+    let len = |name| fs::metadata(at(name)).map(|it| it.len()).ok();
+    assert_eq!((len("m/prog"), len("u/prog")), (len("l1/prog"), None), "not cut by an open that failed");
+    drop(running.stdin.take());
+    assert!(running.wait().unwrap().success());
     assert_eq!(open(&path("m/prog"), O_WRONLY).map(close), Ok(()));
 }
 

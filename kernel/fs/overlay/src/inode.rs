@@ -257,7 +257,15 @@ impl InodeOps for OverlayInode {
             if request.path.mount.is_readonly() {
                 return Err(Errno::EROFS);
             }
-            self.fs.copy_up(inode, if truncates { Data::None } else { Data::All })?;
+            if truncates {
+                // A running program must not lose its data before the open fails.
+                inode.get_write_access()?;
+                let copied = self.fs.copy_up(inode, Data::None);
+                inode.put_write_access();
+                copied?;
+            } else {
+                self.fs.copy_up(inode, Data::All)?;
+            }
         }
         refresh(inode)?;
         Ok(Arc::new(Regular::open(self, request.flags)?))
