@@ -4,7 +4,6 @@
 //! prints is searched for the words that tell a person what happened; a panic is right where Linux panics.
 
 use std::fs::{self, OpenOptions};
-use std::io::BufWriter;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use regex::Regex;
 use super::Platform;
 use super::tally::{TRIES, Tally, Verdict};
 use crate::guest::Job;
-use crate::{cpio, paths};
+use crate::paths;
 
 /// Time for a boot to end.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -72,8 +71,14 @@ const CASES: [Case; 8] = [
         expect: &["Kernel panic.*init"],
         ..RIGHT
     },
-    // Enough for the kernel and the archive, but not for what is in it.
-    Case { name: "too little memory", mem: Some(48), spoil: enlarge, expect: &["(?i)memory"], ..RIGHT },
+    Case {
+        name: "too little memory",
+        // By a parameter: QEMU puts the initramfs over the end of the kernel when the machine itself is that small.
+        append: "mem=10M",
+        mem: Some(64),
+        expect: &["(?i)memory allocation|not enough memory|out of memory|no memory"],
+        ..RIGHT
+    },
 ];
 
 /// A boot that is right: init runs its command.
@@ -151,17 +156,5 @@ fn wait(mut child: Child) -> Result<bool> {
 fn truncate(initrd: &Path) -> Result<()> {
     let file = OpenOptions::new().write(true).open(initrd)?;
     file.set_len(file.metadata()?.len() / 3 + 1)?;
-    Ok(())
-}
-
-/// Adds 24 MiB of files to the archive, none of which can be left where it lies.
-fn enlarge(initrd: &Path) -> Result<()> {
-    let file = OpenOptions::new().append(true).open(initrd)?;
-    let mut archive = cpio::Writer::new(BufWriter::new(file));
-    archive.add_dir("ballast", 0o755)?;
-    for nr in 0..6144 {
-        archive.add_bytes(&format!("ballast/{nr}"), 0o644, &[1; 4095])?;
-    }
-    archive.finish()?;
     Ok(())
 }

@@ -116,7 +116,9 @@ fn names_agree_with_a_model() {
                 let mut record = Record { attributes: Attributes::ARCHIVE, ..Record::empty() };
                 record.set_cluster(list[0]);
                 record.size.set(list.len() as u32 * layout.cluster_size);
-                (record.mdate.set(0x5a21), record.cdate.set(0x5a21), record.adate.set(0x5a21));
+                record.mdate.set(0x5a21);
+                record.cdate.set(0x5a21);
+                record.adate.set(0x5a21);
                 dir::add(&layout, &image, &mut table, &mut chain, name.as_bytes(), &record).unwrap();
                 model.insert(name, list[0]);
             }
