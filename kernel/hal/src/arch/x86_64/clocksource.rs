@@ -321,7 +321,7 @@ pub(crate) fn set_rate(extra: i64) -> (Scale, Scale) {
     *current_extra = extra;
     let source = current();
     let mut scales = (Scale::NANOSECONDS, Scale::NANOSECONDS);
-    time::change_clock(|| {
+    vdso::change_clock(|| {
         if source == Tsc {
             let tsc = instr::rdtsc_ordered();
             scales = time::turn_tsc(tsc, extra);
@@ -332,7 +332,6 @@ pub(crate) fn set_rate(extra: i64) -> (Scale, Scale) {
             scales = (counter.scale(), counter.adjusted());
         }
     });
-    vdso::refresh();
     time::reprogram();
     scales
 }

@@ -92,8 +92,9 @@ fn steady<T>(read: impl Fn() -> T) -> T {
 pub(crate) fn change_clock(change: impl FnOnce()) {
     let before = CHANGES.load(Ordering::Relaxed);
     CHANGES.store(before | 1, Ordering::Relaxed);
-    // Keeps the change behind the odd number; pairs with the loads around a reading.
-    fence(Ordering::Release);
+    // Keeps the change behind the odd number; pairs with the loads around a reading. Others see the number before the
+    // counter is read for the change.
+    fence(Ordering::SeqCst);
     change();
     CHANGES.store((before | 1).wrapping_add(1), Ordering::Release);
 }
@@ -159,12 +160,17 @@ pub(crate) fn tsc_khz() -> u64 {
 
 /// What the vDSO needs to compute [`now_ns`].
 pub(crate) fn clock_params() -> ClockParams {
-    steady(|| ClockParams {
+    steady(params_in_change)
+}
+
+/// The same as it stands; for the end of a [`change_clock`].
+pub(crate) fn params_in_change() -> ClockParams {
+    ClockParams {
         user_readable: clocksource::is_tsc(),
         base: BASE.load(Ordering::Relaxed),
         mult: MULT.load(Ordering::Relaxed),
         shift: SHIFT.load(Ordering::Relaxed),
-    })
+    }
 }
 
 pub(crate) use super::clocksource::{

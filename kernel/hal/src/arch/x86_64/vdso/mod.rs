@@ -13,6 +13,7 @@ use self::image::{Data, RAW, READABLE};
 use crate::addr::PAGE_SIZE;
 use crate::frame::Frame;
 use crate::sync::{IrqLock, Once};
+use crate::time::ClockParams;
 use crate::vdso::ClockData;
 
 /// Bit 0 in `Data::mode`: the counter is a clock.
@@ -92,6 +93,25 @@ pub(crate) fn refresh() {
     }
 }
 
+/// Runs `change`, which changes how the clock is read, and publishes that, while nobody gets a time: neither the kernel's
+/// readers nor the vDSO's, or one would go on with the old clock and be ahead of the other. Usable in interrupt context.
+pub(crate) fn change_clock(change: impl FnOnce()) {
+    let current = CLOCK.lock();
+    let data = PAGES.get().and_then(Option::as_ref).map(|pages| data_of(&pages.data));
+    if let Some(data) = data {
+        begin(data);
+    }
+    super::time::change_clock(|| {
+        change();
+        if let Some(data) = data {
+            fill(data, &current, &super::time::params_in_change());
+        }
+    });
+    if let Some(data) = data {
+        end(data);
+    }
+}
+
 /// Publishes the generation of the kernel's random numbers. Usable in interrupt context.
 pub(crate) fn set_random_generation(generation: u64) {
     GENERATION.store(generation, Ordering::Relaxed);
@@ -113,10 +133,27 @@ fn data_of(frame: &Frame) -> &Data {
 fn publish(frame: &Frame, clock: &ClockData) {
     let params = super::time::clock_params();
     let data = data_of(frame);
+    begin(data);
+    fill(data, clock, &params);
+    end(data);
+}
+
+/// Keeps readers of the page waiting until [`end`]. For both the caller is as that of [`publish`].
+fn begin(data: &Data) {
     let sequence = data.sequence.load(Ordering::Relaxed);
     data.sequence.store(sequence | 1, Ordering::Relaxed);
     // Keeps the values behind the odd number; pairs with the order of loads in the image. (On x86 for the compiler.)
     fence(Ordering::Release);
+}
+
+fn end(data: &Data) {
+    let sequence = data.sequence.load(Ordering::Relaxed);
+    // Release: the values come before the even number.
+    data.sequence.store((sequence | 1).wrapping_add(1), Ordering::Release);
+}
+
+/// Writes the values, between [`begin`] and [`end`].
+fn fill(data: &Data, clock: &ClockData, params: &ClockParams) {
     data.mode.store(if params.user_readable { MODE_TSC } else { 0 }, Ordering::Relaxed);
     data.tsc_base.store(params.base, Ordering::Relaxed);
     data.multiplier.store(u64::from(params.mult), Ordering::Relaxed);
@@ -128,6 +165,4 @@ fn publish(frame: &Frame, clock: &ClockData) {
     for (id, offset) in [(0, realtime), (5, realtime), (7, clock.boottime_offset_ns), (11, tai)] {
         data.offsets_ns[id].store(offset, Ordering::Relaxed);
     }
-    // Release: the values come before the even number.
-    data.sequence.store((sequence | 1).wrapping_add(1), Ordering::Release);
 }
