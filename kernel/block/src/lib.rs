@@ -26,8 +26,8 @@ pub use disk::{Caller, Disk, DiskInfo, Driver, Limits, Partition};
 pub use mem::{Fault, MemDisk};
 pub use plug::Plug;
 pub use registry::{
-    Change, add_disk, add_partition, all, by_name, by_number, disks, next_index, on_change, partitions,
-    remove_disk, remove_partition, resize_partition, set_partitions,
+    Change, add_disk, add_partition, all, by_name, by_number, by_path, disks, next_index, on_change,
+    partitions, remove_disk, remove_partition, resize_partition, set_partitions,
 };
 pub use request::Request;
 pub use scan::scan_partitions;

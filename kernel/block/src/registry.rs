@@ -111,6 +111,12 @@ pub fn by_name(name: &str) -> Option<Arc<BlockDevice>> {
     DISKS.lock().iter().flat_map(Entry::devices).find(|device| device.name() == name).cloned()
 }
 
+/// The device at `path`, as mount(2) names it. `ENOTBLK`: it is not below /dev. `ENOENT`.
+pub fn by_path(path: &[u8]) -> Result<Arc<BlockDevice>> {
+    let path = core::str::from_utf8(path).map_err(|_| Errno::ENOENT)?;
+    by_name(path.strip_prefix("/dev/").ok_or(Errno::ENOTBLK)?).ok_or(Errno::ENOENT)
+}
+
 /// The device with this number (`st_rdev`).
 pub fn by_number(rdev: u64) -> Option<Arc<BlockDevice>> {
     DISKS.lock().iter().flat_map(Entry::devices).find(|device| device.rdev() == rdev).cloned()

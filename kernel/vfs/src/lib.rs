@@ -10,6 +10,7 @@ pub mod attr;
 mod dcache;
 pub mod dentry;
 pub mod dev;
+pub mod device_mounts;
 pub mod dnotify;
 mod dontcache;
 pub mod fcntl;

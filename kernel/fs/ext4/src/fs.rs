@@ -24,6 +24,7 @@ use ext4_image::superblock::{self, Incompat};
 use ext4_image::{Error, Layout, Seal};
 use hal::sync::{Once, SpinLock};
 use sched::{Mutex, RwSem, RwSemWriteGuard};
+use vfs::device_mounts::OnError;
 use vfs::{Inode, SuperBlock};
 
 use crate::cache::Cache;
@@ -32,7 +33,7 @@ use crate::error::errno;
 use crate::gate::{Gate, Pass};
 use crate::icache::InodeCache;
 use crate::journal::Journal;
-use crate::options::{OnError, Options};
+use crate::options::Options;
 use crate::state::{State, Txn, View};
 
 /// Blocks that an operation may change at most; the running transaction has room for that many more.

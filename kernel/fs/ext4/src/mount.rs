@@ -1,7 +1,7 @@
 //! Mounting: the superblock, recovery, orphans.
 
 use alloc::boxed::Box;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
@@ -11,8 +11,8 @@ use ext4_image::inode::{self as disk, ROOT_INO, flags};
 use ext4_image::journal::{Log, recover};
 use ext4_image::superblock::{self, Incompat, RawSuper};
 use ext4_image::{Block, Error, Layout, Support, dir, inline, orphan};
-use sched::{Interruptible, Mutex};
 use vfs::dentry::Dentry;
+use vfs::device_mounts::{DeviceMounts, Wanted};
 use vfs::params::Param;
 use vfs::superblock::SbFlags;
 use vfs::{FileSystemType, MountRequest, SuperBlock, SuperInit};
@@ -56,58 +56,18 @@ impl FileSystemType for Ext4Type {
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
-        let device = find_device(request)?;
+        let device = block::by_path(request.source)?;
         let this = TYPES.iter().find(|known| known.name == self.name).ok_or(Errno::ENODEV)?;
-        mount_device(this, &device, request.data, request.flags)
+        let wanted = Wanted { rdev: device.rdev(), fs_type: this.name, flags: request.flags };
+        MOUNTED.mount(
+            wanted,
+            || device.claim("ext4"),
+            |claim| open(this, &device, request.data, request.flags, Some(claim)),
+        )
     }
 }
 
-/// The block device that mount(2) names. `ENOTBLK`, `ENXIO`.
-fn find_device(request: &MountRequest<'_>) -> Result<Arc<BlockDevice>> {
-    let name = core::str::from_utf8(request.source).map_err(|_| Errno::ENOENT)?;
-    let name = name.strip_prefix("/dev/").ok_or(Errno::ENOTBLK)?;
-    block::by_name(name).ok_or(Errno::ENOENT)
-}
-
-/// A mounted file system: its device's number, itself and its root.
-type Mounted = (u64, Weak<SuperBlock>, Weak<Dentry>);
-
-/// Mounted file systems: mounting a device twice gives the same file system.
-static MOUNTED: Mutex<Vec<Mounted>> = Mutex::new("ext4.mounted", Vec::new());
-
-/// How often and how long a mount waits for the last user of an earlier one to go.
-const RETRIES: u32 = 100;
-const RETRY_NS: u64 = 10_000_000;
-
-fn mount_device(
-    this: &'static Ext4Type,
-    device: &Arc<BlockDevice>,
-    data: &[u8],
-    flags: SbFlags,
-) -> Result<Arc<Dentry>> {
-    let mut mounted = MOUNTED.lock();
-    for attempt in 0.. {
-        mounted.retain(|(_, sb, _)| sb.strong_count() > 0);
-        if let Some((_, _, root)) = mounted.iter().find(|(rdev, ..)| *rdev == device.rdev())
-            && let Some(root) = root.upgrade()
-        {
-            let is_same = root.sb().is_readonly() == flags.contains(SbFlags::RDONLY);
-            return if is_same { Ok(root) } else { Err(Errno::EBUSY) };
-        }
-        match device.claim("ext4") {
-            Ok(claim) => {
-                let root = open(this, device, data, flags, Some(claim))?;
-                mounted.push((device.rdev(), Arc::downgrade(root.sb()), Arc::downgrade(&root)));
-                return Ok(root);
-            }
-            Err(errno) if attempt >= RETRIES => return Err(errno),
-            Err(_) => {
-                let _ = sched::sleep_until(hal::time::now_ns() + RETRY_NS, Interruptible::No);
-            }
-        }
-    }
-    Err(Errno::EBUSY)
-}
+static MOUNTED: DeviceMounts = DeviceMounts::new("ext4.mounted");
 
 /// What mount(2) says of an image that cannot be used: `EINVAL` unless the device is at fault.
 fn mount_errno(device: &BlockDevice, error: Error) -> Errno {

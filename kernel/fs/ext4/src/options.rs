@@ -4,15 +4,8 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use abi::Result;
+use vfs::device_mounts::OnError;
 use vfs::params::{self, Param, Takes, Value};
-
-/// What happens when damage is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OnError {
-    Continue,
-    RemountReadOnly,
-    Panic,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -48,7 +41,7 @@ const COMMIT_SECONDS: u32 = 5;
 
 /// All options. Those that [`Options::parse`] does nothing for say what is done anyhow.
 pub(crate) const PARAMS: &[Param] = &[
-    Param::new("errors", Takes::Word(&["continue", "remount-ro", "panic"])),
+    Param::new("errors", Takes::Word(OnError::WORDS)),
     Param::new("commit", Takes::Number),
     Param::new("noload", Takes::Nothing),
     Param::new("norecovery", Takes::Nothing),
@@ -101,9 +94,7 @@ impl Options {
     pub(crate) fn parse(mut self, data: &[u8]) -> Result<Self> {
         params::each(PARAMS, data, |name, value| {
             match (name, value) {
-                ("errors", Value::Text(b"continue")) => self.on_error = OnError::Continue,
-                ("errors", Value::Text(b"remount-ro")) => self.on_error = OnError::RemountReadOnly,
-                ("errors", _) => self.on_error = OnError::Panic,
+                ("errors", word) => self.on_error = OnError::parse(word),
                 ("commit", seconds) => {
                     let seconds = seconds.as_u32()?;
                     self.commit_seconds = if seconds == 0 { COMMIT_SECONDS } else { seconds.min(900) };
@@ -126,12 +117,7 @@ impl Options {
     /// Appends what differs from the defaults.
     pub(crate) fn show(&self, out: &mut Vec<u8>) {
         if self.on_error != self.default_on_error {
-            let name = match self.on_error {
-                OnError::Continue => "continue",
-                OnError::RemountReadOnly => "remount-ro",
-                OnError::Panic => "panic",
-            };
-            out.extend(format!(",errors={name}").bytes());
+            out.extend(format!(",errors={}", self.on_error.word()).bytes());
         }
         if self.commit_seconds != COMMIT_SECONDS {
             out.extend(format!(",commit={}", self.commit_seconds).bytes());

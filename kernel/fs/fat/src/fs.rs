@@ -10,10 +10,11 @@ use block::{BlockDevice, Claim};
 use fat_image::{Error, Layout, Table};
 use hal::sync::{Once, SpinLock};
 use sched::{Mutex, MutexGuard, WaitQueue};
+use vfs::device_mounts::OnError;
 use vfs::{Inode, SuperBlock};
 
 use crate::cache::Cache;
-use crate::options::{OnError, Options};
+use crate::options::Options;
 
 /// What [`Fs::meta`] guards: the table, and by it directories and the clusters of all inodes.
 pub(crate) struct Meta {
@@ -39,8 +40,8 @@ pub(crate) struct Fs {
     pub(crate) sb: Once<Weak<SuperBlock>>,
     /// The volume is noted to be in use.
     pub(crate) is_marked: AtomicBool,
-    /// It was in use when it was mounted: it stays noted so until fsck.fat has seen it.
-    pub(crate) was_dirty: bool,
+    /// It was in use when it was mounted, or damage was found: it stays noted so until fsck.fat has seen it.
+    pub(crate) is_damaged: AtomicBool,
     pub(crate) _claim: Option<Claim>,
 }
 
@@ -74,6 +75,7 @@ impl Fs {
     /// What a program sees of `error`; damage has the consequences that were asked for when mounting.
     pub(crate) fn failed(&self, error: Error) -> Errno {
         if let Error::Corrupt(what) = error {
+            self.is_damaged.store(true, Relaxed);
             let name = self.device.name();
             log::error!("FAT-fs ({name}): error, {what}");
             let on_error = self.options.lock().on_error;
@@ -106,7 +108,7 @@ impl Fs {
 
     /// Notes on the volume that it is in use, or is not any more.
     pub(crate) fn mark(&self, is_used: bool) -> Result<()> {
-        if self.was_dirty || self.is_marked.load(Acquire) == is_used {
+        if self.is_damaged.load(Relaxed) || self.is_marked.load(Acquire) == is_used {
             return Ok(());
         }
         self.layout.set_dirty(&self.volume, is_used).map_err(errno)?;

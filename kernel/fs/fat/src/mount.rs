@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
@@ -13,6 +13,7 @@ use fat_image::name::Spelling;
 use fat_image::{BOOT_LEN, Error, Layout, Table};
 use hal::sync::{Once, SpinLock};
 use sched::{Interruptible, Mutex, WaitQueue};
+use vfs::device_mounts::{DeviceMounts, Wanted};
 use vfs::params::Param;
 use vfs::superblock::SbFlags;
 use vfs::{Dentry, FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps, register_fs};
@@ -62,57 +63,24 @@ impl FileSystemType for FatType {
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
-        let name = core::str::from_utf8(request.source).map_err(|_| Errno::ENOENT)?;
-        let name = name.strip_prefix("/dev/").ok_or(Errno::ENOTBLK)?;
-        let device = block::by_name(name).ok_or(Errno::ENOENT)?;
+        let device = block::by_path(request.source)?;
         let (cred, umask) = (request.ctx.cred, request.ctx.fs.umask());
         let this = TYPES.iter().find(|known| known.name == self.name).ok_or(Errno::ENODEV)?;
         let options = Options::new(cred.uid, cred.gid, umask & 0o777, self.spelling).parse(request.data)?;
-        mount_device(this, &device, options, request.flags)
-    }
-}
-
-/// A mounted file system: its device's number, itself and its root.
-type Mounted = (u64, Weak<SuperBlock>, Weak<Dentry>);
-
-/// Mounted file systems: mounting a device twice gives the same file system.
-static MOUNTED: Mutex<Vec<Mounted>> = Mutex::new("fat.mounted", Vec::new());
-
-/// How often and how long a mount waits for the last user of an earlier one to go.
-const RETRIES: u32 = 100;
-const RETRY_NS: u64 = 10_000_000;
-
-fn mount_device(
-    this: &'static FatType,
-    device: &Arc<BlockDevice>,
-    options: Options,
-    flags: SbFlags,
-) -> Result<Arc<Dentry>> {
-    let mut mounted = MOUNTED.lock();
-    for attempt in 0.. {
-        mounted.retain(|(_, sb, _)| sb.strong_count() > 0);
-        if let Some((_, _, root)) = mounted.iter().find(|(rdev, ..)| *rdev == device.rdev())
-            && let Some(root) = root.upgrade()
-        {
-            let is_same = root.sb().is_readonly() == flags.contains(SbFlags::RDONLY)
-                && root.sb().fs_type().name() == this.name;
-            return if is_same { Ok(root) } else { Err(Errno::EBUSY) };
-        }
-        match device.claim(this.name) {
-            Ok(claim) => {
-                let root = open(this, device, options, flags, Some(claim))?;
+        let wanted = Wanted { rdev: device.rdev(), fs_type: this.name, flags: request.flags };
+        MOUNTED.mount(
+            wanted,
+            || device.claim(this.name),
+            |claim| {
+                let root = open(this, &device, options, request.flags, Some(claim))?;
                 start_flusher(&root)?;
-                mounted.push((device.rdev(), Arc::downgrade(root.sb()), Arc::downgrade(&root)));
-                return Ok(root);
-            }
-            Err(errno) if attempt >= RETRIES => return Err(errno),
-            Err(_) => {
-                let _ = sched::sleep_until(hal::time::now_ns() + RETRY_NS, Interruptible::No);
-            }
-        }
+                Ok(root)
+            },
+        )
     }
-    Err(Errno::EBUSY)
 }
+
+static MOUNTED: DeviceMounts = DeviceMounts::new("fat.mounted");
 
 /// Seconds between flushes.
 const FLUSH_SECONDS: u32 = 5;
@@ -190,7 +158,7 @@ fn open(
         options: Mutex::new("fat.options", options),
         sb: Once::new(),
         is_marked: AtomicBool::new(false),
-        was_dirty,
+        is_damaged: AtomicBool::new(was_dirty),
         _claim: claim,
     });
     let init = SuperInit {

@@ -5,15 +5,8 @@ use alloc::vec::Vec;
 
 use abi::Result;
 use fat_image::name::Spelling;
+use vfs::device_mounts::OnError;
 use vfs::params::{self, Param, Takes, Value};
-
-/// What follows when damage is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OnError {
-    Continue,
-    RemountReadOnly,
-    Panic,
-}
 
 /// What happens to options that are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +31,10 @@ pub(crate) struct Options {
     pub(crate) on_error: OnError,
 }
 
-/// The options of vfat. Those that [`Options::parse`] does nothing for say what is done anyhow.
-pub(crate) const PARAMS: &[Param] = &[
+/// The option of msdos alone, those of both, and from [`NR_MSDOS`] on those of vfat alone. Those that [`Options::parse`]
+/// does nothing for say what is done anyhow.
+const ALL: [Param; 20] = [
+    Param::new("nodots", Takes::Nothing),
     Param::new("uid", Takes::Number),
     Param::new("gid", Takes::Number),
     Param::new("umask", Takes::Octal),
@@ -50,36 +45,24 @@ pub(crate) const PARAMS: &[Param] = &[
     Param::new("showexec", Takes::Nothing),
     Param::new("rodir", Takes::Nothing),
     Param::new("codepage", Takes::Word(&["437"])),
+    Param::new("check", Takes::Word(&["n", "normal"])),
+    Param::new("errors", Takes::Word(OnError::WORDS)),
+    Param::new("tz", Takes::Word(&["UTC"])),
+    Param::new("rw", Takes::Nothing),
+    Param::new("defaults", Takes::Nothing),
     Param::new("iocharset", Takes::Word(&["ascii", "utf8"])),
     Param::new("utf8", Takes::Nothing),
     Param::new("utf8", Takes::Word(&["1", "yes", "true"])),
     Param::new("shortname", Takes::Word(&["lower", "win95", "winnt", "mixed"])),
-    Param::new("check", Takes::Word(&["n", "normal"])),
-    Param::new("errors", Takes::Word(&["continue", "remount-ro", "panic"])),
-    Param::new("tz", Takes::Word(&["UTC"])),
-    Param::new("rw", Takes::Nothing),
-    Param::new("defaults", Takes::Nothing),
 ];
 
+const NR_MSDOS: usize = 16;
+
+/// The options of vfat.
+pub(crate) const PARAMS: &[Param] = ALL.split_at(1).1;
+
 /// Those of msdos, which has no long names.
-pub(crate) const MSDOS_PARAMS: &[Param] = &[
-    Param::new("uid", Takes::Number),
-    Param::new("gid", Takes::Number),
-    Param::new("umask", Takes::Octal),
-    Param::new("fmask", Takes::Octal),
-    Param::new("dmask", Takes::Octal),
-    Param::new("quiet", Takes::Nothing),
-    Param::new("flush", Takes::Nothing),
-    Param::new("showexec", Takes::Nothing),
-    Param::new("rodir", Takes::Nothing),
-    Param::new("codepage", Takes::Word(&["437"])),
-    Param::new("nodots", Takes::Nothing),
-    Param::new("check", Takes::Word(&["n", "normal"])),
-    Param::new("errors", Takes::Word(&["continue", "remount-ro", "panic"])),
-    Param::new("tz", Takes::Word(&["UTC"])),
-    Param::new("rw", Takes::Nothing),
-    Param::new("defaults", Takes::Nothing),
-];
+pub(crate) const MSDOS_PARAMS: &[Param] = ALL.split_at(NR_MSDOS).0;
 
 impl Options {
     /// The options without any given, for who mounts.
@@ -123,9 +106,7 @@ impl Options {
                 ("shortname", Value::Text(b"win95")) => self.spelling = Spelling::Win95,
                 ("shortname", Value::Text(b"winnt")) => self.spelling = Spelling::WinNt,
                 ("shortname", _) => self.spelling = Spelling::Mixed,
-                ("errors", Value::Text(b"continue")) => self.on_error = OnError::Continue,
-                ("errors", Value::Text(b"panic")) => self.on_error = OnError::Panic,
-                ("errors", _) => self.on_error = OnError::RemountReadOnly,
+                ("errors", word) => self.on_error = OnError::parse(word),
                 _ => {}
             }
             Ok(())
@@ -159,11 +140,7 @@ impl Options {
         for (_, text) in flags.iter().filter(|(is_set, _)| *is_set) {
             out.extend_from_slice(text);
         }
-        out.extend_from_slice(match self.on_error {
-            OnError::Continue => b",errors=continue",
-            OnError::RemountReadOnly => b",errors=remount-ro",
-            OnError::Panic => b",errors=panic",
-        });
+        out.extend(format!(",errors={}", self.on_error.word()).bytes());
     }
 }
 
