@@ -156,6 +156,11 @@ pub(crate) fn wait_for_memory() -> bool {
     freed || hal::frame::nr_above_reserve() > 0
 }
 
+/// A part of a long round is done: who waits goes on if there is memory by now.
+pub(crate) fn tell_progress() {
+    PROGRESS.wake_all();
+}
+
 fn thread() {
     loop {
         WAKE.wait(|| IS_WANTED.swap(false, Relaxed).then_some(()));

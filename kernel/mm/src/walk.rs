@@ -82,6 +82,7 @@ impl Mm {
             self.rss.apply(done.delta);
             if batch.is_full() {
                 freed += batch.write();
+                reclaim::tell_progress();
             }
         }
         freed + batch.write()

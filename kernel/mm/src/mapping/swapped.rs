@@ -241,6 +241,7 @@ impl Mapping {
                 self.swap_out(idx, &mut batch);
             });
             freed += batch.write();
+            reclaim::tell_progress();
         }
         freed
     }
