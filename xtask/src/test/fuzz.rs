@@ -1,4 +1,4 @@
-//! `user/fuzz` in a guest of Keel: a minute of random system calls from a fresh seed, which the verdict tells.
+//! `user/fuzz` in a guest of Keel: two minutes of random system calls from a fresh seed, which the verdict tells.
 
 use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,13 +11,13 @@ use crate::exec::{self, Limits, Outcome, Port};
 use crate::{paths, ui, userland};
 
 /// Seconds of calls.
-const SECONDS: u64 = 60;
+const SECONDS: u64 = 120;
 /// Time for the guest, and without a word from it: starting, the calls, and the last processes' ends.
 const LIMITS: Limits = Limits { total: Duration::from_secs(300), idle: None };
 
 /// Runs the fuzzer on `platform`, if that is Keel with two CPUs: races need two, and once is enough.
 pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
-    let name = format!("fuzz/{platform}/a minute of calls");
+    let name = format!("fuzz/{platform}/two minutes of calls");
     if platform.smp != 2 || !tally.wants(&name) {
         return Ok(());
     }
