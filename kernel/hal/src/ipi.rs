@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::arch;
 use crate::cpu::{self, CpuId, CpuMask};
 use crate::preempt;
-use crate::sync::SpinLock;
+use crate::sync::FairLock;
 
 /// Makes `cpu` notice changed work flags and its run queue: it calls [`crate::trap::Upcalls::reschedule_ipi`].
 pub fn kick(cpu: CpuId) {
@@ -17,7 +17,9 @@ struct Call {
     arg: u64,
 }
 
-static CALL_LOCK: SpinLock<()> = SpinLock::new("hal.ipi.call", ());
+/// Makes callers take turns, in the order in which they come: threads that change mappings for ever would keep the others
+/// from calling.
+static CALL_LOCK: FairLock<()> = FairLock::new("hal.ipi.call", ());
 static CALL: crate::sync::IrqLock<Call> = crate::sync::IrqLock::new("hal.ipi.data", Call { f: None, arg: 0 });
 static PENDING: AtomicU64 = AtomicU64::new(0);
 

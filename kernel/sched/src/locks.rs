@@ -6,7 +6,7 @@
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use hal::sync::cells::{Owner, TryCell, TryGuard, TryReadGuard, TryRwCell, TryWriteGuard, Waiters};
+use hal::sync::cells::{Claim, Owner, TryCell, TryGuard, TryReadGuard, TryRwCell, TryWriteGuard};
 use hal::sync::lockdep::{self, Class};
 use hal::sync::{SpinLock, might_sleep};
 
@@ -34,6 +34,26 @@ fn spin<G>(take: impl Fn() -> Option<G>) -> Option<G> {
 /// What `take` gives within a moment, otherwise what `sleep` gives: the slow way into each lock.
 fn spin_then<G, E>(take: impl Fn() -> Option<G>, sleep: impl FnOnce() -> Result<G, E>) -> Result<G, E> {
     spin(take).map_or_else(sleep, Ok)
+}
+
+/// Tries before one that waits has been woken: before it enters the queue, and in it.
+const TRIES_IN_VAIN: u32 = 2;
+/// Tries after which one that waits has been passed by often enough.
+const TRIES_OF_THE_STARVED: u32 = 10;
+
+/// What each try of one waiter can claim, first to last.
+fn claims() -> impl FnMut() -> Claim {
+    let mut tries = 0u32;
+    move || {
+        tries = tries.saturating_add(1);
+        if tries <= TRIES_IN_VAIN {
+            Claim::New
+        } else if tries <= TRIES_OF_THE_STARVED {
+            Claim::Waited
+        } else {
+            Claim::Starved
+        }
+    }
 }
 
 /// Mutual exclusion.
@@ -155,7 +175,7 @@ impl<T: ?Sized> core::fmt::Debug for Mutex<T> {
 }
 
 /// One writer or many readers (Linux: `rw_semaphore`). Readers wait behind a waiting writer, so a thread
-/// must not read-lock twice.
+/// must not read-lock twice. One who was woken often and found others inside each time keeps newcomers out until it was in.
 pub struct RwSem<T: ?Sized> {
     queue: WaitQueue,
     class: Class,
@@ -224,7 +244,7 @@ impl<T: ?Sized> RwSem<T> {
     pub fn read_interruptible(&self, kind: Interruptible) -> Result<RwSemReadGuard<'_, T>, Interrupted> {
         might_sleep();
         lockdep::acquire(&self.class);
-        match self.cell.try_read(Waiters::Respect, self) {
+        match self.cell.try_read(self) {
             Some(inner) => Ok(RwSemReadGuard(inner)),
             None => self.read_slow(kind),
         }
@@ -243,14 +263,16 @@ impl<T: ?Sized> RwSem<T> {
 
     #[cold]
     fn read_slow(&self, kind: Interruptible) -> Result<RwSemReadGuard<'_, T>, Interrupted> {
-        let sleep = || self.queue.wait_deadline(|| self.cell.try_read_or_want(self), None, kind);
-        let inner = spin_then(|| self.cell.try_read(Waiters::Respect, self), sleep);
+        let mut claims = claims();
+        let sleep = || self.queue.wait_deadline(|| self.cell.try_read_or_want(claims(), self), None, kind);
+        let inner = spin_then(|| self.cell.try_read(self), sleep);
         inner.map(RwSemReadGuard).map_err(|error| self.gave_up(error))
     }
 
     #[cold]
     fn write_slow(&self, kind: Interruptible) -> Result<RwSemWriteGuard<'_, T>, Interrupted> {
-        let sleep = || self.queue.wait_exclusive(|| self.cell.try_write_or_want(self), None, kind);
+        let mut claims = claims();
+        let sleep = || self.queue.wait_exclusive(|| self.cell.try_write_or_want(claims(), self), None, kind);
         let inner = spin_then(|| self.cell.try_write(self), sleep);
         inner.map(RwSemWriteGuard).map_err(|error| self.gave_up(error))
     }
@@ -258,13 +280,14 @@ impl<T: ?Sized> RwSem<T> {
     /// A waiter that leaves may have been what others wait behind.
     fn gave_up(&self, _error: WaitError) -> Interrupted {
         lockdep::release(&self.class);
+        self.cell.give_up();
         self.queue.wake_one();
         Interrupted
     }
 
     /// Enters as a reader if that needs no waiting.
     pub fn try_read(&self) -> Option<RwSemReadGuard<'_, T>> {
-        let inner = self.cell.try_read(Waiters::Respect, self)?;
+        let inner = self.cell.try_read(self)?;
         lockdep::acquire_try(&self.class);
         Some(RwSemReadGuard(inner))
     }

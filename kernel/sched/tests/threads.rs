@@ -142,6 +142,39 @@ fn a_writer_gets_in_between_readers() {
 }
 
 #[test]
+fn writers_that_come_back_at_once_starve_nobody() {
+    const ROUNDS: u32 = 1000;
+    let sem = Arc::new(RwSem::new("test.rwsem.starved", 0u32));
+    let stop = Arc::new(AtomicU32::new(0));
+    let done = Arc::new(Semaphore::new(0));
+    for _ in 0..3 {
+        let (sem, stop, done) = (sem.clone(), stop.clone(), done.clone());
+        sched::spawn("writer", move || {
+            for _ in 0..ROUNDS {
+                if stop.load(Ordering::SeqCst) != 0 {
+                    break;
+                }
+                let mut guard = sem.write();
+                // The others run only while the semaphore is taken.
+                sched::yield_now();
+                *guard += 1;
+            }
+            done.release();
+        })
+        .unwrap();
+    }
+    sched::yield_now();
+    let reader = || *sem.read();
+    let writer = || *sem.write();
+    let seen = [reader(), writer(), reader()];
+    stop.store(1, Ordering::SeqCst);
+    for _ in 0..3 {
+        done.acquire(Interruptible::No).unwrap();
+    }
+    assert!(seen.iter().all(|seen| *seen < ROUNDS), "{seen:?}");
+}
+
+#[test]
 fn a_timer_fires_once_and_can_be_cancelled() {
     let fired = Arc::new(AtomicUsize::new(0));
     let theirs = fired.clone();

@@ -2,7 +2,7 @@
 //!
 //! Unlike on x86, a load here may see an old value wherever the orderings in the code allow it.
 
-use hal_model::protocol::{GracePeriod, OnceState, SeqCount, SpinBit, TryState, WaiterCount};
+use hal_model::protocol::{GracePeriod, OnceState, SeqCount, SpinBit, TryState, Turns, WaiterCount};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use loom::sync::{Arc, Mutex};
@@ -52,6 +52,29 @@ fn a_spinning_lock_excludes_and_publishes() {
         let others = [thread::spawn(add.clone()), thread::spawn(add.clone())];
         let added = add() + others.into_iter().map(|other| other.join().unwrap()).sum::<u32>();
         assert_eq!(get(&lock.data), added);
+    });
+}
+
+#[test]
+fn a_lock_with_turns_excludes_and_publishes() {
+    loom::model(|| {
+        let lock = shared(Turns::new(AtomicU32::new(0), AtomicU32::new(0)));
+        let other = {
+            let lock = lock.clone();
+            thread::spawn(move || {
+                lock.state.lock();
+                add_one(&lock.data);
+                lock.state.unlock();
+            })
+        };
+        let is_ours = lock.state.try_lock();
+        if is_ours {
+            add_one(&lock.data);
+            lock.state.unlock();
+        }
+        other.join().unwrap();
+        assert_eq!(get(&lock.data), 1 + u32::from(is_ours));
+        assert!(!lock.state.is_locked());
     });
 }
 

@@ -106,7 +106,11 @@ impl<T: ?Sized, O: Owner + ?Sized> DerefMut for TryGuard<'_, T, O> {
 const WRITER: u32 = 1 << 31;
 /// Somebody waits for a [`TryRwCell`].
 const WAITING: u32 = 1 << 30;
-const READERS: u32 = WAITING - 1;
+/// Somebody has waited for a [`TryRwCell`] for long: those who have not waited yet must.
+const STARVED: u32 = 1 << 29;
+const READERS: u32 = STARVED - 1;
+/// Neither says that anybody is inside.
+const MARKS: u32 = WAITING | STARVED;
 
 /// A value that one writer or many readers can use.
 pub struct TryRwCell<T: ?Sized> {
@@ -133,13 +137,30 @@ pub struct TryWriteGuard<'a, T: ?Sized, O: Owner + ?Sized> {
     owner: &'a O,
 }
 
-/// May a new reader pass waiters?
+/// How long one has waited for a [`TryRwCell`] that tries again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waiters {
-    /// No: it waits behind them, so that writers get their turn.
-    Respect,
-    /// Yes: it has waited.
-    Pass,
+pub enum Claim {
+    /// Not at all: it waits behind the starved.
+    New,
+    /// It was woken before.
+    Waited,
+    /// It was woken many times, and others were always faster: a failure bars newcomers until it has been inside, or
+    /// says [`TryRwCell::give_up`].
+    Starved,
+}
+
+impl Claim {
+    /// The marks that are no obstacle.
+    #[inline]
+    fn passes(self) -> u32 {
+        if self == Claim::New { WAITING } else { MARKS }
+    }
+
+    /// `state` once the claimant is inside.
+    #[inline]
+    fn satisfied(self, state: u32) -> u32 {
+        if self == Claim::Starved { state & !STARVED } else { state }
+    }
 }
 
 impl<T> TryRwCell<T> {
@@ -155,17 +176,24 @@ impl<T> TryRwCell<T> {
 }
 
 impl<T: ?Sized> TryRwCell<T> {
-    /// Enters as a reader for `owner` if no writer is inside (nor, with [`Waiters::Respect`], anyone waits).
+    /// Enters as a reader for `owner` if no writer is inside and nobody waits.
     #[inline]
-    pub fn try_read<'a, O: Owner + ?Sized>(
+    pub fn try_read<'a, O: Owner + ?Sized>(&'a self, owner: &'a O) -> Option<TryReadGuard<'a, T, O>> {
+        self.try_read_past(WRITER | MARKS, Claim::New, owner)
+    }
+
+    /// Enters as a reader if `blocked` has none of the bits that are set.
+    #[inline]
+    fn try_read_past<'a, O: Owner + ?Sized>(
         &'a self,
-        waiters: Waiters,
+        blocked: u32,
+        claim: Claim,
         owner: &'a O,
     ) -> Option<TryReadGuard<'a, T, O>> {
-        let blocked = if waiters == Waiters::Respect { WRITER | WAITING } else { WRITER };
         let mut state = self.state.load(Ordering::Relaxed);
         while state & blocked == 0 && state & READERS != READERS {
-            match self.state.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed) {
+            let inside = claim.satisfied(state) + 1;
+            match self.state.compare_exchange_weak(state, inside, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return Some(TryReadGuard { cell: self, owner }),
                 Err(seen) => state = seen,
             }
@@ -173,17 +201,22 @@ impl<T: ?Sized> TryRwCell<T> {
         None
     }
 
-    /// Enters as the writer for `owner` if nobody is inside.
+    /// Enters as the writer for `owner` if nobody is inside, and nobody starves.
     #[inline]
     pub fn try_write<'a, O: Owner + ?Sized>(&'a self, owner: &'a O) -> Option<TryWriteGuard<'a, T, O>> {
+        self.try_write_as(Claim::New, owner)
+    }
+
+    #[inline]
+    fn try_write_as<'a, O: Owner + ?Sized>(
+        &'a self,
+        claim: Claim,
+        owner: &'a O,
+    ) -> Option<TryWriteGuard<'a, T, O>> {
         let mut state = self.state.load(Ordering::Relaxed);
-        while state & !WAITING == 0 {
-            match self.state.compare_exchange_weak(
-                state,
-                state | WRITER,
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            ) {
+        while state & !claim.passes() == 0 {
+            let inside = claim.satisfied(state) | WRITER;
+            match self.state.compare_exchange_weak(state, inside, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return Some(TryWriteGuard { cell: self, owner }),
                 Err(seen) => state = seen,
             }
@@ -191,52 +224,63 @@ impl<T: ?Sized> TryRwCell<T> {
         None
     }
 
-    /// Marks that somebody waits; `false` when the cell is free, so that a try may succeed.
-    fn want(&self) -> bool {
+    /// Marks that somebody waits; `false` when a try with `claim` may succeed, as the cell is free.
+    fn want(&self, claim: Claim) -> bool {
+        let mark = if claim == Claim::Starved { MARKS } else { WAITING };
         let mut state = self.state.load(Ordering::SeqCst);
         loop {
-            if state & !WAITING == 0 {
+            if state & !claim.passes() == 0 {
                 return false;
             }
-            match self.state.compare_exchange_weak(state, state | WAITING, Ordering::SeqCst, Ordering::SeqCst)
-            {
+            match self.state.compare_exchange_weak(state, state | mark, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return true,
                 Err(seen) => state = seen,
             }
         }
     }
 
-    /// As [`TryRwCell::try_read`] for one who has waited; a failure leaves the mark.
-    pub fn try_read_or_want<'a, O: Owner + ?Sized>(&'a self, owner: &'a O) -> Option<TryReadGuard<'a, T, O>> {
+    /// Enters as a reader, past others who wait but not past the starved; a failure leaves a mark.
+    pub fn try_read_or_want<'a, O: Owner + ?Sized>(
+        &'a self,
+        claim: Claim,
+        owner: &'a O,
+    ) -> Option<TryReadGuard<'a, T, O>> {
+        let blocked = WRITER | MARKS & !claim.passes();
         loop {
-            if let Some(guard) = self.try_read(Waiters::Pass, owner) {
+            if let Some(guard) = self.try_read_past(blocked, claim, owner) {
                 return Some(guard);
             }
-            if self.want() {
-                // Readers may be let in although others are inside: only a writer is a reason to wait.
-                return self.try_read(Waiters::Pass, owner);
+            if self.want(claim) {
+                // Others may be inside who are readers too.
+                return self.try_read_past(blocked, claim, owner);
             }
         }
     }
 
-    /// As [`TryRwCell::try_write`]; a failure leaves the mark.
+    /// As [`TryRwCell::try_write`]; a failure leaves a mark.
     pub fn try_write_or_want<'a, O: Owner + ?Sized>(
         &'a self,
+        claim: Claim,
         owner: &'a O,
     ) -> Option<TryWriteGuard<'a, T, O>> {
         loop {
-            if let Some(guard) = self.try_write(owner) {
+            if let Some(guard) = self.try_write_as(claim, owner) {
                 return Some(guard);
             }
-            if self.want() {
+            if self.want(claim) {
                 return None;
             }
         }
     }
 
+    /// One who was [`Claim::Starved`] waits no more: newcomers may enter. Another who is starved bars them again.
+    pub fn give_up(&self) {
+        self.state.fetch_and(!STARVED, Ordering::SeqCst);
+    }
+
     /// Is anyone inside?
     pub fn is_locked(&self) -> bool {
-        self.state.load(Ordering::Relaxed) & !WAITING != 0
+        self.state.load(Ordering::Relaxed) & !MARKS != 0
     }
 
     /// The value, when nobody can be inside.
@@ -248,7 +292,8 @@ impl<T: ?Sized> TryRwCell<T> {
     fn leave<O: Owner + ?Sized>(&self, own: u32, owner: &O) {
         owner.letting_go();
         // SeqCst pairs with `want`: either it sees the cell free, or we see the mark.
-        if self.state.fetch_sub(own, Ordering::SeqCst) - own == WAITING {
+        let left = self.state.fetch_sub(own, Ordering::SeqCst) - own;
+        if left != 0 && left & !MARKS == 0 {
             owner.wanted();
         }
     }
@@ -319,5 +364,63 @@ impl<T: ?Sized, O: Owner + ?Sized> DerefMut for TryWriteGuard<'_, T, O> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as above, and the guard is borrowed mutably.
         unsafe { &mut *self.cell.data.get() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::cell::Cell;
+
+    use super::*;
+
+    /// Counts how often waiters were to be woken.
+    #[derive(Default)]
+    struct Wakes(Cell<u32>);
+
+    impl Owner for Wakes {
+        fn letting_go(&self) {}
+
+        fn wanted(&self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    #[test]
+    fn newcomers_wait_behind_the_starved() {
+        let (cell, owner) = (TryRwCell::new(0), Wakes::default());
+        let writer = cell.try_write(&owner).unwrap();
+        assert!(cell.try_read_or_want(Claim::New, &owner).is_none());
+        drop(writer);
+        assert_eq!(owner.0.get(), 1);
+        let writer = cell.try_write(&owner).expect("a writer may be faster than one who waits");
+        assert!(cell.try_read_or_want(Claim::Starved, &owner).is_none());
+        drop(writer);
+        assert_eq!(owner.0.get(), 2);
+        assert!(!cell.is_locked());
+        assert!(cell.try_write(&owner).is_none() && cell.try_read(&owner).is_none());
+        assert!(cell.try_write_or_want(Claim::New, &owner).is_none());
+        assert!(cell.try_read_or_want(Claim::New, &owner).is_none());
+        drop(cell.try_write_or_want(Claim::Waited, &owner).expect("others that were woken may enter"));
+        assert_eq!(owner.0.get(), 3);
+        let reader = cell.try_read_or_want(Claim::Starved, &owner).unwrap();
+        assert!(cell.try_read(&owner).is_none(), "those who wait come first");
+        drop(cell.try_read_or_want(Claim::New, &owner).unwrap());
+        drop(reader);
+        assert_eq!(owner.0.get(), 4, "the last one out wakes");
+        drop(cell.try_write(&owner).expect("nobody starves any more"));
+    }
+
+    #[test]
+    fn a_starved_writer_that_gives_up_bars_nobody() {
+        let (cell, owner) = (TryRwCell::new(0), Wakes::default());
+        let reader = cell.try_read(&owner).unwrap();
+        assert!(cell.try_write_or_want(Claim::Starved, &owner).is_none());
+        assert!(cell.try_read_or_want(Claim::New, &owner).is_none());
+        cell.give_up();
+        drop(cell.try_read_or_want(Claim::New, &owner).unwrap());
+        drop(reader);
+        assert!(cell.forget_waiters());
+        drop(cell.try_write(&owner).unwrap());
+        assert_eq!(owner.0.get(), 1);
     }
 }

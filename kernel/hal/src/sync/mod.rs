@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`SpinLock`] | preemption | data that interrupts never touch |
 //! | [`IrqLock`] | interrupts | data that interrupt handlers touch too |
+//! | [`FairLock`] | preemption | what is held long and wanted again at once |
 //! | [`SeqLock`] | preemption (writers) | small `Copy` data with many readers |
 //!
 //! Sleeping locks live in `sched`. In debug builds each lock has a class (its name), and [`lockdep`] checks
@@ -31,4 +32,4 @@ pub use protocol::WaiterCount;
 pub use once::{LazyLock, Once};
 pub use rcucell::{ArcCell, RcuCell, WeakCell};
 pub use seqlock::SeqLock;
-pub use spin::{IrqLock, IrqLockGuard, SpinLock, SpinLockGuard};
+pub use spin::{FairLock, FairLockGuard, IrqLock, IrqLockGuard, SpinLock, SpinLockGuard};

@@ -51,6 +51,52 @@ impl SpinBit {
     }
 }
 
+/// Turns at a lock: who came first is next, however fast another comes back.
+pub struct Turns {
+    /// The turn that the next one to come gets.
+    next: AtomicU32,
+    /// Whose turn it is; equal to `next` while the lock is free.
+    now: AtomicU32,
+}
+
+impl Turns {
+    /// A free lock; both words are equal.
+    #[inline]
+    pub const fn new(next: AtomicU32, now: AtomicU32) -> Self {
+        Turns { next, now }
+    }
+
+    /// Takes the lock when all who came before have given it back.
+    #[inline]
+    pub fn lock(&self) {
+        let own = self.next.fetch_add(1, Ordering::Relaxed);
+        // Acquire pairs with the release in `unlock`.
+        while self.now.load(Ordering::Acquire) != own {
+            relax();
+        }
+    }
+
+    /// Takes the lock if it is free.
+    #[inline]
+    pub fn try_lock(&self) -> bool {
+        let now = self.now.load(Ordering::Acquire);
+        self.next.compare_exchange(now, now.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Gives the lock to the next.
+    #[inline]
+    pub fn unlock(&self) {
+        let now = self.now.load(Ordering::Relaxed);
+        self.now.store(now.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Does someone hold it?
+    #[inline]
+    pub fn is_locked(&self) -> bool {
+        self.now.load(Ordering::Relaxed) != self.next.load(Ordering::Relaxed)
+    }
+}
+
 /// The count of a sequence lock.
 ///
 /// ```text

@@ -3,18 +3,18 @@
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use super::lockdep::{self, Class};
-use super::protocol::SpinBit;
+use super::protocol::{SpinBit, Turns};
 use crate::irq::{self, IrqGuard};
 use crate::preempt::{self, PreemptGuard};
 
 macro_rules! lock_type {
-    ($(#[$doc:meta])* $Lock:ident, $Guard:ident, $Context:ty, $enter:expr) => {
+    ($(#[$doc:meta])* $Lock:ident, $Guard:ident, $Context:ty, $enter:expr, $Core:ty, $free:expr) => {
         $(#[$doc])*
         pub struct $Lock<T: ?Sized> {
-            bit: SpinBit,
+            core: $Core,
             class: Class,
             data: UnsafeCell<T>,
         }
@@ -28,7 +28,7 @@ macro_rules! lock_type {
             /// A lock of the class `name` around `value`.
             #[inline]
             pub const fn new(name: &'static str, value: T) -> Self {
-                Self { bit: SpinBit::new(AtomicBool::new(false)), class: Class::new(name), data: UnsafeCell::new(value) }
+                Self { core: $free, class: Class::new(name), data: UnsafeCell::new(value) }
             }
 
             /// The value, when nobody can hold the lock.
@@ -44,7 +44,7 @@ macro_rules! lock_type {
             pub fn lock(&self) -> $Guard<'_, T> {
                 let context = $enter;
                 lockdep::acquire(&self.class);
-                self.bit.lock();
+                self.core.lock();
                 $Guard { lock: self, _context: context }
             }
 
@@ -52,7 +52,7 @@ macro_rules! lock_type {
             #[inline]
             pub fn try_lock(&self) -> Option<$Guard<'_, T>> {
                 let context = $enter;
-                if !self.bit.try_lock() {
+                if !self.core.try_lock() {
                     return None;
                 }
                 lockdep::acquire_try(&self.class);
@@ -61,7 +61,7 @@ macro_rules! lock_type {
 
             /// Does someone hold it?
             pub fn is_locked(&self) -> bool {
-                self.bit.is_locked()
+                self.core.is_locked()
             }
 
             /// The value, when nobody can hold the lock.
@@ -115,7 +115,7 @@ macro_rules! lock_type {
             #[inline]
             fn drop(&mut self) {
                 lockdep::release(&self.lock.class);
-                self.lock.bit.unlock();
+                self.lock.core.unlock();
             }
         }
     };
@@ -123,10 +123,16 @@ macro_rules! lock_type {
 
 lock_type! {
     /// A spinning lock for data that interrupt handlers never touch. Preemption is off while it is held.
-    SpinLock, SpinLockGuard, PreemptGuard, preempt::disable()
+    SpinLock, SpinLockGuard, PreemptGuard, preempt::disable(), SpinBit, SpinBit::new(AtomicBool::new(false))
 }
 
 lock_type! {
     /// A spinning lock for data that interrupt handlers touch too. Interrupts are off while it is held.
-    IrqLock, IrqLockGuard, IrqGuard, irq::disable()
+    IrqLock, IrqLockGuard, IrqGuard, irq::disable(), SpinBit, SpinBit::new(AtomicBool::new(false))
+}
+
+lock_type! {
+    /// As [`SpinLock`], for what CPUs want again and again: each gets its turn in the order in which they came. With
+    /// [`SpinLock`] the one that has just let go is most often the next, and another can wait for ever.
+    FairLock, FairLockGuard, PreemptGuard, preempt::disable(), Turns, Turns::new(AtomicU32::new(0), AtomicU32::new(0))
 }
