@@ -39,6 +39,7 @@ pub mod paging;
 pub mod pci;
 pub mod percpu;
 pub mod pkey;
+pub mod ports;
 pub mod power;
 pub mod preempt;
 pub mod rcu;

@@ -25,6 +25,7 @@ use crate::addr::UserAddr;
 use crate::arch;
 use crate::error::{Fault, NoMemory};
 use crate::paging::PageTable;
+use crate::ports::Ports;
 use crate::segment::Selectors;
 use crate::trap::{self, UserRegs};
 
@@ -264,6 +265,11 @@ impl Thread {
         arch::thread::is_tsc_forbidden(self)
     }
 
+    /// The ports that its user code may use.
+    pub fn ports(&self) -> Ports {
+        arch::thread::ports(self)
+    }
+
     /// Is it running, or is its context still being saved?
     pub fn is_on_cpu(&self) -> bool {
         self.on_cpu.load(Ordering::Acquire)
@@ -358,6 +364,13 @@ impl Current {
     pub fn with_page_table<R>(&self, f: impl FnOnce(Option<&PageTable>) -> R) -> R {
         let table = self.page_table();
         f(table.as_deref())
+    }
+
+    /// Lets its user code use `ports`, and no others, from now on. exec keeps them.
+    ///
+    /// Only for who may do what it likes with the machine: see [`crate::ports`].
+    pub fn set_ports(&self, ports: Ports) {
+        arch::thread::set_ports(self, ports);
     }
 
     /// The user FS base (TLS pointer).
@@ -462,6 +475,11 @@ impl Thread {
         assert!(fresh, "the thread runs already");
         // SAFETY: T3: it has not run yet.
         unsafe { *this.page_table.get() = table };
+    }
+
+    /// Sets the ports that the user code of a new thread may use, before it first runs.
+    pub fn set_first_ports(this: &Arc<Thread>, ports: Ports) {
+        arch::thread::set_first_ports(this, ports);
     }
 
     /// Sets the FS base a new user thread starts with (CLONE_SETTLS), before it first runs.

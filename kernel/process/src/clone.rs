@@ -438,6 +438,10 @@ fn make_thread(
     if me.hal().is_tsc_forbidden() {
         thread.hal().forbid_tsc(true);
     }
+    let ports = me.hal().ports();
+    if ports.are_any() || ports.level != 0 {
+        HalThread::set_first_ports(thread.hal(), ports);
+    }
     task::bind(thread.hal(), child.clone());
     drop(child.thread.swap(Some(thread.clone())));
     if child.registered.rseq.load(Relaxed) != 0 {

@@ -14,6 +14,8 @@ use crate::regs;
 
 const NT_PRSTATUS: u64 = 1;
 const NT_PRFPREG: u64 = 2;
+/// The map of I/O ports.
+const NT_386_IOPERM: u64 = 0x201;
 const NT_X86_XSTATE: u64 = 0x202;
 /// Bytes of `struct user_i387_struct`.
 const FPREGS_LEN: usize = 512;
@@ -70,6 +72,7 @@ fn shape(kind: u64) -> Result<(usize, usize)> {
         NT_PRSTATUS => Ok((regs::LEN, 8)),
         NT_PRFPREG => Ok((FPREGS_LEN, FPREGS_LEN)),
         NT_X86_XSTATE => Ok((xstate_len(), 8)),
+        NT_386_IOPERM => Ok((hal::ports::MAP_BYTES, 8)),
         _ => Err(Errno::EINVAL),
     }
 }
@@ -93,11 +96,22 @@ fn buffer(kind: u64, data: u64) -> Result<(Iovec, usize)> {
     Ok((iov, wanted))
 }
 
+/// The task's map of I/O ports. `ENXIO`: it has none.
+fn port_bytes(task: &Task) -> Result<Vec<u8>> {
+    let thread = task.thread().ok_or(Errno::ESRCH)?;
+    let map = thread.hal().ports().map.ok_or(Errno::ENXIO)?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(map.as_bytes().len()).map_err(|_| Errno::ENOMEM)?;
+    bytes.extend_from_slice(map.as_bytes());
+    Ok(bytes)
+}
+
 /// `PTRACE_GETREGSET`: set `kind` into the iovec at `data`, whose length becomes that of the answer.
 pub(crate) fn get_regset(task: &Arc<Task>, kind: u64, data: u64) -> Result<()> {
     let (iov, len) = buffer(kind, data)?;
     let bytes = match kind {
         NT_PRSTATUS => trace::with_stop(task, |stop| Ok(regs::all(stop)))?.as_bytes().to_vec(),
+        NT_386_IOPERM => port_bytes(task)?,
         _ => fpu_bytes(task)?,
     };
     let part = bytes.get(..len).ok_or(Errno::EINVAL)?;
@@ -113,6 +127,7 @@ pub(crate) fn set_regset(task: &Arc<Task>, kind: u64, data: u64) -> Result<()> {
     bytes.resize(len, 0);
     user::read_bytes(UserAddr(iov.iov_base), &mut bytes)?;
     match kind {
+        NT_386_IOPERM => return Err(Errno::EOPNOTSUPP),
         NT_PRSTATUS => {
             let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().unwrap_or_default());
             let words: Vec<u64> = bytes.chunks_exact(8).map(word).collect();

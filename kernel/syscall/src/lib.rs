@@ -24,6 +24,7 @@ mod net;
 mod numa;
 mod path;
 mod poll;
+mod ports;
 mod range;
 mod scheduling;
 mod segment;

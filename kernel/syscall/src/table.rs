@@ -12,7 +12,7 @@ use hal::UserAddr;
 use crate::arg::{Arg, Support};
 use crate::{
     Cx, Result, aio, cred, eventfiles, fd, file, futex, handle, ioprio, ipc, mem, mounts, net, numa, path,
-    poll, range, scheduling, segment, signal, swap, system, task, time, trace, uring, xattr,
+    poll, ports, range, scheduling, segment, signal, swap, system, task, time, trace, uring, xattr,
 };
 
 /// One past the highest system-call number that has a row.
@@ -257,6 +257,8 @@ syscalls! {
     169 reboot(magic1: u32, magic2: u32, command: u32, arg: u64) => system::sys_reboot, Support::Full;
     170 sethostname(name: UserAddr, len: i32) => system::sys_sethostname, Support::Full;
     171 setdomainname(name: UserAddr, len: i32) => system::sys_setdomainname, Support::Full;
+    172 iopl(level: u32) => ports::sys_iopl, Support::Full;
+    173 ioperm(from: usize, count: usize, allow: i32) => ports::sys_ioperm, Support::Full;
     186 gettid() => task::sys_gettid, Support::Full;
     187 readahead(fd: i32, offset: i64, count: usize) => file::sys_readahead, Support::Full;
     188 setxattr(path: UserAddr, name: UserAddr, buf: UserAddr, size: usize, flags: u32)
@@ -516,8 +518,6 @@ syscalls! {
         136 ustat,
         139 sysfs,
         156 _sysctl,
-        172 iopl,
-        173 ioperm,
         174 create_module,
         175 init_module,
         176 delete_module,

@@ -47,6 +47,7 @@ mod pidfd;
 mod pipe;
 mod pkeys;
 mod poll;
+mod ports;
 mod proc;
 mod proctask;
 mod ptimer;
@@ -116,6 +117,7 @@ const AREAS: &[&[harness::Test]] = &[
     block::TESTS,
     pipe::TESTS,
     poll::TESTS,
+    ports::TESTS,
     epoll::TESTS,
     eventfd::TESTS,
     timerfd::TESTS,

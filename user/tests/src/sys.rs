@@ -228,6 +228,32 @@ pub fn pkru_offset() -> usize {
     std::arch::x86_64::__cpuid_count(0xd, 9).ebx as usize
 }
 
+/// Writes a byte to an I/O port; `SIGSEGV` without the right to it.
+pub fn out_byte(port: u16, value: u8) {
+    // SAFETY: the tests use ports that no device has.
+    unsafe { std::arch::asm!("out dx, al", in("dx") port, in("al") value, options(nostack)) };
+}
+
+/// Writes two bytes to a port and the next.
+pub fn out_word(port: u16, value: u16) {
+    // SAFETY: as above.
+    unsafe { std::arch::asm!("out dx, ax", in("dx") port, in("ax") value, options(nostack)) };
+}
+
+/// CLI: user mode may not, and gets `SIGSEGV`.
+pub fn clear_interrupts() {
+    // SAFETY: it has no effect in user mode.
+    unsafe { std::arch::asm!("cli", options(nostack)) };
+}
+
+/// CLI, what the flags are then, and STI.
+pub fn clear_interrupts_and_read_flags() -> u64 {
+    let flags;
+    // SAFETY: as above; the stack is as before.
+    unsafe { std::arch::asm!("cli", "pushfq", "pop {}", "sti", out(reg) flags) };
+    flags
+}
+
 /// A clock as the C library reads it, without a system call if it can; in nanoseconds.
 pub fn vdso_clock(id: i32) -> i64 {
     let mut now: timespec = zero();

@@ -13,8 +13,8 @@ use abi::signal::{
     ILL_ILLOPN, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL, SIG_DFL, SIG_IGN, SIGBUS, SIGFPE, SIGILL, SIGKILL,
     SIGSEGV, SIGTRAP, SigInfo, SigSet, TRAP_BRKPT, TRAP_HWBKPT, TRAP_TRACE,
 };
-use hal::UserAddr;
 use hal::trap::{Access, Exception, UserRegs};
+use hal::{UserAddr, user};
 use mm::{FaultError, FaultKind};
 
 use super::send;
@@ -129,12 +129,27 @@ fn signal_bad_access(task: &CurrentTask, addr: UserAddr, access: Access, error: 
     }
 }
 
+/// With level 3 of iopl(2), old programs switch interrupts off and on again: for them it is as if nothing was there.
+fn skip_interrupt_flag(task: &CurrentTask, regs: &mut UserRegs) -> bool {
+    /// CLI and STI.
+    const INSTRUCTIONS: [u8; 2] = [0xfa, 0xfb];
+    let is_one = task.hal().ports().level == hal::ports::Ports::ALL
+        && user::read::<u8>(UserAddr(regs.rip)).is_ok_and(|byte| INSTRUCTIONS.contains(&byte));
+    if is_one {
+        regs.rip = regs.rip.wrapping_add(1);
+    }
+    is_one
+}
+
 /// Another exception of user code: sends the signal.
 pub fn user_exception(mut exception: Exception, regs: &mut UserRegs) {
     let task = task::current();
     if let Some(probes) = hooks::probes()
         && probes.exception(&task, &mut exception, regs)
     {
+        return;
+    }
+    if exception.vector == GENERAL_PROTECTION && skip_interrupt_flag(&task, regs) {
         return;
     }
     let is_debug = exception.vector == DEBUG;
@@ -158,6 +173,7 @@ pub fn user_exception(mut exception: Exception, regs: &mut UserRegs) {
 
 /// Vector of debug exceptions.
 const DEBUG: u8 = 1;
+const GENERAL_PROTECTION: u8 = 13;
 
 /// The `si_code` of a debug exception with DR6 `status`.
 fn debug_code(status: u64) -> i32 {

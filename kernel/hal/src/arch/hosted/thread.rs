@@ -11,6 +11,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use super::cpu;
 use crate::addr::UserAddr;
 use crate::error::{Fault, NoMemory};
+use crate::ports::Ports;
 use crate::preempt::NO_RESCHED;
 use crate::segment::Selectors;
 use crate::thread::{Breakpoints, Current, Fpu, Thread};
@@ -238,6 +239,14 @@ pub fn set_fpu_bytes(_current: &Current, bytes: &[u8]) -> Result<(), Fault> {
 pub fn set_breakpoints(_thread: &Thread, wanted: &Breakpoints) -> Result<(), Fault> {
     if wanted.addr.iter().all(|&addr| addr < crate::USER_END) { Ok(()) } else { Err(Fault) }
 }
+
+pub fn ports(_thread: &Thread) -> Ports {
+    Ports::default()
+}
+
+pub fn set_ports(_current: &Current, _ports: Ports) {}
+
+pub fn set_first_ports(_thread: &Thread, _ports: Ports) {}
 
 pub fn forbid_tsc(_thread: &Thread, _on: bool) {}
 

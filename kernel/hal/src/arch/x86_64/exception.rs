@@ -20,6 +20,7 @@ use super::debug::{NEED_DEBUG, NO_TSC};
 use super::entry::{FREE_FLAGS, USER_FLAGS};
 use super::fpu::{self, NEED_LOAD};
 use super::gdt::{USER_CS, USER_DS};
+use super::ports::{self, NEED_PORTS};
 use super::thread::OTHER_SEGMENTS;
 use super::{debug, instr, ldt, unwind, usercopy};
 use crate::addr::{USER_END, UserAddr};
@@ -172,17 +173,20 @@ pub(super) fn has_usual_segments(regs: &UserRegs) -> bool {
 /// Does what the current thread's work word asks for before user mode; whether the way there must be IRET, because of
 /// other segments. Interrupts are off at entry and at the end.
 ///
-/// The flags of tracing, of breakpoints and of the ban on the time-stamp counter stay set for as long as these last: the
-/// first is for system-call entry, the others set the CPU up at the end.
+/// The flags of tracing, of breakpoints, of ports and of the ban on the time-stamp counter stay set for as long as these
+/// last: the first is for system-call entry, the others set the CPU up at the end.
 pub(super) extern "C-unwind" fn exit_work(regs: &mut UserRegs) -> bool {
     // SAFETY: a thread that is about to enter user mode is the current one, and alive.
     let thread: &Thread = unsafe { &*cpulocal::current_thread() };
     loop {
         let word = thread.work_word().load(Ordering::Relaxed);
-        let work = word & !(Work::TRACE.bits() | NEED_DEBUG | NO_TSC | OTHER_SEGMENTS);
+        let work = word & !(Work::TRACE.bits() | NEED_DEBUG | NO_TSC | NEED_PORTS | OTHER_SEGMENTS);
         if work == 0 {
             if word & (NEED_DEBUG | NO_TSC) != 0 {
                 debug::enter(thread, word);
+            }
+            if word & NEED_PORTS != 0 {
+                ports::enter(thread);
             }
             let by_iret = !has_usual_segments(regs);
             if word & OTHER_SEGMENTS != 0 && !by_iret {

@@ -35,6 +35,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 use super::cpu::Feature;
 use super::cpulocal;
 use super::instr::cpuid;
+use super::ports::{self, NEED_PORTS};
 use super::{pku, usercopy};
 use crate::addr::UserAddr;
 use crate::error::{Fault, NoMemory};
@@ -304,10 +305,15 @@ fn needs_load(thread: &Thread) -> bool {
         || thread.arch.fpu_cpu.load(Ordering::Relaxed) == NO_CPU
 }
 
-/// Saves the registers of `prev`, which is about to leave this CPU. Interrupts are off.
+/// Saves the registers of `prev`, which is about to leave this CPU, and closes its ports there. Interrupts are off.
 #[inline]
 pub(super) fn switch_out(prev: &Thread, buffer: &Buffer) {
-    if needs_load(prev) {
+    // One look at the word for both: the usual thread has neither flag.
+    let word = prev.work_word().load(Ordering::Relaxed);
+    if word & (NEED_LOAD | NEED_PORTS) != 0 {
+        ports::leave(word);
+    }
+    if word & NEED_LOAD != 0 || prev.arch.fpu_cpu.load(Ordering::Relaxed) == NO_CPU {
         return;
     }
     // SAFETY: the caller has switched interrupts off; NEED_LOAD is clear, so the registers are `prev`'s (F1).

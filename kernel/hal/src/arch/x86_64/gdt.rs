@@ -17,6 +17,7 @@ use core::mem::size_of;
 use super::cpulocal::CpuLocal;
 use super::instr::{self, IA32_GS_BASE, IA32_KERNEL_GS_BASE};
 use crate::descriptor::Descriptor;
+use crate::ports::MAP_WORDS;
 
 /// Kernel code.
 pub(super) const KERNEL_CS: u16 = 0x10;
@@ -61,6 +62,13 @@ struct TaskState {
     io_map_base: u16,
 }
 
+/// Where the map of ports begins in the segment.
+const PORTS_AT: u16 = size_of::<TaskState>() as u16;
+/// The segment with that map, and the ones that the CPU wants behind it.
+const TSS_BYTES: usize = size_of::<TaskState>() + (MAP_WORDS + 1) * 8;
+/// Beyond the segment: there is no map, and all ports fault in user mode.
+const NO_PORTS: u16 = TSS_BYTES as u16;
+
 const USER32_CODE: u64 = 0x00cf_fb00_0000_ffff;
 const USER_DATA: u64 = 0x00cf_f300_0000_ffff;
 const USER_CODE: u64 = 0x00af_fb00_0000_ffff;
@@ -83,8 +91,16 @@ pub(super) fn user_descriptor(selector: u16) -> Descriptor {
 pub(super) struct Descriptors {
     gdt: [u64; 16],
     tss: TaskState,
+    /// Directly behind `tss`; a set bit forbids a port. The last word is all ones.
+    ports: [u64; MAP_WORDS + 1],
+    /// Which map that is.
+    ports_id: u64,
     stacks: [IstStack; 4],
 }
+
+const _: () = assert!(
+    core::mem::offset_of!(Descriptors, ports) - core::mem::offset_of!(Descriptors, tss) == PORTS_AT as usize
+);
 
 #[repr(C, packed)]
 struct TablePointer {
@@ -110,8 +126,10 @@ impl Descriptors {
                 ist: [0; 7],
                 reserved2: 0,
                 reserved3: 0,
-                io_map_base: size_of::<TaskState>() as u16, // no I/O map: ports fault in user mode
+                io_map_base: NO_PORTS,
             },
+            ports: [u64::MAX; MAP_WORDS + 1],
+            ports_id: 0,
             stacks: [EMPTY; 4],
         }
     }
@@ -137,7 +155,7 @@ pub(super) unsafe fn load(cpu: &'static CpuLocal) {
         tables.tss.ist = ist;
     }
     let base = core::ptr::from_ref(&tables.tss) as u64;
-    let limit = size_of::<TaskState>() as u64 - 1;
+    let limit = TSS_BYTES as u64 - 1;
     tables.gdt[TSS as usize / 8] = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
     tables.gdt[TSS as usize / 8 + 1] = base >> 32;
     // Linux keeps the node number above bit 12; here it is always 0.
@@ -188,6 +206,38 @@ pub(super) unsafe fn set_kernel_stack(cpu: &CpuLocal, top: u64) {
     let tables = cpu.descriptors.get();
     // SAFETY: by 1 only this CPU touches the table, and its hardware reads it only on entry from user mode.
     unsafe { (&raw mut (*tables).tss.rsp).cast::<u64>().write_unaligned(top) };
+}
+
+/// Lets user code on this CPU use the ports whose bits are clear in `words`, which are the map `id`.
+///
+/// # Safety
+///
+/// 1. Interrupts are off and `cpu` is this CPU's area.
+#[cold]
+pub(super) unsafe fn open_ports(cpu: &CpuLocal, words: &[u64], id: u64) {
+    let tables = cpu.descriptors.get();
+    // SAFETY: by 1 only this CPU touches the tables, and its hardware reads the map only in user mode. The last word
+    // stays as it is.
+    unsafe {
+        if (*tables).ports_id != id {
+            let ports = &mut (*tables).ports;
+            ports[..MAP_WORDS].copy_from_slice(&words[..MAP_WORDS]);
+            (*tables).ports_id = id;
+        }
+        (&raw mut (*tables).tss.io_map_base).write_unaligned(PORTS_AT);
+    }
+}
+
+/// Keeps user code on this CPU from all ports.
+///
+/// # Safety
+///
+/// 1. Interrupts are off and `cpu` is this CPU's area.
+#[cold]
+pub(super) unsafe fn close_ports(cpu: &CpuLocal) {
+    let tables = cpu.descriptors.get();
+    // SAFETY: as in `open_ports`.
+    unsafe { (&raw mut (*tables).tss.io_map_base).write_unaligned(NO_PORTS) };
 }
 
 /// Loads the kernel's stack segment if an interrupt from user mode has put null there. It makes no difference in the kernel,

@@ -26,6 +26,7 @@ pub(crate) mod paging;
 pub(crate) mod pci;
 mod phys;
 pub(crate) mod pku;
+mod ports;
 pub(crate) mod power;
 pub(crate) mod rng;
 pub(crate) mod smp;

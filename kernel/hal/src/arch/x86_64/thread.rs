@@ -32,12 +32,15 @@ pub(crate) use super::debug::{forbid_tsc, is_tsc_forbidden, set as set_breakpoin
 use super::entry::{FREE_FLAGS, USER_FLAGS};
 use super::fpu::{self, Buffer};
 use super::instr::{self, IA32_FS_BASE, IA32_KERNEL_GS_BASE};
+pub(crate) use super::ports::{get as ports, set as set_ports, set_first as set_first_ports};
 use super::stack::KernelStack;
 use super::{exception, gdt, ldt, pku, unwind};
 use crate::addr::UserAddr;
 use crate::error::{Fault, NoMemory};
 use crate::pkey::INITIAL;
+use crate::ports::Ports;
 use crate::segment::Selectors;
+use crate::sync::IrqLock;
 use crate::thread::{Breakpoints, Current, Fpu, Thread};
 use crate::trap::UserRegs;
 
@@ -72,6 +75,8 @@ pub(crate) struct ArchThread {
     pkru: AtomicU32,
     /// Breakpoints that others may change at any time.
     pub(super) debug: DebugState,
+    /// Ports that its user code may use.
+    pub(super) ports: IrqLock<Ports>,
     /// It panicked, and its stack is being unwound.
     pub(super) panicking: AtomicBool,
 }
@@ -88,6 +93,7 @@ impl ArchThread {
             fpu_cpu: AtomicU32::new(fpu::NO_CPU),
             pkru: pku::initial(),
             debug: DebugState::new(),
+            ports: IrqLock::new("hal.thread.ports", Ports::default()),
             panicking: AtomicBool::new(false),
         }
     }
