@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use abi::socket::{Cmsghdr, Msghdr, Ucred};
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
-use net_core::{Control, MsgFlags, Received};
+use net_core::{Control, MsgFlags, Process, Received};
 use process::pid;
 use security::{Cap, IdKind};
 use vfs::{FdFlags, File};
@@ -17,6 +17,7 @@ use crate::net::SOL_SOCKET;
 
 const SCM_RIGHTS: i32 = 1;
 const SCM_CREDENTIALS: i32 = 2;
+const SCM_PIDFD: i32 = 4;
 /// Most descriptors in one message (unix(7)).
 const SCM_MAX_FD: usize = 253;
 /// Most bytes of control data (/proc/sys/net/core/optmem_max).
@@ -181,6 +182,28 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// Installs a pidfd of `process`, or tells why it cannot; gives whether there was room.
+    fn put_pidfd(&mut self, caller: &Caller, process: Process) -> Result<bool> {
+        const LEN: u64 = HEADER + size_of::<i32>() as u64;
+        if self.left < LEN {
+            return Ok(false);
+        }
+        let opened = crate::net::pidfd_of(process, caller).and_then(|file| {
+            let reserved = caller.files.reserve(0, caller::nofile(), FdFlags::CLOEXEC)?;
+            Ok((reserved, file))
+        });
+        match opened {
+            Ok((reserved, file)) => {
+                let is_whole = self.put(SOL_SOCKET, SCM_PIDFD, reserved.fd().as_bytes())?;
+                reserved.install(file);
+                Ok(is_whole)
+            }
+            Err(error) => self.put(SOL_SOCKET, SCM_PIDFD, (error.to_return() as i32).as_bytes()),
+        }
+    }
+}
+
 /// Writes the control messages of what was received and gives the bytes used; what does not fit sets `CTRUNC`.
 pub(crate) fn write(
     caller: &Caller,
@@ -200,6 +223,9 @@ pub(crate) fn write(
         let is_cloexec = flags.contains(MsgFlags::CMSG_CLOEXEC);
         let fd_flags = if is_cloexec { FdFlags::CLOEXEC } else { FdFlags::empty() };
         is_whole &= writer.put_rights(caller, rights, fd_flags)?;
+    }
+    if let Some(process) = received.process.take() {
+        is_whole &= writer.put_pidfd(caller, process)?;
     }
     for control in &received.control {
         is_whole &= writer.put(control.level, control.kind, &control.data)?;

@@ -114,6 +114,13 @@ pub(crate) fn sys_pipe(cx: &mut Cx<'_>, fds: UserAddr) -> Result<usize> {
 
 /// ioctl(2).
 pub(crate) fn sys_ioctl(_cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: usize) -> Result<usize> {
+    /// What a socket's namespace is; all families have it alike.
+    const SIOCGSKNS: u32 = 0x894c;
+    if cmd == SIOCGSKNS
+        && let Some(opened) = crate::net::namespace_of(fd)
+    {
+        return opened;
+    }
     fcntl::ioctl(&*files()?, fd, cmd, arg, || process::current().cred()).map_err(|errno| match errno {
         Errno::ENOIOCTLCMD => Errno::ENOTTY,
         other => other,

@@ -13,8 +13,11 @@ use hal::time::now_ns;
 use hal::uio::{Dest, Src, UserBuf};
 use hal::{UserAddr, user};
 use net_core::options::{self, Value};
-use net_core::{End, Halves, MsgFlags, Outgoing, ProcessId, Received, SockType, Socket};
+use net_core::{End, Halves, MsgFlags, Outgoing, Process, Received, SockType, Socket};
+use ns::NetNs;
+use process::ThreadGroup;
 use process::signal::{Target, send_kernel};
+use security::Cap;
 use vfs::{FdFlags, File};
 
 use crate::Cx;
@@ -43,10 +46,30 @@ fn identify() -> Ucred {
 }
 
 /// The calling process, for `SO_PEERPIDFD`.
-fn identify_process() -> Option<ProcessId> {
-    let task = process::try_current()?;
-    let group = task.group();
-    Some(ProcessId { pid: group.pid(), unique: group.unique_id() })
+fn identify_process() -> Option<Process> {
+    Some(process::try_current()?.group().clone())
+}
+
+/// A pidfd of what [`identify_process`] gave, which may have been reaped meanwhile.
+pub(crate) fn pidfd_of(process: Process, caller: &Caller) -> Result<Arc<File>> {
+    let group = process.downcast::<ThreadGroup>().map_err(|_| Errno::ESRCH)?;
+    pidfd::create(pidfd::Subject::Process(group), OpenFlags::CLOEXEC, &caller.cred)
+}
+
+/// `SIOCGSKNS`: a descriptor of the socket's network namespace. `EPERM` without CAP_NET_ADMIN there. `None`: `fd` is no
+/// socket.
+pub(crate) fn namespace_of(fd: i32) -> Option<Result<usize>> {
+    let file = file(fd).ok()?;
+    let socket = net_core::socket_of(&file).ok()?;
+    let open = || {
+        let net = socket.net().and_then(|net| net.downcast::<NetNs>().ok()).ok_or(Errno::ENOTTY)?;
+        let caller = Caller::new()?;
+        if !caller.cred.ns_capable(net.id().owner(), Cap::NET_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        caller.install(nsfs::open(nsfs::Namespace::Net(net))?, FdFlags::CLOEXEC)
+    };
+    Some(open())
 }
 
 /// Splits the type argument of socket(2) from its flags. `EINVAL`: unknown flags.
@@ -246,7 +269,10 @@ pub(crate) fn sys_setsockopt(
     let sized = |size: usize| if len < size { Err(Errno::EINVAL) } else { Ok(()) };
     let time = || sized(size_of::<Timeval>()).and_then(|()| Ok(user::read::<Timeval>(value)?));
     let linger = || sized(size_of::<[i32; 2]>()).and_then(|()| Ok(user::read::<[i32; 2]>(value)?));
-    socket.options().set(name, int, time, linger, &caller.cred)?;
+    match socket.options().set(name, int, time, linger, &caller.cred) {
+        Err(Errno::ENOPROTOOPT) => socket.set_own_option(name, int)?,
+        other => other?,
+    }
     socket.option_changed(name);
     Ok(0)
 }
@@ -290,12 +316,11 @@ pub(crate) fn sys_getsockopt(
     Ok(0)
 }
 
-/// `SO_PEERPIDFD`. `ENODATA`: there is no other side. `ESRCH`: its process has gone.
+/// `SO_PEERPIDFD`. `ENODATA`: there is no other side.
 fn get_peer_pidfd(socket: &dyn Socket, value: UserAddr, len: UserAddr, room: usize) -> Result<usize> {
     let peer = socket.peer_process().ok_or(Errno::ENODATA)?;
     let caller = Caller::new()?;
-    let subject = pidfd::Subject::of_process(peer.pid, peer.unique)?;
-    let file = pidfd::create(subject, OpenFlags::CLOEXEC, &caller.cred)?;
+    let file = pidfd_of(peer, &caller)?;
     let place = caller.files.reserve(0, caller::nofile(), caller::cloexec(OpenFlags::CLOEXEC))?;
     let bytes = place.fd().to_ne_bytes();
     let room = room.min(bytes.len());

@@ -76,6 +76,7 @@ mod tty;
 mod udp;
 mod uffd;
 mod unix;
+mod unixopt;
 mod uprobe;
 mod uring;
 mod uringbuffers;
@@ -131,6 +132,7 @@ const AREAS: &[&[harness::Test]] = &[
     uringbuffers::TESTS,
     uringrules::TESTS,
     unix::TESTS,
+    unixopt::TESTS,
     uprobe::TESTS,
     inet::TESTS,
     tcp::TESTS,

@@ -7,6 +7,7 @@ tests!(
     level_triggered, edge_triggered, oneshot, ctl_errors, create_and_wait_errors, wakes_a_sleeper,
     adding_while_someone_sleeps, closing_removes_when_the_last_reference_goes, same_file_twice_by_duplicate,
     nested, too_deep_nesting, round_robin_over_many, epoll_pwait2, rdhup_of_a_stream_socket, exclusive,
+    wishes_for_busy_polling,
 );
 
 fn create() -> i32 {
@@ -215,4 +216,37 @@ fn exclusive() {
     assert_eq!(ctl(ep, EPOLL_CTL_ADD, w, EPOLLOUT | EPOLLEXCLUSIVE | EPOLLONESHOT), Err(EINVAL));
     write(w, b"x").unwrap();
     assert_eq!(ready(ep, 0), [(EPOLLIN, r)]);
+}
+
+/// `EPIOCSPARAMS` and `EPIOCGPARAMS` (linux/eventpoll.h).
+fn wishes_for_busy_polling() {
+    const SET: u32 = 0x4008_8a01;
+    const GET: u32 = 0x8008_8a02;
+    /// Microseconds, budget, preference and padding.
+    fn params(usecs: u32, budget: u16, prefer: u8, pad: u8) -> u64 {
+        u64::from(usecs) | u64::from(budget) << 32 | u64::from(prefer) << 48 | u64::from(pad) << 56
+    }
+    let ep = create();
+    let get = || {
+        let mut params = u64::MAX;
+        sys!(SYS_ioctl, ep, GET, &mut params).map(|_| params)
+    };
+    let set = |params: u64| sys!(SYS_ioctl, ep, SET, &params);
+    assert_eq!(get(), Ok(0));
+    assert_eq!(set(params(25, 16, 1, 0)), Ok(0));
+    assert_eq!(get(), Ok(params(25, 16, 1, 0)));
+    for wrong in [params(1 << 31, 0, 0, 0), params(0, 0, 2, 0), params(0, 0, 0, 1), params(0, u16::MAX, 0, 1)] {
+        assert_eq!(set(wrong), Err(EINVAL));
+    }
+    assert_eq!(set(params(0, 65, 0, 0)), Ok(0));
+    assert_eq!(sys!(SYS_ioctl, ep, SET, BAD), Err(EFAULT));
+    assert_eq!(sys!(SYS_ioctl, ep, GET, BAD), Err(EFAULT));
+    assert_eq!(sys!(SYS_ioctl, ep, GET + 1, BAD), Err(EINVAL));
+    // What a forked child sets is the set's.
+    aside(|| {
+        drop_root();
+        assert_eq!(set(params(0, 65, 0, 0)), Err(EPERM));
+        assert_eq!(set(params(1, 64, 0, 0)), Ok(0));
+    });
+    assert_eq!(get(), Ok(params(1, 64, 0, 0)));
 }

@@ -25,6 +25,7 @@
 //!
 //! Sources: epoll(7), epoll_ctl(2), epoll_wait(2).
 
+mod busy;
 mod ready;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use alloc::vec::Vec;
 use abi::fs::OpenFlags;
 use abi::poll::{EpollEvent, PollEvents};
 use abi::{Errno, Result};
+use hal::UserAddr;
 use hal::sync::SpinLock;
 use limits::events::EPOLL_WATCHES;
 use limits::{Charge, UserCounts, UserResource};
@@ -44,6 +46,7 @@ use sched::{Interruptible, Mutex, PollTable, WaitError};
 use security::Cred;
 use vfs::{File, FileMode, FileOps, ReleaseWatch, Whence};
 
+use self::busy::BusyPoll;
 use self::ready::{Item, PRIVATE, Ready};
 use crate::poll::ALWAYS;
 use crate::seek_nowhere;
@@ -89,6 +92,7 @@ pub struct Epoll {
     parents: SpinLock<Vec<Weak<Epoll>>>,
     /// Whose items these are: of the user who made the set.
     user: Arc<UserCounts>,
+    busy_poll: BusyPoll,
 }
 
 /// The set behind `file`, if it is one.
@@ -382,6 +386,10 @@ impl FileOps for Epoll {
         if self.is_ready() { PollEvents::IN | PollEvents::RDNORM } else { PollEvents::empty() }
     }
 
+    fn ioctl(&self, _file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
+        self.busy_poll.ioctl(cmd, UserAddr(arg as u64))
+    }
+
     fn show_fdinfo(&self, _file: &File, out: &mut Vec<u8>) {
         let items: Vec<Arc<Item>> = self.items.lock().values().cloned().collect();
         for item in items {
@@ -411,6 +419,7 @@ pub fn create(cred: &Arc<Cred>) -> Result<Arc<File>> {
         scan: Mutex::new("events.epoll.scan", ()),
         parents: SpinLock::new("events.epoll.parents", Vec::new()),
         user,
+        busy_poll: BusyPoll::new(),
     });
     vfs::anon::file("[eventpoll]", ops, OpenFlags::RDWR, cred)
 }

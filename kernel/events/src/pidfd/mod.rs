@@ -54,14 +54,6 @@ pub enum Scope {
 pub struct PidFd(Subject, OnClose);
 
 impl Subject {
-    /// The process with number `pid` in the first namespace, if it is the one with [`ThreadGroup::unique_id`] `unique`.
-    ///
-    /// `ESRCH`: it was reaped. LINUX: there a pidfd can be had even then.
-    pub fn of_process(pid: u32, unique: u64) -> Result<Self> {
-        let group = pid::find_process_global(pid).filter(|group| group.known_unique_id() == Some(unique));
-        group.map(Self::Process).ok_or(Errno::ESRCH)
-    }
-
     /// `task` as one thread.
     pub fn of_thread(task: &Arc<Task>) -> Self {
         if task.is_leader() {

@@ -161,6 +161,8 @@ pub struct Received {
     pub rights: Vec<Arc<File>>,
     /// The sender's credentials, if the socket asked for them.
     pub creds: Option<Ucred>,
+    /// The sender, if the socket asked for it and it is known.
+    pub process: Option<Process>,
     /// Other control data.
     pub control: Vec<Control>,
 }
@@ -222,7 +224,7 @@ pub trait Socket: Any + Send + Sync {
     fn peer_cred(&self) -> Ucred;
 
     /// The other side's process, as [`process`] told it (`SO_PEERPIDFD`); `None`: there is none, or nobody knows.
-    fn peer_process(&self) -> Option<ProcessId> {
+    fn peer_process(&self) -> Option<Process> {
         None
     }
 
@@ -244,6 +246,22 @@ pub trait Socket: Any + Send + Sync {
     fn get_option(&self, level: i32, name: i32, room: usize) -> Result<Vec<u8>> {
         let _ = (level, name, room);
         Err(Errno::EOPNOTSUPP)
+    }
+
+    /// setsockopt(2) of level `SOL_SOCKET`, for what only some families have. `ENOPROTOOPT`, `EOPNOTSUPP`: this one has not.
+    fn set_own_option(&self, name: i32, value: i32) -> Result<()> {
+        let _ = value;
+        self.own_option(name).map(drop)
+    }
+
+    /// getsockopt(2) of the same.
+    fn own_option(&self, name: i32) -> Result<i32> {
+        Err(if name == options::SO_PASSPIDFD { Errno::EOPNOTSUPP } else { Errno::ENOPROTOOPT })
+    }
+
+    /// Its network namespace, an `ns::NetNs` (`SIOCGSKNS`); `None`: it does not tell.
+    fn net(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
     }
 
     /// Option `name` of level `SOL_SOCKET` was set.
@@ -276,17 +294,11 @@ pub fn register_identity(identify: Identify) {
     IDENTIFY.call_once(|| identify);
 }
 
-/// A process: its number in the first pid namespace, and one that no other process ever has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProcessId {
-    /// Its process id.
-    pub pid: u32,
-    /// Its own for ever.
-    pub unique: u64,
-}
+/// A process, alive or not: what the one who registered takes it for.
+pub type Process = Arc<dyn Any + Send + Sync>;
 
 /// Who knows the current process; `None` in a kernel thread.
-pub type IdentifyProcess = fn() -> Option<ProcessId>;
+pub type IdentifyProcess = fn() -> Option<Process>;
 
 static IDENTIFY_PROCESS: Once<IdentifyProcess> = Once::new();
 
@@ -296,7 +308,7 @@ pub fn register_process(identify: IdentifyProcess) {
 }
 
 /// The current process.
-pub fn process() -> Option<ProcessId> {
+pub fn process() -> Option<Process> {
     IDENTIFY_PROCESS.get().and_then(|identify| identify())
 }
 

@@ -65,6 +65,11 @@ const SO_MARK: i32 = 36;
 const SO_PROTOCOL: i32 = 38;
 const SO_DOMAIN: i32 = 39;
 const SO_COOKIE: i32 = 57;
+/// The same as those without `NEW` where `time_t` has 64 bits.
+const SO_RCVTIMEO_NEW: i32 = 66;
+const SO_SNDTIMEO_NEW: i32 = 67;
+/// An option of unix(7); who cannot tell its senders does not take it.
+pub const SO_PASSPIDFD: i32 = 76;
 const SO_NETNS_COOKIE: i32 = 71;
 
 /// Flags that are kept and given back.
@@ -96,6 +101,7 @@ pub struct Options {
     /// Switch and seconds.
     linger: [AtomicU32; 2],
     passcred: AtomicBool,
+    passpidfd: AtomicBool,
     /// 0 until somebody asks.
     cookie: AtomicU64,
 }
@@ -142,6 +148,7 @@ impl Options {
             mark: AtomicU32::new(0),
             linger: [AtomicU32::new(0), AtomicU32::new(0)],
             passcred: AtomicBool::new(false),
+            passpidfd: AtomicBool::new(false),
             cookie: AtomicU64::new(0),
         }
     }
@@ -181,6 +188,21 @@ impl Options {
         self.passcred.load(Relaxed)
     }
 
+    /// Whether messages come with a pidfd of their sender.
+    pub fn passpidfd(&self) -> bool {
+        self.passpidfd.load(Relaxed)
+    }
+
+    /// Sets that; for the families that know it.
+    pub fn set_passpidfd(&self, is_on: bool) {
+        self.passpidfd.store(is_on, Relaxed);
+    }
+
+    /// Whether messages tell who sent them, in one way or another.
+    pub fn tells_senders(&self) -> bool {
+        self.passcred() || self.passpidfd()
+    }
+
     /// A number that no other socket has or had (`SO_COOKIE`).
     fn cookie(&self) -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -192,6 +214,7 @@ impl Options {
     pub fn inherit(&self, listener: &Self) {
         self.flags.store(listener.flags.load(Relaxed), Relaxed);
         self.passcred.store(listener.passcred(), Relaxed);
+        self.passpidfd.store(listener.passpidfd(), Relaxed);
     }
 
     /// Takes over everything, as accepted sockets of the internet do.
@@ -256,8 +279,8 @@ impl Options {
             SO_RCVLOWAT => {
                 self.rcvlowat.store(if value < 0 { i32::MAX as u32 } else { value.max(1) as u32 }, Relaxed)
             }
-            SO_RCVTIMEO => self.rcvtimeo_ns.store(timeout(time()?)?, Relaxed),
-            SO_SNDTIMEO => self.sndtimeo_ns.store(timeout(time()?)?, Relaxed),
+            SO_RCVTIMEO | SO_RCVTIMEO_NEW => self.rcvtimeo_ns.store(timeout(time()?)?, Relaxed),
+            SO_SNDTIMEO | SO_SNDTIMEO_NEW => self.sndtimeo_ns.store(timeout(time()?)?, Relaxed),
             SO_PRIORITY => {
                 if !(0..=6).contains(&value) {
                     forced(0)?;
@@ -312,8 +335,8 @@ pub fn get(socket: &dyn Socket, name: i32) -> Result<Value> {
         SO_RCVBUF => as_int(&options.rcvbuf),
         SO_RCVLOWAT => as_int(&options.rcvlowat),
         SO_SNDLOWAT => Value::Int(1),
-        SO_RCVTIMEO => as_time(&options.rcvtimeo_ns),
-        SO_SNDTIMEO => as_time(&options.sndtimeo_ns),
+        SO_RCVTIMEO | SO_RCVTIMEO_NEW => as_time(&options.rcvtimeo_ns),
+        SO_SNDTIMEO | SO_SNDTIMEO_NEW => as_time(&options.sndtimeo_ns),
         SO_PRIORITY => as_int(&options.priority),
         SO_MARK => as_int(&options.mark),
         SO_COOKIE => Value::Wide(options.cookie()),
@@ -322,7 +345,7 @@ pub fn get(socket: &dyn Socket, name: i32) -> Result<Value> {
             Value::Linger([options.linger[0].load(Relaxed) as i32, options.linger[1].load(Relaxed) as i32])
         }
         _ if FLAGS.contains(&name) => Value::Int((options.flags.load(Relaxed) >> name & 1) as i32),
-        _ => return Err(Errno::ENOPROTOOPT),
+        _ => Value::Int(socket.own_option(name)?),
     })
 }
 
@@ -351,5 +374,11 @@ mod tests {
         assert_eq!(timeout(Timeval { tv_sec: 0, tv_usec: 1_000_000 }), Err(Errno::EDOM));
         assert_eq!(timeout(Timeval { tv_sec: 1, tv_usec: 1 }), Ok(1_000_001_000));
         assert_eq!(set(&Options::new(), 9999, 1), Err(Errno::ENOPROTOOPT));
+        for name in [SO_RCVTIMEO, SO_RCVTIMEO_NEW] {
+            let options = Options::new();
+            let time = || Ok(Timeval { tv_sec: 5, tv_usec: 0 });
+            options.set(name, 5, time, || Err(Errno::EINVAL), &Cred::root()).unwrap();
+            assert_eq!(options.receive_timeout(), Some(5_000_000_000));
+        }
     }
 }

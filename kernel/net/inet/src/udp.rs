@@ -6,6 +6,7 @@
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::any::Any;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use abi::poll::PollEvents;
@@ -623,6 +624,10 @@ impl Socket for UdpSocket {
 
     fn ioctl(&self, cmd: u32, arg: UserAddr, cred: &Cred) -> Result<usize> {
         ioctl::interface(&self.net, &self.conn.stack, cmd, arg, cred)
+    }
+
+    fn net(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self.net.clone())
     }
 
     fn opened(&self, ino: u64) {

@@ -31,7 +31,7 @@ impl UnixSocket {
         flags: MsgFlags,
     ) -> Result<()> {
         address::parse(address)?;
-        if self.options().passcred() {
+        if self.options().tells_senders() {
             self.autobind()?;
         }
         let patience = Patience::new(flags, self.options().send_timeout());
@@ -80,10 +80,11 @@ impl UnixSocket {
                 new.peer_cred = Some(cred);
                 new.peer_process = process;
             }
+            embryo.options().inherit(listener.options());
             mine.state = State::Connected;
             mine.peer = Some(embryo.clone());
             mine.peer_cred = Some(theirs.own_cred);
-            mine.peer_process = theirs.own_process;
+            mine.peer_process = theirs.own_process.clone();
             theirs.embryos.push_back(embryo.clone());
             return Ok(Attempt::Done);
         }
@@ -96,7 +97,7 @@ impl UnixSocket {
             None
         } else {
             address::parse(address)?;
-            if self.options().passcred() {
+            if self.options().tells_senders() {
                 self.autobind()?;
             }
             let other = address::find(walk, address, self)?;

@@ -35,7 +35,7 @@ impl UnixSocket {
             }
             None => Some(self.peer().ok_or(Errno::ENOTCONN)?),
         };
-        if self.options().passcred() {
+        if self.options().tells_senders() {
             self.autobind()?;
         }
         let len = data.remaining();
@@ -53,6 +53,9 @@ impl UnixSocket {
             (None, Some(name), Some(walk)) => address::find(walk, name, self)?,
             _ => return Err(Errno::ENOTCONN),
         };
+        if self.options().passpidfd() || other.options().passpidfd() {
+            packet.process = net_core::process();
+        }
         loop {
             match self.deliver(&other, packet)? {
                 Delivery::Done => {
@@ -140,7 +143,7 @@ impl UnixSocket {
                 return if is_nonblocking { Err(Errno::EAGAIN) } else { Ok(Received::default()) };
             }
             drop(io);
-            self.wait_for_data(patience)?;
+            self.wait_for_data(patience, flags)?;
             io = self.io.lock();
         }
     }
@@ -148,9 +151,12 @@ impl UnixSocket {
     /// Receives the first message, if there is one. A fault loses it, as on Linux.
     fn take_message(&self, dst: &mut Dest<'_>, flags: MsgFlags) -> Option<Result<Received>> {
         let mut inner = self.inner.lock();
-        let first = inner.queue.front_mut()?;
+        let (idx, skip) = inner.first_for(self.kind, self.peek_off(flags))?;
+        let first = inner.queue.get_mut(idx)?;
         let (data, cred, from) = (first.data.clone(), first.cred, first.from.clone());
+        let process = first.process.clone();
         let (rights, gone) = if flags.contains(MsgFlags::PEEK) {
+            first.was_seen = true;
             (first.rights.peek(), None)
         } else {
             (first.rights.take(), inner.queue.pop_front())
@@ -159,17 +165,20 @@ impl UnixSocket {
         if gone.is_some() {
             self.room.wake_all();
         }
-        let len = data.len().min(dst.remaining());
-        if len > 0 && dst.put_bytes(&data[..len]).unwrap_or(0) < len {
+        let bytes = data.get(skip..).unwrap_or_default();
+        let len = bytes.len().min(dst.remaining());
+        if len > 0 && dst.put_bytes(&bytes[..len]).unwrap_or(0) < len {
             return Some(Err(Errno::EFAULT));
         }
-        let is_cut = len < data.len();
+        self.move_peek_off(flags, if flags.contains(MsgFlags::PEEK) { len } else { data.len() });
+        let is_cut = len < bytes.len();
         Some(Ok(Received {
-            len: if flags.contains(MsgFlags::TRUNC) { data.len() } else { len },
+            len: if flags.contains(MsgFlags::TRUNC) { bytes.len() } else { len },
             flags: if is_cut { MsgFlags::TRUNC } else { MsgFlags::empty() },
             name: from.as_deref().unwrap_or_default().to_vec(),
             rights,
             creds: self.options().passcred().then_some(cred),
+            process: process.filter(|_| self.options().passpidfd()),
             ..Received::default()
         }))
     }

@@ -8,7 +8,7 @@ use abi::poll::PollEvents;
 use abi::socket::Ucred;
 use abi::{Errno, Result};
 use hal::uio::Src;
-use net_core::Options;
+use net_core::{Options, Process};
 use sched::WaitQueue;
 
 use crate::address::Address;
@@ -77,6 +77,10 @@ pub(crate) struct Packet {
     pub(crate) offset: usize,
     pub(crate) rights: Rights,
     pub(crate) cred: Ucred,
+    /// The sender, if either side asked for it.
+    pub(crate) process: Option<Process>,
+    /// Somebody has looked at it without taking it.
+    pub(crate) was_seen: bool,
     /// The sender's name.
     pub(crate) from: Option<Address>,
     _charge: Charge,
@@ -98,7 +102,9 @@ impl Packet {
             return Err(Errno::EFAULT);
         }
         let charge = Charge::new(sender, len);
-        Ok(Self { data: Arc::new(data), offset: 0, rights: Rights::default(), cred, from, _charge: charge })
+        let (data, rights) = (Arc::new(data), Rights::default());
+        let (process, was_seen) = (None, false);
+        Ok(Self { data, offset: 0, rights, cred, process, was_seen, from, _charge: charge })
     }
 
     /// Bytes not received yet.

@@ -3,13 +3,18 @@
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 
 use abi::poll::PollEvents;
 use abi::socket::{AF_UNIX, Ucred};
 use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use hal::uio::Dest;
-use net_core::{End, Halves, MsgFlags, Options, Outgoing, Patience, ProcessId, Received, SockType, Socket};
+use net_core::options::SO_PASSPIDFD;
+use net_core::{
+    Control, End, Halves, MsgFlags, Options, Outgoing, Patience, Process, Received, SockType, Socket,
+};
 use ns::NetNs;
 use sched::{Mutex, PollTable, WaitQueue};
 use vfs::WalkContext;
@@ -50,10 +55,10 @@ pub(crate) struct Inner {
     pub(crate) error: Option<Errno>,
     /// Who connected or listened on the other side.
     pub(crate) peer_cred: Option<Ucred>,
-    pub(crate) peer_process: Option<ProcessId>,
+    pub(crate) peer_process: Option<Process>,
     /// Who called listen(2).
     pub(crate) own_cred: Ucred,
-    pub(crate) own_process: Option<ProcessId>,
+    pub(crate) own_process: Option<Process>,
 }
 
 /// A socket of the family `AF_UNIX`.
@@ -69,8 +74,17 @@ pub struct UnixSocket {
     /// Those who wait for room in this socket's queue or backlog.
     pub(crate) room: WaitQueue,
     pub(crate) io: Mutex<()>,
+    /// Where the next look without taking begins, in bytes; negative: always at the first (`SO_PEEK_OFF`). Changed by
+    /// receivers under `io`.
+    pub(crate) peek_off: AtomicI32,
+    /// Whether each receive tells how many bytes are left (`SO_INQ`).
+    pub(crate) tells_left: AtomicBool,
     bind_lock: Mutex<()>,
 }
+
+/// Options of level `SOL_SOCKET` that other families do not have.
+const SO_PEEK_OFF: i32 = 42;
+const SO_INQ: i32 = 84;
 
 /// Events that a change of state may bring.
 pub(crate) const ANY: u32 = u32::MAX;
@@ -105,6 +119,8 @@ impl UnixSocket {
             wait: WaitQueue::new(),
             room: WaitQueue::new(),
             io: Mutex::new("unix.io", ()),
+            peek_off: AtomicI32::new(-1),
+            tells_left: AtomicBool::new(false),
             bind_lock: Mutex::new("unix.bind", ()),
         })
     }
@@ -211,9 +227,58 @@ impl UnixSocket {
 }
 
 impl Inner {
+    /// The first packet that a receiver looks at, and the bytes of it that are passed over; `None`: there is none yet.
+    /// `peek_off` is that of the socket for a look without taking, else negative.
+    pub(crate) fn first_for(&self, kind: SockType, peek_off: i32) -> Option<(usize, usize)> {
+        let Ok(mut skip) = usize::try_from(peek_off) else {
+            return (!self.queue.is_empty()).then_some((0, 0));
+        };
+        for (idx, packet) in self.queue.iter().enumerate() {
+            let is_over = match kind {
+                SockType::Stream => skip >= packet.left(),
+                // An empty message is looked at once.
+                _ => skip >= packet.left() && (skip > 0 || packet.was_seen),
+            };
+            if !is_over {
+                return Some((idx, skip));
+            }
+            skip -= packet.left();
+        }
+        None
+    }
+
     /// Whether no more datagrams or connections fit.
     pub(crate) fn is_full(&self) -> bool {
         self.queue.len().max(self.embryos.len()) > self.backlog
+    }
+}
+
+/// `SO_PEEK_OFF` and its moves.
+impl UnixSocket {
+    /// Where a receive with `flags` looks first.
+    pub(crate) fn peek_off(&self, flags: MsgFlags) -> i32 {
+        if flags.contains(MsgFlags::PEEK) { self.peek_off.load(Relaxed) } else { -1 }
+    }
+
+    /// `len` bytes were looked at, or taken out of the queue. The caller holds `io`.
+    pub(crate) fn move_peek_off(&self, flags: MsgFlags, len: usize) {
+        let at = self.peek_off.load(Relaxed);
+        if at >= 0 {
+            let len = i32::try_from(len).unwrap_or(i32::MAX);
+            let is_look = flags.contains(MsgFlags::PEEK);
+            let to = if is_look { at.saturating_add(len) } else { at.saturating_sub(len).max(0) };
+            self.peek_off.store(to, Relaxed);
+        }
+    }
+
+    /// Tells how many bytes are left, if that was asked for.
+    pub(crate) fn tell_left(&self, got: &mut Received) {
+        const SOL_SOCKET: i32 = 1;
+        if self.tells_left.load(Relaxed) {
+            let left: usize = self.inner.lock().queue.iter().map(Packet::left).sum();
+            let data = i32::try_from(left).unwrap_or(i32::MAX).to_ne_bytes().to_vec();
+            got.control.push(Control { level: SOL_SOCKET, kind: SO_INQ, data });
+        }
     }
 }
 
@@ -262,6 +327,8 @@ impl Socket for UnixSocket {
         if !self.is_connection() {
             return Err(Errno::EOPNOTSUPP);
         }
+        let process = net_core::process();
+        let old_process;
         {
             let mut inner = self.inner.lock();
             if inner.local.is_none() || !matches!(inner.state, State::Unconnected | State::Listening) {
@@ -271,8 +338,9 @@ impl Socket for UnixSocket {
             // Negative numbers mean the most.
             inner.backlog = (backlog as u32).min(SOMAXCONN) as usize;
             inner.own_cred = net_core::identity();
-            inner.own_process = net_core::process();
+            old_process = core::mem::replace(&mut inner.own_process, process);
         }
+        drop(old_process);
         self.room.wake_all();
         Ok(())
     }
@@ -290,7 +358,6 @@ impl Socket for UnixSocket {
             inner.embryos.pop_front().map(Ok)
         })??;
         self.room.wake_all();
-        embryo.options().inherit(self.options());
         Ok(embryo)
     }
 
@@ -370,6 +437,30 @@ impl Socket for UnixSocket {
         if self.is_listening() { Err(Errno::EINVAL) } else { Ok(self.out.used()) }
     }
 
+    fn set_own_option(&self, name: i32, value: i32) -> Result<()> {
+        match name {
+            SO_PEEK_OFF => self.peek_off.store(value, Relaxed),
+            SO_PASSPIDFD => self.options().set_passpidfd(value != 0),
+            SO_INQ if self.kind != SockType::Stream => return Err(Errno::ENOPROTOOPT),
+            SO_INQ if !(0..=1).contains(&value) => return Err(Errno::EINVAL),
+            SO_INQ => self.tells_left.store(value != 0, Relaxed),
+            _ => return Err(Errno::ENOPROTOOPT),
+        }
+        Ok(())
+    }
+
+    fn own_option(&self, name: i32) -> Result<i32> {
+        match name {
+            SO_PEEK_OFF => Ok(self.peek_off.load(Relaxed)),
+            SO_PASSPIDFD => Ok(self.options().passpidfd().into()),
+            _ => Err(Errno::ENOPROTOOPT),
+        }
+    }
+
+    fn net(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self.net.clone())
+    }
+
     fn take_error(&self) -> Option<Errno> {
         self.inner.lock().error.take()
     }
@@ -383,8 +474,8 @@ impl Socket for UnixSocket {
         self.inner.lock().peer_cred.unwrap_or(Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX })
     }
 
-    fn peer_process(&self) -> Option<ProcessId> {
-        self.inner.lock().peer_process
+    fn peer_process(&self) -> Option<Process> {
+        self.inner.lock().peer_process.clone()
     }
 
     fn release(&self) {

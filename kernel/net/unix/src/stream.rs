@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use abi::socket::Ucred;
 use abi::{Errno, Result};
 use hal::uio::{Dest, Src};
-use net_core::{MsgFlags, Outgoing, Patience, Received, Socket};
+use net_core::{MsgFlags, Outgoing, Patience, Process, Received, Socket};
 use vfs::File;
 
 use crate::address::Address;
@@ -20,8 +20,11 @@ const MAX_PACKET: usize = 32 << 10;
 /// A look at a packet in the queue.
 struct Look {
     data: Arc<Vec<u8>>,
+    /// Its place in the queue.
+    idx: usize,
     offset: usize,
     cred: Ucred,
+    process: Option<Process>,
     from: Option<Address>,
     rights: Vec<Arc<File>>,
 }
@@ -37,7 +40,8 @@ enum Nothing {
 struct Receive {
     got: Received,
     first_cred: Option<Ucred>,
-    /// Packets that were looked at and left (`MSG_PEEK`).
+    first_process: Option<Process>,
+    /// Packets that were looked at and left, or passed over (`MSG_PEEK`).
     peeked: usize,
 }
 
@@ -91,6 +95,9 @@ impl UnixSocket {
         let len = data.remaining().min(limit);
         let mut packet = Packet::take(&self.out, data, len, cred, from)?;
         packet.rights = Rights::new(rights.take().unwrap_or_default(), net_core::identity().uid);
+        if self.options().passpidfd() || peer.options().passpidfd() {
+            packet.process = net_core::process();
+        }
         let mut theirs = peer.inner.lock();
         if theirs.state == State::Dead || theirs.shut.receive {
             drop(theirs);
@@ -118,10 +125,11 @@ impl UnixSocket {
         }
         let patience = Patience::new(flags, self.options().receive_timeout());
         let target = if flags.contains(MsgFlags::WAITALL) { dst.remaining().max(1) } else { 1 };
-        let mut receive = Receive { got: Received::default(), first_cred: None, peeked: 0 };
+        let got = Received::default();
+        let mut receive = Receive { got, first_cred: None, first_process: None, peeked: 0 };
         let mut io = self.io.lock();
         loop {
-            let error = match self.look(receive.peeked) {
+            let error = match self.look(&receive, flags) {
                 Ok(look) => match self.take(look, dst, flags, &mut receive) {
                     Ok(Next::More) if dst.remaining() > 0 => continue,
                     Ok(_) => break,
@@ -132,7 +140,7 @@ impl UnixSocket {
                 Err(Nothing::Failed(error)) => error,
                 Err(Nothing::Yet) => {
                     drop(io);
-                    let waited = self.wait_for_data(patience);
+                    let waited = self.wait_for_data(patience, flags);
                     io = self.io.lock();
                     match waited {
                         Ok(()) => continue,
@@ -145,33 +153,48 @@ impl UnixSocket {
             }
             return Err(error);
         }
+        self.tell_left(&mut receive.got);
         drop(io);
         if self.options().passcred() {
             receive.got.creds = receive.first_cred;
         }
+        if self.options().passpidfd() {
+            receive.got.process = receive.first_process;
+        }
         Ok(receive.got)
     }
 
-    /// Waits until there is something to receive, be it the end.
-    pub(crate) fn wait_for_data(&self, patience: Patience) -> Result<()> {
+    /// Waits until there is something to receive with `flags`, be it the end.
+    pub(crate) fn wait_for_data(&self, patience: Patience, flags: MsgFlags) -> Result<()> {
         patience.wait(&self.wait, || {
             let inner = self.inner.lock();
-            (!inner.queue.is_empty() || inner.shut.receive || inner.error.is_some()).then_some(())
+            let has_data = inner.first_for(self.kind, self.peek_off(flags)).is_some();
+            (has_data || inner.shut.receive || inner.error.is_some()).then_some(())
         })
     }
 
-    fn look(&self, at: usize) -> core::result::Result<Look, Nothing> {
+    fn look(&self, receive: &Receive, flags: MsgFlags) -> core::result::Result<Look, Nothing> {
         let mut inner = self.inner.lock();
-        if let Some(packet) = inner.queue.get(at) {
+        let is_first = receive.first_cred.is_none();
+        let place = if is_first {
+            inner.first_for(self.kind, self.peek_off(flags))
+        } else {
+            Some((receive.peeked, 0))
+        };
+        if let Some((packet, idx, skip)) =
+            place.and_then(|(idx, skip)| inner.queue.get(idx).map(|packet| (packet, idx, skip)))
+        {
             return Ok(Look {
                 data: packet.data.clone(),
-                offset: packet.offset,
+                idx,
+                offset: packet.offset + skip,
                 cred: packet.cred,
+                process: packet.process.clone(),
                 from: packet.from.clone(),
                 rights: packet.rights.peek(),
             });
         }
-        if let Some(error) = inner.error.take_if(|_| at == 0) {
+        if let Some(error) = inner.error.take_if(|_| is_first) {
             return Err(Nothing::Failed(error));
         }
         Err(if inner.shut.receive { Nothing::Ever } else { Nothing::Yet })
@@ -181,7 +204,7 @@ impl UnixSocket {
     fn take(&self, look: Look, dst: &mut Dest<'_>, flags: MsgFlags, receive: &mut Receive) -> Result<Next> {
         let is_first = receive.first_cred.is_none();
         let changes_sender =
-            self.options().passcred() && receive.first_cred.is_some_and(|cred| cred != look.cred);
+            self.options().tells_senders() && receive.first_cred.is_some_and(|cred| cred != look.cred);
         if changes_sender {
             return Ok(Next::Stop);
         }
@@ -190,14 +213,16 @@ impl UnixSocket {
         let done = if len == 0 { 0 } else { dst.put_bytes(&bytes[..len])? };
         receive.got.len += done;
         receive.first_cred = Some(look.cred);
+        self.move_peek_off(flags, done);
         if is_first {
+            receive.first_process = look.process;
             receive.got.name = look.from.as_deref().unwrap_or_default().to_vec();
         }
         let has_rights = !look.rights.is_empty();
         let is_whole = look.offset + done == look.data.len();
         if flags.contains(MsgFlags::PEEK) {
             receive.got.rights = look.rights;
-            receive.peeked += 1;
+            receive.peeked = look.idx + 1;
         } else {
             // The files go with the first byte, as on Linux.
             let (rights, gone) = {

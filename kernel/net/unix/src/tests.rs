@@ -61,6 +61,41 @@ fn streams_have_no_borders_and_peek_leaves_data() {
 }
 
 #[test]
+fn looks_begin_where_the_option_says() {
+    const SO_PEEK_OFF: i32 = 42;
+    let look = MsgFlags::PEEK | NOW;
+    for kind in [STREAM, DATAGRAM] {
+        let (a, b) = crate::pair(kind, 0).unwrap();
+        assert_eq!(b.own_option(SO_PEEK_OFF), Ok(-1));
+        b.set_own_option(SO_PEEK_OFF, 0).unwrap();
+        send(&a, b"abc").unwrap();
+        send(&a, b"def").unwrap();
+        assert_eq!(text(&b, 2, look).unwrap(), b"ab");
+        let rest = text(&b, 9, look).unwrap();
+        assert_eq!(rest, if kind == STREAM { &b"cdef"[..] } else { b"c" });
+        assert_eq!(b.own_option(SO_PEEK_OFF), Ok(2 + rest.len() as i32));
+        b.set_own_option(SO_PEEK_OFF, 6).unwrap();
+        assert_eq!(text(&b, 9, look), Err(Errno::EAGAIN));
+        assert_eq!(text(&b, 3, NOW).unwrap(), b"abc");
+        assert_eq!(b.own_option(SO_PEEK_OFF), Ok(3));
+    }
+}
+
+#[test]
+fn what_is_left_is_told_of_streams() {
+    const SO_INQ: i32 = 84;
+    let (a, b) = crate::pair(STREAM, 0).unwrap();
+    b.set_own_option(SO_INQ, 1).unwrap();
+    send(&a, b"abcdef").unwrap();
+    let told = |received: &Received| received.control.first().map(|control| control.data.clone());
+    let (_, received) = receive(&b, 2, NOW).unwrap();
+    assert_eq!(told(&received), Some(4i32.to_ne_bytes().to_vec()));
+    assert_eq!(b.set_own_option(SO_INQ, 2), Err(Errno::EINVAL));
+    let (_, datagrams) = crate::pair(DATAGRAM, 0).unwrap();
+    assert_eq!(datagrams.set_own_option(SO_INQ, 1), Err(Errno::ENOPROTOOPT));
+}
+
+#[test]
 fn datagrams_keep_their_borders() {
     let (a, b) = crate::pair(DATAGRAM, 0).unwrap();
     for message in [&b"one"[..], b"", b"three"] {

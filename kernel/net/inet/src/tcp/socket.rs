@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::sync::atomic::Ordering::Relaxed;
 
 use abi::poll::PollEvents;
@@ -490,6 +491,10 @@ impl Socket for TcpSocket {
         };
         user::write(arg, &value)?;
         Ok(0)
+    }
+
+    fn net(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self.net.clone())
     }
 
     fn opened(&self, ino: u64) {
