@@ -1,7 +1,7 @@
 //! What a guest is made of: the options that choose it, and the steps from them to a [`Machine`].
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -48,7 +48,7 @@ pub struct GuestArgs {
     /// Connect the guest to QEMU's user network
     #[arg(long)]
     pub net: bool,
-    /// Make a folder of this machine readable in the guest at /share
+    /// Share a folder of this machine at /share: what the guest writes is there, too. A copy on Linux and with --icount
     #[arg(long, value_name = "DIR")]
     pub share: Option<PathBuf>,
     /// Run Keel built with debug assertions and the lock-order checker
@@ -57,6 +57,9 @@ pub struct GuestArgs {
     /// How guest code runs: /dev/kvm is touched only when asked for here
     #[arg(long, value_enum, default_value = "tcg")]
     pub accel: Accel,
+    /// A folder that is copied to /share of the initramfs, on every kernel
+    #[arg(skip)]
+    pub programs: Option<PathBuf>,
     /// A disk whose writes are recorded; it comes after the others
     #[arg(skip)]
     pub recorded: Option<Recorded>,
@@ -84,6 +87,7 @@ impl Default for GuestArgs {
             append: String::new(),
             net: false,
             share: None,
+            programs: None,
             debug: false,
             accel: Accel::Tcg,
             recorded: None,
@@ -142,6 +146,11 @@ impl GuestArgs {
             fs::metadata(disk).with_context(|| format!("the disk {} cannot be read", disk.display()))?;
         }
         let kernel = self.kernel_file()?;
+        if let Some(share) = &self.share
+            && !share.is_dir()
+        {
+            bail!("--share {}: there is no such folder", share.display());
+        }
         // A root on a disk needs an initramfs with the overlay only.
         let root_disk = self.root_disk(job)?;
         let has_disks =
@@ -162,7 +171,8 @@ impl GuestArgs {
         if self.kernel == "linux" && has_disks {
             add_modules(&mut writer)?;
         }
-        add_overlay(&mut writer, &init, job, self.share.as_deref())?;
+        let copied = if guest.machine.share.is_some() { None } else { self.share.as_deref() };
+        add_overlay(&mut writer, &init, job, copied.or(self.programs.as_deref()))?;
         writer.finish()?.flush()?;
         Ok(guest)
     }
@@ -185,6 +195,8 @@ impl GuestArgs {
     }
 
     fn machine(&self, kernel: PathBuf, initrd: PathBuf, root_disk: Option<(PathBuf, Keep)>) -> Machine {
+        // Debian's Linux has no 9P, and with --icount a guest would wait for the host.
+        let is_keel = self.kernel == "keel" || self.kernel != "linux" && is_elf(&kernel);
         let root = if root_disk.is_some() { "root=/dev/vda rootfstype=ext4 rw " } else { "" };
         let default_mem = match self.root.as_str() {
             "debian" => 2048,
@@ -206,6 +218,7 @@ impl GuestArgs {
             root_disk,
             disks: self.disks.clone(),
             nvme_disks: self.nvme_disks.clone(),
+            share: self.share.clone().filter(|_| !self.icount && is_keel),
             net: self.net,
             accel: self.accel,
             recorded: self.recorded.clone(),
@@ -231,6 +244,12 @@ impl GuestArgs {
             image::ensure(name)
         }
     }
+}
+
+/// Is the kernel `file` an ELF file, as Keel's is and Linux's is not?
+fn is_elf(file: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(file).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"
 }
 
 fn existing(path: &str, what: &str) -> Result<PathBuf> {
@@ -261,9 +280,6 @@ fn add_overlay(writer: &mut Writer<impl Write>, init: &Path, job: &Job, share: O
     writer.add_dir(".keel", 0o700)?;
     writer.add_bytes(".keel/job", 0o600, &job.encode())?;
     if let Some(share) = share {
-        if !share.is_dir() {
-            bail!("--share {}: there is no such folder", share.display());
-        }
         writer.add_tree("share", share)?;
     }
     Ok(())

@@ -79,6 +79,8 @@ pub struct Machine {
     pub disks: Vec<PathBuf>,
     /// Raw disk images, each on an NVMe controller.
     pub nvme_disks: Vec<PathBuf>,
+    /// A folder of this machine, which the guest can mount by 9P with the tag `share`.
+    pub share: Option<PathBuf>,
     /// QEMU's user network.
     pub net: bool,
     /// See [`Accel`].
@@ -137,6 +139,11 @@ impl Machine {
         for (n, disk) in self.nvme_disks.iter().enumerate() {
             qemu.args(["-drive", &format!("file={},format=raw,if=none,id=nvme{n}", escape(disk))]);
             qemu.args(["-device", &format!("nvme,drive=nvme{n},serial=keel-nvme{n}")]);
+        }
+        if let Some(share) = &self.share {
+            let model = "security_model=none,multidevs=remap";
+            qemu.args(["-fsdev", &format!("local,id=share,path={},{model}", escape(share))]);
+            qemu.args(["-device", "virtio-9p-pci,fsdev=share,mount_tag=share"]);
         }
         if self.net {
             qemu.args(["-nic", "user,model=virtio-net-pci"]);

@@ -75,6 +75,7 @@ fn set_up(params: Params) -> Result<()> {
     procfs::provide(procfs::Extra::SysvShm, ipc::show::shm);
     ext4::register()?;
     fat::register()?;
+    p9fs::register()?;
     overlay::register()?;
     binfmt_misc::register()?;
     cgroup2::register()?;

@@ -15,6 +15,7 @@ pub(crate) fn find(params: &Params) -> Result<()> {
     log::info!("pci: {count} functions");
     virtio_rng::register();
     virtio_blk::register();
+    virtio_9p::register();
     nvme::register();
     for device in &params.virtio_mmio {
         if let Err(errno) = add_virtio_mmio(device) {
@@ -35,6 +36,7 @@ fn add_virtio_mmio(text: &str) -> Result<()> {
     match transport.kind() {
         virtio::kind::BLOCK => virtio_blk::attach(transport),
         virtio::kind::RNG => virtio_rng::attach(transport),
+        virtio::kind::P9 => virtio_9p::attach(transport),
         _ => Err(Errno::ENODEV),
     }
 }

@@ -60,6 +60,11 @@ pub trait FileSystemType: Send + Sync {
         false
     }
 
+    /// Whether it has something to write out, which sync(2) asks for and umount(2) waits for.
+    fn writes_back(&self) -> bool {
+        self.needs_device()
+    }
+
     /// Whether it shows other file systems, so that its locks are taken before theirs.
     fn is_stacked(&self) -> bool {
         false
@@ -212,8 +217,8 @@ impl SuperBlock {
         if sb.fs_type.is_global() {
             sb.set_owner(&UserNs::INITIAL);
         }
-        if sb.fs_type.needs_device() {
-            let mut all = ON_DEVICES.lock();
+        if sb.fs_type.writes_back() {
+            let mut all = WRITING_BACK.lock();
             all.retain(|known| known.strong_count() > 0);
             all.push(Arc::downgrade(&sb));
         }
@@ -314,10 +319,10 @@ impl SuperBlock {
         }
     }
 
-    /// After the last mount of a disk: waits until nothing but open files keeps it, so that the disk is free when
+    /// After the last mount of a disk, or of a server: waits until nothing but open files keeps it, so that it is free when
     /// umount(2) returns.
     pub(crate) fn release(self: Arc<Self>) {
-        if !self.fs_type.needs_device() {
+        if !self.fs_type.writes_back() {
             return;
         }
         // The mount itself may wait for a grace period.
@@ -329,7 +334,7 @@ impl SuperBlock {
 }
 
 /// File systems that have something to write out.
-static ON_DEVICES: Mutex<Vec<Weak<SuperBlock>>> = Mutex::new("vfs.on_devices", Vec::new());
+static WRITING_BACK: Mutex<Vec<Weak<SuperBlock>>> = Mutex::new("vfs.writing_back", Vec::new());
 
 /// What lies below file systems and has something to write out: the page caches of devices.
 static BELOW: hal::sync::Once<fn()> = hal::sync::Once::new();
@@ -342,7 +347,7 @@ pub fn set_sync_below(sync: fn()) {
 /// Writes out everything that is dirty in all file systems, and then what lies below them (sync(2)). Errors are told by
 /// fsync(2). Sleeps.
 pub fn sync_all() {
-    let all: Vec<_> = ON_DEVICES.lock().iter().filter_map(Weak::upgrade).collect();
+    let all: Vec<_> = WRITING_BACK.lock().iter().filter_map(Weak::upgrade).collect();
     for sb in all {
         let _ = sb.ops.sync(&sb);
     }

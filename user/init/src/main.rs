@@ -53,6 +53,7 @@ fn main() {
         complain(format_args!("root file system: {error}"));
     }
     mounts::mount_all();
+    mounts::mount_share();
     mounts::open_console();
     network::bring_up();
     power::install_handlers();

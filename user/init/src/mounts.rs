@@ -21,6 +21,9 @@ const MOUNTS: [(&str, &str, &str); 7] = [
     ("tmpfs", "/run", "mode=0755"),
 ];
 
+/// Where a folder of the host is.
+const SHARE: &str = "/share";
+
 /// Mounts [`MOUNTS`]; one that fails is named on the console and left out.
 pub fn mount_all() {
     for (kind, target, options) in MOUNTS {
@@ -39,6 +42,25 @@ pub fn mount_all() {
         ("/dev/stderr", "fd/2"),
     ] {
         let _ = std::os::unix::fs::symlink(target, link);
+    }
+}
+
+/// Mounts the folder of the host that QEMU shares, if there is one and /share was not in the initramfs.
+pub fn mount_share() {
+    const OPTIONS: &str = "trans=virtio,version=9p2000.L,cache=mmap,msize=262144";
+    if fs::exists(SHARE).unwrap_or(false) && fs::read_dir(SHARE).is_ok_and(|mut dir| dir.next().is_some()) {
+        return;
+    }
+    let made = fs::create_dir(SHARE);
+    match mount(Some("share"), SHARE, Some("9p"), MsFlags::empty(), Some(OPTIONS)) {
+        Ok(()) => {}
+        // There is no such device, or the kernel knows no 9P.
+        Err(Errno::ENOENT | Errno::ENODEV) => {
+            if made.is_ok() {
+                let _ = fs::remove_dir(SHARE);
+            }
+        }
+        Err(error) => complain(format_args!("mount of {SHARE}: {error}")),
     }
 }
 

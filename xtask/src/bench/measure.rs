@@ -80,7 +80,7 @@ impl Job {
             smp: self.smp,
             mem: Some(if self.root == "tiny" { 1024 } else { 2048 }),
             icount: self.icount,
-            share: Some(self.share.clone()),
+            programs: Some(self.share.clone()),
             disks: self.disks.clone(),
             ..guest_choices()
         }

@@ -113,7 +113,7 @@ pub fn run(
     note: &mut dyn FnMut(&Case, Ending),
 ) -> Result<()> {
     let share = Share::new(folders)?;
-    let guest = GuestArgs { share: Some(share.0.clone()), ..guest.clone() };
+    let guest = GuestArgs { programs: Some(share.0.clone()), ..guest.clone() };
     let mut rest: VecDeque<Case> = cases.iter().cloned().collect();
     let (mut crashes, mut lost) = (0, 0);
     while !rest.is_empty() {

@@ -221,7 +221,7 @@ fn guest(args: &CrashArgs, kernel: &str, scratch: &Scratch) -> Result<GuestArgs>
     Ok(GuestArgs {
         kernel: kernel.to_owned(),
         debug: args.debug && kernel != "linux",
-        share: Some(share),
+        programs: Some(share),
         ..GuestArgs::default()
     })
 }
@@ -301,7 +301,7 @@ fn mount(
         return Ok(Vec::new());
     }
     let mut guest = guest(args, kernel, scratch)?;
-    let share = guest.share.clone().unwrap_or_default();
+    let share = guest.programs.clone().unwrap_or_default();
     guest.disks = samples.iter().map(|(image, _)| image.clone()).collect();
     for (nr, (_, point)) in samples.iter().enumerate() {
         let marks: Vec<u8> = point.promises.iter().flat_map(Promises::encode).collect();

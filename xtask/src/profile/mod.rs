@@ -79,7 +79,7 @@ fn profile(args: &ProfileArgs, dir: &Path) -> Result<()> {
         // While a guest waits for its disk, its counted clock runs on.
         icount: args.disk.is_none(),
         mem: Some(if args.root == "tiny" { 1024 } else { 2048 }),
-        share: Some(share),
+        programs: Some(share),
         disks: args.disk.iter().cloned().collect(),
         ..bench::guest_choices()
     };

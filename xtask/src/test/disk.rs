@@ -115,6 +115,7 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     programs(tally, platform)?;
     super::power::run(tally, platform)?;
     super::exchange::run(tally, platform)?;
+    super::share::run(tally, platform)?;
     super::faults::run(tally, platform)
 }
 
@@ -159,7 +160,7 @@ fn test_on(
         kernel: kernel.to_owned(),
         debug: platform.debug && kernel == "keel",
         disks: vec![path.to_owned()],
-        share: Some(share),
+        programs: Some(share),
         ..platform.guest("tiny", None)
     };
     let name = fs.name();

@@ -101,7 +101,7 @@ fn exchange(platform: &Platform, kind: &Kind, writer: &str, path: &Path) -> Resu
         kernel: kernel.to_owned(),
         debug: platform.debug && kernel == "keel",
         disks: vec![path.to_owned()],
-        share: Some(share.clone()),
+        programs: Some(share.clone()),
         ..platform.guest("tiny", None)
     };
     let reader = if writer == "keel" { "linux" } else { "keel" };
@@ -132,7 +132,7 @@ fn share() -> Result<PathBuf> {
 }
 
 /// The first lines in which two descriptions differ.
-fn difference(one: &str, other: &str) -> String {
+pub fn difference(one: &str, other: &str) -> String {
     let differ = |(one, other): &(&str, &str)| one != other;
     let mut lines: Vec<String> = one
         .lines()

@@ -26,7 +26,7 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     paths::make_dir(&share)?;
     fs::copy(&program, share.join("user-fuzz"))?;
     let mut guest = platform.guest("tiny", Some(1024));
-    guest.share = Some(share.clone());
+    guest.programs = Some(share.clone());
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).context("a clock before 1970")?.as_secs();
     ui::say(&format!("fuzz: seed {seed}"));
     let mut said = String::new();

@@ -7,6 +7,7 @@
 //!   disk       files after the next boot, and what e2fsck says of them       disk.rs
 //!              images that Keel and Linux exchange                           exchange.rs
 //!              disks with sectors that fail                                 faults.rs
+//!              a folder that guest and host share                           share.rs
 //!              what a power failure leaves, in short                         power.rs, crash/
 //!   user       user/tests in guests: Keel with 1, 2 and 4 CPUs, and Linux     user.rs     \ batch.rs runs the
 //!   fuzz       user/fuzz in a guest of Keel with 2 CPUs                         fuzz.rs
@@ -31,6 +32,7 @@ mod machine;
 mod power;
 mod scenario;
 mod session;
+mod share;
 mod speed;
 pub mod tally;
 mod user;

@@ -93,7 +93,7 @@ fn run_folder(tally: &Tally, platform: &Platform, kind: &str, folder: &str) -> R
         let share = paths::logs()?.join(format!("share-{}-{platform}-{stem}", std::process::id()));
         write_scripts(&share, &scenarios)?;
         let mut guest = platform.guest(&file.root, file.mem);
-        guest.share = Some(share.clone());
+        guest.programs = Some(share.clone());
         let longest = scenarios
             .iter()
             .filter(|s| tally.selects(&format!("{group}/{}", s.name)))

@@ -28,7 +28,7 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     paths::make_dir(&share)?;
     fs::copy(&program, share.join("user-tests"))?;
     let mut guest = platform.guest("tiny", Some(1024));
-    guest.share = Some(share.clone());
+    guest.programs = Some(share.clone());
     // Scratch disks for the tests of block devices; their files are sparse.
     let [disk, nvme] = ["disk", "nvme"].map(|kind| share.with_extension(kind));
     for file in [&disk, &nvme] {
