@@ -281,7 +281,7 @@ impl Mount {
     }
 
     /// Begins a write through this mount. `EROFS`.
-    pub(crate) fn want_write(self: &Arc<Self>) -> Result<WriteAccess> {
+    pub fn want_write(self: &Arc<Self>) -> Result<WriteAccess> {
         self.writers.fetch_add(1, SeqCst);
         // Pairs with `set_flags`: either this sees the flag or the remount sees the count.
         let access = WriteAccess(self.clone());
@@ -393,7 +393,7 @@ impl core::fmt::Debug for Mount {
 }
 
 /// A write through a mount in progress, or a description open for writing.
-pub(crate) struct WriteAccess(Arc<Mount>);
+pub struct WriteAccess(Arc<Mount>);
 
 impl Drop for WriteAccess {
     fn drop(&mut self) {

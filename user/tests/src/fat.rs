@@ -10,6 +10,7 @@ tests!(
     names_are_one_in_either_case, long_and_short_names, names_that_cannot_be, renames_that_change_case_only,
     renames_exchange, renames_keep_what_is_there, modes_are_all_or_none, owners_stay, times_have_steps, no_links_or_devices,
     files_have_no_holes, the_volume_is_told, directories_count_their_own, removed_files_stay_open, a_file_is_of_32_bits,
+    attributes_are_set, entries_have_two_names, space_is_reserved, files_by_handle,
 );
 
 const NAME_LEN: u64 = 1530;
@@ -66,7 +67,16 @@ fn names_are_one_in_either_case() {
 
 fn long_and_short_names() {
     on_fat();
-    let made = ["README.TXT", "readme.two", "a name with spaces.html", "日本語", ".profile", "a+b", "two.dots.in", "Grüße.txt"];
+    let made = [
+        "README.TXT",
+        "readme.two",
+        "a name with spaces.html",
+        "日本語",
+        ".profile",
+        "a+b",
+        "two.dots.in",
+        "Grüße.txt",
+    ];
     mkdir("names");
     for name in made {
         file(&format!("names/{name}"), name.as_bytes());
@@ -135,7 +145,10 @@ fn renames_keep_what_is_there() {
     assert_eq!(rename("one", "TWO", RENAME_NOREPLACE), Err(EEXIST));
     rename("one", "three", RENAME_NOREPLACE).unwrap();
     rename("three", "two", 0).unwrap();
-    assert_eq!((contents("one"), contents("two"), contents("three")), (Err(ENOENT), Ok(b"1".to_vec()), Err(ENOENT)));
+    assert_eq!(
+        (contents("one"), contents("two"), contents("three")),
+        (Err(ENOENT), Ok(b"1".to_vec()), Err(ENOENT))
+    );
     mkdir("full");
     file("full/x", b"");
     mkdir("moved");
@@ -153,7 +166,9 @@ fn modes_are_all_or_none() {
     let (p, d) = (file("f", b"x"), mkdir("d"));
     let mode = |p| stat_path(p).unwrap().st_mode & 0o7777;
     assert_eq!((mode(&p), mode(&d)), (0o755, 0o755));
-    for (asked, kept) in [(0o555, 0o555), (0o755, 0o755), (0o644, 0o755), (0o777, 0o755), (0o000, 0o755), (0o500, 0o755)] {
+    for (asked, kept) in
+        [(0o555, 0o555), (0o755, 0o755), (0o644, 0o755), (0o777, 0o755), (0o000, 0o755), (0o500, 0o755)]
+    {
         sys!(SYS_chmod, &p, asked).unwrap();
         assert_eq!(mode(&p), kept, "{asked:o}");
     }
@@ -269,4 +284,134 @@ fn a_file_is_of_32_bits() {
     assert_eq!(sys!(SYS_ftruncate, fd, 1i64 << 32), Err(EFBIG));
     assert_eq!(pwrite(fd, b"x", (1 << 32) - 1), Err(EFBIG));
     assert_eq!(fstat(fd).st_size, 0);
+}
+
+const GET_ATTRIBUTES: u32 = 0x8004_7210;
+const SET_ATTRIBUTES: u32 = 0x4004_7211;
+const GET_VOLUME_ID: u32 = 0x8004_7213;
+const READDIR_BOTH: u32 = 0x8230_7201;
+const READDIR_SHORT: u32 = 0x8230_7202;
+
+fn attributes(fd: i32) -> u32 {
+    let mut attributes = u32::MAX;
+    sys!(SYS_ioctl, fd, GET_ATTRIBUTES, &mut attributes).unwrap();
+    attributes
+}
+
+fn set_attributes(fd: i32, attributes: u32) -> Result<usize, Errno> {
+    sys!(SYS_ioctl, fd, SET_ATTRIBUTES, &attributes)
+}
+
+fn attributes_are_set() {
+    on_fat();
+    let p = file("f", b"x");
+    let fd = open(&p, O_RDONLY).unwrap();
+    assert_eq!(attributes(fd), 0x20, "to be archived");
+    // Read-only, hidden, of the system; the kind of a file and what is above a byte stay out.
+    set_attributes(fd, 0xffff_ff1f).unwrap();
+    assert_eq!((attributes(fd), fstat(fd).st_mode & 0o222), (0x07, 0));
+    sys!(SYS_chmod, &p, 0o755).unwrap();
+    assert_eq!(attributes(fd), 0x06);
+    set_attributes(fd, 0x20).unwrap();
+    assert_ne!(fstat(fd).st_mode & 0o222, 0);
+    close(fd);
+    let fd = open(&mkdir("d"), O_RDONLY).unwrap();
+    assert_eq!(attributes(fd), 0x10);
+    set_attributes(fd, 0x02).unwrap();
+    assert_eq!(attributes(fd), 0x12);
+    let mut id = [0u32; 2];
+    sys!(SYS_ioctl, fd, GET_VOLUME_ID, &mut id).unwrap();
+    assert!(id[0] != 0 && id[1] == 0);
+    assert_eq!(sys!(SYS_ioctl, fd, GET_VOLUME_ID, BAD), Err(EFAULT));
+    assert_eq!(sys!(SYS_ioctl, fd, SET_ATTRIBUTES, BAD), Err(EFAULT));
+    close(fd);
+}
+
+/// What a request for entries gives: result, short name, long name.
+fn entry(fd: i32, request: u32) -> (usize, String, String) {
+    let mut raw = [0xffu8; 560];
+    let found = sys!(SYS_ioctl, fd, request, &mut raw[..]).unwrap();
+    let name = |at: usize| {
+        let len = usize::from(u16::from_ne_bytes([raw[at + 16], raw[at + 17]]));
+        let name = &raw[at + 18..at + 18 + len];
+        assert!(found == 0 || raw[at + 18 + len] == 0);
+        String::from_utf8(name.to_vec()).unwrap()
+    };
+    if found == 0 {
+        return (0, name(0), String::new());
+    }
+    (found, name(0), name(280))
+}
+
+fn entries_have_two_names() {
+    on_fat();
+    let d = mkdir("d");
+    file("d/A long name.text", b"");
+    file("d/SHORT.TXT", b"");
+    let fd = open(&d, O_RDONLY).unwrap();
+    let text = |short: &str, long: &str| (1, short.to_owned(), long.to_owned());
+    for expected in [text(".", ""), text("..", ""), text("ALONGN~1.TEX", "A long name.text")] {
+        assert_eq!(entry(fd, READDIR_BOTH), expected);
+    }
+    let (found, short, _) = entry(fd, READDIR_BOTH);
+    assert_eq!((found, short.to_uppercase().as_str()), (1, "SHORT.TXT"));
+    assert_eq!(entry(fd, READDIR_BOTH), (0, String::new(), String::new()));
+    assert_eq!(seek(fd, 0, SEEK_SET), Ok(0));
+    for expected in [text(".", ""), text("..", ""), text("ALONGN~1.TEX", "")] {
+        assert_eq!(entry(fd, READDIR_SHORT), expected);
+    }
+    close(fd);
+    let fd = open(&path("d/SHORT.TXT"), O_RDONLY).unwrap();
+    assert_eq!(sys!(SYS_ioctl, fd, READDIR_BOTH, &mut [0u8; 560]), Err(ENOTTY));
+    close(fd);
+}
+
+fn space_is_reserved() {
+    on_fat();
+    let fd = new_file("f");
+    let blocks = || fstat(fd).st_blocks;
+    sys!(SYS_fallocate, fd, FALLOC_FL_KEEP_SIZE, 0, 100_000).unwrap();
+    assert_eq!(fstat(fd).st_size, 0);
+    assert!(blocks() * 512 >= 100_000, "{} blocks", blocks());
+    assert_eq!(write(fd, b"text"), Ok(4));
+    sys!(SYS_fallocate, fd, 0, 0, 3).unwrap();
+    assert_eq!(fstat(fd).st_size, 4);
+    sys!(SYS_fallocate, fd, 0, 10, 9990).unwrap();
+    assert_eq!(fstat(fd).st_size, 10_000);
+    let mut expected = b"text".to_vec();
+    expected.resize(10_000, 0);
+    assert!(pread(fd, 20_000, 0).unwrap() == expected);
+    for mode in [FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE, FALLOC_FL_COLLAPSE_RANGE] {
+        assert_eq!(sys!(SYS_fallocate, fd, mode, 0, 4096), Err(EOPNOTSUPP), "{mode}");
+    }
+    close(fd);
+    // What was behind the end is free again.
+    assert!(stat_path(&path("f")).unwrap().st_size == 10_000);
+}
+
+fn files_by_handle() {
+    on_fat();
+    let d = mkdir("d");
+    let p = file("d/f", b"text");
+    let held = open(&p, O_RDONLY).unwrap();
+    let beside = open(&d, O_RDONLY).unwrap();
+    let handle_of = |p: &std::ffi::CStr| {
+        let (mut handle, mut mount) = ([0u32; 34], 0i32);
+        handle[0] = 128;
+        sys!(SYS_name_to_handle_at, AT_FDCWD, p, &mut handle, &mut mount, 0).map(|_| handle)
+    };
+    let handle = handle_of(&p).unwrap();
+    let open_it =
+        |handle: &[u32; 34]| sys!(SYS_open_by_handle_at, beside, handle, O_RDONLY).map(|fd| fd as i32);
+    let found = open_it(&handle).unwrap();
+    assert_eq!((read_vec(found, 9), fstat(found).st_ino), (Ok(b"text".to_vec()), fstat(held).st_ino));
+    close(found);
+    let dir = open_it(&handle_of(&d).unwrap()).unwrap();
+    assert_eq!(fstat(dir).st_ino, fstat(beside).st_ino);
+    close(dir);
+    let mut other = handle;
+    other[2] = 0x7fff_fff0;
+    assert_eq!(open_it(&other), Err(Errno::ESTALE));
+    close(held);
+    close(beside);
 }

@@ -15,7 +15,7 @@ pub(crate) static DIRECTORY: LazyLock<Arc<dyn FileOps>> = LazyLock::new(|| Arc::
 struct Directory;
 
 /// Positions before the first record: "." and "..".
-const DOTS: u64 = 2;
+pub(crate) const DOTS: u64 = 2;
 
 impl FileOps for Directory {
     fn readdir(&self, file: &File, pos: &mut u64, emit: &mut dyn DirEmit) -> Result<()> {
@@ -59,6 +59,10 @@ impl FileOps for Directory {
 
     fn fsync(&self, file: &File, _mode: SyncMode) -> Result<()> {
         node(file.inode())?.sync(file.inode())
+    }
+
+    fn ioctl(&self, file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
+        crate::ioctl::ioctl(file, cmd, arg)
     }
 
     fn read(&self, _file: &File, _dst: &mut hal::uio::Dest<'_>, _pos: u64) -> Result<usize> {

@@ -56,6 +56,27 @@ impl FileOps for Regular {
         node(file.inode())?.sync(file.inode())
     }
 
+    fn fallocate(&self, file: &File, mode: u32, offset: u64, len: u64) -> Result<()> {
+        const KEEP_SIZE: u32 = 1;
+        let inode = file.inode();
+        let node = node(inode)?;
+        let end = offset.saturating_add(len);
+        match mode {
+            // What is behind the end goes when the file is closed.
+            KEEP_SIZE => node.reserve(end),
+            0 if end > inode.size() => {
+                node.grow(inode, end)?;
+                node.write_record(inode)
+            }
+            0 => Ok(()),
+            _ => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    fn ioctl(&self, file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
+        crate::ioctl::ioctl(file, cmd, arg)
+    }
+
     fn release(&self, file: &File) {
         if let Ok(node) = node(file.inode()) {
             node.closed();

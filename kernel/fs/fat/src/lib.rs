@@ -6,8 +6,10 @@ extern crate alloc;
 
 mod cache;
 mod dirs;
+mod export;
 mod file;
 mod fs;
+mod ioctl;
 mod mount;
 mod names;
 mod node;

@@ -14,6 +14,7 @@ use fat_image::{BOOT_LEN, Error, Layout, Table};
 use hal::sync::{Once, SpinLock};
 use sched::{Interruptible, Mutex, WaitQueue};
 use vfs::device_mounts::{DeviceMounts, Wanted};
+use vfs::handle::Export;
 use vfs::params::Param;
 use vfs::superblock::SbFlags;
 use vfs::{Dentry, FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps, register_fs};
@@ -189,7 +190,7 @@ pub(crate) fn open_device(
 }
 
 /// FAT's part of a superblock.
-struct Super(Arc<Fs>);
+pub(crate) struct Super(pub(crate) Arc<Fs>);
 
 impl SuperOps for Super {
     fn statfs(&self, _sb: &SuperBlock) -> Result<Statfs> {
@@ -220,6 +221,10 @@ impl SuperOps for Super {
             return self.0.close();
         }
         if self.0.device.is_read_only() { Err(Errno::EROFS) } else { self.0.mark(true) }
+    }
+
+    fn export(&self) -> Option<&dyn Export> {
+        Some(self)
     }
 
     fn sync(&self, sb: &SuperBlock) -> Result<()> {

@@ -354,7 +354,9 @@ impl InodeOps for Ops {
     fn get_attr(&self, inode: &Arc<Inode>, stat: &mut Statx) -> Result<()> {
         let size = u64::from(self.0.fs.layout.cluster_size);
         stat.stx_blksize = size as u32;
-        stat.stx_blocks = inode.size().next_multiple_of(size) / 512;
+        let shown = inode.size().next_multiple_of(size);
+        // Clusters behind the end count, as far as they are known. A root that is not in clusters has a chain of one.
+        stat.stx_blocks = if inode.is_dir() { shown } else { shown.max(self.0.known_len()) } / 512;
         // The VFS notes changes to the nanosecond.
         round_times(inode);
         let times = inode.times();

@@ -249,6 +249,22 @@ impl Node {
         self.place.lock().record
     }
 
+    /// Whether it is the root.
+    pub(crate) fn is_root(&self) -> bool {
+        self.is_dir && self.record_at().is_none() && !self.is_gone.load(Relaxed)
+    }
+
+    /// The directory that it is in, if it is in memory.
+    pub(crate) fn parent_node(&self) -> Option<Arc<Node>> {
+        self.parent.lock().upgrade()
+    }
+
+    /// Bytes of the clusters that it is known to have.
+    pub(crate) fn known_len(&self) -> u64 {
+        let clusters = self.place.lock().chain.as_ref().map_or(0, Vec::len);
+        clusters as u64 * u64::from(self.fs.layout.cluster_size)
+    }
+
     /// The first cluster; 0 for none, and for the root as others name it.
     pub(crate) fn named_cluster(&self) -> u32 {
         let place = self.place.lock();
