@@ -141,7 +141,7 @@ fn open_core_file(dump: &CoreDump<'_>, name: &[u8]) -> Result<Arc<File>> {
     let file = open_file(&context, At::Cwd, name, &How::new(flags.bits(), 0o600)?)?;
     let inode = file.inode();
     let is_plain = inode.mode() & S_IFMT == S_IFREG && inode.nlink() == 1;
-    if !is_plain || inode.uid() != cred.fsuid || inode.mode() & 0o77 != 0 {
+    if !is_plain || file.path().mount.id_view().uid(inode) != cred.fsuid || inode.mode() & 0o77 != 0 {
         return Err(Errno::EPERM);
     }
     Ok(file)

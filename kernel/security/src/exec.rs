@@ -6,12 +6,12 @@
 //! ```
 //!
 //! Sources: execve(2), capabilities(7) "Transformation of capabilities during execve()" and "Capabilities and
-//! execution of programs by root" and "File capability extended attribute versioning".
+//! execution of programs by root".
 
 use abi::{Errno, Result};
 use bitflags::bitflags;
 
-use crate::{Cap, CapSet, Cred, IdKind, SecureBits, UserNs};
+use crate::{Cap, CapSet, Cred, FileCaps, IdKind, SecureBits};
 
 /// Mode bit: run as the file's owner.
 const S_ISUID: u32 = 0o4000;
@@ -33,55 +33,6 @@ pub struct ExecFile {
     pub is_nosuid: bool,
     /// Its capabilities, if it has the attribute `security.capability`.
     pub caps: Option<FileCaps>,
-}
-
-/// Capabilities of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileCaps {
-    /// What the program gets, within the bounding set.
-    pub permitted: CapSet,
-    /// What it keeps of what its caller lets it inherit.
-    pub inheritable: CapSet,
-    /// They are in effect from the start.
-    pub is_effective: bool,
-    /// They count where this user is the root of a user namespace, and in the namespaces below.
-    pub root: u32,
-}
-
-impl FileCaps {
-    /// Reads the attribute `security.capability`. `None`: nothing that counts here.
-    pub fn parse(value: &[u8]) -> Option<Self> {
-        const REVISION: u32 = 0xff00_0000;
-        const EFFECTIVE: u32 = 1;
-        let word = |idx: usize| Some(u32::from_le_bytes(value.get(4 * idx..4 * idx + 4)?.try_into().ok()?));
-        let magic = word(0)?;
-        let (nr_words, len) = match magic & REVISION {
-            0x0100_0000 => (1, 12),
-            0x0200_0000 => (2, 20),
-            0x0300_0000 => (2, 24),
-            _ => return None,
-        };
-        if value.len() != len {
-            return None;
-        }
-        let (mut permitted, mut inheritable) = (0u64, 0u64);
-        for idx in 0..nr_words {
-            permitted |= u64::from(word(1 + 2 * idx)?) << (32 * idx);
-            inheritable |= u64::from(word(2 + 2 * idx)?) << (32 * idx);
-        }
-        Some(Self {
-            permitted: CapSet::from_bits(permitted),
-            inheritable: CapSet::from_bits(inheritable),
-            is_effective: magic & EFFECTIVE != 0,
-            root: if len == 24 { word(5)? } else { 0 },
-        })
-    }
-
-    /// Whether they count in `ns`.
-    fn is_for(&self, ns: &UserNs) -> bool {
-        let mut places = core::iter::successors(Some(ns), |ns| ns.parent());
-        places.any(|ns| ns.from_global(IdKind::User, self.root) == Some(0))
-    }
 }
 
 bitflags! {
@@ -252,21 +203,5 @@ mod tests {
         let mut careful = user();
         careful.no_new_privs = true;
         assert!(careful.exec(&file, ExecUnsafe::empty()).unwrap().cred.permitted.is_empty());
-    }
-
-    #[test]
-    fn the_attribute_has_three_forms() {
-        let bytes = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
-        let net_raw = 1 << 13;
-        assert_eq!(FileCaps::parse(&bytes(&[0x0100_0001, net_raw, 0])), Some(NET_RAW));
-        assert_eq!(FileCaps::parse(&bytes(&[0x0200_0001, net_raw, 0, 0, 0])), Some(NET_RAW));
-        assert_eq!(FileCaps::parse(&bytes(&[0x0300_0001, net_raw, 0, 0, 0, 0])), Some(NET_RAW));
-        assert_eq!(
-            FileCaps::parse(&bytes(&[0x0300_0001, net_raw, 0, 0, 0, 1000])),
-            Some(FileCaps { root: 1000, ..NET_RAW })
-        );
-        assert_eq!(FileCaps::parse(&bytes(&[0x0200_0001, net_raw, 0])), None);
-        assert_eq!(FileCaps::parse(&bytes(&[0x0400_0001, net_raw, 0, 0, 0])), None);
-        assert_eq!(FileCaps::parse(&[]), None);
     }
 }

@@ -10,6 +10,7 @@ mod caps;
 mod capset;
 mod cred;
 mod exec;
+mod filecaps;
 mod ns;
 mod userns;
 
@@ -21,7 +22,8 @@ pub use acl::{Acl, Extent as AclExtent, Whose, acl_permission};
 pub use caps::{Cap, CapSet};
 pub use capset::SecureBits;
 pub use cred::{Cred, KEEP_ID};
-pub use exec::{ExecFile, ExecOutcome, ExecUnsafe, FileCaps};
+pub use exec::{ExecFile, ExecOutcome, ExecUnsafe};
+pub use filecaps::{FileCaps, shown_file_caps, stored_file_caps};
 pub use ns::{MAX as MAX_NAMESPACES, NR_KINDS as NR_NS_KINDS, NsId, NsKind};
 pub use userns::{Extent, IdKind, MAX_EXTENTS, OVERFLOW_ID, UserNs};
 

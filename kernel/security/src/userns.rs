@@ -207,6 +207,7 @@ impl UserNs {
     #[inline]
     pub fn show(&self, kind: IdKind, id: u32) -> u32 {
         match &self.0 {
+            None if id == u32::MAX => OVERFLOW_ID,
             None => id,
             Some(_) => self.from_global(kind, id).unwrap_or(OVERFLOW_ID),
         }
@@ -226,6 +227,19 @@ impl UserNs {
                 extents.iter().map(seen).collect()
             }
         }
+    }
+
+    /// The lines of a map with what is outside as `reader` numbers it; those that it cannot number as a whole are left out
+    /// (Linux: `statmount_mnt_idmap`).
+    pub fn resolved_map(&self, kind: IdKind, reader: &UserNs) -> Vec<Extent> {
+        let Some(inner) = &self.0 else { return Vec::new() };
+        let extents = inner.maps[kind as usize].get().map(Vec::as_slice).unwrap_or_default();
+        let seen = |extent: &Extent| {
+            let lower = reader.from_global(kind, extent.lower)?;
+            let last = reader.from_global(kind, extent.lower.checked_add(extent.count - 1)?)?;
+            (last.checked_sub(lower)? == extent.count - 1).then_some(Extent { lower, ..*extent })
+        };
+        extents.iter().filter_map(seen).collect()
     }
 
     /// Whether a map has been written.
@@ -374,7 +388,7 @@ impl Cred {
     /// `capable_wrt_inode_uidgid`).
     pub fn inode_capable(&self, uid: u32, gid: u32, cap: Cap) -> bool {
         self.effective.contains(cap)
-            && (self.user_ns.is_initial()
+            && (self.user_ns.is_initial() && uid != u32::MAX && gid != u32::MAX
                 || (self.user_ns.from_global(IdKind::User, uid).is_some()
                     && self.user_ns.from_global(IdKind::Group, gid).is_some()))
     }

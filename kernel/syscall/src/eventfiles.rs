@@ -208,7 +208,7 @@ pub(crate) fn sys_inotify_add_watch(_cx: &mut Cx<'_>, fd: i32, name: UserAddr, m
     how.set(WalkFlags::DIRECTORY, mask & inotify::IN_ONLYDIR != 0);
     let path = vfs::walk(&caller.walk(), At::Cwd, &caller::path(name)?, how)?;
     let inode = path.inode().ok_or(Errno::ENOENT)?;
-    vfs::perm::permission(inode, &caller.cred, Access::READ)?;
+    vfs::perm::permission(&path.mount.id_view(), inode, &caller.cred, Access::READ)?;
     queue.add_watch(inode, mask).map(|wd| wd as usize)
 }
 

@@ -5,7 +5,11 @@ use abi::fs::{AT_FDCWD, AtFlags, MntIdReq, OpenFlags, RawMountAttr};
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
 use nsfs::Namespace;
-use vfs::mount_fd::{self, ConfigCommand, ConfigValue, ListOrder, MountAttr, MovePlace, StatMask, View};
+use security::UserNs;
+use vfs::mount_fd::{
+    self, ConfigCommand, ConfigValue, IdmapChange, ListOrder, MOUNT_ATTR_IDMAP, MountAttr, MovePlace,
+    Replace, StatMask, View,
+};
 use vfs::mount_ops::Depth;
 use vfs::{FdFlags, WalkContext};
 use zerocopy::IntoBytes;
@@ -78,15 +82,15 @@ pub(crate) fn sys_open_tree_attr(
     if size == 0 {
         return sys_open_tree(cx, dirfd, name, flags);
     }
-    let change = read_attr(attr, size)?;
     let at = tree_flags(flags)?;
     if flags & TREE_CLONE == 0 {
         return Err(Errno::EINVAL);
     }
     let caller = Caller::new()?;
+    let change = read_attr(&caller, attr, size, Replace::Yes)?;
     let path = lookup(&caller, dirfd, name, at)?;
     let file = mount_fd::clone_tree(&caller.walk(), path, depth(flags))?;
-    mount_fd::set_attr(&caller.walk(), file.path().clone(), depth(flags), &change)?;
+    mount_fd::set_attr(&caller.walk(), file.path().clone(), depth(flags), &change, Replace::Yes)?;
     caller.install(file, cloexec(flags, OpenFlags::CLOEXEC.bits()))
 }
 
@@ -125,8 +129,9 @@ pub(crate) fn sys_move_mount(
     mount_fd::move_mount(&caller.walk(), from, to, place).map(|()| 0)
 }
 
-/// `EINVAL`: shorter than the first version, bad bits, or a user namespace to map by. `E2BIG`, `EFAULT`.
-fn read_attr(addr: UserAddr, size: usize) -> Result<MountAttr> {
+/// Reads `struct mount_attr`. `EINVAL`: shorter than the first version, bad bits, no user namespace to map by, or the end of a
+/// map that is not to be replaced. `EPERM`: a namespace that is not the caller's to map by. `EBADF`, `E2BIG`, `EFAULT`.
+fn read_attr(caller: &Caller, addr: UserAddr, size: usize, replace: Replace) -> Result<MountAttr> {
     const KNOWN: usize = size_of::<RawMountAttr>();
     if size > hal::PAGE_SIZE {
         return Err(Errno::E2BIG);
@@ -137,7 +142,27 @@ fn read_attr(addr: UserAddr, size: usize) -> Result<MountAttr> {
     let mut bytes = [0; KNOWN];
     read_versioned(addr, size, &mut bytes)?;
     let raw: RawMountAttr = zerocopy::transmute!(bytes);
-    MountAttr::decode(raw.attr_set, raw.attr_clr, raw.propagation)
+    let attr = MountAttr::decode(raw.attr_set, raw.attr_clr, raw.propagation)?;
+    let (sets, clears) = (raw.attr_set & MOUNT_ATTR_IDMAP != 0, raw.attr_clr & MOUNT_ATTR_IDMAP != 0);
+    if clears && replace == Replace::No {
+        return Err(Errno::EINVAL);
+    }
+    let change = match (sets, clears) {
+        (true, _) => IdmapChange::Set(user_ns(caller, raw.userns_fd)?),
+        (false, true) => IdmapChange::Clear,
+        (false, false) => IdmapChange::Keep,
+    };
+    attr.with_idmap(change, &caller.cred)
+}
+
+/// The user namespace of descriptor `fd`. `EINVAL`: it is something else, or no descriptor's number. `EBADF`: it is closed.
+fn user_ns(caller: &Caller, fd: u64) -> Result<UserNs> {
+    let fd = i32::try_from(fd).map_err(|_| Errno::EINVAL)?;
+    let file = caller.files.get(fd)?;
+    match file.ops_as::<nsfs::NsFile>().map(nsfs::NsFile::namespace) {
+        Some(Namespace::User(ns)) => Ok(ns.clone()),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 /// mount_setattr(2).
@@ -150,13 +175,13 @@ pub(crate) fn sys_mount_setattr(
     size: usize,
 ) -> Result<usize> {
     let at = at_flags(flags, RECURSIVE)?;
-    let change = read_attr(attr, size)?;
+    let caller = Caller::new()?;
+    let change = read_attr(&caller, attr, size, Replace::No)?;
     if change.is_empty() {
         return Ok(0);
     }
-    let caller = Caller::new()?;
     let path = lookup(&caller, dirfd, name, at)?;
-    mount_fd::set_attr(&caller.walk(), path, depth(flags), &change).map(|()| 0)
+    mount_fd::set_attr(&caller.walk(), path, depth(flags), &change, Replace::No).map(|()| 0)
 }
 
 /// fsopen(2).

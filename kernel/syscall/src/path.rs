@@ -109,10 +109,8 @@ pub(crate) fn sys_newfstatat(
 /// `stat` with the owners as the caller's user namespace shows them.
 fn shown_stat(mut stat: Stat) -> Stat {
     process::current().with_cred(|cred| {
-        if !cred.user_ns.is_initial() {
-            stat.st_uid = cred.user_ns.show(IdKind::User, stat.st_uid);
-            stat.st_gid = cred.user_ns.show(IdKind::Group, stat.st_gid);
-        }
+        stat.st_uid = cred.user_ns.show(IdKind::User, stat.st_uid);
+        stat.st_gid = cred.user_ns.show(IdKind::Group, stat.st_gid);
     });
     stat
 }

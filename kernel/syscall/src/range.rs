@@ -114,7 +114,7 @@ pub(crate) fn sys_cachestat(
     let file = file(fd)?;
     let [offset, len]: [u64; 2] = user::read(range)?;
     let cred = process::current().cred();
-    let ids = file.inode().ids();
+    let ids = file.path().mount.id_view().ids(file.inode());
     let may_look = file.mode().contains(FileMode::WRITE)
         || security::owner_or_capable(&cred, ids.uid)
         || security::inode_permission(&cred, &ids, security::Access::WRITE).is_ok();

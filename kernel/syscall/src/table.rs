@@ -476,7 +476,7 @@ syscalls! {
     441 epoll_pwait2(ep: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: usize)
         => poll::sys_epoll_pwait2, Support::Full;
     442 mount_setattr(dirfd: i32, name: UserAddr, flags: u32, attr: UserAddr, size: usize)
-        => mounts::sys_mount_setattr, Support::Partial("MOUNT_ATTR_IDMAP: EINVAL");
+        => mounts::sys_mount_setattr, Support::Full;
     447 memfd_secret(flags: u32) => range::sys_memfd_secret, Support::Full;
     448 process_mrelease(fd: i32, flags: u32) => range::sys_process_mrelease, Support::Full;
     449 futex_waitv(list: UserAddr, nr: u32, flags: u32, timeout: UserAddr, clock: i32)
@@ -505,7 +505,7 @@ syscalls! {
     466 removexattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr)
         => xattr::sys_removexattrat, Support::Full;
     467 open_tree_attr(dirfd: i32, name: UserAddr, flags: u32, attr: UserAddr, size: usize)
-        => mounts::sys_open_tree_attr, Support::Partial("MOUNT_ATTR_IDMAP: EINVAL");
+        => mounts::sys_open_tree_attr, Support::Full;
     468 file_getattr(dirfd: i32, name: UserAddr, attr: UserAddr, size: usize, flags: u32)
         => path::sys_file_getattr, Support::Full;
     469 file_setattr(dirfd: i32, name: UserAddr, attr: UserAddr, size: usize, flags: u32)

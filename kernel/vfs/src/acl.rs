@@ -12,9 +12,11 @@ use alloc::vec::Vec;
 
 use abi::fs::{S_IFDIR, S_IFLNK, S_IFMT, S_ISGID};
 use abi::{Errno, Result};
-use security::{Access, Acl, AclExtent, Cap, Cred, IdKind, Whose};
+use security::{Access, Acl, AclExtent, Cred, IdKind, Whose};
 
+use crate::idmap::IdView;
 use crate::inode::{Inode, InodeFlags, SetAttr, XattrMode};
+use crate::perm;
 use crate::time;
 
 /// Which of the two lists.
@@ -63,16 +65,28 @@ pub fn note(inode: &Inode, name: &[u8], is_there: bool) {
     inode.set_flags(set, clear);
 }
 
-/// The list of `inode` as the file system keeps it. `None`: none, or an empty one.
-fn load(inode: &Inode, which: Which) -> Result<Option<Acl>> {
+/// The list of `inode` as `view` shows it; as the file system keeps it, if that is plain. `None`: none, or an empty one.
+fn load(view: &IdView, inode: &Inode, which: Which) -> Result<Option<Acl>> {
     if !inode.flags().contains(which.flag()) {
         return Ok(None);
     }
     match inode.ops().get_xattr(inode, which.name()) {
-        Ok(value) => Acl::parse(&value, |_, id| Some(id)),
+        Ok(value) => Acl::parse(&value, |whose, id| Some(view.shown(kind(whose), id))),
         Err(Errno::ENODATA) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+/// The attribute's value `kept` as `view` shows it, with ids of this machine.
+pub(crate) fn shown_value(view: &IdView, kept: &[u8]) -> Result<Vec<u8>> {
+    let acl = Acl::parse(kept, |whose, id| Some(view.shown(kind(whose), id)))?;
+    Ok(acl.map_or_else(Vec::new, |acl| acl.encode(|_, id| id)))
+}
+
+/// What the file system is to keep for the attribute's value `shown`. `EINVAL`: it cannot keep an id.
+pub(crate) fn kept_value(view: &IdView, shown: &[u8]) -> Result<Vec<u8>> {
+    let acl = Acl::parse(shown, |whose, id| view.kept(kind(whose), id))?;
+    Ok(acl.map_or_else(Vec::new, |acl| acl.encode(|_, id| id)))
 }
 
 /// Keeps `acl`, or no list.
@@ -92,15 +106,16 @@ fn store(inode: &Inode, which: Which, acl: Option<&Acl>) -> Result<()> {
 }
 
 /// The check of an access to an inode with [`InodeFlags::ACL`]. `EACCES`; or the list cannot be read.
-pub(crate) fn permission(inode: &Inode, cred: &Cred, wanted: Access) -> Result<()> {
-    match load(inode, Which::Access)? {
-        Some(acl) => security::acl_permission(cred, &inode.ids(), &acl, wanted),
-        None => security::inode_permission(cred, &inode.ids(), wanted),
+pub(crate) fn permission(view: &IdView, inode: &Inode, cred: &Cred, wanted: Access) -> Result<()> {
+    let ids = view.ids(inode);
+    match load(view, inode, Which::Access)? {
+        Some(acl) => security::acl_permission(cred, &ids, &acl, wanted),
+        None => security::inode_permission(cred, &ids, wanted),
     }
 }
 
 /// The attribute's value, with ids as `cred`'s user namespace numbers them. `ENODATA`: there is no list.
-pub(crate) fn get(inode: &Inode, which: Which, cred: &Cred) -> Result<Vec<u8>> {
+pub(crate) fn get(view: &IdView, inode: &Inode, which: Which, cred: &Cred) -> Result<Vec<u8>> {
     if inode.is_symlink() {
         return Err(Errno::EOPNOTSUPP);
     }
@@ -108,16 +123,22 @@ pub(crate) fn get(inode: &Inode, which: Which, cred: &Cred) -> Result<Vec<u8>> {
         // A file system without attributes says so.
         return inode.ops().get_xattr(inode, which.name());
     }
-    let acl = load(inode, which)?.ok_or(Errno::ENODATA)?;
+    let acl = load(view, inode, which)?.ok_or(Errno::ENODATA)?;
     Ok(acl.encode(|whose, id| cred.user_ns.from_global(kind(whose), id).unwrap_or(u32::MAX)))
 }
 
 /// Sets or removes a list; `inode.sem` is held for writing.
 ///
 /// `EOPNOTSUPP`: a symbolic link, or a file system without lists. `EACCES`: a default list for what is no folder.
-/// `EPERM`: not the owner's or a privileged call. `EINVAL`: no list.
-pub(crate) fn set(inode: &Arc<Inode>, which: Which, value: Option<&[u8]>, cred: &Cred) -> Result<()> {
-    let map = |whose, id| cred.user_ns.to_global(kind(whose), id);
+/// `EPERM`: not the owner's or a privileged call. `EINVAL`: no list, or one with ids that the file system cannot keep.
+pub(crate) fn set(
+    view: &IdView,
+    inode: &Arc<Inode>,
+    which: Which,
+    value: Option<&[u8]>,
+    cred: &Cred,
+) -> Result<()> {
+    let map = |whose, id| view.kept(kind(whose), cred.user_ns.to_global(kind(whose), id)?);
     let acl = match value {
         Some(value) if !value.is_empty() => Acl::parse(value, map)?,
         _ => None,
@@ -132,7 +153,7 @@ pub(crate) fn set(inode: &Arc<Inode>, which: Which, value: Option<&[u8]>, cred: 
     if which == Which::Default && !inode.is_dir() {
         return if acl.is_some() { Err(Errno::EACCES) } else { Ok(()) };
     }
-    if !security::owner_or_capable(cred, inode.uid()) {
+    if !security::owner_or_capable(cred, view.uid(inode)) {
         return Err(Errno::EPERM);
     }
     let Some(acl) = acl else { return store(inode, which, None) };
@@ -141,7 +162,7 @@ pub(crate) fn set(inode: &Arc<Inode>, which: Which, value: Option<&[u8]>, cred: 
     }
     let (bits, extent) = acl.mode();
     let mut mode = inode.mode() & !0o777 | bits;
-    if !cred.in_group(inode.gid()) && !cred.inode_capable(inode.uid(), inode.gid(), Cap::FSETID) {
+    if !perm::in_group_or_capable(view, inode, cred) {
         mode &= !S_ISGID;
     }
     store(inode, which, (extent == AclExtent::List).then_some(&acl))?;
@@ -150,7 +171,7 @@ pub(crate) fn set(inode: &Arc<Inode>, which: Which, value: Option<&[u8]>, cred: 
 
 /// Makes the access list follow a new mode; `inode.sem` is held for writing.
 pub(crate) fn chmod(inode: &Inode, mode: u32) -> Result<()> {
-    let Some(mut acl) = load(inode, Which::Access)? else { return Ok(()) };
+    let Some(mut acl) = load(&IdView::PLAIN, inode, Which::Access)? else { return Ok(()) };
     acl.chmod(mode);
     store(inode, Which::Access, Some(&acl))
 }
@@ -174,7 +195,7 @@ pub(crate) fn inherit(dir: &Inode, mode: u32) -> Result<Inherited> {
     if mode & S_IFMT == S_IFLNK {
         return Ok(inherited);
     }
-    let Some(default) = load(dir, Which::Default)? else { return Ok(inherited) };
+    let Some(default) = load(&IdView::PLAIN, dir, Which::Default)? else { return Ok(inherited) };
     let mut access = default.clone();
     inherited.mode = access.inherit(mode);
     inherited.access = (access.mode().1 == AclExtent::List).then_some(access);

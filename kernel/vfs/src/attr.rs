@@ -8,15 +8,16 @@ use alloc::sync::Arc;
 use abi::fs::{AtFlags, S_ISGID, S_ISUID, Stat, Statfs, Statx, major, minor};
 use abi::time::Timespec;
 use abi::{Errno, Result};
-use security::{Access, Cap, CapSet, Cred};
+use security::{Access, Cap, CapSet, Cred, IdKind};
 
 use crate::anon;
 use crate::dev;
 use crate::file::{File, FileMode};
 use crate::fs_context::WalkContext;
+use crate::idmap::{IdView, NOBODY};
 use crate::inode::{FileKind, Inode, InodeFlags, SetAttr};
 use crate::lock::{LockKind, lease};
-use crate::mount::MountFlags;
+use crate::mount::{Mount, MountFlags};
 use crate::notify::{self, Event};
 use crate::path::Path;
 use crate::perm;
@@ -40,6 +41,7 @@ pub fn statx(path: &Path, mask: u32) -> Result<Statx> {
     let inode = path.inode().ok_or(Errno::ENOENT)?;
     let mut stat = basic_statx(inode);
     inode.ops().get_attr(inode, &mut stat)?;
+    (stat.stx_uid, stat.stx_gid) = shown_owner(path, stat.stx_uid, stat.stx_gid);
     stat.stx_mnt_id = u64::from(path.mount.id());
     if mask & STATX_MNT_ID_UNIQUE != 0 {
         stat.stx_mnt_id = path.mount.unique_id();
@@ -102,18 +104,29 @@ fn basic_statx(inode: &Inode) -> Statx {
     }
 }
 
+/// Owner and group as the mount of `path` shows them.
+#[inline]
+fn shown_owner(path: &Path, uid: u32, gid: u32) -> (u32, u32) {
+    if !path.mount.is_idmapped() {
+        return (uid, gid);
+    }
+    let view = path.mount.id_view();
+    (view.shown(IdKind::User, uid), view.shown(IdKind::Group, gid))
+}
+
 /// The attributes of what `path` names (stat(2)).
 pub fn stat(path: &Path) -> Result<Stat> {
     let inode = path.inode().ok_or(Errno::ENOENT)?;
     let mut x = basic_statx(inode);
     inode.ops().get_attr(inode, &mut x)?;
+    let (st_uid, st_gid) = shown_owner(path, x.stx_uid, x.stx_gid);
     Ok(Stat {
         st_dev: inode.sb().dev(),
         st_ino: x.stx_ino,
         st_nlink: u64::from(x.stx_nlink),
         st_mode: u32::from(x.stx_mode),
-        st_uid: x.stx_uid,
-        st_gid: x.stx_gid,
+        st_uid,
+        st_gid,
         st_rdev: inode.rdev(),
         st_size: x.stx_size as i64,
         st_blksize: i64::from(x.stx_blksize),
@@ -170,6 +183,11 @@ fn check_mutable(inode: &Inode) -> Result<()> {
     }
 }
 
+/// `EOVERFLOW` where the owner of `inode` is not to be seen: a change might write it back wrongly.
+fn check_owner_shown(view: &IdView, inode: &Inode) -> Result<()> {
+    if view.hides_owner(inode) { Err(Errno::EOVERFLOW) } else { Ok(()) }
+}
+
 /// Changes the permissions of what `path` names (chmod(2), fchmod(2), fchmodat2(2)).
 ///
 /// `EPERM`: not the owner's or a privileged call. `EOPNOTSUPP`: a symbolic link, or an anonymous object.
@@ -181,11 +199,13 @@ pub fn chmod(path: &Path, mode: u32, cred: &Cred) -> Result<()> {
     if inode.is_symlink() || anon::has_fixed_attributes(inode) {
         return Err(Errno::EOPNOTSUPP);
     }
-    if !security::owner_or_capable(cred, inode.uid()) {
+    let view = path.mount.id_view();
+    check_owner_shown(&view, inode)?;
+    if !security::owner_or_capable(cred, view.uid(inode)) {
         return Err(Errno::EPERM);
     }
     let mut mode = inode.mode() & !0o7777 | mode & 0o7777;
-    if !cred.in_group(inode.gid()) && !cred.inode_capable(inode.uid(), inode.gid(), Cap::FSETID) {
+    if !perm::in_group_or_capable(&view, inode, cred) {
         mode &= !S_ISGID;
     }
     apply(inode, &SetAttr { mode: Some(mode), ctime: time::now(), ..SetAttr::default() })?;
@@ -208,28 +228,60 @@ pub fn chown(path: &Path, uid: u32, gid: u32, cred: &Cred) -> Result<()> {
     if anon::has_fixed_attributes(inode) {
         return Err(Errno::EOPNOTSUPP);
     }
-    let uid = Some(uid).filter(|&uid| uid != u32::MAX);
-    let gid = Some(gid).filter(|&gid| gid != u32::MAX);
-    let is_owner = cred.fsuid == inode.uid();
-    let may_uid = uid.is_none_or(|uid| is_owner && uid == inode.uid());
-    let may_gid = gid.is_none_or(|gid| is_owner && (gid == inode.gid() || cred.in_group(gid)));
-    if !(cred.inode_capable(inode.uid(), inode.gid(), Cap::CHOWN) || may_uid && may_gid) {
+    let change =
+        Owner { uid: Some(uid).filter(|&id| id != NOBODY), gid: Some(gid).filter(|&id| id != NOBODY) };
+    let view = path.mount.id_view();
+    let (kept_uid, kept_gid) = change.kept(&view, inode)?;
+    if !change.is_allowed(&view, inode, cred) {
         return Err(Errno::EPERM);
     }
     let mut mode = inode.mode();
     if !inode.is_dir() {
         mode &= !S_ISUID;
-        let is_program = mode & 0o010 != 0;
-        if is_program
-            || (!cred.in_group(inode.gid()) && !cred.inode_capable(inode.uid(), inode.gid(), Cap::FSETID))
-        {
+        if mode & 0o010 != 0 || !perm::in_group_or_capable(&view, inode, cred) {
             mode &= !S_ISGID;
         }
     }
     let mode = Some(mode).filter(|&mode| mode != inode.mode());
-    apply(inode, &SetAttr { mode, uid, gid, ctime: time::now(), ..SetAttr::default() })?;
+    let ctime = time::now();
+    apply(inode, &SetAttr { mode, uid: kept_uid, gid: kept_gid, ctime, ..SetAttr::default() })?;
     notify::path_event(path, Event::ATTRIB);
     Ok(())
+}
+
+/// What chown(2) asks for; `None` keeps an id.
+struct Owner {
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+impl Owner {
+    /// What the file system is to keep. `EOVERFLOW`: it cannot, or what stays is not to be seen.
+    fn kept(&self, view: &IdView, inode: &Inode) -> Result<(Option<u32>, Option<u32>)> {
+        let owner = inode.sb().owner();
+        let is_known = |kind, id| owner.from_global(kind, id).is_some();
+        let uid = self.uid.map(|uid| view.keep_uid(uid)).transpose()?;
+        let gid = self.gid.map(|gid| view.keep_gid(gid)).transpose()?;
+        let is_kept = uid.is_none_or(|uid| is_known(IdKind::User, uid))
+            && gid.is_none_or(|gid| is_known(IdKind::Group, gid));
+        let hides = uid.is_none() && view.uid(inode) == NOBODY || gid.is_none() && view.gid(inode) == NOBODY;
+        if is_kept && !hides { Ok((uid, gid)) } else { Err(Errno::EOVERFLOW) }
+    }
+
+    /// Whether `cred` may do it.
+    fn is_allowed(&self, view: &IdView, inode: &Inode, cred: &Cred) -> bool {
+        let old = view.ids(inode);
+        let is_owner = cred.fsuid == old.uid;
+        let is_capable = |is_shown: bool| {
+            cred.inode_capable(old.uid, old.gid, Cap::CHOWN)
+                || !is_shown && cred.ns_capable(inode.sb().owner(), Cap::CHOWN)
+        };
+        let may_uid = self.uid.is_none_or(|uid| is_owner && uid == old.uid || is_capable(old.uid != NOBODY));
+        may_uid
+            && self.gid.is_none_or(|gid| {
+                is_owner && (gid == old.gid || cred.in_group(gid)) || is_capable(old.gid != NOBODY)
+            })
+    }
 }
 
 /// fchownat(2).
@@ -293,11 +345,14 @@ pub fn utimens(path: &Path, atime: NewTime, mtime: NewTime, cred: &Cred) -> Resu
     if flags.contains(InodeFlags::IMMUTABLE) || (flags.contains(InodeFlags::APPEND) && !is_now) {
         return Err(Errno::EPERM);
     }
-    if !security::owner_or_capable(cred, inode.uid()) {
-        if !is_now {
-            return Err(Errno::EPERM);
-        }
-        perm::permission(inode, cred, Access::WRITE)?;
+    let view = path.mount.id_view();
+    let is_owner = security::owner_or_capable(cred, view.uid(inode));
+    if is_now && !is_owner {
+        perm::permission(&view, inode, cred, Access::WRITE)?;
+    }
+    check_owner_shown(&view, inode)?;
+    if !is_now && !is_owner {
+        return Err(Errno::EPERM);
     }
     let now = time::now();
     let (atime, mtime) = (atime.resolve(now), mtime.resolve(now));
@@ -307,9 +362,9 @@ pub fn utimens(path: &Path, atime: NewTime, mtime: NewTime, cred: &Cred) -> Resu
 }
 
 /// Cuts or lengthens a regular file; the caller has checked everything. Takes `sem`.
-pub(crate) fn truncate_inode(inode: &Arc<Inode>, size: u64, cred: &Cred) -> Result<()> {
+pub(crate) fn truncate_inode(mount: &Mount, inode: &Arc<Inode>, size: u64, cred: &Cred) -> Result<()> {
     let _exclusive = inode.sem.write();
-    rw::remove_privileges(inode, cred)?;
+    rw::remove_privileges(mount, inode, cred)?;
     let now = time::now();
     apply(inode, &SetAttr { size: Some(size), mtime: Some(now), ctime: now, ..SetAttr::default() })
 }
@@ -332,7 +387,7 @@ pub fn truncate(path: &Path, size: i64, fsize: u64, cred: &Cred) -> Result<()> {
         _ => return Err(Errno::EINVAL),
     }
     let _write = path.mount.want_write()?;
-    perm::permission(inode, cred, Access::WRITE)?;
+    perm::path_permission(path, cred, Access::WRITE)?;
     if inode.flags().contains(InodeFlags::APPEND) {
         return Err(Errno::EPERM);
     }
@@ -340,7 +395,7 @@ pub fn truncate(path: &Path, size: i64, fsize: u64, cred: &Cred) -> Result<()> {
     let broken = lease::break_leases(inode, LockKind::Write, Blocking::Yes);
     let result = broken
         .and_then(|()| check_size(inode, size, fsize))
-        .and_then(|size| truncate_inode(inode, size, cred));
+        .and_then(|size| truncate_inode(&path.mount, inode, size, cred));
     inode.put_write_access();
     result?;
     notify::path_event(path, Event::MODIFY);
@@ -358,7 +413,7 @@ pub fn ftruncate(file: &File, size: i64, fsize: u64) -> Result<()> {
         return Err(Errno::EPERM);
     }
     let size = check_size(inode, size, fsize)?;
-    truncate_inode(inode, size, file.cred())?;
+    truncate_inode(&file.path().mount, inode, size, file.cred())?;
     notify::path_event(file.path(), Event::MODIFY);
     Ok(())
 }
@@ -391,7 +446,7 @@ pub fn fallocate(file: &File, mode: u32, offset: i64, len: i64, fsize: u64) -> R
     if inode.flags().intersects(frozen) {
         return Err(Errno::EPERM);
     }
-    rw::remove_privileges(inode, file.cred())?;
+    rw::remove_privileges(&file.path().mount, inode, file.cred())?;
     file.ops().fallocate(file, mode, offset as u64, len as u64)?;
     inode.touch_mtime();
     notify::path_event(file.path(), Event::MODIFY);

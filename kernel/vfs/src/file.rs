@@ -436,7 +436,7 @@ impl File {
             return Err(Errno::EPERM);
         }
         let wants_noatime = flags.contains(OpenFlags::NOATIME) && !old.contains(OpenFlags::NOATIME);
-        if wants_noatime && !security::owner_or_capable(cred, self.inode.uid()) {
+        if wants_noatime && !security::owner_or_capable(cred, self.path.mount.id_view().uid(&self.inode)) {
             return Err(Errno::EPERM);
         }
         self.ops.check_flags(self, flags)?;

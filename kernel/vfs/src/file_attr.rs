@@ -115,7 +115,7 @@ pub fn get(path: &Path) -> Result<FileAttr> {
 pub fn set(path: &Path, cred: &Cred, edit: impl FnOnce(&mut FileAttr)) -> Result<()> {
     let _write = path.mount.want_write()?;
     let inode = path.inode().ok_or(Errno::ENOENT)?;
-    if !security::owner_or_capable(cred, inode.uid()) {
+    if !security::owner_or_capable(cred, path.mount.id_view().uid(inode)) {
         return Err(Errno::EPERM);
     }
     let _exclusive = inode.sem.write();

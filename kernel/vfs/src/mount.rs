@@ -22,7 +22,7 @@
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 use abi::{Errno, Result};
 use bitflags::bitflags;
@@ -33,6 +33,7 @@ use security::{NsId, NsKind, UserNs};
 
 use crate::dcache;
 use crate::dentry::Dentry;
+use crate::idmap::{IdView, Idmap};
 use crate::nullfs;
 use crate::path::Path;
 use crate::places;
@@ -147,6 +148,10 @@ pub struct Mount {
     locks: AtomicU32,
     pub(crate) role: SpinLock<Role>,
     is_internal: bool,
+    /// How it shows owners. Set before anybody else can have the mount, with `LOCK` held.
+    idmap: ArcCell<Idmap>,
+    /// Whether there is something in `idmap`: for those who need only know that there is not.
+    is_idmapped: AtomicBool,
     place: ArcCell<MountPlace>,
     children: RcuCell<Children>,
     /// Open descriptions and operations in progress that may write through it.
@@ -171,9 +176,30 @@ impl Mount {
     }
 
     /// A mount of what `path` shows that is in nobody's tree: what is mounted below stays invisible, and `flags` join
-    /// those of the mount of `path`.
+    /// those of the mount of `path`. It shows owners as that does.
     pub fn new_private(path: &Path, flags: MountFlags) -> Arc<Self> {
-        Self::alloc(&path.dentry, &path.mount.source, path.mount.flags() | flags, true)
+        let new = Self::alloc(&path.dentry, &path.mount.source, path.mount.flags() | flags, true);
+        new.set_idmap(path.mount.id_view().map().cloned());
+        new
+    }
+
+    /// Whether it shows other owners than the file system keeps.
+    #[inline]
+    pub fn is_idmapped(&self) -> bool {
+        self.is_idmapped.load(Acquire)
+    }
+
+    /// How it shows owners.
+    #[inline]
+    pub fn id_view(&self) -> IdView {
+        if self.is_idmapped() { IdView::new(self.idmap.load()) } else { IdView::PLAIN }
+    }
+
+    /// Replaces how it shows owners; nobody else may have the mount yet.
+    pub(crate) fn set_idmap(&self, map: Option<Arc<Idmap>>) {
+        let is_there = map.is_some();
+        self.idmap.swap(map);
+        self.is_idmapped.store(is_there, Release);
     }
 
     fn alloc(root: &Arc<Dentry>, source: &[u8], flags: MountFlags, is_internal: bool) -> Arc<Self> {
@@ -189,6 +215,8 @@ impl Mount {
             locks: AtomicU32::new(0),
             role: SpinLock::new("vfs.mount.role", Role::default()),
             is_internal,
+            idmap: ArcCell::empty(),
+            is_idmapped: AtomicBool::new(false),
             place: ArcCell::empty(),
             children: RcuCell::empty(),
             writers: AtomicU32::new(0),
@@ -200,6 +228,7 @@ impl Mount {
     pub(crate) fn copy(&self, root: &Arc<Dentry>, inherit: Inherit) -> Arc<Self> {
         let new = Self::alloc(root, &self.source, self.flags(), false);
         new.locks.store(self.locks.load(Relaxed), Relaxed);
+        new.set_idmap(self.id_view().map().cloned());
         self.pass_role(&new, inherit);
         new
     }

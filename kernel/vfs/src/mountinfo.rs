@@ -47,6 +47,9 @@ fn push_mount_options(out: &mut Vec<u8>, mount: &Mount) {
             out.extend_from_slice(name.as_bytes());
         }
     }
+    if mount.is_idmapped() {
+        out.extend_from_slice(b",idmapped");
+    }
 }
 
 #[inline]

@@ -46,8 +46,9 @@ pub fn create_in(dir: &Path, name: &[u8], mode: u32, rdev: u64, target: &[u8], c
         return Err(Errno::EEXIST);
     }
     let _write = write?;
-    perm::may_change_entries(inode, cred)?;
-    let (mode, uid, gid) = perm::new_owner(inode, cred, mode);
+    let view = dir.mount.id_view();
+    perm::may_make_entries(&view, inode, cred)?;
+    let (mode, uid, gid) = perm::new_owner(&view, inode, cred, mode)?;
     let inherited = acl::inherit(inode, mode)?;
     let new = NewInode { mode: inherited.mode, uid, gid, rdev, target };
     let made = inode.ops().create(inode, name, &new)?;
@@ -131,7 +132,7 @@ pub fn mknodat(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8], mode: u32, rdev: 
     if is_device && !is_whiteout && !ctx.cred.capable(Cap::MKNOD) {
         // Who may not write the directory is told that first.
         let inode = dir.inode().ok_or(Errno::ENOENT)?;
-        perm::permission(inode, ctx.cred, Access::WRITE | Access::EXEC)?;
+        perm::permission(&dir.mount.id_view(), inode, ctx.cred, Access::WRITE | Access::EXEC)?;
         return Err(Errno::EPERM);
     }
     let mode = kind | masked(&dir, mode & 0o7777, ctx)?;
@@ -202,8 +203,9 @@ pub fn link_in(old: &Path, dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
     if !Arc::ptr_eq(&old.mount, &dir.mount) {
         return Err(Errno::EXDEV);
     }
-    perm::may_link(inode, cred)?;
-    perm::may_change_entries(dir_inode, cred)?;
+    let view = dir.mount.id_view();
+    perm::may_link(&view, inode, cred)?;
+    perm::may_make_entries(&view, dir_inode, cred)?;
     if !Arc::ptr_eq(inode.sb(), dir_inode.sb()) {
         return Err(Errno::EXDEV);
     }
@@ -244,7 +246,7 @@ pub fn unlink_in(dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
     let _exclusive = dir_inode.sem.write();
     let victim = lookup_locked(&dir.dentry, name)?;
     let inode = victim.inode().ok_or(Errno::ENOENT)?;
-    perm::may_delete(dir_inode, &victim, cred, Removal::Other)?;
+    perm::may_delete(&dir.mount.id_view(), dir_inode, &victim, cred, Removal::Other)?;
     let _subject = inode.sem.write();
     on_victim.look(&victim, &dir.mount)?;
     dir_inode.ops().unlink(dir_inode, name, inode)?;
@@ -288,7 +290,7 @@ pub fn rmdir_in(dir: &Path, name: &[u8], cred: &Cred) -> Result<()> {
     let _exclusive = dir_inode.sem.write();
     let victim = lookup_locked(&dir.dentry, name)?;
     let inode = victim.inode().ok_or(Errno::ENOENT)?;
-    perm::may_delete(dir_inode, &victim, cred, Removal::Directory)?;
+    perm::may_delete(&dir.mount.id_view(), dir_inode, &victim, cred, Removal::Directory)?;
     let _subject = inode.sem.write();
     on_victim.look(&victim, &dir.mount)?;
     dir_inode.ops().rmdir(dir_inode, name, inode)?;
@@ -442,17 +444,20 @@ impl Step<'_> {
             return Ok(Plan::Nothing);
         }
         let removal = |is_dir: bool| if is_dir { Removal::Directory } else { Removal::Other };
-        perm::may_delete(from, old, cred, removal(inode.is_dir()))?;
+        let view = self.mount.id_view();
+        perm::may_delete(&view, from, old, cred, removal(inode.is_dir()))?;
         match new.inode() {
-            None => perm::may_change_entries(to, cred)?,
-            Some(target) if is_exchange => perm::may_delete(to, new, cred, removal(target.is_dir()))?,
-            Some(_) => perm::may_delete(to, new, cred, removal(inode.is_dir()))?,
+            None => perm::may_make_entries(&view, to, cred)?,
+            Some(target) if is_exchange => {
+                perm::may_delete(&view, to, new, cred, removal(target.is_dir()))?;
+            }
+            Some(_) => perm::may_delete(&view, to, new, cred, removal(inode.is_dir()))?,
         }
         if self.is_across() {
             // ".." changes in a directory that moves.
             let moves = [Some(inode), new.inode().filter(|_| is_exchange)];
             for dir in moves.into_iter().flatten().filter(|inode| inode.is_dir()) {
-                perm::permission(dir, cred, Access::WRITE)?;
+                perm::permission(&view, dir, cred, Access::WRITE)?;
             }
         }
         Ok(Plan::Rename)
@@ -530,7 +535,7 @@ pub fn chdir(ctx: &WalkContext<'_>, path: Path) -> Result<()> {
     if !inode.is_dir() {
         return Err(Errno::ENOTDIR);
     }
-    perm::permission(inode, ctx.cred, Access::EXEC)?;
+    perm::permission(&path.mount.id_view(), inode, ctx.cred, Access::EXEC)?;
     ctx.fs.set_cwd(path);
     Ok(())
 }
@@ -541,7 +546,7 @@ pub fn chroot(ctx: &WalkContext<'_>, path: Path) -> Result<()> {
     if !inode.is_dir() {
         return Err(Errno::ENOTDIR);
     }
-    perm::permission(inode, ctx.cred, Access::EXEC)?;
+    perm::permission(&path.mount.id_view(), inode, ctx.cred, Access::EXEC)?;
     if !ctx.cred.own_capable(Cap::SYS_CHROOT) {
         return Err(Errno::EPERM);
     }

@@ -173,14 +173,15 @@ fn may_open(path: &Path, how: &How, cred: &Cred) -> Result<()> {
         FileKind::Char | FileKind::Block if mount.contains(MountFlags::NODEV) => return Err(Errno::EACCES),
         _ => {}
     }
-    perm::permission(inode, cred, access)?;
+    let view = path.mount.id_view();
+    perm::permission(&view, inode, cred, access)?;
     if inode.flags().contains(InodeFlags::APPEND) {
         let appends = how.flags.contains(OpenFlags::APPEND) && !how.flags.contains(OpenFlags::TRUNC);
         if access.contains(Access::WRITE) && !appends {
             return Err(Errno::EPERM);
         }
     }
-    if how.flags.contains(OpenFlags::NOATIME) && !security::owner_or_capable(cred, inode.uid()) {
+    if how.flags.contains(OpenFlags::NOATIME) && !security::owner_or_capable(cred, view.uid(inode)) {
         return Err(Errno::EPERM);
     }
     Ok(())
@@ -201,7 +202,7 @@ fn finish(path: &Path, how: &How, cred: &Arc<Cred>) -> Result<Arc<File>> {
         // Regular files are checked by `want_write` in `File::new`; of the rest only directories matter here.
         drop(access);
     } else if truncates {
-        truncate_open(inode, cred)?;
+        truncate_open(path, inode, cred)?;
         drop(access);
     }
     if how.flags.contains(OpenFlags::DIRECT) {
@@ -220,10 +221,10 @@ fn break_leases(inode: &Inode, flags: OpenFlags) -> Result<()> {
     lease::break_leases(inode, wanted, blocking)
 }
 
-fn truncate_open(inode: &Arc<Inode>, cred: &Cred) -> Result<()> {
+fn truncate_open(path: &Path, inode: &Arc<Inode>, cred: &Cred) -> Result<()> {
     // Whoever opens without write access (O_RDONLY | O_TRUNC) still must not cut a running program.
     inode.get_write_access()?;
-    let result = crate::attr::truncate_inode(inode, 0, cred);
+    let result = crate::attr::truncate_inode(&path.mount, inode, 0, cred);
     inode.put_write_access();
     result
 }
@@ -294,7 +295,7 @@ fn open_found(dir: Option<&Arc<Inode>>, path: &Path, how: &How, cred: &Arc<Cred>
         return Err(Errno::EISDIR);
     }
     if let Some(dir) = dir {
-        perm::may_create_in_sticky(dir, inode, cred)?;
+        perm::may_create_in_sticky(&path.mount.id_view(), dir, inode, cred)?;
     }
     open_path(path, how, cred)
 }
@@ -319,9 +320,11 @@ fn open_tmpfile(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8], how: &How) -> Re
     let path = walk::walk_with(ctx, at, name, flags, how.resolve)?;
     let _write = path.mount.want_write()?;
     let dir = path.inode().ok_or(Errno::ENOENT)?;
-    perm::permission(dir, ctx.cred, Access::WRITE | Access::EXEC)?;
+    let view = path.mount.id_view();
+    view.check_maker(dir.sb(), ctx.cred)?;
+    perm::permission(&view, dir, ctx.cred, Access::WRITE | Access::EXEC)?;
     let mode = S_IFREG | namespace::masked(&path, how.mode & 0o7777, ctx)?;
-    let (mode, uid, gid) = perm::new_owner(dir, ctx.cred, mode);
+    let (mode, uid, gid) = perm::new_owner(&view, dir, ctx.cred, mode)?;
     let inherited = acl::inherit(dir, mode)?;
     let new = NewInode { mode: inherited.mode, uid, gid, rdev: 0, target: &[] };
     let inode = dir.ops().tmpfile(dir, &new)?;
@@ -351,7 +354,7 @@ pub fn open_exec(
     if path.mount.flags().contains(MountFlags::NOEXEC) {
         return Err(Errno::EACCES);
     }
-    perm::permission(&inode, ctx.cred, Access::EXEC)?;
+    perm::permission(&path.mount.id_view(), &inode, ctx.cred, Access::EXEC)?;
     let how = How { flags: OpenFlags::empty(), mode: 0, resolve: ResolveFlags::empty(), wanted: Wanted::Any };
     let file = finish(&path, &how, ctx.cred)?;
     let deny = inode.deny_write_access()?;

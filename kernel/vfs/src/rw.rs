@@ -10,20 +10,23 @@
 //!
 //! [`FileOps::write`]: crate::file::FileOps::write
 
+use alloc::sync::Arc;
+
 use abi::fs::{OpenFlags, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
 use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 use mm::Mapping;
-use security::Cap;
+use security::{Cap, Cred};
 
 use crate::dontcache::Dropped;
 use crate::file::{File, FileMode, RwKind, ShowPart, SyncMode, Whence};
 use crate::inode::{Inode, InodeFlags, SetAttr};
-use crate::mount::MountFlags;
+use crate::mount::{Mount, MountFlags};
 use crate::notify::{self, Event};
 use crate::path::Path;
+use crate::perm;
 use crate::time;
 
 /// The most that one call moves (Linux: `MAX_RW_COUNT`).
@@ -277,7 +280,7 @@ fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags
     if flags.contains(RwFlags::NOWAIT) {
         src.truncate(file.ops().nowait(file, RwKind::Write, *pos, src.remaining())?);
     }
-    remove_privileges(inode, file.cred())?;
+    remove_privileges(&file.path().mount, inode, file.cred())?;
     let done = file.ops().write(file, src, *pos)?;
     if done > 0 {
         inode.touch_mtime();
@@ -286,14 +289,15 @@ fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags
     Ok(done)
 }
 
-/// Clears the set-ID bits of a file that someone writes to (inode(7)). Its `sem` is held.
-pub(crate) fn remove_privileges(inode: &alloc::sync::Arc<Inode>, cred: &security::Cred) -> Result<()> {
+/// Clears the set-ID bits of a file that someone writes to through `mount` (inode(7)). Its `sem` is held.
+pub(crate) fn remove_privileges(mount: &Mount, inode: &Arc<Inode>, cred: &Cred) -> Result<()> {
     let mode = inode.mode();
     if mode & (S_ISUID | S_ISGID) == 0 || !inode.is_regular() || cred.capable(Cap::FSETID) {
         return Ok(());
     }
     let mut new = mode & !S_ISUID;
-    if mode & (S_ISGID | 0o010) == S_ISGID | 0o010 {
+    let is_setgid = mode & S_ISGID != 0;
+    if is_setgid && (mode & 0o010 != 0 || !perm::in_group_or_capable(&mount.id_view(), inode, cred)) {
         new &= !S_ISGID;
     }
     if new == mode {
@@ -390,7 +394,8 @@ pub(crate) fn touch_atime(path: &Path) {
     if is_fresh && is_recent && !flags.contains(MountFlags::STRICTATIME) {
         return;
     }
-    if !path.mount.is_readonly() {
+    let hides_owner = path.mount.is_idmapped() && path.mount.id_view().hides_owner(inode);
+    if !path.mount.is_readonly() && !hides_owner {
         inode.update_times(|times| times.atime = now);
         inode.ops().times_changed(inode);
     }

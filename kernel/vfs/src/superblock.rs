@@ -81,6 +81,11 @@ pub trait FileSystemType: Send + Sync {
         false
     }
 
+    /// Whether its mounts can show other owners than it keeps (`MOUNT_ATTR_IDMAP`).
+    fn allows_idmap(&self) -> bool {
+        false
+    }
+
     /// Its parameters: the options of mount(2), and what fsconfig(2) may set.
     fn params(&self) -> &'static [Param] {
         &[]
@@ -295,13 +300,17 @@ impl SuperBlock {
         self.owner.call_once(|| user_ns.clone());
     }
 
+    /// The user namespace that it was made for.
+    #[inline]
+    pub fn owner(&self) -> &UserNs {
+        /// Of file systems that are the machine's.
+        static INITIAL: UserNs = UserNs::INITIAL;
+        self.owner.get().unwrap_or(&INITIAL)
+    }
+
     /// `EPERM` unless `cred` may change its options: `CAP_SYS_ADMIN` in the user namespace that it was made for.
     pub(crate) fn check_admin(&self, cred: &Cred) -> Result<()> {
-        let is_allowed = match self.owner.get() {
-            Some(owner) => cred.ns_capable(owner, Cap::SYS_ADMIN),
-            None => cred.capable(Cap::SYS_ADMIN),
-        };
-        if is_allowed { Ok(()) } else { Err(Errno::EPERM) }
+        if cred.ns_capable(self.owner(), Cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
     }
 
     /// Whether a mount shows it.

@@ -7,9 +7,10 @@ use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use sched::Mutex;
-use security::{Access, Cap, Cred};
+use security::{Access, Cap, Cred, IdKind};
 
 use crate::acl;
+use crate::idmap::IdView;
 use crate::inode::{FileKind, Inode, InodeFlags, XattrMode};
 use crate::notify::{self, Event};
 use crate::path::Path;
@@ -21,6 +22,8 @@ pub const NAME_MAX: usize = 255;
 pub const SIZE_MAX: usize = 65536;
 /// The name of the protocol of a socket.
 pub const SOCKET_PROTOCOL: &[u8] = b"system.sockprotoname";
+/// The name of a file's capabilities.
+const CAPABILITY: &[u8] = b"security.capability";
 /// The longest list of names.
 pub const LIST_MAX: usize = 65536;
 
@@ -37,15 +40,27 @@ pub fn check_name(name: &[u8]) -> Result<()> {
     if name.is_empty() || name.len() > NAME_MAX { Err(Errno::ERANGE) } else { Ok(()) }
 }
 
+/// `EPERM` for files whose attributes are frozen, or whose owner `view` does not show.
+fn check_mutable(view: &IdView, inode: &Inode) -> Result<()> {
+    let is_frozen = inode.flags().intersects(InodeFlags::IMMUTABLE | InodeFlags::APPEND);
+    if is_frozen || view.hides_owner(inode) { Err(Errno::EPERM) } else { Ok(()) }
+}
+
 /// The rules of the name's namespace. `EOPNOTSUPP`: there is no such namespace.
-fn check(inode: &Inode, name: &[u8], cred: &Cred, how: Use) -> Result<()> {
+fn check(view: &IdView, inode: &Inode, name: &[u8], cred: &Cred, how: Use) -> Result<()> {
     let refused = if how == Use::Write { Errno::EPERM } else { Errno::ENODATA };
-    if how == Use::Write && inode.flags().intersects(InodeFlags::IMMUTABLE | InodeFlags::APPEND) {
-        return Err(Errno::EPERM);
+    if how == Use::Write {
+        check_mutable(view, inode)?;
     }
     if name.starts_with(b"security.") {
-        let needed = if name == b"security.capability" { Cap::SETFCAP } else { Cap::SYS_ADMIN };
-        return if how == Use::Read || cred.capable(needed) { Ok(()) } else { Err(Errno::EPERM) };
+        let is_allowed = match how {
+            Use::Read => true,
+            Use::Write if name == CAPABILITY => {
+                cred.inode_capable(view.uid(inode), view.gid(inode), Cap::SETFCAP)
+            }
+            Use::Write => cred.ns_capable(inode.sb().owner(), Cap::SYS_ADMIN),
+        };
+        return if is_allowed { Ok(()) } else { Err(Errno::EPERM) };
     }
     if name.starts_with(b"trusted.") {
         return if cred.capable(Cap::SYS_ADMIN) { Ok(()) } else { Err(refused) };
@@ -63,20 +78,26 @@ fn check(inode: &Inode, name: &[u8], cred: &Cred, how: Use) -> Result<()> {
         return Err(refused);
     }
     let is_sticky = inode.is_dir() && inode.mode() & abi::fs::S_ISVTX != 0;
-    if is_sticky && how == Use::Write && !security::owner_or_capable(cred, inode.uid()) {
+    if is_sticky && how == Use::Write && !security::owner_or_capable(cred, view.uid(inode)) {
         return Err(Errno::EPERM);
     }
-    perm::permission(inode, cred, if how == Use::Write { Access::WRITE } else { Access::READ })
+    perm::permission(view, inode, cred, if how == Use::Write { Access::WRITE } else { Access::READ })
 }
 
 /// getxattr(2): the whole value. `ENODATA`: there is none.
 pub fn get(path: &Path, name: &[u8], cred: &Cred) -> Result<Vec<u8>> {
     let inode = path.inode().ok_or(Errno::ENOENT)?;
+    let view = path.mount.id_view();
     if let Some(which) = acl::Which::from_name(name) {
-        return acl::get(inode, which, cred);
+        return acl::get(&view, inode, which, cred);
     }
-    check(inode, name, cred, Use::Read)?;
-    inode.ops().get_xattr(inode, name)
+    check(&view, inode, name, cred, Use::Read)?;
+    let value = inode.ops().get_xattr(inode, name)?;
+    if name == CAPABILITY {
+        let show = |id| view.shown(IdKind::User, id);
+        return security::shown_file_caps(&value, cred, inode.sb().owner(), show);
+    }
+    Ok(value)
 }
 
 /// setxattr(2). `E2BIG`: the value is too long.
@@ -89,12 +110,59 @@ pub fn set(path: &Path, name: &[u8], value: &[u8], mode: XattrMode, cred: &Cred)
     if let Some(which) = acl::Which::from_name(name) {
         return set_acl(path, inode, which, Some(value), cred);
     }
-    check(inode, name, cred, Use::Write)?;
+    let view = path.mount.id_view();
+    check(&view, inode, name, cred, Use::Write)?;
+    let caps;
+    let mut value = value;
+    if name == CAPABILITY && !value.is_empty() {
+        caps = stored_caps(&view, inode, value, cred)?;
+        value = &caps;
+    }
     let _exclusive = inode.sem.write();
     inode.ops().set_xattr(inode, name, value, mode)?;
     inode.touch_ctime();
     notify::path_event(path, Event::ATTRIB);
     Ok(())
+}
+
+/// The value of `name` for a file system on top, without any check: the ids in it are those of this machine that the mount
+/// of `path` shows. `ENODATA`: there is none. `EOVERFLOW`: it has ids that the mount does not show.
+pub fn get_below(path: &Path, name: &[u8]) -> Result<Vec<u8>> {
+    let inode = path.inode().ok_or(Errno::ENOENT)?;
+    let value = inode.ops().get_xattr(inode, name)?;
+    if !path.mount.is_idmapped() {
+        return Ok(value);
+    }
+    let view = path.mount.id_view();
+    if acl::Which::from_name(name).is_some() {
+        return acl::shown_value(&view, &value);
+    }
+    if name == CAPABILITY {
+        let show = |id| view.shown(IdKind::User, id);
+        return security::shown_file_caps(&value, &Cred::root(), inode.sb().owner(), show);
+    }
+    Ok(value)
+}
+
+/// Sets `name` for a file system on top, as [`get_below`] gives it; `sem` is held for writing. `EINVAL`: it has ids that cannot
+/// be kept.
+pub fn set_below(path: &Path, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+    let inode = path.inode().ok_or(Errno::ENOENT)?;
+    let view = path.mount.id_view();
+    let kept = match name {
+        _ if view.map().is_none() || value.is_empty() => None,
+        CAPABILITY => Some(stored_caps(&view, inode, value, &Cred::root())?),
+        _ if acl::Which::from_name(name).is_some() => Some(acl::kept_value(&view, value)?),
+        _ => None,
+    };
+    inode.ops().set_xattr(inode, name, kept.as_deref().unwrap_or(value), mode)
+}
+
+/// What the file system is to keep of the capabilities `value` of a file.
+fn stored_caps(view: &IdView, inode: &Inode, value: &[u8], cred: &Cred) -> Result<Vec<u8>> {
+    let keep = |id| view.kept(IdKind::User, id);
+    let keep: Option<&dyn Fn(u32) -> Option<u32>> = if view.map().is_some() { Some(&keep) } else { None };
+    security::stored_file_caps(value, cred, inode.sb().owner(), keep)
 }
 
 /// removexattr(2). `ENODATA`: there is none.
@@ -104,7 +172,7 @@ pub fn remove(path: &Path, name: &[u8], cred: &Cred) -> Result<()> {
     if let Some(which) = acl::Which::from_name(name) {
         return set_acl(path, inode, which, None, cred);
     }
-    check(inode, name, cred, Use::Write)?;
+    check(&path.mount.id_view(), inode, name, cred, Use::Write)?;
     let _exclusive = inode.sem.write();
     inode.ops().remove_xattr(inode, name)?;
     inode.touch_ctime();
@@ -121,10 +189,9 @@ fn set_acl(
     cred: &Cred,
 ) -> Result<()> {
     let _exclusive = inode.sem.write();
-    if inode.flags().intersects(InodeFlags::IMMUTABLE | InodeFlags::APPEND) {
-        return Err(Errno::EPERM);
-    }
-    acl::set(inode, which, value, cred)?;
+    let view = path.mount.id_view();
+    check_mutable(&view, inode)?;
+    acl::set(&view, inode, which, value, cred)?;
     inode.touch_ctime();
     notify::path_event(path, Event::ATTRIB);
     Ok(())

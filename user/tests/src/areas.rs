@@ -24,6 +24,7 @@ mod futexpi;
 mod handle;
 mod hugescan;
 mod hugetlb;
+mod idmap;
 mod inet;
 mod inotify;
 mod ioprio;
@@ -134,6 +135,7 @@ const AREAS: &[&[harness::Test]] = &[
     unix::TESTS,
     unixopt::TESTS,
     uprobe::TESTS,
+    idmap::TESTS,
     inet::TESTS,
     tcp::TESTS,
     udp::TESTS,

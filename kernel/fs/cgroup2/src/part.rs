@@ -14,7 +14,7 @@ use hal::sync::SpinLock;
 use sched::{Mutex, WaitQueue, workqueue};
 use security::{Access, Cred};
 use vfs::notify::{self, Event};
-use vfs::{Inode, InodeFlags, InodeInit, NewInode, SuperBlock, perm};
+use vfs::{IdView, Inode, InodeFlags, InodeInit, NewInode, SuperBlock, perm};
 
 use crate::dir::Dir;
 use crate::file::FileNode;
@@ -179,7 +179,7 @@ pub(crate) fn make_dir(sb: &Arc<SuperBlock>, group: &Arc<Cgroup>, new: &NewInode
 /// Whether `cred` may write the cgroup.procs of `group`. `EACCES`.
 pub(crate) fn may_write_procs(group: &Arc<Cgroup>, cred: &Cred) -> Result<()> {
     let inode = Part::of(group).file(table::procs())?;
-    perm::permission(&inode, cred, Access::WRITE)
+    perm::permission(&IdView::PLAIN, &inode, cred, Access::WRITE)
 }
 
 #[cfg(test)]

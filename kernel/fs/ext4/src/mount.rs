@@ -55,6 +55,10 @@ impl FileSystemType for Ext4Type {
         options::PARAMS
     }
 
+    fn allows_idmap(&self) -> bool {
+        true
+    }
+
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
         let device = block::by_path(request.source)?;
         let this = TYPES.iter().find(|known| known.name == self.name).ok_or(Errno::ENODEV)?;

@@ -63,6 +63,10 @@ impl FileSystemType for FatType {
         self.params
     }
 
+    fn allows_idmap(&self) -> bool {
+        true
+    }
+
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
         let device = block::by_path(request.source)?;
         let (cred, umask) = (request.ctx.cred, request.ctx.fs.umask());

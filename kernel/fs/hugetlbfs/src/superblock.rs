@@ -33,6 +33,10 @@ impl FileSystemType for HugetlbfsType {
         options::PARAMS
     }
 
+    fn allows_idmap(&self) -> bool {
+        true
+    }
+
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
         instance(Options::parse(request.data)?, request.flags)
     }

@@ -14,9 +14,9 @@ use abi::{Errno, Result};
 use hal::uio::{Dest, Src};
 use vfs::inode::XattrMode;
 use vfs::open::{self, How};
-use vfs::{Inode, Link, Path, SetAttr, SyncMode, Whence, fcntl, namespace, rw};
+use vfs::{Inode, Link, Path, SetAttr, SyncMode, Whence, fcntl, namespace, rw, xattr};
 
-use crate::inode::{OverlayInode, overlay};
+use crate::inode::{OverlayInode, kept_below, overlay};
 use crate::layers::Overlay;
 use crate::work::temporary_name;
 
@@ -134,18 +134,21 @@ impl Overlay {
             }
             Data::All | Data::None => {}
         }
-        self.copy_xattrs(real, made)?;
+        let source = this.real()?;
+        self.copy_xattrs(source, copy)?;
+        let view = source.mount.id_view();
         let times = real.times();
         let is_link = real.mode() & S_IFMT == S_IFLNK;
         let change = SetAttr {
             mode: (!is_link).then(|| real.mode()),
-            uid: Some(real.uid()),
-            gid: Some(real.gid()),
+            uid: Some(view.uid(real)),
+            gid: Some(view.gid(real)),
             size: None,
             atime: Some(times.atime),
             mtime: Some(times.mtime),
             ctime: times.ctime,
         };
+        let change = kept_below(copy, &change)?;
         let _exclusive = made.sem.write();
         made.ops().set_attr(made, &change)
     }
@@ -185,16 +188,18 @@ impl Overlay {
         Ok(())
     }
 
-    fn copy_xattrs(&self, from: &Arc<Inode>, to: &Arc<Inode>) -> Result<()> {
+    fn copy_xattrs(&self, source: &Path, copy: &Path) -> Result<()> {
+        let from = source.inode().ok_or(Errno::EIO)?;
+        let to = copy.inode().ok_or(Errno::EIO)?;
         let names = from.ops().list_xattr(from)?;
         for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
             // Marks tell of the layer that they are in; an inner overlay's are copied.
             if name.strip_prefix(self.marks.prefix()).is_some_and(|rest| !rest.starts_with(b"overlay.")) {
                 continue;
             }
-            let value = from.ops().get_xattr(from, name)?;
+            let value = xattr::get_below(source, name)?;
             let _exclusive = to.sem.write();
-            match to.ops().set_xattr(to, name, &value, XattrMode::Any) {
+            match xattr::set_below(copy, name, &value, XattrMode::Any) {
                 Ok(()) | Err(Errno::EOPNOTSUPP) => {}
                 Err(errno) => return Err(errno),
             }

@@ -13,6 +13,7 @@ use vfs::file_attr::FileAttr;
 use vfs::inode::{Rename, XattrMode};
 use vfs::{
     FileOps, Inode, InodeFlags, InodeInit, InodeOps, Link, NewInode, OpenRequest, Path, SetAttr, SuperBlock,
+    xattr,
 };
 
 use crate::copy_up::Data;
@@ -147,7 +148,9 @@ pub(crate) fn instantiate(
     stack: Stack,
     place: Option<Place>,
 ) -> Result<Arc<Inode>> {
-    let real = stack.real().and_then(Path::inode).ok_or(Errno::EIO)?.clone();
+    let shown = stack.real().ok_or(Errno::EIO)?;
+    let real = shown.inode().ok_or(Errno::EIO)?.clone();
+    let view = shown.mount.id_view();
     // The names of a lower file part when one of them is copied up.
     let is_shared = stack.upper.is_some() || real.is_dir() || real.nlink() == 1;
     if is_shared && let Some(known) = fs.icache.get(&real) {
@@ -173,8 +176,8 @@ pub(crate) fn instantiate(
     let init = InodeInit {
         ino: fs.ino_of(&real),
         mode: real.mode(),
-        uid: real.uid(),
-        gid: real.gid(),
+        uid: view.uid(&real),
+        gid: view.gid(&real),
         nlink: if real.is_dir() && ops.is_merged() { 1 } else { real.nlink() },
         size: real.size(),
         rdev: real.rdev(),
@@ -186,15 +189,26 @@ pub(crate) fn instantiate(
     Ok(if is_shared { fs.icache.insert(&real, &inode) } else { inode })
 }
 
+/// `change` with the owner that the file system of `real` keeps for it. `EOVERFLOW`: it cannot.
+pub(crate) fn kept_below(real: &Path, change: &SetAttr) -> Result<SetAttr> {
+    let view = real.mount.id_view();
+    Ok(SetAttr {
+        uid: change.uid.map(|uid| view.keep_uid(uid)).transpose()?,
+        gid: change.gid.map(|gid| view.keep_gid(gid)).transpose()?,
+        ..*change
+    })
+}
+
 /// Takes the attributes over from what `inode` shows.
 pub(crate) fn refresh(inode: &Inode) -> Result<()> {
     let this = overlay(inode)?;
     let real = this.real_inode()?;
+    let view = this.real()?.mount.id_view();
     let times = real.times();
     inode.apply(&SetAttr {
         mode: Some(real.mode()),
-        uid: Some(real.uid()),
-        gid: Some(real.gid()),
+        uid: Some(view.uid(real)),
+        gid: Some(view.gid(real)),
         atime: Some(times.atime),
         mtime: Some(times.mtime),
         ctime: times.ctime,
@@ -279,9 +293,10 @@ impl InodeOps for OverlayInode {
         };
         self.fs.copy_up(inode, data)?;
         let real = self.real_inode()?;
+        let change = kept_below(self.real()?, change)?;
         {
             let _exclusive = real.sem.write();
-            real.ops().set_attr(real, change)?;
+            real.ops().set_attr(real, &change)?;
         }
         refresh(inode)
     }
@@ -314,14 +329,13 @@ impl InodeOps for OverlayInode {
     }
 
     fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
-        let real = self.real_inode()?;
-        real.ops().get_xattr(real, &self.fs.marks.escape(name))
+        xattr::get_below(self.real()?, &self.fs.marks.escape(name))
     }
 
     fn set_xattr(&self, inode: &Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
         let real = self.writable(inode)?;
         let _exclusive = real.sem.write();
-        real.ops().set_xattr(real, &self.fs.marks.escape(name), value, mode)
+        xattr::set_below(self.upper_path()?, &self.fs.marks.escape(name), value, mode)
     }
 
     fn remove_xattr(&self, inode: &Inode, name: &[u8]) -> Result<()> {

@@ -16,7 +16,7 @@ use security::Cred;
 use vfs::{Inode, NewInode, Path, SetAttr, namespace};
 
 use crate::copy_up::Data;
-use crate::inode::{OverlayInode, instantiate, overlay, refresh};
+use crate::inode::{OverlayInode, instantiate, kept_below, overlay, refresh};
 use crate::layers::{Found, Overlay, Stack};
 use crate::rename::Stays;
 use crate::work::temporary_name;
@@ -37,13 +37,13 @@ impl Overlay {
 
     /// Makes `new` in the upper layer as `name` in `dir`, where nothing or a whiteout is.
     fn make_in(&self, dir: &Path, name: &[u8], new: &NewInode<'_>) -> Result<Path> {
+        let cred = self.cred_as(new.uid, new.gid);
         if !matches!(self.child(dir, name)?, Found::Whiteout) {
-            let cred = self.cred_as(new.uid, new.gid);
             return namespace::create_in(dir, name, new.mode, new.rdev, new.target, &cred);
         }
         let work = &self.writable()?.work;
         let temp = temporary_name();
-        let made = namespace::create_in(work, temp.as_bytes(), new.mode, new.rdev, new.target, &self.cred)?;
+        let made = namespace::create_in(work, temp.as_bytes(), new.mode, new.rdev, new.target, &cred)?;
         let moved =
             self.own(&made, new).and_then(|()| self.replace_whiteout(&made, temp.as_bytes(), dir, name));
         if moved.is_err() {
@@ -63,7 +63,7 @@ impl Overlay {
             ..SetAttr::default()
         };
         let _exclusive = inode.sem.write();
-        inode.ops().set_attr(inode, &change)
+        inode.ops().set_attr(inode, &kept_below(made, &change)?)
     }
 
     /// Moves `temp`, which is `made`, from the work directory over the whiteout `name` of `dir`.
@@ -102,7 +102,9 @@ impl OverlayInode {
             self.fs.upper_dir(dir)?
         };
         let real = upper.inode().ok_or(Errno::EIO)?;
-        let made = real.ops().tmpfile(real, new)?;
+        let view = upper.mount.id_view();
+        let new = NewInode { uid: view.keep_uid(new.uid)?, gid: view.keep_gid(new.gid)?, ..*new };
+        let made = real.ops().tmpfile(real, &new)?;
         let dentry = namespace::unnamed_dentry(&upper.dentry, made, namespace::Linkable::Yes);
         let stack = Stack { upper: Some(Path { mount: upper.mount.clone(), dentry }), lowers: Vec::new() };
         instantiate(dir.sb(), &self.fs, stack, None)

@@ -63,6 +63,10 @@ impl FileSystemType for TmpfsType {
         options::PARAMS
     }
 
+    fn allows_idmap(&self) -> bool {
+        self.name == TMPFS.name
+    }
+
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<Dentry>> {
         let options = Options::parse(request.data)?;
         // Memory that cannot go is the whole machine's loss.

@@ -148,7 +148,7 @@ pub(crate) fn find(walk: &WalkContext<'_>, address: &[u8], seeker: &UnixSocket) 
         Name::Path(name) => {
             let path = vfs::walk(walk, At::Cwd, name, WalkFlags::FOLLOW)?;
             let inode = path.inode().ok_or(Errno::ENOENT)?;
-            perm::permission(inode, walk.cred, Access::WRITE)?;
+            perm::permission(&path.mount.id_view(), inode, walk.cred, Access::WRITE)?;
             if inode.kind() != FileKind::Socket {
                 return Err(Errno::ECONNREFUSED);
             }

@@ -343,9 +343,10 @@ fn open_interpreter(me: &CurrentTask, program: &Program) -> Result<Option<(Progr
 /// The credentials under the new program.
 fn new_credentials(me: &CurrentTask, file: &File) -> Result<ExecOutcome> {
     let inode = file.inode();
+    let view = file.path().mount.id_view();
     let about = ExecFile {
-        uid: inode.uid(),
-        gid: inode.gid(),
+        uid: view.uid(inode),
+        gid: view.gid(inode),
         mode: inode.mode(),
         is_nosuid: file.path().mount.flags().contains(MountFlags::NOSUID),
         // A file system without attributes has none.
@@ -353,7 +354,8 @@ fn new_credentials(me: &CurrentTask, file: &File) -> Result<ExecOutcome> {
             .ops()
             .get_xattr(inode, b"security.capability")
             .ok()
-            .and_then(|value| FileCaps::parse(&value)),
+            .and_then(|value| FileCaps::parse(&value, inode.sb().owner()))
+            .map(|caps| FileCaps { root: view.shown(IdKind::User, caps.root), ..caps }),
     };
     // One reference of each thread that shares it, and the one just taken.
     let is_shared = me.fs().is_some_and(|fs| Arc::strong_count(&fs) > me.group().nr_threads() as usize + 1);
@@ -367,7 +369,9 @@ fn new_credentials(me: &CurrentTask, file: &File) -> Result<ExecOutcome> {
 /// Whether the caller may read all that it executes; if not, the memory of the new program is no way to do so.
 fn is_readable(me: &CurrentTask, found: &Found) -> bool {
     let cred = me.cred();
-    let may_read = |file: &File| perm::permission(file.inode(), &cred, Access::READ).is_ok();
+    let may_read = |file: &File| {
+        perm::permission(&file.path().mount.id_view(), file.inode(), &cred, Access::READ).is_ok()
+    };
     may_read(&found.exe.file) && found.wishes.binary.as_deref().is_none_or(may_read)
 }
 

@@ -228,7 +228,7 @@ pub fn get(file: &File) -> Option<LockKind> {
 /// have it open, or a lease of another description is there; or nothing to remove. `ENOMEM`.
 pub fn set(file: &Arc<File>, fd: i32, kind: Option<LockKind>, cred: &Cred) -> Result<()> {
     let inode = file.inode();
-    if cred.fsuid != inode.uid() && !cred.capable(Cap::LEASE) {
+    if cred.fsuid != file.path().mount.id_view().uid(inode) && !cred.capable(Cap::LEASE) {
         return Err(Errno::EACCES);
     }
     if !inode.is_regular() {

@@ -34,7 +34,7 @@ use crate::mount_ops::{self, Depth};
 use crate::path::Path;
 use crate::propagation::Inherit;
 use crate::walk;
-pub use attr::{MountAttr, set_attr};
+pub use attr::{IdmapChange, MOUNT_ATTR_IDMAP, MountAttr, Replace, set_attr};
 pub use context::{ConfigCommand, ConfigValue, fsconfig, fsmount, fsmount_namespace, fsopen, fspick};
 pub use stat::{LIST_ROOT, ListOrder, StatMask, View, list_mounts, stat_mount, stat_mount_of};
 

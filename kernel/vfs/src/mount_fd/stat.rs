@@ -1,14 +1,15 @@
 //! statmount(2) and listmount(2).
 
+use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::fs::{StatMount, major, minor};
 use abi::{Errno, Result};
 use bitflags::bitflags;
-use security::Cap;
+use security::{Cap, IdKind, UserNs};
 
-use super::AttrFlags;
+use super::{AttrFlags, MOUNT_ATTR_IDMAP};
 use crate::file::File;
 use crate::fs_context::WalkContext;
 use crate::mount::{Mount, MountNs};
@@ -48,6 +49,10 @@ bitflags! {
         const OPT_SEC_ARRAY = 0x800;
         /// Which bits are known.
         const SUPPORTED_MASK = 0x1000;
+        /// How users are shown, each line with a NUL.
+        const MNT_UIDMAP = 0x2000;
+        /// How groups are shown, each line with a NUL.
+        const MNT_GIDMAP = 0x4000;
         const _ = !0;
     }
 }
@@ -65,7 +70,9 @@ const SUPPORTED: StatMask = StatMask::SB_BASIC
     .union(StatMask::SB_SOURCE)
     .union(StatMask::OPT_ARRAY)
     .union(StatMask::OPT_SEC_ARRAY)
-    .union(StatMask::SUPPORTED_MASK);
+    .union(StatMask::SUPPORTED_MASK)
+    .union(StatMask::MNT_UIDMAP)
+    .union(StatMask::MNT_GIDMAP);
 
 /// A mount namespace and the root that it is seen from.
 pub struct View<'a> {
@@ -138,7 +145,7 @@ pub fn stat_mount(view: &View<'_>, id: u64, wanted: StatMask) -> Result<(StatMou
     if !is_reachable && !view.ctx.cred.ns_capable(view.ns.id().owner(), Cap::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
-    Ok(answer(&mount, Some(view), wanted))
+    Ok(answer(&mount, Some(view), wanted, &view.ctx.cred.user_ns))
 }
 
 /// As [`stat_mount`], of the mount that `file` is on (`STATMOUNT_BY_FD`), wherever that is: who has a descriptor there
@@ -150,10 +157,16 @@ pub fn stat_mount_of(ctx: &WalkContext<'_>, file: &File, wanted: StatMask) -> Re
         return Err(Errno::EINVAL);
     }
     let view = mount.ns().map(|ns| View::through(ctx, ns)).transpose()?;
-    Ok(answer(mount, view.as_ref(), wanted))
+    Ok(answer(mount, view.as_ref(), wanted, &ctx.cred.user_ns))
 }
 
-fn answer(mount: &Arc<Mount>, view: Option<&View<'_>>, wanted: StatMask) -> (StatMount, Vec<u8>) {
+/// `reader` is the user namespace of who asks.
+fn answer(
+    mount: &Arc<Mount>,
+    view: Option<&View<'_>>,
+    wanted: StatMask,
+    reader: &UserNs,
+) -> (StatMount, Vec<u8>) {
     let mut answer = Answer { fixed: StatMount::default(), mask: StatMask::empty(), strings: Vec::new() };
     let from = view.and_then(|view| mount.dominating(&view.ns, &view.root));
     fill_numbers(&mut answer, mount, wanted, from);
@@ -162,6 +175,7 @@ fn answer(mount: &Arc<Mount>, view: Option<&View<'_>>, wanted: StatMask) -> (Sta
         answer.fixed.mnt_point = answer.add(StatMask::MNT_POINT, &place.text);
     }
     fill_strings(&mut answer, mount, wanted);
+    fill_idmap(&mut answer, mount, wanted, reader);
     answer.fixed.mask = answer.mask.bits();
     answer.fixed.size = (size_of::<StatMount>() + answer.strings.len()) as u32;
     (answer.fixed, answer.strings)
@@ -183,6 +197,9 @@ fn fill_numbers(answer: &mut Answer, mount: &Arc<Mount>, wanted: StatMask, from:
         (fixed.mnt_id, fixed.mnt_id_old) = (mount.unique_id(), mount.id());
         (fixed.mnt_parent_id, fixed.mnt_parent_id_old) = (parent.unique_id(), parent.id());
         fixed.mnt_attr = AttrFlags::of_mount(mount.flags()).bits();
+        if mount.is_idmapped() {
+            fixed.mnt_attr |= MOUNT_ATTR_IDMAP;
+        }
         fixed.mnt_propagation = mount_ops::propagation_bits(mount);
         fixed.mnt_peer_group = mount.group().map_or(0, u64::from);
         fixed.mnt_master = mount.master().map_or(0, u64::from);
@@ -230,6 +247,30 @@ fn fill_strings(answer: &mut Answer, mount: &Arc<Mount>, wanted: StatMask) {
         answer.fixed.opt_num = options.split(|&byte| byte == b',').count() as u32;
         let array: Vec<u8> = options.iter().map(|&byte| if byte == b',' { 0 } else { byte }).collect();
         answer.fixed.opt_array = answer.add(StatMask::OPT_ARRAY, &array);
+    }
+}
+
+/// How the mount shows owners, in numbers of `reader`: lines that have none there are left out. The bits tell that there is
+/// a map, even with no line.
+fn fill_idmap(answer: &mut Answer, mount: &Mount, wanted: StatMask, reader: &UserNs) {
+    let view = mount.id_view();
+    let Some(map) = view.map() else { return };
+    for (bit, kind) in [(StatMask::MNT_UIDMAP, IdKind::User), (StatMask::MNT_GIDMAP, IdKind::Group)] {
+        if !wanted.contains(bit) {
+            continue;
+        }
+        let lines = map.ns().resolved_map(kind, reader);
+        let mut text = Vec::new();
+        for line in &lines {
+            text.extend(format!("{} {} {}\0", line.first, line.lower, line.count).bytes());
+        }
+        let at = if lines.is_empty() { 0 } else { answer.add(bit, &text) };
+        answer.mask |= bit;
+        let (number, place) = match kind {
+            IdKind::User => (&mut answer.fixed.mnt_uidmap_num, &mut answer.fixed.mnt_uidmap),
+            _ => (&mut answer.fixed.mnt_gidmap_num, &mut answer.fixed.mnt_gidmap),
+        };
+        (*number, *place) = (lines.len() as u32, at);
     }
 }
 

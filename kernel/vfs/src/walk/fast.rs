@@ -16,6 +16,7 @@ use super::{MAX_LINKS, WalkFlags};
 use crate::dcache::{self, Sequence};
 use crate::dentry::Dentry;
 use crate::fs_context::WalkContext;
+use crate::idmap::IdView;
 use crate::inode::{Inode, InodeFlags};
 use crate::mount::{Mount, MountFlags};
 use crate::path::Path;
@@ -160,6 +161,9 @@ impl<'g> Walk<'g> {
         if mode & S_IXUGO == S_IXUGO {
             return Ok(()); // whoever asks
         }
+        if self.mount.is_idmapped() {
+            return Err(Stop::GiveUp);
+        }
         Ok(security::inode_permission(self.cred, &dir.ids(), Access::EXEC)?)
     }
 
@@ -204,7 +208,10 @@ impl<'g> Walk<'g> {
         if target.is_empty() {
             return Err(Errno::ENOENT.into());
         }
-        perm::may_follow_link(dir, link, self.cred).map_err(|_| Stop::GiveUp)?;
+        if mount.is_idmapped() {
+            return Err(Stop::GiveUp);
+        }
+        perm::may_follow_link(&IdView::PLAIN, dir, link, self.cred).map_err(|_| Stop::GiveUp)?;
         Ok(target)
     }
 

@@ -131,7 +131,7 @@ impl<'a> Walker<'a> {
             if !dir.is_dir() {
                 return Err(Errno::ENOTDIR);
             }
-            perm::permission(&dir, self.ctx.cred, Access::EXEC)?;
+            perm::permission(&self.at.mount.id_view(), &dir, self.ctx.cred, Access::EXEC)?;
             let name = component.name;
             if component.is_last {
                 return Ok(match &name[..] {
@@ -235,7 +235,7 @@ impl<'a> Walker<'a> {
             return Err(Errno::ELOOP);
         }
         if is_last && let Some(dir) = self.at.inode() {
-            perm::may_follow_link(dir, inode, self.ctx.cred)?;
+            perm::may_follow_link(&link.mount.id_view(), dir, inode, self.ctx.cred)?;
         }
         crate::rw::touch_atime(link);
         match inode.ops().read_link(inode)? {
