@@ -140,6 +140,11 @@ pub trait SuperOps: Any + Send + Sync {
         Ok(())
     }
 
+    /// The UUID of the file system; zeroes where it has none.
+    fn uuid(&self) -> [u8; 16] {
+        [0; 16]
+    }
+
     /// How its files are found by handle; `None`: they are not.
     fn export(&self) -> Option<&dyn Export> {
         None

@@ -64,6 +64,7 @@ mod sigwait;
 mod nvme;
 mod offline;
 mod overlay;
+mod overlayindex;
 mod swap;
 mod sysctl;
 mod sysinfo;
@@ -169,6 +170,7 @@ const AREAS: &[&[harness::Test]] = &[
     nvme::TESTS,
     offline::TESTS,
     overlay::TESTS,
+    overlayindex::TESTS,
     ext4::TESTS,
     swap::TESTS,
 ];

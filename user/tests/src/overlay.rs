@@ -18,12 +18,12 @@ tests!(
 type Res = Result<usize, Errno>;
 
 /// The scratch directory and what is in it, as a path.
-fn at(name: &str) -> String {
+pub fn at(name: &str) -> String {
     path(name).into_string().unwrap()
 }
 
 /// Two lower directories with a few files, an upper and a work directory, and where to mount.
-fn layers() {
+pub fn layers() {
     sys!(SYS_unshare, CLONE_NEWNS).unwrap();
     sys!(SYS_mount, 0, c"/", 0, MS_REC | MS_PRIVATE, 0).unwrap();
     for name in ["l1", "l2", "u", "w", "m", "l1/d", "l2/d", "l2/only"] {
@@ -38,17 +38,17 @@ fn layers() {
     file("l2/only/z", b"z");
 }
 
-fn mount_with(options: &str) -> Res {
+pub fn mount_with(options: &str) -> Res {
     let options = CString::new(options).unwrap();
     sys!(SYS_mount, c"overlay", &path("m"), c"overlay", 0, &options)
 }
 
-fn usual(more: &str) -> String {
+pub fn usual(more: &str) -> String {
     format!("lowerdir={}:{},upperdir={},workdir={}{more}", at("l1"), at("l2"), at("u"), at("w"))
 }
 
 /// Mounts the layers, or skips the test.
-fn mount(more: &str) {
+pub fn mount(more: &str) {
     match mount_with(&usual(more)) {
         Err(ENODEV) => skip("no overlay"),
         result => assert_eq!(result, Ok(0)),
@@ -56,16 +56,16 @@ fn mount(more: &str) {
 }
 
 /// Mounts them anew.
-fn remount(more: &str) {
+pub fn remount(more: &str) {
     assert_eq!(sys!(SYS_umount2, &path("m"), 0), Ok(0));
     mount(more);
 }
 
-fn text(name: &str) -> String {
+pub fn text(name: &str) -> String {
     fs::read_to_string(at(name)).unwrap()
 }
 
-fn names(name: &str) -> Vec<String> {
+pub fn names(name: &str) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(at(name)).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

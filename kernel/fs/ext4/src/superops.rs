@@ -20,6 +20,10 @@ use crate::node::node;
 pub(crate) struct Super(pub(crate) Arc<Fs>);
 
 impl SuperOps for Super {
+    fn uuid(&self) -> [u8; 16] {
+        self.0.layout.uuid
+    }
+
     fn export(&self) -> Option<&dyn Export> {
         Some(self)
     }

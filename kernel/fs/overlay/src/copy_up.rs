@@ -94,15 +94,19 @@ impl Overlay {
             self.icache.insert(made, &known);
         }
         let filled = self.fill(real, &copy, data, this);
-        if let Err(errno) = filled.and_then(|()| self.publish(this, name.as_bytes())) {
-            self.icache.forget(made);
-            self.discard(name.as_bytes());
-            return Err(errno);
-        }
+        let published = filled.and_then(|()| self.publish(this, name.as_bytes()));
+        let indexed = match published {
+            Ok(indexed) => indexed,
+            Err(errno) => {
+                self.icache.forget(made);
+                self.discard(name.as_bytes());
+                return Err(errno);
+            }
+        };
         if data != Data::Stays {
             this.set_whole();
         }
-        this.set_upper(copy.clone());
+        this.set_upper(indexed.unwrap_or(copy));
         Ok(())
     }
 
@@ -148,6 +152,7 @@ impl Overlay {
             mtime: Some(times.mtime),
             ctime: times.ctime,
         };
+        self.note_origin(source, made, this)?;
         let change = kept_below(copy, &change)?;
         let _exclusive = made.sem.write();
         made.ops().set_attr(made, &change)
@@ -207,17 +212,27 @@ impl Overlay {
         Ok(())
     }
 
-    /// Moves the finished copy `name` to the place of what it is of.
-    fn publish(&self, this: &OverlayInode, name: &[u8]) -> Result<()> {
+    /// Moves the finished copy `name` to the place of what it is of. Gives its path in the index, if it is there.
+    fn publish(&self, this: &OverlayInode, name: &[u8]) -> Result<Option<Path>> {
         let work = &self.writable()?.work;
         let Some((place, place_name)) = this.place()?.filter(|_| !this.is_removed()) else {
             // It has no name any more, so the copy loses its own; who has it open keeps it.
             let is_dir = this.real_inode()?.is_dir();
             let remove = if is_dir { namespace::rmdir_in } else { namespace::unlink_in };
-            return remove(work, name, &self.cred);
+            return remove(work, name, &self.cred).map(|()| None);
         };
         let dir = overlay(&place)?.upper_path()?;
-        namespace::rename_in((work, name), (dir, &place_name), RenameFlags::NOREPLACE, &self.cred)?;
+        let indexed = match &this.indexed {
+            None => {
+                namespace::rename_in((work, name), (dir, &place_name), RenameFlags::NOREPLACE, &self.cred)?;
+                None
+            }
+            Some(indexed) => {
+                let entry = self.enter_index(indexed, name)?;
+                namespace::link_in(&entry, dir, &place_name, &self.cred)?;
+                Some(entry)
+            }
+        };
         // A copy is no change of the directory.
         let real = dir.inode().ok_or(Errno::EIO)?;
         let times = place.times();
@@ -228,6 +243,7 @@ impl Overlay {
             ..SetAttr::default()
         };
         let _exclusive = real.sem.write();
-        real.ops().set_attr(real, &change)
+        real.ops().set_attr(real, &change)?;
+        Ok(indexed)
     }
 }

@@ -19,6 +19,7 @@ use vfs::{
 use crate::copy_up::Data;
 use crate::dir::Directory;
 use crate::file::Regular;
+use crate::index::Indexed;
 use crate::layers::{Lower, Overlay, Stack};
 
 /// What an inode has as the one in the layer has it.
@@ -46,6 +47,8 @@ pub(crate) struct OverlayInode {
     is_whole: AtomicBool,
     /// Where it has to be copied up to. Names change only of what is in the upper layer, so it stays true until then.
     place: SpinLock<Option<Place>>,
+    /// What the index has of it, with `index=on`: a file whose names stay together.
+    pub(crate) indexed: Option<Indexed>,
     /// Its name was removed: a copy gets none.
     is_removed: AtomicBool,
     /// The inode that it is the part of.
@@ -135,7 +138,8 @@ impl Drop for OverlayInode {
     fn drop(&mut self) {
         let upper = self.upper.get().and_then(Path::inode);
         let lower = self.lowers.first().and_then(|lower| lower.path.inode());
-        for real in upper.into_iter().chain(lower) {
+        let origin = self.indexed.as_ref().and_then(|indexed| indexed.lower.inode());
+        for real in upper.into_iter().chain(lower).chain(origin) {
             self.fs.icache.remove_dead(real);
         }
     }
@@ -145,22 +149,36 @@ impl Drop for OverlayInode {
 pub(crate) fn instantiate(
     sb: &Arc<SuperBlock>,
     fs: &Arc<Overlay>,
-    stack: Stack,
+    mut stack: Stack,
     place: Option<Place>,
 ) -> Result<Arc<Inode>> {
+    let indexed = fs.indexed(&mut stack)?;
     let shown = stack.real().ok_or(Errno::EIO)?;
     let real = shown.inode().ok_or(Errno::EIO)?.clone();
     let view = shown.mount.id_view();
-    // The names of a lower file part when one of them is copied up.
-    let is_shared = stack.upper.is_some() || real.is_dir() || real.nlink() == 1;
-    if is_shared && let Some(known) = fs.icache.get(&real) {
+    // By the lower file, whichever of its names was looked up, and whether that is copied.
+    let key = match &indexed {
+        Some(indexed) => indexed.lower.inode().ok_or(Errno::EIO)?.clone(),
+        None => real.clone(),
+    };
+    // The names of a lower file part when one of them is copied up, unless there is an index.
+    let is_shared = indexed.is_some() || stack.upper.is_some() || real.is_dir() || real.nlink() == 1;
+    if is_shared && let Some(known) = fs.icache.get(&key) {
         if let Some(place) = place {
             *overlay(&known)?.place.lock() = Some(place);
         }
         return Ok(known);
     }
     let upper = Once::new();
-    let is_whole = !real.is_regular() || stack.upper.is_some() && stack.lowers.is_empty();
+    let is_whole = match &stack.upper {
+        _ if !real.is_regular() => true,
+        Some(_) => stack.lowers.is_empty() || indexed.is_some() && !fs.marks.is_metacopy(&real)?,
+        None => false,
+    };
+    let nlink = match (&indexed, &stack.upper) {
+        (Some(indexed), Some(_)) => fs.nr_names(indexed, &real)?,
+        _ => real.nlink(),
+    };
     if let Some(path) = stack.upper {
         upper.call_once(|| path);
     }
@@ -168,17 +186,18 @@ pub(crate) fn instantiate(
         fs: fs.clone(),
         upper,
         lowers: stack.lowers,
+        indexed,
         is_whole: AtomicBool::new(is_whole),
         place: SpinLock::new("overlay.place", place),
         is_removed: AtomicBool::new(false),
         this: Once::new(),
     };
     let init = InodeInit {
-        ino: fs.ino_of(&real),
+        ino: fs.ino_of(&key),
         mode: real.mode(),
         uid: view.uid(&real),
         gid: view.gid(&real),
-        nlink: if real.is_dir() && ops.is_merged() { 1 } else { real.nlink() },
+        nlink: if real.is_dir() && ops.is_merged() { 1 } else { nlink },
         size: real.size(),
         rdev: real.rdev(),
         times: real.times(),
@@ -186,7 +205,11 @@ pub(crate) fn instantiate(
     };
     let inode = Inode::new(sb, init, Box::new(ops), None);
     overlay(&inode)?.this.call_once(|| Arc::downgrade(&inode));
-    Ok(if is_shared { fs.icache.insert(&real, &inode) } else { inode })
+    if !is_shared {
+        return Ok(inode);
+    }
+    let inode = fs.icache.insert(&key, &inode);
+    Ok(if Arc::ptr_eq(&key, &real) { inode } else { fs.icache.insert(&real, &inode) })
 }
 
 /// `change` with the owner that the file system of `real` keeps for it. `EOVERFLOW`: it cannot.
@@ -215,7 +238,7 @@ pub(crate) fn refresh(inode: &Inode) -> Result<()> {
         ..SetAttr::default()
     });
     inode.set_size(real.size());
-    let is_own_count = this.is_removed() || real.is_dir() && this.is_merged();
+    let is_own_count = this.is_removed() || this.indexed.is_some() || real.is_dir() && this.is_merged();
     if !is_own_count {
         inode.set_nlink(real.nlink());
     }
@@ -274,11 +297,11 @@ impl InodeOps for OverlayInode {
             if truncates {
                 // A running program must not lose its data before the open fails.
                 inode.get_write_access()?;
-                let copied = self.fs.copy_up(inode, Data::None);
+                let copied = self.copy_up_at(request.path, inode, Data::None);
                 inode.put_write_access();
                 copied?;
             } else {
-                self.fs.copy_up(inode, Data::All)?;
+                self.copy_up_at(request.path, inode, Data::All)?;
             }
         }
         refresh(inode)?;
@@ -368,6 +391,22 @@ impl InodeOps for OverlayInode {
 }
 
 impl OverlayInode {
+    /// Copies `inode`, which this is, up; a file of the index by the name of `path`.
+    fn copy_up_at(&self, path: &Path, inode: &Arc<Inode>, data: Data) -> Result<()> {
+        if self.indexed.is_none() || path.dentry.is_deleted() {
+            return self.fs.copy_up(inode, data);
+        }
+        let (parent, name) = path.dentry.parent_and_name();
+        let Some(dir) = parent.as_ref().and_then(|parent| parent.inode()) else {
+            return self.fs.copy_up(inode, data);
+        };
+        *self.place.lock() = Some(Place { dir: Arc::downgrade(dir), name: name.clone() });
+        let _changes = self.fs.changes.lock();
+        self.fs.copy_up_locked(inode, data)?;
+        self.fs.upper_dir(dir)?;
+        self.fs.raise_name(overlay(dir)?, &name, inode)
+    }
+
     /// The inode in the upper layer, copied up if need be: for changes of attributes.
     fn writable(&self, inode: &Inode) -> Result<&Arc<Inode>> {
         self.fs.copy_up(inode, Data::Stays)?;

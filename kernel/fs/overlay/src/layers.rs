@@ -26,6 +26,8 @@ pub(crate) struct Upper {
     pub(crate) root: Path,
     /// Where things are made before they are moved to their place.
     pub(crate) work: Path,
+    /// Copies of lower files with several names, with `index=on`.
+    pub(crate) index: Option<Path>,
 }
 
 /// One overlay.

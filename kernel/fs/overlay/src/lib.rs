@@ -8,6 +8,7 @@ mod copy_up;
 mod dir;
 mod file;
 mod icache;
+mod index;
 mod inode;
 mod layers;
 mod marks;

@@ -103,6 +103,38 @@ impl Namespace {
         Ok(())
     }
 
+    /// The handle of the lower file that `inode` was copied from, or of the lower root.
+    pub(crate) fn origin(self, inode: &Inode) -> Result<Option<Vec<u8>>> {
+        self.get(inode, b"origin")
+    }
+
+    /// The handle of the upper root that an index belongs to.
+    pub(crate) fn upper(self, dir: &Inode) -> Result<Option<Vec<u8>>> {
+        self.get(dir, b"upper")
+    }
+
+    /// How many names a file in the index has.
+    pub(crate) fn nlink(self, file: &Inode) -> Result<Option<Vec<u8>>> {
+        self.get(file, b"nlink")
+    }
+
+    pub(crate) fn set_origin(self, inode: &Inode, handle: &[u8]) -> Result<()> {
+        self.set(inode, b"origin", handle)
+    }
+
+    pub(crate) fn set_upper(self, dir: &Inode, handle: &[u8]) -> Result<()> {
+        self.set(dir, b"upper", handle)
+    }
+
+    pub(crate) fn set_nlink(self, file: &Inode, text: &[u8]) -> Result<()> {
+        self.set(file, b"nlink", text)
+    }
+
+    fn set(self, inode: &Inode, mark: &[u8], value: &[u8]) -> Result<()> {
+        let _exclusive = inode.sem.write();
+        inode.ops().set_xattr(inode, &self.name(mark), value, XattrMode::Any)
+    }
+
     /// Hides the lower directories of `dir`'s name.
     pub(crate) fn set_opaque(self, dir: &Inode) -> Result<()> {
         let _exclusive = dir.sem.write();

@@ -19,7 +19,7 @@ use crate::icache::InodeCache;
 use crate::inode::instantiate;
 use crate::layers::{Lower, Overlay, Stack, Upper};
 use crate::marks::Namespace;
-use crate::options::{self, Options};
+use crate::options::{self, Options, Xino};
 
 /// `OVERLAYFS_SUPER_MAGIC` (statfs(2)).
 const MAGIC: u64 = 0x794c_7630;
@@ -58,6 +58,7 @@ impl FileSystemType for OverlayType {
         let fs = Arc::new(build(request.ctx, options)?);
         if fs.upper.is_some() {
             fs.clean_work()?;
+            fs.open_index()?;
         }
         let mut flags = request.flags;
         flags.set(SbFlags::RDONLY, flags.contains(SbFlags::RDONLY) || fs.upper.is_none());
@@ -97,15 +98,16 @@ fn private(path: &Path, flags: MountFlags) -> Path {
     Path::root_of(&Mount::new_private(path, flags))
 }
 
-fn build(ctx: &WalkContext<'_>, options: Options) -> Result<Overlay> {
+fn build(ctx: &WalkContext<'_>, mut options: Options) -> Result<Overlay> {
     let named = options.lower.iter().map(|name| directory(ctx, name)).collect::<Result<Vec<_>>>()?;
     let depth = named.iter().map(depth_of).max().unwrap_or(0) + 1;
     if depth > MAX_DEPTH {
         return Err(Errno::EINVAL);
     }
+    let has_index = index_wanted(ctx, &mut options, &named)?;
     let marks = if options.userxattr { Namespace::User } else { Namespace::Trusted };
     let upper = match (&options.upper, &options.work) {
-        (Some(upper), Some(work)) => Some(open_upper(ctx, upper, work)?),
+        (Some(upper), Some(work)) => Some(open_upper(ctx, upper, work, has_index)?),
         _ => None,
     };
     let lowers: Vec<_> =
@@ -116,6 +118,10 @@ fn build(ctx: &WalkContext<'_>, options: Options) -> Result<Overlay> {
         if !devices.contains(&dev) {
             devices.push(dev);
         }
+    }
+    if devices.len() == 1 {
+        // There is nothing to tell apart.
+        options.xino = Xino::Off;
     }
     Ok(Overlay {
         upper,
@@ -130,8 +136,32 @@ fn build(ctx: &WalkContext<'_>, options: Options) -> Result<Overlay> {
     })
 }
 
+/// Whether there is to be an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HasIndex {
+    Yes,
+    No,
+}
+
+/// Whether there is to be an index; `options` tell it then. There is none without an upper directory, nor where a layer's
+/// file system has no handles.
+fn index_wanted(ctx: &WalkContext<'_>, options: &mut Options, lowers: &[Path]) -> Result<HasIndex> {
+    let Some(upper) = options.upper.as_ref().filter(|_| options.index) else {
+        options.index = false;
+        return Ok(HasIndex::No);
+    };
+    let upper = directory(ctx, upper)?;
+    let has_handles = |path: &Path| path.dentry.sb().ops().export().is_some();
+    if lowers.iter().chain([&upper]).all(has_handles) {
+        return Ok(HasIndex::Yes);
+    }
+    log::warn!("overlay: a layer's file system has no file handles: falling back to index=off");
+    options.index = false;
+    Ok(HasIndex::No)
+}
+
 /// The writable layer. `EINVAL`: it cannot be written to, is an overlay itself, or does not go with the work directory.
-fn open_upper(ctx: &WalkContext<'_>, upper: &[u8], work: &[u8]) -> Result<Upper> {
+fn open_upper(ctx: &WalkContext<'_>, upper: &[u8], work: &[u8], has_index: HasIndex) -> Result<Upper> {
     let upper = directory(ctx, upper)?;
     let work = directory(ctx, work)?;
     let is_apart = !work.dentry.is_below(&upper.dentry) && !upper.dentry.is_below(&work.dentry);
@@ -144,17 +174,19 @@ fn open_upper(ctx: &WalkContext<'_>, upper: &[u8], work: &[u8]) -> Result<Upper>
     // One mount for both, so that things can be renamed from one to the other.
     let mount = Mount::new_private(&Path::root_of(&upper.mount), MountFlags::NOATIME);
     let place = |path: &Path| Path::new(&mount, &path.dentry);
-    let work = inner_work(ctx, &place(&work))?;
-    Ok(Upper { root: place(&upper), work })
+    let dir = place(&work);
+    let work = inner_work(ctx, &dir, b"work")?;
+    let index = if has_index == HasIndex::Yes { Some(inner_work(ctx, &dir, b"index")?) } else { None };
+    Ok(Upper { root: place(&upper), work, index })
 }
 
-/// The directory "work" in the work directory, made if it is not there.
-fn inner_work(ctx: &WalkContext<'_>, dir: &Path) -> Result<Path> {
-    let made = namespace::create_in(dir, b"work", S_IFDIR | 0o700, 0, &[], ctx.cred);
+/// The directory `name` in the work directory, made if it is not there.
+fn inner_work(ctx: &WalkContext<'_>, dir: &Path, name: &[u8]) -> Result<Path> {
+    let made = namespace::create_in(dir, name, S_IFDIR | 0o700, 0, &[], ctx.cred);
     match made {
         Ok(path) => Ok(path),
         Err(Errno::EEXIST) => {
-            let dentry = vfs::walk::lookup_child(&dir.dentry, b"work")?;
+            let dentry = vfs::walk::lookup_child(&dir.dentry, name)?;
             let path = Path { mount: dir.mount.clone(), dentry };
             if path.inode().is_some_and(|inode| inode.is_dir()) { Ok(path) } else { Err(Errno::EINVAL) }
         }

@@ -117,6 +117,7 @@ impl OverlayInode {
         self.fs.copy_up_locked(inode, Data::Stays)?;
         let subject = overlay(inode)?.upper_path()?;
         self.fs.redirect_data(overlay(inode)?, Stays::No)?;
+        self.fs.begin_names(inode)?;
         let cred = &self.fs.cred;
         if matches!(self.fs.child(upper, name)?, Found::Whiteout) {
             let work = &self.fs.writable()?.work;
@@ -131,6 +132,9 @@ impl OverlayInode {
         } else {
             namespace::link_in(subject, upper, name, cred)?;
         }
+        if overlay(inode)?.indexed.is_some() {
+            inode.add_nlink(1);
+        }
         refresh(inode)
     }
 
@@ -144,6 +148,7 @@ impl OverlayInode {
         }
         let is_below = fs.is_in_lower(self, name)?;
         let upper = fs.upper_dir(dir)?;
+        fs.prepare_removal(self, name, inode)?;
         if is_below {
             fs.put_whiteout(upper, name)?;
         } else if inode.is_dir() {
@@ -158,15 +163,30 @@ impl OverlayInode {
     }
 }
 
+impl Overlay {
+    /// Before `name` in `dir`, which is up, ceases to lead to `inode`: a file of the index is copied up with that name, as it
+    /// is the copy that counts the names. `changes` is held.
+    pub(crate) fn prepare_removal(&self, dir: &OverlayInode, name: &[u8], inode: &Arc<Inode>) -> Result<()> {
+        if overlay(inode)?.indexed.is_some() {
+            self.copy_up_locked(inode, Data::Stays)?;
+            self.raise_name(dir, name, inode)?;
+            self.begin_names(inode)?;
+        }
+        Ok(())
+    }
+}
+
 /// Notes that `inode` lost a name: its only one, if it is a directory or in a lower layer.
 pub(crate) fn removed(inode: &Arc<Inode>) -> Result<()> {
     let this = overlay(inode)?;
     let left = match this.upper().and_then(Path::inode) {
+        Some(_) if this.indexed.is_some() => inode.nlink().saturating_sub(1),
         Some(real) if !inode.is_dir() => real.nlink(),
         _ => 0,
     };
     inode.set_nlink(left);
     if left == 0 {
+        this.fs.leave_index(this);
         this.set_removed();
     }
     Ok(())

@@ -17,6 +17,15 @@ pub(crate) enum RedirectDir {
     NoFollow,
 }
 
+/// Whether numbers of inodes tell the file systems of the layers apart, as `xino` asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Xino {
+    #[default]
+    Off,
+    Auto,
+    On,
+}
+
 /// The options, checked for what can be checked without a file system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -29,6 +38,10 @@ pub(crate) struct Options {
     pub(crate) metacopy: bool,
     /// The marks are `user.` attributes.
     pub(crate) userxattr: bool,
+    /// The names of a lower file stay together when it is copied up.
+    pub(crate) index: bool,
+    /// What was asked for about numbers of inodes. They are made of a layer's number and that of its file system in any case.
+    pub(crate) xino: Xino,
     /// Nothing is written out: what is there after a crash is of no use.
     pub(crate) volatile: bool,
 }
@@ -50,7 +63,7 @@ pub(crate) const PARAMS: &[Param] = &[
     Param::new("redirect_dir", Takes::Word(&["on", "off", "follow", "nofollow"])),
     Param::new("userxattr", Takes::Nothing),
     Param::new("volatile", Takes::Nothing),
-    Param::new("index", Takes::Word(&["off"])),
+    Param::new("index", Takes::Word(&["on", "off"])),
     Param::new("nfs_export", Takes::Word(&["off"])),
     Param::new("metacopy", Takes::Word(&["on", "off"])),
     Param::new("xino", Takes::Word(&["on", "off", "auto"])),
@@ -114,6 +127,10 @@ impl Options {
             ("redirect_dir", Value::Text(b"nofollow")) => self.redirect_dir = RedirectDir::NoFollow,
             ("redirect_dir", _) => self.redirect_dir = RedirectDir::Follow,
             ("metacopy", Value::Text(value)) => self.metacopy = value == b"on",
+            ("index", Value::Text(value)) => self.index = value == b"on",
+            ("xino", Value::Text(b"on")) => self.xino = Xino::On,
+            ("xino", Value::Text(b"auto")) => self.xino = Xino::Auto,
+            ("xino", _) => self.xino = Xino::Off,
             ("userxattr", _) => self.userxattr = true,
             ("volatile", _) => self.volatile = true,
             _ => {}
@@ -139,6 +156,14 @@ impl Options {
             RedirectDir::On => out.extend_from_slice(b",redirect_dir=on"),
             RedirectDir::Follow => {}
             RedirectDir::NoFollow => out.extend_from_slice(b",redirect_dir=nofollow"),
+        }
+        if self.index {
+            out.extend_from_slice(b",index=on");
+        }
+        match self.xino {
+            Xino::Off => {}
+            Xino::Auto => out.extend_from_slice(b",xino=auto"),
+            Xino::On => out.extend_from_slice(b",xino=on"),
         }
         if self.metacopy {
             out.extend_from_slice(b",metacopy=on");
@@ -224,6 +249,15 @@ mod tests {
     }
 
     #[test]
+    fn index_and_xino_are_shown() {
+        let options = Options::parse(b"lowerdir=/a,upperdir=/u,workdir=/w,xino=auto,index=on").unwrap();
+        let mut shown = Vec::new();
+        options.show(&mut shown);
+        assert_eq!(shown, b",lowerdir=/a,upperdir=/u,workdir=/w,index=on,xino=auto");
+        assert_eq!(Options::parse(b"lowerdir=/a,index=maybe"), Err(Errno::EINVAL));
+    }
+
+    #[test]
     fn layers_may_be_given_one_by_one() {
         let options = Options::parse(b"lowerdir+=/a,lowerdir+=/b").unwrap();
         assert_eq!(options.lower, [b"/a".to_vec(), b"/b".to_vec()]);
@@ -237,7 +271,6 @@ mod tests {
             "lowerdir=",
             "lowerdir=/a::/b",
             "lowerdir=/a,upperdir=/u",
-            "lowerdir=/a,index=on",
             "lowerdir=/a,metacopy=on,redirect_dir=follow",
             "lowerdir=/a,metacopy=on,userxattr",
             "lowerdir=/a,metacopy=maybe",

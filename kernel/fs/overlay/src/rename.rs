@@ -59,6 +59,10 @@ impl OverlayInode {
         for step in core::iter::once(&there).chain(&back) {
             fs.prepare_move(step)?;
         }
+        fs.raise_name(self, rename.old_name, rename.inode)?;
+        if let Some(target) = rename.target {
+            fs.prepare_removal(overlay(rename.new_dir)?, rename.new_name, target)?;
+        }
         match exchanged {
             Some(_) => fs.rename(rename, RenameFlags::EXCHANGE)?,
             None => fs.replace(rename)?,

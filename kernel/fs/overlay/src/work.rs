@@ -115,7 +115,7 @@ impl Overlay {
         self.read_dir(dir)?.iter().try_for_each(|entry| self.remove_tree(dir, &entry.name, depth))
     }
 
-    fn remove_tree(&self, dir: &Path, name: &[u8], depth: usize) -> Result<()> {
+    pub(crate) fn remove_tree(&self, dir: &Path, name: &[u8], depth: usize) -> Result<()> {
         let dentry = vfs::walk::lookup_child(&dir.dentry, name)?;
         let Some(inode) = dentry.inode() else { return Ok(()) };
         if !inode.is_dir() {
