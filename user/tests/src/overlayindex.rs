@@ -53,7 +53,7 @@ fn names_stay_together() {
     assert_eq!(text("m/x"), "linked!!");
     assert_eq!(index().len(), 1);
     let names_of_it = fs::metadata(at("w/index")).map(|_| index().pop().unwrap()).unwrap();
-    assert!(names_of_it.starts_with("00fb") && names_of_it.len() % 2 == 0, "{names_of_it}");
+    assert!(names_of_it.starts_with("00fb") && names_of_it.len().is_multiple_of(2), "{names_of_it}");
     let mut value = [0u8; 64];
     assert_eq!(sys!(SYS_getxattr, &path("m/x"), c"trusted.overlay.origin", &mut value, 64), Err(ENODATA));
     let len = sys!(SYS_getxattr, &path("u/y"), c"trusted.overlay.origin", &mut value, 64).unwrap();
