@@ -373,9 +373,7 @@ fn mremap_keeps_the_source() {
 
 fn first_split_is_kept() {
     // Two mappings that could be one stay two until the next change of either.
-    aside(|| {
-        let fd = open(&cstr(LIMIT), O_RDWR).unwrap();
-        let normal: usize = slurp(LIMIT).trim().parse().unwrap();
+    guarded(|fd, normal| {
         let (mut buf, mut text) = (vec![0u8; 4096], [0u8; 24]);
         one();
         let before = count_maps(&mut buf);
@@ -392,44 +390,87 @@ fn first_split_is_kept() {
     });
 }
 
+/// Runs `f` in a child and sets the limit to what it was, however the child ends. A child that takes longer than a
+/// test may is killed from here, since whoever kills the test leaves nobody to set the limit.
+#[track_caller]
+fn guarded(f: impl FnOnce(i32, usize)) {
+    let fd = open(&cstr(LIMIT), O_RDWR).unwrap();
+    let normal: usize = slurp(LIMIT).trim().parse().unwrap();
+    let pid = match sys::fork().unwrap() {
+        0 => {
+            f(fd, normal);
+            sys::exit(0)
+        }
+        pid => pid,
+    };
+    let (start, mut status) = (now_ms(), 0);
+    let mut late = false;
+    while sys!(SYS_wait4, pid, &mut status, WNOHANG, 0) == Ok(0) {
+        if !late && now_ms() - start > 15_000 {
+            late = true;
+            sys!(SYS_kill, pid, SIGKILL).unwrap();
+        }
+        nap(2);
+    }
+    set_limit(fd, normal, &mut [0; 24]);
+    close(fd);
+    assert!(!late, "took too long");
+    assert_eq!(status, 0);
+}
+
+/// What each thread does, with a number of its own: `ROUNDS` edits of its area.
+fn edit_at_random(mut n: usize) {
+    const ROUNDS: usize = 1500;
+    let base = AREA + n * 1024 * PAGE;
+    for _ in 0..ROUNDS {
+        n = n.wrapping_mul(1_103_515_245).wrapping_add(12_345) & 0x7fff_ffff;
+        let (a, len) = (base + (n >> 8) % 48 * PAGE, (1 + (n >> 16) % 8) * PAGE);
+        let _ = match n % 5 {
+            0 | 1 => at(a, len, RW, MAP_NORESERVE),
+            2 => sys!(SYS_munmap, a, len),
+            3 => sys!(SYS_mprotect, a, len, PROT_READ),
+            _ => move_to(a, PAGE, base + (64 + n % 32) * PAGE, PAGE, FIX),
+        };
+    }
+}
+
 fn threads_against_the_limit() {
-    aside(|| {
-        let fd = open(&cstr(LIMIT), O_RDWR).unwrap();
-        let normal: usize = slurp(LIMIT).trim().parse().unwrap();
+    guarded(|fd, normal| {
         let flags = shared(PAGE);
-        let (stop, started) = (atomic(flags), atomic(flags + 64));
+        let (go, started, ended) = (atomic(flags), atomic(flags + 64), atomic(flags + 128));
         let threads: Vec<_> = (0..3)
             .map(|i| {
                 std::thread::spawn(move || {
-                    let base = AREA + i * 1024 * PAGE;
-                    let mut n = i;
                     started.fetch_add(1, SeqCst);
-                    while stop.load(SeqCst) == 0 {
-                        n = n.wrapping_mul(1_103_515_245).wrapping_add(12_345) & 0x7fff_ffff;
-                        let (a, len) = (base + (n >> 8) % 48 * PAGE, (1 + (n >> 16) % 8) * PAGE);
-                        let _ = match n % 5 {
-                            0 | 1 => at(a, len, RW, MAP_NORESERVE),
-                            2 => sys!(SYS_munmap, a, len),
-                            3 => sys!(SYS_mprotect, a, len, PROT_READ),
-                            _ => move_to(a, PAGE, base + (64 + n % 32) * PAGE, PAGE, FIX),
-                        };
+                    while go.load(SeqCst) == 0 {
+                        nap(1);
+                    }
+                    edit_at_random(i);
+                    ended.fetch_add(1, SeqCst);
+                    while go.load(SeqCst) == 1 {
+                        nap(1);
                     }
                 })
             })
             .collect();
         let (mut buf, mut text) = (vec![0u8; 4096], [0u8; 24]);
+        // A thread takes memory when it begins and ends: not while the limit is low.
         while started.load(SeqCst) < 3 {
             nap(1);
         }
-        let start = now_ms();
+        go.store(1, SeqCst);
         let mut round = 0;
-        while now_ms() - start < 800 {
-            let now = count_maps(&mut buf);
-            set_limit(fd, now.saturating_sub(8) + round % 24, &mut text);
+        while ended.load(SeqCst) < 3 {
+            if round % 16 == 0 {
+                set_limit(fd, normal, &mut text);
+            } else {
+                let now = count_maps(&mut buf);
+                set_limit(fd, now.saturating_sub(8) + round % 24, &mut text);
+            }
             round += 1;
         }
         set_limit(fd, normal, &mut text);
-        stop.store(1, SeqCst);
+        go.store(2, SeqCst);
         threads.into_iter().for_each(|t| t.join().unwrap());
         // Nothing is lost: once all is unmapped, the limit is met exactly where the list of mappings says.
         sys!(SYS_munmap, AREA, 4096 * PAGE).unwrap();
