@@ -1,8 +1,9 @@
 //! What the boot loader and the firmware told.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
-use crate::addr::PhysAddr;
+use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::arch;
 use crate::frame::Frame;
 
@@ -38,6 +39,29 @@ pub fn cmdline() -> &'static [u8] {
 /// The firmware's memory map.
 pub fn memory_map() -> Vec<MemoryRange> {
     arch::boot::memory_map()
+}
+
+/// The end of the addresses that a PC's firmware has its tables and code in.
+pub const LOW_END: u64 = 1 << 20;
+
+/// Whether a byte of `range` is ordinary memory. The first page is not: it is the firmware's, and nobody's later.
+pub fn is_ram(range: Range<u64>) -> bool {
+    memory_map().iter().filter(|part| part.kind == MemoryKind::Ram).any(|part| {
+        let (start, end) = (part.start.0.max(PAGE_SIZE as u64), part.start.0.saturating_add(part.len));
+        start < range.end && range.start < end
+    })
+}
+
+/// The end of ordinary memory.
+pub fn ram_end() -> u64 {
+    let ends = memory_map().into_iter().filter(|part| part.kind == MemoryKind::Ram);
+    ends.map(|part| part.start.0.saturating_add(part.len)).max().unwrap_or(0)
+}
+
+/// Copies what the firmware left at `paddr`. `None`: not below [`LOW_END`], or a byte of it is memory.
+pub fn read_firmware(paddr: PhysAddr, buf: &mut [u8]) -> Option<()> {
+    let end = paddr.0.checked_add(buf.len() as u64).filter(|end| *end <= LOW_END)?;
+    if is_ram(paddr.0..end) { None } else { arch::boot::read_firmware(paddr, buf) }
 }
 
 /// Length of the initial RAM disk in bytes, 0 when there is none (or it was released).

@@ -172,6 +172,16 @@ pub trait Mappable: Send + Sync {
         false
     }
 
+    /// Flags that each of its VMAs has besides.
+    fn extra_flags(&self) -> VmFlags {
+        VmFlags::empty()
+    }
+
+    /// Whether a shared mapping of it may be writable.
+    fn may_share_writable(&self) -> bool {
+        true
+    }
+
     /// This object as `Any`, for floors that look for their own type behind a VMA.
     fn as_any(&self) -> Option<&dyn core::any::Any> {
         None

@@ -143,6 +143,15 @@ fn map_file(request: &mut MapRequest, fd: i32) -> Result<()> {
     if matches!(request.backing, Backing::Anonymous) && request.flags & MapFlags::TYPE == MapFlags::PRIVATE {
         request.shown_as = Some(mm::ShownFile(file.clone()));
     }
+    if let Some(object) = request.backing.object() {
+        request.extra |= object.extra_flags();
+        if request.flags & MapFlags::TYPE != MapFlags::PRIVATE && !object.may_share_writable() {
+            if request.prot.contains(Prot::WRITE) {
+                return Err(Errno::EPERM);
+            }
+            request.may -= VmFlags::MAYWRITE;
+        }
+    }
     let is_huge = file.mapping().is_some_and(|mapping| mapping.is_huge());
     if request.flags.contains(MapFlags::HUGETLB) && !is_huge {
         return Err(Errno::EINVAL);

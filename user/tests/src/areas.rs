@@ -45,6 +45,7 @@ mod mremap;
 mod ns;
 mod perf;
 mod pidfd;
+mod physmem;
 mod pipe;
 mod pkeys;
 mod poll;
@@ -118,6 +119,7 @@ const AREAS: &[&[harness::Test]] = &[
     mountns::TESTS,
     mounts::TESTS,
     block::TESTS,
+    physmem::TESTS,
     pipe::TESTS,
     poll::TESTS,
     ports::TESTS,

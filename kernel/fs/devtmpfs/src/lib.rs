@@ -6,6 +6,7 @@ extern crate alloc;
 
 mod kmsg;
 mod mem;
+mod physmem;
 
 use alloc::sync::Arc;
 

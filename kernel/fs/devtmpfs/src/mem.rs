@@ -1,4 +1,4 @@
-//! Memory devices: null(4), zero, full(4), random(4), urandom.
+//! Memory devices: null(4), zero, full(4), random(4), urandom; mem(4) is in `physmem`.
 
 use alloc::sync::Arc;
 
@@ -14,9 +14,11 @@ use vfs::dev::{DeviceDriver, DeviceKind, add_node, register_chrdev};
 use vfs::{File, FileOps, Inode, OpenRequest, Whence};
 
 use crate::kmsg::Kmsg;
+use crate::physmem;
 
 /// The major number of memory devices (Documentation/admin-guide/devices.txt).
 const MEM_MAJOR: u32 = 1;
+const MEM: u32 = 1;
 const NULL: u32 = 3;
 const ZERO: u32 = 5;
 const FULL: u32 = 7;
@@ -29,6 +31,7 @@ struct Mem;
 impl DeviceDriver for Mem {
     fn open(&self, rdev: u64, _inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
         match minor(rdev) {
+            MEM => physmem::open(request),
             NULL => Ok(Arc::new(Null)),
             ZERO => Ok(Arc::new(Zero)),
             FULL => Ok(Arc::new(Full)),
@@ -48,6 +51,7 @@ impl DeviceDriver for Mem {
 pub(crate) fn register() -> Result<()> {
     register_chrdev(MEM_MAJOR, 0..256, "mem", Arc::new(Mem))?;
     let nodes = [
+        ("mem", MEM, 0o600),
         ("null", NULL, 0o666),
         ("zero", ZERO, 0o666),
         ("full", FULL, 0o666),

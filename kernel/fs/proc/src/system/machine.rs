@@ -73,9 +73,19 @@ pub(super) fn iomem(out: &mut Text) -> Result<()> {
             MemoryKind::AcpiReclaimable => "ACPI Tables",
             MemoryKind::AcpiNvs => "ACPI Non-volatile Storage",
         };
-        let (start, end) = (range.start.0, range.start.0.saturating_add(range.len).saturating_sub(1));
-        let (start, end) = if may_see { (start, end) } else { (0, 0) };
-        put!(out, "{start:08x}-{end:08x} : {name}\n");
+        let (mut start, end) = (range.start.0, range.start.0.saturating_add(range.len));
+        let mut line = |from: u64, to: u64, name: &str| {
+            let (from, last) = if may_see { (from, to.saturating_sub(1)) } else { (0, 0) };
+            put!(out, "{from:08x}-{last:08x} : {name}\n");
+        };
+        // Nobody is given the first page, whatever it is.
+        if start == 0 && range.kind == MemoryKind::Ram {
+            start = end.min(hal::PAGE_SIZE as u64);
+            line(0, start, "Reserved");
+        }
+        if start < end {
+            line(start, end, name);
+        }
     }
     Ok(())
 }

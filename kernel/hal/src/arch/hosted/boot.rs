@@ -16,6 +16,10 @@ pub fn memory_map() -> Vec<MemoryRange> {
     alloc::vec![MemoryRange { start: PhysAddr(0), len, kind: MemoryKind::Ram }]
 }
 
+pub fn read_firmware(_paddr: PhysAddr, _buf: &mut [u8]) -> Option<()> {
+    None
+}
+
 pub fn initrd_len() -> usize {
     0
 }

@@ -1,7 +1,7 @@
-//! Reading physical memory that is no frame: firmware tables.
+//! Reading physical memory that is no frame: what the firmware left.
 //!
-//! A page of the vmap area serves as a window: it is pointed at the page wanted, read, and closed again. Slow, and
-//! used at boot and power-off only; nothing keeps a reference into firmware memory.
+//! A page of the vmap area serves as a window: it is pointed at the page wanted, read, and closed again. Slow;
+//! used at boot, at power-off and for /dev/mem. Nothing keeps a reference into firmware memory.
 
 use alloc::vec::Vec;
 

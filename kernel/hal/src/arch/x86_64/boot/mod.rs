@@ -83,6 +83,11 @@ pub(crate) fn memory_map() -> Vec<MemoryRange> {
     firmware_map().iter().map(convert).collect()
 }
 
+/// Copies bytes of the firmware's at `paddr`; `None` without memory for the window.
+pub(crate) fn read_firmware(paddr: PhysAddr, buf: &mut [u8]) -> Option<()> {
+    super::phys::read(paddr.0, buf)
+}
+
 /// The firmware's memory map.
 pub(crate) fn firmware_map() -> &'static MemoryMap {
     static EMPTY: MemoryMap = MemoryMap::new();
