@@ -521,6 +521,10 @@ impl Space {
                 return Err(Errno::EINVAL);
             }
         }
+        if vm.intersects(VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND) {
+            // LINUX: what is no memory of the kind is not locked, also not after mlockall(2).
+            vm -= VmFlags::LOCK_MASK;
+        }
         vm = vm.charged_if_writable();
         if hugetlb::is_huge(&request.backing) {
             // LINUX: they are accounted by the pool, are in memory anyway, and may always go without a promise.

@@ -69,6 +69,11 @@ fn check_end(pos: u64, len: usize) -> Result<u64> {
     pos.checked_add(len as u64).filter(|end| *end <= boot::ram_end()).ok_or(Errno::EFAULT)
 }
 
+/// `EFAULT`: less than `len` bytes could be told.
+fn whole(told: usize, len: usize) -> Result<()> {
+    if told < len { Err(Errno::EFAULT) } else { Ok(()) }
+}
+
 struct PhysMem;
 
 impl FileOps for PhysMem {
@@ -80,13 +85,13 @@ impl FileOps for PhysMem {
             match kind_of(at & !(PAGE - 1)) {
                 // LINUX: a page that is denied makes an error of the whole, also behind others.
                 Kind::Denied => return Err(Errno::EPERM),
-                Kind::LowRam => dst.put_zero(len).map(drop)?,
+                Kind::LowRam => whole(dst.put_zero(len)?, len)?,
                 Kind::Firmware => {
                     let mut bytes = Vec::new();
                     bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
                     bytes.resize(len, 0);
                     boot::read_firmware(PhysAddr(at), &mut bytes).ok_or(Errno::EFAULT)?;
-                    dst.put_bytes(&bytes).map(drop)?;
+                    whole(dst.put_bytes(&bytes)?, len)?;
                 }
             }
             at += len as u64;
@@ -147,21 +152,43 @@ impl Mappable for LowMemory {
     }
 
     fn fault(&self, offset: u64, _write: bool) -> core::result::Result<Frame, FaultError> {
-        static ZEROES: Once<Option<Frame>> = Once::new();
+        /// Of RAM.
+        static ZEROES: Once<Frame> = Once::new();
+        /// Of the firmware, by number of the page: one copy for all mappings.
+        static FIRMWARE: [Once<Frame>; (LOW_END / PAGE) as usize] =
+            [const { Once::new() }; (LOW_END / PAGE) as usize];
         match kind_of(offset) {
-            Kind::LowRam => ZEROES.call_once(Frame::alloc_zeroed).clone().ok_or(FaultError::Oom),
+            Kind::LowRam => shown(&ZEROES, || Frame::alloc_zeroed().ok_or(FaultError::Oom)),
             Kind::Firmware => {
-                let frame = Frame::alloc_user().ok_or(FaultError::Oom)?;
-                let mut bytes = Vec::new();
-                bytes.try_reserve_exact(PAGE_SIZE).map_err(|_| FaultError::Oom)?;
-                bytes.resize(PAGE_SIZE, 0);
-                boot::read_firmware(PhysAddr(offset), &mut bytes).ok_or(FaultError::Bus)?;
-                frame.write(0, &bytes);
-                Ok(frame)
+                let page = FIRMWARE.get((offset / PAGE) as usize).ok_or(FaultError::Bus)?;
+                shown(page, || copy_of_firmware(PhysAddr(offset)))
             }
             Kind::Denied => Err(FaultError::Bus),
         }
     }
+}
+
+/// What `page` shows, made at the first touch; a failure is not kept.
+fn shown(
+    page: &'static Once<Frame>,
+    make: impl FnOnce() -> core::result::Result<Frame, FaultError>,
+) -> core::result::Result<Frame, FaultError> {
+    if let Some(frame) = page.get() {
+        return Ok(frame.clone());
+    }
+    let frame = make()?;
+    Ok(page.call_once(|| frame).clone())
+}
+
+/// A page of what the firmware left at `at`.
+fn copy_of_firmware(at: PhysAddr) -> core::result::Result<Frame, FaultError> {
+    let frame = Frame::alloc_user().ok_or(FaultError::Oom)?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(PAGE_SIZE).map_err(|_| FaultError::Oom)?;
+    bytes.resize(PAGE_SIZE, 0);
+    boot::read_firmware(at, &mut bytes).ok_or(FaultError::Bus)?;
+    frame.write(0, &bytes);
+    Ok(frame)
 }
 
 #[cfg(test)]
