@@ -6,7 +6,7 @@
 //!   cache=           names                      attributes            pages
 //!   none             asked at each use          asked at stat, open   of mappings only
 //!   readahead, mmap  asked at each use          asked at stat, open   dropped when the file changed meanwhile
-//!   loose            believed                   believed              kept
+//!   loose            believed                   asked at stat         kept
 //! ```
 //! Pages that are dirty, and the size that they need, are never given up for what the server says.
 
