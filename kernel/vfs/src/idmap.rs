@@ -106,12 +106,12 @@ impl IdView {
 
     /// As [`IdView::kept`], of a user. `EOVERFLOW`: the file system cannot keep it.
     pub fn keep_uid(&self, uid: u32) -> Result<u32> {
-        self.kept(IdKind::User, uid).ok_or(Errno::EOVERFLOW)
+        self.kept(IdKind::User, uid).filter(|uid| *uid != u32::MAX).ok_or(Errno::EOVERFLOW)
     }
 
     /// As [`IdView::kept`], of a group. `EOVERFLOW`: the file system cannot keep it.
     pub fn keep_gid(&self, gid: u32) -> Result<u32> {
-        self.kept(IdKind::Group, gid).ok_or(Errno::EOVERFLOW)
+        self.kept(IdKind::Group, gid).filter(|gid| *gid != u32::MAX).ok_or(Errno::EOVERFLOW)
     }
 
     /// The owner of `inode`.

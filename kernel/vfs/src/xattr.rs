@@ -125,37 +125,55 @@ pub fn set(path: &Path, name: &[u8], value: &[u8], mode: XattrMode, cred: &Cred)
     Ok(())
 }
 
-/// The value of `name` for a file system on top, without any check: the ids in it are those of this machine that the mount
-/// of `path` shows. `ENODATA`: there is none. `EOVERFLOW`: it has ids that the mount does not show.
-pub fn get_below(path: &Path, name: &[u8]) -> Result<Vec<u8>> {
+/// The value of `name` for a file system on top that was mounted by `mounter`. Ids in lists are those of this machine that
+/// the mount of `path` shows; the root of a file's capabilities is numbered as in the mounter's namespace. `ENODATA`: there is
+/// none. `EOVERFLOW`: it has ids that the mount does not show, or that have no number there.
+pub fn get_below(path: &Path, name: &[u8], mounter: &Cred) -> Result<Vec<u8>> {
     let inode = path.inode().ok_or(Errno::ENOENT)?;
     let value = inode.ops().get_xattr(inode, name)?;
-    if !path.mount.is_idmapped() {
-        return Ok(value);
-    }
     let view = path.mount.id_view();
-    if acl::Which::from_name(name).is_some() {
-        return acl::shown_value(&view, &value);
-    }
     if name == CAPABILITY {
         let show = |id| view.shown(IdKind::User, id);
-        return security::shown_file_caps(&value, &Cred::root(), inode.sb().owner(), show);
+        return security::shown_file_caps(&value, mounter, inode.sb().owner(), show);
+    }
+    if path.mount.is_idmapped() && acl::Which::from_name(name).is_some() {
+        return acl::shown_value(&view, &value);
     }
     Ok(value)
 }
 
 /// Sets `name` for a file system on top, as [`get_below`] gives it; `sem` is held for writing. `EINVAL`: it has ids that cannot
-/// be kept.
-pub fn set_below(path: &Path, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+/// be kept. `EPERM`: the mounter may not set it there.
+pub fn set_below(path: &Path, name: &[u8], value: &[u8], mode: XattrMode, mounter: &Cred) -> Result<()> {
     let inode = path.inode().ok_or(Errno::ENOENT)?;
+    check_below(inode, name, mounter)?;
     let view = path.mount.id_view();
     let kept = match name {
-        _ if view.map().is_none() || value.is_empty() => None,
-        CAPABILITY => Some(stored_caps(&view, inode, value, &Cred::root())?),
-        _ if acl::Which::from_name(name).is_some() => Some(acl::kept_value(&view, value)?),
+        _ if value.is_empty() => None,
+        CAPABILITY => Some(stored_caps(&view, inode, value, mounter)?),
+        _ if view.map().is_some() && acl::Which::from_name(name).is_some() => {
+            Some(acl::kept_value(&view, value)?)
+        }
         _ => None,
     };
     inode.ops().set_xattr(inode, name, kept.as_deref().unwrap_or(value), mode)
+}
+
+/// Removes `name` for a file system on top that was mounted by `mounter`; `sem` is held for writing. `EPERM`: as for
+/// [`set_below`].
+pub fn remove_below(path: &Path, name: &[u8], mounter: &Cred) -> Result<()> {
+    let inode = path.inode().ok_or(Errno::ENOENT)?;
+    check_below(inode, name, mounter)?;
+    inode.ops().remove_xattr(inode, name)
+}
+
+/// Who mounts a file system on top in a user namespace gets no more rights over the one below than he has.
+fn check_below(inode: &Inode, name: &[u8], mounter: &Cred) -> Result<()> {
+    let is_guarded = name.starts_with(b"security.") && name != CAPABILITY;
+    if is_guarded && !mounter.ns_capable(inode.sb().owner(), Cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    Ok(())
 }
 
 /// What the file system is to keep of the capabilities `value` of a file.

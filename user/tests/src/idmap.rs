@@ -21,7 +21,7 @@ const CAPS: &std::ffi::CStr = c"security.capability";
 type Res = Result<usize, Errno>;
 
 /// The descriptor of a user namespace with `map` for users and groups; without maps if that is empty.
-fn userns(map: &str) -> i32 {
+pub fn userns(map: &str) -> i32 {
     let (ready, tell) = pipe();
     let child = child(|| {
         sys!(SYS_unshare, CLONE_NEWUSER).unwrap();

@@ -13,6 +13,7 @@ tests!(
     programs_and_mappings, removed_files_can_still_change, what_cannot_be_mounted, without_an_upper_directory,
     attributes_of_the_overlay_are_hidden, attributes_alone_are_copied, data_follows_attributes, data_is_found_under_other_names,
     copies_of_attributes_want_redirects, a_deep_tree_comes_and_goes, random_changes_as_on_a_plain_directory,
+    capabilities_of_a_namespace_stay_its_own,
 );
 
 type Res = Result<usize, Errno>;
@@ -550,4 +551,43 @@ fn copies_of_attributes_want_redirects() {
     let mounts = slurp("/proc/self/mounts");
     let line = mounts.lines().find(|line| line.contains(&at("m"))).unwrap();
     assert!(line.contains("redirect_dir=on") && line.contains("metacopy=on"), "{line}");
+}
+
+/// Who mounts an overlay in a user namespace of his own must not make files with capabilities for the one above.
+fn capabilities_of_a_namespace_stay_its_own() {
+    layers();
+    file("u/f", b"f");
+    let mut above = dir();
+    while !above.is_empty() {
+        let _ = sys!(SYS_chmod, &cstr(above.clone()), 0o755);
+        above.truncate(above.rfind('/').unwrap_or(0));
+    }
+    for name in ["u", "u/f", "w", "m"] {
+        assert_eq!(sys!(SYS_chown, &path(name), 1000, 1000), Ok(0));
+    }
+    let capabilities: [u32; 5] = [0x0200_0001, 1 << 13, 0, 0, 0];
+    let ns = crate::idmap::userns("0 1000 1");
+    let user = child(|| {
+        sys!(SYS_setns, ns, CLONE_NEWUSER).unwrap();
+        sys!(SYS_setresgid, 0, 0, 0).unwrap();
+        sys!(SYS_setresuid, 0, 0, 0).unwrap();
+        sys!(SYS_unshare, CLONE_NEWNS).unwrap();
+        match mount_with(&usual(",userxattr")) {
+            Err(ENODEV) => exit(77),
+            result => assert_eq!(result, Ok(0)),
+        }
+        assert_eq!(sys!(SYS_setxattr, &path("m/f"), c"security.capability", &capabilities, 20, 0), Ok(0));
+        assert_eq!(sys!(SYS_setxattr, &path("m/f"), c"security.other", &capabilities, 4, 0), Err(EPERM));
+        let mut seen = [0u32; 6];
+        let len = sys!(SYS_getxattr, &path("m/f"), c"security.capability", &mut seen, 24);
+        assert_eq!((len, &seen[..5]), (Ok(20), &capabilities[..]));
+        exit(0)
+    });
+    match user.wait() {
+        Status::Exit(77) => skip("no overlay"),
+        status => assert_eq!(status, Status::Exit(0)),
+    }
+    let mut kept = [0u32; 6];
+    assert_eq!(sys!(SYS_getxattr, &path("u/f"), c"security.capability", &mut kept, 24), Ok(24));
+    assert_eq!(kept, [0x0300_0001, 1 << 13, 0, 0, 0, 1000]);
 }

@@ -49,7 +49,7 @@ fn attributes(node: &Node) -> u32 {
     u32::from(node.attributes() | is_dir)
 }
 
-/// `EINVAL`: the root has none. `EPERM`: another user's file. `EROFS`.
+/// `EINVAL`: the root has none. `EPERM`: another user's file. `EOVERFLOW`: the mount does not show its owner. `EROFS`.
 fn set_attributes(file: &File, node: &Arc<Node>, asked: u32) -> Result<()> {
     let inode = file.inode();
     let _write = file.path().mount.want_write()?;
@@ -60,7 +60,11 @@ fn set_attributes(file: &File, node: &Arc<Node>, asked: u32) -> Result<()> {
     if node.is_root() && new != Attributes::DIRECTORY {
         return Err(Errno::EINVAL);
     }
-    if !security::owner_or_capable(file.cred(), inode.uid()) {
+    let view = file.path().mount.id_view();
+    if view.hides_owner(inode) {
+        return Err(Errno::EOVERFLOW);
+    }
+    if !security::owner_or_capable(file.cred(), view.uid(inode)) {
         return Err(Errno::EPERM);
     }
     // The mode follows: read-only is one of them.

@@ -202,9 +202,9 @@ impl Overlay {
             if name.strip_prefix(self.marks.prefix()).is_some_and(|rest| !rest.starts_with(b"overlay.")) {
                 continue;
             }
-            let value = xattr::get_below(source, name)?;
+            let value = xattr::get_below(source, name, &self.cred)?;
             let _exclusive = to.sem.write();
-            match xattr::set_below(copy, name, &value, XattrMode::Any) {
+            match xattr::set_below(copy, name, &value, XattrMode::Any, &self.cred) {
                 Ok(()) | Err(Errno::EOPNOTSUPP) => {}
                 Err(errno) => return Err(errno),
             }
@@ -229,12 +229,15 @@ impl Overlay {
             }
             Some(indexed) => {
                 let entry = self.enter_index(indexed, name)?;
-                namespace::link_in(&entry, dir, &place_name, &self.cred)?;
+                // It is found by the index from now on. A name that cannot be made now is made by the next open.
+                if let Err(errno) = namespace::link_in(&entry, dir, &place_name, &self.cred) {
+                    log::warn!("overlay: a name of a copied file is not in the upper layer yet: {errno}");
+                }
                 Some(entry)
             }
         };
-        // A copy is no change of the directory.
-        let real = dir.inode().ok_or(Errno::EIO)?;
+        // A copy is no change of the directory. LINUX: as well as it goes.
+        let Some(real) = dir.inode() else { return Ok(indexed) };
         let times = place.times();
         let change = SetAttr {
             atime: Some(times.atime),
@@ -243,7 +246,9 @@ impl Overlay {
             ..SetAttr::default()
         };
         let _exclusive = real.sem.write();
-        real.ops().set_attr(real, &change)?;
+        if let Err(errno) = real.ops().set_attr(real, &change) {
+            log::warn!("overlay: the times of a directory could not be kept: {errno}");
+        }
         Ok(indexed)
     }
 }

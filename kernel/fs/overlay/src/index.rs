@@ -132,7 +132,7 @@ fn count_of(text: &[u8], lower: u32, upper: u32) -> Option<u32> {
         _ => return None,
     };
     let difference: i64 = difference.parse().ok()?;
-    u32::try_from(i64::from(base) + difference).ok()
+    u32::try_from(i64::from(base).checked_add(difference)?).ok()
 }
 
 /// What a file in the index has beside others.
@@ -174,7 +174,11 @@ impl Overlay {
         };
         match self.child(index, origin.name().as_bytes())? {
             Found::Real(path, inode) if Arc::ptr_eq(&inode, &upper) => {
-                let Some(lower) = self.find_lower(&origin)? else { return Ok(None) };
+                let lower = self.find_lower(&origin)?;
+                // The mark is the upper layer's word only: a directory would get two names.
+                let is_same_kind =
+                    |path: &Path| path.inode().is_some_and(|lower| lower.kind() == upper.kind());
+                let Some(lower) = lower.filter(is_same_kind) else { return Ok(None) };
                 stack.upper = Some(path);
                 Ok(Some(Indexed { origin, lower }))
             }
@@ -242,7 +246,8 @@ impl Overlay {
         let this = overlay(inode)?;
         let (Some(indexed), Some(path)) = (&this.indexed, this.upper()) else { return Ok(()) };
         let upper_dir = dir.upper_path()?;
-        if matches!(self.child(upper_dir, name)?, Found::Nothing) {
+        // A name that is neither up nor below was removed meanwhile.
+        if matches!(self.child(upper_dir, name)?, Found::Nothing) && self.is_in_lower(dir, name)? {
             let real = path.inode().ok_or(Errno::EIO)?;
             self.note_names(indexed, real, Base::Lower, inode.nlink())?;
             namespace::link_in(path, upper_dir, name, &self.cred)?;
@@ -355,6 +360,7 @@ mod tests {
         assert_eq!(count_of(b"L+0", 2, 9), Some(2));
         assert_eq!(count_of(b"U-1", 9, 3), Some(2));
         assert_eq!(count_of(b"U+2", 9, 1), Some(3));
+        assert_eq!(count_of(b"L+9223372036854775807", 1, 1), None);
         for bad in [&b""[..], b"L", b"X+1", b"U-9", b"U+x", b"\xff+1"] {
             assert_eq!(count_of(bad, 1, 1), None);
         }

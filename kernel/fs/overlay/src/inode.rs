@@ -352,13 +352,13 @@ impl InodeOps for OverlayInode {
     }
 
     fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
-        xattr::get_below(self.real()?, &self.fs.marks.escape(name))
+        xattr::get_below(self.real()?, &self.fs.marks.escape(name), &self.fs.cred)
     }
 
     fn set_xattr(&self, inode: &Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
         let real = self.writable(inode)?;
         let _exclusive = real.sem.write();
-        xattr::set_below(self.upper_path()?, &self.fs.marks.escape(name), value, mode)
+        xattr::set_below(self.upper_path()?, &self.fs.marks.escape(name), value, mode, &self.fs.cred)
     }
 
     fn remove_xattr(&self, inode: &Inode, name: &[u8]) -> Result<()> {
@@ -368,7 +368,7 @@ impl InodeOps for OverlayInode {
         real.ops().get_xattr(real, &name)?;
         let real = self.writable(inode)?;
         let _exclusive = real.sem.write();
-        real.ops().remove_xattr(real, &name)
+        xattr::remove_below(self.upper_path()?, &name, &self.fs.cred)
     }
 
     fn list_xattr(&self, _inode: &Inode) -> Result<Vec<u8>> {

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use abi::fs::{S_IFDIR, Statfs};
 use abi::{Errno, Result};
 use sched::Mutex;
+use security::Cap;
 use vfs::mount::{Mount, MountFlags};
 use vfs::params::Param;
 use vfs::superblock::SbFlags;
@@ -150,6 +151,12 @@ fn index_wanted(ctx: &WalkContext<'_>, options: &mut Options, lowers: &[Path]) -
         options.index = false;
         return Ok(HasIndex::No);
     };
+    // Handles in marks open any file of a layer's file system.
+    if !ctx.cred.capable(Cap::DAC_READ_SEARCH) {
+        log::warn!("overlay: only who may open files by handle has an index: falling back to index=off");
+        options.index = false;
+        return Ok(HasIndex::No);
+    }
     let upper = directory(ctx, upper)?;
     let has_handles = |path: &Path| path.dentry.sb().ops().export().is_some();
     if lowers.iter().chain([&upper]).all(has_handles) {

@@ -348,7 +348,9 @@ fn new_credentials(me: &CurrentTask, file: &File) -> Result<ExecOutcome> {
         uid: view.uid(inode),
         gid: view.gid(inode),
         mode: inode.mode(),
-        is_nosuid: file.path().mount.flags().contains(MountFlags::NOSUID),
+        // A namespace below gives no rights above by a file system of its own.
+        is_nosuid: file.path().mount.flags().contains(MountFlags::NOSUID)
+            || !inode.sb().owner().contains(&me.cred().user_ns),
         // A file system without attributes has none.
         caps: inode
             .ops()
