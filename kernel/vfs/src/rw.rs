@@ -390,7 +390,7 @@ pub(crate) fn touch_atime(path: &Path) {
     let times = inode.times();
     let is_fresh = times.atime > times.mtime && times.atime > times.ctime;
     let now = time::now();
-    let is_recent = now.tv_sec - times.atime.tv_sec < RELATIME_SECONDS;
+    let is_recent = now.tv_sec.saturating_sub(times.atime.tv_sec) < RELATIME_SECONDS;
     if is_fresh && is_recent && !flags.contains(MountFlags::STRICTATIME) {
         return;
     }

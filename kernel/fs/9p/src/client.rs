@@ -187,7 +187,13 @@ impl Client {
         self.call_as(request, Data::None, Interruptible::No)
     }
 
-    fn call_as(&self, request: &Request<'_>, data: Data<'_>, kind: Interruptible) -> Result<Answer> {
+    /// As [`Client::call`]; `kind` tells which signals end the wait.
+    pub(crate) fn call_as(
+        &self,
+        request: &Request<'_>,
+        data: Data<'_>,
+        kind: Interruptible,
+    ) -> Result<Answer> {
         let tag = self.tag(MAX_CALLS, kind)?;
         self.run(request, tag.number, data, kind)
     }
@@ -307,7 +313,11 @@ impl Client {
             match self.claim.channel.submit(call) {
                 Ok(()) => return Ok(()),
                 Err(Refused::NoMemory) => return Err(Errno::ENOMEM),
-                Err(Refused::Gone) => self.died(),
+                Err(Refused::Gone) => {
+                    // Has it reset, so that it touches no frame any more, and fails the other calls.
+                    let _ = self.claim.channel.check();
+                    self.died();
+                }
                 Err(Refused::Full) => {
                     let has_room = || (self.room.completions.load(Acquire) != seen).then_some(());
                     self.wait_on(&self.room.wait, has_room, kind)?;

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use p9_wire::{Attributes, Change, NO_FID, Qid, Request, Statfs};
+use sched::Interruptible;
 
 use crate::channel::Part;
 use crate::client::{Answer, Client, Data, errno};
@@ -64,10 +65,11 @@ impl Fid {
         said.map(drop)
     }
 
-    /// A second fid for the same file.
-    pub(crate) fn duplicate(&self) -> Result<Fid> {
+    /// A second fid for the same file; `kind` tells which signals end the wait.
+    pub(crate) fn duplicate(&self, kind: Interruptible) -> Result<Fid> {
         let new_fid = self.client.new_fid()?;
-        let answer = self.call(&Request::Walk { fid: self.id, new_fid, names: &[] })?;
+        let request = Request::Walk { fid: self.id, new_fid, names: &[] };
+        let answer = self.client.call_as(&request, Data::None, kind)?;
         answer.body()?.walked(0).map_err(errno)?;
         Ok(Fid { client: self.client.clone(), id: new_fid })
     }
@@ -103,9 +105,9 @@ impl Fid {
         self.call(&Request::Statfs { fid: self.id })?.body()?.statfs().map_err(errno)
     }
 
-    /// Opens it, with the flags of open(2).
-    pub(crate) fn open(&self, flags: u32) -> Result<()> {
-        let answer = self.call(&Request::Open { fid: self.id, flags })?;
+    /// Opens it, with the flags of open(2); `kind` tells which signals end the wait.
+    pub(crate) fn open(&self, flags: u32, kind: Interruptible) -> Result<()> {
+        let answer = self.client.call_as(&Request::Open { fid: self.id, flags }, Data::None, kind)?;
         answer.body()?.qid().map(drop).map_err(errno)
     }
 
@@ -139,10 +141,11 @@ impl Fid {
         Ok(answer.body()?.count(count).map_err(errno)? as usize)
     }
 
-    /// Writes `parts` at `offset`; gives the number of bytes. `EIO`: none.
-    pub(crate) fn write(&self, offset: u64, parts: &[Part]) -> Result<usize> {
+    /// Writes `parts` at `offset`; gives the number of bytes. `kind` tells which signals end the wait. `EIO`: none.
+    pub(crate) fn write(&self, offset: u64, parts: &[Part], kind: Interruptible) -> Result<usize> {
         let count = len_of(parts);
-        let answer = self.client.call(&Request::Write { fid: self.id, offset, count }, Data::Out(parts))?;
+        let request = Request::Write { fid: self.id, offset, count };
+        let answer = self.client.call_as(&request, Data::Out(parts), kind)?;
         match answer.body()?.count(count).map_err(errno)? {
             0 if count > 0 => Err(Errno::EIO),
             done => Ok(done as usize),

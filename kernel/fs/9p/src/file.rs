@@ -12,6 +12,7 @@ use abi::fs::OpenFlags;
 use abi::{Errno, Result};
 use hal::uio::{Dest, Src};
 use mm::{Backing, Mapping};
+use sched::Interruptible;
 use vfs::{File, FileOps, Inode, ShowPart, SyncMode};
 
 use crate::node::{Node, OpenFid};
@@ -42,7 +43,8 @@ impl Regular {
     /// Reads past the cache.
     fn read_direct(&self, inode: &Inode, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
         let mapping = mapping(inode)?;
-        if mapping.nr_dirty() > 0 {
+        if mapping.nr_pages() > 0 {
+            // Also waits for pages that are being written, which are not dirty any more.
             mapping.write_back(pos..pos.saturating_add(dst.remaining() as u64))?;
         }
         let mut done = 0;
@@ -74,10 +76,10 @@ impl Regular {
     }
 
     /// Writes past the cache. The inode's `sem` is held for writing.
-    fn write_direct(&self, inode: &Inode, src: &mut Src<'_>, pos: u64) -> Result<usize> {
+    fn write_direct(&self, file: &File, inode: &Inode, src: &mut Src<'_>, pos: u64) -> Result<usize> {
         let mapping = mapping(inode)?;
         let end = pos.saturating_add(src.remaining() as u64);
-        if mapping.nr_dirty() > 0 {
+        if mapping.nr_pages() > 0 {
             mapping.write_back(pos..end)?;
         }
         let mut done = 0;
@@ -103,7 +105,7 @@ impl Regular {
             if len == 0 {
                 return if done == 0 { Err(Errno::EFAULT) } else { Ok(done) };
             }
-            let written = match self.open.fid.write(pos + done as u64, &parts) {
+            let written = match self.open.fid.write(pos + done as u64, &parts, Interruptible::Killable) {
                 Err(errno) if done == 0 => return Err(errno),
                 written => written.unwrap_or(0),
             };
@@ -113,6 +115,11 @@ impl Regular {
             }
         }
         self.wrote(mapping, pos, done);
+        let is_durable = file.flags().intersects(OpenFlags::SYNC | OpenFlags::DSYNC);
+        if is_durable && done > 0 {
+            // The server may have opened it without these flags.
+            self.open.fid.sync(!file.flags().contains(OpenFlags::SYNC))?;
+        }
         Ok(done)
     }
 
@@ -153,7 +160,7 @@ impl FileOps for Regular {
     fn write(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<usize> {
         let inode = file.inode();
         if !self.node.fs.options.cache.keeps_writes() || self.is_direct(file) {
-            return self.write_direct(inode, src, pos);
+            return self.write_direct(file, inode, src, pos);
         }
         let mapping = mapping(inode)?;
         mapping.zero_gap(pos)?;
@@ -189,8 +196,9 @@ impl FileOps for Regular {
     }
 
     fn flush(&self, file: &File) -> Result<()> {
-        // Others see what was written once it is closed.
-        if file.inode().mapping().is_some_and(|mapping| mapping.nr_dirty() > 0) {
+        // Others see what was written once it is closed, by the flusher too.
+        let is_dirty = |mapping: &Arc<Mapping>| mapping.nr_dirty() > 0 || self.open.can_write;
+        if file.inode().mapping().is_some_and(is_dirty) {
             self.write_back(file.inode())?;
         }
         Ok(())

@@ -124,7 +124,7 @@ impl Fs {
         let all: Vec<_> = self.known.lock().values().filter_map(Weak::upgrade).collect();
         let mut result = Ok(());
         for inode in all {
-            if let Some(mapping) = inode.mapping().filter(|mapping| mapping.nr_dirty() > 0) {
+            if let Some(mapping) = inode.mapping().filter(|mapping| mapping.nr_pages() > 0) {
                 result = result.and(mapping.write_back(0..u64::MAX));
             }
         }

@@ -7,6 +7,7 @@ use abi::fs::{OpenFlags, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx, major, minor}
 use abi::time::Timespec;
 use abi::{Errno, Result};
 use p9_wire::{Change, Request};
+use sched::Interruptible;
 use security::{Access as Wanted, Cred};
 use vfs::inode::{Link, Rename, RenameKind, XattrMode};
 use vfs::{FileOps, Inode, InodeOps, NewInode, OpenRequest, SetAttr};
@@ -43,7 +44,7 @@ impl Node {
 
     /// Makes the regular file `name` and opens it for what comes.
     fn create_file(&self, name: &[u8], new: &NewInode<'_>) -> Result<Fid> {
-        let fid = self.fid().duplicate()?;
+        let fid = self.fid().duplicate(Interruptible::Killable)?;
         let flags = OpenFlags::RDWR | OpenFlags::CREAT | OpenFlags::EXCL | OpenFlags::LARGEFILE;
         fid.create(name, flags.bits(), new.mode & PERMISSIONS, new.gid)?;
         Ok(fid)
@@ -127,20 +128,22 @@ impl Node {
             passed |= flags & OpenFlags::APPEND;
         }
         if can_write && !can_read && is_cached {
-            let both = self.open_again((passed | OpenFlags::RDWR).bits(), true, true);
+            let both =
+                self.open_again((passed | OpenFlags::RDWR).bits(), true, true, Interruptible::Killable);
             if !matches!(both, Err(Errno::EACCES)) {
                 return both.map(|open| Regular { node: self.clone(), open });
             }
         }
         let access = flags & (OpenFlags::WRONLY | OpenFlags::RDWR);
-        let open = self.open_again((passed | access).bits(), can_read, can_write)?;
+        let open = self.open_again((passed | access).bits(), can_read, can_write, Interruptible::Killable)?;
         Ok(Regular { node: self.clone(), open })
     }
 
     /// Has the pages that wait on the server; their file may have been closed.
     fn write_back(&self, inode: &Inode) -> Result<()> {
         match inode.mapping() {
-            Some(mapping) if mapping.nr_dirty() > 0 => mapping.write_back(0..u64::MAX),
+            // Also waits for pages that are being written, which are not dirty any more.
+            Some(mapping) if mapping.nr_pages() > 0 => mapping.write_back(0..u64::MAX),
             _ => Ok(()),
         }
     }
@@ -223,8 +226,8 @@ impl InodeOps for Ops {
 
     fn open(&self, inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
         if inode.is_dir() {
-            let fid = self.0.fid().duplicate()?;
-            fid.open((OpenFlags::DIRECTORY | OpenFlags::LARGEFILE).bits())?;
+            let fid = self.0.fid().duplicate(Interruptible::Killable)?;
+            fid.open((OpenFlags::DIRECTORY | OpenFlags::LARGEFILE).bits(), Interruptible::Killable)?;
             return Ok(Arc::new(Directory(fid)));
         }
         Ok(Arc::new(self.0.open_regular(inode, request.flags)?))
@@ -242,12 +245,17 @@ impl InodeOps for Ops {
             mtime: change.mtime.map(seconds),
         };
         let open = if self.0.is_gone() { self.0.open_fid(|open| open.can_write) } else { None };
+        // A page that is being written must not come to the server after the new size.
+        let frozen = match change.size {
+            Some(size) => Some((mapping(inode)?.freeze(), size)),
+            None => None,
+        };
         match open {
             Some(open) => open.fid.change(&asked)?,
             None => self.0.fid().change(&asked)?,
         }
-        if let Some(size) = change.size {
-            mapping(inode)?.truncate(size);
+        if let Some((frozen, size)) = frozen {
+            frozen.truncate(size);
             self.0.changed();
         }
         inode.apply(change);

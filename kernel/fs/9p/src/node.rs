@@ -21,6 +21,7 @@ use abi::{Errno, Result};
 use hal::sync::{Once, SpinLock};
 use mm::Mapping;
 use p9_wire::{Attributes, Qid};
+use sched::Interruptible;
 use vfs::inode::{FileKind, Times};
 use vfs::{Inode, InodeFlags, InodeInit, SetAttr};
 
@@ -234,10 +235,16 @@ impl Node {
         found
     }
 
-    /// Opens it once more, with the flags of open(2).
-    pub(crate) fn open_again(&self, flags: u32, can_read: bool, can_write: bool) -> Result<Arc<OpenFid>> {
-        let fid = self.fid().duplicate()?;
-        fid.open(flags)?;
+    /// Opens it once more, with the flags of open(2); `kind` tells which signals end the wait.
+    pub(crate) fn open_again(
+        &self,
+        flags: u32,
+        can_read: bool,
+        can_write: bool,
+        kind: Interruptible,
+    ) -> Result<Arc<OpenFid>> {
+        let fid = self.fid().duplicate(kind)?;
+        fid.open(flags, kind)?;
         self.opened(OpenFid { fid, can_read, can_write })
     }
 

@@ -8,6 +8,7 @@ use abi::{Errno, Result};
 use hal::frame::Frame;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 use mm::mapping::PageSource;
+use sched::Interruptible;
 
 use crate::channel::Part;
 use crate::client::push;
@@ -62,7 +63,7 @@ impl Node {
     fn reader(&self) -> Result<Arc<OpenFid>> {
         match self.open_fid(|open| open.can_read) {
             Some(open) => Ok(open),
-            None => self.open_again(OpenFlags::LARGEFILE.bits(), true, false),
+            None => self.open_again(OpenFlags::LARGEFILE.bits(), true, false, Interruptible::Killable),
         }
     }
 
@@ -73,21 +74,25 @@ impl Node {
         }
         let open = match self.open_fid(|open| open.can_write) {
             Some(open) => open,
-            None => self.open_again((OpenFlags::WRONLY | OpenFlags::LARGEFILE).bits(), false, true)?,
+            None => {
+                let flags = OpenFlags::WRONLY | OpenFlags::LARGEFILE;
+                self.open_again(flags.bits(), false, true, Interruptible::No)?
+            }
         };
         let old = self.writer.lock().replace(open.clone());
         drop(old);
         Ok(open)
     }
 
-    /// Writes the `len` bytes in `frames`, which are those of the file from `start` on.
+    /// Writes the `len` bytes in `frames`, which are those of the file from `start` on. No signal ends it: their pages count as
+    /// clean already, and who is killed is not the one who wrote them.
     fn write_run(&self, start: u64, frames: &[Frame], len: usize) -> Result<()> {
         let writer = self.writer()?;
         let mut done = 0;
         while done < len {
             let want = (len - done).min(self.fs.client.payload() as usize);
             let parts = parts_of(frames, done, want)?;
-            done += writer.fid.write(start + done as u64, &parts)?;
+            done += writer.fid.write(start + done as u64, &parts, Interruptible::No)?;
         }
         Ok(())
     }

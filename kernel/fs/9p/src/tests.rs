@@ -140,7 +140,7 @@ fn data_go_past_the_message() {
     let mut bytes = vec![0; 5000];
     pages::copy_out(&parts, &mut bytes);
     assert!(bytes.iter().enumerate().all(|(at, byte)| *byte == at as u8 ^ 3));
-    assert_eq!(fid.write(0, &parts), Ok(8000));
+    assert_eq!(fid.write(0, &parts, sched::Interruptible::Killable), Ok(8000));
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn hostile_answers_end_in_errors() {
         let _ = fid.read_link();
         let _ = fid.read(0, &parts);
         let _ = fid.read_dir(0, &parts).map(|count| assert!(count <= 5000));
-        let _ = fid.write(0, &parts).map(|count| assert!(count <= 5000));
+        let _ = fid.write(0, &parts, sched::Interruptible::Killable).map(|count| assert!(count <= 5000));
     }
 }
 

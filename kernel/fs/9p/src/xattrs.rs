@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use p9_wire::{Request, xattr_len};
+use sched::Interruptible;
 use vfs::inode::XattrMode;
 
 use crate::client::{Data, errno};
@@ -72,7 +73,7 @@ pub(crate) fn list(node: &Node) -> Result<Vec<u8>> {
 }
 
 fn write(node: &Node, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
-    let fid = node.fid().duplicate()?;
+    let fid = node.fid().duplicate(Interruptible::Killable)?;
     let size = value.len() as u64;
     fid.tell(&Request::XattrCreate { fid: fid.id(), name, size, flags })?;
     let mut done = 0;
@@ -80,7 +81,7 @@ fn write(node: &Node, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
         let part = rest.get(..rest.len().min(node.fs.client.payload() as usize)).unwrap_or(rest);
         let parts = pages::buffer(part.len())?;
         pages::copy_in(&parts, part);
-        done += fid.write(done as u64, &parts)?;
+        done += fid.write(done as u64, &parts, Interruptible::Killable)?;
     }
     fid.clunk()
 }
