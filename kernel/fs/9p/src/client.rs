@@ -23,12 +23,16 @@ use p9_wire::{DATA_AT, Error, IO_HEADER, MIN_MSIZE, NO_TAG, Reader, Request, kin
 use sched::{Interruptible, WaitError};
 
 use crate::channel::{Call, Claim, MAX_HEAD, Part, Refused, Room};
+use crate::serial::Serial;
 
 /// Calls under way at most; the last quarter is for flushes.
 const MAX_TAGS: usize = 256;
 const MAX_CALLS: usize = 192;
 /// How often a call that waits asks whether the device is still there.
 const CHECK_NS: u64 = 2_000_000_000;
+/// After so many looks without any answer the server is given up, if somebody waits whom no signal ends: five minutes, not
+/// counting those in which the guest stood still.
+const MAX_SILENT_LOOKS: u32 = 150;
 /// Room for the reply to most requests.
 const REPLY_LEN: usize = PAGE_SIZE;
 /// Room for a link's target of 4095 bytes.
@@ -88,6 +92,8 @@ pub(crate) struct Client {
     tags: SpinLock<[u64; MAX_TAGS / 64]>,
     room: Arc<Room>,
     fids: SpinLock<Fids>,
+    /// What is done later.
+    pub(crate) later: Arc<Serial>,
     is_dead: AtomicBool,
 }
 
@@ -119,6 +125,7 @@ impl Client {
             tags: SpinLock::new("p9.tags", [0; MAX_TAGS / 64]),
             room: Arc::default(),
             fids: SpinLock::new("p9.fids", Fids::default()),
+            later: Serial::new(),
             is_dead: AtomicBool::new(false),
         };
         let request = Request::Version { msize, version: p9_wire::VERSION };
@@ -330,13 +337,15 @@ impl Client {
         self.wait_on(call.wait(), || call.ended().map(drop), kind)
     }
 
-    /// Waits for `cond`, and looks now and then whether the device is there. `EINTR`: a signal as `kind` says.
+    /// Waits for `cond`, and looks now and then whether the device is there. `EINTR`: a signal as `kind` says. `EIO`: the device
+    /// is gone, or nothing was answered for minutes and no signal can end the wait.
     fn wait_on(
         &self,
         queue: &sched::WaitQueue,
         mut cond: impl FnMut() -> Option<()>,
         kind: Interruptible,
     ) -> Result<()> {
+        let (mut nr_silent, mut seen) = (0, self.room.completions.load(Acquire));
         loop {
             let deadline_ns = hal::time::now_ns().saturating_add(CHECK_NS);
             match queue.wait_deadline(&mut cond, Some(deadline_ns), kind) {
@@ -344,7 +353,11 @@ impl Client {
                 Err(WaitError::Interrupted) => return Err(Errno::EINTR),
                 Err(WaitError::TimedOut) if self.is_dead() => return Err(Errno::EIO),
                 Err(WaitError::TimedOut) => {
-                    if self.claim.channel.check().is_err() {
+                    let now = self.room.completions.load(Acquire);
+                    nr_silent = if now == seen { nr_silent + 1 } else { 0 };
+                    seen = now;
+                    let is_silent = kind == Interruptible::No && nr_silent > MAX_SILENT_LOOKS;
+                    if self.claim.channel.check().is_err() || is_silent {
                         self.died();
                     }
                 }

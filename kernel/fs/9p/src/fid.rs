@@ -24,7 +24,7 @@ impl Drop for Fid {
         }
         // Whoever drops it may hold locks, and an answer has to be waited for.
         let (client, id) = (self.client.clone(), self.id);
-        sched::workqueue::queue(Box::new(move || {
+        self.client.later.queue(Box::new(move || {
             let _ = client.call_surely(&Request::Clunk { fid: id });
             client.free_fid(id);
         }));

@@ -14,6 +14,7 @@ mod names;
 mod node;
 mod options;
 mod pages;
+mod serial;
 #[cfg(test)]
 mod tests;
 mod xattrs;

@@ -112,7 +112,7 @@ impl Fs {
     pub(crate) fn later(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
         let fs = self.clone();
         fs.nr_pending.fetch_add(1, SeqCst);
-        sched::workqueue::queue(Box::new(move || {
+        self.client.later.queue(Box::new(move || {
             work();
             fs.nr_pending.fetch_sub(1, SeqCst);
             fs.settled.wake_all();
