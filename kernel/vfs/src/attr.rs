@@ -25,6 +25,7 @@ use crate::pipe::Blocking;
 use crate::rw;
 use crate::time;
 use crate::walk::{self, At, WalkFlags};
+use crate::xattr;
 
 /// `STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID` (statx(2)).
 const STATX_MASK: u32 = 0x7ff | 0x800 | 0x1000;
@@ -219,7 +220,7 @@ pub fn fchmodat(ctx: &WalkContext<'_>, at: At<'_>, name: &[u8], mode: u32, flags
     chmod(&walk::walk(ctx, at, name, WalkFlags::from_at(flags))?, mode, ctx.cred)
 }
 
-/// Changes the owner of what `path` names; `u32::MAX` keeps an id. Clears set-ID bits (chown(2)).
+/// Changes the owner of what `path` names; `u32::MAX` keeps an id. Clears set-ID bits and capabilities (chown(2)).
 pub fn chown(path: &Path, uid: u32, gid: u32, cred: &Cred) -> Result<()> {
     let _write = path.mount.want_write()?;
     let inode = path.inode().ok_or(Errno::ENOENT)?;
@@ -242,6 +243,7 @@ pub fn chown(path: &Path, uid: u32, gid: u32, cred: &Cred) -> Result<()> {
             mode &= !S_ISGID;
         }
     }
+    xattr::remove_caps(inode)?;
     let mode = Some(mode).filter(|&mode| mode != inode.mode());
     let ctime = time::now();
     apply(inode, &SetAttr { mode, uid: kept_uid, gid: kept_gid, ctime, ..SetAttr::default() })?;

@@ -134,6 +134,8 @@ bitflags! {
         const DEFAULT_ACL = 1 << 9;
         /// Swap goes there ([`SwapUse`]): the file keeps its blocks, its bytes and its names.
         const SWAPFILE = 1 << 10;
+        /// Known to have no capabilities (`security.capability`), so that writes need not ask. Set and cleared under `sem`.
+        const NO_CAPS = 1 << 11;
     }
 }
 

@@ -28,6 +28,7 @@ use crate::notify::{self, Event};
 use crate::path::Path;
 use crate::perm;
 use crate::time;
+use crate::xattr;
 
 /// The most that one call moves (Linux: `MAX_RW_COUNT`).
 pub const MAX_COUNT: usize = 0x7fff_f000;
@@ -289,8 +290,10 @@ fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags
     Ok(done)
 }
 
-/// Clears the set-ID bits of a file that someone writes to through `mount` (inode(7)). Its `sem` is held.
+/// Takes capabilities (capabilities(7)) and the set-ID bits (inode(7)) from a file that someone writes to through `mount`. Its
+/// `sem` is held for writing.
 pub(crate) fn remove_privileges(mount: &Mount, inode: &Arc<Inode>, cred: &Cred) -> Result<()> {
+    xattr::remove_caps(inode)?;
     let mode = inode.mode();
     if mode & (S_ISUID | S_ISGID) == 0 || !inode.is_regular() || cred.capable(Cap::FSETID) {
         return Ok(());

@@ -119,9 +119,22 @@ pub fn set(path: &Path, name: &[u8], value: &[u8], mode: XattrMode, cred: &Cred)
         value = &caps;
     }
     let _exclusive = inode.sem.write();
+    inode.set_flags(InodeFlags::empty(), InodeFlags::NO_CAPS);
     inode.ops().set_xattr(inode, name, value, mode)?;
     inode.touch_ctime();
     notify::path_event(path, Event::ATTRIB);
+    Ok(())
+}
+
+/// Removes the capabilities of a file that is written to or gets another owner. `sem` is held for writing.
+pub(crate) fn remove_caps(inode: &Inode) -> Result<()> {
+    if inode.flags().contains(InodeFlags::NO_CAPS) || !inode.is_regular() {
+        return Ok(());
+    }
+    if inode.ops().get_xattr(inode, CAPABILITY).is_ok() {
+        inode.ops().remove_xattr(inode, CAPABILITY)?;
+    }
+    inode.set_flags(InodeFlags::NO_CAPS, InodeFlags::empty());
     Ok(())
 }
 
@@ -156,6 +169,7 @@ pub fn set_below(path: &Path, name: &[u8], value: &[u8], mode: XattrMode, mounte
         }
         _ => None,
     };
+    inode.set_flags(InodeFlags::empty(), InodeFlags::NO_CAPS);
     inode.ops().set_xattr(inode, name, kept.as_deref().unwrap_or(value), mode)
 }
 

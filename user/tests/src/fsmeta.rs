@@ -8,6 +8,7 @@ tests!(
     relatime_updates_after_a_write, chmod_rules, chown_rules, set_gid_folder_passes_its_group,
     write_drops_set_user_id, statfs_of_known_types, xattr_set_get_list_remove, xattr_names_and_sizes,
     xattr_on_descriptor_and_symlink, xattr_at_calls, flags_of_a_file, old_getdents,
+    changes_take_capabilities,
 );
 
 fn stat_of_a_file() {
@@ -356,4 +357,34 @@ fn old_getdents() {
     names.sort();
     assert_eq!(names, [(".".into(), DT_DIR), ("..".into(), DT_DIR), ("name".into(), DT_REG)]);
     assert_eq!(sys!(SYS_getdents, fd, &mut buf, 1024), Ok(0));
+}
+
+/// Who may write to a file must not run what he wrote with the file's capabilities.
+fn changes_take_capabilities() {
+    const CAPS: &std::ffi::CStr = c"security.capability";
+    let raw: [u32; 5] = [0x0200_0001, 1 << 13, 0, 0, 0];
+    let name = file("capable", b"12345");
+    let give = || {
+        assert_eq!(sys!(SYS_setxattr, &name, CAPS, &raw, 20, 0), Ok(0));
+        assert_eq!(sys!(SYS_getxattr, &name, CAPS, 0, 0), Ok(20));
+    };
+    let fd = open(&name, O_RDWR).unwrap();
+    let changes: [&dyn Fn(); 5] = [
+        &|| assert_eq!(write(fd, b"x"), Ok(1)),
+        &|| assert_eq!(sys!(SYS_ftruncate, fd, 3), Ok(0)),
+        &|| assert_eq!(sys!(SYS_fallocate, fd, 0, 0, 9), Ok(0)),
+        &|| assert_eq!(sys!(SYS_chown, &name, 1, 1), Ok(0)),
+        &|| assert_eq!(write(fd, b"y"), Ok(1)),
+    ];
+    for change in changes {
+        give();
+        change();
+        assert_eq!(sys!(SYS_getxattr, &name, CAPS, 0, 0), Err(ENODATA));
+    }
+    give();
+    assert_eq!(sys!(SYS_chmod, &name, 0o700), Ok(0));
+    assert_eq!(sys!(SYS_getxattr, &name, CAPS, 0, 0), Ok(20));
+    assert_eq!(write(fd, b""), Ok(0));
+    assert_eq!(sys!(SYS_getxattr, &name, CAPS, 0, 0), Ok(20));
+    close(fd);
 }
