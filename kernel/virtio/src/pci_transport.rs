@@ -63,13 +63,39 @@ struct PciTransport {
 }
 
 /// The device type of a virtio function. `None`: it is something else.
-pub fn pci_kind(device: &pci::Device) -> Option<u32> {
+fn pci_kind(device: &pci::Device) -> Option<u32> {
     if device.id.0 != VENDOR {
         return None;
     }
     let transitional = TRANSITIONAL.iter().find(|(id, _)| *id == device.id.1).map(|(_, kind)| *kind);
     transitional
         .or_else(|| device.id.1.checked_sub(MODERN).filter(|kind| (1..64).contains(kind)).map(u32::from))
+}
+
+/// A driver of one kind of virtio device, for [`pci::register`].
+pub struct PciDriver {
+    /// Name below /sys/bus/pci/drivers.
+    pub pci_name: &'static str,
+    /// Name below /sys/bus/virtio/drivers.
+    pub name: &'static str,
+    /// One of [`crate::kind`].
+    pub kind: u32,
+    /// Takes a device; its errors are those of [`pci::Driver::probe`].
+    pub attach: fn(Box<dyn Transport>) -> Result<()>,
+}
+
+impl pci::Driver for PciDriver {
+    fn name(&self) -> &'static str {
+        self.pci_name
+    }
+
+    fn matches(&self, device: &pci::Device) -> bool {
+        pci_kind(device) == Some(self.kind)
+    }
+
+    fn probe(&self, device: &Arc<pci::Device>) -> Result<()> {
+        (self.attach)(probe(device, self.name)?)
+    }
 }
 
 /// Where a structure of the device is: register, offset, length, and where its capability begins.
@@ -86,7 +112,7 @@ fn find(device: &pci::Device, kind: u8) -> Option<Place> {
 }
 
 /// Makes a transport of a virtio function. `ENODEV`: it is legacy only, or has no MSI-X.
-pub fn probe(device: &Arc<pci::Device>, name: &'static str) -> Result<Box<dyn Transport>> {
+fn probe(device: &Arc<pci::Device>, name: &'static str) -> Result<Box<dyn Transport>> {
     let kind = pci_kind(device).ok_or(Errno::ENODEV)?;
     let map = |(bar, offset, len, _): Place, max: usize| {
         device.map_bar(bar, offset, len.min(max), name).map_err(|_| Errno::EBUSY)

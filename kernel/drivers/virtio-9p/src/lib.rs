@@ -45,23 +45,8 @@ const ABSENT: u8 = 0xff;
 const NEEDS_RESET: u8 = 64;
 const DRIVER_OK: u8 = 4;
 
-struct PciDriver;
-
-static DRIVER: PciDriver = PciDriver;
-
-impl pci::Driver for PciDriver {
-    fn name(&self) -> &'static str {
-        "virtio-pci-9p"
-    }
-
-    fn matches(&self, device: &pci::Device) -> bool {
-        virtio::pci_kind(device) == Some(virtio::kind::P9)
-    }
-
-    fn probe(&self, device: &Arc<pci::Device>) -> Result<()> {
-        attach(virtio::probe_pci(device, NAME)?)
-    }
-}
+static DRIVER: virtio::PciDriver =
+    virtio::PciDriver { pci_name: "virtio-pci-9p", name: NAME, kind: virtio::kind::P9, attach };
 
 /// Takes all 9P transports on the PCI bus. Call once at boot.
 pub fn register() {

@@ -49,23 +49,8 @@ const DISCARD_ALIGNMENT: usize = 44;
 const MAX_WRITE_ZEROES_SECTORS: usize = 48;
 const WRITE_ZEROES_MAY_UNMAP: usize = 56;
 
-struct PciDriver;
-
-static DRIVER: PciDriver = PciDriver;
-
-impl pci::Driver for PciDriver {
-    fn name(&self) -> &'static str {
-        "virtio-pci-blk"
-    }
-
-    fn matches(&self, device: &pci::Device) -> bool {
-        virtio::pci_kind(device) == Some(virtio::kind::BLOCK)
-    }
-
-    fn probe(&self, device: &Arc<pci::Device>) -> Result<()> {
-        attach(virtio::probe_pci(device, NAME)?)
-    }
-}
+static DRIVER: virtio::PciDriver =
+    virtio::PciDriver { pci_name: "virtio-pci-blk", name: NAME, kind: virtio::kind::BLOCK, attach };
 
 /// Takes all block devices on the PCI bus. Call once at boot.
 pub fn register() {

@@ -30,23 +30,8 @@ struct Source {
     left: AtomicU32,
 }
 
-struct PciDriver;
-
-static DRIVER: PciDriver = PciDriver;
-
-impl pci::Driver for PciDriver {
-    fn name(&self) -> &'static str {
-        "virtio-pci-rng"
-    }
-
-    fn matches(&self, device: &pci::Device) -> bool {
-        virtio::pci_kind(device) == Some(virtio::kind::RNG)
-    }
-
-    fn probe(&self, device: &Arc<pci::Device>) -> Result<()> {
-        attach(virtio::probe_pci(device, NAME)?)
-    }
-}
+static DRIVER: virtio::PciDriver =
+    virtio::PciDriver { pci_name: "virtio-pci-rng", name: NAME, kind: virtio::kind::RNG, attach };
 
 /// Takes all entropy sources on the PCI bus. Call once at boot.
 pub fn register() {
