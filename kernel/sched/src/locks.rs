@@ -38,21 +38,31 @@ fn spin_then<G, E>(take: impl Fn() -> Option<G>, sleep: impl FnOnce() -> Result<
 
 /// Tries before one that waits has been woken: before it enters the queue, and in it.
 const TRIES_IN_VAIN: u32 = 2;
-/// Tries after which one that waits has been passed by often enough.
-const TRIES_OF_THE_STARVED: u32 = 10;
+/// Tries after which one that waits has been passed by often enough: eight times, each with a try in the queue and one out of
+/// it.
+const TRIES_OF_THE_STARVED: u32 = TRIES_IN_VAIN + 2 * 8;
 
-/// What each try of one waiter can claim, first to last.
-fn claims() -> impl FnMut() -> Claim {
-    let mut tries = 0u32;
-    move || {
-        tries = tries.saturating_add(1);
-        if tries <= TRIES_IN_VAIN {
+/// What the tries of one waiter can claim, first to last.
+#[derive(Default)]
+struct Claims {
+    nr_tries: u32,
+}
+
+impl Claims {
+    fn next(&mut self) -> Claim {
+        self.nr_tries = self.nr_tries.saturating_add(1);
+        if self.nr_tries <= TRIES_IN_VAIN {
             Claim::New
-        } else if tries <= TRIES_OF_THE_STARVED {
+        } else if self.nr_tries <= TRIES_OF_THE_STARVED {
             Claim::Waited
         } else {
             Claim::Starved
         }
+    }
+
+    /// Has it kept newcomers out?
+    fn is_starved(&self) -> bool {
+        self.nr_tries > TRIES_OF_THE_STARVED
     }
 }
 
@@ -174,8 +184,8 @@ impl<T: ?Sized> core::fmt::Debug for Mutex<T> {
     }
 }
 
-/// One writer or many readers (Linux: `rw_semaphore`). Readers wait behind a waiting writer, so a thread
-/// must not read-lock twice. One who was woken often and found others inside each time keeps newcomers out until it was in.
+/// One writer or many readers (Linux: `rw_semaphore`). Readers wait behind a waiting writer, so a thread must not read-lock
+/// twice, nor wait inside for another that is to read-lock: with a writer between them that ends never. One who was woken often and found others inside each time keeps newcomers out until it was in.
 pub struct RwSem<T: ?Sized> {
     queue: WaitQueue,
     class: Class,
@@ -263,24 +273,26 @@ impl<T: ?Sized> RwSem<T> {
 
     #[cold]
     fn read_slow(&self, kind: Interruptible) -> Result<RwSemReadGuard<'_, T>, Interrupted> {
-        let mut claims = claims();
-        let sleep = || self.queue.wait_deadline(|| self.cell.try_read_or_want(claims(), self), None, kind);
-        let inner = spin_then(|| self.cell.try_read(self), sleep);
-        inner.map(RwSemReadGuard).map_err(|error| self.gave_up(error))
+        let mut claims = Claims::default();
+        let enter = || self.cell.try_read_or_want(claims.next(), self);
+        let inner = spin_then(|| self.cell.try_read(self), || self.queue.wait_deadline(enter, None, kind));
+        inner.map(RwSemReadGuard).map_err(|error| self.gave_up(&claims, error))
     }
 
     #[cold]
     fn write_slow(&self, kind: Interruptible) -> Result<RwSemWriteGuard<'_, T>, Interrupted> {
-        let mut claims = claims();
-        let sleep = || self.queue.wait_exclusive(|| self.cell.try_write_or_want(claims(), self), None, kind);
-        let inner = spin_then(|| self.cell.try_write(self), sleep);
-        inner.map(RwSemWriteGuard).map_err(|error| self.gave_up(error))
+        let mut claims = Claims::default();
+        let enter = || self.cell.try_write_or_want(claims.next(), self);
+        let inner = spin_then(|| self.cell.try_write(self), || self.queue.wait_exclusive(enter, None, kind));
+        inner.map(RwSemWriteGuard).map_err(|error| self.gave_up(&claims, error))
     }
 
     /// A waiter that leaves may have been what others wait behind.
-    fn gave_up(&self, _error: WaitError) -> Interrupted {
+    fn gave_up(&self, claims: &Claims, _error: WaitError) -> Interrupted {
         lockdep::release(&self.class);
-        self.cell.give_up();
+        if claims.is_starved() {
+            self.cell.give_up();
+        }
         self.queue.wake_one();
         Interrupted
     }
