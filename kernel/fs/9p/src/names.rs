@@ -256,9 +256,8 @@ impl InodeOps for Ops {
         }
         if let Some((frozen, size)) = frozen {
             frozen.truncate(size);
-            self.0.changed();
         }
-        inode.apply(change);
+        self.0.change(inode, change);
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use abi::{Errno, Result};
 use hal::sync::{Once, SpinLock};
 use mm::Mapping;
 use p9_wire::{Attributes, Qid};
-use sched::Interruptible;
+use sched::{Interruptible, Mutex};
 use vfs::inode::{FileKind, Times};
 use vfs::{Inode, InodeFlags, InodeInit, SetAttr};
 
@@ -67,8 +67,10 @@ pub(crate) struct Node {
     /// As it was opened when it was made, for the open(2) that follows.
     pub(crate) made: SpinLock<Option<Arc<OpenFid>>>,
     seen: SpinLock<Seen>,
-    /// Counts our own changes of size and data: what the server told before the last of them does not count.
+    /// Counts our own changes: what the server told before the last of them does not count.
     nr_changes: AtomicU64,
+    /// Held while mode, owner and links are taken over, so that an older answer does not undo a change.
+    owner: Mutex<()>,
     /// It has no name any more.
     is_gone: AtomicBool,
 }
@@ -161,6 +163,7 @@ impl Fs {
             made: SpinLock::new("p9.node.made", None),
             seen: SpinLock::new("p9.node.seen", Seen::of(attributes)),
             nr_changes: AtomicU64::new(0),
+            owner: Mutex::new("p9.node.owner", ()),
             is_gone: AtomicBool::new(false),
         });
         let mut flags = InodeFlags::empty();
@@ -281,6 +284,11 @@ impl Node {
 
     /// Takes over what the server told after `nr_changes` changes of ours.
     fn apply(&self, inode: &Inode, attributes: &Attributes, nr_changes: u64) {
+        let owner = self.owner.lock();
+        if self.nr_changes.load(SeqCst) != nr_changes {
+            // What is here is newer.
+            return;
+        }
         inode.apply(&SetAttr {
             mode: Some(attributes.mode),
             uid: Some(attributes.uid),
@@ -291,6 +299,7 @@ impl Node {
         if !self.is_gone() {
             inode.set_nlink(nlink_of(attributes));
         }
+        drop(owner);
         let has_dirty = inode.mapping().is_some_and(|mapping| mapping.nr_dirty() > 0);
         if !has_dirty {
             let (atime, mtime, ctime) = (attributes.atime, attributes.mtime, attributes.ctime);
@@ -327,6 +336,13 @@ impl Node {
         } else {
             mapping.set_size(size);
         }
+    }
+
+    /// Takes over `change`, which the server has made.
+    pub(crate) fn change(&self, inode: &Inode, change: &SetAttr) {
+        let _owner = self.owner.lock();
+        self.changed();
+        inode.apply(change);
     }
 
     /// Notes a change of ours, when it is made.
