@@ -412,6 +412,9 @@ fn files_by_handle() {
     let mut other = handle;
     other[2] = 0x7fff_fff0;
     assert_eq!(open_it(&other), Err(Errno::ESTALE));
+    other = handle;
+    other[3] ^= 1;
+    assert_eq!(open_it(&other), Err(Errno::ESTALE), "the same number in another mount");
     close(held);
     close(beside);
 }

@@ -17,17 +17,19 @@ use crate::node::{Node, ROOT_INO, node};
 /// The deepest directory that is looked for.
 const MAX_DEPTH: usize = 4096;
 
-/// An inode's two words: a number is never given to another inode, so both halves of it.
-fn words(inode: &Inode) -> [u32; 2] {
-    [inode.ino() as u32, (inode.ino() >> 32) as u32]
+impl Super {
+    /// An inode's two words: its number, which is never given to another inode of this mount, and the mount's.
+    fn words(&self, inode: &Inode) -> [u32; 2] {
+        [inode.ino() as u32, self.0.generation ^ (inode.ino() >> 32) as u32]
+    }
 }
 
 impl Export for Super {
     fn encode(&self, inode: &Inode, parent: Option<&Inode>) -> Handle {
-        let [ino, high] = words(inode);
-        match parent.map(words) {
-            None => Handle::of_words(kind::INO32_GEN, &[ino, high]),
-            Some([dir, of_dir]) => Handle::of_words(kind::INO32_GEN_PARENT, &[ino, high, dir, of_dir]),
+        let [ino, generation] = self.words(inode);
+        match parent.map(|parent| self.words(parent)) {
+            None => Handle::of_words(kind::INO32_GEN, &[ino, generation]),
+            Some([dir, of_dir]) => Handle::of_words(kind::INO32_GEN_PARENT, &[ino, generation, dir, of_dir]),
         }
     }
 
@@ -35,14 +37,18 @@ impl Export for Super {
         if kind != kind::INO32_GEN && kind != kind::INO32_GEN_PARENT {
             return Err(Errno::ESTALE);
         }
-        let word = |at| Handle::word(bytes, at).map(u64::from).ok_or(Errno::ESTALE);
-        let ino = word(0)? | word(1)? << 32;
-        if ino == ROOT_INO {
+        let word = |at| Handle::word(bytes, at).ok_or(Errno::ESTALE);
+        let words = [word(0)?, word(1)?];
+        if words == [ROOT_INO as u32, self.0.generation] {
             return Ok(Found::Names(Vec::new()));
         }
         // Let go of with the lock open: the last reference takes it.
-        let all: Vec<_> = self.0.known.lock().values().filter_map(Weak::upgrade).collect();
-        let inode = all.into_iter().find(|inode| inode.ino() == ino).ok_or(Errno::ESTALE)?;
+        let mut all = Vec::new();
+        let known = self.0.known.lock();
+        all.try_reserve_exact(known.len()).map_err(|_| Errno::ENOMEM)?;
+        all.extend(known.values().filter_map(Weak::upgrade));
+        drop(known);
+        let inode = all.into_iter().find(|inode| self.words(inode) == words).ok_or(Errno::ESTALE)?;
         if !inode.is_dir() {
             return Ok(Found::Somewhere(inode));
         }

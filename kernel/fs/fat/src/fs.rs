@@ -31,6 +31,8 @@ pub(crate) struct Fs {
     pub(crate) known: SpinLock<BTreeMap<u64, Weak<Inode>>>,
     /// The number of the next inode.
     pub(crate) next_ino: AtomicU64,
+    /// Of this mount, in handles: the numbers begin anew with each.
+    pub(crate) generation: u32,
     /// Inodes with dirty pages; they are kept alive here.
     pub(crate) dirty: SpinLock<BTreeMap<usize, Arc<Inode>>>,
     /// Inodes without names whose clusters are being freed.

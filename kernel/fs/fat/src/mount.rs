@@ -157,6 +157,7 @@ fn open(
         meta: Mutex::new("fat.meta", Meta { table }),
         known: SpinLock::new("fat.known", BTreeMap::new()),
         next_ino: AtomicU64::new(ROOT_INO + 1),
+        generation: generation(),
         dirty: SpinLock::new("fat.dirty", BTreeMap::new()),
         nr_evictions: AtomicU32::new(0),
         evicted: WaitQueue::new(),
@@ -184,6 +185,13 @@ fn open(
 }
 
 /// As [`open`] for tests, which claim nothing.
+
+/// A number that no other mount has, but by luck: the moment.
+fn generation() -> u32 {
+    let now = vfs::time::now();
+    (now.tv_sec as u32).rotate_left(16) ^ now.tv_nsec as u32
+}
+
 #[cfg(test)]
 pub(crate) fn open_device(
     device: &Arc<BlockDevice>,
