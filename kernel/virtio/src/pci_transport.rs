@@ -75,9 +75,9 @@ fn pci_kind(device: &pci::Device) -> Option<u32> {
 /// A driver of one kind of virtio device, for [`pci::register`].
 pub struct PciDriver {
     /// Name below /sys/bus/pci/drivers.
-    pub pci_name: &'static str,
-    /// Name below /sys/bus/virtio/drivers.
     pub name: &'static str,
+    /// Name below /sys/bus/virtio/drivers.
+    pub virtio_name: &'static str,
     /// One of [`crate::kind`].
     pub kind: u32,
     /// Takes a device; its errors are those of [`pci::Driver::probe`].
@@ -86,7 +86,7 @@ pub struct PciDriver {
 
 impl pci::Driver for PciDriver {
     fn name(&self) -> &'static str {
-        self.pci_name
+        self.name
     }
 
     fn matches(&self, device: &pci::Device) -> bool {
@@ -94,7 +94,7 @@ impl pci::Driver for PciDriver {
     }
 
     fn probe(&self, device: &Arc<pci::Device>) -> Result<()> {
-        (self.attach)(probe(device, self.name)?)
+        (self.attach)(probe(device, self.virtio_name)?)
     }
 }
 

@@ -46,7 +46,7 @@ const NEEDS_RESET: u8 = 64;
 const DRIVER_OK: u8 = 4;
 
 static DRIVER: virtio::PciDriver =
-    virtio::PciDriver { pci_name: "virtio-pci-9p", name: NAME, kind: virtio::kind::P9, attach };
+    virtio::PciDriver { name: "virtio-pci-9p", virtio_name: NAME, kind: virtio::kind::P9, attach };
 
 /// Takes all 9P transports on the PCI bus. Call once at boot.
 pub fn register() {

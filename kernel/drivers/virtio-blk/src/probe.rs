@@ -50,7 +50,7 @@ const MAX_WRITE_ZEROES_SECTORS: usize = 48;
 const WRITE_ZEROES_MAY_UNMAP: usize = 56;
 
 static DRIVER: virtio::PciDriver =
-    virtio::PciDriver { pci_name: "virtio-pci-blk", name: NAME, kind: virtio::kind::BLOCK, attach };
+    virtio::PciDriver { name: "virtio-pci-blk", virtio_name: NAME, kind: virtio::kind::BLOCK, attach };
 
 /// Takes all block devices on the PCI bus. Call once at boot.
 pub fn register() {

@@ -31,7 +31,7 @@ struct Source {
 }
 
 static DRIVER: virtio::PciDriver =
-    virtio::PciDriver { pci_name: "virtio-pci-rng", name: NAME, kind: virtio::kind::RNG, attach };
+    virtio::PciDriver { name: "virtio-pci-rng", virtio_name: NAME, kind: virtio::kind::RNG, attach };
 
 /// Takes all entropy sources on the PCI bus. Call once at boot.
 pub fn register() {

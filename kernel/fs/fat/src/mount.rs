@@ -184,14 +184,13 @@ fn open(
     Ok(Dentry::new_root(root))
 }
 
-/// As [`open`] for tests, which claim nothing.
-
 /// A number that no other mount has, but by luck: the moment.
 fn generation() -> u32 {
     let now = vfs::time::now();
     (now.tv_sec as u32).rotate_left(16) ^ now.tv_nsec as u32
 }
 
+/// As [`open`] for tests, which claim nothing.
 #[cfg(test)]
 pub(crate) fn open_device(
     device: &Arc<BlockDevice>,
