@@ -6,8 +6,9 @@ use core::sync::atomic::Ordering::*;
 use abi::fs::OpenFlags;
 use abi::{Errno, Result};
 use ext4_image::extent::Mapping as Found;
+use ext4_image::extent::RemoveOutcome;
 use ext4_image::inode::flags;
-use ext4_image::{dir, extent};
+use ext4_image::{Layout, dir, extent};
 use hal::sync::LazyLock;
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
@@ -17,8 +18,9 @@ use vfs::file_attr::{FileAttr, FsFlags};
 use vfs::{File, FileMode, FileOps, Inode, InodeFlags, RwKind, ShowPart, SyncMode, Whence};
 
 use crate::direct;
-use crate::node::{Node, node};
+use crate::node::{BUDGET, Node, node};
 use crate::pages::State;
+use crate::state::Txn;
 use crate::swap::SwapFile;
 
 /// The operations have no state, so one object serves all open files.
@@ -237,20 +239,57 @@ impl Node {
         let old = inode.size();
         let edge = size.min(old);
         self.dirty_edge(inode, edge)?;
-        let bits = self.fs.layout.block_bits;
-        if size < old {
+        if size <= old {
             let frozen = mapping.freeze();
             frozen.truncate(size);
             self.release_range(size.div_ceil(PAGE_SIZE as u64)..u64::MAX);
-            // First the size, so that a crash while blocks are freed leaves no file that reaches into them.
-            self.write_size(inode)?;
-            let first = u32::try_from(size.div_ceil(1 << bits)).map_err(|_| Errno::EFBIG)?;
-            self.unmap(first, 1 << 32)?;
+            self.cut(inode)?;
         } else {
             mapping.truncate(size);
             self.write_size(inode)?;
         }
         Ok(())
+    }
+
+    /// Writes the size to disk and frees the blocks behind it, in as many transactions as it takes.
+    ///
+    /// The inode's `sem` is held for writing, so that its links do not change.
+    fn cut(&self, inode: &Inode) -> Result<()> {
+        let first = inode.size().div_ceil(1 << self.fs.layout.block_bits);
+        let first = u32::try_from(first).map_err(|_| Errno::EFBIG)?;
+        let cut_some = |layout: &Layout, txn: &mut Txn<'_>| self.cut_some(layout, txn, inode, first);
+        while self.fs.begin()?.run(cut_some)? != RemoveOutcome::Done {}
+        Ok(())
+    }
+
+    /// One transaction's part of [`Node::cut`]: frees blocks from `first` on.
+    ///
+    /// As long as some are left the file is on the list of orphans, so that recovery frees the rest after a crash: no
+    /// check of the file system finds blocks behind the end.
+    pub(crate) fn cut_some(
+        &self,
+        layout: &Layout,
+        txn: &mut Txn<'_>,
+        inode: &Inode,
+        first: u32,
+    ) -> ext4_image::Result<RemoveOutcome> {
+        let mut raw = self.load(layout, txn)?;
+        raw.set_size(inode.size());
+        self.disk_size.store(inode.size(), Release);
+        self.put_attributes(&mut raw, inode);
+        raw.store(layout, txn)?;
+        self.data_changed(txn);
+        let outcome = dir::unmap(layout, txn, &mut raw, first, 1 << 32, BUDGET);
+        *self.last.lock() = None;
+        let is_done = outcome.as_ref().is_ok_and(|outcome| *outcome == RemoveOutcome::Done);
+        // What was read before may not be what an error left.
+        let mut raw = self.load(layout, txn)?;
+        if !is_done {
+            txn.add_orphan(layout, &mut raw)?;
+        } else if raw.nlink() > 0 && txn.state.orphans.contains_key(&self.ino) {
+            txn.remove_orphan(layout, &mut raw)?;
+        }
+        outcome
     }
 
     /// Has the page that byte `pos` is in the middle of cached and dirty, so that a cut in it reaches the disk.

@@ -24,7 +24,7 @@ use crate::ranges::Ranges;
 use crate::state::Txn;
 
 /// Extents of an inode that are freed under one handle.
-const BUDGET: usize = 8;
+pub(crate) const BUDGET: usize = 8;
 
 /// See the module's front page.
 pub(crate) struct Node {

@@ -91,8 +91,11 @@ pub(crate) struct Txn<'a> {
 }
 
 impl Txn<'_> {
-    /// Puts `inode` on the list of orphans. It is stored.
+    /// Puts `inode` on the list of orphans, unless it is there. It is stored.
     pub(crate) fn add_orphan(&mut self, layout: &Layout, inode: &mut Inode) -> Result<()> {
+        if self.state.orphans.contains_key(&inode.ino()) {
+            return inode.store(layout, self);
+        }
         orphan::add(layout, self, inode)?;
         let state = &mut *self.state;
         let older = core::mem::replace(&mut state.newest_orphan, inode.ino());

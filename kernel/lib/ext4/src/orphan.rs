@@ -46,7 +46,7 @@ pub fn remove(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode, before: O
     let next = inode.dtime();
     if let Some(ino) = before.filter(|&ino| layout.is_ino(ino)) {
         let mut before = Inode::load(layout, edit, ino)?;
-        if before.dtime() == inode.ino() && before.nlink() == 0 {
+        if before.dtime() == inode.ino() {
             before.set_dtime(next);
             before.store(layout, edit)?;
             inode.set_dtime(0);

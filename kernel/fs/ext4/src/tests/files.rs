@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use abi::Errno;
 use abi::fs::{OpenFlags, RenameFlags};
+use ext4_image::extent::RemoveOutcome;
 use hal::uio::{Dest, Src};
 use vfs::Whence;
 use vfs::inode::XattrMode;
 use vfs::superblock::SbFlags;
 
-use super::env::{Env, Random, alone, fsck, fsync, image, pattern};
+use super::env::{Env, Random, alone, fsck, fsck_after_crash, fsync, image, pattern};
 
 const KINDS: &[&[&str]] = &[
     &["-t", "ext4"],
@@ -261,6 +262,66 @@ fn files_without_names_go_with_their_last_user() {
         env.sync().unwrap();
         fsck(&env.unmount());
     });
+}
+
+/// The first transaction of a cut of `file`, which is in too many pieces for one, to `size` bytes.
+fn begin_cut(file: &vfs::File, size: u64) {
+    let inode = file.inode();
+    let node = crate::node::node(inode).unwrap();
+    let first = u32::try_from(size.div_ceil(1 << node.fs.layout.block_bits)).unwrap();
+    inode.mapping().unwrap().truncate(size);
+    let handle = node.fs.begin().unwrap();
+    let outcome = handle.run(|layout, txn| node.cut_some(layout, txn, inode, first)).unwrap();
+    assert_eq!(outcome, RemoveOutcome::More);
+}
+
+#[test]
+fn crashes_in_the_middle_of_cuts_leave_no_blocks_behind_the_end() {
+    let _alone = alone();
+    each_kind(|mut env| {
+        let files = ["/one", "/two", "/three"].map(|name| {
+            let file = env.create(name).unwrap();
+            for at in 0..40 {
+                vfs::rw::pwrite(&file, &mut Src::kernel(&[7; 4096]), at * 8192, u64::MAX).unwrap();
+            }
+            fsync(&file).unwrap();
+            file
+        });
+        for (file, size) in files.iter().zip([2010, 0, 50_000]) {
+            begin_cut(file, size);
+        }
+        env.sync().unwrap();
+        let crashed = env.memory.snapshot();
+        fsck_after_crash(&crashed);
+        let mut again = Env::new(&crashed);
+        assert_eq!(["/one", "/two", "/three"].map(|name| again.get(name).unwrap().len()), [2010, 0, 50_000]);
+        fsck(&again.unmount());
+        // Off the list in another order than they came on it; one goes without having been cut to the end.
+        vfs::attr::ftruncate(&files[1], 0, u64::MAX).unwrap();
+        env.unlink("/one").unwrap();
+        vfs::attr::ftruncate(&files[2], 50_000, u64::MAX).unwrap();
+        env.sync().unwrap();
+        let listed = env.memory.snapshot();
+        fsck_after_crash(&listed);
+        drop(files);
+        fsck(&env.unmount());
+    });
+}
+
+#[test]
+fn a_cut_to_the_same_size_frees_blocks_behind_it() {
+    let _alone = alone();
+    let Some(image) = image(&["-t", "ext4"], 8 << 20) else { return };
+    let mut env = Env::new(&image);
+    let file = env.put("/file", &pattern(5000, 1)).unwrap();
+    fsync(&file).unwrap();
+    let before = env.stat("/file").unwrap().st_blocks;
+    vfs::attr::fallocate(&file, 1, 0, 100_000, u64::MAX).unwrap();
+    assert!(env.stat("/file").unwrap().st_blocks > before);
+    vfs::attr::ftruncate(&file, 5000, u64::MAX).unwrap();
+    assert_eq!(env.stat("/file").unwrap().st_blocks, before);
+    drop(file);
+    fsck(&env.unmount());
 }
 
 #[test]
