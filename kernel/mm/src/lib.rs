@@ -18,6 +18,7 @@ pub mod mapping;
 mod migrate;
 pub mod offline;
 pub mod oom;
+mod parts;
 mod pin;
 mod pkey;
 pub mod policy;

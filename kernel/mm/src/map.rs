@@ -89,7 +89,7 @@ impl Mm {
     pub fn map(&self, request: MapRequest) -> Result<u64> {
         let populate = request.flags.contains(MapFlags::LOCKED)
             || request.flags & (MapFlags::POPULATE | MapFlags::NONBLOCK) == MapFlags::POPULATE;
-        let mut space = self.space.write();
+        let mut space = self.space.edit();
         let mapped = self.map_locked(&mut space, request);
         let events = space.take_events();
         drop(space);
@@ -190,7 +190,7 @@ impl Mm {
     /// `EINVAL`: `addr` not page-aligned, `len` 0, or outside of user space. `ENOMEM`: the count limit.
     pub fn unmap(&self, addr: u64, len: u64) -> Result<()> {
         let range = user_range(addr, len).ok_or(Errno::EINVAL)?;
-        let mut space = self.space.write();
+        let mut space = self.space.edit();
         let removed = self.unmap_locked(&mut space, range);
         let events = space.take_events();
         drop(space);
@@ -219,11 +219,13 @@ impl Mm {
         if sealed {
             // LINUX: the cut at the start has been made when the sealed VMA is met, and stays.
             if space.set.at(range.start).is_some_and(|v| !v.attr.flags.contains(VmFlags::SEALED)) {
+                // No fault sees a cut between two that are alike.
                 let _ = space.set.split(range.start, usize::MAX);
             }
             return Err(Errno::EPERM);
         }
         if start < end {
+            self.space.stop_faults(space, &(start..end));
             self.clear_pages(start..end);
             commit::uncharge(charged);
             for vma in space.set.overlapping(range.clone()) {
@@ -298,7 +300,7 @@ impl Mm {
 
     /// brk(2): moves the end of the heap to `brk` if that is possible, and returns where it is then. May sleep.
     pub fn brk(&self, brk: u64) -> u64 {
-        let mut space = self.space.write();
+        let mut space = self.space.edit();
         let old = space.layout.brk;
         let (old_end, new_end) = (page_align(old), page_align(brk));
         if brk < space.layout.start_brk || new_end == 0 || new_end > USER_END {
@@ -336,7 +338,7 @@ impl Mm {
     /// Grows the stack above `addr` down to it. `SegvMaperr`: there is none, or it may not.
     #[cold]
     pub(crate) fn grow_stack(&self, addr: u64) -> Result<(), FaultError> {
-        let mut space = self.space.write();
+        let mut space = self.space.edit();
         let start = addr & !(PAGE_SIZE as u64 - 1);
         let limits = space.limits;
         let Some(vma) = space.set.find(addr) else { return Err(FaultError::SegvMaperr) };
@@ -387,7 +389,7 @@ impl Mm {
 
     /// An address where `len` bytes are free, for things the kernel maps itself (vDSO). 0 bits of hint.
     pub fn find_free(&self, len: u64) -> Result<u64> {
-        let mut space = self.space.write();
+        let mut space = self.space.edit();
         space.search(len, None).ok_or(Errno::ENOMEM)
     }
 }

@@ -89,14 +89,14 @@ impl Mm {
         if !pkey::is_supported() {
             return Err(Errno::ENOSPC);
         }
-        let key = self.space.write().keys.take().ok_or(Errno::ENOSPC)?;
+        let key = self.space.edit().keys.take().ok_or(Errno::ENOSPC)?;
         pkey::set_rights(pkey::with_key(pkey::rights(), key, rights));
         Ok(key)
     }
 
     /// pkey_free(2): what carries the key keeps it. May sleep. `EINVAL`: it was not allocated.
     pub fn free_key(&self, key: i32) -> Result<()> {
-        self.space.write().keys.give_back(key)
+        self.space.edit().keys.give_back(key)
     }
 }
 

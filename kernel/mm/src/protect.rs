@@ -33,7 +33,7 @@ impl Mm {
             return Ok(());
         }
         let range = user_range(addr, len).ok_or(Errno::ENOMEM)?;
-        let mut space = self.space.write();
+        let mut space = self.space.edit();
         if pkey.is_some_and(|key| !space.keys.has(key)) {
             return Err(Errno::EINVAL);
         }
@@ -98,6 +98,7 @@ impl Mm {
             attr.flags = flags;
             attr.pkey = pkey;
             let shown = attr.clone();
+            self.space.stop_faults(space, &part);
             space.set.modify(part.clone(), attr, sysctl::max_map_count()).map_err(|e| {
                 if charged {
                     commit::uncharge(pages);
@@ -162,7 +163,7 @@ impl Mm {
     /// `EPERM`: the limit is 0. `ENOMEM`: over the limit, a hole, or a page could not be had.
     pub fn lock(&self, addr: u64, len: u64, on_fault: OnFault) -> Result<()> {
         let range = unaligned_range(addr, len)?;
-        let mut space = self.space.write();
+        let mut space = self.space.edit();
         if space.limits.memlock == 0 {
             return Err(Errno::EPERM);
         }
@@ -190,7 +191,7 @@ impl Mm {
     /// munlock(2). May sleep. `ENOMEM`: a hole.
     pub fn unlock(&self, addr: u64, len: u64) -> Result<()> {
         let range = unaligned_range(addr, len)?;
-        let mut space = self.space.write();
+        let mut space = self.space.edit();
         self.modify_range(&mut space, range, refused, |vma, _| Ok(Some(with_lock(vma, VmFlags::empty()))))
     }
 
@@ -200,7 +201,7 @@ impl Mm {
         if flags.is_empty() || flags == MlockallFlags::ONFAULT || !known.contains(flags) {
             return Err(Errno::EINVAL);
         }
-        let mut space = self.space.write();
+        let mut space = self.space.edit();
         if space.limits.memlock == 0 {
             return Err(Errno::EPERM);
         }
@@ -226,7 +227,7 @@ impl Mm {
 
     /// munlockall(2). May sleep.
     pub fn unlock_all(&self) -> Result<()> {
-        let mut space = self.space.write();
+        let mut space = self.space.edit();
         space.def_flags -= VmFlags::LOCK_MASK;
         self.set_lock_everywhere(&mut space, VmFlags::empty())
     }
@@ -248,7 +249,7 @@ impl Mm {
         range: Range<u64>,
         change: impl Fn(&Vma) -> Result<VmFlags>,
     ) -> Result<()> {
-        let mut space = self.space.write();
+        let mut space = self.space.edit();
         let is_whole = self.change_flags(&mut space, range.clone(), change)?;
         // No large entry reaches over the border of two areas.
         self.split_huge(range.start);

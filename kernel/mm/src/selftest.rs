@@ -296,6 +296,9 @@ impl World {
             8 if self.below(3) == 0 => self.truncate(),
             9 if self.spaces.len() < 5 => {
                 let copy = Space { mm: self.spaces[s].mm.fork().unwrap(), ..self.spaces[s].clone() };
+                if self.seed & 3 != 0 {
+                    copy.mm.expect_threads();
+                }
                 self.spaces.push(copy);
             }
             10 if self.spaces.len() > 1 => drop(self.spaces.swap_remove(s)),
@@ -317,6 +320,10 @@ pub fn random_operations(seed: u64, steps: usize) {
         Object { bytes: vec![0; 64], size: 16, file: Some(file) }
     });
     let first = Space { mm: Mm::new().expect("memory"), pages: vec![None; PAGES] };
+    // Faults take the way of processes of several threads, too.
+    if seed & 1 != 0 {
+        first.mm.expect_threads();
+    }
     let mut world = Box::new(World { objects: files.collect(), spaces: vec![first], seed });
     for n in 0..steps {
         world.step();

@@ -6,10 +6,11 @@
 //!
 //! ```text
 //! inode lock (vfs)
-//!   Mm::space             RwSem: faults and walks read, edits write; may be held while reading a page from disk
-//!     Mapping::filling    sleeps
-//!       page-table cursor spin; nothing that sleeps below
-//!         Mapping::pages  spin
+//!   Mm::space               RwSem: faults and walks read, edits write; may be held while reading a page from disk
+//!     a part of it          RwSem: what a fault of one of several threads takes instead (`parts`)
+//!       Mapping::filling    sleeps
+//!         page-table cursor spin; nothing that sleeps below
+//!           Mapping::pages  spin
 //! ```
 //!
 //! What an edit takes out of the set (and with it the last reference to a file) is dropped after `space`
@@ -32,8 +33,8 @@ use crate::fork::Copies;
 use crate::ksm::Membership;
 use crate::layout::Layout;
 use crate::mapping::page_flags;
+use crate::parts::SpaceLock;
 use crate::pkey::Keys;
-use crate::sync::RwSem;
 use crate::vma::{VmFlags, VmaAttr};
 use crate::watch::Events;
 use crate::{hugetlb, registry, swap};
@@ -199,7 +200,7 @@ impl Counters {
 /// The address space of a process; see the module's front page.
 pub struct Mm {
     page_table: Arc<PageTable>,
-    pub(crate) space: RwSem<Space>,
+    pub(crate) space: SpaceLock,
     pub(crate) rss: Rss,
     /// Names this address space for as long as it lives (futex keys).
     id: u64,
@@ -277,7 +278,7 @@ impl Mm {
         };
         Ok(Arc::new(Self {
             page_table,
-            space: RwSem::new("mm.space", space),
+            space: SpaceLock::new(space),
             rss: Rss::default(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             slot,
@@ -299,6 +300,11 @@ impl Mm {
     /// Shows it to walks over all address spaces.
     pub(crate) fn publish(self: &Arc<Self>) {
         registry::publish(self.slot, self);
+    }
+
+    /// Several threads will use it: their faults are to run side by side.
+    pub fn expect_threads(&self) {
+        self.space.expect_threads();
     }
 
     /// The page table, for `hal::thread`.
@@ -349,7 +355,7 @@ impl Mm {
         }
         self.set_prefs(prefs);
         if prefs.contains(Prefs::MERGE_ANY) {
-            self.space.write().def_flags |= VmFlags::MERGEABLE;
+            self.space.edit().def_flags |= VmFlags::MERGEABLE;
             self.ksm.join();
         }
     }
@@ -391,12 +397,12 @@ impl Mm {
 
     /// Changes the noted addresses (exec, prctl). Takes `space` for writing; may sleep.
     pub fn update_layout(&self, change: impl FnOnce(&mut Layout)) {
-        change(&mut self.space.write().layout);
+        change(&mut self.space.edit().layout);
     }
 
     /// Sets the limits to obey from now on. Takes `space` for writing; may sleep.
     pub fn set_limits(&self, limits: Limits) {
-        self.space.write().limits = limits;
+        self.space.edit().limits = limits;
     }
 
     /// Stores the auxiliary vector for /proc/PID/auxv.

@@ -1,3 +1,3 @@
 //! The sleeping locks this crate uses.
 
-pub(crate) use sched::{Mutex, RwSem};
+pub(crate) use sched::{Mutex, RwSem, RwSemReadGuard, RwSemWriteGuard};

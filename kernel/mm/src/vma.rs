@@ -207,7 +207,7 @@ impl Backing {
     pub fn object(&self) -> Option<&Arc<dyn Mappable>> {
         match self {
             Self::Anonymous => None,
-            Self::File(file) => Some(&file.0),
+            Self::File(file) => Some(&file.object),
         }
     }
 
@@ -216,14 +216,14 @@ impl Backing {
     pub(crate) fn mapping(&self) -> Option<&Arc<Mapping>> {
         match self {
             Self::Anonymous => None,
-            Self::File(file) => file.0.mapping(),
+            Self::File(file) => file.object.mapping(),
         }
     }
 
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Anonymous, Self::Anonymous) => true,
-            (Self::File(a), Self::File(b)) => Arc::ptr_eq(&a.0, &b.0),
+            (Self::File(a), Self::File(b)) => Arc::ptr_eq(&a.object, &b.object),
             _ => false,
         }
     }
@@ -233,13 +233,17 @@ impl core::fmt::Debug for Backing {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Anonymous => f.write_str("Anonymous"),
-            Self::File(file) => write!(f, "File({:?})", file.0.id()),
+            Self::File(file) => write!(f, "File({:?})", file.object.id()),
         }
     }
 }
 
 /// A reference from a VMA to its object. Its life tells the object and the page cache how many VMAs there are.
-pub struct MappedFile(Arc<dyn Mappable>);
+pub struct MappedFile {
+    object: Arc<dyn Mappable>,
+    /// Whether it is one of those VMAs, and not a copy of one.
+    counts: bool,
+}
 
 impl MappedFile {
     fn new(object: Arc<dyn Mappable>) -> Self {
@@ -247,22 +251,25 @@ impl MappedFile {
         if let Some(mapping) = object.mapping() {
             mapping.vma_opened();
         }
-        Self(object)
+        Self { object, counts: true }
     }
 }
 
 impl Clone for MappedFile {
     fn clone(&self) -> Self {
-        Self::new(self.0.clone())
+        Self::new(self.object.clone())
     }
 }
 
 impl Drop for MappedFile {
     fn drop(&mut self) {
-        if let Some(mapping) = self.0.mapping() {
+        if !self.counts {
+            return;
+        }
+        if let Some(mapping) = self.object.mapping() {
             mapping.vma_closed();
         }
-        self.0.vma_closed();
+        self.object.vma_closed();
     }
 }
 
@@ -423,6 +430,27 @@ impl VmaAttr {
             reserve: None,
             history,
             _writable: writable,
+        }
+    }
+
+    /// What faults need of it: a copy that is no VMA of its object and holds no promise.
+    pub(crate) fn uncounted(&self) -> Self {
+        let backing = match &self.backing {
+            Backing::Anonymous => Backing::Anonymous,
+            Backing::File(file) => Backing::File(MappedFile { object: file.object.clone(), counts: false }),
+        };
+        Self {
+            flags: self.flags,
+            pkey: self.pkey,
+            offset: self.offset,
+            backing,
+            policy: self.policy,
+            shown_as: None,
+            name: None,
+            watch: None,
+            reserve: None,
+            history: self.history.clone(),
+            _writable: Writable(None),
         }
     }
 

@@ -301,6 +301,9 @@ fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
     nsproxy::enter_mount_ns(&fs, flags, &cred.user_ns)?;
     let mm = me.mm().ok_or(Errno::ESRCH)?;
     let mm = if flags.contains(CloneFlags::VM) { mm } else { mm.fork()? };
+    if flags.contains(CloneFlags::VM) && !flags.contains(CloneFlags::VFORK) {
+        mm.expect_threads();
+    }
     if flags.contains(CloneFlags::VM | CloneFlags::THREAD)
         && let Some(futex) = hooks::futex()
     {

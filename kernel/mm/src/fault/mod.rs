@@ -10,6 +10,8 @@
 //! A private page is reused when its only reference is the page table's (and ours): the cursor is locked,
 //! so nobody can take another one from this table, and no other holder exists.
 //!
+//! Faults of a process of several threads take the lock of a part of the address space only (`parts`).
+//!
 //! `anon` has the faults on private memory, `file` those on files and objects, `wait` what a fault waits for.
 
 mod anon;
@@ -28,6 +30,7 @@ use hal::{PAGE_SIZE, PageRange, UserAddr};
 use crate::counters;
 use crate::mapping::page_flags;
 use crate::oom::Oom;
+use crate::parts::{Parts, may_write_alone};
 use crate::space::Mm;
 use crate::swap::Pinned;
 use crate::vma::{Backing, VmFlags, Vma, VmaAttr};
@@ -187,13 +190,23 @@ impl Mm {
 
     /// As [`handle_fault`](Self::handle_fault) for any need.
     pub(crate) fn fault_in(&self, addr: u64, need: Need) -> Result<FaultKind, FaultError> {
+        if let Some(parts) = self.space.parts()
+            && self.fault_in_part(parts, addr, need)
+        {
+            return Ok(FaultKind::Minor);
+        }
         let mut got = Got::default();
         loop {
             let wait = {
                 let space = self.space.read();
                 match space.set.find(addr) {
                     Some(vma) if vma.start <= addr => match self.fault_vma(vma, addr, need)? {
-                        Step::Done => return Ok(got.kind),
+                        Step::Done => {
+                            if let Some(parts) = self.space.parts() {
+                                parts.fill(vma, addr, &space);
+                            }
+                            return Ok(got.kind);
+                        }
                         Step::Wait(wait) => Some(wait),
                     },
                     Some(vma) if vma.attr.flags.contains(VmFlags::GROWSDOWN) => None,
@@ -208,7 +221,16 @@ impl Mm {
         }
     }
 
-    /// One attempt to make an access inside of `vma` possible; the caller holds `space`.
+    /// Makes an access possible in the part around `addr`, without `space`. `false`: there is none, or more is to be done
+    /// than that; what an error would be, the slow way finds, too.
+    fn fault_in_part(&self, parts: &Parts, addr: u64, need: Need) -> bool {
+        let done = parts.with(addr, |vma| {
+            (!need.write || may_write_alone(vma)) && matches!(self.fault_vma(vma, addr, need), Ok(Step::Done))
+        });
+        done == Some(true)
+    }
+
+    /// One attempt to make an access inside of `vma` possible; the caller holds `space`, or `vma` is a part that it holds.
     #[inline]
     pub(crate) fn fault_vma(&self, vma: &Vma, addr: u64, need: Need) -> Result<Step, FaultError> {
         if !need.is_allowed(vma.attr.flags) {
