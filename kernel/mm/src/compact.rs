@@ -4,6 +4,8 @@
 //!   before   |pp......|pppppppp|.p....p.|pppp.ppp|        p a page, . a free frame
 //!   after    |........|pppppppp|........|pppppppp|        the blocks with the fewest pages are emptied into the rest
 //! ```
+//! A block that could not be emptied has a page that somebody holds, and is left alone for some passes: the next ones try others.
+//!
 //! One pass chooses a few blocks that hold nothing but pages that can move ([`crate::migrate`]), takes what is free of them out of
 //! the allocator, so that no page comes back, walks all page tables and page caches once, and gives the blocks back whole. It is
 //! bounded: the frames taken out, and those that copies need, are a small part of what is free.
@@ -46,10 +48,49 @@ pub static SUCCESSES: Counter = Counter::new();
 #[expect(missing_docs, reason = "see `STALLS`")]
 pub static FAILURES: Counter = Counter::new();
 
-static ONE: Mutex<()> = Mutex::new("mm.compact", ());
+static ONE: Mutex<Skips> = Mutex::new("mm.compact", Skips(Vec::new()));
 
 /// Blocks of one pass.
 const BLOCKS: usize = 16;
+
+/// Passes that leave a block alone once one could not empty it.
+const SKIPPED_PASSES: u8 = 8;
+/// Passes in a row without a new block after which [`compact_all`] ends.
+const FRUITLESS: usize = 3;
+
+/// Blocks that could not be emptied, sorted by number, and the passes for which they are left alone yet.
+struct Skips(Vec<(u64, u8)>);
+
+impl Skips {
+    fn has(&self, number: u64) -> bool {
+        self.0.binary_search_by_key(&number, |(known, _)| *known).is_ok()
+    }
+
+    /// Leaves a block alone from now on, if there is memory to note it.
+    fn add(&mut self, number: u64) {
+        match self.0.binary_search_by_key(&number, |(known, _)| *known) {
+            Ok(at) => self.0[at].1 = SKIPPED_PASSES,
+            Err(at) if self.0.try_reserve(1).is_ok() => self.0.insert(at, (number, SKIPPED_PASSES)),
+            Err(_) => {}
+        }
+    }
+
+    /// A pass more is over.
+    fn age(&mut self) {
+        self.0.retain_mut(|(_, passes)| {
+            *passes -= 1;
+            *passes > 0
+        });
+    }
+}
+
+/// What a pass did.
+struct Outcome {
+    /// How many more free blocks there are.
+    made: usize,
+    /// Blocks that it tried to empty.
+    tried: usize,
+}
 
 /// A block that can be emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,9 +142,9 @@ fn choose(mut candidates: Vec<Candidate>, most_free: usize, most_used: usize) ->
 }
 
 /// The blocks of one pass. `ENOMEM`: no memory for the lists.
-fn survey() -> Result<Vec<Candidate>> {
+fn survey(skips: &Skips) -> Result<Vec<Candidate>> {
     let mut candidates = Vec::new();
-    for number in 0..hal::frame::end_pfn() >> HUGE_ORDER {
+    for number in (0..hal::frame::end_pfn() >> HUGE_ORDER).filter(|number| !skips.has(*number)) {
         let first = number << HUGE_ORDER;
         let frames = (first..first + HUGE_FRAMES as u64).map(hal::frame::look);
         if let Some(used) = pages_to_move(frames) {
@@ -121,15 +162,15 @@ fn nr_free_blocks() -> usize {
     hal::frame::free_runs().iter().enumerate().skip(order).map(|(at, nr)| nr << (at - order)).sum()
 }
 
-/// One pass; how many more free blocks there are now: those that were emptied, but for those that copies went into. Sleeps; the caller holds no lock of an address space or a file.
-fn pass() -> Result<usize> {
-    let _one = ONE.lock();
+/// One pass. Of the blocks that were emptied those count that copies did not go into. Sleeps; the caller holds no lock of an
+/// address space or a file.
+fn pass(skips: &mut Skips) -> Result<Outcome> {
     // What CPUs have at hand would look like the kernel's.
     hal::frame::gather();
     let before = nr_free_blocks();
-    let chosen = survey()?;
+    let chosen = survey(skips)?;
     if chosen.is_empty() {
-        return Ok(0);
+        return Ok(Outcome { made: 0, tried: 0 });
     }
     let mut blocks = Blocks { numbers: Vec::new(), order: HUGE_ORDER, free: Vec::new() };
     blocks.numbers.try_reserve_exact(chosen.len()).map_err(|_| Errno::ENOMEM)?;
@@ -153,12 +194,27 @@ fn pass() -> Result<usize> {
     hal::frame::free_together(blocks.free);
     // What CPUs took at hand for the copies, and did not use, would break blocks.
     hal::frame::gather();
-    Ok(nr_free_blocks().saturating_sub(before))
+    for block in &chosen {
+        let first = block.number << HUGE_ORDER;
+        let mut frames = (first..first + HUGE_FRAMES as u64).map(hal::frame::look);
+        if frames.any(|view| view.is_none_or(|view| view.used_for != FrameUse::Free)) {
+            skips.add(block.number);
+        }
+    }
+    Ok(Outcome { made: nr_free_blocks().saturating_sub(before), tried: chosen.len() })
 }
 
 /// Compacts all of memory (`vm.compact_memory`). Sleeps. `EINTR`: a signal ended it early; what was done stays.
 pub fn compact_all() -> Result<()> {
-    while pass()? > 0 {
+    // Who asks for all of it has every block tried.
+    ONE.lock().0.clear();
+    let mut fruitless = 0;
+    while fruitless < FRUITLESS {
+        let done = pass(&mut ONE.lock())?;
+        if done.tried == 0 {
+            break;
+        }
+        fruitless = if done.made > 0 { 0 } else { fruitless + 1 };
         if sched::current().is_interrupted(Interruptible::Yes) {
             return Err(Errno::EINTR);
         }
@@ -187,7 +243,11 @@ fn fragmentation(runs: &[usize]) -> Option<u64> {
 /// Makes a few blocks whole for somebody who needs one; how many. Sleeps, as [`compact_all`].
 pub(crate) fn make_blocks() -> usize {
     STALLS.add(1);
-    let made = pass().unwrap_or(0);
+    let made = {
+        let mut skips = ONE.lock();
+        skips.age();
+        pass(&mut skips).map_or(0, |done| done.made)
+    };
     (if made > 0 { &SUCCESSES } else { &FAILURES }).add(1);
     made
 }
@@ -220,6 +280,21 @@ mod tests {
         ] {
             assert_eq!(pages_to_move([free, page, other].into_iter()), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_block_that_stayed_is_left_alone_for_some_passes() {
+        let mut skips = Skips(Vec::new());
+        for number in [7, 3, 9, 7] {
+            skips.add(number);
+        }
+        assert_eq!([3, 7, 9, 8].map(|number| skips.has(number)), [true, true, true, false]);
+        skips.age();
+        skips.add(9);
+        (1..SKIPPED_PASSES).for_each(|_| skips.age());
+        assert_eq!([3, 7, 9].map(|number| skips.has(number)), [false, false, true]);
+        skips.age();
+        assert!(skips.0.is_empty());
     }
 
     #[test]
