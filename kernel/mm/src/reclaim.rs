@@ -227,7 +227,10 @@ fn round_of_caches(percent: u32) -> usize {
 fn round(fruitless: usize) -> usize {
     static CREDIT: AtomicU32 = AtomicU32::new(0);
     let before = free();
-    let mut freed = 0;
+    let mut freed = swap::shrink_cache();
+    if freed > 0 {
+        return freed;
+    }
     let files = || counters::CACHED.get().saturating_sub(counters::SHMEM.get());
     let may_shrink = files() > file_floor();
     let swappiness = SWAPPINESS.load(Relaxed);

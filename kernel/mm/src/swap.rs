@@ -7,7 +7,7 @@
 //!
 //! A private page goes out when one page table is its only holder; pages that forks share wait until they are not shared.
 //! What comes in is read into a page of the reader's own, so a slot's contents never change and processes that share it
-//! need not know of each other. A slot is free when no entry names it. Shared memory has its entries in the page cache
+//! need not know of each other; others come along (`read`). A slot is free when no entry names it. Shared memory has its entries in the page cache
 //! instead ([`crate::mapping::swapped`]).
 //!
 //! ```text
@@ -18,7 +18,9 @@
 //!
 //! # Locks
 //!
-//! `SWAPPING` (sleeps; one batch at a time) > `AREAS`; an area's `slots` > `HELD`: taken under page-table cursors too.
+//! `SWAPPING` (sleeps; one batch at a time) > `AREAS`; an area's `slots` > `HELD` > the cache of `read`: taken under page-table cursors too.
+
+mod read;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -41,12 +43,19 @@ use crate::sync::Mutex;
 use crate::vma::Vma;
 use crate::{oom, registry};
 
+pub use read::{AHEAD, BY_ADDRESS, HITS, PAGE_CLUSTER, nr_cached};
+pub(crate) use read::{Near, Origin, Pinned, shrink as shrink_cache};
+
 /// Where swapped pages live.
 pub trait SwapDevice: Send + Sync {
     /// How many pages it holds, the header's included.
     fn nr_pages(&self) -> u64;
     /// Reads page `slot`. May sleep.
     fn read(&self, slot: u64, frame: &Frame) -> Result<()>;
+    /// Reads pages, sorted by their slots. On failure none is known to be read. May sleep.
+    fn read_many(&self, pages: &[(u64, Frame)]) -> Result<()> {
+        pages.iter().try_for_each(|(slot, frame)| self.read(*slot, frame))
+    }
     /// Writes pages with their slots, and has them on the device when it returns. May sleep.
     fn write(&self, pages: &[(u64, Frame)]) -> Result<()>;
     /// Whether it is a partition (or disk), or else a file.
@@ -197,16 +206,25 @@ impl Slots {
     }
 }
 
-/// Takes a slot of the area with the highest priority that has one.
-fn take_slot() -> Option<u64> {
+/// Takes a slot for `frame` of the area with the highest priority that has one. From then on `HELD` has the page.
+fn take_slot(frame: &Frame) -> Option<u64> {
     let mut areas: ArrayVec<Arc<Area>, MAX_AREAS> = AREAS.lock().iter().flatten().cloned().collect();
     areas.sort_by_key(|area| core::cmp::Reverse(area.priority));
     let value = areas.iter().find_map(|area| {
         let mut slots = area.slots.lock();
         // Under the lock: swapoff(2) looks at what is in use once it has closed the area.
         let is_closed = area.is_closed.load(Ordering::Relaxed);
-        let slot = if is_closed { None } else { slots.take() };
-        Some(value_of(area.id, slot? as u64))
+        let slot = if is_closed { None } else { slots.take() }?;
+        let value = value_of(area.id, slot as u64);
+        // Under the lock, too: who finds a slot in use finds the page in one of the two places.
+        let mut held = HELD.lock();
+        if held.try_reserve(1).is_err() {
+            drop(held);
+            slots.put(slot);
+            return None;
+        }
+        held.push((value, frame.clone()));
+        Some(value)
     })?;
     USED.add(1);
     Some(value)
@@ -229,48 +247,10 @@ pub(crate) fn put(value: u64) {
         let mut held = HELD.lock();
         let gone = held.iter().position(|(known, _)| *known == slot).map(|at| held.swap_remove(at));
         drop(held);
+        let cached = read::take_cached(slot);
         drop(slots);
         USED.add(-1);
-        drop(gone);
-    }
-}
-
-/// A reference to a swapped page beside those of page tables, so that it stays while it is read.
-pub(crate) struct Pinned(u64);
-
-impl Pinned {
-    /// Pins the page that an entry names; the entry's page table is locked.
-    pub fn new(value: u64) -> Self {
-        dup(value);
-        Self(value)
-    }
-
-    /// The entry.
-    pub fn value(&self) -> u64 {
-        self.0
-    }
-
-    /// Reads the page. May sleep. `EIO` and others: the device's.
-    pub fn read(&self) -> Result<Frame> {
-        let frame = oom::alloc()?;
-        let slot = with_mark(self.0, false);
-        let held = HELD.lock().iter().find(|(known, _)| *known == slot).map(|(_, frame)| frame.clone());
-        match held {
-            Some(page) => frame.copy_from(&page),
-            None => {
-                let area = area_of(self.0).ok_or(Errno::EIO)?;
-                area.device.read(slot_of(self.0) as u64, &frame)?;
-                PSWPIN.add(1);
-            }
-        }
-        frame.meta().flags.store(crate::mapping::page_flags::ANON, Ordering::Relaxed);
-        Ok(frame)
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        put(self.0);
+        drop((gone, cached));
     }
 }
 
@@ -322,15 +302,7 @@ impl Batch {
             let mut held = HELD.lock();
             held.try_reserve(1).ok()?;
         }
-        let value = take_slot()?;
-        let mut held = HELD.lock();
-        if held.try_reserve(1).is_err() {
-            drop(held);
-            put(value);
-            return None;
-        }
-        held.push((value, frame.clone()));
-        drop(held);
+        let value = take_slot(frame)?;
         // Ours, until it is written.
         dup(value);
         self.pages.push((value, frame.clone()));
@@ -434,7 +406,7 @@ impl Mm {
             vmas.find_map(|vma| self.find_swapped(vma, area))
         };
         let Some((addr, page)) = found else { return Ok(false) };
-        let frame = page.read()?;
+        let (frame, _) = page.read(Near::Nothing)?;
         self.swap_in(addr, page, frame)?;
         Ok(true)
     }

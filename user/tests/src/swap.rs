@@ -8,6 +8,7 @@ tests!(
     swapon_rules, pages_go_to_swap_and_come_back, forks_share_swapped_pages, swapoff_brings_pages_back,
     freed_pages_that_are_written_stay, cold_pages_stay, shared_memory_goes_to_swap, files_in_memory_go_to_swap,
     segments_go_to_swap, swapoff_brings_shared_pages_back, watched_pages_keep_their_marks, secret_memory_stays,
+    read_ahead_keeps_contents,
 );
 
 const DISK: &str = "/dev/vda";
@@ -320,5 +321,43 @@ fn watched_pages_keep_their_marks() {
             fill(a);
             assert_eq!(sys!(SYS_munmap, a, PAGES * PAGE), Ok(0));
         }
+    });
+}
+
+fn read_ahead_keeps_contents() {
+    const CLUSTER: &str = "/proc/sys/vm/page-cluster";
+    const BY_ADDRESS: &str = "/sys/kernel/mm/swap/vma_ra_enabled";
+    let set = |path: &str, text: &str| {
+        let fd = open(&cstr(path), O_WRONLY).unwrap();
+        let done = write(fd, text.as_bytes());
+        close(fd);
+        done.map(drop)
+    };
+    let normal = [CLUSTER, BY_ADDRESS].map(|path| (path, slurp(path)));
+    with_swap(|| {
+        let kid = child(|| {
+            for (cluster, by_address) in [("0", "1"), ("3", "1"), ("5", "off"), ("31", "true")] {
+                set(CLUSTER, cluster).unwrap();
+                set(BY_ADDRESS, by_address).unwrap();
+                let (a, b) = (filled(), fill(shared(PAGES * PAGE)));
+                page_out(a);
+                page_out(b);
+                // Here and there, then from last to first.
+                (0..PAGES).step_by(19).for_each(|i| assert_eq!(peek(a + i * PAGE), i as u8 ^ 0x5a, "page {i}"));
+                (0..PAGES).rev().for_each(|i| assert_eq!(peek(b + i * PAGE), i as u8 ^ 0x5a, "page {i}"));
+                (0..PAGES).step_by(3).for_each(|i| poke(a + i * PAGE, 7));
+                page_out(a);
+                let wanted = |i: usize| if i.is_multiple_of(3) { 7 } else { i as u8 ^ 0x5a };
+                (0..PAGES).for_each(|i| assert_eq!(peek(a + i * PAGE), wanted(i), "page {i}"));
+                sys!(SYS_munmap, a, PAGES * PAGE).unwrap();
+                sys!(SYS_munmap, b, PAGES * PAGE).unwrap();
+            }
+            assert_eq!(set(CLUSTER, "32"), Err(EINVAL));
+            assert_eq!(set(BY_ADDRESS, "perhaps"), Err(EINVAL));
+            assert_eq!(slurp(BY_ADDRESS), "true\n");
+        });
+        let ended = kid.wait();
+        normal.iter().for_each(|(path, text)| set(path, text).unwrap());
+        assert_eq!(ended, Status::Exit(0));
     });
 }

@@ -19,6 +19,19 @@ impl SwapDisk {
     pub(crate) fn new(device: &Arc<BlockDevice>) -> Self {
         Self { device: device.clone() }
     }
+
+    /// Moves `pages`, sorted by their slots: a request for each run of neighbours.
+    fn transfer(&self, pages: &[(u64, Frame)], begin: fn(u64) -> Bio) -> Result<()> {
+        for run in pages.chunk_by(|(a, _), (b, _)| a + 1 == *b).flat_map(|run| run.chunks(MAX_RUN)) {
+            let Some((first, _)) = run.first() else { continue };
+            let mut bio = begin(sector(*first));
+            for (_, frame) in run {
+                bio.add(frame.clone(), 0, PAGE_SIZE)?;
+            }
+            self.device.submit_and_wait(bio)?;
+        }
+        Ok(())
+    }
 }
 
 fn sector(slot: u64) -> u64 {
@@ -36,16 +49,12 @@ impl SwapDevice for SwapDisk {
         self.device.submit_and_wait(bio)
     }
 
+    fn read_many(&self, pages: &[(u64, Frame)]) -> Result<()> {
+        self.transfer(pages, Bio::read)
+    }
+
     fn write(&self, pages: &[(u64, Frame)]) -> Result<()> {
-        for run in pages.chunk_by(|(a, _), (b, _)| a + 1 == *b).flat_map(|run| run.chunks(MAX_RUN)) {
-            let Some((first, _)) = run.first() else { continue };
-            let mut bio = Bio::write(sector(*first));
-            for (_, frame) in run {
-                bio.add(frame.clone(), 0, PAGE_SIZE)?;
-            }
-            self.device.submit_and_wait(bio)?;
-        }
-        Ok(())
+        self.transfer(pages, Bio::write)
     }
 
     fn is_partition(&self) -> bool {

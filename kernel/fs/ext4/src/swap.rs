@@ -74,6 +74,14 @@ impl SwapDevice for SwapFile {
         transfer.wait()
     }
 
+    fn read_many(&self, pages: &[(u64, Frame)]) -> Result<()> {
+        let mut transfer = self.fs.disk.start_read();
+        for (slot, frame) in pages {
+            self.add(&mut transfer, *slot, frame)?;
+        }
+        transfer.wait()
+    }
+
     fn write(&self, pages: &[(u64, Frame)]) -> Result<()> {
         let mut transfer = self.fs.disk.start_write();
         for (slot, frame) in pages {

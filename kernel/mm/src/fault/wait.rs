@@ -10,7 +10,7 @@ use super::{FaultError, FaultKind};
 use crate::mapping::Mapping;
 use crate::oom;
 use crate::space::Mm;
-use crate::swap::Pinned;
+use crate::swap::{Near, Origin, Pinned};
 use crate::watch::{WatchedFault, Watcher};
 use crate::{counters, hugetlb};
 
@@ -75,9 +75,11 @@ impl Wait {
                 got._page = mapping.get_or_read(idx).map_err(fill_error)?;
             }
             Self::Swapped(page) => {
-                got.kind = FaultKind::Major;
-                counters::PGMAJFAULT.add(1);
-                let frame = page.read().map_err(fill_error)?;
+                let (frame, origin) = page.read(Near::Address(mm, addr)).map_err(fill_error)?;
+                if origin == Origin::Device {
+                    got.kind = FaultKind::Major;
+                    counters::PGMAJFAULT.add(1);
+                }
                 mm.swap_in(addr & !(PAGE_SIZE as u64 - 1), page, frame)?;
             }
             Self::Steal(mapping, idx) => hugetlb::steal(mm, &mapping, idx)?,

@@ -160,7 +160,7 @@ impl Mapping {
                     }
                 }
             };
-            let frame = page.read()?;
+            let (frame, _) = page.read(swap::Near::Slots)?;
             match self.put_back(idx, &page, frame) {
                 Ok(Some(frame)) => return Ok(Some(frame)),
                 Ok(None) => {}

@@ -2,7 +2,7 @@
 
 use std::boxed::Box;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::vec;
 use std::vec::Vec;
@@ -26,6 +26,8 @@ struct Memory {
     is_broken: AtomicBool,
     /// No memory for more than one page at once.
     is_short: AtomicBool,
+    /// Requests to read.
+    nr_reads: AtomicU64,
 }
 
 impl SwapDevice for Memory {
@@ -34,11 +36,31 @@ impl SwapDevice for Memory {
     }
 
     fn read(&self, slot: u64, frame: &Frame) -> Result<()> {
+        self.read_many(&[(slot, frame.clone())])
+    }
+
+    fn read_many(&self, pages: &[(u64, Frame)]) -> Result<()> {
+        self.nr_reads.fetch_add(1, Ordering::Relaxed);
+        assert!(pages.is_sorted_by_key(|(slot, _)| *slot));
+        pages.iter().try_for_each(|(slot, frame)| self.read_page(*slot, frame))
+    }
+
+    fn write(&self, pages: &[(u64, Frame)]) -> Result<()> {
+        self.write_pages(pages)
+    }
+
+    fn is_partition(&self) -> bool {
+        true
+    }
+}
+
+impl Memory {
+    fn read_page(&self, slot: u64, frame: &Frame) -> Result<()> {
         frame.write(0, self.pages.lock().unwrap().get(&slot).ok_or(Errno::EIO)?);
         Ok(())
     }
 
-    fn write(&self, pages: &[(u64, Frame)]) -> Result<()> {
+    fn write_pages(&self, pages: &[(u64, Frame)]) -> Result<()> {
         if self.is_broken.load(Ordering::Relaxed) {
             return Err(Errno::EIO);
         }
@@ -52,10 +74,6 @@ impl SwapDevice for Memory {
             self.pages.lock().unwrap().insert(*slot, bytes);
         }
         Ok(())
-    }
-
-    fn is_partition(&self) -> bool {
-        true
     }
 }
 
@@ -402,4 +420,71 @@ fn shared_pages_leave_the_page_table_without_swap() {
     page_out(&mm);
     assert_eq!((places(&file), mm.counters().rss_shmem), ((40, 0, 0), 40));
     drop(mm);
+}
+
+/// How many requests it takes to read 40 pages from first to last.
+fn reads_in_a_row(device: &Memory) -> u64 {
+    let mm = Mm::new().unwrap();
+    let at = filled(&mm);
+    mm.advise(at, 40 * PAGE, MADV_PAGEOUT).unwrap();
+    assert_eq!(mm.swap_pages(), 40);
+    let before = device.nr_reads.load(Ordering::Relaxed);
+    check(&mm, at);
+    assert_eq!((swap::USED.get(), swap::nr_cached()), (0, 0), "all was wanted");
+    device.nr_reads.load(Ordering::Relaxed) - before
+}
+
+#[test]
+fn neighbours_are_read_together() {
+    let _alone = alone();
+    let device = swap_on();
+    for by_address in [true, false] {
+        swap::BY_ADDRESS.store(by_address, Ordering::Relaxed);
+        swap::PAGE_CLUSTER.store(3, Ordering::Relaxed);
+        let (hits, reads) = (swap::HITS.get(), reads_in_a_row(&device));
+        assert!(reads <= 10, "{reads} requests for 40 pages");
+        assert_eq!(swap::HITS.get() - hits, 40 - reads);
+        swap::PAGE_CLUSTER.store(0, Ordering::Relaxed);
+        assert_eq!(reads_in_a_row(&device), 40);
+        swap::PAGE_CLUSTER.store(31, Ordering::Relaxed);
+        assert!(reads_in_a_row(&device) <= 7);
+    }
+    swap::BY_ADDRESS.store(true, Ordering::Relaxed);
+    swap::PAGE_CLUSTER.store(3, Ordering::Relaxed);
+    swap_off();
+}
+
+#[test]
+fn what_was_read_ahead_goes_with_its_slot_and_when_memory_is_short() {
+    let _alone = alone();
+    swap_on();
+    let mm = Mm::new().unwrap();
+    let at = filled(&mm);
+    mm.advise(at, 40 * PAGE, MADV_PAGEOUT).unwrap();
+    let read = |mm: &Mm, page: u64| {
+        let mut byte = [0];
+        assert_eq!(mm.read_remote(at + page * PAGE, &mut byte, Rights::Obey), 1);
+        assert_eq!(byte, [page as u8 + 1]);
+    };
+    // The second read is beside the first.
+    read(&mm, 8);
+    read(&mm, 9);
+    read(&mm, 16);
+    read(&mm, 17);
+    let cached = swap::nr_cached();
+    assert!(cached > 0);
+    assert_eq!((swap::shrink_cache(), swap::nr_cached()), (cached, 0));
+    (20..24).for_each(|page| read(&mm, page));
+    let child = mm.fork().unwrap();
+    mm.unmap(at, 40 * PAGE).unwrap();
+    (0..40).for_each(|page| read(&child, page));
+    (0..8).for_each(|page| {
+        assert_eq!(child.write_remote(at + page * PAGE, &[page as u8 + 1], Rights::Obey), 1)
+    });
+    child.advise(at, 40 * PAGE, MADV_PAGEOUT).unwrap();
+    read(&child, 0);
+    read(&child, 1);
+    child.unmap(at, 40 * PAGE).unwrap();
+    assert_eq!((swap::USED.get(), swap::nr_cached()), (0, 0), "no slot, no page");
+    swap_off();
 }

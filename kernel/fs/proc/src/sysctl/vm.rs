@@ -198,7 +198,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     number64("overcommit_kbytes", &tunables::OVERCOMMIT_KBYTES, 0..=i64::MAX as u64),
     number32("overcommit_memory", &tunables::OVERCOMMIT_MEMORY, 0..=2),
     number64("overcommit_ratio", &tunables::OVERCOMMIT_RATIO, 0..=i32::MAX as u64),
-    fixed("page-cluster", "3"),
+    number32("page-cluster", &mm::swap::PAGE_CLUSTER, 0..=31),
     number32("panic_on_oom", &tunables::PANIC_ON_OOM, 0..=2),
     fixed("stat_interval", "1"),
     number32("swappiness", &mm::reclaim::SWAPPINESS, 0..=mm::reclaim::TURNS),

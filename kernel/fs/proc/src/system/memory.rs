@@ -21,7 +21,7 @@ pub(super) fn meminfo(out: &mut Text) -> Result<()> {
         ("MemAvailable", info.available * KB),
         ("Buffers", 0),
         ("Cached", info.cached * KB),
-        ("SwapCached", 0),
+        ("SwapCached", swap::nr_cached() as u64 * KB),
         ("Active", anon_kb + file_kb),
         ("Inactive", 0),
         ("Active(anon)", anon_kb),
@@ -129,6 +129,8 @@ pub(super) fn vmstat(out: &mut Text) -> Result<()> {
         ("thp_scan_exceed_share_pte", thp::collapse::EXCEED_SHARED.get()),
         ("thp_zero_page_alloc", thp::ZERO_ALLOC.get()),
         ("thp_zero_page_alloc_failed", thp::ZERO_FAILED.get()),
+        ("swap_ra", swap::AHEAD.get()),
+        ("swap_ra_hit", swap::HITS.get()),
     ] {
         put!(out, "{name} {value}\n");
     }
