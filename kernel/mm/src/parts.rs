@@ -35,7 +35,7 @@
 //!
 //! Lock order: the semaphore, then a part; a fault takes no semaphore below a part.
 
-use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -80,8 +80,8 @@ impl Part {
     }
 }
 
-/// The parts of an address space: each address has one place, made when it is first filled.
-pub(crate) struct Parts([Once<Box<Part>>; NR]);
+/// The parts of an address space, [`NR`]: each address has one place.
+pub(crate) struct Parts(Vec<Part>);
 
 /// The number of the part where `addr` is looked for. Neighbours have different ones.
 #[inline]
@@ -98,14 +98,18 @@ fn is_plain(vma: &Vma) -> bool {
 }
 
 impl Parts {
-    fn new() -> Self {
-        Self([const { Once::new() }; NR])
+    /// Empty ones; `None` without memory.
+    fn new() -> Option<Self> {
+        let mut parts = Vec::new();
+        parts.try_reserve_exact(NR).ok()?;
+        parts.extend((0..NR).map(|_| Part::new()));
+        Some(Self(parts))
     }
 
     /// Runs `fault` on the copy of the VMA around `addr`, which it holds for reading; `None` when there is none.
     #[inline]
     pub fn with<R>(&self, addr: u64, fault: impl FnOnce(&Vma) -> R) -> Option<R> {
-        let part = self.0[index(addr)].get()?;
+        let part = self.0.get(index(addr))?;
         if !part.span().contains(&addr) {
             return None;
         }
@@ -120,7 +124,7 @@ impl Parts {
         if !is_plain(vma) {
             return;
         }
-        let part = self.0[index(addr)].call_once(|| Box::new(Part::new()));
+        let Some(part) = self.0.get(index(addr)) else { return };
         let Some(mut guard) = part.vma.try_write() else { return };
         let around = addr & !(SIZE - 1);
         let clip = vma.clip(&(around..around.saturating_add(SIZE)));
@@ -145,7 +149,7 @@ impl Parts {
         let count = if is_small { (last - first + 1) as usize } else { NR };
         for i in 0..count {
             let at = if is_small { index((first + i as u64) * SIZE) } else { i };
-            let Some(part) = self.0[at].get() else { continue };
+            let Some(part) = self.0.get(at) else { continue };
             let span = part.span();
             if span.start < range.end && range.start < span.end {
                 let mut guard = enter(&part.vma);
@@ -160,7 +164,7 @@ impl Parts {
 /// What guards an address space: a semaphore, and the parts beside it.
 pub(crate) struct SpaceLock {
     /// First, so that they go first (S3).
-    parts: Once<Box<Parts>>,
+    parts: Once<Parts>,
     sem: RwSem<Space>,
 }
 
@@ -170,17 +174,22 @@ impl SpaceLock {
         Self { parts: Once::new(), sem: RwSem::new("mm.space", space) }
     }
 
-    /// Lets faults do without the semaphore from now on: several threads use the address space.
+    /// Lets faults do without the semaphore from now on: several threads use the address space. Without memory they
+    /// go on with it. Sleeps.
     pub fn expect_threads(&self) {
-        if self.parts.get().is_none() {
-            self.parts.call_once(|| Box::new(Parts::new()));
+        if self.parts.get().is_none()
+            && let Some(parts) = Parts::new()
+        {
+            // One at a time: nobody spins for another who was preempted.
+            let _one = self.sem.write();
+            self.parts.call_once(|| parts);
         }
     }
 
     /// The parts, if there are any.
     #[inline]
     pub fn parts(&self) -> Option<&Parts> {
-        self.parts.get().map(|parts| &**parts)
+        self.parts.get()
     }
 
     /// To look. Sleeps while somebody edits.

@@ -44,7 +44,7 @@ fn empty(parts: &Parts, range: core::ops::Range<u64>) {
 
 #[test]
 fn a_part_is_cut_to_its_two_mebibytes() {
-    let (parts, space) = (Parts::new(), space());
+    let (parts, space) = (Parts::new().unwrap(), space());
     let start = 3 * SIZE + 5 * PAGE;
     parts.fill(&vma(start, 9 * SIZE, 0), 4 * SIZE + PAGE, &space);
     let seen = parts.with(4 * SIZE, |vma| (vma.start, vma.end, vma.attr.offset));
@@ -57,7 +57,7 @@ fn a_part_is_cut_to_its_two_mebibytes() {
 
 #[test]
 fn an_edit_empties_what_it_touches_and_nothing_else() {
-    let (parts, space) = (Parts::new(), space());
+    let (parts, space) = (Parts::new().unwrap(), space());
     let all = vma(0, 64 * SIZE, 0);
     let fill = || (0..NR as u64).for_each(|at| parts.fill(&all, at * SIZE, &space));
     let shown = || (0..64).filter(|at| parts.with(at * SIZE, |_| ()).is_some()).count();
@@ -94,7 +94,7 @@ fn neighbours_do_not_take_each_others_place() {
 fn no_fault_is_in_a_part_while_it_is_edited() {
     const AREAS: u64 = 4;
     let rounds = if cfg!(miri) { 60 } else { 40_000 };
-    let (parts, space, over) = (Parts::new(), space(), AtomicBool::new(false));
+    let (parts, space, over) = (Parts::new().unwrap(), space(), AtomicBool::new(false));
     // The offset of each area; an edit is going on while it is odd.
     let now: [AtomicU64; AREAS as usize] = [const { AtomicU64::new(0) }; AREAS as usize];
     let seen = AtomicU64::new(0);
