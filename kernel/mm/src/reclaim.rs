@@ -226,11 +226,10 @@ fn round_of_caches(percent: u32) -> usize {
 /// One attempt; how many pages became free. `fruitless`: how many before freed none.
 fn round(fruitless: usize) -> usize {
     static CREDIT: AtomicU32 = AtomicU32::new(0);
+    // No progress: faults may bring as much again at once.
+    swap::shrink_cache();
     let before = free();
-    let mut freed = swap::shrink_cache();
-    if freed > 0 {
-        return freed;
-    }
+    let mut freed = 0;
     let files = || counters::CACHED.get().saturating_sub(counters::SHMEM.get());
     let may_shrink = files() > file_floor();
     let swappiness = SWAPPINESS.load(Relaxed);
