@@ -70,24 +70,21 @@ impl SwapDevice for SwapFile {
 
     fn read(&self, slot: u64, frame: &Frame) -> Result<()> {
         let mut transfer = self.fs.disk.start_read();
-        self.add(&mut transfer, slot, frame)?;
-        transfer.wait()
+        let added = self.add(&mut transfer, slot, frame);
+        // What was begun ends first, in any case: the caller uses the frames again.
+        added.and(transfer.wait())
     }
 
     fn read_many(&self, pages: &[(u64, Frame)]) -> Result<()> {
         let mut transfer = self.fs.disk.start_read();
-        for (slot, frame) in pages {
-            self.add(&mut transfer, *slot, frame)?;
-        }
-        transfer.wait()
+        let added = pages.iter().try_for_each(|(slot, frame)| self.add(&mut transfer, *slot, frame));
+        added.and(transfer.wait())
     }
 
     fn write(&self, pages: &[(u64, Frame)]) -> Result<()> {
         let mut transfer = self.fs.disk.start_write();
-        for (slot, frame) in pages {
-            self.add(&mut transfer, *slot, frame)?;
-        }
-        transfer.wait()
+        let added = pages.iter().try_for_each(|(slot, frame)| self.add(&mut transfer, *slot, frame));
+        added.and(transfer.wait())
     }
 
     fn is_partition(&self) -> bool {
