@@ -482,6 +482,10 @@ impl Space {
         if limited && self.locked_bytes().saturating_add(len) > self.limits.memlock {
             return Err(Errno::EAGAIN);
         }
+        if vm.intersects(VmFlags::PFNMAP | VmFlags::IO | VmFlags::DONTEXPAND) {
+            // As mlock(2) leaves them.
+            vm -= VmFlags::LOCK_MASK;
+        }
         let kind = request.flags & MapFlags::TYPE;
         let is_file = matches!(request.backing, Backing::File(_));
         let grows = request.flags.contains(MapFlags::GROWSDOWN);
