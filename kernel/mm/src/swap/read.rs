@@ -186,7 +186,7 @@ impl Window {
         let order = match () {
             () if is_next => most,
             () if brought > 0 && wanted == 0 => now.saturating_sub(1),
-            () if wanted * 2 >= brought => now + 1,
+            () if brought > 0 && wanted * 2 >= brought => now + 1,
             () => now,
         };
         // One that brings nothing learns nothing.
@@ -380,6 +380,7 @@ mod tests {
         window.wanted.store(1, Relaxed);
         assert_eq!(window.next(50, 3), 2);
         assert_eq!(window.next(51, 3), 3, "the next page");
+        assert_eq!(new(2).next(9, 3), 2, "the last brought nothing");
         assert_eq!(new(0).next(9, 0), 0);
         assert_eq!(new(0).next(9, 1), 1);
     }
