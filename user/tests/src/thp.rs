@@ -348,14 +348,14 @@ fn small_pages_are_joined_in_the_background() {
             sys!(SYS_madvise, at, PAGE, MADV_DONTNEED).unwrap();
             poke(at, 0x5a);
             for _ in 0..1000 {
-                if smaps_kb(at, "AnonHugePages") == 2048 {
+                // The page is counted once it is there.
+                if smaps_kb(at, "AnonHugePages") == 2048 && collapsed() > before {
                     check(at, 0..512);
-                    assert!(collapsed() > before);
                     return;
                 }
                 nap(100);
             }
-            panic!("the pages stayed small");
+            panic!("the pages stayed small, or were not counted");
         });
     });
 }
