@@ -241,8 +241,18 @@ impl core::fmt::Debug for Backing {
 /// A reference from a VMA to its object. Its life tells the object and the page cache how many VMAs there are.
 pub struct MappedFile {
     object: Arc<dyn Mappable>,
-    /// Whether it is one of those VMAs, and not a copy of one.
-    counts: bool,
+    counts: Counts,
+}
+
+/// What a reference to an object is counted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counts {
+    /// Nothing: it is a VMA's copy.
+    None,
+    /// A VMA.
+    Vma,
+    /// One that may be written in the page cache, so that seals of memfds can deny such.
+    Writable,
 }
 
 impl MappedFile {
@@ -251,46 +261,44 @@ impl MappedFile {
         if let Some(mapping) = object.mapping() {
             mapping.vma_opened();
         }
-        Self { object, counts: true }
+        Self { object, counts: Counts::Vma }
+    }
+
+    /// Takes on a count of writable VMAs that the caller has made (`counted`), and gives back what it was cloned with.
+    fn set_writable(&mut self, counted: bool) {
+        let Some(mapping) = self.object.mapping() else { return };
+        if self.counts == Counts::Writable {
+            mapping.drop_writable();
+        }
+        self.counts = if counted { Counts::Writable } else { Counts::Vma };
     }
 }
 
 impl Clone for MappedFile {
     fn clone(&self) -> Self {
-        Self::new(self.object.clone())
+        let mut new = Self::new(self.object.clone());
+        if self.counts == Counts::Writable
+            && let Some(mapping) = self.object.mapping()
+        {
+            mapping.dup_writable();
+            new.counts = Counts::Writable;
+        }
+        new
     }
 }
 
 impl Drop for MappedFile {
     fn drop(&mut self) {
-        if !self.counts {
+        if self.counts == Counts::None {
             return;
         }
         if let Some(mapping) = self.object.mapping() {
+            if self.counts == Counts::Writable {
+                mapping.drop_writable();
+            }
             mapping.vma_closed();
         }
         self.object.vma_closed();
-    }
-}
-
-/// Counts one shared VMA that may be written in its page cache, so that memfd seals can deny such.
-#[derive(Debug)]
-struct Writable(Option<Arc<Mapping>>);
-
-impl Clone for Writable {
-    fn clone(&self) -> Self {
-        if let Some(mapping) = &self.0 {
-            mapping.dup_writable();
-        }
-        Self(self.0.clone())
-    }
-}
-
-impl Drop for Writable {
-    fn drop(&mut self) {
-        if let Some(mapping) = &self.0 {
-            mapping.drop_writable();
-        }
     }
 }
 
@@ -365,8 +373,6 @@ pub struct VmaAttr {
     /// Huge pages that a private mapping was promised; none for a child of fork.
     pub(crate) reserve: Option<Arc<Reserve>>,
     history: HistoryCell,
-    /// Held for its count.
-    _writable: Writable,
 }
 
 impl Attr for VmaAttr {
@@ -415,8 +421,10 @@ impl Attr for VmaAttr {
 
 impl VmaAttr {
     /// Attributes with protection key 0. `counted`: the caller has counted a writable shared VMA.
-    pub(crate) fn new(flags: VmFlags, offset: u64, backing: Backing, counted: bool) -> Self {
-        let writable = Writable(backing.mapping().filter(|_| counted).cloned());
+    pub(crate) fn new(flags: VmFlags, offset: u64, mut backing: Backing, counted: bool) -> Self {
+        if let Backing::File(file) = &mut backing {
+            file.set_writable(counted);
+        }
         let history = HistoryCell(AtomicU8::new(History::Fresh as u8));
         Self {
             flags,
@@ -429,7 +437,6 @@ impl VmaAttr {
             watch: None,
             reserve: None,
             history,
-            _writable: writable,
         }
     }
 
@@ -437,7 +444,7 @@ impl VmaAttr {
     pub(crate) fn uncounted(&self) -> Self {
         let backing = match &self.backing {
             Backing::Anonymous => Backing::Anonymous,
-            Backing::File(file) => Backing::File(MappedFile { object: file.object.clone(), counts: false }),
+            Backing::File(file) => Backing::File(MappedFile { object: file.object.clone(), counts: Counts::None }),
         };
         Self {
             flags: self.flags,
@@ -450,7 +457,6 @@ impl VmaAttr {
             watch: None,
             reserve: None,
             history: self.history.clone(),
-            _writable: Writable(None),
         }
     }
 
