@@ -8,7 +8,7 @@ tests!(
     small_pages_are_joined, who_does_not_want_them, random_edits_keep_contents, reads_share_zeroes,
     runs_of_pages_come_at_once, areas_share_no_huge_page, small_pages_are_joined_in_the_background,
     shared_memory_gets_huge_pages, parts_of_shared_huge_pages_go, shared_small_pages_are_joined,
-    mounts_choose_huge_pages,
+    mounts_choose_huge_pages, writes_bring_huge_pages, shared_small_pages_are_joined_in_the_background,
 );
 
 const RW: i32 = PROT_READ | PROT_WRITE;
@@ -497,4 +497,72 @@ fn mounts_choose_huge_pages() {
         skip("no huge page to be had");
     }
     assert_eq!(got, 2048);
+}
+
+/// How much of the first huge page's worth of `fd` one entry shows a new mapping of it, in kB.
+fn shown_whole(fd: i32) -> usize {
+    let at = huge_shared(1, fd);
+    ignore(peek(at));
+    let got = smaps_kb(at, "ShmemPmdMapped");
+    sys!(SYS_munmap, at, HUGE).unwrap();
+    got
+}
+
+fn writes_bring_huge_pages() {
+    let place = mkdir("hugewrites");
+    sys!(SYS_mount, c"none", &place, c"tmpfs", 0, c"huge=within_size,size=32m").unwrap();
+    let file = |name: &str| open(&path(&format!("hugewrites/{name}")), O_CREAT | O_RDWR).unwrap();
+    let blocks = |fd: i32| fstat(fd).st_blocks as usize * 512;
+    let content: Vec<u8> = (0..2 * HUGE + 5).map(|i| (i / 7) as u8).collect();
+    // What is written at once, as far as whole huge pages of it go.
+    let whole = file("whole");
+    assert_eq!(write(whole, &content), Ok(content.len()));
+    let got = shown_whole(whole);
+    let small = file("small");
+    for part in content[..HUGE].chunks(HUGE / 2) {
+        assert_eq!(write(small, part), Ok(part.len()));
+    }
+    let results = (shown_whole(small), blocks(small));
+    assert!(pread(whole, content.len() + 1, 0).unwrap() == content);
+    assert!(pread(small, HUGE, 0).unwrap() == content[..HUGE]);
+    // A byte in the hole of a file that reaches as far.
+    let hole = file("hole");
+    assert_eq!(sys!(SYS_ftruncate, hole, 2 * HUGE), Ok(0));
+    assert_eq!(sys!(SYS_pwrite64, hole, b"x", 1, HUGE + 3 * PAGE), Ok(1));
+    let in_hole = (blocks(hole), pread(hole, 2, (HUGE + 3 * PAGE) as i64 - 1).unwrap());
+    // What the file's end cuts off goes.
+    assert_eq!(sys!(SYS_ftruncate, whole, HUGE + PAGE), Ok(0));
+    let cut = blocks(whole);
+    assert_eq!(sys!(SYS_ftruncate, whole, 2 * HUGE), Ok(0));
+    assert!(pread(whole, 2 * PAGE, HUGE as i64).unwrap()[PAGE..].iter().all(|byte| *byte == 0));
+    [whole, small, hole].into_iter().for_each(close);
+    sys!(SYS_umount2, &place, 0).unwrap();
+    if got == 0 {
+        skip("no huge page to be had");
+    }
+    assert_eq!(got, 2048);
+    assert_eq!(results, (0, HUGE), "written in halves");
+    assert_eq!(in_hole, (HUGE, vec![0, b'x']));
+    assert!(cut <= HUGE + PAGE, "{cut}");
+}
+
+fn shared_small_pages_are_joined_in_the_background() {
+    allow_seconds(150);
+    with_setting("shmem_enabled", "advise", || {
+        with_setting("khugepaged/scan_sleep_millisecs", "10", || {
+            let fd = memory_file(1);
+            let at = huge_shared(1, fd);
+            fill(at, 0..PARTS);
+            assert_eq!(smaps_kb(at, "ShmemPmdMapped"), 0);
+            sys!(SYS_madvise, at, HUGE, MADV_HUGEPAGE).unwrap();
+            for _ in 0..1000 {
+                check(at, 0..PARTS);
+                if smaps_kb(at, "ShmemPmdMapped") == 2048 {
+                    return;
+                }
+                nap(100);
+            }
+            panic!("the pages stayed small");
+        });
+    });
 }

@@ -5,7 +5,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use abi::Errno;
-use hal::frame::Frame;
+use hal::frame::{Frame, HUGE_FRAMES};
 use hal::paging::{Entry, PteFlags};
 use hal::{PAGE_SHIFT, PageRange};
 
@@ -18,6 +18,7 @@ use crate::mapping::{Mapping, page_flags};
 use crate::space::{Mm, RssDelta};
 use crate::thp::shared::wanted_orders;
 use crate::thp::sizes::fill_shmem;
+use crate::thp::{HUGE, khugepaged};
 use crate::vma::{Mappable, VmFlags, Vma};
 use crate::watch::{WP_MARKER, WatchModes};
 
@@ -84,7 +85,14 @@ impl Mm {
     #[inline]
     fn fill_shared(&self, vma: &Vma, idx: u64, mapping: &Mapping) -> Option<Range<u64>> {
         let orders = wanted_orders(vma, mapping);
-        (orders != 0).then(|| fill_shmem(mapping, idx, orders)).flatten()
+        if orders == 0 {
+            return None;
+        }
+        let run = fill_shmem(mapping, idx, orders);
+        if orders & HUGE != 0 && run.as_ref().is_none_or(|run| run.end - run.start < HUGE_FRAMES as u64) {
+            khugepaged::note_candidate();
+        }
+        run
     }
 
     /// What a watcher is to hear of before a file's page is looked for.

@@ -1,12 +1,14 @@
 //! read(2) and write(2) on the page cache: bytes go straight between frames and the caller's buffers.
 
 use abi::{Errno, Result};
-use hal::frame::Frame;
+use hal::frame::{Frame, HUGE_FRAMES, HUGE_ORDER, HUGE_SIZE, HugeFrame};
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 
 use super::{Mapping, Source, note_use, page_flags};
 use crate::oom;
+use crate::thp::shared::wanted_for_writes;
+use crate::thp::sizes::{count_huge, fill_shmem};
 use core::sync::atomic::Ordering;
 
 /// Bytes within a page of a file.
@@ -113,7 +115,14 @@ impl Mapping {
     pub fn write(&self, pos: u64, src: &mut Src<'_>) -> Result<usize> {
         let mut at = pos;
         let mut done = 0;
+        let wants_huge = wanted_for_writes(self);
         while src.remaining() > 0 {
+            if wants_huge && self.write_huge(at, done == 0, src) {
+                done += HUGE_SIZE;
+                at += HUGE_SIZE as u64;
+                self.size.fetch_max(at, Ordering::AcqRel);
+                continue;
+            }
             let offset = in_page(at);
             let len = src.remaining().min(PAGE_SIZE - offset);
             match self.write_page(at >> PAGE_SHIFT, offset, len, src) {
@@ -162,6 +171,42 @@ impl Mapping {
         }
         self.mark_dirty(idx, &frame)?;
         if n == 0 { Err(Errno::EFAULT) } else { Ok(n) }
+    }
+
+    /// Makes a huge page of shared memory out of the bytes that are to be written at `at`, if they fill it and nothing is
+    /// there; `false`: it did not. Where they do not fill it, but the file reaches as far, there may be one of zeroes
+    /// afterwards. `is_first`: the write begins here.
+    fn write_huge(&self, at: u64, is_first: bool, src: &mut Src<'_>) -> bool {
+        let idx = at >> PAGE_SHIFT;
+        let is_start = at.is_multiple_of(HUGE_SIZE as u64);
+        if !is_start || src.remaining() < HUGE_SIZE {
+            if (is_first || is_start) && !self.holds(idx) {
+                fill_shmem(self, idx, 1 << HUGE_ORDER);
+            }
+            return false;
+        }
+        if self.next_page(idx).is_some_and(|used| used < idx + HUGE_FRAMES as u64) {
+            return false;
+        }
+        let Some(huge) = HugeFrame::alloc_user_zeroed(page_flags::SHMEM) else {
+            count_huge(false);
+            return false;
+        };
+        let mut taken = 0;
+        for part in 0..HUGE_FRAMES {
+            let n = src.take_into_frame(&huge.frame(part), 0, PAGE_SIZE).unwrap_or(0);
+            taken += n;
+            if n < PAGE_SIZE {
+                src.revert(taken);
+                return false;
+            }
+        }
+        if self.append_whole(idx, huge).is_err() {
+            src.revert(taken);
+            return false;
+        }
+        count_huge(true);
+        true
     }
 
     /// Makes page `idx` of a file system's file out of `src` without reading it. `None`: the bytes could not all be

@@ -101,9 +101,19 @@ impl Mapping {
     /// Puts the parts of `huge`, which are zeroes, in as the pages from `first` on, if all of these are holes within the
     /// file. `EEXIST`: they are not. `ENOSPC`: the limit is reached. `ENOMEM`: no memory for the index.
     pub(crate) fn insert_whole(&self, first: u64, huge: HugeFrame) -> Result<()> {
+        self.insert_whole_if(first, huge, || self.has_page(first + PAGES - 1))
+    }
+
+    /// As [`insert_whole`](Self::insert_whole) with what has been written to the pages, also behind the file's end: the caller
+    /// holds the inode's lock, and makes the file reach as far.
+    pub(super) fn append_whole(&self, first: u64, huge: HugeFrame) -> Result<()> {
+        self.insert_whole_if(first, huge, || true)
+    }
+
+    fn insert_whole_if(&self, first: u64, huge: HugeFrame, may: impl FnOnce() -> bool) -> Result<()> {
         let Source::Shmem(shmem) = &self.source else { return Err(Errno::EINVAL) };
         shmem.charge(PAGES)?;
-        let result = self.enter_whole(first, huge);
+        let result = self.enter_whole(first, huge, may);
         match result {
             Ok(()) => self.count_cached(PAGES as i64),
             Err(_) => self.uncharge(PAGES),
@@ -111,9 +121,9 @@ impl Mapping {
         result
     }
 
-    fn enter_whole(&self, first: u64, huge: HugeFrame) -> Result<()> {
+    fn enter_whole(&self, first: u64, huge: HugeFrame, may: impl FnOnce() -> bool) -> Result<()> {
         let mut pages = self.pages.lock();
-        let mut is_empty = self.has_page(first + PAGES - 1);
+        let mut is_empty = may();
         pages.frames.for_each(first..first + PAGES, |_, _| {
             is_empty = false;
             false

@@ -11,7 +11,7 @@ use super::{PAGE, TestFile, alone, fixed, rw};
 use crate::mapping::whole::NR_WHOLE;
 use crate::thp::settings;
 use crate::vma::Backing;
-use crate::{Mm, Rights};
+use crate::{Huge, Mapping, Mm, Rights, Shmem};
 
 /// Page of the address space at which a file is mapped: the first of a huge one.
 const AT: u64 = 512;
@@ -137,4 +137,40 @@ fn collapse_joins_small_pages_and_holes_for_all_who_map_them() {
     assert!(file.0.get(5).unwrap().is_in_huge());
     drop((mm, other, file));
     assert_eq!(NR_WHOLE.get(), 0);
+}
+
+#[test]
+fn writes_bring_huge_pages_where_the_mount_wants_them() {
+    const HUGE: u64 = 512 * PAGE;
+    let _alone = alone();
+    let account = Arc::new(Shmem::new(2000).with_huge(Huge::Always));
+    let file = Mapping::with_shmem(account.clone());
+    let write = |pos: u64, bytes: &[u8]| file.write(pos, &mut hal::uio::Src::kernel(bytes));
+    let content: vec::Vec<u8> = (0..2 * HUGE + 5).map(|i| (i / 7) as u8).collect();
+    assert_eq!(write(0, &content), Ok(content.len()));
+    assert_eq!((file.nr_pages(), NR_WHOLE.get(), account.used()), (1025, 2, 1025));
+    let mut bytes = vec![0; content.len() + 1];
+    assert_eq!(file.read(0, &mut hal::uio::Dest::kernel(&mut bytes)), Ok(content.len()));
+    assert!(bytes[..content.len()] == content);
+    // The second one has no room; small pages take what is left.
+    assert_eq!(write(3 * HUGE, &content[..2 * HUGE as usize]), Ok((2000 - 1025) * PAGE as usize));
+    assert_eq!((NR_WHOLE.get(), account.used()), (3, 2000));
+    // What is there is written to, and stays what it is; in pieces it comes in small pages.
+    assert_eq!(write(PAGE, b"new"), Ok(3));
+    file.truncate(HUGE);
+    assert_eq!((file.nr_pages(), NR_WHOLE.get()), (512, 1));
+    for half in 0..2 {
+        assert_eq!(write(HUGE + half * HUGE / 2, &content[..HUGE as usize / 2]), Ok(HUGE as usize / 2));
+    }
+    assert_eq!((file.nr_pages(), NR_WHOLE.get()), (1024, 1));
+    // A byte in a hole within the file.
+    file.truncate(0);
+    file.set_size(2 * HUGE);
+    assert_eq!(write(HUGE + 9 * PAGE, b"x"), Ok(1));
+    assert_eq!((file.nr_pages(), file.whole(512).is_some()), (512, true));
+    account.set_huge(Huge::Advise);
+    assert_eq!(write(0, &content[..HUGE as usize]), Ok(HUGE as usize));
+    assert_eq!((file.nr_pages(), NR_WHOLE.get()), (1024, 1));
+    drop(file);
+    assert_eq!((NR_WHOLE.get(), account.used()), (0, 0));
 }

@@ -58,6 +58,16 @@ impl Limits {
     /// For who asks: anything goes, except for nothing at all.
     const ASKED: Limits = Limits { none: HUGE_FRAMES as u64 - 1, swap: u64::MAX, shared: u64::MAX };
 
+    /// Whether so little is missing of shared memory; counts what it is too much of.
+    pub(super) fn allow(self, none: u64, swap: u64) -> bool {
+        if swap > self.swap {
+            EXCEED_SWAP.add(1);
+        } else if none > self.none {
+            EXCEED_NONE.add(1);
+        }
+        swap <= self.swap && none <= self.none
+    }
+
     /// Those of the background thread.
     pub(super) fn background() -> Limits {
         Limits {
@@ -105,7 +115,7 @@ impl Mm {
             }
             let shared = self.next_shared(next..next + SIZE).is_some();
             let done = match shared {
-                true => self.collapse_shared(next).map(|()| Outcome::Joined),
+                true => self.collapse_shared(next, Effort::Wait).map(|()| Outcome::Joined),
                 false => self.collapse_one(next, Limits::ASKED, Effort::Wait),
             };
             let one = match done {

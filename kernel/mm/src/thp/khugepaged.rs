@@ -18,10 +18,11 @@ use sched::{Interruptible, WaitQueue};
 
 use super::collapse::{Limits, Outcome, can_collapse};
 use super::settings::{self, BACKGROUND, Effort};
-use super::{HUGE, huge_range};
+use super::{HUGE, huge_range, shared};
 use crate::counters::Counter;
 use crate::registry;
 use crate::space::Mm;
+use crate::vma::Vma;
 
 /// Huge pages that the thread made (`pages_collapsed`).
 pub static COLLAPSED: Counter = Counter::new();
@@ -91,6 +92,22 @@ fn thread() {
     }
 }
 
+/// Where there are small pages to join.
+enum Candidate {
+    /// In private memory.
+    Private(u64),
+    /// In shared memory.
+    Shared(u64),
+}
+
+impl Candidate {
+    fn addr(&self) -> u64 {
+        match *self {
+            Self::Private(addr) | Self::Shared(addr) => addr,
+        }
+    }
+}
+
 /// How a pass ended.
 enum Pass {
     /// There is nothing to do anywhere.
@@ -104,7 +121,7 @@ enum Pass {
 /// Looks at some pages.
 fn pass(place: &mut Place) -> Pass {
     let mut budget = BACKGROUND.pages_to_scan.load(Relaxed);
-    if (settings::orders() | settings::orders() >> 16) & HUGE == 0 {
+    if (settings::orders() | settings::orders() >> 16) & HUGE == 0 && settings::is_shmem_denied() {
         return Pass::Idle;
     }
     while budget > 0 {
@@ -136,9 +153,13 @@ impl Mm {
                 place.addr = USER_END;
                 return Ok(());
             };
-            place.addr = next + HUGE_SIZE as u64;
+            place.addr = next.addr() + HUGE_SIZE as u64;
             *budget = budget.saturating_sub(HUGE_FRAMES as u64);
-            match self.collapse_one(next, Limits::background(), effort) {
+            let result = match next {
+                Candidate::Private(addr) => self.collapse_one(addr, Limits::background(), effort),
+                Candidate::Shared(addr) => self.collapse_shared(addr, effort).map(|()| Outcome::Joined),
+            };
+            match result {
                 Ok(Outcome::Joined) => COLLAPSED.add(1),
                 Err(Errno::ENOMEM) => return Err(Errno::ENOMEM),
                 // The memory changed meanwhile.
@@ -150,27 +171,51 @@ impl Mm {
 
     /// The first huge page's worth of memory from `place` on that wants to be a huge page and is none, but has something
     /// in it. Each area looked at costs one of `budget`.
-    fn next_candidate(&self, place: &mut Place, budget: &mut u64) -> Option<u64> {
+    fn next_candidate(&self, place: &mut Place, budget: &mut u64) -> Option<Candidate> {
         let space = self.space.read();
-        let mut at = place.addr.next_multiple_of(HUGE_SIZE as u64);
-        for vma in space.set.overlapping(at..USER_END) {
+        let from = place.addr.next_multiple_of(HUGE_SIZE as u64);
+        space.set.overlapping(from..USER_END).find_map(|vma| {
             *budget = budget.saturating_sub(1);
-            if !can_collapse(vma) || !self.wants_huge(vma) {
-                continue;
+            let at = from.max(vma.start.next_multiple_of(HUGE_SIZE as u64));
+            if shared::wants_joined(vma) {
+                self.next_small_shared(vma, at, place, budget).map(Candidate::Shared)
+            } else if can_collapse(vma) && self.wants_huge(vma) {
+                self.next_small_private(vma, at, place, budget).map(Candidate::Private)
+            } else {
+                None
             }
-            at = at.max(vma.start.next_multiple_of(HUGE_SIZE as u64));
-            while huge_range(vma, at).is_some() {
-                place.has_work = true;
-                let pages = hal::PageRange::new(at, vma.end)?;
-                let cursor = &mut self.page_table().cursor(pages);
-                let Some((addr, entry)) = cursor.next_mapped(at) else { break };
-                at = addr & !(HUGE_SIZE as u64 - 1);
-                if super::huge_end(cursor, addr, &entry).is_none() {
-                    return huge_range(vma, at).map(|range| range.start());
-                }
-                at += HUGE_SIZE as u64;
-                *budget = budget.saturating_sub(1);
+        })
+    }
+
+    /// As [`next_candidate`](Self::next_candidate) for private memory, in `vma` from `at` on. The caller holds `space`.
+    fn next_small_private(&self, vma: &Vma, mut at: u64, place: &mut Place, budget: &mut u64) -> Option<u64> {
+        while huge_range(vma, at).is_some() {
+            place.has_work = true;
+            let pages = hal::PageRange::new(at, vma.end)?;
+            let cursor = &mut self.page_table().cursor(pages);
+            let (addr, entry) = cursor.next_mapped(at)?;
+            at = addr & !(HUGE_SIZE as u64 - 1);
+            if super::huge_end(cursor, addr, &entry).is_none() {
+                return huge_range(vma, at).map(|range| range.start());
             }
+            at += HUGE_SIZE as u64;
+            *budget = budget.saturating_sub(1);
+        }
+        None
+    }
+
+    /// The same for shared memory: what counts is what the file has.
+    fn next_small_shared(&self, vma: &Vma, at: u64, place: &mut Place, budget: &mut u64) -> Option<u64> {
+        let mut next = shared::next_used(vma, at);
+        while let Some((range, mapping)) = next {
+            place.has_work = true;
+            let at = range.start();
+            let is_shown = self.page_table().cursor(range).query_huge(at).is_some();
+            if !is_shown && shared::is_joinable(vma, at, mapping, Limits::background()) {
+                return Some(at);
+            }
+            *budget = budget.saturating_sub(1);
+            next = shared::next_used(vma, range.end());
         }
         None
     }

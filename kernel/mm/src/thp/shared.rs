@@ -5,7 +5,10 @@
 //! settings say; private mappings show small ones. `MADV_COLLAPSE` makes a huge page of small ones in the page cache, and maps
 //! that; other mappings of it find it with their next fault. The page cache's side is in [`crate::mapping::whole`].
 //!
-//! LINUX: khugepaged joins shared memory in the background, too; here only who asks has that.
+//! khugepaged does the same in the background. write(2) brings huge pages to files of a tmpfs that is to have them
+//! ([`wanted_for_writes`]): where it fills 2 MiB, and in the holes of a file that reaches as far.
+//!
+//! LINUX: with `huge=always` a page that reaches beyond the file's end may be huge, too, and fallocate(2) makes such.
 //!
 //! Source: Documentation/admin-guide/mm/transhuge.rst.
 
@@ -18,8 +21,9 @@ use hal::frame::{HUGE_FRAMES, HUGE_ORDER, HugeFrame};
 use hal::paging::Entry;
 use hal::{PAGE_SHIFT, PAGE_SIZE, PageRange};
 
+use super::collapse::Limits;
 use super::settings::{self, Effort};
-use super::{SIZE, huge_range};
+use super::{HUGE, SIZE, huge_range};
 use crate::fault::touched;
 use crate::mapping::{Huge, Mapping, page_flags};
 use crate::space::{Mm, RssDelta, Space};
@@ -80,7 +84,7 @@ impl Mm {
     ///
     /// `EINVAL`: nothing is there, the file ends before, or somebody wants to know of missing pages. `EAGAIN`: somebody uses a
     /// page of it, or markers are in the way. `ENOMEM`, `ENOSPC`.
-    pub(super) fn collapse_shared(&self, at: u64) -> Result<()> {
+    pub(super) fn collapse_shared(&self, at: u64, effort: Effort) -> Result<()> {
         for _ in 0..TRIES {
             let (mapping, first) = {
                 let space = self.space.read();
@@ -95,7 +99,7 @@ impl Mm {
                 (mapping.clone(), first)
             };
             if mapping.whole(first).is_none() {
-                let huge = alloc().ok_or(Errno::ENOMEM)?;
+                let huge = super::alloc_for(page_flags::SHMEM, effort).ok_or(Errno::ENOMEM)?;
                 mapping.join(first, huge)?;
             }
             if self.show_whole(at, &mapping)? {
@@ -182,9 +186,37 @@ pub(super) fn can_join(vma: &Vma) -> bool {
     is_shmem && !vma.attr.is_private() && may && !settings::is_shmem_denied()
 }
 
-/// A huge page of zeroes for shared memory. May sleep.
-fn alloc() -> Option<HugeFrame> {
-    super::alloc_for(page_flags::SHMEM, Effort::Wait)
+/// Whether the background thread joins small pages of `vma`, which shows shared memory.
+#[inline]
+pub(super) fn wants_joined(vma: &Vma) -> bool {
+    let wants = |mapping: &Arc<Mapping>| can_join(vma) && wanted_orders(vma, mapping) & HUGE != 0;
+    vma.attr.backing.mapping().is_some_and(wants)
+}
+
+/// The first place from `at` on in `vma` where a huge page of its file fits and the file has something.
+pub(super) fn next_used(vma: &Vma, at: u64) -> Option<(PageRange, &Arc<Mapping>)> {
+    let mapping = vma.attr.backing.mapping()?;
+    let (_, first) = place(vma, at)?;
+    let used = mapping.next_page(first)?;
+    // The places lie alike in the file and in memory.
+    let ahead = (used - first) >> HUGE_ORDER;
+    let (range, _) = place(vma, at.checked_add(ahead.checked_mul(SIZE)?)?)?;
+    Some((range, mapping))
+}
+
+/// Whether the background thread is to make a huge page of what the file has at `at`, or to show the one that is there.
+pub(super) fn is_joinable(vma: &Vma, at: u64, mapping: &Mapping, limits: Limits) -> bool {
+    let Some((_, first)) = place(vma, at) else { return false };
+    let end = first + HUGE_FRAMES as u64;
+    let (mut cached, swapped) = (0, mapping.count_swapped(first..end));
+    mapping.visit_run(first, end, |_, _| cached += 1);
+    mapping.has_page(end - 1) && limits.allow((end - first).saturating_sub(cached + swapped), swapped)
+}
+
+/// Whether write(2) makes huge pages of `mapping`.
+#[inline]
+pub(crate) fn wanted_for_writes(mapping: &Mapping) -> bool {
+    mapping.huge_policy().is_some_and(|policy| settings::tmpfs_orders(policy, false) & HUGE != 0)
 }
 
 /// Gives the file the huge page around page `idx`, if there is nothing; whether it did.

@@ -39,14 +39,12 @@ pub(crate) fn fill_shmem(mapping: &Mapping, idx: u64, orders: u32) -> Option<Ran
         }
         let stats = settings::stats(order);
         if is_huge(order) {
-            if !super::shared::fill_whole(mapping, idx) {
-                stats.inspect(|stats| stats.shmem_fallback.add(1));
-                FILE_FALLBACK.add(1);
-                continue;
+            let is_filled = super::shared::fill_whole(mapping, idx);
+            count_huge(is_filled);
+            if is_filled {
+                return Some(first..end);
             }
-            stats.inspect(|stats| stats.shmem_alloc.add(1));
-            FILE_ALLOC.add(1);
-            return Some(first..end);
+            continue;
         }
         if let Some(run) = zeroed_run(order) {
             // Who is faster with one of them, wins; where no room is left, the others stay.
@@ -61,6 +59,21 @@ pub(crate) fn fill_shmem(mapping: &Mapping, idx: u64, orders: u32) -> Option<Ran
         stats.inspect(|stats| stats.shmem_fallback.add(1));
     }
     None
+}
+
+/// Counts a huge page that a file was to get, and got or not.
+pub(crate) fn count_huge(is_made: bool) {
+    let stats = settings::stats(HUGE_ORDER);
+    match is_made {
+        true => {
+            stats.inspect(|stats| stats.shmem_alloc.add(1));
+            FILE_ALLOC.add(1);
+        }
+        false => {
+            stats.inspect(|stats| stats.shmem_fallback.add(1));
+            FILE_FALLBACK.add(1);
+        }
+    }
 }
 
 /// `2^order` adjacent frames of zeroes beyond the kernel's reserve.
