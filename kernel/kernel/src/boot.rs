@@ -87,6 +87,7 @@ fn set_up(params: Params) -> Result<()> {
     });
     mm::reclaim::start()?;
     mm::thp::khugepaged::start()?;
+    mm::compact::daemon::start()?;
     mm::ksm::start()?;
     if params.huge_pages > 0 {
         mm::hugetlb::set_nr(params.huge_pages);

@@ -13,11 +13,15 @@
 //! `/proc/sys/vm/compact_memory` compacts all that can be; a larger pool of huge pages takes a pass at a time before it throws
 //! anything out of memory ([`crate::hugetlb`]), if free memory is in pieces rather than short (`vm.extfrag_threshold`).
 //!
-//! LINUX: a thread compacts in the background, too (`vm.compaction_proactiveness`), and blocks of any size are made.
+//! A thread does so before somebody needs a block ([`daemon`]).
+//!
+//! LINUX: blocks of any size are made.
 //!
 //! Sources: Documentation/admin-guide/sysctl/vm.rst (Linux 7.2).
 //!
 //! Lock: `mm.compact` (sleeps) around a pass; nothing of the caller's may be held.
+
+pub mod daemon;
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -55,7 +59,7 @@ const BLOCKS: usize = 16;
 
 /// Passes that leave a block alone once one could not empty it.
 const SKIPPED_PASSES: u8 = 8;
-/// Passes in a row without a new block after which [`compact_all`] ends.
+/// Passes in a row without a new block after which [`compact_all`] and the thread end.
 const FRUITLESS: usize = 3;
 
 /// Blocks that could not be emptied, sorted by number, and the passes for which they are left alone yet.

@@ -444,7 +444,9 @@ impl VmaAttr {
     pub(crate) fn uncounted(&self) -> Self {
         let backing = match &self.backing {
             Backing::Anonymous => Backing::Anonymous,
-            Backing::File(file) => Backing::File(MappedFile { object: file.object.clone(), counts: Counts::None }),
+            Backing::File(file) => {
+                Backing::File(MappedFile { object: file.object.clone(), counts: Counts::None })
+            }
         };
         Self {
             flags: self.flags,

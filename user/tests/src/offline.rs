@@ -7,7 +7,7 @@ tests!(
     "offline":
     private_pages_move_and_stay_withdrawn, forks_share_the_page_that_moved, pages_of_files_move,
     who_may_and_what_cannot, a_huge_page_leaves_the_pool, it_can_be_turned_off, a_page_is_withdrawn_by_its_address,
-    compaction_keeps_contents,
+    compaction_keeps_contents, compaction_in_the_background_is_bounded,
 );
 
 const SOFT_OFFLINE: i32 = 101;
@@ -187,6 +187,18 @@ fn a_page_is_withdrawn_by_its_address() {
     assert_eq!(peek(a), 9);
     assert_eq!(try_put(BY_ADDRESS, "page"), Err(EINVAL));
     assert_eq!(try_put(BY_ADDRESS, &format!("{:#x}", 1_u64 << 50)), Err(ENXIO));
+}
+
+fn compaction_in_the_background_is_bounded() {
+    const PERCENT: &str = "/proc/sys/vm/compaction_proactiveness";
+    let before = slurp(PERCENT);
+    assert_eq!(before, "20\n");
+    assert_eq!((try_put(PERCENT, "101"), try_put(PERCENT, "-1"), try_put(PERCENT, "x")), (Err(EINVAL), Err(EINVAL), Err(EINVAL)));
+    for percent in ["0", "30", "1"] {
+        put(PERCENT, percent);
+        assert_eq!(slurp(PERCENT).trim(), percent);
+    }
+    put(PERCENT, before.trim());
 }
 
 fn compaction_keeps_contents() {

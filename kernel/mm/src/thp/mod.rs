@@ -36,6 +36,7 @@ use hal::paging::{Cursor, Entry, PteFlags};
 use hal::sync::Once;
 use hal::{PAGE_SIZE, PageRange, UserAddr};
 
+use crate::compact::daemon;
 use crate::counters::Counter;
 use crate::fault::touched;
 use crate::mapping::page_flags;
@@ -108,8 +109,12 @@ fn alloc(effort: Effort) -> Option<HugeFrame> {
 /// As [`alloc()`] for pages with `flags`.
 fn alloc_for(flags: u32, effort: Effort) -> Option<HugeFrame> {
     let huge = HugeFrame::alloc_user_zeroed(flags);
-    if huge.is_some() || effort == Effort::None {
+    if huge.is_some() {
         return huge;
+    }
+    daemon::note_shortage();
+    if effort == Effort::None {
+        return None;
     }
     reclaim::request();
     if effort == Effort::Wait && reclaim::is_started() && reclaim::wait_for_memory() {

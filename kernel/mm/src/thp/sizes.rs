@@ -13,6 +13,7 @@ use hal::paging::{Cursor, Entry};
 use hal::{PAGE_SIZE, PageRange};
 
 use super::settings;
+use crate::compact::daemon;
 use crate::counters::Counter;
 use crate::fault::touched;
 use crate::mapping::{Mapping, page_flags};
@@ -72,6 +73,7 @@ pub(crate) fn count_huge(is_made: bool) {
         false => {
             stats.inspect(|stats| stats.shmem_fallback.add(1));
             FILE_FALLBACK.add(1);
+            daemon::note_shortage();
         }
     }
 }

@@ -155,6 +155,17 @@ pub(super) static ENTRIES: &[Entry] = &[
     Entry { name: "compact_memory", kind: Kind::Trigger(compact_memory) },
     number32("compact_unevictable_allowed", &mm::compact::UNEVICTABLE_ALLOWED, 0..=1),
     tunable(
+        "compaction_proactiveness",
+        |out| {
+            put!(out, "{}\n", mm::compact::daemon::proactiveness());
+            Ok(())
+        },
+        |bytes| {
+            let percent = u32::try_from(count(bytes)?).map_err(|_| Errno::EINVAL)?;
+            mm::compact::daemon::set_proactiveness(percent)
+        },
+    ),
+    tunable(
         "dirty_background_bytes",
         |out| DIRTY_BACKGROUND.show_bytes(out),
         |bytes| DIRTY_BACKGROUND.set_bytes(bytes, 1),

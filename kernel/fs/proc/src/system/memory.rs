@@ -118,6 +118,7 @@ pub(super) fn vmstat(out: &mut Text) -> Result<()> {
         ("compact_stall", compact::STALLS.get()),
         ("compact_fail", compact::FAILURES.get()),
         ("compact_success", compact::SUCCESSES.get()),
+        ("compact_daemon_wake", compact::daemon::WAKES.get()),
         ("thp_fault_alloc", thp::FAULT_ALLOC.get()),
         ("thp_fault_fallback", thp::FAULT_FALLBACK.get()),
         ("thp_collapse_alloc", thp::collapse::ALLOC.get()),
