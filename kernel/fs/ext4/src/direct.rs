@@ -204,14 +204,17 @@ impl Node {
         }
         let first = range.start >> PAGE_SHIFT;
         let mut transfer = self.fs.disk.start_write();
-        for piece in &pieces {
+        let added = pieces.iter().try_for_each(|piece| {
             let bytes = piece.bytes(bits);
             // The rest of a block that had no bytes is written as zeroes, which the frames hold there.
             let bytes =
                 if piece.is_fresh() { bytes } else { bytes.start.max(range.start)..bytes.end.min(range.end) };
-            self.add_bytes(&mut transfer, piece, bytes, first, frames)?;
+            self.add_bytes(&mut transfer, piece, bytes, first, frames)
+        });
+        if let Err(errno) = transfer.wait().and(added) {
+            self.take_back(&handle, &pieces)?;
+            return Err(errno);
         }
-        transfer.wait()?;
         if end == to {
             written();
         }

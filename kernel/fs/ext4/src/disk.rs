@@ -38,6 +38,9 @@ impl Pending {
 }
 
 /// A transfer of several pieces under way: add pieces, then [`Transfer::wait`].
+///
+/// One that is dropped, since a piece could not be added, waits too for what is on its way: its frames may be written to, or
+/// their pages written again, as soon as the caller has its error.
 pub(crate) struct Transfer<'a> {
     disk: &'a Disk,
     pending: Arc<Pending>,
@@ -45,6 +48,7 @@ pub(crate) struct Transfer<'a> {
     current: Option<(Bio, u64)>,
     is_write: bool,
     flags: BioFlags,
+    has_waited: bool,
 }
 
 impl Transfer<'_> {
@@ -76,13 +80,26 @@ impl Transfer<'_> {
     /// Waits for all pieces. The first error.
     pub(crate) fn wait(mut self) -> Result<()> {
         self.submit();
-        self.plug.flush();
-        self.pending.finish(Ok(()));
-        self.pending.done.wait();
+        self.settle();
         match self.pending.error.load(Ordering::Acquire) {
             0 => Ok(()),
             raw => Err(Errno::new(raw as i32).unwrap_or(Errno::EIO)),
         }
+    }
+
+    /// Waits for what was submitted, the first time.
+    fn settle(&mut self) {
+        if !core::mem::replace(&mut self.has_waited, true) {
+            self.plug.flush();
+            self.pending.finish(Ok(()));
+            self.pending.done.wait();
+        }
+    }
+}
+
+impl Drop for Transfer<'_> {
+    fn drop(&mut self) {
+        self.settle();
     }
 }
 
@@ -100,7 +117,7 @@ impl Disk {
         let pending =
             Pending { left: AtomicUsize::new(1), error: AtomicU32::new(0), done: Completion::new() };
         let (pending, plug) = (Arc::new(pending), Plug::new());
-        Transfer { disk: self, pending, plug, current: None, is_write, flags }
+        Transfer { disk: self, pending, plug, current: None, is_write, flags, has_waited: false }
     }
 
     pub(crate) fn start_read(&self) -> Transfer<'_> {

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::*;
 
 use abi::{Errno, Result};
 use ext4_image::block::Freed;
-use ext4_image::extent::{self, Extent, Mapping as Found};
+use ext4_image::extent::{self, Extent, Mapping as Found, RemoveOutcome};
 use ext4_image::inode::{self as disk, flags};
 use ext4_image::{Blocks, Edit, Error, Layout, alloc_blocks, dir, free_blocks, inline};
 use hal::frame::Frame;
@@ -233,6 +233,8 @@ impl Node {
     }
 
     /// The mapping of the blocks from `at` on, allocated where there are none, up to a few pieces.
+    ///
+    /// An error comes with the first piece only: blocks that the file has got are to be written, or taken back.
     pub(crate) fn map_for_write(
         &self,
         layout: &Layout,
@@ -241,42 +243,68 @@ impl Node {
         to: u64,
     ) -> ext4_image::Result<Vec<Piece>> {
         let mut pieces: Vec<Piece> = Vec::new();
+        pieces.try_reserve_exact(MAX_PIECES).map_err(|_| Error::NoMemory)?;
         let mut raw = None;
         while at < to && pieces.len() < MAX_PIECES {
-            let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
-            let piece = match self.find(layout, txn, &mut raw, logical)? {
-                Found::Extent(extent) => Piece {
-                    logical: at,
-                    len: u64::from(extent.len).min(to - at),
-                    physical: extent.physical,
-                    is_unwritten: extent.is_unwritten,
-                    is_new: false,
-                },
-                Found::Hole(len) => {
-                    let want = u64::from(len).min(to - at) as u32;
-                    let goal = pieces.last().map(|before| before.physical + before.len);
-                    match self.allocate(layout, txn, logical, want, goal, State::Written) {
-                        // What is mapped so far can be written; the rest has its own try.
-                        Err(Error::NoSpace) if !pieces.is_empty() => return Ok(pieces),
-                        Err(error) => return Err(error),
-                        Ok((physical, len)) => {
-                            raw = None;
-                            Piece {
-                                logical: at,
-                                len: len.into(),
-                                physical,
-                                is_unwritten: false,
-                                is_new: true,
-                            }
-                        }
-                    }
+            let goal = pieces.last().map(|before| before.physical + before.len);
+            match self.map_piece(layout, txn, &mut raw, at..to, goal) {
+                Ok(piece) => {
+                    at += piece.len;
+                    pieces.push(piece);
                 }
-            };
-            at += piece.len;
-            pieces.try_reserve(1).map_err(|_| Error::NoMemory)?;
-            pieces.push(piece);
+                // What is mapped so far can be written; the rest has its own try.
+                Err(_) if !pieces.is_empty() => break,
+                Err(error) => return Err(error),
+            }
         }
         Ok(pieces)
+    }
+
+    /// The blocks at the start of `range`, new ones near block `goal` of the device if there are none.
+    fn map_piece(
+        &self,
+        layout: &Layout,
+        txn: &mut Txn<'_>,
+        raw: &mut Option<disk::Inode>,
+        range: core::ops::Range<u64>,
+        goal: Option<u64>,
+    ) -> ext4_image::Result<Piece> {
+        let (at, left) = (range.start, range.end - range.start);
+        let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
+        match self.find(layout, txn, raw, logical)? {
+            Found::Extent(extent) => Ok(Piece {
+                logical: at,
+                len: u64::from(extent.len).min(left),
+                physical: extent.physical,
+                is_unwritten: extent.is_unwritten,
+                is_new: false,
+            }),
+            Found::Hole(len) => {
+                let want = u64::from(len).min(left) as u32;
+                let (physical, len) = self.allocate(layout, txn, logical, want, goal, State::Written)?;
+                *raw = None;
+                Ok(Piece { logical: at, len: len.into(), physical, is_unwritten: false, is_new: true })
+            }
+        }
+    }
+
+    /// Gives back what of `pieces` is new after it could not be written: what was in those blocks before must never show.
+    /// Linux has them unwritten until they are.
+    pub(crate) fn take_back(&self, handle: &Handle<'_>, pieces: &[Piece]) -> Result<()> {
+        for piece in pieces.iter().filter(|piece| piece.is_new) {
+            let (from, to) = (piece.logical as u32, piece.logical + piece.len);
+            let mut outcome = RemoveOutcome::More;
+            while outcome == RemoveOutcome::More {
+                outcome = handle.run(|layout, txn| {
+                    let mut raw = self.load(layout, txn)?;
+                    let outcome = dir::unmap(layout, txn, &mut raw, from, to, MAX_PIECES);
+                    *self.last.lock() = None;
+                    self.data_changed(txn);
+                    outcome
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the file up to `want` adjacent blocks at block `logical`, where there is a hole.
@@ -338,10 +366,11 @@ impl Node {
             return Err(Errno::ENOSPC);
         }
         let mut transfer = self.fs.disk.start_write();
-        for piece in &pieces {
-            self.add_piece(&mut transfer, piece, first, frames)?;
+        let added = pieces.iter().try_for_each(|piece| self.add_piece(&mut transfer, piece, first, frames));
+        if let Err(errno) = transfer.wait().and(added) {
+            self.take_back(&handle, &pieces)?;
+            return Err(errno);
         }
-        transfer.wait()?;
         self.note_written(&handle, &pieces, end)?;
         self.release_pages(at, end);
         Ok(end)

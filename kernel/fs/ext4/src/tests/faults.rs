@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Errno;
+use abi::fs::OpenFlags;
 use block::Op;
 
 use super::env::{Env, alone, fsync, image, pattern};
@@ -78,6 +79,49 @@ fn metadata_that_cannot_be_read_is_handled_as_the_options_say() {
             let image = env.unmount();
             let state = u16::from_le_bytes([image[1024 + 58], image[1024 + 59]]);
             assert_eq!(state, 3, "clean, with errors");
+        }
+    }
+}
+
+#[test]
+fn blocks_that_could_not_be_written_show_nothing_of_what_they_held() {
+    let _alone = alone();
+    for kind in ["ext4", "ext3"] {
+        let Some(image) = image(&["-t", kind, "-b", "1024"], 8 << 20) else { return };
+        for direct in [OpenFlags::empty(), OpenFlags::DIRECT] {
+            let mut env = Env::new(&image);
+            // Blocks that held something, and are free now.
+            drop(env.put("/old", &[0xee; 3 << 20]).unwrap());
+            env.unlink("/old").unwrap();
+            env.sync().unwrap();
+            let file = env.put("/file", &[1; 4096]).unwrap();
+            fsync(&file).unwrap();
+            drop(file);
+            let file = env.open("/file", OpenFlags::RDWR | direct).unwrap();
+            // Nothing but the blocks of the file: they are written in runs of many sectors.
+            env.memory.set_fault(
+                |op, _, len| {
+                    if op == Op::Write && len >= 64 { Err(Errno::EIO) } else { Ok(()) }
+                },
+            );
+            let bytes = [2; 256 << 10];
+            let written = vfs::rw::pwrite(&file, &mut hal::uio::Src::kernel(&bytes), 64 << 10, u64::MAX);
+            match direct.is_empty() {
+                true => assert_eq!(file.inode().mapping().unwrap().write_back(0..u64::MAX), Err(Errno::EIO)),
+                false => assert_eq!(written, Err(Errno::EIO)),
+            }
+            env.memory.clear_fault();
+            drop(file);
+            let file = env.open("/file", OpenFlags::RDWR).unwrap();
+            vfs::attr::ftruncate(&file, 512 << 10, u64::MAX).unwrap();
+            drop(file);
+            let image = env.unmount();
+            super::env::fsck(&image);
+            let env = Env::new(&image);
+            let bytes = env.get("/file").unwrap();
+            assert_eq!(bytes.len(), 512 << 10);
+            assert!(bytes[..4096].iter().all(|&byte| byte == 1));
+            assert!(bytes[4096..].iter().all(|&byte| byte != 0xee), "{kind} {direct:?}");
         }
     }
 }
