@@ -33,13 +33,7 @@ const FICLONERANGE: u32 = 0x4020_940d;
 const FIGETBSZ: u32 = 2;
 
 /// ioctl(2). What is common is done here, the rest by the file. `ENOTTY`: unknown to both. May sleep.
-pub fn ioctl(
-    files: &FdTable,
-    fd: i32,
-    cmd: u32,
-    arg: usize,
-    cred: impl FnOnce() -> Arc<Cred>,
-) -> Result<usize> {
+pub fn ioctl(files: &FdTable, fd: i32, cmd: u32, arg: usize, cred: impl Fn() -> Arc<Cred>) -> Result<usize> {
     let file = files.get(fd)?;
     let user = UserAddr(arg as u64);
     match cmd {
@@ -65,11 +59,13 @@ pub fn ioctl(
         file_attr::GETFLAGS | file_attr::SETFLAGS | file_attr::FSGETXATTR | file_attr::FSSETXATTR => {
             match file_attr::ioctl(file.path(), &cred(), cmd, user) {
                 // A file may know the number as one of its own.
-                Err(Errno::ENOIOCTLCMD) => return file.ops().ioctl(&file, cmd, arg).map_err(hide_internal),
+                Err(Errno::ENOIOCTLCMD) => {
+                    return file.ops().ioctl_by(&file, cmd, arg, &cred).map_err(hide_internal);
+                }
                 done => done?,
             }
         }
-        _ => return file.ops().ioctl(&file, cmd, arg).map_err(hide_internal),
+        _ => return file.ops().ioctl_by(&file, cmd, arg, &cred).map_err(hide_internal),
     }
     Ok(0)
 }

@@ -176,6 +176,18 @@ pub trait FileOps: Any + Send + Sync {
         Err(Errno::ENOTTY)
     }
 
+    /// As [`FileOps::ioctl`], for files that ask who calls: `cred` tells, who may be another than who opened it.
+    fn ioctl_by(
+        &self,
+        file: &Arc<File>,
+        cmd: u32,
+        arg: usize,
+        cred: &dyn Fn() -> Arc<Cred>,
+    ) -> Result<usize> {
+        let _ = cred;
+        self.ioctl(file, cmd, arg)
+    }
+
     /// The page cache of what it shows where that belongs to another inode: the layer's, in an overlay.
     fn mapping(&self) -> Option<&Arc<Mapping>> {
         None

@@ -10,7 +10,7 @@ tests!(
     names_are_one_in_either_case, long_and_short_names, names_that_cannot_be, renames_that_change_case_only,
     renames_exchange, renames_keep_what_is_there, modes_are_all_or_none, owners_stay, times_have_steps, no_links_or_devices,
     files_have_no_holes, the_volume_is_told, directories_count_their_own, removed_files_stay_open, a_file_is_of_32_bits,
-    attributes_are_set, entries_have_two_names, space_is_reserved, files_by_handle,
+    attributes_are_set, attributes_are_the_owners, a_change_of_attributes_is_told, entries_have_two_names, space_is_reserved, files_by_handle,
 );
 
 const NAME_LEN: u64 = 1530;
@@ -324,6 +324,35 @@ fn attributes_are_set() {
     assert!(id[0] != 0 && id[1] == 0);
     assert_eq!(sys!(SYS_ioctl, fd, GET_VOLUME_ID, BAD), Err(EFAULT));
     assert_eq!(sys!(SYS_ioctl, fd, SET_ATTRIBUTES, BAD), Err(EFAULT));
+    close(fd);
+}
+
+fn attributes_are_the_owners() {
+    on_fat();
+    let fd = open(&file("f", b"x"), O_RDONLY).unwrap();
+    // Who asks counts, not who has opened it.
+    let refused = child(move || {
+        drop_root();
+        assert_eq!(set_attributes(fd, 0x02), Err(EPERM));
+        assert_eq!(attributes(fd), 0x20);
+    });
+    refused.ok();
+    set_attributes(fd, 0x02).unwrap();
+    assert_eq!(attributes(fd), 0x02);
+    close(fd);
+}
+
+fn a_change_of_attributes_is_told() {
+    on_fat();
+    let p = file("f", b"x");
+    let fd = open(&p, O_RDONLY).unwrap();
+    let watch = sys!(SYS_inotify_init1, IN_NONBLOCK).unwrap() as i32;
+    sys!(SYS_inotify_add_watch, watch, &p, IN_ATTRIB).unwrap();
+    let mut event = [0u32; 4];
+    assert_eq!(sys!(SYS_read, watch, &mut event[..], 16), Err(EAGAIN));
+    set_attributes(fd, 0x02).unwrap();
+    assert_eq!(sys!(SYS_read, watch, &mut event[..], 16), Ok(16));
+    assert_eq!(event[1], IN_ATTRIB);
     close(fd);
 }
 

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use abi::{Errno, Result};
 use fat_image::dir::Dir;
 use hal::sync::LazyLock;
+use security::Cred;
 use vfs::{DirEmit, File, FileOps, SyncMode, Whence};
 
 use crate::node::node;
@@ -61,8 +62,14 @@ impl FileOps for Directory {
         node(file.inode())?.sync(file.inode())
     }
 
-    fn ioctl(&self, file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
-        crate::ioctl::ioctl(file, cmd, arg)
+    fn ioctl_by(
+        &self,
+        file: &Arc<File>,
+        cmd: u32,
+        arg: usize,
+        cred: &dyn Fn() -> Arc<Cred>,
+    ) -> Result<usize> {
+        crate::ioctl::ioctl(file, cmd, arg, cred)
     }
 
     fn read(&self, _file: &File, _dst: &mut hal::uio::Dest<'_>, _pos: u64) -> Result<usize> {

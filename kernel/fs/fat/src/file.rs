@@ -12,6 +12,8 @@ use hal::sync::LazyLock;
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 use mm::{Mapping, PageSource};
+use sched::Interruptible;
+use security::Cred;
 use vfs::{File, FileOps, Inode, ShowPart, SyncMode};
 
 use crate::node::{Node, node};
@@ -21,6 +23,8 @@ pub(crate) static REGULAR: LazyLock<Arc<dyn FileOps>> = LazyLock::new(|| Arc::ne
 
 struct Regular;
 
+/// Clusters that a file gets at a time: other files have their turn in between.
+const MAX_CLUSTERS: usize = 1024;
 /// Zeroes that a growing file is filled with at a time.
 const ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
@@ -73,8 +77,14 @@ impl FileOps for Regular {
         }
     }
 
-    fn ioctl(&self, file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
-        crate::ioctl::ioctl(file, cmd, arg)
+    fn ioctl_by(
+        &self,
+        file: &Arc<File>,
+        cmd: u32,
+        arg: usize,
+        cred: &dyn Fn() -> Arc<Cred>,
+    ) -> Result<usize> {
+        crate::ioctl::ioctl(file, cmd, arg, cred)
     }
 
     fn release(&self, file: &File) {
@@ -136,7 +146,8 @@ impl Node {
         mapping(inode)?.write(pos, src)
     }
 
-    /// Gives the file clusters for its bytes up to `end`, if need be when those of removed files are free.
+    /// Gives the file clusters for its bytes up to `end`, if need be when those of removed files are free. `EINTR`: the thread is
+    /// to die; what it has got stays until the file is closed.
     fn reserve(&self, end: u64) -> Result<()> {
         if self.has_clusters_to(end) {
             return Ok(());
@@ -165,7 +176,7 @@ impl Node {
         })
     }
 
-    /// Fills the file up to `size` with zeroes: there are no holes.
+    /// Fills the file up to `size` with zeroes: there are no holes. `EFBIG`, `ENOSPC`; `EINTR`: the thread is to die.
     fn grow(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
         if size > inode.sb().max_bytes() {
             return Err(Errno::EFBIG);
@@ -173,6 +184,10 @@ impl Node {
         let (mapping, old) = (mapping(inode)?, inode.size());
         let mut at = old;
         while at < size {
+            if sched::current().is_interrupted(Interruptible::Killable) {
+                mapping.truncate(old);
+                return Err(Errno::EINTR);
+            }
             let len = (size - at).min(PAGE_SIZE as u64 - at % PAGE_SIZE as u64) as usize;
             let zeroes = ZEROES.get(..len).unwrap_or_default();
             match self.write_at(inode, at, &mut Src::kernel(zeroes)) {
@@ -234,15 +249,26 @@ impl Node {
     fn extend_chain(&self, end: u64) -> Result<()> {
         let fs = &self.fs;
         let size = u64::from(fs.layout.cluster_size);
-        fs.with(|meta| {
-            self.with_chain(meta, |meta, list| {
-                while (list.len() as u64) * size < end {
-                    self.has_spare.store(true, SeqCst);
-                    meta.table.append(&fs.layout, &fs.volume, list)?;
-                }
-                Ok(())
-            })
-        })
+        loop {
+            let is_done = fs.with(|meta| {
+                self.with_chain(meta, |meta, list| {
+                    for _ in 0..MAX_CLUSTERS {
+                        if (list.len() as u64) * size >= end {
+                            return Ok(true);
+                        }
+                        self.has_spare.store(true, SeqCst);
+                        meta.table.append(&fs.layout, &fs.volume, list)?;
+                    }
+                    Ok(false)
+                })
+            })?;
+            if is_done {
+                return Ok(());
+            }
+            if sched::current().is_interrupted(Interruptible::Killable) {
+                return Err(Errno::EINTR);
+            }
+        }
     }
 
     fn size(&self) -> u64 {

@@ -11,6 +11,8 @@ use fat_image::dir::{Dir, Entry};
 use fat_image::name::{self, Spelling};
 use hal::UserAddr;
 use hal::user;
+use security::Cred;
+use vfs::notify::{self, Event};
 use vfs::{File, InodeFlags, SetAttr};
 
 use crate::dirs::DOTS;
@@ -29,13 +31,13 @@ const RECLEN: usize = 16;
 const NAME: usize = 18;
 const NAME_ROOM: usize = 256;
 
-/// Does request `cmd`. `ENOTTY`: it is none of a file's. `EFAULT`, and the request's own errors. May sleep.
-pub(crate) fn ioctl(file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
+/// Does request `cmd` for whom `cred` tells. `ENOTTY`: it is none of a file's. `EFAULT`, and the request's own errors. May sleep.
+pub(crate) fn ioctl(file: &Arc<File>, cmd: u32, arg: usize, cred: &dyn Fn() -> Arc<Cred>) -> Result<usize> {
     let node = node(file.inode())?;
     let addr = UserAddr(arg as u64);
     match cmd {
         GET_ATTRIBUTES => user::write(addr, &attributes(node))?,
-        SET_ATTRIBUTES => set_attributes(file, node, user::read(addr)?)?,
+        SET_ATTRIBUTES => set_attributes(file, node, user::read(addr)?, &cred())?,
         GET_VOLUME_ID => user::write(addr, &node.fs.layout.serial)?,
         READDIR_BOTH if node.is_dir => return read_entry(file, node, addr, Names::Both),
         READDIR_SHORT if node.is_dir => return read_entry(file, node, addr, Names::Short),
@@ -50,7 +52,7 @@ fn attributes(node: &Node) -> u32 {
 }
 
 /// `EINVAL`: the root has none. `EPERM`: another user's file. `EOVERFLOW`: the mount does not show its owner. `EROFS`.
-fn set_attributes(file: &File, node: &Arc<Node>, asked: u32) -> Result<()> {
+fn set_attributes(file: &File, node: &Arc<Node>, asked: u32, cred: &Cred) -> Result<()> {
     let inode = file.inode();
     let _write = file.path().mount.want_write()?;
     let _exclusive = inode.sem.write();
@@ -64,7 +66,7 @@ fn set_attributes(file: &File, node: &Arc<Node>, asked: u32) -> Result<()> {
     if view.hides_owner(inode) {
         return Err(Errno::EOVERFLOW);
     }
-    if !security::owner_or_capable(file.cred(), view.uid(inode)) {
+    if !security::owner_or_capable(cred, view.uid(inode)) {
         return Err(Errno::EPERM);
     }
     // The mode follows: read-only is one of them.
@@ -79,7 +81,9 @@ fn set_attributes(file: &File, node: &Arc<Node>, asked: u32) -> Result<()> {
         SetAttr { mode: Some(kind | all & writable & !mask), ctime: vfs::time::now(), ..SetAttr::default() };
     inode.ops().set_attr(inode, &change)?;
     node.set_attributes(new & !is_dir | node.attributes() & fixed);
-    node.write_record(inode)
+    node.write_record(inode)?;
+    notify::path_event(file.path(), Event::ATTRIB);
+    Ok(())
 }
 
 /// Which names of an entry are asked for.
