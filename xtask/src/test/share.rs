@@ -26,9 +26,10 @@ const CACHES: [&str; 4] = ["none", "readahead", "mmap", "loose"];
 /// Runs the cases.
 pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     for cache in CACHES {
-        let cases: [(String, Case); 2] = [
+        let cases: [(String, Case); 3] = [
             (format!("a shared folder with cache={cache}, written first by the host"), host_first),
             (format!("a shared folder with cache={cache}, written first by the guest"), guest_first),
+            (format!("a shared folder with cache={cache}, files with several names"), several_names),
         ];
         for (what, case) in cases {
             let name = format!("disk/{platform}/{what}");
@@ -99,6 +100,18 @@ fn guest_first(platform: &Platform, cache: &str, dir: &Path) -> Result<()> {
     here(dir, "change tree 2 plain")?;
     let changed = here(dir, "describe tree")?;
     same("the guest", &changed, &there(platform, cache, dir, "./user-disk describe tree")?)
+}
+
+/// A server whose fids are names: a file that loses the one it was found by is still there by the others.
+fn several_names(platform: &Platform, cache: &str, dir: &Path) -> Result<()> {
+    let command = "echo one > a && ln a b && ln b c && exec 3< c && stat -c %h a && rm a && cat b && \
+         stat -L -c %h /proc/self/fd/3 && chmod 640 c && stat -c %a b && mv b d && rm c && cat d && \
+         stat -L -c '%h %a' /proc/self/fd/3 && cat <&3 && \
+         exec 5>> log && exec 6>> log && echo x >&5 && echo y >&6 && echo z >&5 && cat log && ls";
+    let said = there(platform, cache, &dir.join("tree"), command)?;
+    same("the guest", "3\none\n2\n640\none\n1 640\none\nx\ny\nz\nd\nlog", &said)?;
+    ensure!(fs::read(dir.join("tree/d"))? == b"one\n" && fs::read(dir.join("tree/log"))? == b"x\ny\nz\n");
+    Ok(())
 }
 
 fn same(who: &str, written: &str, seen: &str) -> Result<()> {

@@ -9,6 +9,7 @@
 //!      v
 //!   flushing --reply, then answer to the flush--> done all the same
 //!            --answer to the flush-->             EINTR; no reply will come
+//!            --no memory for a flush-->           waiting, whatever signals come
 //! ```
 
 use alloc::sync::Arc;
@@ -226,7 +227,11 @@ impl Client {
         let call = self.prepare(request, tag, data)?;
         self.submit(&call, kind)?;
         match self.wait(&call, kind) {
-            Err(Errno::EINTR) if tag != NO_TAG => self.flush(tag)?,
+            Err(Errno::EINTR) if tag != NO_TAG => match self.flush(tag) {
+                // The server knows of the call still: its tag must not be another's until it has answered.
+                Err(Errno::ENOMEM) => self.wait(&call, Interruptible::No)?,
+                flushed => flushed?,
+            },
             waited => waited?,
         }
         let len = call.ended().unwrap_or(Err(Errno::EINTR))?;

@@ -32,17 +32,29 @@ impl Drop for Fid {
 }
 
 impl Fid {
-    /// The fid `id`, which the server knows.
+    /// The fid `id`, as if the server knew it.
+    #[cfg(test)]
     pub(crate) fn of(client: &Arc<Client>, id: u32) -> Fid {
         Fid { client: client.clone(), id }
     }
 
     /// Enters the tree `aname` of the server as `uname` with the id `uid`: its root.
     pub(crate) fn attach(client: &Arc<Client>, uname: &[u8], aname: &[u8], uid: u32) -> Result<Fid> {
-        let fid = client.new_fid()?;
-        let request = Request::Attach { fid, uname, aname, uid };
+        let new = Fid::new(client)?;
+        let request = Request::Attach { fid: new.id, uname, aname, uid };
         client.call(&request, Data::None)?.body()?.qid().map_err(errno)?;
-        Ok(Fid { client: client.clone(), id: fid })
+        Ok(new)
+    }
+
+    /// A number that the server is to connect with a file. It is given back even when that failed: the server may have done it
+    /// all the same.
+    pub(crate) fn new(client: &Arc<Client>) -> Result<Fid> {
+        Ok(Fid { client: client.clone(), id: client.new_fid()? })
+    }
+
+    /// Gives the number back, which the server surely does not know.
+    pub(crate) fn unused(mut self) {
+        self.client.free_fid(core::mem::replace(&mut self.id, NO_FID));
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -67,27 +79,27 @@ impl Fid {
 
     /// A second fid for the same file; `kind` tells which signals end the wait.
     pub(crate) fn duplicate(&self, kind: Interruptible) -> Result<Fid> {
-        let new_fid = self.client.new_fid()?;
-        let request = Request::Walk { fid: self.id, new_fid, names: &[] };
+        let new = Fid::new(&self.client)?;
+        let request = Request::Walk { fid: self.id, new_fid: new.id, names: &[] };
         let answer = self.client.call_as(&request, Data::None, kind)?;
         answer.body()?.walked(0).map_err(errno)?;
-        Ok(Fid { client: self.client.clone(), id: new_fid })
+        Ok(new)
     }
 
     /// The file `name` in this directory; `None`: there is none.
     pub(crate) fn walk(&self, name: &[u8]) -> Result<Option<(Fid, Qid)>> {
-        let new_fid = self.client.new_fid()?;
-        let answer = match self.call(&Request::Walk { fid: self.id, new_fid, names: &[name] }) {
+        let new = Fid::new(&self.client)?;
+        let answer = match self.call(&Request::Walk { fid: self.id, new_fid: new.id, names: &[name] }) {
             Err(Errno::ENOENT) => {
-                self.client.free_fid(new_fid);
+                new.unused();
                 return Ok(None);
             }
             answer => answer?,
         };
         match answer.body()?.walked(1).map_err(errno)? {
-            (1, Some(qid)) => Ok(Some((Fid { client: self.client.clone(), id: new_fid }, qid))),
+            (1, Some(qid)) => Ok(Some((new, qid))),
             _ => {
-                self.client.free_fid(new_fid);
+                new.unused();
                 Ok(None)
             }
         }

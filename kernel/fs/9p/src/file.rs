@@ -10,11 +10,12 @@ use alloc::sync::Arc;
 
 use abi::fs::OpenFlags;
 use abi::{Errno, Result};
-use hal::uio::{Dest, Src};
+use hal::uio::{Dest, FramePart, Src};
 use mm::{Backing, Mapping};
 use sched::Interruptible;
 use vfs::{File, FileOps, Inode, ShowPart, SyncMode};
 
+use crate::channel::Part;
 use crate::node::{Node, OpenFid};
 use crate::pages;
 
@@ -28,6 +29,8 @@ pub(crate) fn mapping(inode: &Inode) -> Result<&Arc<Mapping>> {
     inode.mapping().ok_or(Errno::EINVAL)
 }
 
+/// Tries to get the pages of a range out of the cache while others make them dirty.
+const TRIES: usize = 4;
 /// Bytes of one call past the cache at most.
 const MAX_DIRECT: usize = 128 * 1024;
 
@@ -78,10 +81,6 @@ impl Regular {
     /// Writes past the cache. The inode's `sem` is held for writing.
     fn write_direct(&self, file: &File, inode: &Inode, src: &mut Src<'_>, pos: u64) -> Result<usize> {
         let mapping = mapping(inode)?;
-        let end = pos.saturating_add(src.remaining() as u64);
-        if mapping.nr_pages() > 0 {
-            mapping.write_back(pos..end)?;
-        }
         let mut done = 0;
         while src.remaining() > 0 {
             let mut parts = pages::buffer(self.step(src.remaining()))?;
@@ -105,7 +104,7 @@ impl Regular {
             if len == 0 {
                 return if done == 0 { Err(Errno::EFAULT) } else { Ok(done) };
             }
-            let written = match self.open.fid.write(pos + done as u64, &parts, Interruptible::Killable) {
+            let written = match self.write_parts(mapping, pos + done as u64, &parts, len) {
                 Err(errno) if done == 0 => return Err(errno),
                 written => written.unwrap_or(0),
             };
@@ -114,7 +113,6 @@ impl Regular {
                 break;
             }
         }
-        self.wrote(mapping, pos, done);
         let is_durable = file.flags().intersects(OpenFlags::SYNC | OpenFlags::DSYNC);
         if is_durable && done > 0 {
             // The server may have opened it without these flags.
@@ -123,17 +121,37 @@ impl Regular {
         Ok(done)
     }
 
-    /// The server has bytes that the cache has not.
-    fn wrote(&self, mapping: &Mapping, pos: u64, len: usize) {
+    /// Writes the `len` bytes of `parts` at `pos`, and gives up the pages that have older ones. What a mapping stores meanwhile
+    /// waits, or comes to the server before.
+    fn write_parts(&self, mapping: &Mapping, pos: u64, parts: &[Part], len: usize) -> Result<usize> {
         let page = hal::PAGE_SIZE as u64;
         let end = pos.saturating_add(len as u64);
-        if mapping.nr_pages() > 0 {
-            mapping.punch(pos / page * page..end.next_multiple_of(page));
+        let pages = pos / page * page..end.next_multiple_of(page);
+        for _ in 0..TRIES {
+            if mapping.nr_pages() > 0 {
+                mapping.write_back(pages.clone())?;
+            }
+            let frozen = mapping.freeze();
+            if mapping.count_pages(pages.start / page..pages.end / page).dirty > 0 {
+                continue;
+            }
+            frozen.punch(pages);
+            let done = self.open.fid.write(pos, parts, Interruptible::Killable)?;
+            if pos + done as u64 > mapping.size() {
+                frozen.truncate(pos + done as u64);
+            }
+            self.node.changed();
+            return Ok(done);
         }
-        if end > mapping.size() {
-            mapping.set_size(end);
+        // Somebody stores to a mapping of these pages all the time: then they are written as such stores are.
+        let mut done = 0;
+        for part in parts {
+            let part = [FramePart { frame: part.frame.clone(), offset: part.offset, len: part.len }];
+            done += mapping.write(pos + done as u64, &mut Src::parts(&part))?;
         }
         self.node.changed();
+        mapping.write_back(pages)?;
+        Ok(done)
     }
 
     /// Has what waits written, and lets the open file go that it was kept for.

@@ -76,7 +76,7 @@ impl FileSystemType for P9 {
         let root = Arc::new(root);
         let sb = SuperBlock::new(init, Box::new(Super { fs: fs.clone(), root: root.clone() }));
         fs.sb.call_once(|| Arc::downgrade(&sb));
-        let inode = fs.instantiate(root, &attributes)?;
+        let inode = fs.instantiate(root, None, &attributes)?;
         if inode.is_dir() { Ok(Dentry::new_root(inode)) } else { Err(Errno::ENOTDIR) }
     }
 }

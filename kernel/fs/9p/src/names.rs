@@ -35,7 +35,10 @@ impl Node {
     fn find(&self, name: &[u8]) -> Result<Option<Arc<Inode>>> {
         let Some((fid, _)) = self.fid().walk(name)? else { return Ok(None) };
         match fid.attributes() {
-            Ok(attributes) => self.fs.instantiate(Arc::new(fid), &attributes).map(Some),
+            Ok(attributes) => {
+                let name = Some((self.qid.path, name));
+                self.fs.instantiate(Arc::new(fid), name, &attributes).map(Some)
+            }
             // It went between the two.
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(errno),
@@ -75,7 +78,7 @@ impl Node {
             }
             told => told?,
         }
-        node(inode)?.lost_name(inode);
+        node(inode)?.lost_name(inode, (self.qid.path, name));
         Ok(())
     }
 
@@ -94,8 +97,9 @@ impl Node {
             }
             told => told?,
         }
+        let new_name = (node(rename.new_dir)?.qid.path, rename.new_name);
         if let Some(target) = rename.target.filter(|target| !Arc::ptr_eq(target, rename.inode)) {
-            node(target)?.lost_name(target);
+            node(target)?.lost_name(target, new_name);
             if target.is_dir() {
                 rename.new_dir.add_nlink(-1);
             }
@@ -106,6 +110,7 @@ impl Node {
         }
         // By its new name from now on, for servers whose fids are names.
         let moved = node(rename.inode)?;
+        moved.moved_name((node(rename.old_dir)?.qid.path, rename.old_name), new_name);
         if !moved.is_gone() {
             rename.inode.touch_ctime();
         }
@@ -114,18 +119,21 @@ impl Node {
 
     /// Opens a regular file: for reading, too, where the page cache has to read what is written in parts.
     fn open_regular(self: &Arc<Self>, inode: &Arc<Inode>, flags: OpenFlags) -> Result<Regular> {
+        let is_cached = self.fs.options.cache.keeps_pages() && !self.fs.options.is_direct;
+        let appends = !is_cached && flags.can_write() && flags.contains(OpenFlags::APPEND);
         let made = self.made.lock().take();
-        if let Some(open) = made {
-            return Ok(Regular { node: self.clone(), open });
+        if let Some(open) = &made
+            && !appends
+        {
+            return Ok(Regular { node: self.clone(), open: open.clone() });
         }
         if !self.fs.options.cache.keeps_names() {
             self.refresh(inode)?;
         }
         let (can_read, can_write) = (flags.can_read(), flags.can_write());
         let mut passed = flags & PASSED | OpenFlags::LARGEFILE;
-        let is_cached = self.fs.options.cache.keeps_pages() && !self.fs.options.is_direct;
-        if !is_cached && can_write {
-            passed |= flags & OpenFlags::APPEND;
+        if appends {
+            passed |= OpenFlags::APPEND;
         }
         if can_write && !can_read && is_cached {
             let both =
@@ -135,7 +143,12 @@ impl Node {
             }
         }
         let access = flags & (OpenFlags::WRONLY | OpenFlags::RDWR);
-        let open = self.open_again((passed | access).bits(), can_read, can_write, Interruptible::Killable)?;
+        let open = self.open_again((passed | access).bits(), can_read, can_write, Interruptible::Killable);
+        // Who has made a file may write to it, whatever its mode says to others, with the server's file of that time.
+        let open = match (open, made) {
+            (Err(Errno::EACCES), Some(made)) => made,
+            (open, _) => open?,
+        };
         Ok(Regular { node: self.clone(), open })
     }
 
@@ -160,9 +173,11 @@ impl InodeOps for Ops {
         let Ok(child) = node(inode) else { return false };
         if inode.nlink() > 1 && !inode.is_dir() {
             // Its fid may be by another of its names.
-            let leads_there = |(_, qid): (Fid, p9_wire::Qid)| qid.path == child.qid.path;
-            if !self.0.fid().walk(name).is_ok_and(|found| found.is_some_and(leads_there)) {
-                return false;
+            match self.0.fid().walk(name) {
+                Ok(Some((fid, qid))) if qid.path == child.qid.path => {
+                    child.note_name((self.0.qid.path, name), Arc::new(fid), true);
+                }
+                _ => return false,
             }
         }
         child.refresh(inode).is_ok()
@@ -200,6 +215,13 @@ impl InodeOps for Ops {
         let (dir, fid) = (self.0.fid(), node(inode)?.fid());
         dir.tell(&Request::Link { dir: dir.id(), fid: fid.id(), name })?;
         inode.add_nlink(1);
+        // By either name, should the other one go.
+        if let Ok(Some((fid, qid))) = dir.walk(name)
+            && let Ok(node) = node(inode)
+            && qid.path == node.qid.path
+        {
+            node.note_name((self.0.qid.path, name), Arc::new(fid), true);
+        }
         Ok(())
     }
 

@@ -25,10 +25,12 @@ use sched::{Interruptible, Mutex};
 use vfs::inode::{FileKind, Times};
 use vfs::{Inode, InodeFlags, InodeInit, SetAttr};
 
-use crate::fid::Fid;
+use crate::fid::{Fid, copy};
 use crate::mount::Fs;
 use crate::options::Access;
 
+/// Kind of a qid: a directory.
+const IS_DIR: u8 = 0x80;
 /// Linux adds this to the server's number, so that none is 0.
 const INO_OFFSET: u64 = 2;
 
@@ -53,6 +55,25 @@ impl Seen {
     }
 }
 
+/// A name: the number of the directory that it is in, and what it is there.
+pub(crate) type Name<'a> = (u64, &'a [u8]);
+
+/// Names whose fids are kept of a file at most.
+const MAX_NAMES: usize = 8;
+
+/// A fid, and the name that it was found by.
+struct Named {
+    dir: u64,
+    name: Vec<u8>,
+    fid: Arc<Fid>,
+}
+
+impl Named {
+    fn is(&self, (dir, name): Name<'_>) -> bool {
+        self.dir == dir && self.name == name
+    }
+}
+
 /// See the module's front page.
 pub(crate) struct Node {
     pub(crate) fs: Arc<Fs>,
@@ -60,6 +81,8 @@ pub(crate) struct Node {
     pub(crate) qid: Qid,
     /// By its newest name.
     fid: SpinLock<Arc<Fid>>,
+    /// All fids by names, of which a server may need one that is still there. The newest is the last; directories have none.
+    names: Mutex<Vec<Named>>,
     /// Open files, which pages are read and written through.
     open: SpinLock<Vec<Weak<OpenFid>>>,
     /// The one that dirty pages go through, kept until they are clean.
@@ -113,25 +136,31 @@ fn nlink_of(attributes: &Attributes) -> u32 {
 }
 
 impl Fs {
-    /// The inode of the file that `fid` names. `EIO`: the server makes no sense.
+    /// The inode of the file that `fid` names, which was found by `name`. `EIO`: the server makes no sense.
     pub(crate) fn instantiate(
         self: &Arc<Self>,
         fid: Arc<Fid>,
+        name: Option<Name<'_>>,
         attributes: &Attributes,
     ) -> Result<Arc<Inode>> {
         let kind = FileKind::from_mode(attributes.mode);
-        if kind == FileKind::Other || (kind == FileKind::Directory) != (attributes.qid.kind & 0x80 != 0) {
+        if kind == FileKind::Other || (kind == FileKind::Directory) != (attributes.qid.kind & IS_DIR != 0) {
             return Err(Errno::EIO);
         }
         if let Some(inode) = self.known(attributes, kind) {
             let node = node(&inode)?;
-            let old = core::mem::replace(&mut *node.fid.lock(), fid);
-            drop(old);
+            match name {
+                Some(name) => node.note_name(name, fid, attributes.nlink > 1),
+                None => node.set_fid(fid),
+            }
             // What the caller was told may be older than what is here.
             node.refresh(&inode)?;
             return Ok(inode);
         }
-        let inode = self.make(fid, attributes)?;
+        let inode = self.make(fid.clone(), attributes)?;
+        if let Some(name) = name {
+            node(&inode)?.note_name(name, fid, false);
+        }
         let mut known = self.known.lock();
         let there = known.get(&attributes.qid.path).and_then(Weak::upgrade);
         let is_same = there.as_ref().is_some_and(|there| there.kind() == kind && !is_gone(there));
@@ -158,6 +187,7 @@ impl Fs {
             vfs: Once::new(),
             qid: attributes.qid,
             fid: SpinLock::new("p9.node.fid", fid),
+            names: Mutex::new("p9.node.names", Vec::new()),
             open: SpinLock::new("p9.node.open", Vec::new()),
             writer: SpinLock::new("p9.node.writer", None),
             made: SpinLock::new("p9.node.made", None),
@@ -209,10 +239,51 @@ impl Node {
         self.is_gone.load(Relaxed)
     }
 
-    /// It has lost a name; with the last it is not found by its number any more.
-    pub(crate) fn lost_name(&self, inode: &Inode) {
+    fn set_fid(&self, fid: Arc<Fid>) {
+        let old = core::mem::replace(&mut *self.fid.lock(), fid);
+        drop(old);
+    }
+
+    /// `fid` was found by `name`, and is the newest; `has_others` keeps those by other names. Without memory it is forgotten as
+    /// soon as a newer one comes.
+    pub(crate) fn note_name(&self, (dir, name): Name<'_>, fid: Arc<Fid>, has_others: bool) {
+        self.set_fid(fid.clone());
+        if self.qid.kind & IS_DIR != 0 {
+            return;
+        }
+        let Ok(owned) = copy(name) else { return };
+        let mut names = self.names.lock();
+        names.retain(|named| has_others && !named.is((dir, name)));
+        if names.len() == MAX_NAMES {
+            names.remove(0);
+        }
+        if names.try_reserve(1).is_ok() {
+            names.push(Named { dir, name: owned, fid });
+        }
+    }
+
+    /// Goes on with the fid of another name than those that `is_gone` tells. `false`: none is left.
+    fn drop_names(&self, is_gone: impl Fn(&Named) -> bool) -> bool {
+        let mut names = self.names.lock();
+        names.retain(|named| !is_gone(named));
+        let Some(last) = names.last() else { return false };
+        self.set_fid(last.fid.clone());
+        true
+    }
+
+    /// The name `old` is `new` now; servers take their fids with it.
+    pub(crate) fn moved_name(&self, old: Name<'_>, new: Name<'_>) {
+        let Ok(owned) = copy(new.1) else { return };
+        if let Some(named) = self.names.lock().iter_mut().find(|named| named.is(old)) {
+            (named.dir, named.name) = (new.0, owned);
+        }
+    }
+
+    /// It has lost `name`; with the last it is not found by its number any more.
+    pub(crate) fn lost_name(&self, inode: &Inode, name: Name<'_>) {
         if inode.nlink() > 1 && !inode.is_dir() {
             inode.add_nlink(-1);
+            self.drop_names(|named| named.is(name));
             return;
         }
         inode.set_nlink(0);
@@ -272,7 +343,7 @@ impl Node {
             let Some(open) = self.open_fid(|_| true) else { return Err(Errno::ENOENT) };
             open.fid.attributes()?
         } else {
-            self.fid().attributes()?
+            self.attributes()?
         };
         let is_same_kind = FileKind::from_mode(attributes.mode) == inode.kind();
         if attributes.qid.path != self.qid.path || !is_same_kind {
@@ -280,6 +351,21 @@ impl Node {
         }
         self.apply(inode, &attributes, nr_changes);
         Ok(attributes)
+    }
+
+    /// The attributes by any name that still leads there. Others may have removed the newest.
+    fn attributes(&self) -> Result<Attributes> {
+        loop {
+            let fid = self.fid();
+            let told = fid.attributes();
+            let is_elsewhere = match &told {
+                Ok(attributes) => attributes.qid.path != self.qid.path,
+                Err(errno) => *errno == Errno::ENOENT,
+            };
+            if !is_elsewhere || !self.drop_names(|named| Arc::ptr_eq(&named.fid, &fid)) {
+                return told;
+            }
+        }
     }
 
     /// Takes over what the server told after `nr_changes` changes of ours.

@@ -44,10 +44,15 @@ impl Fid {
     /// A fid for the value of attribute `name`, and its length.
     fn xattr(&self, name: &[u8]) -> Result<(Fid, usize)> {
         let client = self.client();
-        let new_fid = client.new_fid()?;
-        let answer = client.call(&Request::XattrWalk { fid: self.id(), new_fid, name }, Data::None);
-        let answer = answer.inspect_err(|_| client.free_fid(new_fid))?;
-        let fid = Fid::of(client, new_fid);
+        let fid = Fid::new(client)?;
+        let request = Request::XattrWalk { fid: self.id(), new_fid: fid.id(), name };
+        let answer = match client.call(&request, Data::None) {
+            Err(errno @ (Errno::ENODATA | Errno::EOPNOTSUPP)) => {
+                fid.unused();
+                return Err(errno);
+            }
+            answer => answer?,
+        };
         let len = xattr_len(&mut answer.body()?).map_err(|error| match error {
             p9_wire::Error::TooLong => Errno::E2BIG,
             error => errno(error),
