@@ -136,6 +136,8 @@ bitflags! {
         const SWAPFILE = 1 << 10;
         /// Known to have no capabilities (`security.capability`), so that writes need not ask. Set and cleared under `sem`.
         const NO_CAPS = 1 << 11;
+        /// A directory that an overlay writes to: no other one is to.
+        const CLAIMED = 1 << 12;
     }
 }
 

@@ -9,7 +9,7 @@ use abi::{Errno, Result};
 use security::{Access, Cap, Cred};
 
 use crate::dentry::Dentry;
-use crate::idmap::IdView;
+use crate::idmap::{IdView, NOBODY};
 use crate::inode::{FileKind, Inode, InodeFlags};
 use crate::path::Path;
 
@@ -99,11 +99,17 @@ fn is_sticky_for_all(dir: &Inode) -> bool {
     dir.mode() & (S_ISVTX | 0o002) == S_ISVTX | 0o002
 }
 
+/// Whether `inode` has an owner in `view`, which `dir` has too.
+fn has_owner_of(view: &IdView, dir: &Inode, inode: &Inode) -> bool {
+    let owner = view.uid(inode);
+    owner != NOBODY && owner == view.uid(dir)
+}
+
 /// protected_symlinks: in a sticky directory that all may write to, only one's own links and the directory owner's
 /// are followed.
 pub(crate) fn may_follow_link(view: &IdView, dir: &Inode, link: &Inode, cred: &Cred) -> Result<()> {
     let is_protected = PROTECTED_SYMLINKS.load(Relaxed) != 0 && is_sticky_for_all(dir);
-    if is_protected && cred.fsuid != view.uid(link) && dir.uid() != link.uid() {
+    if is_protected && cred.fsuid != view.uid(link) && !has_owner_of(view, dir, link) {
         return Err(Errno::EACCES);
     }
     Ok(())
@@ -134,7 +140,7 @@ pub(crate) fn may_create_in_sticky(view: &IdView, dir: &Inode, inode: &Inode, cr
         _ => 0,
     };
     let mode = dir.mode();
-    if level == 0 || mode & S_ISVTX == 0 || inode.uid() == dir.uid() || view.uid(inode) == cred.fsuid {
+    if level == 0 || mode & S_ISVTX == 0 || has_owner_of(view, dir, inode) || view.uid(inode) == cred.fsuid {
         return Ok(());
     }
     if mode & 0o002 != 0 || (level >= 2 && mode & 0o020 != 0) { Err(Errno::EACCES) } else { Ok(()) }

@@ -150,6 +150,9 @@ pub trait SuperOps: Any + Send + Sync {
         None
     }
 
+    /// The last mount of it is gone; open files may keep it. Must not sleep.
+    fn unmounted(&self) {}
+
     /// Writes out everything that is dirty.
     fn sync(&self, sb: &SuperBlock) -> Result<()> {
         let _ = sb;
@@ -330,6 +333,7 @@ impl SuperBlock {
     pub(crate) fn mount_removed(self: &Arc<Self>) {
         if self.mounts.fetch_sub(1, AcqRel) == 1 {
             dcache::shrink_sb(self);
+            self.ops().unmounted();
         }
     }
 

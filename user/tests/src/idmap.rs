@@ -8,7 +8,7 @@ tests!(
     what_can_be_a_map, which_mounts_can_have_one, a_map_is_set_once, owners_are_shown_by_the_map,
     what_is_made_gets_the_owner_back, who_is_not_in_the_map_makes_nothing, chown_through_the_map,
     files_of_nobody_stay_as_they_are, permissions_count_by_the_map, lists_go_through_the_map,
-    capabilities_go_through_the_map, set_group_id_and_sticky_folders, statmount_tells_the_map,
+    capabilities_go_through_the_map, set_group_id_and_sticky_folders, owners_that_are_hidden_are_no_owners, statmount_tells_the_map,
     open_tree_attr_replaces_a_map, open_files_keep_a_mount_as_it_is, layers_of_an_overlay_can_have_maps,
 );
 
@@ -338,6 +338,21 @@ fn set_group_id_and_sticky_folders() {
     assert_eq!(as_user(1004, 1004, || sys!(SYS_unlink, &path("v/t/f"))), Err(EPERM));
     assert_eq!(as_user(3, 3, || sys!(SYS_unlink, &path("v/t/f"))), Err(EPERM));
     assert_eq!(as_user(1003, 1003, || sys!(SYS_unlink, &path("v/t/f"))), Ok(0));
+}
+
+fn owners_that_are_hidden_are_no_owners() {
+    setup("0 1000 10");
+    sys!(SYS_mkdir, &path("m/t"), 0).unwrap();
+    sys!(SYS_chmod, &path("m/t"), 0o1777).unwrap();
+    sys!(SYS_symlink, c"/dev/null", &path("m/t/l")).unwrap();
+    let follow = || as_user(1003, 1003, || open(&path("v/t/l"), O_RDONLY).map(|fd| close(fd)).map(|_| 0));
+    assert_eq!(follow(), Ok(0), "the folder's owner made it");
+    sys!(SYS_lchown, &path("m/t"), 500, 500).unwrap();
+    sys!(SYS_lchown, &path("m/t/l"), 500, 500).unwrap();
+    if slurp("/proc/sys/fs/protected_symlinks").trim() == "0" {
+        skip("links are followed in any folder");
+    }
+    assert_eq!(follow(), Err(EACCES), "neither has an owner there");
 }
 
 fn statmount_tells_the_map() {

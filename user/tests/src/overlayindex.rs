@@ -10,7 +10,8 @@ tests!(
     "overlayindex":
     names_stay_together, names_are_counted, the_last_name_takes_the_index_along, an_index_outlives_a_mount,
     layers_are_bound_to_each_other, renames_keep_names_together, without_an_upper_directory_nothing_is_indexed,
-    without_an_index_names_part, the_option_is_shown, new_names_of_lower_files,
+    without_an_index_names_part, the_option_is_shown, new_names_of_lower_files, one_index_serves_one_overlay,
+    names_in_forgotten_folders,
 );
 
 /// The lower file "l2/x" has three names: "x", "y" and "d/z".
@@ -187,4 +188,43 @@ fn new_names_of_lower_files() {
     append("m/a2");
     assert_eq!((text("m/a"), nlink("m/a")), ("a of l1!".into(), 2));
     assert_eq!(index().len(), 1);
+}
+
+fn one_index_serves_one_overlay() {
+    linked();
+    mount(",index=on");
+    mkdir("m2");
+    let second = |options: &str| {
+        let options = cstr(options);
+        sys!(SYS_mount, c"overlay", &path("m2"), c"overlay", 0, &options)
+    };
+    assert_eq!(second(&usual(",index=on")), Err(EBUSY));
+    for (upper, work) in [("u", "w2"), ("u2", "w")] {
+        for name in ["u2", "w2"] {
+            let _ = sys!(SYS_mkdir, &path(name), 0o755);
+        }
+        let dirs = format!("lowerdir={}:{},upperdir={},workdir={}", at("l1"), at("l2"), at(upper), at(work));
+        assert_eq!(second(&format!("{dirs},index=on")), Err(EBUSY), "{upper} {work}");
+    }
+    sys!(SYS_umount2, &path("m"), 0).unwrap();
+    assert_eq!(second(&usual(",index=on")), Ok(0));
+    sys!(SYS_umount2, &path("m2"), 0).unwrap();
+}
+
+fn names_in_forgotten_folders() {
+    linked();
+    mount(",index=on");
+    let fd = open(&path("m/x"), O_RDONLY).unwrap();
+    assert_eq!(ino("m/d/z"), fstat(fd).st_ino);
+    // The folder that it was found in last is in no cache any more.
+    write_file("/proc/sys/vm/drop_caches", "2").unwrap();
+    sys!(SYS_fchmod, fd, 0o640).unwrap();
+    assert_eq!(fstat(fd).st_mode & 0o777, 0o640);
+    for name in ["m/x", "m/y", "m/d/z"] {
+        let found = fs::metadata(at(name)).unwrap();
+        assert_eq!((found.mode() & 0o777, found.nlink(), found.ino()), (0o640, 3, fstat(fd).st_ino));
+    }
+    append("m/d/z");
+    assert_eq!((text("m/x"), nlink("m/y")), ("linked!".into(), 3));
+    close(fd);
 }

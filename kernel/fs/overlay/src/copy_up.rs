@@ -8,10 +8,12 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::SeqCst;
 
 use abi::fs::{OpenFlags, RenameFlags, S_IFLNK, S_IFMT, S_IFREG};
 use abi::{Errno, Result};
 use hal::uio::{Dest, Src};
+use vfs::dentry::Name;
 use vfs::inode::XattrMode;
 use vfs::open::{self, How};
 use vfs::{Inode, Link, Path, SetAttr, SyncMode, Whence, fcntl, namespace, rw, xattr};
@@ -34,6 +36,15 @@ pub(crate) enum Data {
 /// Whether `this` is as far up as a change of this kind needs it.
 fn is_up(this: &OverlayInode, data: Data) -> bool {
     this.upper().is_some() && (data == Data::Stays || !this.is_metacopy())
+}
+
+/// Where `this` is to get a name. A file of the index is copied even where its directory was forgotten, as the names lead to it
+/// by the index.
+fn place_of(this: &OverlayInode) -> Result<Option<(Arc<Inode>, Name)>> {
+    match this.place() {
+        Err(Errno::ESTALE) if this.indexed.is_some() => Ok(None),
+        place => place,
+    }
 }
 
 /// Bytes that are copied at once.
@@ -60,11 +71,11 @@ impl Overlay {
         if let Some(upper) = this.upper() {
             return self.complete(this, upper, data);
         }
-        let mut next = this.place()?;
+        let mut next = place_of(this)?;
         while let Some((dir, _)) = next
             && overlay(&dir)?.upper().is_none()
         {
-            next = overlay(&dir)?.place()?;
+            next = place_of(overlay(&dir)?)?;
             above.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             above.push(dir);
         }
@@ -107,6 +118,8 @@ impl Overlay {
             this.set_whole();
         }
         this.set_upper(indexed.unwrap_or(copy));
+        // After it is known, and before it can be forgotten.
+        self.nr_copies.fetch_add(1, SeqCst);
         Ok(())
     }
 
@@ -215,7 +228,11 @@ impl Overlay {
     /// Moves the finished copy `name` to the place of what it is of. Gives its path in the index, if it is there.
     fn publish(&self, this: &OverlayInode, name: &[u8]) -> Result<Option<Path>> {
         let work = &self.writable()?.work;
-        let Some((place, place_name)) = this.place()?.filter(|_| !this.is_removed()) else {
+        let target = place_of(this)?;
+        if let (None, Some(indexed), false) = (&target, &this.indexed, this.is_removed()) {
+            return self.enter_index(indexed, name).map(Some);
+        }
+        let Some((place, place_name)) = target.filter(|_| !this.is_removed()) else {
             // It has no name any more, so the copy loses its own; who has it open keeps it.
             let is_dir = this.real_inode()?.is_dir();
             let remove = if is_dir { namespace::rmdir_in } else { namespace::unlink_in };

@@ -25,12 +25,25 @@ impl InodeCache {
 
     /// Notes that `inode` shows `real`, unless another one does, which is given then.
     pub(crate) fn insert(&self, real: &Arc<Inode>, inode: &Arc<Inode>) -> Arc<Inode> {
+        self.insert_if(real, inode, || true).unwrap_or_else(|| inode.clone())
+    }
+
+    /// As [`InodeCache::insert`]; `None` if `is_true` of what `inode` shows is not when it is to be noted.
+    pub(crate) fn insert_if(
+        &self,
+        real: &Arc<Inode>,
+        inode: &Arc<Inode>,
+        is_true: impl FnOnce() -> bool,
+    ) -> Option<Arc<Inode>> {
         let mut map = self.0.lock();
         if let Some(there) = map.get(&key(real)).and_then(Weak::upgrade) {
-            return there;
+            return Some(there);
+        }
+        if !is_true() {
+            return None;
         }
         map.insert(key(real), Arc::downgrade(inode));
-        inode.clone()
+        Some(inode.clone())
     }
 
     /// Takes `real` out: it is shown no more.

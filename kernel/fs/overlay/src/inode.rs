@@ -145,13 +145,24 @@ impl Drop for OverlayInode {
     }
 }
 
-/// The inode that shows `stack`, found at `place`.
+/// The inode that shows `stack`, which nobody else can have copied up.
 pub(crate) fn instantiate(
+    sb: &Arc<SuperBlock>,
+    fs: &Arc<Overlay>,
+    stack: Stack,
+    place: Option<Place>,
+) -> Result<Arc<Inode>> {
+    instantiate_if(sb, fs, stack, place, || true)?.ok_or(Errno::EIO)
+}
+
+/// The inode that shows `stack`, found at `place`; `None` unless `is_true` of that when it can be found by others.
+fn instantiate_if(
     sb: &Arc<SuperBlock>,
     fs: &Arc<Overlay>,
     mut stack: Stack,
     place: Option<Place>,
-) -> Result<Arc<Inode>> {
+    is_true: impl Fn() -> bool,
+) -> Result<Option<Arc<Inode>>> {
     let indexed = fs.indexed(&mut stack)?;
     let shown = stack.real().ok_or(Errno::EIO)?;
     let real = shown.inode().ok_or(Errno::EIO)?.clone();
@@ -167,7 +178,7 @@ pub(crate) fn instantiate(
         if let Some(place) = place {
             *overlay(&known)?.place.lock() = Some(place);
         }
-        return Ok(known);
+        return Ok(Some(known));
     }
     let upper = Once::new();
     let is_whole = match &stack.upper {
@@ -206,10 +217,10 @@ pub(crate) fn instantiate(
     let inode = Inode::new(sb, init, Box::new(ops), None);
     overlay(&inode)?.this.call_once(|| Arc::downgrade(&inode));
     if !is_shared {
-        return Ok(inode);
+        return Ok(is_true().then_some(inode));
     }
-    let inode = fs.icache.insert(&key, &inode);
-    Ok(if Arc::ptr_eq(&key, &real) { inode } else { fs.icache.insert(&real, &inode) })
+    let Some(inode) = fs.icache.insert_if(&key, &inode, is_true) else { return Ok(None) };
+    Ok(Some(if Arc::ptr_eq(&key, &real) { inode } else { fs.icache.insert(&real, &inode) }))
 }
 
 /// `change` with the owner that the file system of `real` keeps for it. `EOVERFLOW`: it cannot.
@@ -247,9 +258,18 @@ pub(crate) fn refresh(inode: &Inode) -> Result<()> {
 
 impl InodeOps for OverlayInode {
     fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
-        let Some(stack) = self.fs.lookup(self, name)? else { return Ok(None) };
-        let place = Place { dir: Arc::downgrade(dir), name: Name::from_slice(name) };
-        instantiate(dir.sb(), &self.fs, stack, Some(place)).map(Some)
+        let fs = &self.fs;
+        loop {
+            let seen = fs.nr_copies.load(SeqCst);
+            let Some(stack) = fs.lookup(self, name)? else { return Ok(None) };
+            // What is copied up between the two, and then forgotten, would be shown as it was before.
+            let is_upper = stack.upper.is_some();
+            let is_true = || is_upper || fs.nr_copies.load(SeqCst) == seen;
+            let place = Place { dir: Arc::downgrade(dir), name: Name::from_slice(name) };
+            if let Some(inode) = instantiate_if(dir.sb(), fs, stack, Some(place), is_true)? {
+                return Ok(Some(inode));
+            }
+        }
     }
 
     fn create(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {

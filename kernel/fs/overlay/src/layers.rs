@@ -2,12 +2,14 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU64;
 
 use abi::{Errno, Result};
 use sched::Mutex;
 use security::Cred;
 use vfs::{Inode, Path};
 
+use crate::claim::Claim;
 use crate::icache::InodeCache;
 use crate::inode::OverlayInode;
 use crate::marks::{Namespace, Redirect, is_whiteout};
@@ -28,6 +30,8 @@ pub(crate) struct Upper {
     pub(crate) work: Path,
     /// Copies of lower files with several names, with `index=on`.
     pub(crate) index: Option<Path>,
+    /// Keeps other overlays away from the directories.
+    pub(crate) claim: Claim,
 }
 
 /// One overlay.
@@ -42,6 +46,8 @@ pub(crate) struct Overlay {
     pub(crate) icache: InodeCache,
     /// Serialises copying up and changes of names.
     pub(crate) changes: Mutex<()>,
+    /// Files that were copied up: a lookup that saw less than all of them may have seen a lower file that is none any more.
+    pub(crate) nr_copies: AtomicU64,
     /// Devices of the layers' file systems, each once.
     pub(crate) devices: Vec<u64>,
     /// How many overlays lie upon each other here.

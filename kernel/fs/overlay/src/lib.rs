@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+mod claim;
 mod copy_up;
 mod dir;
 mod file;

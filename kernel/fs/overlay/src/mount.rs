@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU64;
 
 use abi::fs::{S_IFDIR, Statfs};
 use abi::{Errno, Result};
@@ -16,6 +17,7 @@ use vfs::{
     namespace,
 };
 
+use crate::claim::{Claim, IfTaken};
 use crate::icache::InodeCache;
 use crate::inode::instantiate;
 use crate::layers::{Lower, Overlay, Stack, Upper};
@@ -132,6 +134,7 @@ fn build(ctx: &WalkContext<'_>, mut options: Options) -> Result<Overlay> {
         marks,
         icache: InodeCache::new(),
         changes: Mutex::new("overlay.changes", ()),
+        nr_copies: AtomicU64::new(0),
         devices,
         depth,
     })
@@ -168,6 +171,7 @@ fn index_wanted(ctx: &WalkContext<'_>, options: &mut Options, lowers: &[Path]) -
 }
 
 /// The writable layer. `EINVAL`: it cannot be written to, is an overlay itself, or does not go with the work directory.
+/// `EBUSY`: with an index, another overlay uses one of them.
 fn open_upper(ctx: &WalkContext<'_>, upper: &[u8], work: &[u8], has_index: HasIndex) -> Result<Upper> {
     let upper = directory(ctx, upper)?;
     let work = directory(ctx, work)?;
@@ -178,13 +182,16 @@ fn open_upper(ctx: &WalkContext<'_>, upper: &[u8], work: &[u8], has_index: HasIn
     if upper.mount.is_readonly() {
         return Err(Errno::EINVAL);
     }
+    let if_taken = if has_index == HasIndex::Yes { IfTaken::Refuse } else { IfTaken::Warn };
+    let inode_of = |path: &Path| path.inode().cloned().ok_or(Errno::ENOENT);
+    let claim = Claim::new(&inode_of(&upper)?, &inode_of(&work)?, if_taken)?;
     // One mount for both, so that things can be renamed from one to the other.
     let mount = Mount::new_private(&Path::root_of(&upper.mount), MountFlags::NOATIME);
     let place = |path: &Path| Path::new(&mount, &path.dentry);
     let dir = place(&work);
     let work = inner_work(ctx, &dir, b"work")?;
     let index = if has_index == HasIndex::Yes { Some(inner_work(ctx, &dir, b"index")?) } else { None };
-    Ok(Upper { root: place(&upper), work, index })
+    Ok(Upper { root: place(&upper), work, index, claim })
 }
 
 /// The directory `name` in the work directory, made if it is not there.
@@ -217,6 +224,12 @@ impl SuperOps for Super {
 
     fn set_readonly(&self, _sb: &SuperBlock, readonly: bool) -> Result<()> {
         if readonly || self.0.upper.is_some() { Ok(()) } else { Err(Errno::EROFS) }
+    }
+
+    fn unmounted(&self) {
+        if let Some(upper) = &self.0.upper {
+            upper.claim.release();
+        }
     }
 
     fn sync(&self, _sb: &SuperBlock) -> Result<()> {
