@@ -170,6 +170,13 @@ pub trait FileOps: Any + Send + Sync {
         Ok(0)
     }
 
+    /// A write past the page cache of bytes that the file has already: beside others of its kind, as the inode's `sem` is held for
+    /// reading only. `None`: it has to be done as any other, with nothing taken from `src`. May sleep.
+    fn overwrite(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<Option<usize>> {
+        let _ = (file, src, pos);
+        Ok(None)
+    }
+
     /// A request of ioctl(2) that the VFS does not know.
     fn ioctl(&self, file: &Arc<File>, cmd: u32, arg: usize) -> Result<usize> {
         let _ = (file, cmd, arg);
@@ -581,6 +588,9 @@ impl Drop for File {
             }
         }
         self.ops.release(self);
+        if let Some(mapping) = self.inode.mapping() {
+            mapping.stop_ahead();
+        }
         if let Some(locks) = self.inode.locks_if_any() {
             locks.file_released(self.id);
         }

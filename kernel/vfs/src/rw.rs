@@ -239,8 +239,14 @@ fn write_at(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags: Rw
     let drops = flags.contains(RwFlags::DONTCACHE);
     let dropped = drops.then(|| Dropped::new(file, *pos, src.remaining()));
     let done = if file.mode().contains(FileMode::CACHED) {
-        let _exclusive = inode.sem.write();
-        write_cached(file, src, pos, fsize, flags)?
+        let is_direct = file.flags().contains(OpenFlags::DIRECT) && !flags.contains(RwFlags::APPEND);
+        match if is_direct { overwrite(file, src, *pos, fsize, flags)? } else { None } {
+            Some(done) => done,
+            None => {
+                let _exclusive = inode.sem.write();
+                write_cached(file, src, pos, fsize, flags)?
+            }
+        }
     } else {
         if flags.contains(RwFlags::NOWAIT) && src.remaining() > 0 {
             src.truncate(file.ops().nowait(file, RwKind::Write, *pos, src.remaining())?);
@@ -284,6 +290,32 @@ fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags
     remove_privileges(&file.path().mount, inode, file.cred())?;
     let done = file.ops().write(file, src, *pos)?;
     if done > 0 {
+        inode.touch_mtime();
+        inode.ops().times_changed(inode);
+    }
+    Ok(done)
+}
+
+/// A write past the cache that changes nothing but bytes that are there: such writes go on side by side. `None`: it is another.
+#[cold]
+fn overwrite(file: &File, src: &mut Src<'_>, pos: u64, fsize: u64, flags: RwFlags) -> Result<Option<usize>> {
+    let inode = file.inode();
+    let _shared = inode.sem.read();
+    let end = pos.saturating_add(src.remaining() as u64);
+    let has_privileges =
+        inode.mode() & (S_ISUID | S_ISGID) != 0 || !inode.flags().contains(InodeFlags::NO_CAPS);
+    let is_plain = src.remaining() > 0
+        && end <= fsize.min(inode.size())
+        && !has_privileges
+        && !inode.flags().contains(InodeFlags::SWAPFILE);
+    if !is_plain {
+        return Ok(None);
+    }
+    if flags.contains(RwFlags::NOWAIT) {
+        src.truncate(file.ops().nowait(file, RwKind::Write, pos, src.remaining())?);
+    }
+    let done = file.ops().overwrite(file, src, pos)?;
+    if done.is_some_and(|done| done > 0) {
         inode.touch_mtime();
         inode.ops().times_changed(inode);
     }

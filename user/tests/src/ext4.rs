@@ -9,7 +9,8 @@ tests!(
     direct_io_is_aligned, direct_io_agrees_with_the_cache, direct_io_meets_mappings, direct_io_lengthens_a_file,
     direct_io_from_a_mapping_of_the_file, direct_alignment_is_told, direct_requests_run_aside, reads_that_must_not_wait,
     pages_are_left_out, random_direct_and_cached_accesses_agree, ranges_are_taken_out, ranges_are_put_in,
-    random_shifts_agree_with_an_array, flags_of_files, journaled_data_is_read_back,
+    random_shifts_agree_with_an_array, direct_writes_side_by_side, what_is_read_ahead_is_not_older,
+    flags_of_files, journaled_data_is_read_back,
 );
 
 const RWF_NOWAIT: u32 = 8;
@@ -370,6 +371,64 @@ fn flags(fd: i32) -> u32 {
 
 fn set_flags(fd: i32, new: u32) -> Result<usize, Errno> {
     sys!(SYS_ioctl, fd, SETFLAGS, &new)
+}
+
+/// Direct writes of several threads to bytes that have blocks, and their reads: each block has what its writer stored last.
+fn direct_writes_side_by_side() {
+    const BLOCKS: usize = 64;
+    const WRITERS: usize = 4;
+    let (cached, fd) = both("f");
+    write(cached, &[0; BLOCKS * PAGE]).unwrap();
+    sys!(SYS_fsync, cached).unwrap();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|nr| {
+            std::thread::spawn(move || {
+                let buf = anon(2 * PAGE);
+                for round in 1..=40usize {
+                    let block = (round * 7 + nr) % (BLOCKS / WRITERS) * WRITERS + nr;
+                    fill(buf, PAGE, round as u8);
+                    assert_eq!(write_from(fd, buf, PAGE, block * PAGE), Ok(PAGE));
+                    assert_eq!(read_to(fd, buf + PAGE, PAGE, block * PAGE), Ok(PAGE));
+                    assert_eq!(bytes_at(buf + PAGE, PAGE), vec![round as u8; PAGE]);
+                    let seen = pread(cached, PAGE, (block * PAGE) as i64).unwrap();
+                    assert_eq!(seen, vec![round as u8; PAGE], "by way of the cache");
+                }
+            })
+        })
+        .collect();
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    assert_eq!(fstat(fd).st_size as usize, BLOCKS * PAGE);
+}
+
+/// While a file is read in order, what is ahead changes: past the cache, and by way of it with the pages dropped.
+fn what_is_read_ahead_is_not_older() {
+    const LEN: usize = 2 << 20;
+    let (cached, fd) = both("f");
+    let other = open(&path("f"), O_RDWR).unwrap();
+    let buf = anon(64 << 10);
+    for round in 0..4u8 {
+        assert_eq!(pwrite(other, &vec![round; LEN], 0), Ok(LEN));
+        sys!(SYS_fsync, cached).unwrap();
+        sys!(SYS_fadvise64, other, 0, 0, POSIX_FADV_DONTNEED).unwrap();
+        seek(cached, 0, SEEK_SET).unwrap();
+        for chunk in 0..LEN / (64 << 10) {
+            let at = chunk * (64 << 10);
+            let seen = read_vec(cached, 64 << 10).unwrap();
+            let expected = if chunk > 3 { round + 100 } else { round };
+            assert_eq!(seen.len(), 64 << 10);
+            assert!(seen.iter().all(|&byte| byte == expected), "{at}, round {round}: {}", seen[0]);
+            if chunk == 3 {
+                // The rest of the file, of which some is on its way.
+                for pos in (at + (64 << 10)..LEN).step_by(64 << 10) {
+                    fill(buf, 64 << 10, round + 100);
+                    let to = if round % 2 == 0 { fd } else { other };
+                    assert_eq!(write_from(to, buf, 64 << 10, pos), Ok(64 << 10));
+                }
+                sys!(SYS_fdatasync, other).unwrap();
+                sys!(SYS_fadvise64, other, (at + (64 << 10)) as i64, 0, POSIX_FADV_DONTNEED).unwrap();
+            }
+        }
+    }
 }
 
 fn flags_of_files() {

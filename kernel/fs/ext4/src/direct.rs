@@ -3,13 +3,16 @@
 //! ```text
 //!   read    write back what is dirty in the range    read blocks into frames    copy out
 //!   write   copy in    write back and drop the pages of the range, keep them away    write blocks    let them come
+//!   ... of bytes that have blocks: copy in    write back and drop the pages    write blocks    drop the pages once more
 //! ```
 //! Files whose data lies in the inode or goes through the journal have no such way: they use the cache, as on Linux.
 //! LINUX: bytes go through frames of the kernel's, as user memory is not pinned for the device.
 //!
 //! # Locks
 //!
-//! The inode's `sem` is held: for reading by a read, so that no block changes its owner meanwhile. No user memory is
+//! The inode's `sem` is held: for reading by a read, and by a write to bytes that have blocks, so that no block changes its owner
+//! meanwhile. Pages that come in while such a write is under way, with what was there before, go when it is done; what a mapping
+//! stores to them meanwhile is kept or not, as on Linux. No user memory is
 //! touched while the cache is frozen, as it may be a mapping of the file itself.
 
 use alloc::sync::Arc;
@@ -125,6 +128,63 @@ pub(crate) fn write(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, pos: u64
         }
     }
     Ok((at - pos) as usize)
+}
+
+/// Writes at `pos` bytes that have blocks; the inode's `sem` is held for reading. `None`: not all of them have, or a mapping
+/// stores to them. Errors as [`write`].
+pub(crate) fn overwrite(
+    node: &Node,
+    inode: &Arc<Inode>,
+    src: &mut Src<'_>,
+    pos: u64,
+) -> Result<Option<usize>> {
+    let len = src.remaining() as u64;
+    node.fs.disk.device().check_direct(pos, src.remaining(), src.alignment())?;
+    let range = pos..pos + len;
+    if len > CHUNK || range.end > inode.size() || !node.is_written(range.clone())? {
+        return Ok(None);
+    }
+    let mapping = mapping(inode)?;
+    if !has_dropped(mapping, &range)? {
+        return Ok(None);
+    }
+    let frames = frames(&range)?;
+    for (frame, offset, len) in parts(&frames, range.clone()) {
+        if src.take_into_frame(frame, offset, len)? < len {
+            // Part of a block cannot be written.
+            return Err(Errno::EFAULT);
+        }
+    }
+    let bits = node.fs.layout.block_bits;
+    let pieces = node.written_pieces(range.start >> bits, range.end.div_ceil(1 << bits))?;
+    let mut transfer = node.fs.disk.start_write();
+    let added = pieces.iter().try_for_each(|piece| {
+        let bytes = piece.bytes(bits);
+        let bytes = bytes.start.max(range.start)..bytes.end.min(range.end);
+        node.add_bytes(&mut transfer, piece, bytes, range.start >> PAGE_SHIFT, &frames)
+    });
+    let written = transfer.wait().and(added);
+    has_dropped(mapping, &range)?;
+    written.map(|()| Some(len as usize))
+}
+
+/// Has no pages of `range` cached. `false`: a mapping stores to them.
+fn has_dropped(mapping: &Arc<mm::Mapping>, range: &Range<u64>) -> Result<bool> {
+    let pages = whole_pages(range);
+    let idx = pages.start >> PAGE_SHIFT..pages.end >> PAGE_SHIFT;
+    if mapping.nr_pages() > 0 && mapping.count_pages(idx.clone()).dirty > 0 {
+        mapping.write_back(pages.clone())?;
+    }
+    // Also waits for pages that are just being read, and forgets what is being read ahead.
+    let frozen = mapping.freeze();
+    let counts = mapping.count_pages(idx);
+    if counts.dirty > 0 {
+        return Ok(false);
+    }
+    if counts.cached > 0 {
+        frozen.punch(pages);
+    }
+    Ok(true)
 }
 
 fn write_chunk(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, range: Range<u64>) -> Result<usize> {

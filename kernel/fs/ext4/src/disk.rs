@@ -35,6 +35,14 @@ impl Pending {
             self.done.complete();
         }
     }
+
+    /// The first error, once it is done.
+    fn outcome(&self) -> Result<()> {
+        match self.error.load(Ordering::Acquire) {
+            0 => Ok(()),
+            raw => Err(Errno::new(raw as i32).unwrap_or(Errno::EIO)),
+        }
+    }
 }
 
 /// A transfer of several pieces under way: add pieces, then [`Transfer::wait`].
@@ -81,10 +89,16 @@ impl Transfer<'_> {
     pub(crate) fn wait(mut self) -> Result<()> {
         self.submit();
         self.settle();
-        match self.pending.error.load(Ordering::Acquire) {
-            0 => Ok(()),
-            raw => Err(Errno::new(raw as i32).unwrap_or(Errno::EIO)),
-        }
+        self.pending.outcome()
+    }
+
+    /// Goes on with it while the caller does something else.
+    pub(crate) fn begin(mut self) -> Started {
+        self.submit();
+        self.plug.flush();
+        self.pending.finish(Ok(()));
+        self.has_waited = true;
+        Started(self.pending.clone())
     }
 
     /// Waits for what was submitted, the first time.
@@ -94,6 +108,17 @@ impl Transfer<'_> {
             self.pending.finish(Ok(()));
             self.pending.done.wait();
         }
+    }
+}
+
+/// A transfer under way, whose frames are kept until it is done.
+pub(crate) struct Started(Arc<Pending>);
+
+impl Started {
+    /// Waits for it. The first error.
+    pub(crate) fn wait(&self) -> Result<()> {
+        self.0.done.wait();
+        self.0.outcome()
     }
 }
 

@@ -88,6 +88,17 @@ impl FileOps for Regular {
         Ok(done)
     }
 
+    fn overwrite(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<Option<usize>> {
+        let inode = file.inode();
+        let node = node(inode)?;
+        let is_sync = file.flags().intersects(OpenFlags::SYNC | OpenFlags::DSYNC)
+            || node.flags.load(Relaxed) & flags::SYNC != 0;
+        if is_sync || !direct::is_direct(file, node) {
+            return Ok(None);
+        }
+        direct::overwrite(node, inode, src, pos)
+    }
+
     fn share(&self, file: &File, pos: u64, len: usize, each: &mut ShowPart<'_>) -> Result<usize> {
         if file.flags().contains(OpenFlags::DIRECT) {
             return Ok(0);

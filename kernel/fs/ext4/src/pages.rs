@@ -3,6 +3,7 @@
 //! Write-back allocates: each run of pages without blocks gets adjacent blocks as far as there are. Data is on the
 //! device before the transaction that makes it visible can commit, because the handle is held over the I/O.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::*;
 
@@ -14,7 +15,9 @@ use ext4_image::{Blocks, Edit, Error, Layout, alloc_blocks, dir, free_blocks, in
 use hal::frame::Frame;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 use mm::PageSource;
+use mm::mapping::Reading;
 
+use crate::disk::{Started, Transfer};
 use crate::error::errno;
 use crate::fs::Handle;
 use crate::node::Node;
@@ -196,10 +199,29 @@ impl Node {
         transfer.wait()
     }
 
+    /// Starts to read the pages from `first` on into `frames`, and zeroes what has no blocks; gives the size of the file, too.
+    fn start_read(&self, first: u64, frames: &[Frame]) -> Result<(Transfer<'_>, u64)> {
+        let bits = self.fs.layout.block_bits;
+        let from = first << (PAGE_SHIFT - bits);
+        let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
+        let to = (from + frames.len() as u64 * self.fs.blocks_per_page()).min(size.div_ceil(1 << bits));
+        let pieces = self.written_pieces(from, to)?;
+        // What no piece covers is zero.
+        let mut covered = from << bits;
+        let mut transfer = self.fs.disk.start_read();
+        for piece in &pieces {
+            zero(first, frames, covered, piece.logical << bits);
+            covered = (piece.logical + piece.len) << bits;
+            self.add_piece(&mut transfer, piece, first, frames)?;
+        }
+        zero(first, frames, covered, (first + frames.len() as u64) << PAGE_SHIFT);
+        Ok((transfer, size))
+    }
+
     /// Adds the blocks of `piece` to a transfer of `frames`, the first of which is page `first`.
     fn add_piece(
         &self,
-        transfer: &mut crate::disk::Transfer<'_>,
+        transfer: &mut Transfer<'_>,
         piece: &Piece,
         first: u64,
         frames: &[Frame],
@@ -212,7 +234,7 @@ impl Node {
     /// As [`Node::add_piece`] for the bytes `bytes` of the file, whole sectors that lie in the piece.
     pub(crate) fn add_bytes(
         &self,
-        transfer: &mut crate::disk::Transfer<'_>,
+        transfer: &mut Transfer<'_>,
         piece: &Piece,
         bytes: core::ops::Range<u64>,
         first: u64,
@@ -457,24 +479,21 @@ impl PageSource for Node {
         if self.journals_data() {
             return self.read_journaled(first, frames);
         }
-        let bits = self.fs.layout.block_bits;
-        let from = first << (PAGE_SHIFT - bits);
-        let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
-        let to = (from + frames.len() as u64 * self.fs.blocks_per_page()).min(size.div_ceil(1 << bits));
-        let pieces = self.written_pieces(from, to)?;
-        // What no piece covers is zero.
-        let mut covered = from << bits;
-        let mut transfer = self.fs.disk.start_read();
-        for piece in &pieces {
-            zero(first, frames, covered, piece.logical << bits);
-            covered = (piece.logical + piece.len) << bits;
-            self.add_piece(&mut transfer, piece, first, frames)?;
-        }
-        zero(first, frames, covered, (first + frames.len() as u64) << PAGE_SHIFT);
+        let (transfer, size) = self.start_read(first, frames)?;
         transfer.wait()?;
-        // Blocks hold whole sectors: what is behind the end of the file may be anything.
-        zero(first, frames, size.max(first << PAGE_SHIFT), (first + frames.len() as u64) << PAGE_SHIFT);
+        zero_behind(first, frames, size);
         Ok(())
+    }
+
+    fn begin_read(&self, first: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {
+        if self.has_inline_data() || self.journals_data() {
+            return Ok(None);
+        }
+        let mut kept = Vec::new();
+        kept.try_reserve_exact(frames.len()).map_err(|_| Errno::ENOMEM)?;
+        kept.extend_from_slice(frames);
+        let (transfer, size) = self.start_read(first, frames)?;
+        Ok(Some(Box::new(Ahead { started: transfer.begin(), first, frames: kept, size })))
     }
 
     fn write_page(&self, idx: u64, frame: &Frame) -> Result<()> {
@@ -528,6 +547,28 @@ impl PageSource for Node {
         self.pages_dirty();
         Ok(())
     }
+}
+
+/// Pages that are being read ahead.
+struct Ahead {
+    started: Started,
+    first: u64,
+    frames: Vec<Frame>,
+    /// Of the file when it began.
+    size: u64,
+}
+
+impl Reading for Ahead {
+    fn wait(self: Box<Self>) -> Result<()> {
+        self.started.wait()?;
+        zero_behind(self.first, &self.frames, self.size);
+        Ok(())
+    }
+}
+
+/// Blocks hold whole sectors: what is behind the end of the file may be anything.
+fn zero_behind(first: u64, frames: &[Frame], size: u64) {
+    zero(first, frames, size.max(first << PAGE_SHIFT), (first + frames.len() as u64) << PAGE_SHIFT);
 }
 
 /// Zeroes the bytes `from..to` of the file in `frames`, the first of which is page `first`.

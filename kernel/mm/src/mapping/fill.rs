@@ -1,19 +1,28 @@
 //! Reading missing pages, and the ones behind them before they are asked for.
 //!
-//! A miss right behind the last read doubles the window; any other miss reads a few pages.
+//! A miss right behind the last read doubles the window; any other miss reads a few pages. From the second window on the next
+//! one is on its way while the pages of this one are used, where the file system can do that:
+//!
+//! ```text
+//!   miss at page 8          read 8..24, begin 24..56
+//!   miss at page 24         wait for 24..56, put them in, begin 56..120
+//! ```
+//! What is on its way is not in the cache, and goes in only if nothing was written to the device since: what came into the
+//! cache meanwhile, was changed, written back and dropped, would be undone by it.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use abi::{Errno, Result};
 use arrayvec::ArrayVec;
 use hal::frame::Frame;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 
-use super::{Mapping, Pages, Source, page_flags};
+use super::{Mapping, Pages, Reading, Source, page_flags};
 use crate::oom;
 
 /// Most pages read at once.
-const MAX_AHEAD: usize = 64;
+const MAX_AHEAD: usize = 128;
 /// Pages read at a miss that continues nothing.
 const FIRST_AHEAD: u32 = 8;
 
@@ -22,11 +31,46 @@ const FIRST_AHEAD: u32 = 8;
 pub(super) struct Ahead {
     next: AtomicU64,
     len: AtomicU32,
+    /// Something is on its way.
+    is_under_way: AtomicBool,
+    /// Times that pages were written to the device.
+    nr_writes: AtomicU64,
+}
+
+/// Pages that are being read ahead.
+pub(super) struct UnderWay {
+    first: u64,
+    frames: ArrayVec<Frame, MAX_AHEAD>,
+    reading: Box<dyn Reading>,
+    /// [`Ahead::nr_writes`] before it began.
+    nr_writes: u64,
+}
+
+impl core::fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "UnderWay({}+{})", self.first, self.frames.len())
+    }
 }
 
 impl Ahead {
     pub(super) const fn new() -> Self {
-        Self { next: AtomicU64::new(0), len: AtomicU32::new(FIRST_AHEAD) }
+        Self {
+            next: AtomicU64::new(0),
+            len: AtomicU32::new(FIRST_AHEAD),
+            is_under_way: AtomicBool::new(false),
+            nr_writes: AtomicU64::new(0),
+        }
+    }
+
+    /// Pages are about to be written to the device.
+    pub(super) fn note_write(&self) {
+        self.nr_writes.fetch_add(1, SeqCst);
+    }
+
+    /// Forgets what is on its way.
+    pub(super) fn forget(&self, under_way: &mut Option<UnderWay>) {
+        *under_way = None;
+        self.is_under_way.store(false, Relaxed);
     }
 
     /// How many pages to read at a miss of `idx`.
@@ -44,9 +88,16 @@ impl Ahead {
 impl Mapping {
     /// Page `idx` of a file system's file. May sleep.
     pub(super) fn fill(&self, pages: &Pages, idx: u64) -> Result<Frame> {
-        let _filling = pages.filling.lock();
+        let mut filling = pages.filling.lock();
         if let Some(frame) = self.get(idx) {
             return Ok(frame);
+        }
+        if let Some(under_way) = filling.take() {
+            pages.ahead.is_under_way.store(false, Relaxed);
+            if let Some(frame) = self.put_in(pages, under_way, idx)? {
+                self.begin_next(pages, &mut filling);
+                return Ok(frame);
+            }
         }
         let end = self.size().div_ceil(PAGE_SIZE as u64);
         if idx >= end {
@@ -54,7 +105,64 @@ impl Mapping {
             return self.insert(idx, frame);
         }
         let wanted = pages.ahead.window(idx).min(usize::try_from(end - idx).unwrap_or(usize::MAX));
-        self.read_run(pages, idx, wanted)
+        let goes_on = wanted > FIRST_AHEAD as usize;
+        let frame = self.read_run(pages, idx, wanted)?;
+        if goes_on {
+            self.begin_next(pages, &mut filling);
+        }
+        Ok(frame)
+    }
+
+    /// Waits for pages that are being read ahead, and puts them in; gives page `idx` if it is one of them and came. Otherwise it
+    /// does not wait: others are read elsewhere now.
+    fn put_in(&self, pages: &Pages, under_way: UnderWay, idx: u64) -> Result<Option<Frame>> {
+        let UnderWay { first, frames, reading, nr_writes } = under_way;
+        let Some(nth) = idx.checked_sub(first).filter(|nth| *nth < frames.len() as u64) else {
+            return Ok(None);
+        };
+        if reading.wait().is_err() || pages.ahead.nr_writes.load(SeqCst) != nr_writes {
+            return Ok(None);
+        }
+        let mut found = None;
+        for (at, frame) in (0..).zip(frames) {
+            let kept = self.insert(first + at, frame);
+            if at == nth {
+                found = Some(kept?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Begins to read the window behind the last one; `filling` is held. Without memory to spare, or a device that can, nothing.
+    fn begin_next(&self, pages: &Pages, filling: &mut Option<UnderWay>) {
+        let first = pages.ahead.next.load(Relaxed);
+        let end = self.size().div_ceil(PAGE_SIZE as u64);
+        let wanted = (pages.ahead.window(first) as u64).min(end.saturating_sub(first));
+        let mut frames = ArrayVec::<Frame, MAX_AHEAD>::new();
+        for idx in first..first + wanted {
+            let is_missing = self.get(idx).is_none();
+            let Some(frame) = is_missing.then(Frame::alloc_user).flatten() else { break };
+            frames.push(frame);
+        }
+        if frames.is_empty() {
+            return;
+        }
+        let nr_writes = pages.ahead.nr_writes.load(SeqCst);
+        if let Ok(Some(reading)) = pages.source.begin_read(first, &frames) {
+            pages.ahead.next.store(first + frames.len() as u64, Relaxed);
+            pages.ahead.is_under_way.store(true, Relaxed);
+            *filling = Some(UnderWay { first, frames, reading, nr_writes });
+        }
+    }
+
+    /// Gives up what is being read ahead: whoever read the file has closed it. Does not sleep.
+    pub fn stop_ahead(&self) {
+        let Source::Pages(pages) = &self.source else { return };
+        if pages.ahead.is_under_way.load(Relaxed)
+            && let Some(mut filling) = pages.filling.try_lock()
+        {
+            pages.ahead.forget(&mut filling);
+        }
     }
 
     /// Reads the missing pages from `first` on, at most `wanted`; `filling` is held. Gives the first.

@@ -97,6 +97,12 @@ pub mod page_flags {
     pub const OFFLINE: u32 = 2048;
 }
 
+/// Pages that are being read.
+pub trait Reading: Send {
+    /// Waits until the frames hold them. An error: what they hold means nothing. Sleeps.
+    fn wait(self: Box<Self>) -> Result<()>;
+}
+
 /// A file system's side of the page cache.
 pub trait PageSource: Send + Sync {
     /// Fills `frame` (whose contents are arbitrary) with page `idx` of the file. May sleep.
@@ -105,6 +111,13 @@ pub trait PageSource: Send + Sync {
     /// Fills `frames` with the pages from `first` on, all of which begin before the end of the file. May sleep.
     fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
         (first..).zip(frames).try_for_each(|(idx, frame)| self.read_page(idx, frame))
+    }
+
+    /// Begins what [`PageSource::read_pages`] does, and goes on with it while the caller does something else; `None`: it cannot.
+    /// Nobody may ever wait for it: the frames are kept until it is done. May sleep.
+    fn begin_read(&self, first: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {
+        let _ = (first, frames);
+        Ok(None)
     }
 
     /// Writes page `idx` back. May sleep.
@@ -140,8 +153,8 @@ pub enum Source {
 /// State of a mapping with a file system behind.
 pub struct Pages {
     source: Arc<dyn PageSource>,
-    /// One reader at a time fills missing pages.
-    filling: Mutex<()>,
+    /// One reader at a time fills missing pages. What it has begun to read ahead.
+    filling: Mutex<Option<fill::UnderWay>>,
     /// One thread at a time writes pages back.
     writing: Mutex<()>,
     nr_dirty: AtomicU64,
@@ -196,7 +209,7 @@ impl Mapping {
     pub fn new_source(source: Arc<dyn PageSource>, size: u64) -> Self {
         let pages = Pages {
             source,
-            filling: Mutex::new("mm.mapping.filling", ()),
+            filling: Mutex::new("mm.mapping.filling", None),
             writing: Mutex::new("mm.mapping.writing", ()),
             nr_dirty: AtomicU64::new(0),
             dirty_since: AtomicU64::new(0),

@@ -9,6 +9,7 @@ use hal::frame::Frame;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 use sched::MutexGuard;
 
+use super::fill::UnderWay;
 use super::{Mapping, Source, page_flags, swapped};
 use crate::counters;
 use crate::registry;
@@ -99,7 +100,12 @@ impl Mapping {
     /// the blocks of a range under it. May sleep; not to be taken inside of a transaction.
     pub fn freeze(&self) -> Frozen<'_> {
         let locks = match &self.source {
-            Source::Pages(pages) => Some((pages.writing.lock(), pages.filling.lock())),
+            Source::Pages(pages) => {
+                let writing = pages.writing.lock();
+                let mut filling = pages.filling.lock();
+                pages.ahead.forget(&mut filling);
+                Some((writing, filling))
+            }
             Source::Shmem(_) | Source::Huge(_) => None,
         };
         Frozen { mapping: self, _locks: locks }
@@ -186,7 +192,7 @@ impl Mapping {
 /// A mapping without I/O ([`Mapping::freeze`]).
 pub struct Frozen<'a> {
     mapping: &'a Mapping,
-    _locks: Option<(MutexGuard<'a, ()>, MutexGuard<'a, ()>)>,
+    _locks: Option<(MutexGuard<'a, ()>, MutexGuard<'a, Option<UnderWay>>)>,
 }
 
 impl Frozen<'_> {
