@@ -111,6 +111,8 @@ fn read_chunk(node: &Node, dst: &mut Dest<'_>, range: Range<u64>) -> Result<usiz
 /// Writes at `pos`; the inode's `sem` is held for writing. `EINVAL`: not aligned as the device wants it. May sleep.
 pub(crate) fn write(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, pos: u64) -> Result<usize> {
     node.fs.disk.device().check_direct(pos, src.remaining(), src.alignment())?;
+    // Pages that wait may be about to go into the inode.
+    node.leave_inode()?;
     let old = inode.size();
     if pos > old {
         // What a mapping stored behind the end in the last page must not show.

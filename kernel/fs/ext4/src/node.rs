@@ -41,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) tid: AtomicU64,
     /// The last transaction that changed what is needed to read the data.
     pub(crate) data_tid: AtomicU64,
+    /// The file's data is not to go into the inode any more.
+    pub(crate) keeps_blocks: AtomicBool,
     is_dirty: AtomicBool,
     /// It has no names: it goes with its last user.
     is_orphan: AtomicBool,
@@ -103,6 +105,7 @@ impl Fs {
             target,
             tid: AtomicU64::new(0),
             data_tid: AtomicU64::new(0),
+            keeps_blocks: AtomicBool::new(false),
             is_dirty: AtomicBool::new(false),
             is_orphan: AtomicBool::new(false),
             reserved: SpinLock::new("ext4.node.reserved", Ranges::new()),

@@ -11,6 +11,7 @@ use abi::{Errno, Result};
 use ext4_image::block::Freed;
 use ext4_image::extent::{self, Extent, Mapping as Found, RemoveOutcome};
 use ext4_image::inode::{self as disk, flags};
+use ext4_image::superblock::Incompat;
 use ext4_image::{Blocks, Edit, Error, Layout, alloc_blocks, dir, free_blocks, inline};
 use hal::frame::Frame;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
@@ -149,9 +150,13 @@ impl Node {
     /// ```text
     ///   take a block    write the contents there    [inode: map, size stays]    commit
     /// ```
-    /// May sleep. `ENOSPC`: nothing has changed.
+    /// They stay there until the inode is loaded anew. May sleep. `ENOSPC`: nothing has changed.
     pub(crate) fn leave_inode(&self) -> Result<()> {
-        if !self.has_inline_data() {
+        if !self.fs.layout.incompat.contains(Incompat::INLINE_DATA) {
+            return Ok(());
+        }
+        // Whoever comes second finds what the first has left, as each looks at the record under the file system's lock.
+        if self.keeps_blocks.swap(true, SeqCst) && !self.has_inline_data() {
             return Ok(());
         }
         let handle = self.fs.begin()?;
@@ -187,6 +192,41 @@ impl Node {
             Ok(())
         })?;
         written
+    }
+
+    /// Writes the whole file, whose only page is `frame`, to its inode. `false`: it does not go there.
+    ///
+    /// The page has the promise of a block, should the file grow before it is written.
+    fn write_inline(&self, size: u64, frame: &Frame) -> Result<bool> {
+        let layout = &self.fs.layout;
+        if !layout.incompat.contains(Incompat::INLINE_DATA) || size > layout.inode_size as u64 {
+            return Ok(false);
+        }
+        let mut bytes = [0; PAGE_SIZE / 4];
+        let Some(bytes) = bytes.get_mut(..size as usize) else { return Ok(false) };
+        frame.read(0, bytes);
+        let is_in = self.fs.begin()?.run(|layout, txn| {
+            let mut raw = self.load(layout, txn)?;
+            let can_be = raw.has_flags(flags::INLINE_DATA) || raw.sectors(layout) == 0;
+            if !can_be || self.keeps_blocks.load(SeqCst) {
+                return Ok(false);
+            }
+            if let Some(inode) = self.vfs.get().and_then(alloc::sync::Weak::upgrade) {
+                self.put_attributes(&mut raw, &inode);
+            }
+            if !inline::put_file(layout, txn, &mut raw, bytes)? {
+                return Ok(false);
+            }
+            self.flags.store(raw.flags(), Release);
+            self.disk_size.store(size, Release);
+            *self.last.lock() = None;
+            self.data_changed(txn);
+            Ok(true)
+        })?;
+        if is_in {
+            self.release_range(0..1);
+        }
+        Ok(is_in)
     }
 
     /// Writes `bytes` and zeroes behind them to `block`, which is not the file's yet.
@@ -440,11 +480,15 @@ impl Node {
     fn can_reach(&self, idx: u64) -> bool {
         let last = (idx + 1) * self.fs.blocks_per_page() - 1;
         self.flags.load(Relaxed) & flags::EXTENTS != 0
+            || self.has_inline_data()
             || u32::try_from(last).is_ok_and(|last| ext4_image::indirect_room(&self.fs.layout, last) > 0)
     }
 
     /// Whether all blocks of page `idx` that the file reaches have a place.
     fn is_mapped(&self, idx: u64) -> Result<bool> {
+        if self.has_inline_data() {
+            return Ok(false);
+        }
         let per_page = self.fs.blocks_per_page();
         self.fs.look(|layout, view| {
             let (mut at, end, mut raw) = (idx * per_page, (idx + 1) * per_page, None);
@@ -501,9 +545,14 @@ impl PageSource for Node {
     }
 
     fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
-        self.leave_inode()?;
         let bits = self.fs.layout.block_bits;
         let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
+        if let (0, [frame], false) = (first, frames, self.journals_data())
+            && self.write_inline(size, frame)?
+        {
+            return Ok(());
+        }
+        self.leave_inode()?;
         let per_page = self.fs.blocks_per_page();
         let mut at = first * per_page;
         let to = (at + frames.len() as u64 * per_page).min(size.div_ceil(1 << bits));
@@ -529,7 +578,9 @@ impl PageSource for Node {
         if self.fs.is_aborted.load(Acquire) {
             return Err(Errno::EROFS);
         }
-        self.leave_inode()?;
+        if idx > 0 {
+            self.leave_inode()?;
+        }
         if u32::try_from((idx + 1) * self.fs.blocks_per_page()).is_err() || !self.can_reach(idx) {
             return Err(errno(Error::TooBig));
         }

@@ -6,7 +6,7 @@
 //! ```
 //! The attribute is there even when it is empty: it tells that the rest of the inode is understood. A directory's entries may
 //! outgrow the first part, then all that its attributes leave of the inode; then they move to a block for good. So does a file
-//! that is written to.
+//! that grows.
 //!
 //! Source: Documentation/filesystems/ext4/inlinedata.rst (Linux 7.2).
 
@@ -36,6 +36,24 @@ pub fn file(inode: &Inode) -> Result<Vec<u8>> {
     }
     bytes.truncate(size);
     Ok(bytes)
+}
+
+/// Puts `bytes`, all that the file `inode` has, into it; it has no blocks. The inode is stored, with their number for its size.
+/// `false`: they do not fit, and nothing has changed.
+pub fn put_file(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode, bytes: &[u8]) -> Result<bool> {
+    let Some(room) = xattr::inline_room(inode)? else { return Ok(false) };
+    if bytes.len() > MAP_LEN + room {
+        return Ok(false);
+    }
+    let (first, rest) = bytes.split_at(bytes.len().min(MAP_LEN));
+    xattr::set_inline(inode, Some(rest))?;
+    inode.set_flags(inode.flags() & !flags::EXTENTS | flags::INLINE_DATA);
+    let map = inode.map_mut();
+    map.fill(0);
+    view::put(map, 0, first);
+    inode.set_size(bytes.len() as u64);
+    inode.store(layout, edit)?;
+    Ok(true)
 }
 
 /// Clears what the file `inode` has behind its size. It is not stored.
