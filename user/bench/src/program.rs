@@ -1,6 +1,6 @@
 //! Whole programs: shell scripts of a folder, `NAME.setup`, `NAME.run` and `NAME.after`, of which `run` is measured.
 //!
-//! Each gets a fresh folder below /tmp; what it leaves running is its own to end in `after`. What fails has no value; the last
+//! What leaves a number in the file `value` has measured itself: nanoseconds for a KiB. Each gets a fresh folder below /tmp; what it leaves running is its own to end in `after`. What fails has no value; the last
 //! line that it wrote says why.
 
 use std::fs::{self, File};
@@ -16,22 +16,24 @@ use crate::sys::now;
 /// No script takes longer, in seconds of the guest.
 const LIMIT_S: u64 = 120;
 
-/// Measures `program/NAME` from the folder `scripts` and prints the line.
+/// Measures `GROUP/NAME` from the folder `scripts` and prints the line.
 pub fn run(scripts: &str, full: &str) {
     println!("begin {full}");
-    let name = full.trim_start_matches("program/");
+    let name = full.split_once('/').map_or(full, |(_, name)| name);
     let folder = format!("/tmp/program.{name}");
     let _ = fs::remove_dir_all(&folder);
     let result = fs::create_dir_all(&folder).map_err(|e| e.to_string()).and_then(|()| {
         let scripts = Path::new(scripts);
         step(scripts, &folder, &format!("{name}.setup"))?;
         let took = step(scripts, &folder, &format!("{name}.run"));
+        let own = fs::read_to_string(Path::new(&folder).join("value")).ok();
         let after = step(scripts, &folder, &format!("{name}.after"));
-        took.and_then(|took| after.map(|_| took))
+        let value = own.map(|own| format!("{} ns/KiB", own.trim()));
+        took.and_then(|took| after.map(|_| value.unwrap_or(format!("{took} ns"))))
     });
     let _ = fs::remove_dir_all(&folder);
     match result {
-        Ok(ns) => println!("bench {full} {ns} ns"),
+        Ok(value) => println!("bench {full} {value}"),
         Err(why) => println!("bench {full} unsupported {why}"),
     }
 }

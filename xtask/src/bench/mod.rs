@@ -4,12 +4,14 @@
 //!   plan       which operations, counted how           report    the values, means, JSON
 //!   measure    guests, one after another               table     for the terminal
 //!   programs   whole programs from Debian packages     chart     SVG; page  docs/benchmarks.md
+//!   fio        fio on a disk
 //! ```
 //! Both kernels get the same root, QEMU flags and program. Counts of instructions do not depend on what else this
 //! machine does, so both guests run side by side; where time is measured, they take turns. What has been measured is
 //! in the JSON file at once, whatever happens next.
 
 mod chart;
+mod fio;
 mod measure;
 mod page;
 mod plan;
@@ -208,7 +210,9 @@ impl Share {
         let dir = paths::make_dir(&paths::logs()?.join(format!("share-bench-{}", std::process::id())))?;
         let share = Share(dir);
         fs::copy(userland::program("user-bench")?, share.0.join("user-bench"))?;
-        programs::write_scripts(&share.0.join("programs"))?;
+        let scripts = share.0.join("programs");
+        programs::write_scripts(&scripts)?;
+        fio::write_scripts(&scripts)?;
         Ok(share)
     }
 }
@@ -231,7 +235,7 @@ impl Share {
         ])
         .arg(&path);
         ui::capture(&mut mkfs)
-            .context("no disk for the group ext4 (Debian's package e2fsprogs has mkfs.ext4)")?;
+            .context("no disk for the groups ext4 and fio (Debian's package e2fsprogs has mkfs.ext4)")?;
         Ok(path)
     }
 }
@@ -287,17 +291,14 @@ impl State {
         let kernel = self.report.lock().unwrap_or_else(PoisonError::into_inner).kernels[side].clone();
         let (root, command) = match part.source {
             Source::Operations | Source::Disk => ("tiny", "/share/user-bench --exact"),
-            Source::Programs => ("bench", "/share/user-bench --programs /share/programs"),
+            Source::Programs | Source::Fio => ("bench", "/share/user-bench --programs /share/programs"),
         };
         let what = if part.clock == Clock::Icount { "instructions" } else { "time" };
         let label = format!("{kernel}, {} CPU, {what}", part.smp);
         if self.bar.is_hidden() {
             ui::say(&format!("{label}: {} rows", names.len()));
         }
-        let disk = match part.source {
-            Source::Disk => share.disk(side).map(Some),
-            _ => Ok(None),
-        };
+        let disk = if part.source.needs_disk() { share.disk(side).map(Some) } else { Ok(None) };
         let disks = match disk {
             Ok(disk) => disk.into_iter().collect(),
             Err(error) => return self.give_up(part, side, &format!("{label}: {error:#}")),
@@ -310,7 +311,7 @@ impl State {
             share: share.0.clone(),
             disks,
             command: command.to_owned(),
-            limits: if part.source == Source::Programs { PROGRAM_LIMITS } else { LIMITS },
+            limits: if root == "bench" { PROGRAM_LIMITS } else { LIMITS },
             names,
         };
         let result = job.run(&mut |event| match event {

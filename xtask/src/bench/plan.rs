@@ -15,7 +15,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::report::Clock;
-use super::{BenchArgs, programs};
+use super::{BenchArgs, fio, programs};
 use crate::{ui, userland};
 
 /// The group whose rows are about several CPUs.
@@ -36,6 +36,15 @@ pub enum Source {
     Disk,
     /// A whole program of `user/bench/programs.toml`, on a root of Debian packages.
     Programs,
+    /// fio, on the same root with a disk as [`Source::Disk`] has.
+    Fio,
+}
+
+impl Source {
+    /// Whether the guest has a disk for it.
+    pub fn needs_disk(self) -> bool {
+        matches!(self, Source::Disk | Source::Fio)
+    }
 }
 
 /// One operation.
@@ -66,12 +75,13 @@ pub struct Part {
     pub operations: Vec<Operation>,
 }
 
-/// All operations: of `user/bench`, then whole programs.
+/// All operations: of `user/bench`, then whole programs and fio.
 pub fn operations() -> Result<Vec<Operation>> {
     let program = userland::program("user-bench")?;
     let list = ui::capture(Command::new(program).arg("--list")).context("user-bench cannot list its rows")?;
     let mut all: Vec<Operation> = list.lines().filter_map(operation).collect();
     all.extend(programs::operations()?);
+    all.extend(fio::operations());
     Ok(all)
 }
 
@@ -104,7 +114,7 @@ pub fn parts(args: &BenchArgs, all: &[Operation]) -> Result<Vec<Part>> {
     for &smp in &args.smp {
         let by_count = smp == 1 && !args.time;
         if by_count {
-            let repeats = |operation: &Operation| args.icount || operation.source != Source::Disk;
+            let repeats = |operation: &Operation| args.icount || !operation.source.needs_disk();
             add(&mut parts, (smp, Clock::Icount, args.runs.unwrap_or(1)), &chosen, repeats);
         }
         if args.icount {
@@ -116,7 +126,7 @@ pub fn parts(args: &BenchArgs, all: &[Operation]) -> Result<Vec<Part>> {
             !operation.name.starts_with(START)
                 && match smp {
                     1 => {
-                        let is_slow = operation.bulk || operation.source == Source::Disk;
+                        let is_slow = operation.bulk || operation.source.needs_disk();
                         args.time || is_slow || (scales && is_several)
                     }
                     _ => args.time || scales || !args.names.is_empty(),
@@ -132,7 +142,7 @@ fn add(
     chosen: &[Operation],
     wanted: impl Fn(&Operation) -> bool,
 ) {
-    for source in [Source::Operations, Source::Disk, Source::Programs] {
+    for source in [Source::Operations, Source::Disk, Source::Programs, Source::Fio] {
         let operations: Vec<Operation> =
             chosen.iter().filter(|o| o.source == source && wanted(o)).cloned().collect();
         if !operations.is_empty() {
