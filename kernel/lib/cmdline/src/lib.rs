@@ -125,4 +125,29 @@ mod tests {
         assert_eq!(size(""), None);
         assert_eq!(size("M"), None);
     }
+
+    #[test]
+    fn random_lines_fall_into_words_of_their_own() {
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = move || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed as usize
+        };
+        let pieces = [
+            "a", "mem", "=", "\"", " ", "\t", "--", "-", "_", "0x", "17", "K", "T", "\u{e9}", "\u{2003}",
+            "\0",
+        ];
+        for _ in 0..100_000 {
+            let line: String = (0..random() % 24).map(|_| pieces[random() % pieces.len()]).collect();
+            for param in params(&line) {
+                assert!(line.contains(param.word) && param.word.starts_with(param.name), "{line:?}");
+                assert!(param.value.is_none_or(|value| param.word.contains(value)), "{line:?}");
+                let _ = size(param.value.unwrap_or(param.name));
+                assert!(value(&line, param.name).is_some(), "{line:?}");
+            }
+            assert!(init_args(&line).all(|word| line.contains(word)), "{line:?}");
+        }
+    }
 }
