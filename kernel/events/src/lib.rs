@@ -1,5 +1,5 @@
 //! Waiting for events: poll(2), select(2), epoll(7), and the files that turn events into readiness: eventfd(2),
-//! timerfd_create(2), signalfd(2), pidfd_open(2), inotify(7). And asynchronous I/O, whose results are events too
+//! timerfd_create(2), signalfd(2), pidfd_open(2), inotify(7), fanotify(7). And asynchronous I/O, whose results are events too
 //! ([`aio`]).
 //!
 //! All of them rest on `sched`'s observers: a file's `poll` registers an observer with the wait queues of the file,
@@ -18,6 +18,9 @@
 //! Inotify::watches
 //!   an inode's marks
 //!     Inotify::queue
+//! Fanotify::marks
+//!   the marks of an inode, a mount, a file system, a namespace
+//!     Fanotify::queue
 //! ```
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -27,6 +30,7 @@ extern crate alloc;
 pub mod aio;
 pub mod epoll;
 pub mod eventfd;
+pub mod fanotify;
 pub mod inotify;
 pub mod pidfd;
 pub mod poll;

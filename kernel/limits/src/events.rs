@@ -1,4 +1,4 @@
-//! How much of inotify(7) and epoll(7) one user may have, how many events wait, and how much asynchronous I/O all
+//! How much of inotify(7), fanotify(7) and epoll(7) one user may have, how many events wait, and how much asynchronous I/O all
 //! have together (proc_sys_fs(5)).
 
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -9,6 +9,12 @@ pub static INOTIFY_INSTANCES: AtomicU32 = AtomicU32::new(128);
 pub static INOTIFY_WATCHES: AtomicU32 = AtomicU32::new(INOTIFY_WATCHES_MAX);
 /// /proc/sys/fs/inotify/max_queued_events: how many events wait in one instance.
 pub static INOTIFY_QUEUED: AtomicU32 = AtomicU32::new(16384);
+/// /proc/sys/fs/fanotify/max_user_groups.
+pub static FANOTIFY_GROUPS: AtomicU32 = AtomicU32::new(128);
+/// /proc/sys/fs/fanotify/max_user_marks.
+pub static FANOTIFY_MARKS: AtomicU32 = AtomicU32::new(INOTIFY_WATCHES_MAX);
+/// /proc/sys/fs/fanotify/max_queued_events: how many events wait in one group.
+pub static FANOTIFY_QUEUED: AtomicU32 = AtomicU32::new(16384);
 /// /proc/sys/fs/epoll/max_user_watches.
 pub static EPOLL_WATCHES: AtomicU64 = AtomicU64::new(1 << 20);
 /// How many requests of io_uring wait for a user at most.
@@ -28,7 +34,9 @@ const INOTIFY_WATCHES_MAX: u32 = 1 << 20;
 /// twenty-fifth for items of epoll, one eighth for requests of io_uring.
 pub fn init(memory: u64) {
     let watches = u32::try_from(memory / 100 / INOTIFY_WATCH_COST).unwrap_or(u32::MAX);
-    INOTIFY_WATCHES.store(watches.clamp(INOTIFY_WATCHES_MIN, INOTIFY_WATCHES_MAX), Relaxed);
+    let watches = watches.clamp(INOTIFY_WATCHES_MIN, INOTIFY_WATCHES_MAX);
+    INOTIFY_WATCHES.store(watches, Relaxed);
+    FANOTIFY_MARKS.store(watches, Relaxed);
     EPOLL_WATCHES.store(memory / 25 / EPOLL_WATCH_COST, Relaxed);
     IO_URING_REQUESTS.store(memory / 8 / IO_URING_REQUEST_COST, Relaxed);
 }

@@ -27,6 +27,10 @@ pub enum UserResource {
     InotifyInstances,
     /// inotify watches.
     InotifyWatches,
+    /// fanotify groups.
+    FanotifyGroups,
+    /// fanotify marks.
+    FanotifyMarks,
     /// epoll entries.
     EpollWatches,
     /// Pages in pipe buffers beyond the default size.
@@ -39,13 +43,13 @@ pub enum UserResource {
 #[derive(Debug)]
 pub struct UserCounts {
     uid: u32,
-    counts: [AtomicU64; 9],
+    counts: [AtomicU64; 11],
 }
 
 impl UserCounts {
     /// No use so far.
     pub const fn new(uid: u32) -> Self {
-        Self { uid, counts: [const { AtomicU64::new(0) }; 9] }
+        Self { uid, counts: [const { AtomicU64::new(0) }; 11] }
     }
 
     /// Whose counts these are.

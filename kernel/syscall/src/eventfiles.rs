@@ -1,4 +1,4 @@
-//! Files that turn events into readiness: eventfd(2), timerfd_create(2), signalfd(2), pidfd_open(2), inotify(7).
+//! Files that turn events into readiness: eventfd(2), timerfd_create(2), signalfd(2), pidfd_open(2), inotify(7), fanotify(7).
 
 use abi::fs::OpenFlags;
 use abi::signal::{SigInfo, SigSet};
@@ -6,6 +6,7 @@ use abi::time::Itimerspec;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use events::eventfd::{self, Kind};
+use events::fanotify::{self, Fanotify};
 use events::inotify::{self, Inotify};
 use events::pidfd;
 use events::signalfd::{self, SignalFd};
@@ -217,4 +218,52 @@ pub(crate) fn sys_inotify_rm_watch(_cx: &mut Cx<'_>, fd: i32, wd: i32) -> Result
     let file = file(fd)?;
     let queue = file.ops_as::<Inotify>().ok_or(Errno::EINVAL)?;
     if queue.remove_watch(wd) { Ok(0) } else { Err(Errno::EINVAL) }
+}
+
+/// fanotify_init(2).
+pub(crate) fn sys_fanotify_init(_cx: &mut Cx<'_>, flags: u32, event_flags: u32) -> Result<usize> {
+    let caller = Caller::new()?;
+    let (file, fd_flags) = fanotify::create(flags, event_flags, &caller.cred)?;
+    caller.install(file, fd_flags)
+}
+
+/// fanotify_mark(2).
+pub(crate) fn sys_fanotify_mark(
+    _cx: &mut Cx<'_>,
+    fd: i32,
+    flags: u32,
+    mask: u64,
+    dirfd: i32,
+    name: UserAddr,
+) -> Result<usize> {
+    let request = fanotify::Request::decode(flags, mask)?;
+    let caller = Caller::new()?;
+    let file = file(fd)?;
+    let group = file.ops_as::<Fanotify>().ok_or(Errno::EINVAL)?;
+    if request.is_flush() {
+        group.flush(&request, &caller.cred)?;
+        return Ok(0);
+    }
+    group.check(&request, &caller.cred)?;
+    let path = if name.is_null() {
+        let file = caller.files.get(dirfd)?;
+        if request.only_dir && !file.inode().is_dir() {
+            return Err(Errno::ENOTDIR);
+        }
+        file.path().clone()
+    } else {
+        let mut how = WalkFlags::empty();
+        how.set(WalkFlags::FOLLOW, !request.dont_follow);
+        how.set(WalkFlags::DIRECTORY, request.only_dir);
+        vfs::walk(&caller.walk(), At::from_raw(dirfd), &caller::path(name)?, how)?
+    };
+    let inode = path.inode().ok_or(Errno::ENOENT)?;
+    vfs::perm::permission(&path.mount.id_view(), inode, &caller.cred, Access::READ)?;
+    if request.is_of_mount_ns() {
+        let Some(nsfs::Namespace::Mnt(ns)) = nsfs::namespace_of(inode) else { return Err(Errno::EINVAL) };
+        group.mark(&request, fanotify::Subject::MountNs(&ns), &caller.cred)?;
+    } else {
+        group.mark(&request, fanotify::Subject::Path(&path), &caller.cred)?;
+    }
+    Ok(0)
 }

@@ -335,7 +335,7 @@ syscalls! {
     252 ioprio_get(which: u32, who: i32) => ioprio::sys_ioprio_get, Support::Full;
     253 inotify_init() => eventfiles::sys_inotify_init, Support::Full;
     254 inotify_add_watch(fd: i32, name: UserAddr, mask: u32)
-        => eventfiles::sys_inotify_add_watch, Support::Partial("IN_EXCL_UNLINK: accepted, without effect");
+        => eventfiles::sys_inotify_add_watch, Support::Full;
     255 inotify_rm_watch(fd: i32, wd: i32) => eventfiles::sys_inotify_rm_watch, Support::Full;
     256 migrate_pages(pid: i32, max: u64, old: UserAddr, new: UserAddr)
         => numa::sys_migrate_pages, Support::Full;
@@ -398,6 +398,10 @@ syscalls! {
         => eventfiles::sys_perf_event_open, Support::Partial("software events and uprobes are counted; no samples (EOPNOTSUPP), breakpoints or tracepoints (ENOENT)");
     299 recvmmsg(fd: i32, messages: UserAddr, count: u32, flags: u32, timeout: UserAddr)
         => net::sys_recvmmsg, Support::Full;
+    300 fanotify_init(flags: u32, event_flags: u32)
+        => eventfiles::sys_fanotify_init, Support::Partial("FAN_ENABLE_AUDIT: EINVAL");
+    301 fanotify_mark(fd: i32, flags: u32, mask: u64, dirfd: i32, name: UserAddr)
+        => eventfiles::sys_fanotify_mark, Support::Partial("FAN_PRE_ACCESS, FAN_FS_ERROR: EINVAL");
     302 prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr)
         => task::sys_prlimit64, Support::Full;
     305 clock_adjtime(id: i32, buf: UserAddr) => time::sys_clock_adjtime, Support::Full;
@@ -540,8 +544,6 @@ syscalls! {
         248 add_key,
         249 request_key,
         250 keyctl,
-        300 fanotify_init,
-        301 fanotify_mark,
         313 finit_module,
         320 kexec_file_load,
         321 bpf,

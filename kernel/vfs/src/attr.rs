@@ -416,7 +416,7 @@ pub fn ftruncate(file: &File, size: i64, fsize: u64) -> Result<()> {
     }
     let size = check_size(inode, size, fsize)?;
     truncate_inode(&file.path().mount, inode, size, file.cred())?;
-    notify::path_event(file.path(), Event::MODIFY);
+    notify::file_event(file, Event::MODIFY);
     Ok(())
 }
 
@@ -451,7 +451,7 @@ pub fn fallocate(file: &File, mode: u32, offset: i64, len: i64, fsize: u64) -> R
     rw::remove_privileges(&file.path().mount, inode, file.cred())?;
     file.ops().fallocate(file, mode, offset as u64, len as u64)?;
     inode.touch_mtime();
-    notify::path_event(file.path(), Event::MODIFY);
+    notify::file_event(file, Event::MODIFY);
     Ok(())
 }
 

@@ -53,6 +53,8 @@ bitflags! {
         const NOWAIT = 128;
         /// Reads and writes can leave the page cache as it was (`RWF_DONTCACHE`).
         const DONTCACHE = 256;
+        /// Nobody who watches is told of what is done with it ([`crate::open::open_untold`]).
+        const UNTOLD = 512;
     }
 }
 
@@ -368,6 +370,20 @@ impl File {
         Self::with_access(path, ops, flags, cred, None)
     }
 
+    /// As [`File::new`] for someone who watches files: nobody is told of what is done with it.
+    pub(crate) fn new_untold(
+        path: Path,
+        ops: Arc<dyn FileOps>,
+        flags: OpenFlags,
+        cred: &Arc<Cred>,
+    ) -> Result<Arc<Self>> {
+        let mut file = Self::new(path, ops, flags, cred)?;
+        if let Some(file) = Arc::get_mut(&mut file) {
+            file.mode |= FileMode::UNTOLD;
+        }
+        Ok(file)
+    }
+
     fn with_access(
         path: Path,
         ops: Arc<dyn FileOps>,
@@ -580,7 +596,7 @@ impl Drop for File {
         }
         if !self.inode.flags().contains(InodeFlags::ANONYMOUS) {
             let wrote = self.mode.contains(FileMode::WRITE);
-            notify::path_event(&self.path, if wrote { Event::CLOSE_WRITE } else { Event::CLOSE_NOWRITE });
+            notify::file_event(self, if wrote { Event::CLOSE_WRITE } else { Event::CLOSE_NOWRITE });
         }
         for watch in self.release_watches.get_mut().drain(..) {
             if let Some(watch) = watch.upgrade() {

@@ -84,6 +84,15 @@ impl Handle {
     }
 }
 
+/// A handle that tells `inode` apart, whether or not it can be opened by it.
+pub fn identify(inode: &Inode) -> Handle {
+    if let Some(export) = inode.sb().ops().export() {
+        return export.encode(inode, None);
+    }
+    let ino = inode.ino();
+    Handle::of_words(kind::INO64_GEN, &[ino as u32, (ino >> 32) as u32, inode.generation()])
+}
+
 /// The handle of what `path` is. `EOPNOTSUPP`: its file system finds no files by handle.
 pub fn encode(path: &Path, purpose: Purpose) -> Result<Handle> {
     let inode = path.inode().ok_or(Errno::ENOENT)?;
@@ -91,8 +100,7 @@ pub fn encode(path: &Path, purpose: Purpose) -> Result<Handle> {
         if purpose != Purpose::Identify {
             return Err(Errno::EOPNOTSUPP);
         }
-        let ino = inode.ino();
-        return Ok(Handle::of_words(kind::INO64_GEN, &[ino as u32, (ino >> 32) as u32, inode.generation()]));
+        return Ok(identify(inode));
     };
     let dir = if purpose == Purpose::OpenConnected && !inode.is_dir() { path.dentry.parent() } else { None };
     Ok(export.encode(inode, dir.as_ref().and_then(|dir| dir.inode()).map(|dir| &**dir)))

@@ -34,6 +34,7 @@ use security::{NsId, NsKind, UserNs};
 use crate::dcache;
 use crate::dentry::Dentry;
 use crate::idmap::{IdView, Idmap};
+use crate::notify::{self, Event, Marks};
 use crate::nullfs;
 use crate::path::Path;
 use crate::places;
@@ -57,6 +58,7 @@ pub(crate) fn lock_trees() -> TreeGuard {
 
 impl Drop for TreeGuard {
     fn drop(&mut self) {
+        tell_moves();
         self.0 = None;
         dissolve_orphans();
     }
@@ -69,6 +71,70 @@ fn dissolve_orphans() {
         let orphans = core::mem::take(&mut *ORPHANS.lock());
         orphans.iter().for_each(dissolve);
         drop(locked);
+    }
+}
+
+/// A mount's namespaces before and after the changes that are being made.
+struct Move {
+    mount: u64,
+    from: Option<Arc<MountNs>>,
+    to: Option<Arc<MountNs>>,
+}
+
+/// Moves that nobody was told of yet: only those that somebody watches. `LOCK` is held over each change.
+static MOVES: SpinLock<Vec<Move>> = SpinLock::new("vfs.mount_moves", Vec::new());
+
+/// Notes for those who watch that a mount goes from one namespace to another.
+fn note_move(mount: u64, from: Option<Arc<MountNs>>, to: Option<Arc<MountNs>>) {
+    if is_same(&from, &to) {
+        return;
+    }
+    let is_watched = |ns: &Option<Arc<MountNs>>| ns.as_ref().is_some_and(|ns| ns.marks.has_groups());
+    let mut left = None;
+    let mut moves = MOVES.lock();
+    if let Some(known) = moves.iter_mut().find(|known| known.mount == mount) {
+        left = core::mem::replace(&mut known.to, to);
+    } else if (is_watched(&from) || is_watched(&to)) && moves.try_reserve(1).is_ok() {
+        moves.push(Move { mount, from, to });
+    }
+    drop(moves);
+    // The last reference to a namespace must not go inside the spinlock.
+    drop(left);
+}
+
+fn is_same(from: &Option<Arc<MountNs>>, to: &Option<Arc<MountNs>>) -> bool {
+    match (from, to) {
+        (Some(from), Some(to)) => Arc::ptr_eq(from, to),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// Nobody is to be told that `mount` moves inside a namespace: it only stays on top of what comes beneath it.
+fn forget_move(mount: &Mount) {
+    let mut gone = Vec::new();
+    let mut moves = MOVES.lock();
+    let is_it = |known: &Move| known.mount == mount.unique_id && is_same(&known.from, &known.to);
+    while let Some(at) = moves.iter().position(is_it) {
+        gone.push(moves.swap_remove(at));
+    }
+    drop(moves);
+    drop(gone);
+}
+
+/// Tells of the moves that were noted. `LOCK` is held.
+fn tell_moves() {
+    let moves = core::mem::take(&mut *MOVES.lock());
+    for Move { mount, from, to } in moves {
+        if is_same(&from, &to) {
+            let events = Event::MNT_ATTACH | Event::MNT_DETACH;
+            to.iter().for_each(|ns| notify::mount_event(ns, mount, events));
+        } else {
+            from.iter().for_each(|ns| notify::mount_event(ns, mount, Event::MNT_DETACH));
+            to.iter().for_each(|ns| notify::mount_event(ns, mount, Event::MNT_ATTACH));
+        }
+        // The namespace may end here: its tree goes to `ORPHANS`, which the caller takes apart when it has opened the lock.
+        drop((from, to));
     }
 }
 
@@ -157,6 +223,7 @@ pub struct Mount {
     /// Open descriptions and operations in progress that may write through it.
     writers: AtomicU32,
     ns: SpinLock<Weak<MountNs>>,
+    marks: Marks,
 }
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -221,6 +288,7 @@ impl Mount {
             children: RcuCell::empty(),
             writers: AtomicU32::new(0),
             ns: SpinLock::new("vfs.mount.ns", Weak::new()),
+            marks: Marks::new(),
         })
     }
 
@@ -296,6 +364,12 @@ impl Mount {
     /// Flags.
     pub fn flags(&self) -> MountFlags {
         MountFlags::from_bits_retain(self.flags.load(Relaxed))
+    }
+
+    /// Who watches what is done through it.
+    #[inline]
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// Whether no path leads here: pipes, sockets, anonymous inodes.
@@ -379,13 +453,15 @@ impl Mount {
 
     /// It belongs to the tree of `ns` from now on; to none with a dead reference.
     fn set_ns(&self, ns: Weak<MountNs>) {
-        if let Some(ns) = ns.upgrade() {
-            ns.mounts.fetch_add(1, Relaxed);
+        let new = ns.upgrade();
+        if let Some(new) = &new {
+            new.mounts.fetch_add(1, Relaxed);
         }
         let old = core::mem::replace(&mut *self.ns.lock(), ns).upgrade();
-        if let Some(old) = old {
+        if let Some(old) = &old {
             old.mounts.fetch_sub(1, Relaxed);
         }
+        note_move(self.unique_id, old, new);
     }
 
     /// Whether it is in the tree of `ns`.
@@ -440,6 +516,7 @@ pub(crate) fn attach_beneath(mount: &Arc<Mount>, top: &Arc<Mount>, under: &Path,
     detach(top);
     attach(mount, under, ns);
     attach(top, &Path::root_of(mount), ns);
+    forget_move(top);
 }
 
 /// Attaches `mount` at `at`, in `ns`. `LOCK` is held, and `at` is the topmost mount there.
@@ -489,6 +566,7 @@ pub struct MountNs {
     event: AtomicU64,
     /// How many mounts belong to it.
     mounts: AtomicUsize,
+    marks: Marks,
 }
 
 /// Mounts and their copies in another tree.
@@ -522,6 +600,7 @@ impl MountNs {
             origin,
             event: AtomicU64::new(0),
             mounts: AtomicUsize::new(0),
+            marks: Marks::new(),
         });
         for mount in root.subtree() {
             mount.set_ns(Arc::downgrade(&ns));
@@ -532,6 +611,11 @@ impl MountNs {
     /// Number and owner.
     pub fn id(&self) -> &NsId {
         &self.id
+    }
+
+    /// Who watches mounts come and go.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// The mount at the bottom: nullfs, or the top of a detached tree.

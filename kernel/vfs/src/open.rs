@@ -38,6 +38,8 @@ enum Wanted {
     Any,
     /// Regular files (`OPENAT2_REGULAR`).
     Regular,
+    /// Those that are to be executed.
+    Program,
 }
 
 /// Flags that `O_PATH` leaves standing.
@@ -159,6 +161,13 @@ pub fn open_path(path: &Path, how: &How, cred: &Arc<Cred>) -> Result<Arc<File>> 
     finish(path, how, cred)
 }
 
+/// Opens what `path` is for someone who watches files: no permission is asked, and nobody is told of what is done with it.
+pub fn open_untold(path: &Path, flags: OpenFlags, cred: &Arc<Cred>) -> Result<Arc<File>> {
+    let inode = path.inode().ok_or(Errno::ENOENT)?;
+    let ops = open_ops(inode, &OpenRequest { flags, cred, path })?;
+    File::new_untold(path.clone(), ops, flags, cred)
+}
+
 /// The checks between walk and open.
 fn may_open(path: &Path, how: &How, cred: &Cred) -> Result<()> {
     let inode = path.inode().ok_or(Errno::ENOENT)?;
@@ -190,6 +199,11 @@ fn may_open(path: &Path, how: &How, cred: &Cred) -> Result<()> {
 /// Makes the description and truncates.
 fn finish(path: &Path, how: &How, cred: &Arc<Cred>) -> Result<Arc<File>> {
     let inode = path.inode().ok_or(Errno::ENOENT)?;
+    let is_program = how.wanted == Wanted::Program;
+    if is_program {
+        notify::ask(path, Event::OPEN_EXEC_PERM)?;
+    }
+    notify::ask(path, Event::OPEN_PERM)?;
     let request = OpenRequest { flags: how.flags, cred, path };
     let truncates = how.flags.contains(OpenFlags::TRUNC) && inode.is_regular();
     let access = if truncates { Some(path.mount.want_write()?) } else { None };
@@ -208,7 +222,7 @@ fn finish(path: &Path, how: &How, cred: &Arc<Cred>) -> Result<Arc<File>> {
     if how.flags.contains(OpenFlags::DIRECT) {
         file.ops().check_flags(&file, how.flags)?;
     }
-    notify::path_event(path, Event::OPEN);
+    notify::path_event(path, if is_program { Event::OPEN | Event::OPEN_EXEC } else { Event::OPEN });
     Ok(file)
 }
 
@@ -355,7 +369,8 @@ pub fn open_exec(
         return Err(Errno::EACCES);
     }
     perm::permission(&path.mount.id_view(), &inode, ctx.cred, Access::EXEC)?;
-    let how = How { flags: OpenFlags::empty(), mode: 0, resolve: ResolveFlags::empty(), wanted: Wanted::Any };
+    let how =
+        How { flags: OpenFlags::empty(), mode: 0, resolve: ResolveFlags::empty(), wanted: Wanted::Program };
     let file = finish(&path, &how, ctx.cred)?;
     let deny = inode.deny_write_access()?;
     Ok((file, deny))

@@ -76,6 +76,7 @@ pub fn getdents(file: &File, dst: &mut Dest<'_>, layout: Layout) -> Result<usize
     if !inode.is_dir() {
         return Err(Errno::ENOTDIR);
     }
+    notify::ask_of_file(file, Event::ACCESS_PERM)?;
     let _locked = file.lock_pos();
     let mut records =
         Records { layout, bytes: Vec::new(), room: dst.remaining().min(BUFFER), is_full: false };
@@ -88,7 +89,7 @@ pub fn getdents(file: &File, dst: &mut Dest<'_>, layout: Layout) -> Result<usize
         file.ops().readdir(file, &mut pos, &mut records)?;
     }
     rw::touch_atime(file.path());
-    notify::path_event(file.path(), Event::ACCESS);
+    notify::file_event(file, Event::ACCESS);
     if records.bytes.is_empty() {
         return if records.is_full { Err(Errno::EINVAL) } else { Ok(0) };
     }

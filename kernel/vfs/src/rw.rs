@@ -131,6 +131,7 @@ fn read_at(file: &File, dst: &mut Dest<'_>, pos: u64, flags: RwFlags) -> Result<
     if file.inode().is_dir() {
         return Err(Errno::EISDIR);
     }
+    notify::ask_of_file(file, Event::ACCESS_PERM)?;
     limit_count(dst.remaining(), |max| dst.truncate(max));
     let done = if flags.intersects(RwFlags::NOWAIT | RwFlags::DONTCACHE) {
         read_special(file, dst, pos, flags)?
@@ -178,7 +179,7 @@ fn accessed(file: &File, done: usize) {
             touch_atime(file.path());
         }
         if done > 0 {
-            notify::path_event(file.path(), Event::ACCESS);
+            notify::file_event(file, Event::ACCESS);
         }
     }
 }
@@ -187,6 +188,7 @@ fn accessed(file: &File, done: usize) {
 ///
 /// [`FileOps::share`]: crate::file::FileOps::share
 pub(crate) fn share_at(file: &File, pos: u64, len: usize, each: &mut ShowPart<'_>) -> Result<usize> {
+    notify::ask_of_file(file, Event::ACCESS_PERM)?;
     let done = file.ops().share(file, pos, len, each)?;
     if done > 0 {
         accessed(file, done);
@@ -258,7 +260,7 @@ fn write_at(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags: Rw
     }
     *pos = pos.saturating_add(done as u64);
     if done > 0 && !inode.flags().contains(InodeFlags::ANONYMOUS) {
-        notify::path_event(file.path(), Event::MODIFY);
+        notify::file_event(file, Event::MODIFY);
         if flags.intersects(RwFlags::SYNC | RwFlags::DSYNC) {
             let mode = if flags.contains(RwFlags::SYNC) { SyncMode::Full } else { SyncMode::Data };
             file.ops().fsync(file, mode)?;

@@ -19,6 +19,7 @@ use crate::file::File;
 use crate::fs_context::WalkContext;
 use crate::handle::Export;
 use crate::inode::Inode;
+use crate::notify::Marks;
 use crate::params::Param;
 
 bitflags! {
@@ -173,6 +174,7 @@ pub struct SuperBlock {
     pub(crate) rename: Mutex<()>,
     /// How many mounts show it.
     mounts: AtomicU32,
+    marks: Marks,
     /// For whom it was made; nobody but the machine when that was never said.
     owner: Once<UserNs>,
 }
@@ -225,6 +227,7 @@ impl SuperBlock {
             ops,
             rename: Mutex::new(rename_class, ()),
             mounts: AtomicU32::new(0),
+            marks: Marks::new(),
             owner: Once::new(),
         });
         if sb.fs_type.is_global() {
@@ -299,8 +302,19 @@ impl SuperBlock {
         let bsize = stat.f_bsize;
         fill(&mut stat.f_frsize, bsize);
         fill(&mut stat.f_namelen, abi::fs::NAME_MAX as i64);
-        stat.f_fsid = [self.dev as i32, (self.dev >> 32) as i32];
+        stat.f_fsid = self.fsid();
         Ok(stat)
+    }
+
+    /// The number that statfs(2) and file handles in events tell it by.
+    pub fn fsid(&self) -> [i32; 2] {
+        [self.dev as i32, (self.dev >> 32) as i32]
+    }
+
+    /// Who watches it.
+    #[inline]
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// Notes for whom it was made; what is mounted once more keeps its first owner.

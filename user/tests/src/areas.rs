@@ -13,6 +13,7 @@ mod epoll;
 mod eventfd;
 mod exec;
 mod ext4;
+mod fanotify;
 mod fat;
 mod fork;
 mod fs;
@@ -127,6 +128,7 @@ const AREAS: &[&[harness::Test]] = &[
     eventfd::TESTS,
     timerfd::TESTS,
     signalfd::TESTS,
+    fanotify::TESTS,
     inotify::TESTS,
     lease::TESTS,
     adjtime::TESTS,

@@ -80,6 +80,11 @@ pub enum Which {
     ForChildren(NsKind),
 }
 
+/// The namespace whose inode `inode` is.
+pub fn namespace_of(inode: &vfs::Inode) -> Option<Namespace> {
+    inode.ops_as::<file::NsInode>().map(|inode| inode.0.namespace().clone())
+}
+
 impl Namespace {
     /// A namespace of `task`. `ENOENT`: the task has ended, or there is no such kind.
     pub fn of(task: &Task, which: Which) -> Result<Self> {

@@ -57,6 +57,14 @@ pub(super) static ENTRIES: &[Entry] = &[
             kind: Kind::Number64(&limits::events::EPOLL_WATCHES, 0..=i64::MAX as u64),
         }],
     ),
+    dir(
+        "fanotify",
+        &[
+            switch("max_queued_events", &limits::events::FANOTIFY_QUEUED, i32::MAX as u32),
+            switch("max_user_groups", &limits::events::FANOTIFY_GROUPS, i32::MAX as u32),
+            switch("max_user_marks", &limits::events::FANOTIFY_MARKS, i32::MAX as u32),
+        ],
+    ),
     fixed("file-max", "9223372036854775807"),
     Entry { name: "file-nr", kind: Kind::Shown(file_nr) },
     Entry {
