@@ -63,5 +63,7 @@ pub const AF_UNIX: u16 = 1;
 pub const AF_INET: u16 = 2;
 /// Sockets of IP version 6 (ipv6(7)).
 pub const AF_INET6: u16 = 10;
+/// Sockets of the kernel's services and of user space among itself (netlink(7)).
+pub const AF_NETLINK: u16 = 16;
 /// Length of `sun_path` (unix(7)).
 pub const UNIX_PATH_MAX: usize = 108;

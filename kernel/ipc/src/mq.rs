@@ -1,7 +1,8 @@
 //! POSIX message queues (mq_overview(7)): the queue behind a descriptor.
 //!
 //! Messages are kept by priority, then by age. Senders wait while the queue is full, receivers while it is empty; poll(2)
-//! sees both. One process can be told when a message comes to an empty queue that nobody waits at.
+//! sees both. One process can be told when a message comes to an empty queue that nobody waits at: by a signal, or by a
+//! message to a netlink socket, from which its C library makes the start of a thread.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -15,6 +16,7 @@ use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use hal::uio::Dest;
 use limits::{Resource, UserCounts, UserResource};
+use net_netlink::Notice;
 use process::signal::{Target, send_kernel};
 use process::{ThreadGroup, pid};
 use sched::{Interruptible, PollTable, WaitError, WaitQueue};
@@ -46,12 +48,44 @@ impl Size {
 }
 
 /// How a process wants to be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
     /// Not at all; the place is just taken.
     Silent,
     /// By a signal with a value.
     Signal(u32, u64),
+    /// By a message to a netlink socket.
+    Thread(Cookie),
+}
+
+/// Bytes of the message of [`How::Thread`] (`NOTIFY_COOKIE_LEN`).
+pub const COOKIE_LEN: usize = 32;
+
+/// What a program gets back by its netlink socket, with the last byte saying why.
+pub struct Cookie {
+    bytes: [u8; COOKIE_LEN],
+    notice: Notice,
+}
+
+impl Cookie {
+    /// A message has come (`NOTIFY_WOKENUP`).
+    const WOKEN: u8 = 1;
+    /// The wish was taken back (`NOTIFY_REMOVED`).
+    const REMOVED: u8 = 2;
+
+    /// One that will go to the netlink socket behind `file`; waits for room there.
+    ///
+    /// `ENOTSOCK`: `file` is no socket. `EINVAL`: it is of another family. `ERESTARTSYS`.
+    pub fn new(bytes: [u8; COOKIE_LEN], file: &File) -> Result<Self> {
+        Ok(Self { bytes, notice: Notice::reserve(file, COOKIE_LEN)? })
+    }
+
+    fn send(self, why: u8) {
+        let mut bytes = self.bytes.to_vec();
+        if let Some(last) = bytes.last_mut() {
+            *last = why;
+        }
+        self.notice.send(bytes);
+    }
 }
 
 struct Notify {
@@ -197,12 +231,13 @@ impl MqQueue {
     /// mq_notify(2): `None` takes the caller's wish back. `EBUSY`: another process waits for news already. `EINVAL`: no
     /// signal.
     pub fn notify(&self, how: Option<How>) -> Result<()> {
-        if let Some(How::Signal(signo, _)) = how
-            && signo > NSIG
+        if let Some(How::Signal(signo, _)) = &how
+            && *signo > NSIG
         {
             return Err(Errno::EINVAL);
         }
         let task = process::current();
+        let mut lost = None;
         let mut state = self.state.lock();
         let is_taken = state.notify.as_ref().is_some_and(|notify| notify.group.strong_count() > 0);
         let old = match how {
@@ -213,11 +248,16 @@ impl MqQueue {
             Some(_) if is_taken => return Err(Errno::EBUSY),
             Some(how) => {
                 let group = Arc::downgrade(task.group());
-                state.notify.replace(Notify { group, pid: task.pid(), how })
+                // Who was there before has ended.
+                lost = state.notify.replace(Notify { group, pid: task.pid(), how });
+                None
             }
         };
         drop(state);
-        drop(old);
+        drop(lost);
+        if let Some(old) = old {
+            old.take_back();
+        }
         Ok(())
     }
 }
@@ -235,9 +275,21 @@ impl Notify {
         self.group.as_ptr() == Arc::as_ptr(group)
     }
 
+    /// The process does not want to be told any more; one that waits for a message gets its last.
+    fn take_back(self) {
+        if let How::Thread(cookie) = self.how {
+            cookie.send(Cookie::REMOVED);
+        }
+    }
+
     /// Tells of a message that the caller has sent.
     fn tell(self) {
-        let (How::Signal(signo, value), Some(group)) = (self.how, self.group.upgrade()) else { return };
+        let (signo, value) = match self.how {
+            How::Silent => return,
+            How::Signal(signo, value) => (signo, value),
+            How::Thread(cookie) => return cookie.send(Cookie::WOKEN),
+        };
+        let Some(group) = self.group.upgrade() else { return };
         if signo == 0 {
             return;
         }
@@ -269,19 +321,22 @@ impl FileOps for MqFile {
     }
 
     fn read(&self, _file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
+        /// `SIGEV_SIGNAL`, `SIGEV_NONE` and `SIGEV_THREAD`.
+        const SIGNAL: i32 = 0;
+        const NONE: i32 = 1;
+        const THREAD: i32 = 2;
         let (bytes, notify) = {
             let state = self.0.state.lock();
             let notify = state.notify.as_ref().filter(|notify| notify.group.strong_count() > 0);
-            (state.bytes, notify.map(|notify| (notify.how, notify.pid)))
+            let shown = notify.map(|notify| match &notify.how {
+                How::Silent => (NONE, 0, notify.pid),
+                How::Signal(signo, _) => (SIGNAL, *signo, notify.pid),
+                How::Thread(_) => (THREAD, 0, notify.pid),
+            });
+            (state.bytes, shown)
         };
-        /// `SIGEV_SIGNAL` and `SIGEV_NONE`.
-        const SIGNAL: i32 = 0;
-        const NONE: i32 = 1;
-        let (kind, signo, number) = match notify {
-            None => (0, 0, 0),
-            Some((How::Silent, number)) => (NONE, 0, pid::visible(number)),
-            Some((How::Signal(signo, _), number)) => (SIGNAL, signo, pid::visible(number)),
-        };
+        let (kind, signo, number) =
+            notify.map_or((0, 0, 0), |(kind, signo, number)| (kind, signo, pid::visible(number)));
         let text = format!("QSIZE:{bytes:<10} NOTIFY:{kind:<5} SIGNO:{signo:<5} NOTIFY_PID:{number:<6}\n");
         let rest = usize::try_from(pos).ok().and_then(|pos| text.as_bytes().get(pos..)).unwrap_or(&[]);
         Ok(dst.put_bytes(rest)?)
@@ -312,7 +367,9 @@ impl FileOps for MqFile {
         let is_ours = state.notify.as_ref().is_some_and(|notify| notify.is_of(task.group()));
         let old = if is_ours { state.notify.take() } else { None };
         drop(state);
-        drop(old);
+        if let Some(old) = old {
+            old.take_back();
+        }
         Ok(())
     }
 }

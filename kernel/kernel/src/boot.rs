@@ -70,6 +70,9 @@ fn set_up(params: Params) -> Result<()> {
     ns::net::register_current(|| {
         process::try_current().map_or_else(|| ns::NetNs::initial().clone(), |me| me.net())
     });
+    net_control::register();
+    procfs::provide(procfs::Extra::NetNetlink, net_netlink::show::rows);
+    procfs::provide(procfs::Extra::NetUnix, net_unix::all::rows);
     procfs::provide(procfs::Extra::SysvSem, ipc::show::sem);
     procfs::provide(procfs::Extra::SysvMsg, ipc::show::msg);
     procfs::provide(procfs::Extra::SysvShm, ipc::show::shm);

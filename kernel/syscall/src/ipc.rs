@@ -366,7 +366,8 @@ pub(crate) fn sys_mq_timedreceive(
     Ok(text.len())
 }
 
-/// mq_notify(2). `EINVAL`: no way to be told. `EBADF`: not a queue, or telling by a thread, which needs a netlink socket.
+/// mq_notify(2). `EINVAL`: no way to be told. `EBADF`: not a queue. For `SIGEV_THREAD`, where the number of the signal is a
+/// descriptor and the value the address of a cookie, also `EFAULT`, `EBADF` and what [`mq::Cookie::new`] gives.
 pub(crate) fn sys_mq_notify(_cx: &mut Cx<'_>, fd: i32, event: UserAddr) -> Result<usize> {
     const SIGNAL: i32 = 0;
     const NONE: i32 = 1;
@@ -379,7 +380,10 @@ pub(crate) fn sys_mq_notify(_cx: &mut Cx<'_>, fd: i32, event: UserAddr) -> Resul
         Some(match kind {
             NONE => How::Silent,
             SIGNAL => How::Signal(u32::try_from(signo).map_err(|_| Errno::EINVAL)?, value),
-            THREAD => return Err(Errno::EBADF),
+            THREAD => {
+                let bytes: [u8; mq::COOKIE_LEN] = user::read(UserAddr(value))?;
+                How::Thread(mq::Cookie::new(bytes, &*crate::caller::file(signo)?)?)
+            }
             _ => return Err(Errno::EINVAL),
         })
     };

@@ -1,11 +1,11 @@
-//! Sockets (socket(2), bind(2), send(2), recv(2), ...) of the families `AF_UNIX`, `AF_INET` and `AF_INET6`.
+//! Sockets (socket(2), bind(2), send(2), recv(2), ...) of the families `AF_UNIX`, `AF_INET`, `AF_INET6` and `AF_NETLINK`.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::fs::OpenFlags;
 use abi::signal::{SIGPIPE, SigInfo};
-use abi::socket::{AF_INET, AF_INET6, AF_UNIX, IOV_MAX, Mmsghdr, Msghdr, Ucred};
+use abi::socket::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, IOV_MAX, Mmsghdr, Msghdr, Ucred};
 use abi::time::{Timespec, Timeval};
 use abi::{Errno, Result};
 use events::pidfd;
@@ -96,7 +96,7 @@ fn check_family(family: i32, kind: i32) -> Result<()> {
     if !(0..NR_TYPES).contains(&kind) {
         return Err(Errno::EINVAL);
     }
-    let known = [AF_UNIX, AF_INET, AF_INET6].map(i32::from);
+    let known = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK].map(i32::from);
     if known.contains(&family) { Ok(()) } else { Err(Errno::EAFNOSUPPORT) }
 }
 
@@ -107,6 +107,8 @@ pub(crate) fn open_socket(family: i32, kind: i32, protocol: i32) -> Result<(Arc<
     let caller = Caller::new()?;
     let socket = if family == i32::from(AF_UNIX) {
         net_unix::create(kind, protocol)?
+    } else if family == i32::from(AF_NETLINK) {
+        net_netlink::create(kind, protocol, &caller.cred)?
     } else {
         net_inet::create(family as u16, kind, protocol, &caller.cred)?
     };
@@ -131,7 +133,11 @@ pub(crate) fn sys_socketpair(
     check_family(family, kind)?;
     if family != i32::from(AF_UNIX) {
         // The sockets of these families cannot be born connected.
-        net_inet::check(family as u16, kind, protocol)?;
+        if family == i32::from(AF_NETLINK) {
+            net_netlink::refuse_pair(kind, protocol)?;
+        } else {
+            net_inet::check(family as u16, kind, protocol)?;
+        }
         return Err(Errno::EOPNOTSUPP);
     }
     let caller = Caller::new()?;
@@ -295,7 +301,8 @@ pub(crate) fn sys_getsockopt(
         let bytes = socket.get_option(level, name, room)?;
         let room = room.min(bytes.len());
         user::write_bytes(value, &bytes[..room])?;
-        user::write(len, &(room as i32))?;
+        let told = if socket.tells_whole_length(level, name) { bytes.len() } else { room };
+        user::write(len, &(told as i32))?;
         return Ok(0);
     }
     if name == SO_PEERPIDFD {

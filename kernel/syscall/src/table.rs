@@ -115,7 +115,7 @@ syscalls! {
     39 getpid() => task::sys_getpid, Support::Full;
     40 sendfile(out_fd: i32, in_fd: i32, offset: UserAddr, count: usize) => file::sys_sendfile, Support::Full;
     41 socket(family: i32, kind: i32, protocol: i32)
-        => net::sys_socket, Support::Partial("AF_UNIX, AF_INET and AF_INET6 (TCP, UDP) only: EAFNOSUPPORT");
+        => net::sys_socket, Support::Partial("AF_UNIX, AF_INET, AF_INET6 (TCP, UDP) and AF_NETLINK only: EAFNOSUPPORT");
     42 connect(fd: i32, addr: UserAddr, len: i32) => net::sys_connect, Support::Full;
     43 accept(fd: i32, addr: UserAddr, len: UserAddr) => net::sys_accept, Support::Full;
     44 sendto(fd: i32, buf: UserAddr, len: usize, flags: u32, addr: UserAddr, addr_len: i32)
@@ -327,7 +327,7 @@ syscalls! {
         => ipc::sys_mq_timedsend, Support::Full;
     243 mq_timedreceive(fd: i32, text: UserAddr, len: usize, priority: UserAddr, timeout: UserAddr)
         => ipc::sys_mq_timedreceive, Support::Full;
-    244 mq_notify(fd: i32, event: UserAddr) => ipc::sys_mq_notify, Support::Partial("SIGEV_THREAD: EBADF");
+    244 mq_notify(fd: i32, event: UserAddr) => ipc::sys_mq_notify, Support::Full;
     245 mq_getsetattr(fd: i32, new: UserAddr, old: UserAddr) => ipc::sys_mq_getsetattr, Support::Full;
     247 waitid(kind: u32, id: i32, info: UserAddr, options: u32, rusage: UserAddr)
         => task::sys_waitid, Support::Full;

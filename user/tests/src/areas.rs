@@ -43,6 +43,7 @@ mod mountfd;
 mod mountns;
 mod mounts;
 mod mremap;
+mod netlink;
 mod ns;
 mod perf;
 mod pidfd;
@@ -56,6 +57,7 @@ mod proctask;
 mod ptimer;
 mod ptrace;
 mod rseq;
+mod rtnetlink;
 mod scheduling;
 mod seccomp;
 mod segcode;
@@ -67,6 +69,7 @@ mod nvme;
 mod offline;
 mod overlay;
 mod overlayindex;
+mod sockdiag;
 mod swap;
 mod sysctl;
 mod sysinfo;
@@ -144,6 +147,9 @@ const AREAS: &[&[harness::Test]] = &[
     inet::TESTS,
     tcp::TESTS,
     udp::TESTS,
+    netlink::TESTS,
+    rtnetlink::TESTS,
+    sockdiag::TESTS,
     tty::TESTS,
     jobs::TESTS,
     ksm::TESTS,

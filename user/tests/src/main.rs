@@ -10,13 +10,14 @@
 //!
 //! Tests run as root in a minimal root: /proc, /sys, /dev with devpts, and /tmp (another folder: `KEEL_TEST_DIR`). Each one
 //! pins errno values and their precedence as Linux has them. `sys` has all `unsafe` (raw calls come from `user-sys`); `kit`,
-//! `inetkit`, `mountkit` and `uringkit` have the shared words, `harness` the runner; every other file is an area.
+//! `inetkit`, `mountkit`, `netlinkkit` and `uringkit` have the shared words, `harness` the runner; every other file is an area.
 
 mod harness;
 mod helper;
 mod inetkit;
 mod kit;
 mod mountkit;
+mod netlinkkit;
 mod prelude;
 mod sys;
 mod uringkit;

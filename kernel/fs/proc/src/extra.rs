@@ -8,6 +8,8 @@ use vfs::text::Text;
 /// A file that another crate fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extra {
+    /// /proc/net/netlink.
+    NetNetlink,
     /// /proc/net/unix.
     NetUnix,
     /// /proc/sysvipc/msg.
@@ -24,7 +26,7 @@ pub enum Extra {
     DiskStats,
 }
 
-const COUNT: usize = 7;
+const COUNT: usize = 8;
 
 type Rows = fn(&mut Text) -> Result<()>;
 
@@ -40,6 +42,9 @@ pub fn provide(what: Extra, rows: Rows) {
 /// The headline, as Linux spells it.
 fn headline(what: Extra) -> &'static str {
     match what {
+        Extra::NetNetlink => {
+            "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n"
+        }
         Extra::NetUnix => "Num       RefCount Protocol Flags    Type St Inode Path\n",
         Extra::SysvMsg => {
             "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      \

@@ -13,8 +13,8 @@ use abi::fs::{major, minor};
 use vfs::dev::{DeviceKind, Node};
 use vfs::put;
 
-use crate::hardware;
 use crate::place::{Items, Place, attribute, link, subdir};
+use crate::{hardware, uevent};
 
 /// Which directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +125,7 @@ fn device(class: &'static str, name: &str) -> Items {
             Ok(())
         }),
         link("subsystem", format!("../../../../class/{class}")),
-        attribute("uevent", move |out| {
+        uevent::file(format!("virtual/{class}/{name}"), class, move |out| {
             put!(out, "MAJOR={major}\nMINOR={minor}\nDEVNAME={dev_name}\n");
             // Without a mode the rules of udev choose one, which is 0600.
             if mode != 0o600 {

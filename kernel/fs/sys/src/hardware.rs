@@ -20,7 +20,7 @@ use pci::Device;
 use vfs::put;
 
 use crate::place::{Items, Place, attribute, link, subdir, value};
-use crate::queue;
+use crate::{queue, uevent};
 
 /// An object with attributes.
 enum Object {
@@ -131,7 +131,7 @@ fn hex(
 fn pci_attributes(device: &Arc<Device>, up: &str) -> Items {
     let resources = device.clone();
     let config = device.clone();
-    let uevent = device.clone();
+    let properties = device.clone();
     Vec::from([
         hex("class", device.class, 6),
         hex("vendor", device.id.0.into(), 4),
@@ -159,13 +159,19 @@ fn pci_attributes(device: &Arc<Device>, up: &str) -> Items {
             }
             Ok(())
         }),
-        attribute("uevent", move |out| {
-            if let Some(driver) = uevent.driver() {
+        uevent::file(pci_path(device), "pci", move |out| {
+            if let Some(driver) = properties.driver() {
                 put!(out, "DRIVER={driver}\n");
             }
-            put!(out, "PCI_CLASS={:X}\nPCI_ID={:04X}:{:04X}\n", uevent.class, uevent.id.0, uevent.id.1);
-            let (vendor, device) = uevent.subsystem;
-            put!(out, "PCI_SUBSYS_ID={vendor:04X}:{device:04X}\nPCI_SLOT_NAME={}\n", uevent.address());
+            put!(
+                out,
+                "PCI_CLASS={:X}\nPCI_ID={:04X}:{:04X}\n",
+                properties.class,
+                properties.id.0,
+                properties.id.1
+            );
+            let (vendor, device) = properties.subsystem;
+            put!(out, "PCI_SUBSYS_ID={vendor:04X}:{device:04X}\nPCI_SLOT_NAME={}\n", properties.address());
             Ok(())
         }),
     ])
@@ -174,7 +180,7 @@ fn pci_attributes(device: &Arc<Device>, up: &str) -> Items {
 /// What disks and partitions share.
 fn block_attributes(device: &Arc<BlockDevice>, up: &str) -> Items {
     let (major, minor) = device.number();
-    let (size, ro, stat, inflight, uevent) =
+    let (size, ro, stat, inflight, properties) =
         (device.clone(), device.clone(), device.clone(), device.clone(), device.clone());
     let mut items = Vec::from([
         value("alignment_offset", "0"),
@@ -196,11 +202,11 @@ fn block_attributes(device: &Arc<BlockDevice>, up: &str) -> Items {
             put!(out, "{reads:8} {writes:8}\n");
             Ok(())
         }),
-        attribute("uevent", move |out| {
-            let kind = if uevent.partition().is_some() { "partition" } else { "disk" };
-            put!(out, "MAJOR={major}\nMINOR={minor}\nDEVNAME={}\nDEVTYPE={kind}\n", uevent.name());
-            put!(out, "DISKSEQ={}\n", uevent.disk().sequence());
-            if let Some(part) = uevent.partition() {
+        uevent::file(block_path(device), "block", move |out| {
+            let kind = if properties.partition().is_some() { "partition" } else { "disk" };
+            put!(out, "MAJOR={major}\nMINOR={minor}\nDEVNAME={}\nDEVTYPE={kind}\n", properties.name());
+            put!(out, "DISKSEQ={}\n", properties.disk().sequence());
+            if let Some(part) = properties.partition() {
                 put!(out, "PARTN={}\n", part.index);
                 if let Some(label) = &part.label {
                     put!(out, "PARTNAME={label}\n");

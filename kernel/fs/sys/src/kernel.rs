@@ -8,7 +8,7 @@ use mm::swap;
 use vfs::put;
 
 use crate::hugepages::{self, Whose};
-use crate::place::{Items, Place, setting, subdir, value};
+use crate::place::{Items, Place, attribute, setting, subdir, value};
 use crate::thp;
 
 /// Files of a control group that may be given away with it; `fs/cgroup2` knows them too.
@@ -42,7 +42,10 @@ pub(crate) fn items(part: Part) -> Items {
             value("kexec_loaded", "0"),
             subdir("mm", Place::Kernel(Part::Mm)),
             value("profiling", "0"),
-            value("uevent_seqnum", "0"),
+            attribute("uevent_seqnum", |out| {
+                put!(out, "{}\n", net_control::uevent::last_number());
+                Ok(())
+            }),
         ]),
         Part::Mm => Vec::from([
             subdir("hugepages", Place::HugePages(hugepages::Part::Pools(Whose::Machine))),

@@ -16,6 +16,7 @@ mod place;
 mod queue;
 mod thp;
 mod topology;
+mod uevent;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -264,6 +264,12 @@ pub trait Socket: Any + Send + Sync {
         None
     }
 
+    /// Whether getsockopt(2) tells the length of all of this option's value, also when there was room for less.
+    fn tells_whole_length(&self, level: i32, name: i32) -> bool {
+        let _ = (level, name);
+        false
+    }
+
     /// Option `name` of level `SOL_SOCKET` was set.
     fn option_changed(&self, name: i32) {
         let _ = name;
@@ -323,7 +329,7 @@ pub fn register_cred(current: CurrentCred) {
 }
 
 /// The credentials of the running task; `None` in a kernel thread.
-pub(crate) fn current_cred() -> Option<Arc<Cred>> {
+pub fn current_cred() -> Option<Arc<Cred>> {
     CURRENT_CRED.get().and_then(|current| current())
 }
 
@@ -338,7 +344,7 @@ pub fn register_show(show: Show) {
 }
 
 /// `cred` as the current process sees it.
-pub(crate) fn shown(cred: Ucred) -> Ucred {
+pub fn shown(cred: Ucred) -> Ucred {
     SHOW.get().map_or(cred, |show| show(cred))
 }
 

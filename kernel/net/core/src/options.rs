@@ -204,7 +204,7 @@ impl Options {
     }
 
     /// A number that no other socket has or had (`SO_COOKIE`).
-    fn cookie(&self) -> u64 {
+    pub fn cookie(&self) -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let new = NEXT.fetch_add(1, Relaxed);
         self.cookie.compare_exchange(0, new, Relaxed, Relaxed).map_or_else(|old| old, |_| new)

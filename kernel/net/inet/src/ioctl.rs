@@ -1,13 +1,16 @@
 //! Requests about interfaces (netdevice(7)).
 
+use alloc::vec::Vec;
+
 use abi::socket::AF_INET;
 use abi::{Errno, Result};
 use hal::{UserAddr, user};
 use ns::NetNs;
 use security::{Cap, Cred};
 
+use crate::interface::{self, Address};
 use crate::ip::{Endpoint, Ip};
-use crate::stack::{LO_INDEX, LO_MTU, Stack};
+use crate::stack::{LO_INDEX, Stack};
 
 const SIOCGIFNAME: u32 = 0x8910;
 const SIOCGIFCONF: u32 = 0x8912;
@@ -45,13 +48,23 @@ fn is_lo(request: &[u8; REQUEST_LEN]) -> bool {
     name.starts_with(b"lo\0") || name.starts_with(b"lo:")
 }
 
-/// An interface's address of version 4. `EADDRNOTAVAIL`: it has none.
-fn address(stack: &Stack, ip: Ip) -> Result<[u8; 16]> {
-    if !stack.lo.is_up() {
-        return Err(Errno::EADDRNOTAVAIL);
-    }
-    let bytes = Endpoint { ip, port: 0 }.to_bytes(AF_INET);
-    bytes.first_chunk().copied().ok_or(Errno::EINVAL)
+/// The addresses of version 4.
+fn addresses(stack: &Stack) -> Vec<Address> {
+    stack.addresses.all().into_iter().filter(|address| address.ip.is_ipv4()).collect()
+}
+
+/// What `which` gives of the first address of version 4. `EADDRNOTAVAIL`: there is none.
+fn address(stack: &Stack, which: impl FnOnce(&Address) -> Ip) -> Result<[u8; 16]> {
+    let address = addresses(stack).into_iter().next().ok_or(Errno::EADDRNOTAVAIL)?;
+    Ok(socket_address(which(&address)))
+}
+
+fn socket_address(ip: Ip) -> [u8; 16] {
+    Endpoint { ip, port: 0 }.to_bytes(AF_INET).first_chunk().copied().unwrap_or_default()
+}
+
+fn netmask(address: &Address) -> Ip {
+    Ip::v4(u32::MAX.checked_shl(32 - u32::from(address.prefix.min(32))).unwrap_or(0))
 }
 
 /// ioctl(2) about interfaces. `ENODEV`: no such interface. `EPERM`: a change by who may not. `ENOTTY`: unknown.
@@ -79,16 +92,15 @@ pub(crate) fn interface(net: &NetNs, stack: &Stack, cmd: u32, arg: UserAddr, cre
     let mut put = |bytes: &[u8]| value[..bytes.len()].copy_from_slice(bytes);
     match cmd {
         SIOCGIFFLAGS => put(&flags(stack).to_ne_bytes()),
-        SIOCGIFADDR => put(&address(stack, Ip::LOOPBACK_V4)?),
-        SIOCGIFDSTADDR => put(&address(stack, Ip::LOOPBACK_V4)?),
-        SIOCGIFBRDADDR => put(&address(stack, Ip::ANY_V4)?),
-        SIOCGIFNETMASK => put(&address(stack, Ip::v4(0xff00_0000))?),
+        SIOCGIFADDR | SIOCGIFDSTADDR => put(&address(stack, |address| Ip::of_std(address.ip))?),
+        SIOCGIFBRDADDR => put(&address(stack, |_| Ip::ANY_V4)?),
+        SIOCGIFNETMASK => put(&address(stack, netmask)?),
         SIOCGIFMETRIC => put(&0i32.to_ne_bytes()),
         SIOCGIFMTU => put(&stack.lo.mtu().to_ne_bytes()),
         SIOCGIFHWADDR => put(&ARPHRD_LOOPBACK.to_ne_bytes()),
         SIOCGIFINDEX => put(&LO_INDEX.to_ne_bytes()),
         SIOCGIFTXQLEN => put(&1000i32.to_ne_bytes()),
-        SIOCSIFFLAGS | SIOCSIFMTU => return change(net, stack, cmd, &request, cred),
+        SIOCSIFFLAGS | SIOCSIFMTU => return change(net, cmd, &request, cred),
         _ => return Err(Errno::ENOTTY),
     }
     request[NAME_LEN..].copy_from_slice(value);
@@ -96,20 +108,16 @@ pub(crate) fn interface(net: &NetNs, stack: &Stack, cmd: u32, arg: UserAddr, cre
     Ok(0)
 }
 
-fn change(net: &NetNs, stack: &Stack, cmd: u32, request: &[u8; REQUEST_LEN], cred: &Cred) -> Result<usize> {
+fn change(net: &NetNs, cmd: u32, request: &[u8; REQUEST_LEN], cred: &Cred) -> Result<usize> {
     if !cred.ns_capable(net.id().owner(), Cap::NET_ADMIN) {
         return Err(Errno::EPERM);
     }
     if cmd == SIOCSIFFLAGS {
-        stack.lo.set_up(u16::from_ne_bytes([request[16], request[17]]) & IFF_UP != 0);
+        interface::set_up(net, u16::from_ne_bytes([request[16], request[17]]) & IFF_UP != 0);
         return Ok(0);
     }
     let mtu = u32::from_ne_bytes([request[16], request[17], request[18], request[19]]);
-    if !(1280..=LO_MTU).contains(&mtu) {
-        return Err(Errno::EINVAL);
-    }
-    stack.lo.set_mtu(mtu);
-    Ok(0)
+    interface::set_mtu(net, mtu).map(|()| 0)
 }
 
 /// The addresses of all interfaces: as many as there is room for, or with no buffer only the length.
@@ -117,23 +125,18 @@ fn configuration(stack: &Stack, arg: UserAddr) -> Result<usize> {
     // struct ifconf: length, padding, pointer.
     let [len, _, low, high]: [u32; 4] = user::read(arg)?;
     let buffer = UserAddr(u64::from(high) << 32 | u64::from(low));
-    let mut request = [0u8; REQUEST_LEN];
-    let found = match address(stack, Ip::LOOPBACK_V4) {
-        Ok(address) => {
+    let found = addresses(stack);
+    let room = usize::try_from(len as i32).unwrap_or(0) / REQUEST_LEN;
+    let count = if buffer.0 == 0 { found.len() } else { found.len().min(room) };
+    if buffer.0 != 0 {
+        for (at, address) in found.iter().take(count).enumerate() {
+            let mut request = [0u8; REQUEST_LEN];
             request[..2].copy_from_slice(b"lo");
-            request[NAME_LEN..NAME_LEN + 16].copy_from_slice(&address);
-            1
+            request[NAME_LEN..NAME_LEN + 16].copy_from_slice(&socket_address(Ip::of_std(address.ip)));
+            user::write(UserAddr(buffer.0.wrapping_add((at * REQUEST_LEN) as u64)), &request)?;
         }
-        Err(_) => 0,
-    };
-    let used = if buffer.0 == 0 {
-        found * REQUEST_LEN
-    } else if found == 1 && len as i32 >= REQUEST_LEN as i32 {
-        user::write(buffer, &request)?;
-        REQUEST_LEN
-    } else {
-        0
-    };
+    }
+    let used = count * REQUEST_LEN;
     user::write(arg, &(used as u32))?;
     Ok(0)
 }

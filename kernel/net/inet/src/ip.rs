@@ -1,7 +1,7 @@
 //! Addresses, and socket addresses as user space writes them (ip(7), ipv6(7)).
 
 use alloc::vec::Vec;
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use abi::socket::{AF_INET, AF_INET6};
 use abi::{Errno, Result};
@@ -57,6 +57,22 @@ impl Ip {
 
     pub(crate) fn is_broadcast(self) -> bool {
         self == Self::v4(u32::MAX)
+    }
+
+    /// As the standard library has it.
+    pub(crate) fn to_std(self) -> IpAddr {
+        match self.as_v4() {
+            Some(bits) => IpAddr::V4(Ipv4Addr::from_bits(bits)),
+            None => IpAddr::V6(Ipv6Addr::from_bits(self.0)),
+        }
+    }
+
+    /// That of the standard library.
+    pub(crate) fn of_std(ip: IpAddr) -> Ip {
+        match ip {
+            IpAddr::V4(ip) => Ip::v4(ip.to_bits()),
+            IpAddr::V6(ip) => Ip(ip.to_bits()),
+        }
     }
 
     /// The loopback address of its version.

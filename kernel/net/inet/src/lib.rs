@@ -5,6 +5,8 @@
 extern crate alloc;
 
 mod buffer;
+pub mod diag;
+pub mod interface;
 mod ioctl;
 mod ip;
 mod level;

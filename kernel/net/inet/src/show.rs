@@ -1,6 +1,7 @@
 //! Tables of sockets and interfaces for /proc/net.
 
 use alloc::sync::Arc;
+use core::net::IpAddr;
 use core::sync::atomic::Ordering::Relaxed;
 
 use abi::Result;
@@ -146,8 +147,24 @@ pub fn dev(out: &mut Text) -> Result<()> {
 
 /// /proc/net/if_inet6.
 pub fn if_inet6(out: &mut Text) -> Result<()> {
-    if stack().lo.is_up() {
-        put!(out, "00000000000000000000000000000001 01 80 10 80       lo\n");
+    /// Scopes as this table has them: of the machine, of a network, of the world.
+    const fn scope(scope: u8) -> u8 {
+        match scope {
+            254 => 0x10,
+            253 => 0x20,
+            _ => 0,
+        }
+    }
+    for address in stack().addresses.all() {
+        if let IpAddr::V6(ip) = address.ip {
+            put!(
+                out,
+                "{:032x} 01 {:02x} {:02x} 80       lo\n",
+                ip.to_bits(),
+                address.prefix,
+                scope(address.scope)
+            );
+        }
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! What a network namespace has: interfaces, ports, connections.
 //!
-//! There is one interface, `lo`, in each namespace. It is down at first, as on Linux, and has its addresses as soon as
-//! it is up. What is sent over it is handed to the receiver at once, in the sender's context.
+//! There is one interface, `lo`, in each namespace. It is down at first, as on Linux; its addresses are in `interface`. What is sent over it is handed to the receiver at once, in the sender's context.
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -9,15 +8,16 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use abi::{Errno, Result};
 use ns::NetNs;
 
+use crate::interface::Addresses;
 use crate::ip::Ip;
 use crate::ports::Ports;
 use crate::tcp::table::Connections;
 use crate::udp::Receivers;
 
 /// Number of `lo`.
-pub(crate) const LO_INDEX: u32 = 1;
+pub const LO_INDEX: u32 = 1;
 /// Largest packet on `lo`.
-pub(crate) const LO_MTU: u32 = 65536;
+pub const LO_MTU: u32 = 65536;
 
 /// The loopback interface.
 pub(crate) struct Loopback {
@@ -33,8 +33,9 @@ impl Loopback {
         self.is_up.load(Relaxed)
     }
 
-    pub(crate) fn set_up(&self, is_up: bool) {
-        self.is_up.store(is_up, Relaxed);
+    /// Switches it, and gives what it was.
+    pub(crate) fn set_up(&self, is_up: bool) -> bool {
+        self.is_up.swap(is_up, Relaxed)
     }
 
     pub(crate) fn mtu(&self) -> u32 {
@@ -56,6 +57,7 @@ impl Loopback {
 /// The network of one namespace.
 pub(crate) struct Stack {
     pub(crate) lo: Loopback,
+    pub(crate) addresses: Addresses,
     pub(crate) tcp_ports: Ports,
     pub(crate) udp_ports: Ports,
     pub(crate) connections: Connections,
@@ -71,6 +73,7 @@ impl Stack {
                 packets: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
             },
+            addresses: Addresses::new(),
             tcp_ports: Ports::new(),
             udp_ports: Ports::new(),
             connections: Connections::new(),
@@ -88,12 +91,15 @@ impl Stack {
         }
     }
 
+    /// The address that packets to `ip` come from unless told otherwise, if it is an address of this machine.
+    #[inline]
+    fn source_for(&self, ip: Ip) -> Option<Ip> {
+        if self.lo.is_up() { self.addresses.source_for(ip) } else { None }
+    }
+
     /// Whether `ip` is an address of this machine.
     pub(crate) fn is_local(&self, ip: Ip) -> bool {
-        if !self.lo.is_up() {
-            return false;
-        }
-        ip == Ip::LOOPBACK_V6 || ip.as_v4().is_some_and(|bits| bits >> 24 == 127)
+        self.source_for(ip).is_some()
     }
 
     /// Checks that a socket may take `ip` as its own. `EADDRNOTAVAIL`.
@@ -115,13 +121,7 @@ impl Stack {
     /// `ENETUNREACH`: there is no way. `from` is the socket's own address, if it has one.
     pub(crate) fn route(&self, from: Ip, to: Ip) -> Result<(Ip, Ip)> {
         let to = if to.is_any() { to.loopback_like() } else { to };
-        if !self.is_local(to) {
-            return Err(Errno::ENETUNREACH);
-        }
-        if !from.is_any() {
-            return Ok((from, to));
-        }
-        // Packets within 127/8 come from its first address, unless told otherwise.
-        Ok((to.loopback_like(), to))
+        let source = self.source_for(to).ok_or(Errno::ENETUNREACH)?;
+        Ok((if from.is_any() { source } else { from }, to))
     }
 }

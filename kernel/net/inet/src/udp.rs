@@ -137,12 +137,20 @@ impl Receivers {
         best.1
     }
 
+    /// How many parts [`Receivers::part`] knows.
+    pub(crate) const PARTS: usize = BUCKETS;
+
+    /// One part of all sockets of the moment.
+    pub(crate) fn part(&self, at: usize) -> Vec<Arc<UdpConn>> {
+        let bucket = self.buckets.get(at);
+        bucket.map_or_else(Vec::new, |bucket| {
+            bucket.lock().iter().filter_map(|(_, conn)| conn.upgrade()).collect()
+        })
+    }
+
     /// Calls `each` for all sockets of the moment.
     pub(crate) fn for_each(&self, mut each: impl FnMut(&Arc<UdpConn>)) {
-        for bucket in &self.buckets {
-            let all: Vec<_> = bucket.lock().iter().filter_map(|(_, conn)| conn.upgrade()).collect();
-            all.iter().for_each(&mut each);
-        }
+        (0..Self::PARTS).for_each(|at| self.part(at).iter().for_each(&mut each));
     }
 }
 
@@ -178,6 +186,16 @@ impl UdpConn {
         inner.queue.push_back(datagram);
         drop(inner);
         self.wait.wake_events((PollEvents::IN | PollEvents::RDNORM).bits());
+    }
+
+    /// Whether it takes nothing of version 4.
+    pub(crate) fn is_v6_only(&self) -> bool {
+        self.ip.v6_only()
+    }
+
+    /// Its number among all sockets (`SO_COOKIE`).
+    pub(crate) fn cookie(&self) -> u64 {
+        self.options.cookie()
     }
 
     /// Local and remote end, bytes waiting, and whether it is connected, for /proc/net/udp.

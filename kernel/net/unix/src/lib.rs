@@ -34,6 +34,7 @@
 extern crate alloc;
 
 mod address;
+pub mod all;
 mod connect;
 mod datagram;
 mod packet;

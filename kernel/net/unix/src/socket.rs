@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 
 use abi::poll::PollEvents;
 use abi::socket::{AF_UNIX, Ucred};
@@ -21,7 +21,7 @@ use vfs::WalkContext;
 
 use crate::address::{self, Address, Binding};
 use crate::packet::{Packet, Sender};
-use crate::rights;
+use crate::{all, rights};
 
 /// Most connections that may wait for accept(2) (/proc/sys/net/core/somaxconn).
 const SOMAXCONN: u32 = 4096;
@@ -80,6 +80,7 @@ pub struct UnixSocket {
     /// Whether each receive tells how many bytes are left (`SO_INQ`).
     pub(crate) tells_left: AtomicBool,
     bind_lock: Mutex<()>,
+    pub(crate) ino: AtomicU64,
 }
 
 /// Options of level `SOL_SOCKET` that other families do not have.
@@ -93,7 +94,7 @@ pub(crate) const READABLE: u32 = PollEvents::IN.union(PollEvents::RDNORM).bits()
 
 impl UnixSocket {
     pub(crate) fn new(kind: SockType, net: Arc<NetNs>) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self {
+        let socket = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             kind,
             net,
@@ -122,7 +123,10 @@ impl UnixSocket {
             peek_off: AtomicI32::new(-1),
             tells_left: AtomicBool::new(false),
             bind_lock: Mutex::new("unix.bind", ()),
-        })
+            ino: AtomicU64::new(0),
+        });
+        all::enter(&socket);
+        socket
     }
 
     /// Connects a new socket to `peer` (socketpair(2)).
@@ -279,6 +283,12 @@ impl UnixSocket {
             let data = i32::try_from(left).unwrap_or(i32::MAX).to_ne_bytes().to_vec();
             got.control.push(Control { level: SOL_SOCKET, kind: SO_INQ, data });
         }
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        all::leave(self);
     }
 }
 
@@ -476,6 +486,10 @@ impl Socket for UnixSocket {
 
     fn peer_process(&self) -> Option<Process> {
         self.inner.lock().peer_process.clone()
+    }
+
+    fn opened(&self, ino: u64) {
+        self.ino.store(ino, Relaxed);
     }
 
     fn release(&self) {

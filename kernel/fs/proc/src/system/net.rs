@@ -17,6 +17,7 @@ pub(super) static ENTRIES: &[Entry] = &[
         net_inet::show::dev(out)
     }),
     text("if_inet6", net_inet::show::if_inet6),
+    text("netlink", |out| extra::show(Extra::NetNetlink, out)),
     text("route", |out| {
         // The table of ways to other machines, of which there are none; those to oneself are not shown.
         out.push(ROUTE_HEADLINE);

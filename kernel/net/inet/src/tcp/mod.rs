@@ -7,5 +7,5 @@ mod send;
 mod socket;
 pub(crate) mod table;
 
-pub(crate) use options::state_number;
+pub(crate) use options::{info, state_number};
 pub(crate) use socket::{IPPROTO_TCP, TcpSocket};

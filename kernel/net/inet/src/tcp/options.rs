@@ -157,7 +157,7 @@ pub(crate) fn state_number(inner: &Inner) -> u8 {
 const INFO_LEN: usize = 240;
 
 /// `struct tcp_info`: what is not counted here is 0.
-fn info(inner: &Inner) -> Vec<u8> {
+pub(crate) fn info(inner: &Inner) -> Vec<u8> {
     let mut bytes = alloc::vec![0u8; INFO_LEN];
     bytes[0] = state_number(inner);
     if let Some(backlog) = &inner.backlog {

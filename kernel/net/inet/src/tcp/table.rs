@@ -119,16 +119,21 @@ impl Connections {
         bucket.iter().filter(|l| score(l) == best).nth(chosen).map(|l| l.conn.clone())
     }
 
+    /// How many parts [`Connections::part`] knows.
+    pub(crate) const PARTS: usize = LISTENERS + CONNECTIONS;
+
+    /// One part of all listeners and connections of the moment: listeners first.
+    pub(crate) fn part(&self, at: usize) -> Vec<Arc<Conn>> {
+        if let Some(bucket) = self.listening.get(at) {
+            return bucket.lock().iter().map(|l| l.conn.clone()).collect();
+        }
+        let bucket = at.checked_sub(LISTENERS).and_then(|at| self.established.get(at));
+        bucket.map_or_else(Vec::new, |bucket| bucket.lock().iter().map(|e| e.conn.clone()).collect())
+    }
+
     /// Calls `each` for all connections and listeners of the moment.
     pub(crate) fn for_each(&self, mut each: impl FnMut(&Arc<Conn>)) {
-        for bucket in &self.listening {
-            let all: Vec<_> = bucket.lock().iter().map(|l| l.conn.clone()).collect();
-            all.iter().for_each(&mut each);
-        }
-        for bucket in &self.established {
-            let all: Vec<_> = bucket.lock().iter().map(|e| e.conn.clone()).collect();
-            all.iter().for_each(&mut each);
-        }
+        (0..Self::PARTS).for_each(|at| self.part(at).iter().for_each(&mut each));
     }
 
     /// Counts a connection that enters TIME-WAIT; `false`: there are too many.
