@@ -111,7 +111,7 @@ impl Request<'_> {
 
     /// Sends a reply. A sender that has no room for it is told so by its next receive (`ENOBUFS`).
     pub fn reply(&self, bytes: Vec<u8>) {
-        self.socket.put_of_kernel(Packet::of_kernel(bytes, 0));
+        self.socket.put_of_kernel(&Packet::of_kernel(bytes, 0));
     }
 }
 
@@ -169,7 +169,7 @@ fn acknowledge(socket: &NetlinkSocket, request: &Message<'_>, error: Option<Errn
         }
         reply.put(request.body);
     }
-    socket.put_of_kernel(Packet::of_kernel(reply.finish(), 0));
+    socket.put_of_kernel(&Packet::of_kernel(reply.finish(), 0));
 }
 
 /// Sends `data` to those who have a port and listen to `group`, in the network namespaces that `wanted` takes.
@@ -177,7 +177,7 @@ pub fn announce(protocol: u8, group: u32, data: Vec<u8>, wanted: impl Fn(&NetNs)
     let packet = Packet::of_kernel(data, group);
     for socket in table::listeners(protocol, group) {
         if socket.port() != 0 && wanted(socket.net()) {
-            socket.put_of_kernel(packet.clone());
+            socket.put_of_kernel(&packet);
         }
     }
 }

@@ -54,11 +54,11 @@ impl Queue {
     }
 
     /// Whether `more` bytes find room under `limit`; the first ones always do.
-    fn admits(&self, more: usize, limit: usize) -> bool {
+    pub(crate) fn admits(&self, more: usize, limit: usize) -> bool {
         !self.is_congested && (self.charged == 0 || self.charged.saturating_add(more) <= limit)
     }
 
-    /// Whether a sender that waits may try again.
+    /// Whether it is worth to wake those who wait for room: each of them asks [`Queue::admits`] for itself.
     pub(crate) fn has_room(&self, limit: usize) -> bool {
         !self.is_congested && self.charged <= limit
     }
@@ -98,6 +98,11 @@ impl Queue {
         self.is_congested = false;
     }
 
+    /// Ends that state if nothing is left to receive. `true`: it was so, and those who wait for room are to be woken.
+    pub(crate) fn recover_if_empty(&mut self) -> bool {
+        self.packets.is_empty() && core::mem::replace(&mut self.is_congested, false)
+    }
+
     /// The first message, which stays.
     pub(crate) fn peek(&self) -> Option<Packet> {
         self.packets.front().cloned()
@@ -109,9 +114,7 @@ impl Queue {
         if let Some(packet) = &packet {
             self.uncharge(cost(packet.data.len()));
         }
-        if self.packets.is_empty() {
-            self.recover();
-        }
+        self.recover_if_empty();
         packet
     }
 
@@ -156,6 +159,26 @@ mod tests {
         assert!(!put(&mut queue, 1, 10_000) && !queue.has_room(10_000));
         queue.pop();
         assert!(put(&mut queue, 1, 10_000));
+    }
+
+    #[test]
+    fn room_for_some_is_no_room_for_more() {
+        let (mut queue, limit) = (Queue::default(), 3000);
+        assert!(put(&mut queue, 1, limit));
+        assert!(queue.charged() < limit && queue.charged() + cost(2000) > limit);
+        assert!(queue.has_room(limit) && queue.admits(cost(1), limit));
+        assert!(!queue.admits(cost(2000), limit), "what a sender waits for is what it then gets");
+        assert!(!put(&mut queue, 2000, limit));
+        queue.pop();
+        assert!(queue.admits(cost(2000), limit) && put(&mut queue, 2000, limit));
+    }
+
+    #[test]
+    fn a_loss_beside_an_empty_queue_is_got_over() {
+        let mut queue = Queue::default();
+        assert!(queue.charge(1000, 1000) && !queue.charge(1, 1000) && queue.overrun());
+        assert!(queue.recover_if_empty() && !queue.recover_if_empty());
+        assert!(queue.has_room(1000));
     }
 
     #[test]

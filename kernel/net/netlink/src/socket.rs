@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::any::Any;
 use core::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst,
 };
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
 }
 
 /// What put into a queue and could not.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Put {
     Done,
     Full,
@@ -164,17 +166,11 @@ impl NetlinkSocket {
     /// Changes the groups that it is in.
     pub(crate) fn set_groups(&self, change: impl FnOnce(u64) -> u64) {
         let known = self.groups_of_protocol();
-        let is_listening = {
-            let mut inner = self.inner.lock();
+        table::change_listening(self, |inner| {
             inner.known_groups = known;
             inner.groups = change(inner.groups) & u64::MAX.checked_shr(u64::BITS - known).unwrap_or(0);
             inner.groups != 0 && !inner.is_dead
-        };
-        table::set_listening(self, is_listening);
-        // Its end may have come meanwhile, and found nothing to take out.
-        if self.inner.lock().is_dead {
-            table::set_listening(self, false);
-        }
+        });
     }
 
     /// Takes a port unless it has one. `EADDRINUSE`.
@@ -192,32 +188,43 @@ impl NetlinkSocket {
         self.wait.wake_events(PollEvents::ERR.bits() | READABLE);
     }
 
-    fn put(&self, packet: Packet) -> Put {
-        let mut inner = self.inner.lock();
+    /// Charges `packet`, and appends it if there was room; it is never dropped here.
+    fn put_locked(&self, inner: &mut Inner, packet: &Packet) -> Put {
         if inner.is_dead {
             return Put::Dead;
         }
         if !inner.queue.charge(queue::cost(packet.data.len()), self.options.rcvbuf()) {
             return Put::Full;
         }
-        inner.queue.push_charged(packet);
-        drop(inner);
-        self.wait.wake_events(READABLE);
+        inner.queue.push_charged(packet.clone());
         Put::Done
     }
 
+    fn put(&self, packet: &Packet) -> Put {
+        let put = self.put_locked(&mut self.inner.lock(), packet);
+        if put == Put::Done {
+            self.wait.wake_events(READABLE);
+        }
+        put
+    }
+
     /// Receives a message of the kernel or of a group. One for which there is no room is lost: `ENOBUFS` tells so, once.
-    pub(crate) fn put_of_kernel(&self, packet: Packet) {
-        let Put::Full = self.put(packet) else { return };
-        self.drops.fetch_add(1, Relaxed);
-        let tells = {
+    pub(crate) fn put_of_kernel(&self, packet: &Packet) {
+        // Under one hold of the lock, so that no reader empties the queue between the failure and its mark.
+        let (put, tells) = {
             let mut inner = self.inner.lock();
-            let tells = !inner.switches.contains(Switches::NO_ENOBUFS) && inner.queue.overrun();
+            let put = self.put_locked(&mut inner, packet);
+            let tells = put == Put::Full && !inner.switches.contains(Switches::NO_ENOBUFS) && inner.queue.overrun();
             if tells {
                 inner.error = Some(Errno::ENOBUFS);
             }
-            tells
+            (put, tells)
         };
+        match put {
+            Put::Done => self.wait.wake_events(READABLE),
+            Put::Full => _ = self.drops.fetch_add(1, Relaxed),
+            Put::Dead => {}
+        }
         if tells {
             self.wait.wake_events(PollEvents::ERR.bits());
         }
@@ -263,14 +270,16 @@ impl NetlinkSocket {
             if refuses {
                 return Err(Errno::ECONNREFUSED);
             }
-            match other.put(packet.clone()) {
+            match other.put(packet) {
                 Put::Done => return Ok(()),
                 Put::Dead => return Err(Errno::ECONNREFUSED),
                 Put::Full => {}
             }
+            // What `put` asks: with less, this loop would never sleep.
             patience.wait(&other.room, || {
                 let theirs = other.inner.lock();
-                (theirs.is_dead || theirs.queue.has_room(other.options.rcvbuf())).then_some(())
+                let more = queue::cost(packet.data.len());
+                (theirs.is_dead || theirs.queue.admits(more, other.options.rcvbuf())).then_some(())
             })?;
         }
     }
@@ -283,7 +292,7 @@ impl NetlinkSocket {
                 && other.net.id().id() == self.net.id().id()
                 && other.port() != except;
             if is_meant {
-                other.put_of_kernel(packet.clone());
+                other.put_of_kernel(packet);
             }
         }
     }
@@ -328,26 +337,18 @@ impl NetlinkSocket {
     /// The first error or message.
     fn take(&self, peeks: bool) -> Option<Result<Packet>> {
         let mut inner = self.inner.lock();
-        if let Some(error) = inner.error.take() {
-            return Some(Err(error));
-        }
-        let packet = if peeks { inner.queue.peek() } else { inner.queue.pop() };
-        let wakes = packet.is_some() && inner.queue.has_room(self.options.rcvbuf());
+        let found = match inner.error.take() {
+            Some(error) => Some(Err(error)),
+            None if peeks => inner.queue.peek().map(Ok),
+            None => inner.queue.pop().map(Ok),
+        };
+        let took = !peeks && matches!(found, Some(Ok(_)));
+        let wakes = inner.queue.recover_if_empty() || took && inner.queue.has_room(self.options.rcvbuf());
         drop(inner);
-        if wakes && !peeks {
+        if wakes {
             self.room.wake_all();
         }
-        packet.map(Ok)
-    }
-
-    fn listening_to_nothing(&self) {
-        let was = {
-            let mut inner = self.inner.lock();
-            core::mem::take(&mut inner.groups)
-        };
-        if was != 0 {
-            table::set_listening(self, false);
-        }
+        found
     }
 
     /// Whether wrong requests are to be refused.
@@ -393,6 +394,10 @@ impl Socket for NetlinkSocket {
 
     fn family(&self) -> u16 {
         AF_NETLINK
+    }
+
+    fn net(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self.net.clone())
     }
 
     fn kind(&self) -> SockType {
@@ -564,7 +569,14 @@ impl Socket for NetlinkSocket {
     }
 
     fn take_error(&self) -> Option<Errno> {
-        self.inner.lock().error.take()
+        let (error, wakes) = {
+            let mut inner = self.inner.lock();
+            (inner.error.take(), inner.queue.recover_if_empty())
+        };
+        if wakes {
+            self.room.wake_all();
+        }
+        error
     }
 
     fn is_listening(&self) -> bool {
@@ -607,7 +619,10 @@ impl Socket for NetlinkSocket {
         if let Some(port) = port {
             table::unbind(self, port);
         }
-        self.listening_to_nothing();
+        table::change_listening(self, |inner| {
+            inner.groups = 0;
+            false
+        });
         drop(queue);
         let dump = self.dump.lock().take();
         drop(dump);

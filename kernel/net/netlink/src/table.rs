@@ -8,7 +8,7 @@ use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use ns::NetNs;
 
-use crate::socket::NetlinkSocket;
+use crate::socket::{Inner, NetlinkSocket};
 
 /// Protocol, number of the network namespace, port.
 type PortKey = (u8, u64, u32);
@@ -83,10 +83,13 @@ pub(crate) fn unbind(socket: &NetlinkSocket, port: u32) {
     drop(gone);
 }
 
-/// Whether `socket` is in any group now.
-pub(crate) fn set_listening(socket: &NetlinkSocket, is_listening: bool) {
+/// Makes `change` to the groups of `socket`, and tells whether it is in any now: as `change` says.
+///
+/// Under one hold of the table, so that the entry is what the last change made it.
+pub(crate) fn change_listening(socket: &NetlinkSocket, change: impl FnOnce(&mut Inner) -> bool) {
     let key = (socket.protocol(), address(socket));
     let mut listeners = LISTENERS.lock();
+    let is_listening = change(&mut socket.inner().lock());
     let gone = if is_listening { listeners.insert(key, socket.weak()) } else { listeners.remove(&key) };
     drop(listeners);
     drop(gone);

@@ -166,6 +166,31 @@ fn a_full_queue_loses_messages_and_says_so() {
 }
 
 #[test]
+fn a_loss_is_got_over_by_who_hears_of_it() {
+    let s = socket(ECHO);
+    table::bind(&s, None, 6).unwrap();
+    s.set_groups(|_| 1);
+    let most = s.options().rcvbuf();
+    s.reserve(most).unwrap();
+    kernel::announce(ECHO, 1, vec![1; 100], |_| true);
+    assert_eq!(receive(&s, 10, MsgFlags::empty()), Err(Errno::ENOBUFS), "what is promised has taken the room");
+    s.use_reserve(most, None);
+    kernel::announce(ECHO, 1, vec![1; 100], |_| true);
+    assert_eq!(receive(&s, 200, MsgFlags::empty()).map(|d| d.len()), Ok(100));
+    s.release();
+}
+
+#[test]
+fn who_ends_is_in_no_group_and_joins_none() {
+    let s = socket(ECHO);
+    s.set_groups(|_| 1 << 6);
+    assert!(kernel::has_listeners(ECHO, 7));
+    s.release();
+    s.set_groups(|_| 1 << 6);
+    assert!(table::listeners(ECHO, 7).is_empty());
+}
+
+#[test]
 fn groups_beyond_those_of_the_protocol_are_refused() {
     let s = socket(ECHO);
     assert_eq!(s.get_option(270, 9, 8).unwrap(), [], "no groups are known yet");
