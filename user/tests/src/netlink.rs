@@ -3,7 +3,7 @@
 use nix::errno::Errno::ENOBUFS;
 
 use crate::netlinkkit::{
-    bind, get, name_by, nl, own_net, port, recv, recv_from, request, send_to, set, socket, user, messages,
+    bind, get, name_by, nl, own_net, port, recv, recv_control, recv_from, request, send_to, set, socket, user, messages,
 };
 use crate::prelude::*;
 
@@ -278,25 +278,9 @@ fn credentials_and_group_info() {
     sys!(SYS_setsockopt, b, SOL_SOCKET, SO_PASSCRED, &1i32, 4).unwrap();
     set(b, NETLINK_PKTINFO, 1).unwrap();
     ignore(send_to(a, b"group", 0, 1 << 2, 0));
-    let (mut data, mut control) = ([0u8; 16], [0u64; 16]);
-    let mut iov = iovec { iov_base: data.as_mut_ptr().cast(), iov_len: 16 };
-    let mut header: msghdr = zero();
-    header.msg_iov = &mut iov;
-    header.msg_iovlen = 1;
-    header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = 128;
-    assert_eq!(sys!(SYS_recvmsg, b, &mut header, 0), Ok(5));
-    let used = header.msg_controllen;
-    let bytes: Vec<u8> = control.iter().flat_map(|word| word.to_ne_bytes()).take(used).collect();
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at + 16 <= bytes.len() {
-        let len = u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
-        let word = |offset: usize| i32::from_ne_bytes(bytes[at + offset..at + offset + 4].try_into().unwrap());
-        found.push((word(8), word(12), word(16)));
-        at += len.next_multiple_of(8);
-    }
+    let (len, mut found) = recv_control(b).unwrap();
     found.sort();
+    assert_eq!(len, 5);
     assert_eq!(found, [(SOL_SOCKET, SCM_CREDENTIALS, getpid()), (SOL_NETLINK, NETLINK_PKTINFO, 3)]);
 }
 

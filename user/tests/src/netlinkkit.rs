@@ -61,6 +61,29 @@ pub fn recv(fd: i32, len: usize, flags: i32) -> Result<Vec<u8>, Errno> {
     recv_from(fd, len, flags).map(|(bytes, ..)| bytes)
 }
 
+/// Receives a short message: its length, and the level, type and first word of each control message.
+pub fn recv_control(fd: i32) -> Result<(usize, Vec<(i32, i32, i32)>), Errno> {
+    let (mut data, mut control) = ([0u8; 256], [0u64; 16]);
+    let mut iov = iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    let mut header: msghdr = zero();
+    header.msg_iov = &mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = 128;
+    let len = sys!(SYS_recvmsg, fd, &mut header, 0)?;
+    let bytes: Vec<u8> =
+        control.iter().flat_map(|word| word.to_ne_bytes()).take(header.msg_controllen).collect();
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at + 16 <= bytes.len() {
+        let len = u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+        let word =
+            |offset: usize| i32::from_ne_bytes(bytes[at + offset..at + offset + 4].try_into().unwrap());
+        found.push((word(8), word(12), word(16)));
+        at += len.next_multiple_of(8);
+    }
+    Ok((len, found))
+}
+
 pub fn set(fd: i32, name: i32, value: i32) -> Result<usize, Errno> {
     sys!(SYS_setsockopt, fd, SOL_NETLINK, name, &value, 4)
 }
@@ -170,7 +193,12 @@ pub fn result_of(fd: i32, kind: u16, flags: i32, body: &[u8]) -> i32 {
 
 /// Asks for all there is, and gives what comes before the end, or the error.
 pub fn try_dump(fd: i32, kind: u16, body: &[u8]) -> Result<Vec<Message>, i32> {
-    ask(fd, kind, NLM_F_DUMP, body);
+    try_dump_by(fd, kind, NLM_F_DUMP, body)
+}
+
+/// The same, with the flags that ask so.
+pub fn try_dump_by(fd: i32, kind: u16, flags: i32, body: &[u8]) -> Result<Vec<Message>, i32> {
+    ask(fd, kind, flags, body);
     let mut all = Vec::new();
     loop {
         for message in messages(&recv(fd, 32768, 0).unwrap()) {

@@ -2,9 +2,10 @@
 
 use nix::errno::Errno::{EADDRNOTAVAIL, ENETUNREACH};
 
-use crate::inetkit::{LO, bring_up, v4};
+use crate::inetkit::{bring_up, v4};
 use crate::netlinkkit::{
-    Message, ask, attribute, bind, dump, half, messages, own_net, recv, request, result_of, set, socket, try_dump, word,
+    Message, ask, attribute, bind, dump, half, messages, own_net, recv, request, result_of, set, socket, try_dump,
+    try_dump_by, word,
 };
 use crate::prelude::*;
 
@@ -12,7 +13,7 @@ tests!(
     "rtnetlink":
     links, link_errors, switching_lo, size_of_packets, addresses, new_addresses, secondary_addresses, address_errors,
     networks_of_lo_are_here, routes, way_to_an_address, changes_are_announced, only_the_privileged_change,
-    privileges_of_the_opener, strict_checks, one_dump_at_a_time, services_by_name,
+    privileges_of_the_opener, strict_checks, one_dump_at_a_time, one_flag_asks_for_all, services_by_name,
 );
 
 const LINK: usize = 16;
@@ -366,6 +367,18 @@ fn one_dump_at_a_time() {
     assert_eq!((count, busy), (201, true));
     assert!(datagrams > 3, "{datagrams}");
     assert_eq!(all_addresses(fd, AF_INET).len(), 201, "and another one after it");
+}
+
+fn one_flag_asks_for_all() {
+    let fd = own_route();
+    for flag in [NLM_F_ROOT, NLM_F_MATCH] {
+        let all = try_dump_by(fd, RTM_GETLINK, flag, &link(0, 0, 0, &[])).unwrap();
+        assert!(name(lo_of(&all)).is_some());
+        assert!(!try_dump_by(fd, RTM_GETADDR, flag, &[0; 8]).unwrap().is_empty());
+    }
+    let generic = socket(SOCK_RAW, NETLINK_GENERIC).unwrap();
+    bind(generic, 0, 0).unwrap();
+    assert_eq!(try_dump_by(generic, 16, NLM_F_ROOT, &[3, 1, 0, 0]).err(), Some(EINVAL as i32), "here both are needed");
 }
 
 fn services_by_name() {

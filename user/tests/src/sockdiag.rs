@@ -1,13 +1,17 @@
 //! Lists of sockets by netlink (sock_diag(7)), /proc/net/unix, and events of devices.
 
 use crate::inetkit::{LO, listener, name as name_of, port, tcp, udp_bound};
-use crate::netlinkkit::{Message, ask, bind, messages, own_net, recv, request, result_of, send_to, socket, try_dump, word};
+use crate::netlinkkit::{
+    Message, ask, bind, messages, own_net, recv, recv_control, request, result_of, send_to, socket, try_dump, try_dump_by,
+    word,
+};
 use crate::prelude::*;
 
 tests!(
     "sockdiag":
     unix_sockets, one_unix_socket, proc_net_unix, tcp_sockets, udp_sockets, one_tcp_socket, wrong_requests,
-    namespaces_are_apart, event_by_file, event_wishes, event_by_message, events_of_namespaces,
+    namespaces_are_apart, event_by_file, event_wishes, event_by_message,
+    senders_of_events, long_events, events_of_namespaces, one_flag_asks_for_all,
 );
 
 const BY_FAMILY: u16 = 20;
@@ -270,6 +274,33 @@ fn event_by_message() {
         assert_eq!(messages(&recv(sender, 1000, 0).unwrap())[0].error(), EPERM as i32);
     });
     assert!(heard(fd, "add@/keel").is_none());
+}
+
+fn senders_of_events() {
+    own_net();
+    let (fd, sender) = (ear(), socket(SOCK_RAW, UEVENT).unwrap());
+    sys!(SYS_setsockopt, fd, SOL_SOCKET, SO_PASSCRED, &1i32, 4).unwrap();
+    send_to(sender, &request(0x10, 0, 1, b"add@/keel\0"), 0, 0, 0).unwrap();
+    let (_, control) = recv_control(fd).unwrap();
+    assert_eq!(control, [(SOL_SOCKET, SCM_CREDENTIALS, getpid())], "not the kernel");
+}
+
+fn long_events() {
+    own_net();
+    let (fd, sender) = (ear(), socket(SOCK_RAW, UEVENT).unwrap());
+    let event = |len: usize| [&b"add@/keel\0X="[..], &vec![b'x'; len]].concat();
+    assert_eq!(result_of(sender, 0x10, 0, &event(2048 - 16 - 8 - 12)), EINVAL as i32);
+    assert!(heard(fd, "add@/keel").is_none());
+    assert_eq!(result_of(sender, 0x10, 0, &event(1900)), 0);
+    assert!(heard(fd, "add@/keel").is_some());
+}
+
+fn one_flag_asks_for_all() {
+    own_net();
+    let (fd, l) = (diag(), unix_listener(b"\0keel-flag"));
+    ignore(list(fd, &unix_request(ALL_STATES, 0, 0)));
+    let all = try_dump_by(fd, BY_FAMILY, NLM_F_ROOT, &unix_request(ALL_STATES, 0, 0)).unwrap();
+    assert!(unix_by(&all, ino(l)).is_some());
 }
 
 fn events_of_namespaces() {

@@ -58,7 +58,9 @@ impl Protocol for Generic {
         let (&[command, ..], rest) =
             request.message.body.split_first_chunk::<INFO_LEN>().ok_or(Errno::EINVAL)?;
         match command {
-            GET_FAMILY if request.is_dump() => {
+            // Here both flags are needed.
+            GET_FAMILY if request.message.header.flags & message::DUMP == message::DUMP => {
+                request.check_dump()?;
                 let header = request.header(CONTROLLER, message::MULTI);
                 Ok(Answer::Dump(Box::new(core::iter::once(describe(header)))))
             }

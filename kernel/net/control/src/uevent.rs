@@ -10,13 +10,15 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use abi::socket::Ucred;
 use abi::{Errno, Result};
+use net_netlink::message::HEADER_LEN;
 use net_netlink::{Answer, Protocol, Request};
 use security::Cap;
 
 /// The one group.
 const GROUP: u32 = 1;
-/// Most bytes of an event's properties (`UEVENT_BUFFER_SIZE`).
+/// Most bytes of an event's properties, and of a message that a program sends with its number (`UEVENT_BUFFER_SIZE`).
 const MOST: usize = 2048;
 
 /// What can happen to a device.
@@ -99,7 +101,9 @@ pub fn synthesize(wish: &[u8], path: &str, subsystem: &str, properties: &[u8]) -
         return Err(Errno::ENOMEM);
     }
     event.extend_from_slice(format!("SEQNUM={}\0", next_number()).as_bytes());
-    net_netlink::announce(net_netlink::KOBJECT_UEVENT, GROUP, event, |net| net.id().owner().is_initial());
+    net_netlink::announce(net_netlink::KOBJECT_UEVENT, GROUP, event, Ucred::default(), |net| {
+        net.id().owner().is_initial()
+    });
     Ok(())
 }
 
@@ -115,18 +119,25 @@ impl Protocol for Uevent {
         true
     }
 
-    /// Passes an event on. `EPERM`: that is not for everybody. `ENOBUFS`: there is no memory.
+    /// Passes an event on, as from its sender. `EPERM`: that is not for everybody. `EINVAL`: it is too long. `ENOBUFS`: there
+    /// is no memory.
     fn request(&self, request: &Request<'_>) -> Result<Answer> {
         if !request.capable(request.net().id().owner(), Cap::SYS_ADMIN) {
             return Err(Errno::EPERM);
         }
         let number = format!("SEQNUM={}\0", next_number());
+        let len = request.message.body.len().saturating_add(HEADER_LEN + number.len());
+        if len > MOST {
+            return Err(Errno::EINVAL);
+        }
         let mut event = Vec::new();
         event.try_reserve(request.message.body.len() + number.len()).map_err(|_| Errno::ENOBUFS)?;
         event.extend_from_slice(request.message.body);
         event.extend_from_slice(number.as_bytes());
         let id = request.net().id().id();
-        net_netlink::announce(net_netlink::KOBJECT_UEVENT, GROUP, event, |net| net.id().id() == id);
+        net_netlink::announce(net_netlink::KOBJECT_UEVENT, GROUP, event, request.sender(), |net| {
+            net.id().id() == id
+        });
         Ok(Answer::Done)
     }
 }

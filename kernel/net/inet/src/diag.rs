@@ -101,6 +101,28 @@ fn side(family: u16, end: Endpoint) -> Side {
 }
 
 impl Found {
+    /// Whether it is of `family` and has these ports, of which 0 stands for any. Much cheaper than its description.
+    pub fn is_at(&self, family: u16, local: u16, remote: u16) -> bool {
+        let of = match self {
+            Found::Tcp(TcpFound(conn)) => conn.family,
+            Found::Udp(UdpFound(conn)) => conn.family,
+        };
+        if of != family {
+            return false;
+        }
+        let (own, other) = match self {
+            Found::Tcp(TcpFound(conn)) => {
+                let inner = conn.inner.lock();
+                (inner.local.port, inner.remote.port)
+            }
+            Found::Udp(UdpFound(conn)) => {
+                let (own, other, _) = conn.show();
+                (own.port, other.map_or(0, |other| other.port))
+            }
+        };
+        (local == 0 || local == own) && (remote == 0 || remote == other)
+    }
+
     /// What it is, at the moment.
     pub fn describe(&self) -> Description {
         match self {

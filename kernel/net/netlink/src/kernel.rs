@@ -4,10 +4,12 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use abi::socket::Ucred;
 use abi::{Errno, Result};
 use hal::sync::Once;
 use netlink_message::{self as message, Builder, Header, Message};
 use ns::NetNs;
+use sched::Interruptible;
 use security::{Cap, Cred, UserNs};
 
 use crate::NR_PROTOCOLS;
@@ -80,9 +82,24 @@ impl Request<'_> {
         self.socket.port()
     }
 
-    /// Whether it asks for all there is.
+    /// Whether it asks for all there is: one of the two flags that [`message::DUMP`] has is enough.
     pub fn is_dump(&self) -> bool {
-        self.message.header.flags & message::DUMP == message::DUMP
+        self.message.header.flags & message::DUMP != 0
+    }
+
+    /// To be asked before the answer to such a request is made. `EBUSY`: another such answer is not over.
+    pub fn check_dump(&self) -> Result<()> {
+        if self.socket.is_dumping() { Err(Errno::EBUSY) } else { Ok(()) }
+    }
+
+    /// The sender, for what it sends on to others.
+    pub fn sender(&self) -> Ucred {
+        net_core::identity()
+    }
+
+    /// Whose view of users the answers have: that of the socket's opener.
+    pub fn viewer(&self) -> &UserNs {
+        &self.socket.opener().user_ns
     }
 
     /// Whether the socket wants wrong requests to be refused and filters to count (`NETLINK_GET_STRICT_CHK`).
@@ -122,6 +139,10 @@ pub(crate) fn handle(socket: &NetlinkSocket, datagram: &[u8], has_destination: b
     let protocol = protocol(socket.protocol()).ok_or(Errno::ECONNREFUSED)?;
     let cred = net_core::current_cred().unwrap_or_else(|| socket.opener().clone());
     for message in message::messages(datagram) {
+        // There may be thousands, and nobody waits for the answers any more.
+        if sched::current().is_interrupted(Interruptible::Killable) {
+            break;
+        }
         let header = message.header;
         let is_request = header.flags & message::REQUEST != 0 && header.kind >= message::FIRST_TYPE;
         let answer = if is_request {
@@ -173,8 +194,10 @@ fn acknowledge(socket: &NetlinkSocket, request: &Message<'_>, error: Option<Errn
 }
 
 /// Sends `data` to those who have a port and listen to `group`, in the network namespaces that `wanted` takes.
-pub fn announce(protocol: u8, group: u32, data: Vec<u8>, wanted: impl Fn(&NetNs) -> bool) {
-    let packet = Packet::of_kernel(data, group);
+///
+/// `cred` is its sender; the default stands for the kernel.
+pub fn announce(protocol: u8, group: u32, data: Vec<u8>, cred: Ucred, wanted: impl Fn(&NetNs) -> bool) {
+    let packet = Packet { cred, ..Packet::of_kernel(data, group) };
     for socket in table::listeners(protocol, group) {
         if socket.port() != 0 && wanted(socket.net()) {
             socket.put_of_kernel(&packet);

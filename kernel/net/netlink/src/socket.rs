@@ -214,7 +214,8 @@ impl NetlinkSocket {
         let (put, tells) = {
             let mut inner = self.inner.lock();
             let put = self.put_locked(&mut inner, packet);
-            let tells = put == Put::Full && !inner.switches.contains(Switches::NO_ENOBUFS) && inner.queue.overrun();
+            let tells =
+                put == Put::Full && !inner.switches.contains(Switches::NO_ENOBUFS) && inner.queue.overrun();
             if tells {
                 inner.error = Some(Errno::ENOBUFS);
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use abi::Errno;
+use abi::socket::Ucred;
 use hal::uio::{Dest, Src};
 use net_core::{MsgFlags, Outgoing, SockType, Socket};
 use netlink_message::{self as message, Builder, Header};
@@ -146,7 +147,7 @@ fn a_full_queue_loses_messages_and_says_so() {
     s.set_groups(|_| 1 << 39);
     let data = vec![1; 10_000];
     for _ in 0..100 {
-        kernel::announce(ECHO, 40, data.clone(), |_| true);
+        kernel::announce(ECHO, 40, data.clone(), Ucred::default(), |_| true);
     }
     assert_eq!(receive(&s, 10, MsgFlags::empty()), Err(Errno::ENOBUFS));
     let mut count = 0;
@@ -154,7 +155,7 @@ fn a_full_queue_loses_messages_and_says_so() {
         count += 1;
     }
     assert!(count > 0 && count < 100);
-    kernel::announce(ECHO, 40, data, |_| true);
+    kernel::announce(ECHO, 40, data, Ucred::default(), |_| true);
     assert_eq!(receive(&s, 20_000, MsgFlags::PEEK).map(|d| d.len()), Ok(10_000));
     assert_eq!(
         receive(&s, 10, MsgFlags::TRUNC).map(|d| d.len()),
@@ -172,10 +173,14 @@ fn a_loss_is_got_over_by_who_hears_of_it() {
     s.set_groups(|_| 1);
     let most = s.options().rcvbuf();
     s.reserve(most).unwrap();
-    kernel::announce(ECHO, 1, vec![1; 100], |_| true);
-    assert_eq!(receive(&s, 10, MsgFlags::empty()), Err(Errno::ENOBUFS), "what is promised has taken the room");
+    kernel::announce(ECHO, 1, vec![1; 100], Ucred::default(), |_| true);
+    assert_eq!(
+        receive(&s, 10, MsgFlags::empty()),
+        Err(Errno::ENOBUFS),
+        "what is promised has taken the room"
+    );
     s.use_reserve(most, None);
-    kernel::announce(ECHO, 1, vec![1; 100], |_| true);
+    kernel::announce(ECHO, 1, vec![1; 100], Ucred::default(), |_| true);
     assert_eq!(receive(&s, 200, MsgFlags::empty()).map(|d| d.len()), Ok(100));
     s.release();
 }

@@ -74,6 +74,11 @@ pub fn sockets(net: &NetNs) -> impl Iterator<Item = Arc<UnixSocket>> + Send + us
 }
 
 impl UnixSocket {
+    /// Number of its inode; 0: nobody has accepted it yet.
+    pub fn ino(&self) -> u64 {
+        self.ino.load(Relaxed)
+    }
+
     /// What it is, at the moment.
     pub fn describe(&self) -> Description {
         let (mut description, peer, embryos) = {

@@ -8,6 +8,7 @@ use abi::{Errno, Result};
 use net_inet::diag::{self, Description, Found, Side};
 use net_netlink::message::{self, Builder, Header};
 use net_netlink::{Answer, Request};
+use security::{IdKind, UserNs};
 
 use super::{BY_FAMILY, NO_COOKIE, cookie, word};
 
@@ -54,13 +55,9 @@ fn parse(body: &[u8], family: u16) -> Result<(u8, Wanted)> {
 }
 
 impl Wanted {
-    /// Whether a list of all should have it.
+    /// Whether a list of all should have it, if it has the family and ports.
     fn lists(&self, one: &Description) -> bool {
-        let is_port = |wanted: u16, is: u16| wanted == 0 || wanted == is;
-        one.family == self.family
-            && self.states.checked_shr(u32::from(one.state)).is_some_and(|bits| bits & 1 != 0)
-            && is_port(self.local.port, one.local.port)
-            && is_port(self.remote.port, one.remote.port)
+        self.states.checked_shr(u32::from(one.state)).is_some_and(|bits| bits & 1 != 0)
     }
 
     /// Whether it is the one that is meant.
@@ -70,13 +67,15 @@ impl Wanted {
     }
 }
 
-fn describe(header: Header, found: &Found, one: &Description, extensions: u8) -> Vec<u8> {
+/// The message about a socket, whose user is shown as in `viewer`.
+fn describe(header: Header, found: &Found, one: &Description, extensions: u8, viewer: &UserNs) -> Vec<u8> {
     let mut out = Builder::new(header);
     out.put(&[one.family as u8, one.state, one.timer, one.retries]);
     out.put(&one.local.port.to_be_bytes()).put(&one.remote.port.to_be_bytes());
     // Then the interface that it is bound to, of which there is no choice.
     out.put(&one.local.ip).put(&one.remote.ip).put(&[0; 4]).put(&one.cookie.to_ne_bytes());
-    for number in [one.expires_ms, one.receivable, one.unsent, one.uid, one.ino as u32] {
+    let uid = viewer.show(IdKind::User, one.uid);
+    for number in [one.expires_ms, one.receivable, one.unsent, uid, one.ino as u32] {
         out.put(&number.to_ne_bytes());
     }
     out.byte(SHUTDOWN, u8::from(one.shut.receive) | u8::from(one.shut.send) << 1);
@@ -99,6 +98,9 @@ pub(super) fn request(request: &Request<'_>, family: u16) -> Result<Answer> {
     if message::attributes(rest).find(BYTECODE).is_some() {
         return Err(Errno::EOPNOTSUPP);
     }
+    if request.is_dump() {
+        request.check_dump()?;
+    }
     let sockets = match protocol {
         TCP => diag::tcp_sockets(request.net()),
         UDP => diag::udp_sockets(request.net()),
@@ -107,17 +109,27 @@ pub(super) fn request(request: &Request<'_>, family: u16) -> Result<Answer> {
     };
     if request.is_dump() {
         let header = request.header(BY_FAMILY, message::MULTI);
+        let viewer = request.viewer().clone();
         let messages = sockets.filter_map(move |found| {
+            if !found.is_at(wanted.family, wanted.local.port, wanted.remote.port) {
+                return None;
+            }
             let one = found.describe();
-            wanted.lists(&one).then(|| describe(header, &found, &one, wanted.extensions))
+            wanted.lists(&one).then(|| describe(header, &found, &one, wanted.extensions, &viewer))
         });
         return Ok(Answer::Dump(Box::new(messages)));
     }
-    let mut described = sockets.map(|found| (found.describe(), found));
+    // All that are listed have a port.
+    if wanted.local.port == 0 {
+        return Err(Errno::ENOENT);
+    }
+    let near = sockets.filter(|found| found.is_at(wanted.family, wanted.local.port, 0));
+    let mut described = near.map(|found| (found.describe(), found));
     let (one, found) = described.find(|(one, _)| wanted.is(one)).ok_or(Errno::ENOENT)?;
     if wanted.cookie != NO_COOKIE && wanted.cookie != one.cookie {
         return Err(Errno::ESTALE);
     }
-    request.reply(describe(request.header(BY_FAMILY, 0), &found, &one, wanted.extensions));
+    let header = request.header(BY_FAMILY, 0);
+    request.reply(describe(header, &found, &one, wanted.extensions, request.viewer()));
     Ok(Answer::Done)
 }

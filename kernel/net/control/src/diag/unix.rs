@@ -73,6 +73,7 @@ pub(super) fn request(request: &Request<'_>) -> Result<Answer> {
     let (states, ino, show) = (word(body, 4), word(body, 8), word(body, 12));
     let sockets = all::sockets(request.net());
     if request.is_dump() {
+        request.check_dump()?;
         let header = request.header(BY_FAMILY, message::MULTI);
         let messages = sockets.filter_map(move |socket| {
             let one = socket.describe();
@@ -84,8 +85,9 @@ pub(super) fn request(request: &Request<'_>) -> Result<Answer> {
     if ino == 0 {
         return Err(Errno::EINVAL);
     }
-    let found = sockets.map(|socket| socket.describe()).find(|one| one.ino as u32 == ino);
-    let one = found.ok_or(Errno::ENOENT)?;
+    // To describe them all would be a lot of work for each of a datagram's requests.
+    let mut meant = sockets.filter(|socket| socket.ino() as u32 == ino);
+    let one = meant.next().ok_or(Errno::ENOENT)?.describe();
     let wanted = cookie(body, 16);
     if wanted != NO_COOKIE && wanted != one.cookie {
         return Err(Errno::ESTALE);

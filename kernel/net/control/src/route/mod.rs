@@ -6,7 +6,7 @@ mod table;
 
 use core::net::IpAddr;
 
-use abi::socket::{AF_INET, AF_INET6};
+use abi::socket::{AF_INET, AF_INET6, Ucred};
 use abi::{Errno, Result};
 use net_inet::interface::Change;
 use net_netlink::message::{Builder, Header};
@@ -62,7 +62,11 @@ impl Protocol for Route {
             return Err(Errno::EPERM);
         }
         let family = u16::from(family);
-        match (kind, request.is_dump() && only_asks) {
+        let is_dump = request.is_dump() && only_asks;
+        if is_dump && [GET_LINK, GET_ADDRESS, GET_ROUTE, GET_NEIGHBOUR].contains(&kind) {
+            request.check_dump()?;
+        }
+        match (kind, is_dump) {
             (GET_LINK, true) => Ok(or_none(link::dump(request))),
             (GET_LINK, false) => link::get(request),
             (NEW_LINK, _) => link::new(request),
@@ -93,7 +97,7 @@ pub(crate) fn announce(net: &NetNs, change: Change) {
         Change::Removed(address) => (address_group(address.ip), address::notice(DEL_ADDRESS, &address)),
     };
     let id = net.id().id();
-    net_netlink::announce(net_netlink::ROUTE, group, message, |net| net.id().id() == id);
+    net_netlink::announce(net_netlink::ROUTE, group, message, Ucred::default(), |net| net.id().id() == id);
 }
 
 fn address_group(ip: IpAddr) -> u32 {
