@@ -12,6 +12,7 @@ use crate::prelude::*;
 tests!(
     "rtnetlink":
     links, link_errors, switching_lo, size_of_packets, addresses, new_addresses, secondary_addresses, address_errors,
+    addresses_of_a_network_go, addresses_of_nobody,
     networks_of_lo_are_here, routes, way_to_an_address, changes_are_announced, only_the_privileged_change,
     privileges_of_the_opener, strict_checks, one_dump_at_a_time, one_flag_asks_for_all, services_by_name,
 );
@@ -199,6 +200,33 @@ fn address_errors() {
     assert_eq!(result_of(fd, RTM_NEWADDR, NLM_F_CREATE, &address(AF_INET, &[10, 9, 9, 1], 33)), EINVAL as i32);
     assert_eq!(result_of(fd, RTM_NEWADDR, NLM_F_CREATE, &[AF_INET as u8, 24, 0, 0, 1, 0, 0, 0]), EINVAL as i32);
     assert_eq!(result_of(fd, RTM_NEWADDR, NLM_F_CREATE, &[AF_INET as u8, 24, 0, 0]), EINVAL as i32);
+}
+
+fn addresses_of_a_network_go() {
+    let fd = own_route();
+    assert_eq!(result_of(fd, RTM_NEWADDR, NLM_F_CREATE, &address(AF_INET, &[10, 6, 6, 1], 24)), 0);
+    let of_network = |ip: [u8; 4], prefix: u8| {
+        let mut body = vec![AF_INET as u8, prefix, 0, 0, 1, 0, 0, 0];
+        body.extend(attribute(IFA_ADDRESS, &ip));
+        body
+    };
+    for (ip, prefix) in [([10, 6, 7, 1], 24), ([10, 6, 6, 1], 25)] {
+        assert_eq!(result_of(fd, RTM_DELADDR, 0, &of_network(ip, prefix)), EADDRNOTAVAIL as i32);
+    }
+    assert_eq!(result_of(fd, RTM_DELADDR, 0, &of_network([10, 6, 6, 77], 24)), 0, "another one of its network");
+    assert_eq!(all_addresses(fd, AF_INET).len(), 1);
+}
+
+fn addresses_of_nobody() {
+    let fd = own_route();
+    let mut multicast = [0; 16];
+    multicast[..2].copy_from_slice(&[0xff, 2]);
+    for ip in [[0; 16], multicast] {
+        let body = address(AF_INET6, &ip, 64);
+        assert_eq!(result_of(fd, RTM_NEWADDR, NLM_F_CREATE, &body), EADDRNOTAVAIL as i32);
+    }
+    assert_eq!(result_of(fd, RTM_NEWADDR, NLM_F_CREATE, &address(AF_INET, &[0; 4], 8)), 0, "but nothing comes of it");
+    assert_eq!(all_addresses(fd, AF_UNSPEC).len(), 2);
 }
 
 fn networks_of_lo_are_here() {

@@ -58,6 +58,7 @@ pub enum Change {
 /// Who wants to know.
 pub type Watcher = fn(&NetNs, Change);
 
+/// Held over a change and the word about it, so that nobody hears of changes in another order, or of what is no more.
 static SWITCH: Mutex<()> = Mutex::new("inet.switch", ());
 static WATCHER: Once<Watcher> = Once::new();
 
@@ -86,7 +87,9 @@ impl Address {
         Self { ip: ip.to_std(), prefix, scope: SCOPE_HOST, is_own: true, is_secondary: false }
     }
 
-    /// One that a program wants; the scope counts for version 4 only. `EINVAL`: more bits than an address has.
+    /// One that a program wants; the scope counts for version 4 only.
+    ///
+    /// `EINVAL`: more bits than an address has. `EADDRNOTAVAIL`: one of version 6 that is no interface's.
     pub fn new(ip: IpAddr, prefix: u8, scope: u8) -> Result<Self> {
         let (bits, scope) = match ip {
             IpAddr::V4(_) => (32, scope),
@@ -96,6 +99,12 @@ impl Address {
         };
         if prefix > bits {
             return Err(Errno::EINVAL);
+        }
+        // LINUX: an address of version 4 in the form of version 6 can be had; here it would be one of version 4.
+        if let IpAddr::V6(v6) = ip
+            && (v6.is_unspecified() || v6.is_multicast() || Ip::of_std(ip).is_v4())
+        {
+            return Err(Errno::EADDRNOTAVAIL);
         }
         Ok(Self { ip, prefix, scope, is_own: false, is_secondary: false })
     }
@@ -112,6 +121,11 @@ impl Address {
     /// Last address of its network.
     pub fn last(&self) -> IpAddr {
         Ip(self.network() | !mask(self.ip, self.prefix)).to_std()
+    }
+
+    /// Whether `ip` is in its network.
+    pub fn is_network_of(&self, ip: IpAddr) -> bool {
+        self.ip.is_ipv4() == ip.is_ipv4() && Ip::of_std(ip).0 & mask(self.ip, self.prefix) == self.network()
     }
 
     /// Whether both are of one network, of the same size.
@@ -208,14 +222,18 @@ impl Addresses {
         })
     }
 
-    fn remove(&self, ip: IpAddr, prefix: Option<u8>) -> Result<Vec<Address>> {
+    fn remove(&self, is_it: impl Fn(&Address) -> bool) -> Result<Vec<Address>> {
         self.change(|all| {
-            let is_it = |one: &Address| one.ip == ip && prefix.is_none_or(|prefix| prefix == one.prefix);
             let gone = all.iter().copied().find(is_it).ok_or(Errno::EADDRNOTAVAIL)?;
             let takes_along = |one: &Address| !gone.is_secondary && one.is_secondary && one.is_beside(&gone);
-            let removed: Vec<Address> =
-                all.iter().copied().filter(|one| *one == gone || takes_along(one)).collect();
-            all.retain(|one| !removed.contains(one));
+            let mut removed = Vec::new();
+            all.retain(|one| {
+                let goes = *one == gone || takes_along(one);
+                if goes {
+                    removed.push(*one);
+                }
+                !goes
+            });
             Ok(removed)
         })
     }
@@ -248,7 +266,6 @@ pub fn link(net: &NetNs) -> Link {
 /// Switches `lo` on or off.
 pub fn set_up(net: &NetNs, is_up: bool) {
     let stack: Arc<Stack> = Stack::of(net);
-    // Whoever switches it brings the addresses along before another one does.
     let _order = SWITCH.lock();
     if stack.lo.set_up(is_up) == is_up {
         return;
@@ -264,6 +281,7 @@ pub fn set_mtu(net: &NetNs, mtu: u32) -> Result<()> {
     if !(MIN_MTU..=LO_MTU).contains(&mtu) {
         return Err(Errno::EINVAL);
     }
+    let _order = SWITCH.lock();
     Stack::of(net).lo.set_mtu(mtu);
     tell(net, Change::Link(false));
     Ok(())
@@ -274,16 +292,21 @@ pub fn addresses(net: &NetNs) -> Vec<Address> {
     Stack::of(net).addresses.all()
 }
 
-/// Gives `lo` an address. `EEXIST`: it has it. `ENOBUFS`: it has too many.
+/// Gives `lo` an address; as on Linux nothing comes of 0.0.0.0. `EEXIST`: it has it. `ENOBUFS`: it has too many.
 pub fn add_address(net: &NetNs, address: Address) -> Result<()> {
+    if address.ip.is_unspecified() {
+        return Ok(());
+    }
+    let _order = SWITCH.lock();
     let added = Stack::of(net).addresses.add(address)?;
     tell(net, Change::Added(added));
     Ok(())
 }
 
-/// Takes the address `ip`, with `prefix` only that of a network of this size. `EADDRNOTAVAIL`: it is none of `lo`.
-pub fn remove_address(net: &NetNs, ip: IpAddr, prefix: Option<u8>) -> Result<()> {
-    let removed = Stack::of(net).addresses.remove(ip, prefix)?;
+/// Takes the first address that is `is_it`, which is asked under a lock. `EADDRNOTAVAIL`: none of `lo` is.
+pub fn remove_address(net: &NetNs, is_it: impl Fn(&Address) -> bool) -> Result<()> {
+    let _order = SWITCH.lock();
+    let removed = Stack::of(net).addresses.remove(is_it)?;
     removed.into_iter().for_each(|address| tell(net, Change::Removed(address)));
     Ok(())
 }
@@ -318,6 +341,18 @@ mod tests {
         assert!(Address::new("10.0.0.1".parse().unwrap(), 33, 0).is_err());
         assert!(a.covers(ip("10.1.2.77")) && !a.covers(ip("10.1.3.1")) && !a.covers(ip("::1")));
         assert!(!address("fd00::1", 64).covers(ip("fd00::2")));
+        let beside = |text: &str| a.is_network_of(text.parse().unwrap());
+        assert!(beside("10.1.2.0") && !beside("10.1.3.3") && !beside("::ffff:10.1.2.3"));
+    }
+
+    #[test]
+    fn addresses_that_are_no_interfaces() {
+        for text in ["::", "ff02::1", "::ffff:10.0.0.1"] {
+            let made = Address::new(text.parse().unwrap(), 64, 0);
+            assert_eq!(made, Err(Errno::EADDRNOTAVAIL), "{text}");
+        }
+        assert_eq!(Address::new("::".parse().unwrap(), 129, 0), Err(Errno::EINVAL));
+        assert!(Address::new("0.0.0.0".parse().unwrap(), 8, 0).is_ok(), "nothing comes of it");
     }
 
     #[test]
@@ -340,8 +375,9 @@ mod tests {
         assert!(all.add(address("10.0.0.2", 24)).unwrap().is_secondary);
         assert!(!all.add(address("10.0.0.3", 25)).unwrap().is_secondary);
         assert_eq!(all.add(address("10.0.0.2", 24)), Err(Errno::EEXIST));
-        assert_eq!(all.remove("10.0.0.1".parse().unwrap(), Some(8)), Err(Errno::EADDRNOTAVAIL));
-        assert_eq!(all.remove("10.0.0.1".parse().unwrap(), None).unwrap().len(), 2);
+        let first: IpAddr = "10.0.0.1".parse().unwrap();
+        assert_eq!(all.remove(|one| one.ip == first && one.prefix == 8), Err(Errno::EADDRNOTAVAIL));
+        assert_eq!(all.remove(|one| one.ip == first).unwrap().len(), 2);
         assert_eq!(all.all().len(), 1);
     }
 
@@ -352,7 +388,7 @@ mod tests {
         assert_eq!(all.switched(false).1.len(), 1, "that of version 6");
         assert_eq!(all.source_for(ip("::1")), None);
         assert_eq!(all.switched(true).0.len(), 1);
-        all.remove("127.0.0.1".parse().unwrap(), None).unwrap();
+        all.remove(|one| Ip::of_std(one.ip) == Ip::LOOPBACK_V4).unwrap();
         all.add(address("10.0.0.1", 32)).unwrap();
         all.switched(false);
         all.switched(true);

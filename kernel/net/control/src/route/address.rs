@@ -145,19 +145,18 @@ pub(super) fn delete(request: &Request<'_>, family: u16) -> Result<Answer> {
     {
         return Err(Errno::EADDRNOTAVAIL);
     }
-    let (ip, prefix) = match (ip_of(&info.attributes, family)?, named) {
-        (Some(local), None) if family == AF_INET => (local, None),
-        (Some(local), _) => (local, Some(info.prefix)),
-        (None, Some(named)) => (named, Some(info.prefix)),
-        (None, None) if family == AF_INET6 => return Err(Errno::EINVAL),
-        // Without a word about it the first one is meant.
-        (None, None) => {
-            let all = interface::addresses(request.net());
-            let first = all.iter().find(|address| address.ip.is_ipv4()).ok_or(Errno::EADDRNOTAVAIL)?;
-            (first.ip, Some(first.prefix))
-        }
+    let local = ip_of(&info.attributes, family)?;
+    if family == AF_INET6 && local.is_none() {
+        return Err(Errno::EINVAL);
+    }
+    // `IFA_ADDRESS` of version 4 tells the network. Without a word about either, the first one is meant.
+    let is_in_network = |one: &Address| match named {
+        Some(named) if family == AF_INET => one.prefix == info.prefix && one.is_network_of(named),
+        _ => family == AF_INET || one.prefix == info.prefix,
     };
-    interface::remove_address(request.net(), ip, prefix)?;
+    interface::remove_address(request.net(), |one| {
+        is_of(family, one.ip) && local.is_none_or(|local| local == one.ip) && is_in_network(one)
+    })?;
     Ok(Answer::Done)
 }
 
