@@ -8,7 +8,7 @@ use crate::prelude::*;
 tests!(
     "inet":
     socket_errors, sock_options, bind_errors, bind_conflicts, privileged_ports, ephemeral_ports, dual_stack, v6_only,
-    interface_requests, loopback_starts_down, namespaces_are_apart, proc_net, names_of_protocols,
+    interface_requests, interface_requests_of_all_families, loopback_starts_down, namespaces_are_apart, proc_net, names_of_protocols,
 );
 
 fn names_of_protocols() {
@@ -186,6 +186,34 @@ fn interface_requests() {
         r[..2].copy_from_slice(b"lo");
         assert_eq!(sys!(SYS_ioctl, fd, SIOCSIFFLAGS, &mut r), Err(EPERM));
     });
+}
+
+fn interface_requests_of_all_families() {
+    let about = |fd: i32, cmd: c_ulong| {
+        let mut r = [0u8; 40];
+        r[..2].copy_from_slice(b"lo");
+        sys!(SYS_ioctl, fd, cmd, &mut r).map(|_| i32::from_ne_bytes([r[16], r[17], r[18], r[19]]))
+    };
+    let socket = |family: i32, kind: i32| sys!(SYS_socket, family, kind, 0).unwrap() as i32;
+    for (family, kind) in [
+        (AF_UNIX, SOCK_STREAM),
+        (AF_UNIX, SOCK_DGRAM),
+        (AF_INET, SOCK_STREAM),
+        (AF_INET6, SOCK_STREAM),
+        (AF_INET6, SOCK_DGRAM),
+        (AF_NETLINK, SOCK_RAW),
+    ] {
+        let fd = socket(family, kind);
+        assert_eq!(about(fd, SIOCGIFINDEX), Ok(1), "{family}");
+        assert_eq!(about(fd, SIOCGIFMTU), Ok(65536));
+        let mut conf = [0u64; 2];
+        assert_eq!(sys!(SYS_ioctl, fd, SIOCGIFCONF, &mut conf), Ok(0));
+        assert_ne!(conf[0], 0);
+        let address = about(fd, SIOCGIFADDR).map(|_| ());
+        assert_eq!(address, if family == AF_INET { Ok(()) } else { Err(ENOTTY) }, "{family}");
+        assert_eq!(about(fd, 0x1234), Err(ENOTTY));
+        close(fd);
+    }
 }
 
 fn loopback_starts_down() {

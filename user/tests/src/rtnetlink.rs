@@ -13,7 +13,7 @@ tests!(
     "rtnetlink":
     links, link_errors, switching_lo, size_of_packets, addresses, new_addresses, secondary_addresses, address_errors,
     addresses_of_a_network_go, addresses_of_nobody,
-    networks_of_lo_are_here, routes, way_to_an_address, changes_are_announced, only_the_privileged_change,
+    networks_of_lo_are_here, routes, rules, way_to_an_address, changes_are_announced, only_the_privileged_change,
     privileges_of_the_opener, strict_checks, one_dump_at_a_time, one_flag_asks_for_all, services_by_name,
 );
 
@@ -80,6 +80,7 @@ fn links() {
         assert_eq!(word(&lo.body, 8), IFF_LOOPBACK as u32);
         assert_eq!(word(&lo.find(LINK, IFLA_MTU).unwrap(), 0), 65536);
         assert_eq!(lo.find(LINK, IFLA_ADDRESS), Some(vec![0; 6]));
+        assert_eq!((lo.find(LINK, IFLA_OPERSTATE), lo.find(LINK, IFLA_QDISC)), (Some(vec![2]), Some(b"noop\0".to_vec())));
         assert!(lo.find(LINK, IFLA_STATS64).unwrap().len() >= 24 * 8);
     }
     let by_name = attribute(IFLA_IFNAME, b"lo\0");
@@ -109,6 +110,8 @@ fn link_errors() {
         assert_eq!(result_of(fd, kind, 0, &body), error as i32, "{kind} {body:?}");
     }
     assert_eq!(result_of(fd, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link(1, 0, 0, &[])), EEXIST as i32);
+    assert_eq!(result_of(fd, RTM_NEWLINK, 0, &link(0, 0, 0, &[])), ENODEV as i32, "so ip(8) asks what there is");
+    assert_eq!(dump(fd, RTM_GETLINK, &[7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).len(), 0, "ports of bridges");
     assert_eq!(result_of(fd, 124, 0, &[0]), EOPNOTSUPP as i32);
 }
 
@@ -116,10 +119,15 @@ fn switching_lo() {
     own_net();
     let fd = route();
     let flags = || word(&lo_of(&dump(fd, RTM_GETLINK, &link(0, 0, 0, &[]))).body, 8);
+    let state = || {
+        let all = dump(fd, RTM_GETLINK, &link(0, 0, 0, &[]));
+        (lo_of(&all).find(LINK, IFLA_OPERSTATE).unwrap(), lo_of(&all).find(LINK, IFLA_QDISC).unwrap())
+    };
     let up = (IFF_UP | IFF_LOOPBACK | IFF_RUNNING) as u32 | 0x1_0000;
     assert_eq!(all_addresses(fd, AF_UNSPEC), []);
     assert_eq!(result_of(fd, RTM_SETLINK, 0, &link(1, IFF_UP as u32, IFF_UP as u32, &[])), 0);
     assert_eq!(flags(), up);
+    assert_eq!(state(), (vec![0], b"noqueue\0".to_vec()));
     let here = (AF_INET, 8, vec![127, 0, 0, 1]);
     let mut one = vec![0; 15];
     one.push(1);
@@ -128,6 +136,7 @@ fn switching_lo() {
     assert_eq!(flags(), up);
     assert_eq!(result_of(fd, RTM_NEWLINK, 0, &link(1, 0, IFF_UP as u32, &[])), 0);
     assert_eq!(flags(), IFF_LOOPBACK as u32);
+    assert_eq!(state(), (vec![2], b"noqueue\0".to_vec()));
     assert_eq!(all_addresses(fd, AF_UNSPEC), [here], "that of version 6 goes");
 }
 
@@ -273,6 +282,20 @@ fn routes() {
     let mut one = vec![0; 15];
     one.push(1);
     assert!(shown(AF_INET6).contains(&(local, RTN_LOCAL, 128, one)));
+    assert!(shown(AF_INET6).iter().all(|(table, ..)| *table == local), "{:?}", shown(AF_INET6));
+}
+
+fn rules() {
+    own_net();
+    let fd = route();
+    let shown = |family: i32| -> Vec<(u8, u8, u32)> {
+        let all = dump(fd, RTM_GETRULE, &[family as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let place = |one: &Message| one.find(ROUTE, 6).map_or(0, |place| word(&place, 0));
+        all.iter().map(|one| (one.body[4], one.body[7], place(one))).collect()
+    };
+    let all = [(255, 1, 0), (254, 1, 32766), (253, 1, 32767)];
+    assert_eq!(shown(AF_INET), all);
+    assert_eq!(shown(AF_INET6), all[..2]);
 }
 
 fn way_to_an_address() {

@@ -2,14 +2,14 @@
 
 use crate::inetkit::{LO, listener, name as name_of, port, tcp, udp_bound};
 use crate::netlinkkit::{
-    Message, ask, bind, messages, own_net, recv, recv_control, request, result_of, send_to, socket, try_dump, try_dump_by,
+    Message, ask, attribute, bind, messages, own_net, recv, recv_control, request, result_of, send_to, socket, try_dump, try_dump_by,
     word,
 };
 use crate::prelude::*;
 
 tests!(
     "sockdiag":
-    unix_sockets, one_unix_socket, proc_net_unix, tcp_sockets, udp_sockets, one_tcp_socket, wrong_requests,
+    unix_sockets, one_unix_socket, proc_net_unix, tcp_sockets, udp_sockets, one_tcp_socket, filters_as_programs, wrong_requests,
     namespaces_are_apart, event_by_file, event_wishes, event_by_message,
     senders_of_events, long_events, events_of_namespaces, one_flag_asks_for_all,
 );
@@ -132,6 +132,38 @@ fn proc_net_unix() {
     assert_eq!(row(l)[3..6], ["00010000", "0001", "01"]);
     assert_eq!(row(l)[7], "@keel-proc");
     assert_eq!(row(a)[3..6], ["00000000", "0005", "03"]);
+}
+
+/// An operation of a filter (`struct inet_diag_bc_op`).
+fn operation(code: u8, yes: u8, no: u16) -> Vec<u8> {
+    let mut op = vec![code, yes];
+    op.extend(no.to_ne_bytes());
+    op
+}
+
+fn filters_as_programs() {
+    const LOCAL_AT_LEAST: u8 = 2;
+    const LOCAL_AT_MOST: u8 = 3;
+    own_net();
+    let fd = diag();
+    let (a, b) = (udp_bound(), udp_bound());
+    let plain = inet_request(AF_INET, IPPROTO_UDP, ALL_STATES, [0; 2], 0);
+    assert_eq!(list(fd, &plain).len(), 2);
+    let filtered = |program: &[u8]| {
+        let body = [plain.clone(), attribute(1, program)].concat();
+        try_dump(fd, BY_FAMILY, &body).map(|all| all.iter().map(|one| one.body[4..6].to_vec()).collect::<Vec<_>>())
+    };
+    let only = |port: u16| {
+        let compare = |code: u8, no: u16| [operation(code, 8, no), operation(0, 0, port)].concat();
+        [compare(LOCAL_AT_LEAST, 20), compare(LOCAL_AT_MOST, 12)].concat()
+    };
+    for one in [a, b] {
+        assert_eq!(filtered(&only(port(one))), Ok(vec![port(one).to_be_bytes().to_vec()]));
+    }
+    assert_eq!(filtered(&[]).map(|all| all.len()), Ok(2));
+    for wrong in [operation(77, 4, 8), operation(1, 4, 0), operation(1, 4, 16), vec![0; 3]] {
+        assert_eq!(filtered(&wrong), Err(EINVAL as i32), "{wrong:?}");
+    }
 }
 
 fn by_port(all: &[Message], local: u16, remote: u16) -> Option<&Message> {

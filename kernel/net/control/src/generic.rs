@@ -13,8 +13,6 @@ const INFO_LEN: usize = 4;
 const CONTROLLER: u16 = 16;
 const NAME: &[u8] = b"nlctrl";
 const VERSION: u32 = 2;
-/// The highest attribute of its requests (`CTRL_ATTR_MAX`).
-const HIGHEST: u32 = 10;
 
 /// `CTRL_CMD_*`.
 const NEW_FAMILY: u8 = 1;
@@ -87,7 +85,7 @@ fn describe(header: Header) -> Vec<u8> {
     let mut out = Builder::new(header);
     out.put(&[NEW_FAMILY, VERSION as u8, 0, 0]);
     out.text(FAMILY_NAME, NAME).half(FAMILY_ID, CONTROLLER).word(FAMILY_VERSION, VERSION);
-    out.word(HEADER_SIZE, 0).word(MAX_ATTRIBUTE, HIGHEST);
+    out.word(HEADER_SIZE, 0).word(MAX_ATTRIBUTE, 0);
     out.nest(OPERATIONS, |all| {
         all.nest(1, |one| {
             one.word(OPERATION_ID, u32::from(GET_FAMILY))

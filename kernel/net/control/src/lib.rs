@@ -15,5 +15,6 @@ pub fn register() {
     net_netlink::register(net_netlink::SOCK_DIAG, &diag::SockDiag);
     net_netlink::register(net_netlink::KOBJECT_UEVENT, &uevent::Uevent);
     net_netlink::register(net_netlink::GENERIC, &generic::Generic);
+    net_inet::interface::register_requests();
     net_inet::interface::register_watcher(route::announce);
 }

@@ -65,7 +65,11 @@ impl FileOps for SocketFile {
         if cmd != SIOCOUTQ {
             // What a request may do depends on who makes it, and not on who has opened the file.
             let cred = crate::current_cred().unwrap_or_else(|| file.cred().clone());
-            return self.socket.ioctl(cmd, UserAddr(arg as u64), &cred);
+            let arg = UserAddr(arg as u64);
+            return match self.socket.ioctl(cmd, arg) {
+                Err(Errno::ENOTTY) => crate::interface_request(&*self.socket, cmd, arg, &cred),
+                result => result,
+            };
         }
         user::write(UserAddr(arg as u64), &(self.socket.unsent_bytes()? as i32))?;
         Ok(0)

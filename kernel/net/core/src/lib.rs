@@ -259,7 +259,7 @@ pub trait Socket: Any + Send + Sync {
         Err(if name == options::SO_PASSPIDFD { Errno::EOPNOTSUPP } else { Errno::ENOPROTOOPT })
     }
 
-    /// Its network namespace, an `ns::NetNs` (`SIOCGSKNS`); `None`: it does not tell.
+    /// Its network namespace, an `ns::NetNs` (`SIOCGSKNS`, requests about interfaces); `None`: it does not tell.
     fn net(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         None
     }
@@ -275,9 +275,9 @@ pub trait Socket: Any + Send + Sync {
         let _ = name;
     }
 
-    /// ioctl(2) of the family. `ENOTTY`: it has no such request.
-    fn ioctl(&self, cmd: u32, arg: UserAddr, cred: &Cred) -> Result<usize> {
-        let _ = (cmd, arg, cred);
+    /// ioctl(2) of this socket alone. `ENOTTY`: it has no such request; then those about interfaces are looked through.
+    fn ioctl(&self, cmd: u32, arg: UserAddr) -> Result<usize> {
+        let _ = (cmd, arg);
         Err(Errno::ENOTTY)
     }
 
@@ -298,6 +298,24 @@ static IDENTIFY: Once<Identify> = Once::new();
 /// Registers who knows the current process. Later calls have no effect.
 pub fn register_identity(identify: Identify) {
     IDENTIFY.call_once(|| identify);
+}
+
+/// Who answers ioctl(2) about interfaces: of which network and family, what, with which argument, for whom.
+///
+/// `ENOTTY`: there is no such request.
+pub type Interfaces = fn(Arc<dyn Any + Send + Sync>, u16, u32, UserAddr, &Cred) -> Result<usize>;
+
+static INTERFACES: Once<Interfaces> = Once::new();
+
+/// Registers who does. Later calls have no effect.
+pub fn register_interfaces(interfaces: Interfaces) {
+    INTERFACES.call_once(|| interfaces);
+}
+
+/// ioctl(2) about interfaces, which sockets of all families take. `ENOTTY`: no such request, or a socket without a network.
+fn interface_request(socket: &dyn Socket, cmd: u32, arg: UserAddr, cred: &Cred) -> Result<usize> {
+    let net = socket.net().ok_or(Errno::ENOTTY)?;
+    INTERFACES.get().ok_or(Errno::ENOTTY)?(net, socket.family(), cmd, arg, cred)
 }
 
 /// A process, alive or not: what the one who registered takes it for.

@@ -67,6 +67,11 @@ pub fn register_watcher(watcher: Watcher) {
     WATCHER.call_once(|| watcher);
 }
 
+/// Makes sockets of all families answer requests about the interface (netdevice(7)). Call once at boot.
+pub fn register_requests() {
+    net_core::register_interfaces(crate::ioctl::interface);
+}
+
 fn tell(net: &NetNs, change: Change) {
     if let Some(watcher) = WATCHER.get() {
         watcher(net, change);
@@ -244,6 +249,8 @@ impl Addresses {
 pub struct Link {
     /// Whether it is on.
     pub is_up: bool,
+    /// Whether it was on at some time.
+    pub was_up: bool,
     /// Most bytes of a packet.
     pub mtu: u32,
     /// Packets that it sent, which are those that it received.
@@ -257,6 +264,7 @@ pub fn link(net: &NetNs) -> Link {
     let lo = &Stack::of(net).lo;
     Link {
         is_up: lo.is_up(),
+        was_up: lo.was_up(),
         mtu: lo.mtu(),
         packets: lo.packets.load(Relaxed),
         bytes: lo.bytes.load(Relaxed),

@@ -1,6 +1,8 @@
 //! Requests about interfaces (netdevice(7)).
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 
 use abi::socket::AF_INET;
 use abi::{Errno, Result};
@@ -67,13 +69,30 @@ fn netmask(address: &Address) -> Ip {
     Ip::v4(u32::MAX.checked_shl(32 - u32::from(address.prefix.min(32))).unwrap_or(0))
 }
 
-/// ioctl(2) about interfaces. `ENODEV`: no such interface. `EPERM`: a change by who may not. `ENOTTY`: unknown.
-pub(crate) fn interface(net: &NetNs, stack: &Stack, cmd: u32, arg: UserAddr, cred: &Cred) -> Result<usize> {
+/// The request is about addresses of version 4: only sockets of that family take it.
+fn is_of_version_4(cmd: u32) -> bool {
+    [SIOCGIFADDR, SIOCGIFDSTADDR, SIOCGIFBRDADDR, SIOCGIFNETMASK].contains(&cmd)
+}
+
+/// ioctl(2) about interfaces, of a socket of `family`. `ENODEV`: no such interface. `EPERM`: a change by who may not.
+/// `ENOTTY`: unknown.
+pub(crate) fn interface(
+    net: Arc<dyn Any + Send + Sync>,
+    family: u16,
+    cmd: u32,
+    arg: UserAddr,
+    cred: &Cred,
+) -> Result<usize> {
+    if !(0x8910..=0x894a).contains(&cmd) || is_of_version_4(cmd) && family != AF_INET {
+        return Err(Errno::ENOTTY);
+    }
+    let net: Arc<NetNs> = net.downcast().map_err(|_| Errno::ENOTTY)?;
+    answer(&net, &Stack::of(&net), cmd, arg, cred)
+}
+
+fn answer(net: &NetNs, stack: &Stack, cmd: u32, arg: UserAddr, cred: &Cred) -> Result<usize> {
     if cmd == SIOCGIFCONF {
         return configuration(stack, arg);
-    }
-    if !(0x8910..=0x894a).contains(&cmd) {
-        return Err(Errno::ENOTTY);
     }
     let mut request: [u8; REQUEST_LEN] = user::read(arg)?;
     let value = &mut [0u8; REQUEST_LEN - NAME_LEN];

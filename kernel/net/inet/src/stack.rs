@@ -22,6 +22,8 @@ pub const LO_MTU: u32 = 65536;
 /// The loopback interface.
 pub(crate) struct Loopback {
     is_up: AtomicBool,
+    /// It was on at some time.
+    was_up: AtomicBool,
     mtu: AtomicU32,
     pub(crate) packets: AtomicU64,
     pub(crate) bytes: AtomicU64,
@@ -35,7 +37,12 @@ impl Loopback {
 
     /// Switches it, and gives what it was.
     pub(crate) fn set_up(&self, is_up: bool) -> bool {
+        self.was_up.fetch_or(is_up, Relaxed);
         self.is_up.swap(is_up, Relaxed)
+    }
+
+    pub(crate) fn was_up(&self) -> bool {
+        self.was_up.load(Relaxed)
     }
 
     pub(crate) fn mtu(&self) -> u32 {
@@ -69,6 +76,7 @@ impl Stack {
         Arc::new(Self {
             lo: Loopback {
                 is_up: AtomicBool::new(false),
+                was_up: AtomicBool::new(false),
                 mtu: AtomicU32::new(LO_MTU),
                 packets: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),

@@ -12,7 +12,6 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use abi::poll::PollEvents;
 use abi::socket::{AF_INET, AF_INET6, Ucred};
 use abi::{Errno, Result};
-use hal::UserAddr;
 use hal::sync::SpinLock;
 use hal::uio::Dest;
 use net_core::options::{SO_REUSEADDR, SO_REUSEPORT, SO_TIMESTAMP};
@@ -24,7 +23,6 @@ use tcp::Payload;
 use vfs::WalkContext;
 
 use crate::buffer::Chunk;
-use crate::ioctl;
 use crate::ip::{self, Endpoint, Ip, Use};
 use crate::level::{IpOptions, LEVEL_IP, LEVEL_IPV6};
 use crate::ports::{Binding, Sharing};
@@ -638,10 +636,6 @@ impl Socket for UdpSocket {
     fn get_option(&self, level: i32, name: i32, _room: usize) -> Result<Vec<u8>> {
         let is_connected = self.conn.inner.lock().remote.is_some();
         self.conn.ip.get(self.conn.family, level, name, is_connected)
-    }
-
-    fn ioctl(&self, cmd: u32, arg: UserAddr, cred: &Cred) -> Result<usize> {
-        ioctl::interface(&self.net, &self.conn.stack, cmd, arg, cred)
     }
 
     fn net(&self) -> Option<Arc<dyn Any + Send + Sync>> {

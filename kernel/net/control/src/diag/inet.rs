@@ -10,6 +10,7 @@ use net_netlink::message::{self, Builder, Header};
 use net_netlink::{Answer, Request};
 use security::{IdKind, UserNs};
 
+use super::filter::Filter;
 use super::{BY_FAMILY, NO_COOKIE, cookie, word};
 
 /// Bytes of `struct inet_diag_req_v2`.
@@ -90,14 +91,13 @@ fn describe(header: Header, found: &Found, one: &Description, extensions: u8, vi
     out.finish()
 }
 
-/// `EINVAL`: too short. `ENOENT`: another protocol, or no such socket. `ESTALE`: it is another one now. `EOPNOTSUPP`: a
-/// filter as a program.
+/// `EINVAL`: too short. `ENOENT`: another protocol, or no such socket. `ESTALE`: it is another one now. And what
+/// [`Filter::new`] gives.
 pub(super) fn request(request: &Request<'_>, family: u16) -> Result<Answer> {
     let (protocol, wanted) = parse(request.message.body, family)?;
     let rest = request.message.body.get(REQUEST_LEN..).unwrap_or_default();
-    if message::attributes(rest).find(BYTECODE).is_some() {
-        return Err(Errno::EOPNOTSUPP);
-    }
+    let program = message::attributes(rest).find(BYTECODE);
+    let filter = program.map(|program| Filter::new(program.data)).transpose()?;
     if request.is_dump() {
         request.check_dump()?;
     }
@@ -115,7 +115,8 @@ pub(super) fn request(request: &Request<'_>, family: u16) -> Result<Answer> {
                 return None;
             }
             let one = found.describe();
-            wanted.lists(&one).then(|| describe(header, &found, &one, wanted.extensions, &viewer))
+            let is_taken = wanted.lists(&one) && filter.as_ref().is_none_or(|filter| filter.takes(&one));
+            is_taken.then(|| describe(header, &found, &one, wanted.extensions, &viewer))
         });
         return Ok(Answer::Dump(Box::new(messages)));
     }

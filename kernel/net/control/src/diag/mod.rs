@@ -1,5 +1,6 @@
 //! `NETLINK_SOCK_DIAG` (sock_diag(7)): the sockets of the network namespace, as ss(8) lists them.
 
+mod filter;
 mod inet;
 mod unix;
 

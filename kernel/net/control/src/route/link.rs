@@ -14,6 +14,7 @@ use super::{NEW_LINK, header_of_notice};
 /// Bytes of `struct ifinfomsg`.
 const INFO_LEN: usize = 16;
 const ARPHRD_LOOPBACK: u16 = 772;
+const AF_BRIDGE: u16 = 7;
 /// `IFF_*`.
 const UP: u32 = 0x1;
 const LOOPBACK: u32 = 0x8;
@@ -44,6 +45,10 @@ const PROTO_DOWN: u16 = 39;
 const MIN_MTU: u16 = 50;
 const MAX_MTU: u16 = 51;
 const ALT_NAME: u16 = 53;
+const ALL_MULTICAST: u16 = 61;
+/// `IF_OPER_*`: what the interface says of its state, where `lo` says nothing while it is on.
+const STATE_UNKNOWN: u8 = 0;
+const STATE_DOWN: u8 = 2;
 
 /// Bytes of `struct rtnl_link_ifmap` with its padding.
 const MAP_LEN: usize = 32;
@@ -100,13 +105,19 @@ fn counters<const N: usize>(link: &Link) -> [u64; N] {
 
 /// A message about `lo`; `change` are the flags that have changed.
 fn describe(header: Header, link: &Link, change: u32) -> Vec<u8> {
+    let state = if link.is_up { STATE_UNKNOWN } else { STATE_DOWN };
     let mut out = Builder::new(header);
     out.put(&[0; 2]).put(&ARPHRD_LOOPBACK.to_ne_bytes()).put(&LO_INDEX.to_ne_bytes());
     out.put(&flags_of(link).to_ne_bytes()).put(&change.to_ne_bytes());
-    out.text(NAME, b"lo").word(TX_QUEUE_LEN, 1000).byte(OPER_STATE, 0).byte(LINK_MODE, 0);
-    out.word(MTU, link.mtu).word(MIN_MTU, 0).word(MAX_MTU, 0).word(GROUP, 0).word(PROMISCUITY, 0);
+    out.text(NAME, b"lo").word(TX_QUEUE_LEN, 1000).byte(OPER_STATE, state).byte(LINK_MODE, 0);
+    out.word(MTU, link.mtu)
+        .word(MIN_MTU, 0)
+        .word(MAX_MTU, 0)
+        .word(GROUP, 0)
+        .word(PROMISCUITY, 0)
+        .word(ALL_MULTICAST, 0);
     out.word(TX_QUEUES, 1).word(RX_QUEUES, 1).byte(CARRIER, 1).word(CARRIER_CHANGES, 0).byte(PROTO_DOWN, 0);
-    out.text(QDISC, if link.is_up { b"noqueue" } else { b"noop" });
+    out.text(QDISC, if link.was_up { b"noqueue" } else { b"noop" });
     out.attribute(MAP, &[0; MAP_LEN]).attribute(ADDRESS, &[0; 6]).attribute(BROADCAST, &[0; 6]);
     let wide = counters::<COUNTERS64>(link).iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<_>>();
     let narrow =
@@ -115,8 +126,8 @@ fn describe(header: Header, link: &Link, change: u32) -> Vec<u8> {
     out.finish()
 }
 
-/// All interfaces. `EINVAL`: a filter that there is not, for who wants to know.
-pub(super) fn dump(request: &Request<'_>) -> Result<Answer> {
+/// All interfaces, or those of `family`. `EINVAL`: a filter that there is not, for who wants to know.
+pub(super) fn dump(request: &Request<'_>, family: u16) -> Result<Answer> {
     if request.is_strict() {
         let info = parse(request.message.body)?;
         if (info.kind, info.index, info.flags, info.change) != (0, 0, 0, 0) {
@@ -127,6 +138,10 @@ pub(super) fn dump(request: &Request<'_>) -> Result<Answer> {
         if info.attributes.clone().any(|attribute| !known.contains(&attribute.kind)) {
             return Err(Errno::EINVAL);
         }
+    }
+    if family == AF_BRIDGE {
+        // The ports of bridges, of which there are none.
+        return Ok(Answer::Dump(Box::new(core::iter::empty())));
     }
     let header = request.header(NEW_LINK, message::MULTI);
     // What belongs to another interface, or is of a kind, is none of those that there are.
@@ -152,9 +167,10 @@ pub(super) fn get(request: &Request<'_>) -> Result<Answer> {
 pub(super) fn new(request: &Request<'_>) -> Result<Answer> {
     let info = parse(request.message.body)?;
     let flags = request.message.header.flags;
-    // Who wants a new one need not name it.
-    let is_there =
-        if flags & message::CREATE != 0 { is_there(&info).unwrap_or(false) } else { is_there(&info)? };
+    // Who wants a new one need not name it; and who wants none is not told of that, but that there is none.
+    let names_one =
+        info.index != 0 || [NAME, ALT_NAME].iter().any(|kind| info.attributes.find(*kind).is_some());
+    let is_there = if names_one { is_there(&info)? } else { false };
     match (is_there, flags & message::CREATE != 0) {
         (true, _) if flags & message::EXCL != 0 => Err(Errno::EEXIST),
         (true, _) if flags & message::REPLACE != 0 => Err(Errno::EOPNOTSUPP),

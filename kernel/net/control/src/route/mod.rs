@@ -2,6 +2,7 @@
 
 mod address;
 mod link;
+mod rule;
 mod table;
 
 use core::net::IpAddr;
@@ -25,6 +26,8 @@ const GET_ADDRESS: u16 = 22;
 pub(crate) const NEW_ROUTE: u16 = 24;
 const GET_ROUTE: u16 = 26;
 const GET_NEIGHBOUR: u16 = 30;
+const NEW_RULE: u16 = 32;
+const GET_RULE: u16 = 34;
 /// `RTM_BASE`: the types begin here, four for each kind of thing, of which the third asks.
 const BASE: u16 = 16;
 /// `RTM_MAX`.
@@ -63,11 +66,11 @@ impl Protocol for Route {
         }
         let family = u16::from(family);
         let is_dump = request.is_dump() && only_asks;
-        if is_dump && [GET_LINK, GET_ADDRESS, GET_ROUTE, GET_NEIGHBOUR].contains(&kind) {
+        if is_dump && [GET_LINK, GET_ADDRESS, GET_ROUTE, GET_NEIGHBOUR, GET_RULE].contains(&kind) {
             request.check_dump()?;
         }
         match (kind, is_dump) {
-            (GET_LINK, true) => Ok(or_none(link::dump(request))),
+            (GET_LINK, true) => Ok(or_none(link::dump(request, family))),
             (GET_LINK, false) => link::get(request),
             (NEW_LINK, _) => link::new(request),
             (SET_LINK, _) => link::set(request),
@@ -79,6 +82,7 @@ impl Protocol for Route {
             (GET_ROUTE, false) => table::get(request, family),
             // Nobody is beside this machine on `lo`.
             (GET_NEIGHBOUR, true) => Ok(Answer::Dump(alloc::boxed::Box::new(core::iter::empty()))),
+            (GET_RULE, true) => Ok(or_none(rule::dump(request, family))),
             _ => Err(Errno::EOPNOTSUPP),
         }
     }

@@ -17,6 +17,7 @@ const INFO_LEN: usize = 12;
 
 /// `RTA_*`.
 const DESTINATION: u16 = 1;
+const FROM: u16 = 2;
 const INTERFACE: u16 = 4;
 const PRIORITY: u16 = 6;
 const SOURCE: u16 = 7;
@@ -66,7 +67,10 @@ fn entries(address: &Address) -> Vec<Entry> {
             source: None,
             priority: Some(priority),
         };
-        all.push(entry(address.first(), address.prefix, MAIN, UNICAST, 256));
+        // The address that came with `lo` brings no network.
+        if !address.is_own {
+            all.push(entry(address.first(), address.prefix, MAIN, UNICAST, 256));
+        }
         all.push(entry(address.ip, 128, LOCAL_TABLE, LOCAL, 0));
         return all;
     }
@@ -178,13 +182,19 @@ pub(super) fn get(request: &Request<'_>, family: u16) -> Result<Answer> {
     let flags = if to.is_ipv4() { CLONED | TO_HERE } else { 0 };
     let mut out = request.builder(NEW_ROUTE, 0);
     let protocol = if to.is_ipv4() { 0 } else { BY_KERNEL };
-    out.put(&[family as u8, bits, 0, 0, LOCAL_TABLE, protocol, SCOPE_WORLD, LOCAL]).put(&flags.to_ne_bytes());
-    out.word(TABLE, u32::from(LOCAL_TABLE));
+    // Without rules of others, both tables of version 4 are one.
+    let (from_bits, table) = if to.is_ipv4() { (0, MAIN) } else { (bits, LOCAL_TABLE) };
+    out.put(&[family as u8, bits, from_bits, 0, table, protocol, SCOPE_WORLD, LOCAL])
+        .put(&flags.to_ne_bytes());
+    out.word(TABLE, u32::from(table));
     put_ip(&mut out, DESTINATION, to);
+    if to.is_ipv6() {
+        put_ip(&mut out, FROM, IpAddr::from([0u8; 16]));
+    }
     out.word(INTERFACE, LO_INDEX);
     put_ip(&mut out, SOURCE, source);
     if to.is_ipv6() {
-        out.word(PRIORITY, 0);
+        out.word(PRIORITY, 0).byte(PREFERENCE, 0);
     } else {
         out.word(UID, 0);
     }
@@ -209,9 +219,9 @@ mod tests {
         ];
         assert_eq!(found, expected.map(|(to, prefix, kind, scope)| (to.to_string(), prefix, kind, scope)));
         let v6 = Address::new("::1".parse().unwrap(), 128, 0).unwrap();
-        assert_eq!(
-            entries(&v6).iter().map(|e| (e.table, e.priority)).collect::<Vec<_>>(),
-            [(254, Some(256)), (255, Some(0))]
-        );
+        let kinds =
+            |address: &Address| entries(address).iter().map(|e| (e.table, e.priority)).collect::<Vec<_>>();
+        assert_eq!(kinds(&v6), [(254, Some(256)), (255, Some(0))]);
+        assert_eq!(kinds(&Address { is_own: true, ..v6 }), [(255, Some(0))]);
     }
 }

@@ -26,7 +26,7 @@ use super::conn::{Backlog, Conn, Inner, initial_seq};
 use crate::ip::{self, Endpoint, Ip, Use};
 use crate::ports::Sharing;
 use crate::stack::Stack;
-use crate::{ioctl, sysctl};
+use crate::sysctl;
 
 /// `IPPROTO_TCP`.
 pub(crate) const IPPROTO_TCP: i32 = 6;
@@ -476,17 +476,14 @@ impl Socket for TcpSocket {
         });
     }
 
-    fn ioctl(&self, cmd: u32, arg: UserAddr, cred: &Cred) -> Result<usize> {
+    fn ioctl(&self, cmd: u32, arg: UserAddr) -> Result<usize> {
         let value = {
             let inner = self.conn.inner.lock();
             match cmd {
                 SIOCATMARK => inner.tcb.as_ref().is_some_and(|tcb| tcb.urgent_offset() == Some(0)).into(),
                 SIOCOUTQNSD if inner.backlog.is_some() => return Err(Errno::EINVAL),
                 SIOCOUTQNSD => inner.tcb.as_ref().map_or(0, |tcb| tcb.unsent() as i32),
-                _ => {
-                    drop(inner);
-                    return ioctl::interface(&self.net, &self.conn.stack, cmd, arg, cred);
-                }
+                _ => return Err(Errno::ENOTTY),
             }
         };
         user::write(arg, &value)?;
