@@ -20,6 +20,7 @@
 //! `dcache::Sequence`, which every change moves on. How mounts follow each other is in [`crate::propagation`].
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
@@ -76,13 +77,13 @@ fn dissolve_orphans() {
 
 /// A mount's namespaces before and after the changes that are being made.
 struct Move {
-    mount: u64,
     from: Option<Arc<MountNs>>,
     to: Option<Arc<MountNs>>,
 }
 
-/// Moves that nobody was told of yet: only those that somebody watches. `LOCK` is held over each change.
-static MOVES: SpinLock<Vec<Move>> = SpinLock::new("vfs.mount_moves", Vec::new());
+/// Moves that nobody was told of yet, by the mount's unique number: only those that somebody watches. `LOCK` is held over
+/// each change.
+static MOVES: SpinLock<BTreeMap<u64, Move>> = SpinLock::new("vfs.mount_moves", BTreeMap::new());
 
 /// Notes for those who watch that a mount goes from one namespace to another.
 fn note_move(mount: u64, from: Option<Arc<MountNs>>, to: Option<Arc<MountNs>>) {
@@ -92,10 +93,10 @@ fn note_move(mount: u64, from: Option<Arc<MountNs>>, to: Option<Arc<MountNs>>) {
     let is_watched = |ns: &Option<Arc<MountNs>>| ns.as_ref().is_some_and(|ns| ns.marks.has_groups());
     let mut left = None;
     let mut moves = MOVES.lock();
-    if let Some(known) = moves.iter_mut().find(|known| known.mount == mount) {
+    if let Some(known) = moves.get_mut(&mount) {
         left = core::mem::replace(&mut known.to, to);
-    } else if (is_watched(&from) || is_watched(&to)) && moves.try_reserve(1).is_ok() {
-        moves.push(Move { mount, from, to });
+    } else if is_watched(&from) || is_watched(&to) {
+        moves.insert(mount, Move { from, to });
     }
     drop(moves);
     // The last reference to a namespace must not go inside the spinlock.
@@ -112,12 +113,9 @@ fn is_same(from: &Option<Arc<MountNs>>, to: &Option<Arc<MountNs>>) -> bool {
 
 /// Nobody is to be told that `mount` moves inside a namespace: it only stays on top of what comes beneath it.
 fn forget_move(mount: &Mount) {
-    let mut gone = Vec::new();
     let mut moves = MOVES.lock();
-    let is_it = |known: &Move| known.mount == mount.unique_id && is_same(&known.from, &known.to);
-    while let Some(at) = moves.iter().position(is_it) {
-        gone.push(moves.swap_remove(at));
-    }
+    let is_still = moves.get(&mount.unique_id).is_some_and(|known| is_same(&known.from, &known.to));
+    let gone = if is_still { moves.remove(&mount.unique_id) } else { None };
     drop(moves);
     drop(gone);
 }
@@ -125,7 +123,7 @@ fn forget_move(mount: &Mount) {
 /// Tells of the moves that were noted. `LOCK` is held.
 fn tell_moves() {
     let moves = core::mem::take(&mut *MOVES.lock());
-    for Move { mount, from, to } in moves {
+    for (mount, Move { from, to }) in moves {
         if is_same(&from, &to) {
             let events = Event::MNT_ATTACH | Event::MNT_DETACH;
             to.iter().for_each(|ns| notify::mount_event(ns, mount, events));

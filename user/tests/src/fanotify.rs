@@ -5,7 +5,7 @@ use crate::prelude::*;
 tests!(
     "fanotify":
     formats_of_events, events_with_descriptors, what_is_ignored, marks_of_mounts_and_file_systems,
-    renames_tell_what_is_watched, questions, questions_of_the_closed_are_allowed, a_killed_asker_asks_no_more,
+    renames_tell_what_is_watched, questions, pipes_are_not_asked_about, questions_of_the_closed_are_allowed, a_killed_asker_asks_no_more,
     mounts_come_and_go, errors, rights, queues_overflow, pidfds, evictable_marks, deletion_ends_a_mark,
 );
 
@@ -330,6 +330,21 @@ fn questions() {
     assert_eq!(mark(init(0), ADD, 0x1_0000, &f), Err(Errno::EINVAL));
 }
 
+/// The listener opens what it is told of: it must not have to wait for the other end of a pipe.
+fn pipes_are_not_asked_about() {
+    let m = own_mount();
+    let p = path("m/p");
+    sys!(SYS_mknod, &p, S_IFIFO | 0o600, 0).unwrap();
+    let fd = init(CONTENT);
+    mark(fd, ADD | MOUNT, 0x1_0020, &m).unwrap();
+    close(open(&p, O_RDWR).unwrap());
+    assert!(events(fd).is_empty());
+    let by_fid = init(REPORT_FID);
+    mark(by_fid, ADD | FILESYSTEM, 0x20, &m).unwrap();
+    close(open(&p, O_RDWR).unwrap());
+    assert_eq!(texts(by_fid), ["open 1"]);
+}
+
 fn questions_of_the_closed_are_allowed() {
     let f = file("f", b"abc");
     let fd = init(CONTENT);
@@ -368,6 +383,10 @@ fn mounts_come_and_go() {
     assert_eq!(told(), [(0x300_0000, 7, 12)]);
     sys!(SYS_umount2, &b, 0).unwrap();
     assert_eq!(told(), [(0x200_0000, 7, 12)]);
+    // Coming and going is not moving.
+    sys!(SYS_mount, &m, &a, 0, MS_BIND, 0).unwrap();
+    sys!(SYS_umount2, &a, 0).unwrap();
+    assert_eq!(told(), [(0x100_0000, 7, 12), (0x200_0000, 7, 12)]);
     mark(fd, FLUSH | MNTNS, 0, &own).unwrap();
     sys!(SYS_mount, &m, &a, 0, MS_BIND, 0).unwrap();
     sys!(SYS_umount2, &a, 0).unwrap();

@@ -1,6 +1,7 @@
 //! The marks of one fanotify file.
 
 use alloc::format;
+use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
@@ -27,7 +28,8 @@ pub enum Subject<'a> {
 }
 
 /// What a mark is on. Only inodes are kept by it.
-enum Place {
+#[derive(Clone)]
+pub(super) enum Place {
     Inode(Arc<Inode>),
     Evictable(Weak<Inode>),
     Mount(Weak<Mount>),
@@ -235,47 +237,53 @@ impl Registry {
         core::mem::take(&mut self.0)
     }
 
-    /// Appends the lines of /proc/PID/fdinfo.
-    pub(super) fn show(&self, out: &mut Vec<u8>) {
-        for placed in &self.0 {
-            let mark = &placed.mark;
-            let mut shown = 0;
-            shown |= if mark.flags().contains(MarkFlags::SURVIVES_MODIFY) { 0x40 } else { 0 };
-            shown |= if mark.flags().contains(MarkFlags::EVICTABLE) { 0x200 } else { 0 };
-            shown |= if mark.flags().contains(MarkFlags::HAS_IGNORE_FLAGS) { 0x400 } else { 0 };
-            let masks = format!(
-                "mflags:{shown:x} mask:{:x} ignored_mask:{:x}",
-                mark.wanted().bits(),
-                mark.ignored().bits()
-            );
-            let of_inode = |inode: &Inode| {
-                let handle = vfs::handle::identify(inode);
-                let hex: alloc::string::String =
-                    handle.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-                format!(
-                    "fanotify ino:{:x} sdev:{:x} {masks} fhandle-bytes:{:x} fhandle-type:{:x} f_handle:{hex}\n",
-                    inode.ino(),
-                    inode.sb().dev(),
-                    handle.bytes.len(),
-                    handle.kind
-                )
-            };
-            let line = match &placed.place {
-                Place::Inode(inode) => Some(of_inode(inode)),
-                Place::Evictable(inode) => inode.upgrade().map(|inode| of_inode(&inode)),
-                Place::Mount(mount) => {
-                    mount.upgrade().map(|mount| format!("fanotify mnt_id:{:x} {masks}\n", mount.id()))
-                }
-                Place::FileSystem(sb) => {
-                    sb.upgrade().map(|sb| format!("fanotify sdev:{:x} {masks}\n", sb.dev()))
-                }
-                Place::MountNs(ns) => {
-                    ns.upgrade().map(|ns| format!("fanotify mnt_ns:{} {masks}\n", ns.id().ino()))
-                }
-            };
-            out.extend_from_slice(line.unwrap_or_default().as_bytes());
+    /// What /proc/PID/fdinfo shows; less where memory is short.
+    pub(super) fn snapshot(&self) -> Vec<Shown> {
+        let mut shown = Vec::new();
+        if shown.try_reserve_exact(self.0.len()).is_ok() {
+            shown.extend(self.0.iter().map(|placed| (placed.place.clone(), placed.mark.clone())));
         }
+        shown
     }
+}
+
+/// A mark as /proc/PID/fdinfo shows it.
+pub(super) type Shown = (Place, Arc<GroupMark>);
+
+/// Appends the lines of /proc/PID/fdinfo.
+pub(super) fn show(all: &[Shown], out: &mut Vec<u8>) {
+    for (place, mark) in all {
+        let line = line_of(place, mark).unwrap_or_default();
+        if out.try_reserve(line.len()).is_err() {
+            return;
+        }
+        out.extend_from_slice(line.as_bytes());
+    }
+}
+
+fn line_of(place: &Place, mark: &GroupMark) -> Option<String> {
+    let mut flags = 0;
+    flags |= if mark.flags().contains(MarkFlags::SURVIVES_MODIFY) { 0x40 } else { 0 };
+    flags |= if mark.flags().contains(MarkFlags::EVICTABLE) { 0x200 } else { 0 };
+    flags |= if mark.flags().contains(MarkFlags::HAS_IGNORE_FLAGS) { 0x400 } else { 0 };
+    let (wanted, ignored) = (mark.wanted().bits(), mark.ignored().bits());
+    let masks = format!("mflags:{flags:x} mask:{wanted:x} ignored_mask:{ignored:x}");
+    let of_inode = |inode: &Inode| {
+        let handle = vfs::handle::identify(inode);
+        let hex: String = handle.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (ino, dev, len) = (inode.ino(), inode.sb().dev(), handle.bytes.len());
+        let kind = handle.kind;
+        format!(
+            "fanotify ino:{ino:x} sdev:{dev:x} {masks} fhandle-bytes:{len:x} fhandle-type:{kind:x} f_handle:{hex}\n"
+        )
+    };
+    Some(match place {
+        Place::Inode(inode) => of_inode(inode),
+        Place::Evictable(inode) => of_inode(&*inode.upgrade()?),
+        Place::Mount(mount) => format!("fanotify mnt_id:{:x} {masks}\n", mount.upgrade()?.id()),
+        Place::FileSystem(sb) => format!("fanotify sdev:{:x} {masks}\n", sb.upgrade()?.dev()),
+        Place::MountNs(ns) => format!("fanotify mnt_ns:{} {masks}\n", ns.upgrade()?.id().ino()),
+    })
 }
 
 /// Whether `mark` can become what is asked for.

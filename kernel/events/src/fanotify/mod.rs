@@ -37,8 +37,11 @@ use hal::sync::SpinLock;
 use hal::uio::{Dest, Src};
 use limits::events::{FANOTIFY_GROUPS, FANOTIFY_QUEUED};
 use limits::{Charge, Resource, UserCounts, UserResource};
+use process::pidns::PidNs;
 use sched::{Interruptible, Mutex, PollTable, WaitQueue};
 use security::{Cred, UserNs};
+use smallvec::SmallVec;
+use vfs::fdtable::Reserved;
 use vfs::notify::{Event, Group, GroupMark, News, Told};
 use vfs::{FdFlags, FdTable, File, FileMode, FileOps, Path, Whence};
 
@@ -84,7 +87,8 @@ impl Queue {
             return false;
         }
         if self.records.try_reserve(1).is_err() {
-            record.question.iter().for_each(|question| question.answer(true));
+            // Who cannot be asked must not be passed by.
+            record.question.iter().for_each(|question| question.answer(false));
             return false;
         }
         self.bytes += record.len;
@@ -118,6 +122,8 @@ pub struct Fanotify {
     max_queued: usize,
     /// The user namespace of who made it.
     user_ns: UserNs,
+    /// Its pid namespace: processes are told by their numbers there.
+    pid_ns: PidNs,
     marks: Mutex<Registry>,
     queue: SpinLock<Queue>,
     wait: WaitQueue,
@@ -130,14 +136,18 @@ pub struct Fanotify {
 
 impl Group for Fanotify {
     fn tell(&self, news: &News<'_>, happened: Event, told: Told) {
-        if let Some(record) = Record::new(news, happened, told, self.flags) {
+        if let Some(record) = Record::new(news, happened, told, self.flags, &self.pid_ns) {
             self.push(record);
         }
     }
 
     fn ask(&self, path: &Path, wanted: Event) -> Result<()> {
+        // Pipes and devices are opened by no listener.
+        if !path.inode().is_some_and(|inode| inode.is_regular() || inode.is_dir()) {
+            return Ok(());
+        }
         let question = Arc::new(Question::new());
-        self.push(Record::question(path, wanted, &question, self.flags));
+        self.push(Record::question(path, wanted, &question, self.flags, &self.pid_ns));
         let answered = || question.answered().or_else(|| self.is_closed.load(Acquire).then_some(Ok(())));
         match self.answers.wait_deadline(answered, None, Interruptible::Killable) {
             Ok(answer) => answer,
@@ -207,7 +217,7 @@ impl Fanotify {
     /// Opens what goes with `record`, shows it, and waits for the answer if it is a question. Gives its length.
     fn show(&self, record: &Record, dst: &mut Dest<'_>) -> Result<usize> {
         let files = process::current().files().ok_or(Errno::EBADF)?;
-        let mut made = Made { files, fds: Vec::new() };
+        let mut made = Made { files, taken: SmallVec::new() };
         let fd = match &record.path {
             Some(path) => made.open(path, self.opened),
             None => Ok(NOFD),
@@ -232,7 +242,7 @@ impl Fanotify {
         if !matches!(dst.put_bytes(&bytes), Ok(len) if len == bytes.len()) {
             return Err(Errno::EFAULT);
         }
-        made.fds.clear();
+        made.install();
         Ok(bytes.len())
     }
 
@@ -248,38 +258,36 @@ impl Fanotify {
     }
 }
 
-/// Descriptors that were made for a record; those that are left are closed again.
+/// Descriptors that are taken for a record, with their files; without [`Made::install`] they are given back.
 struct Made {
     files: Arc<FdTable>,
-    fds: Vec<i32>,
+    taken: SmallVec<[(Reserved, Arc<File>); 2]>,
 }
 
 impl Made {
-    fn install(&mut self, file: Arc<File>, flags: FdFlags) -> Result<i32> {
-        self.fds.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    fn take(&mut self, file: Arc<File>, flags: FdFlags) -> Result<i32> {
         let limit = process::current().group().rlimits().cur(Resource::Nofile);
-        let fd = self.files.insert(file, 0, usize::try_from(limit).unwrap_or(usize::MAX), flags)?;
-        self.fds.push(fd);
+        let reserved = self.files.reserve(0, usize::try_from(limit).unwrap_or(usize::MAX), flags)?;
+        let fd = reserved.fd();
+        self.taken.push((reserved, file));
         Ok(fd)
     }
 
     fn open(&mut self, path: &Path, flags: OpenFlags) -> Result<i32> {
         let file = vfs::open::open_untold(path, flags, &process::current().cred())?;
         let is_cloexec = flags.contains(OpenFlags::CLOEXEC);
-        self.install(file, if is_cloexec { FdFlags::CLOEXEC } else { FdFlags::empty() })
+        self.take(file, if is_cloexec { FdFlags::CLOEXEC } else { FdFlags::empty() })
     }
 
     fn pidfd(&mut self, doer: pidfd::Subject) -> i32 {
         pidfd::create(doer, OpenFlags::empty(), &process::current().cred())
-            .and_then(|file| self.install(file, FdFlags::CLOEXEC))
+            .and_then(|file| self.take(file, FdFlags::CLOEXEC))
             .unwrap_or(NO_PIDFD_FOR_ERROR)
     }
-}
 
-impl Drop for Made {
-    fn drop(&mut self) {
-        for fd in self.fds.drain(..) {
-            let _ = self.files.close(fd);
+    fn install(self) {
+        for (reserved, file) in self.taken {
+            reserved.install(file);
         }
     }
 }
@@ -322,10 +330,13 @@ impl FileOps for Fanotify {
         let [fd, response] =
             [0, 4].map(|at| u32::from_ne_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]));
         let is_allowed = ask::decode(response)?;
+        if (fd as i32) < 0 && !self.flags.contains(InitFlags::REPORT_FD_ERROR) {
+            return Err(Errno::EINVAL);
+        }
         let question = {
             let mut queue = self.queue.lock();
             let at = queue.asked.iter().position(|(known, _)| *known == fd as i32).ok_or(Errno::ENOENT)?;
-            queue.asked.swap_remove(at).1
+            queue.asked.remove(at).1
         };
         question.answer(is_allowed);
         self.answers.wake_all();
@@ -359,7 +370,9 @@ impl FileOps for Fanotify {
         out.extend_from_slice(
             format!("fanotify flags:{flags:x} event-flags:{:x}\n", self.opened.bits()).as_bytes(),
         );
-        self.marks.lock().show(out);
+        // An object may end with what is shown of it: not inside the lock.
+        let shown = self.marks.lock().snapshot();
+        marks::show(&shown, out);
     }
 }
 
@@ -386,6 +399,7 @@ pub fn create(flags: u32, event_flags: u32, cred: &Arc<Cred>) -> Result<(Arc<Fil
         opened,
         max_queued,
         user_ns: cred.user_ns.clone(),
+        pid_ns: process::current().group().pid_ns().clone(),
         marks: Mutex::new("events.fanotify", Registry::default()),
         queue: SpinLock::new("events.fanotify.queue", Queue::default()),
         wait: WaitQueue::new(),

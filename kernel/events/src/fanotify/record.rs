@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use process::Task;
+use process::pidns::PidNs;
 use vfs::handle::Handle;
 use vfs::notify::{Event, News, Told};
 use vfs::{Inode, Path};
@@ -58,27 +59,30 @@ struct Entry {
 
 /// Who did it.
 struct Doer {
-    task: Arc<Task>,
+    /// Process id in the first pid namespace.
+    pid: u32,
     tid: u32,
+    /// What is told, in the group's pid namespace; 0 where it has no number.
+    number: u32,
+    /// Kept only for a pidfd: an event must not keep what has exited.
+    task: Option<Arc<Task>>,
 }
 
 impl Doer {
-    /// The current task; `None` in a kernel thread.
-    fn current() -> Option<Self> {
+    /// The current task as a group with `flags` in `ns` is told of it; `None` in a kernel thread.
+    fn current(flags: InitFlags, ns: &PidNs) -> Option<Self> {
         let task = process::try_current()?;
-        Some(Self { task: task.arc().clone(), tid: task.tid() })
+        let (pid, tid) = (task.pid(), task.tid());
+        let told = if flags.contains(InitFlags::REPORT_TID) { tid } else { pid };
+        let number = process::pid::number_in(told, ns);
+        let task = flags.contains(InitFlags::REPORT_PIDFD).then(|| task.arc().clone());
+        Some(Self { pid, tid, number, task })
     }
 
-    /// The number that the caller sees; 0 where it sees none.
+    /// The number that the caller is told.
     fn number(&self, flags: InitFlags) -> i32 {
-        if flags.contains(InitFlags::UNPRIVILEGED)
-            && !Arc::ptr_eq(self.task.group(), process::current().group())
-        {
-            return 0;
-        }
-        let global = if flags.contains(InitFlags::REPORT_TID) { self.tid } else { self.task.pid() };
-        let is_seen_by_all = process::current().group().pid_ns().is_initial();
-        if is_seen_by_all { global as i32 } else { process::pid::visible(global) as i32 }
+        let is_hidden = flags.contains(InitFlags::UNPRIVILEGED) && self.pid != process::current().pid();
+        if is_hidden { 0 } else { self.number as i32 }
     }
 }
 
@@ -129,22 +133,36 @@ impl Record {
     }
 
     /// A question about what is at `path`.
-    pub(super) fn question(path: &Path, wanted: Event, question: &Arc<Question>, flags: InitFlags) -> Self {
+    pub(super) fn question(
+        path: &Path,
+        wanted: Event,
+        question: &Arc<Question>,
+        flags: InitFlags,
+        ns: &PidNs,
+    ) -> Self {
         let path = Some(path.clone());
         let mask = (wanted - Event::ISDIR).bits();
         let question = Some(question.clone());
-        Self { mask, doer: Doer::current(), path, question, ..Self::empty() }.measured(flags)
+        Self { mask, doer: Doer::current(flags, ns), path, question, ..Self::empty() }.measured(flags)
     }
 
     /// What a group with `flags` is told of `happened`; `None`: nothing, as it cannot be shown.
-    pub(super) fn new(news: &News<'_>, happened: Event, told: Told, flags: InitFlags) -> Option<Self> {
-        let mut record = Self { mask: happened.bits(), doer: Doer::current(), ..Self::empty() };
+    pub(super) fn new(
+        news: &News<'_>,
+        happened: Event,
+        told: Told,
+        flags: InitFlags,
+        ns: &PidNs,
+    ) -> Option<Self> {
+        let mut record = Self { mask: happened.bits(), doer: Doer::current(flags, ns), ..Self::empty() };
         if let Some(mount) = news.mount {
             record.mount = Some(mount);
         } else if flags.intersects(InitFlags::FID_BITS) {
             record.mask |= (news.event & Event::ISDIR).bits();
             record.identify(news, happened, told, flags)?;
         } else {
+            // The listener opens what it is told of, so pipes and devices are left out.
+            news.subject.filter(|inode| inode.is_regular() || inode.is_dir())?;
             record.path = Some(news.path?.clone());
         }
         Some(record.measured(flags))
@@ -164,6 +182,9 @@ impl Record {
             _ if subject.is_dir() => Some(subject),
             _ => None,
         };
+        if dir.is_none() && !flags.contains(InitFlags::REPORT_FID) {
+            return None;
+        }
         let Some(dir) = dir.filter(|_| flags.contains(InitFlags::REPORT_DIR_FID)) else {
             self.object = Some(Fid::of(object));
             return Some(());
@@ -195,7 +216,7 @@ impl Record {
         let dir_bit = Event::ISDIR.bits();
         let is_same_doer = match (&self.doer, &newer.doer) {
             (Some(a), Some(b)) if flags.contains(InitFlags::REPORT_TID) => a.tid == b.tid,
-            (Some(a), Some(b)) => Arc::ptr_eq(a.task.group(), b.task.group()),
+            (Some(a), Some(b)) => a.pid == b.pid,
             (None, None) => true,
             _ => false,
         };
@@ -206,6 +227,8 @@ impl Record {
         };
         let is_same = self.question.is_none()
             && newer.question.is_none()
+            // Coming and going is not the same as moving.
+            && self.mount.is_none()
             && (self.mask == OVERFLOW) == (newer.mask == OVERFLOW)
             && self.mask & dir_bit == newer.mask & dir_bit
             && is_same_doer
@@ -213,7 +236,7 @@ impl Record {
             && self.entry == newer.entry
             && self.moved_to == newer.moved_to
             && self.object == newer.object
-            && self.mount == newer.mount
+            && newer.mount.is_none()
             && self.len == newer.len;
         if is_same {
             self.mask |= newer.mask;
@@ -223,7 +246,7 @@ impl Record {
 
     /// Who did it: the thread if the group is told of threads, else the process.
     pub(super) fn doer(&self, flags: InitFlags) -> Option<Subject> {
-        let task = &self.doer.as_ref()?.task;
+        let task = self.doer.as_ref()?.task.as_ref()?;
         Some(match flags.contains(InitFlags::REPORT_TID) {
             true => Subject::of_thread(task),
             false => Subject::Process(task.group().clone()),

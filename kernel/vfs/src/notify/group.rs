@@ -15,7 +15,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 
-use abi::Result;
+use abi::{Errno, Result};
 use bitflags::bitflags;
 use smallvec::SmallVec;
 
@@ -164,21 +164,19 @@ struct Found {
 /// Mostly an event meets one or two marks.
 type AllFound = SmallVec<[Found; 4]>;
 
-/// The marks in `spots` that have to be looked at when `event` happens.
-fn collect<'a>(event: Event, spots: impl Iterator<Item = Spot<'a>>) -> AllFound {
-    let mut found = AllFound::new();
+/// Puts the marks in `spots` that have to be looked at when `event` happens into `found`. `ENOMEM`: not all are there.
+fn collect<'a>(event: Event, spots: impl Iterator<Item = Spot<'a>>, found: &mut AllFound) -> Result<()> {
     for Spot(role, marks) in spots {
         if marks.group_mask.load(Relaxed) & (event - Event::ISDIR).bits() == 0 {
             continue;
         }
-        // Allocates in the spinlock: only where more than four marks meet, and a group that cannot be noted is not told.
+        // Allocates in the spinlock, but only where more than four marks meet.
         for mark in &marks.lists.lock().groups {
-            if found.try_reserve(1).is_ok() {
-                found.push(Found { mark: mark.clone(), role });
-            }
+            found.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            found.push(Found { mark: mark.clone(), role });
         }
     }
-    found
+    Ok(())
 }
 
 /// The part of `mask` that counts for what happened to an object of a mark's in `role`.
@@ -228,7 +226,9 @@ fn groups(found: &AllFound) -> impl Iterator<Item = &Weak<dyn Group>> {
 
 /// Tells the groups with marks in `spots` and `beside`.
 pub(super) fn tell(news: &News<'_>, spots: &[Spot<'_>], beside: Option<Spot<'_>>) {
-    let found = collect(news.event, spots.iter().copied().chain(beside));
+    let mut found = AllFound::new();
+    // What cannot be noted is not told.
+    let _ = collect(news.event, spots.iter().copied().chain(beside), &mut found);
     for group in groups(&found) {
         let Some(alive) = group.upgrade() else { continue };
         let own = || found.iter().filter(|one| one.mark.group.ptr_eq(group));
@@ -286,7 +286,9 @@ fn ask_slow(path: &Path, wanted: Event) -> Result<()> {
         Spot(Role::FileSystem, inode.sb().marks()),
     ];
     let beside = dir.map(|dir| Spot(Role::Directory, dir.marks()));
-    let found = collect(event, spots.into_iter().chain(beside));
+    let mut found = AllFound::new();
+    // Who cannot be asked must not be passed by.
+    collect(event, spots.into_iter().chain(beside), &mut found)?;
     let mut asked: Vec<(Arc<dyn Group>, Event)> = Vec::new();
     for group in groups(&found) {
         let (wanted, _) = judge(event, found.iter().filter(|one| one.mark.group.ptr_eq(group)));
@@ -294,8 +296,7 @@ fn ask_slow(path: &Path, wanted: Event) -> Result<()> {
             continue;
         }
         let Some(alive) = group.upgrade() else { continue };
-        // Who cannot be asked must not be passed by.
-        asked.try_reserve(1).map_err(|_| abi::Errno::ENOMEM)?;
+        asked.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         asked.push((alive, wanted));
     }
     asked.sort_by_key(|(group, _)| core::cmp::Reverse(group.priority()));

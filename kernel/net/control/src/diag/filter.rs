@@ -130,8 +130,9 @@ impl Filter {
             let rest = program.get(at..).unwrap_or(&[]);
             let len = len_of(rest)?;
             let Operation { code, yes, no } = operation(rest).ok_or(Errno::EINVAL)?;
-            let is_good =
-                |way: usize| (len..=rest.len() + OPERATION_LEN).contains(&way) && way.is_multiple_of(OPERATION_LEN);
+            let is_good = |way: usize| {
+                (len..=rest.len() + OPERATION_LEN).contains(&way) && way.is_multiple_of(OPERATION_LEN)
+            };
             if !is_good(yes) || code != NOP && !is_good(no) {
                 return Err(Errno::EINVAL);
             }
