@@ -61,8 +61,11 @@ pub fn recv(fd: i32, len: usize, flags: i32) -> Result<Vec<u8>, Errno> {
     recv_from(fd, len, flags).map(|(bytes, ..)| bytes)
 }
 
-/// Receives a short message: its length, and the level, type and first word of each control message.
-pub fn recv_control(fd: i32) -> Result<(usize, Vec<(i32, i32, i32)>), Errno> {
+/// Level, type and first word of a control message.
+pub type Control = (i32, i32, i32);
+
+/// Receives a short message: its length, and its control messages.
+pub fn recv_control(fd: i32) -> Result<(usize, Vec<Control>), Errno> {
     let (mut data, mut control) = ([0u8; 256], [0u64; 16]);
     let mut iov = iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
     let mut header: msghdr = zero();
