@@ -42,13 +42,23 @@ pub(crate) fn is_direct(file: &File, node: &Node) -> bool {
     file.flags().contains(OpenFlags::DIRECT) && node.can_direct()
 }
 
-/// Zeroed frames for the pages that `range` (bytes) touches. `ENOMEM`.
-fn frames(range: &Range<u64>) -> Result<Vec<Frame>> {
+/// What new frames hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fill {
+    /// Zeroes.
+    Zeroes,
+    /// Anything: all of it that is used gets written.
+    Anything,
+}
+
+/// Frames for the pages that `range` (bytes) touches. `ENOMEM`.
+fn frames(range: &Range<u64>, fill: Fill) -> Result<Vec<Frame>> {
     let count = range.end.div_ceil(PAGE_SIZE as u64) - (range.start >> PAGE_SHIFT);
     let mut frames = Vec::new();
     frames.try_reserve_exact(count as usize).map_err(|_| Errno::ENOMEM)?;
     for _ in 0..count {
-        frames.push(Frame::alloc_zeroed().ok_or(Errno::ENOMEM)?);
+        let frame = if fill == Fill::Zeroes { Frame::alloc_zeroed() } else { Frame::alloc() };
+        frames.push(frame.ok_or(Errno::ENOMEM)?);
     }
     Ok(frames)
 }
@@ -94,7 +104,7 @@ pub(crate) fn read(node: &Node, inode: &Arc<Inode>, dst: &mut Dest<'_>, pos: u64
 }
 
 fn read_chunk(node: &Node, dst: &mut Dest<'_>, range: Range<u64>) -> Result<usize> {
-    let frames = frames(&range)?;
+    let frames = frames(&range, Fill::Anything)?;
     node.read_pages(range.start >> PAGE_SHIFT, &frames)?;
     let mut done = 0;
     for (frame, offset, len) in parts(&frames, range) {
@@ -150,7 +160,7 @@ pub(crate) fn overwrite(
     if !has_dropped(mapping, &range)? {
         return Ok(None);
     }
-    let frames = frames(&range)?;
+    let frames = frames(&range, Fill::Anything)?;
     for (frame, offset, len) in parts(&frames, range.clone()) {
         if src.take_into_frame(frame, offset, len)? < len {
             // Part of a block cannot be written.
@@ -190,7 +200,7 @@ fn has_dropped(mapping: &Arc<mm::Mapping>, range: &Range<u64>) -> Result<bool> {
 }
 
 fn write_chunk(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, range: Range<u64>) -> Result<usize> {
-    let frames = frames(&range)?;
+    let frames = frames(&range, Fill::Zeroes)?;
     for (frame, offset, len) in parts(&frames, range.clone()) {
         if src.take_into_frame(frame, offset, len)? < len {
             // Part of a block cannot be written.
