@@ -8,6 +8,7 @@ pub mod advise;
 pub mod commit;
 pub mod compact;
 pub mod counters;
+pub mod failure;
 pub mod fault;
 mod fork;
 pub mod hugetlb;

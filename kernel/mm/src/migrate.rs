@@ -41,7 +41,7 @@ const KEPT: u32 = page_flags::ANON
     | page_flags::LAZY
     | page_flags::UNTOUCHED;
 
-fn kind_of(frame: &Frame) -> u32 {
+pub(crate) fn kind_of(frame: &Frame) -> u32 {
     frame.meta().flags.load(Ordering::Acquire)
 }
 
@@ -55,7 +55,7 @@ fn become_twin(new: &Frame, old: &Frame) {
 }
 
 /// Whether `frame` is private memory that can move.
-fn is_private(frame: &Frame) -> bool {
+pub(crate) fn is_private(frame: &Frame) -> bool {
     let others = page_flags::KSM | page_flags::HUGETLB | page_flags::ZERO;
     kind_of(frame) & (page_flags::ANON | others) == page_flags::ANON
 }
@@ -181,7 +181,11 @@ impl Mm {
     }
 
     /// Shows `each` the entries that hold `frame`, under the lock of the page table.
-    fn for_each_entry_of(&self, frame: &Frame, mut each: impl FnMut(&mut Cursor<'_>, u64, PteFlags, &Vma)) {
+    pub(crate) fn for_each_entry_of(
+        &self,
+        frame: &Frame,
+        mut each: impl FnMut(&mut Cursor<'_>, u64, PteFlags, &Vma),
+    ) {
         let space = self.space.read();
         for vma in space.set.iter().filter(|vma| is_movable(vma)) {
             let mut at = vma.start;
@@ -233,7 +237,7 @@ impl Mm {
     }
 
     /// Takes the entries of `frame`, a page of a file, out, but for those whose loss user space would see.
-    fn unmap_entries(&self, frame: &Frame) {
+    pub(crate) fn unmap_entries(&self, frame: &Frame) {
         let mut delta = RssDelta::default();
         let kind = kind_of(frame);
         self.for_each_entry_of(frame, |cursor, addr, flags, vma| {

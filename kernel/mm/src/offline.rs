@@ -42,12 +42,12 @@ pub(crate) fn withdraw(frame: Frame) {
     core::mem::forget(frame);
 }
 
-fn is_withdrawn(frame: &Frame) -> bool {
+pub(crate) fn is_withdrawn(frame: &Frame) -> bool {
     frame.meta().flags.load(Ordering::Relaxed) & page_flags::OFFLINE != 0
 }
 
 /// Where a page was found.
-enum Found {
+pub(crate) enum Found {
     /// In private memory.
     Private(Frame),
     /// In a file's cache, at this place.
@@ -82,7 +82,7 @@ impl Mm {
     }
 
     /// The page at `addr`, and where it ends. `EFAULT`: it is gone again. `EBUSY`: it is none that can move.
-    fn page_in(&self, addr: u64) -> Result<(Found, u64)> {
+    pub(crate) fn page_in(&self, addr: u64) -> Result<(Found, u64)> {
         let space = self.space.read();
         let vma = space.set.at(addr).ok_or(Errno::EFAULT)?;
         let page = PageRange::page_of(UserAddr(addr)).ok_or(Errno::EFAULT)?;
@@ -138,7 +138,7 @@ impl Mm {
 }
 
 /// Where frame `pfn`, which is in use, is shown or cached.
-fn find(pfn: u64) -> Option<Found> {
+pub(crate) fn find(pfn: u64) -> Option<Found> {
     let mut found = None;
     writeback::for_each(|mapping| {
         if found.is_none()

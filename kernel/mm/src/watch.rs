@@ -38,7 +38,7 @@ use crate::{swap, sysctl};
 
 /// Entry of a page that is not there and whose writes are watched.
 pub(crate) const WP_MARKER: u64 = 5;
-/// Entry of a page whose contents are lost (`UFFDIO_POISON`).
+/// Entry of a page whose contents are lost (`UFFDIO_POISON`, [`crate::failure`]).
 pub(crate) const POISON_MARKER: u64 = 9;
 
 bitflags! {

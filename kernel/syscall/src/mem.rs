@@ -3,6 +3,8 @@
 use alloc::vec::Vec;
 
 use abi::mman::{MapFlags, MlockallFlags, MremapFlags, MsyncFlags, Prot};
+use abi::raw::general::MADV_HWPOISON;
+use abi::signal::SigInfo;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use hal::uio::UserBuf;
@@ -200,7 +202,15 @@ pub(crate) fn sys_brk(_cx: &mut Cx<'_>, brk: u64) -> Result<usize> {
 
 /// madvise(2).
 pub(crate) fn sys_madvise(_cx: &mut Cx<'_>, addr: u64, len: u64, advice: u32) -> Result<usize> {
-    own_mm()?.advise(addr, len, advice).map(|()| 0)
+    let mm = own_mm()?;
+    if advice != MADV_HWPOISON {
+        return mm.advise(addr, len, advice).map(|()| 0);
+    }
+    if let Some(lost) = mm.fail_pages(addr, len)? {
+        // As if the caller had looked there.
+        process::signal::force(SigInfo::poison(lost));
+    }
+    Ok(0)
 }
 
 /// msync(2).

@@ -101,7 +101,7 @@ syscalls! {
     26 msync(addr: u64, len: u64, flags: u32) => mem::sys_msync, Support::Full;
     27 mincore(addr: u64, len: u64, vec: UserAddr) => mem::sys_mincore, Support::Full;
     28 madvise(addr: u64, len: u64, advice: u32)
-        => mem::sys_madvise, Support::Partial("no MADV_HWPOISON: EINVAL");
+        => mem::sys_madvise, Support::Partial("MADV_HWPOISON of shared memory, merged pages and hugetlb: EBUSY");
     29 shmget(key: i32, size: u64, flags: i32) => ipc::sys_shmget, Support::Full;
     30 shmat(id: i32, addr: u64, flags: i32) => ipc::sys_shmat, Support::Full;
     31 shmctl(id: i32, command: i32, buf: UserAddr) => ipc::sys_shmctl, Support::Full;

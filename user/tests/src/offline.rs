@@ -1,4 +1,5 @@
-//! Pages that are taken out of use (`MADV_SOFT_OFFLINE`), and pages that move together (`vm.compact_memory`).
+//! Pages that are taken out of use (`MADV_SOFT_OFFLINE`), that fail (`MADV_HWPOISON`), and that move together
+//! (`vm.compact_memory`).
 
 use crate::hugetlb::{HUGE, PRIVATE, Pool, RW};
 use crate::prelude::*;
@@ -8,6 +9,7 @@ tests!(
     private_pages_move_and_stay_withdrawn, forks_share_the_page_that_moved, pages_of_files_move,
     who_may_and_what_cannot, a_huge_page_leaves_the_pool, it_can_be_turned_off, a_page_is_withdrawn_by_its_address,
     compaction_keeps_contents, compaction_in_the_background_is_bounded,
+    forks_lose_a_page_together, who_may_have_pages_fail, a_page_fails_by_its_address,
 );
 
 const SOFT_OFFLINE: i32 = 101;
@@ -219,4 +221,81 @@ fn compaction_keeps_contents() {
     assert_eq!(try_put(COMPACT, "2"), Err(EINVAL));
     assert_eq!(slurp("/proc/sys/vm/compact_unevictable_allowed").trim(), "1");
     assert_eq!(slurp("/proc/sys/vm/extfrag_threshold").trim(), "500");
+}
+
+const HWPOISON: i32 = 100;
+const FAILURES: &str = "/sys/devices/system/node/node0/memory_failure";
+const FAIL_ADDRESS: &str = "/sys/devices/system/memory/hard_offline_page";
+
+fn failures(what: &str) -> u64 {
+    slurp(&format!("{FAILURES}/{what}")).trim().parse().unwrap()
+}
+
+/// Private memory of `nr` small pages, all of them written.
+fn small_pages(nr: usize) -> usize {
+    let a = anon(nr * PAGE);
+    sys!(SYS_madvise, a, nr * PAGE, MADV_NOHUGEPAGE).unwrap();
+    (0..nr).for_each(|i| poke(a + i * PAGE, i as u8 + 1));
+    a
+}
+
+/// That the page at `lost`, the second of three, is not to be reached, until it is thrown away.
+fn check_lost(a: usize) {
+    let lost = a + PAGE;
+    assert_eq!(fate(|| ignore(peek(lost + 7))), Status::Signal(SIGBUS));
+    assert_eq!(fate(|| poke(lost, 1)), Status::Signal(SIGBUS));
+    assert_eq!((peek(a), peek(a + 2 * PAGE)), (1, 3));
+    let (r, w) = pipe();
+    assert_eq!(sys!(SYS_write, w, lost, 5), Err(EFAULT));
+    write(w, b"bytes").unwrap();
+    assert_eq!(sys!(SYS_read, r, lost, 5), Err(EFAULT));
+    assert_eq!(sys!(SYS_madvise, lost, PAGE, HWPOISON), Err(EFAULT), "again");
+    assert_eq!(sys!(SYS_madvise, lost, PAGE, MADV_DONTNEED), Ok(0));
+    assert_eq!(peek(lost), 0);
+    poke(lost, 9);
+    assert_eq!(peek(lost), 9);
+}
+
+fn forks_lose_a_page_together() {
+    let _alone = alone();
+    let a = small_pages(3);
+    let frame = frame_of(a + PAGE);
+    let before = (failures("total"), failures("recovered"), corrupted_kb());
+    // Who has it fail is told as if it had looked.
+    assert_eq!(fate(|| ignore(sys!(SYS_madvise, a + PAGE, PAGE, HWPOISON))), Status::Signal(SIGBUS));
+    assert_eq!((failures("total"), failures("recovered")), (before.0 + 1, before.1 + 1));
+    assert!(corrupted_kb() >= before.2 + 4);
+    assert!(is_withdrawn(frame));
+    // A child that comes later has lost it, too.
+    child(|| assert_eq!(fate(|| ignore(peek(a + PAGE))), Status::Signal(SIGBUS))).ok();
+    check_lost(a);
+}
+
+fn who_may_have_pages_fail() {
+    let _alone = alone();
+    let ignored = failures("ignored");
+    let a = anon(2 * PAGE);
+    assert_eq!(sys!(SYS_madvise, a + 1, PAGE, HWPOISON), Err(EINVAL));
+    assert_eq!(sys!(SYS_madvise, a, 0, HWPOISON), Ok(0));
+    assert_eq!(sys!(SYS_madvise, a, PAGE, HWPOISON), Err(EBUSY), "the page of zeroes");
+    assert_eq!(failures("ignored"), ignored + 1);
+    assert_eq!((peek(a), sys!(SYS_munmap, a, PAGE)), (0, Ok(0)));
+    assert_eq!(sys!(SYS_madvise, a, PAGE, HWPOISON), Err(EFAULT));
+    aside(|| {
+        drop_root();
+        assert_eq!(sys!(SYS_madvise, a + PAGE, PAGE, HWPOISON), Err(EPERM));
+    });
+}
+
+fn a_page_fails_by_its_address() {
+    let _alone = alone();
+    let a = small_pages(3);
+    let frame = frame_of(a + PAGE);
+    let addr = format!("{:#x}", frame * PAGE as u64);
+    put(FAIL_ADDRESS, &addr);
+    assert!(is_withdrawn(frame));
+    assert_eq!(try_put(FAIL_ADDRESS, &addr), Err(Errno::EHWPOISON));
+    assert_eq!(try_put(FAIL_ADDRESS, "page"), Err(EINVAL));
+    assert_eq!(try_put(FAIL_ADDRESS, &format!("{:#x}", 1_u64 << 50)), Err(EBUSY));
+    check_lost(a);
 }

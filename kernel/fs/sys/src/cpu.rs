@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use hal::cpu::{CpuId, CpuMask, MAX_CPUS};
-use mm::counters::collect_meminfo;
+use mm::counters::{Counter, collect_meminfo};
 use vfs::put;
 use vfs::text::{put_cpu_list, put_cpu_mask};
 
@@ -37,6 +37,8 @@ pub(crate) enum Part {
     Nodes,
     /// `devices/system/node/node0`.
     Node0,
+    /// `devices/system/node/node0/memory_failure`.
+    Failures,
     /// `devices/system/clocksource`.
     Clocks,
     /// `devices/system/clocksource/clocksource0`.
@@ -70,6 +72,7 @@ pub(crate) fn items(part: Part) -> Items {
         Part::Memory => memory(),
         Part::Nodes => nodes(),
         Part::Node0 => node0(),
+        Part::Failures => failures(),
         Part::Clocks => Vec::from([sub("clocksource0", Part::Clock0)]),
         Part::Clock0 => clock_sources(),
         Part::Bus => Vec::from([
@@ -90,16 +93,39 @@ pub(crate) fn items(part: Part) -> Items {
 
 /// What can be asked of physical memory. Blocks of it do not come and go.
 fn memory() -> Items {
-    /// `EINVAL`: no number. The other errors are those of [`mm::offline::soft_offline_page`].
-    fn soft_offline(bytes: &[u8]) -> Result<()> {
+    /// `EINVAL`: no number.
+    fn address(bytes: &[u8]) -> Result<u64> {
         let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?.trim_end();
         let addr = match text.strip_prefix("0x") {
             Some(digits) => u64::from_str_radix(digits, 16),
             None => text.parse(),
         };
-        mm::offline::soft_offline_page(addr.map_err(|_| Errno::EINVAL)?)
+        addr.map_err(|_| Errno::EINVAL)
     }
-    Vec::from([("soft_offline_page".into(), Item::Trigger(Arc::new(soft_offline)))])
+    let hard = |bytes: &[u8]| mm::failure::fail_page(address(bytes)?);
+    let soft = |bytes: &[u8]| mm::offline::soft_offline_page(address(bytes)?);
+    Vec::from([
+        ("hard_offline_page".into(), Item::Trigger(Arc::new(hard))),
+        ("soft_offline_page".into(), Item::Trigger(Arc::new(soft))),
+    ])
+}
+
+/// What became of pages that have failed.
+fn failures() -> Items {
+    let counter = |name: &'static str, count: &'static Counter| {
+        attribute(name, |out| {
+            put!(out, "{}\n", count.get());
+            Ok(())
+        })
+    };
+    Vec::from([
+        // None is left for later.
+        value("delayed", "0"),
+        counter("failed", &mm::failure::FAILED),
+        counter("ignored", &mm::failure::IGNORED),
+        counter("recovered", &mm::failure::RECOVERED),
+        counter("total", &mm::failure::TOTAL),
+    ])
 }
 
 /// The sources of the clock: those that there are, and the one that is read, which can be changed.
@@ -253,6 +279,7 @@ fn node0() -> Items {
         mask("cpumap", all),
         value("distance", "10"),
         subdir("hugepages", Place::HugePages(hugepages::Part::Pools(hugepages::Whose::Node))),
+        sub("memory_failure", Part::Failures),
         attribute("meminfo", |out| {
             let info = collect_meminfo();
             const KB: u64 = hal::PAGE_SIZE as u64 / 1024;

@@ -187,6 +187,28 @@ impl Mapping {
         swapped::forget(slots);
         next_slot.or(next)
     }
+
+    /// Takes page `idx` of a file system's file out, which is `frame` and has failed, if nobody else than the cache and the
+    /// caller refers to it; whether it was dirty, of which fsync(2) then tells. `None`: it stays.
+    pub(crate) fn forget_failed(&self, idx: u64, frame: &Frame) -> Option<bool> {
+        let Source::Pages(source) = &self.source else { return None };
+        let gone = {
+            let mut pages = self.pages.lock();
+            // Nobody can take a reference without the lock.
+            pages.frames.get(idx).filter(|now| now.pfn() == frame.pfn() && now.ref_count() == 2)?;
+            pages.frames.remove(idx)
+        };
+        drop(gone);
+        self.count_cached(-1);
+        let old = frame.meta().flags.fetch_and(!page_flags::DIRTY, Ordering::AcqRel);
+        let was_dirty = old & page_flags::DIRTY != 0;
+        if was_dirty {
+            source.nr_dirty.fetch_sub(1, Ordering::Relaxed);
+            counters::DIRTY.add(-1);
+            source.error.set(abi::Errno::EIO);
+        }
+        Some(was_dirty)
+    }
 }
 
 /// A mapping without I/O ([`Mapping::freeze`]).

@@ -117,7 +117,7 @@ fn signal_bad_access(task: &CurrentTask, addr: UserAddr, access: Access, error: 
         FaultError::SegvMaperr => SigInfo::fault(SIGSEGV, SEGV_MAPERR, addr.0),
         FaultError::SegvAccerr => SigInfo::fault(SIGSEGV, SEGV_ACCERR, addr.0),
         FaultError::Key(key) => SigInfo::key_fault(addr.0, key),
-        FaultError::Poison => SigInfo::poison(addr.0 & !(hal::PAGE_SIZE as u64 - 1)),
+        FaultError::Poison => SigInfo::poison(addr.0),
         FaultError::Interrupted => return,
         FaultError::Bus => SigInfo::fault(SIGBUS, BUS_ADRERR, addr.0),
         FaultError::Oom => SigInfo::kernel(SIGKILL),
