@@ -42,7 +42,7 @@ pub(super) struct UnderWay {
     first: u64,
     frames: ArrayVec<Frame, MAX_AHEAD>,
     reading: Box<dyn Reading>,
-    /// [`Ahead::nr_writes`] before it began.
+    /// [`Ahead::nr_writes`] before its pages were found missing.
     nr_writes: u64,
 }
 
@@ -138,6 +138,8 @@ impl Mapping {
         let first = pages.ahead.next.load(Relaxed);
         let end = self.size().div_ceil(PAGE_SIZE as u64);
         let wanted = (pages.ahead.window(first) as u64).min(end.saturating_sub(first));
+        // Before the look for what is missing: what comes into the cache after it and is written, counts.
+        let nr_writes = pages.ahead.nr_writes.load(SeqCst);
         let mut frames = ArrayVec::<Frame, MAX_AHEAD>::new();
         for idx in first..first + wanted {
             let is_missing = self.get(idx).is_none();
@@ -147,7 +149,6 @@ impl Mapping {
         if frames.is_empty() {
             return;
         }
-        let nr_writes = pages.ahead.nr_writes.load(SeqCst);
         if let Ok(Some(reading)) = pages.source.begin_read(first, &frames) {
             pages.ahead.next.store(first + frames.len() as u64, Relaxed);
             pages.ahead.is_under_way.store(true, Relaxed);
