@@ -11,6 +11,8 @@
 //! cache meanwhile, was changed, written back and dropped, would be undone by it.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use abi::{Errno, Result};
@@ -33,6 +35,8 @@ pub(super) struct Ahead {
     len: AtomicU32,
     /// Something is on its way.
     is_under_way: AtomicBool,
+    /// Reclaim has met what is on its way.
+    was_met: AtomicBool,
     /// Times that pages were written to the device.
     nr_writes: AtomicU64,
 }
@@ -40,7 +44,7 @@ pub(super) struct Ahead {
 /// Pages that are being read ahead.
 pub(super) struct UnderWay {
     first: u64,
-    frames: ArrayVec<Frame, MAX_AHEAD>,
+    frames: Vec<Frame>,
     reading: Box<dyn Reading>,
     /// [`Ahead::nr_writes`] before its pages were found missing.
     nr_writes: u64,
@@ -58,6 +62,7 @@ impl Ahead {
             next: AtomicU64::new(0),
             len: AtomicU32::new(FIRST_AHEAD),
             is_under_way: AtomicBool::new(false),
+            was_met: AtomicBool::new(false),
             nr_writes: AtomicU64::new(0),
         }
     }
@@ -140,7 +145,10 @@ impl Mapping {
         let wanted = (pages.ahead.window(first) as u64).min(end.saturating_sub(first));
         // Before the look for what is missing: what comes into the cache after it and is written, counts.
         let nr_writes = pages.ahead.nr_writes.load(SeqCst);
-        let mut frames = ArrayVec::<Frame, MAX_AHEAD>::new();
+        let mut frames = Vec::new();
+        if frames.try_reserve_exact(wanted as usize).is_err() {
+            return;
+        }
         for idx in first..first + wanted {
             let is_missing = self.get(idx).is_none();
             let Some(frame) = is_missing.then(Frame::alloc_user).flatten() else { break };
@@ -151,6 +159,7 @@ impl Mapping {
         }
         if let Ok(Some(reading)) = pages.source.begin_read(first, &frames) {
             pages.ahead.next.store(first + frames.len() as u64, Relaxed);
+            pages.ahead.was_met.store(false, Relaxed);
             pages.ahead.is_under_way.store(true, Relaxed);
             *filling = Some(UnderWay { first, frames, reading, nr_writes });
         }
@@ -158,12 +167,30 @@ impl Mapping {
 
     /// Gives up what is being read ahead: whoever read the file has closed it. Does not sleep.
     pub fn stop_ahead(&self) {
-        let Source::Pages(pages) = &self.source else { return };
-        if pages.ahead.is_under_way.load(Relaxed)
-            && let Some(mut filling) = pages.filling.try_lock()
-        {
-            pages.ahead.forget(&mut filling);
+        self.drop_ahead(0..u64::MAX);
+    }
+
+    /// Gives up what is being read ahead if it has pages of `range`, and nobody fills pages just now: how many pages that
+    /// were. Does not sleep.
+    pub(super) fn drop_ahead(&self, range: Range<u64>) -> usize {
+        let Source::Pages(pages) = &self.source else { return 0 };
+        if !pages.ahead.is_under_way.load(Relaxed) {
+            return 0;
         }
+        let Some(mut filling) = pages.filling.try_lock() else { return 0 };
+        let Some(UnderWay { first, frames, .. }) = &*filling else { return 0 };
+        let nr = frames.len();
+        if *first >= range.end || first + nr as u64 <= range.start {
+            return 0;
+        }
+        pages.ahead.forget(&mut filling);
+        nr
+    }
+
+    /// As [`drop_ahead`](Self::drop_ahead) for reclaim: only when it meets the same pages again, so that a file that is being
+    /// read keeps its own.
+    pub(super) fn age_ahead(&self, pages: &Pages) -> usize {
+        if pages.ahead.was_met.swap(true, Relaxed) { self.drop_ahead(0..u64::MAX) } else { 0 }
     }
 
     /// Reads the missing pages from `first` on, at most `wanted`; `filling` is held. Gives the first.

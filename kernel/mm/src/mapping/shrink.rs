@@ -28,10 +28,10 @@ pub(crate) fn note_use(frame: &Frame) {
 
 impl Mapping {
     /// Looks at the pages from where it ended last time to the end of the file, and drops up to `wanted` that were not
-    /// used lately, are clean, and that nobody else refers to. How many went.
+    /// used lately, are clean, and that nobody else refers to; before them what is being read ahead for nobody. How many went.
     pub(crate) fn shrink(&self, wanted: usize) -> usize {
         let Source::Pages(source) = &self.source else { return 0 };
-        let (mut seen, mut freed) = (0, 0);
+        let (mut seen, mut freed) = (0, self.age_ahead(source));
         while freed < wanted {
             let mut gone = ArrayVec::<_, CHUNK>::new();
             let mut idle = ArrayVec::<_, CHUNK>::new();

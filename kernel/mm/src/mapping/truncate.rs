@@ -111,11 +111,12 @@ impl Mapping {
         Frozen { mapping: self, _locks: locks }
     }
 
-    /// Drops clean pages of `range` (bytes) that nobody uses; gives how many went.
+    /// Drops clean pages of `range` (bytes) that nobody uses; gives how many went. What of it is being read ahead goes, too.
     pub fn drop_clean(&self, range: Range<u64>) -> usize {
         let Source::Pages(_) = &self.source else { return 0 };
         let end = range.end.div_ceil(PAGE_SIZE as u64);
         let (mut next, mut total) = (range.start >> PAGE_SHIFT, 0);
+        self.drop_ahead(next..end);
         loop {
             let mut gone = ArrayVec::<_, CHUNK>::new();
             {

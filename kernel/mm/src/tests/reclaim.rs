@@ -1,15 +1,17 @@
 //! Reclaim against a plain model: whatever goes and comes, every view of a file shows its bytes.
 
+use std::boxed::Box;
 use std::sync::{Arc, Mutex};
 use std::vec;
 use std::vec::Vec;
 
-use abi::Result;
 use abi::mman::{MapFlags, Prot};
+use abi::{Errno, Result};
 use hal::frame::Frame;
 use hal::uio::{Dest, Src};
 
 use super::{PAGE, alone, fixed, rw};
+use crate::mapping::Reading;
 use crate::vma::Backing;
 use crate::{Mappable, Mapping, Mm, PageSource, Rights};
 
@@ -41,6 +43,34 @@ impl Mappable for File {
     }
     fn name(&self) -> Vec<u8> {
         b"/disk".to_vec()
+    }
+}
+
+/// A disk that begins to read, and is never done.
+struct Slow(Vec<Frame>);
+
+impl Reading for Slow {
+    fn wait(self: Box<Self>) -> Result<()> {
+        drop(self.0);
+        Err(Errno::EIO)
+    }
+}
+
+/// A disk of zeroes that reads ahead.
+struct Zeroes;
+
+impl PageSource for Zeroes {
+    fn read_page(&self, _: u64, frame: &Frame) -> Result<()> {
+        frame.zero(0..PAGE as usize);
+        Ok(())
+    }
+
+    fn begin_read(&self, _: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {
+        Ok(Some(Box::new(Slow(frames.to_vec()))))
+    }
+
+    fn write_page(&self, _: u64, _: &Frame) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -78,6 +108,30 @@ fn what_is_used_again_stays_longer() {
     assert_eq!(file.0.shrink(usize::MAX), 7);
     assert!(file.0.get(2).is_some());
     assert_eq!(file.0.shrink(usize::MAX), 1);
+}
+
+#[test]
+fn what_is_read_ahead_for_nobody_goes() {
+    let _alone = alone();
+    let mapping = Mapping::new_source(Arc::new(Zeroes), PAGES * PAGE);
+    let free = || hal::frame::stats().free;
+    let read = |pages: u64| {
+        let mut bytes = vec![0; PAGE as usize];
+        for i in 0..pages {
+            mapping.read(i * PAGE, &mut Dest::kernel(&mut bytes)).unwrap();
+        }
+    };
+    let before = free();
+    // Pages 0 to 23 come, and those up to 55 are on their way.
+    read(9);
+    assert_eq!((mapping.nr_pages(), before - free()), (24, 56));
+    assert_eq!(mapping.drop_clean(0..24 * PAGE), 24, "it is not of these");
+    assert_eq!(before - free(), 32);
+    assert_eq!((mapping.shrink(usize::MAX), before - free()), (0, 32), "somebody may come for it");
+    assert_eq!((mapping.shrink(usize::MAX), before - free()), (32, 0));
+    read(9);
+    assert_eq!(mapping.drop_clean(0..u64::MAX), 24);
+    assert_eq!(before - free(), 0);
 }
 
 #[test]
