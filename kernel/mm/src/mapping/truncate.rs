@@ -10,7 +10,7 @@ use hal::{PAGE_SHIFT, PAGE_SIZE};
 use sched::MutexGuard;
 
 use super::fill::UnderWay;
-use super::{Mapping, Source, page_flags, swapped};
+use super::{Mapping, Pages, Source, page_flags, swapped};
 use crate::counters;
 use crate::registry;
 
@@ -148,6 +148,56 @@ impl Mapping {
         }
     }
 
+    /// The pages `range` but for dirty ones; `false`: one of these stays. Nobody writes back.
+    ///
+    /// ```text
+    ///   here                                store through a mapping
+    ///                                         find the page in `pages`
+    ///   look at DIRTY, take the page out
+    ///                                         DIRTY on, map writable, store
+    ///   unmap, look at DIRTY once more
+    /// ```
+    fn drop_clean_frozen(&self, source: &Pages, range: Range<u64>) -> bool {
+        let is_dirty = |frame: &Frame| frame.meta().flags.load(Ordering::Acquire) & page_flags::DIRTY != 0;
+        let (mut next, mut is_clean) = (Some(range.start), true);
+        while let Some(first) = next.take() {
+            let mut clean = ArrayVec::<u64, CHUNK>::new();
+            let mut left = SCAN;
+            let mut pages = self.pages.lock();
+            pages.frames.for_each(first..range.end, |idx, frame| {
+                if clean.is_full() || left == 0 {
+                    next = Some(idx);
+                    return false;
+                }
+                left -= 1;
+                match is_dirty(frame) {
+                    true => is_clean = false,
+                    false => clean.push(idx),
+                }
+                true
+            });
+            let take = |idx| pages.frames.remove(idx).map(|frame| (idx, frame));
+            let taken: ArrayVec<_, CHUNK> = clean.into_iter().filter_map(take).collect();
+            drop(pages);
+            self.count_cached(-(taken.len() as i64));
+            if !taken.is_empty() && self.nr_vmas() > 0 {
+                registry::unmap_everywhere(self, first..next.unwrap_or(range.end), Private::Keep);
+            }
+            for (idx, frame) in taken.into_iter().filter(|(_, frame)| is_dirty(frame)) {
+                is_clean = false;
+                match self.pages.lock().frames.insert(idx, frame) {
+                    Ok(None) => self.count_cached(1),
+                    // A whole page was written meanwhile; or there is no memory to keep it.
+                    Ok(Some(_)) | Err(_) => {
+                        source.nr_dirty.fetch_sub(1, Ordering::Relaxed);
+                        counters::DIRTY.add(-1);
+                    }
+                }
+            }
+        }
+        is_clean
+    }
+
     /// Takes pages out of the cache and then out of all page tables (M2).
     fn drop_pages(&self, range: Range<u64>, private: Private) {
         let mut next = Some(range.start);
@@ -227,6 +277,15 @@ impl Frozen<'_> {
     /// As [`Mapping::punch`].
     pub fn punch(&self, range: Range<u64>) {
         self.mapping.punch_frozen(range);
+    }
+
+    /// Drops the pages that have bytes of `range`, but not what stores through a mapping made dirty; `false`: such a page
+    /// stays. For files of a file system. May sleep.
+    #[must_use]
+    pub fn drop_unless_dirty(&self, range: Range<u64>) -> bool {
+        let Source::Pages(pages) = &self.mapping.source else { return true };
+        let end = range.end.div_ceil(PAGE_SIZE as u64);
+        self.mapping.drop_clean_frozen(pages, range.start >> PAGE_SHIFT..end)
     }
 }
 

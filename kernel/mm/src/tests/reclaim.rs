@@ -175,6 +175,24 @@ fn locked_and_dirty_pages_stay() {
 }
 
 #[test]
+fn dropping_for_a_direct_write_leaves_what_was_stored() {
+    let _alone = alone();
+    let (disk, file) = new_file();
+    let mm = shared(&file);
+    file.0.read_ahead(0..8 * PAGE).unwrap();
+    assert_eq!(mm.read_remote(0x200 * PAGE, &mut [0; 4 * PAGE as usize], Rights::Obey), 4 * PAGE as usize);
+    mm.write_remote(0x202 * PAGE, &[7; PAGE as usize], Rights::Obey);
+    assert!(!file.0.freeze().drop_unless_dirty(0..4 * PAGE));
+    assert_eq!((file.0.get(1).is_some(), file.0.get(2).is_some(), file.0.nr_pages()), (false, true, 5));
+    assert_eq!(file.0.nr_dirty(), 1);
+    file.0.write_back(0..u64::MAX).unwrap();
+    assert!(file.0.freeze().drop_unless_dirty(0..4 * PAGE));
+    let left = (file.0.nr_pages(), mm.counters().rss_file);
+    assert_eq!((left, disk.0.lock().unwrap()[2]), ((4, 4), 7), "those behind are mapped still");
+    mm.check_invariants();
+}
+
+#[test]
 fn random_use_under_reclaim_agrees_with_a_byte_per_page() {
     for seed in 1..20u64 {
         let _alone = alone();
