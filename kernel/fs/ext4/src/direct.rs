@@ -184,19 +184,11 @@ pub(crate) fn overwrite(
 fn has_dropped(mapping: &Arc<mm::Mapping>, range: &Range<u64>) -> Result<bool> {
     let pages = whole_pages(range);
     let idx = pages.start >> PAGE_SHIFT..pages.end >> PAGE_SHIFT;
-    if mapping.nr_pages() > 0 && mapping.count_pages(idx.clone()).dirty > 0 {
+    if mapping.nr_pages() > 0 && mapping.count_pages(idx).dirty > 0 {
         mapping.write_back(pages.clone())?;
     }
     // Also waits for pages that are just being read, and forgets what is being read ahead.
-    let frozen = mapping.freeze();
-    let counts = mapping.count_pages(idx);
-    if counts.dirty > 0 {
-        return Ok(false);
-    }
-    if counts.cached > 0 {
-        frozen.punch(pages);
-    }
-    Ok(true)
+    Ok(mapping.freeze().drop_unless_dirty(pages))
 }
 
 fn write_chunk(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, range: Range<u64>) -> Result<usize> {
@@ -212,8 +204,7 @@ fn write_chunk(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, range: Range<
     for _ in 0..TRIES {
         mapping.write_back(pages.clone())?;
         let frozen = mapping.freeze();
-        if mapping.count_pages(pages.start >> PAGE_SHIFT..pages.end >> PAGE_SHIFT).dirty == 0 {
-            frozen.punch(pages);
+        if frozen.drop_unless_dirty(pages.clone()) {
             node.write_range(&range, &frames, || {
                 if range.end > inode.size() {
                     frozen.truncate(range.end);
