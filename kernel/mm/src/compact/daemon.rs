@@ -70,16 +70,15 @@ pub fn start() -> Result<()> {
 }
 
 fn thread() {
+    let mut seen = 0;
     loop {
-        let changes = CHANGES.load(Relaxed);
-        let has_changed = || CHANGES.load(Relaxed) != changes;
-        WAKE.wait(|| (IS_SHORT.swap(false, Relaxed) || has_changed()).then_some(()));
-        // Read first: a change during the work ends the rest after it.
-        let changes = CHANGES.load(Relaxed);
+        WAKE.wait(|| (IS_SHORT.swap(false, Relaxed) || CHANGES.load(Relaxed) != seen).then_some(()));
+        // Read before the work: a change during that, or during the rest, is one for the next look.
+        seen = CHANGES.load(Relaxed);
         let rest_ns = if work() { PAUSE_NS } else { REST_NS };
         let until = hal::time::now_ns().saturating_add(rest_ns);
         // Ends when the time is over, too.
-        let has_changed = || (CHANGES.load(Relaxed) != changes).then_some(());
+        let has_changed = || (CHANGES.load(Relaxed) != seen).then_some(());
         let _ = WAKE.wait_deadline(has_changed, Some(until), Interruptible::No);
     }
 }
