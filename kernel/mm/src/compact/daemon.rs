@@ -37,6 +37,8 @@ static IS_SHORT: AtomicBool = AtomicBool::new(false);
 
 /// The least time between two looks.
 const PAUSE_NS: u64 = 500_000_000;
+/// Passes after which it pauses, though there is more to do: what it makes may be split at once.
+const MOST_PASSES: usize = 64;
 /// How long the thread leaves memory alone of which it could make no blocks.
 const REST_NS: u64 = 64 * PAUSE_NS;
 
@@ -98,7 +100,7 @@ fn unusable(runs: &[usize]) -> u64 {
     ((all - usable) * 100).checked_div(all).unwrap_or(0)
 }
 
-/// Makes blocks as long as there are too few. `false`: no more could be made.
+/// Makes blocks where there are too few. `false`: no more could be made.
 fn work() -> bool {
     let score = || {
         hal::frame::gather();
@@ -106,18 +108,30 @@ fn work() -> bool {
     };
     let Some((low, _)) = marks(proactiveness()).filter(|(_, high)| score() > *high) else { return true };
     WAKES.add(1);
-    let mut fruitless = 0;
-    while score() > low {
+    let one_pass = || {
         let done = {
             let mut skips = ONE.lock();
             skips.age();
             pass(&mut skips)
         };
-        fruitless = if done.is_ok_and(|done| done.made > 0) { 0 } else { fruitless + 1 };
+        sched::yield_now();
+        done.map_or(0, |done| done.made)
+    };
+    make_blocks(|| score() > low, one_pass)
+}
+
+/// Calls `pass`, which gives how many blocks it made, as long as there are too few, or it is time for a pause. `false`: no
+/// more could be made.
+fn make_blocks(mut is_short: impl FnMut() -> bool, mut pass: impl FnMut() -> usize) -> bool {
+    let mut fruitless = 0;
+    for _ in 0..MOST_PASSES {
+        if !is_short() {
+            break;
+        }
+        fruitless = if pass() > 0 { 0 } else { fruitless + 1 };
         if fruitless == FRUITLESS {
             return false;
         }
-        sched::yield_now();
     }
     true
 }
@@ -135,6 +149,24 @@ mod tests {
         assert_eq!(marks(1), Some((99, 100)));
         assert_eq!(set_proactiveness(101), Err(Errno::EINVAL));
         assert_eq!(proactiveness(), 20);
+    }
+
+    #[test]
+    fn passes_end() {
+        let count = |made: fn(usize) -> usize, wanted: usize| {
+            let (mut passes, mut left) = (0, wanted);
+            let left = core::cell::Cell::from_mut(&mut left);
+            let pass = || {
+                passes += 1;
+                left.set(left.get().saturating_sub(made(passes)));
+                made(passes)
+            };
+            (make_blocks(|| left.get() > 0, pass), passes)
+        };
+        assert_eq!(count(|_| 2, 10), (true, 5));
+        assert_eq!(count(|_| 0, 10), (false, FRUITLESS));
+        assert_eq!(count(|n| usize::from(n < 8), 10), (false, 7 + FRUITLESS));
+        assert_eq!(count(|_| 1, usize::MAX), (true, MOST_PASSES), "somebody splits each");
     }
 
     #[test]
