@@ -22,7 +22,7 @@ use crate::space::{Mm, RssDelta, Space};
 use crate::sysctl;
 use crate::thp;
 use crate::vma::{Backing, STACK_GUARD_GAP, Shown, ShownFile, VmFlags, VmaAttr};
-use crate::watch::{Events, WP_MARKER, WatchEvent, WatchEvents};
+use crate::watch::{Events, WP_MARKER, WatchEvent, WatchEvents, WatchModes};
 
 /// Longest range that is cleared under one hold of the page-table lock.
 const CLEAR_STEP: u64 = 1 << 30;
@@ -271,6 +271,19 @@ impl Mm {
                 }
             }
         }
+    }
+
+    /// Whether a watcher here wants to know of missing pages among `range` of `mapping`.
+    pub(crate) fn tells_missing(&self, mapping: &Mapping, range: &Range<u64>) -> bool {
+        let space = self.space.read();
+        space.set.iter().any(|vma| {
+            let first = vma.attr.offset >> PAGE_SHIFT;
+            let end = first + (vma.len() >> PAGE_SHIFT);
+            vma.attr.watched().contains(WatchModes::MISSING)
+                && vma.attr.backing.mapping().is_some_and(|own| core::ptr::eq(&raw const **own, mapping))
+                && first < range.end
+                && range.start < end
+        })
     }
 
     /// As `clear_pages`, but private copies and marks of watched writes stay.

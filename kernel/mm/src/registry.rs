@@ -147,3 +147,10 @@ pub(crate) fn sum() -> Sums {
 pub(crate) fn unmap_everywhere(mapping: &Mapping, range: Range<u64>, private: Private) {
     for_each(|mm| mm.unmap_mapping(mapping, range.clone(), private));
 }
+
+/// Whether somebody wants to know of missing pages among `range` of `mapping`. May sleep.
+pub(crate) fn tells_missing(mapping: &Mapping, range: &Range<u64>) -> bool {
+    let mut tells = false;
+    for_each(|mm| tells = tells || mm.tells_missing(mapping, range));
+    tells
+}

@@ -91,7 +91,7 @@ fn walks_meet_parents_before_their_children() {
 }
 
 /// A watcher that must not be asked.
-struct Silent;
+pub(super) struct Silent;
 
 impl Watcher for Silent {
     fn fault(

@@ -7,10 +7,12 @@ use abi::Errno;
 use abi::mman::MapFlags;
 use abi::raw::general::{MADV_COLLAPSE, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE, MADV_HUGEPAGE};
 
+use super::probe::Silent;
 use super::{PAGE, TestFile, alone, fixed, rw};
 use crate::mapping::whole::NR_WHOLE;
 use crate::thp::settings;
 use crate::vma::Backing;
+use crate::watch::{WatchModes, Watcher};
 use crate::{Huge, Mapping, Mm, Rights, Shmem};
 
 /// Page of the address space at which a file is mapped: the first of a huge one.
@@ -107,6 +109,21 @@ fn collapse_leaves_guard_pages() {
     assert_eq!(mm.advise(AT * PAGE, 512 * PAGE, MADV_COLLAPSE), Err(Errno::EAGAIN));
     assert_eq!(mm.read_remote((AT + 9) * PAGE, &mut [0], Rights::Obey), 0, "it guards still");
     mm.advise((AT + 9) * PAGE, PAGE, MADV_GUARD_REMOVE).unwrap();
+    mm.advise(AT * PAGE, 512 * PAGE, MADV_COLLAPSE).unwrap();
+    check(&mm, 0..512, 0..0);
+}
+
+#[test]
+fn collapse_fills_no_holes_that_another_one_watches() {
+    let _alone = alone();
+    let file = TestFile::new(512 * PAGE);
+    let (mm, other) = (mapped(&file, 512), mapped(&file, 512));
+    fill(&mm, 0..100);
+    let watcher: Arc<dyn Watcher> = Arc::new(Silent);
+    other.watch((AT + 200) * PAGE..(AT + 210) * PAGE, &watcher, WatchModes::MISSING).unwrap();
+    assert_eq!(mm.advise(AT * PAGE, 512 * PAGE, MADV_COLLAPSE), Err(Errno::EINVAL));
+    assert_eq!(file.0.nr_pages(), 100);
+    fill(&mm, 100..512);
     mm.advise(AT * PAGE, 512 * PAGE, MADV_COLLAPSE).unwrap();
     check(&mm, 0..512, 0..0);
 }

@@ -26,6 +26,7 @@ use super::settings::{self, Effort};
 use super::{HUGE, SIZE, huge_range};
 use crate::fault::touched;
 use crate::mapping::{Huge, Mapping, page_flags};
+use crate::registry;
 use crate::space::{Mm, RssDelta, Space};
 use crate::vma::{VmFlags, Vma};
 use crate::watch::{WP_MARKER, WatchModes};
@@ -90,15 +91,16 @@ impl Mm {
                 let space = self.space.read();
                 let (vma, mapping) = joinable(&space, at).ok_or(Errno::EINVAL)?;
                 let (range, first) = place(vma, at).ok_or(Errno::EINVAL)?;
-                if vma.attr.watched().contains(WatchModes::MISSING) && mapping.has_hole_in_whole(first) {
-                    return Err(Errno::EINVAL);
-                }
                 if self.has_marker(range) {
                     return Err(Errno::EAGAIN);
                 }
                 (mapping.clone(), first)
             };
             if mapping.whole(first).is_none() {
+                let pages = first..first + HUGE_FRAMES as u64;
+                if mapping.has_hole_in_whole(first) && registry::tells_missing(&mapping, &pages) {
+                    return Err(Errno::EINVAL);
+                }
                 let huge = super::alloc_for(page_flags::SHMEM, effort).ok_or(Errno::ENOMEM)?;
                 mapping.join(first, huge)?;
             }
