@@ -498,6 +498,14 @@ impl Mapping {
         }
     }
 
+    /// Whether the source has room for `nr` pages more just now.
+    pub(crate) fn has_room(&self, nr: u64) -> bool {
+        match &self.source {
+            Source::Shmem(shmem) => shmem.used().saturating_add(nr) <= shmem.max(),
+            Source::Pages(_) | Source::Huge(_) => true,
+        }
+    }
+
     fn uncharge(&self, nr: u64) {
         if let Source::Shmem(shmem) = &self.source {
             shmem.uncharge(nr);

@@ -129,6 +129,18 @@ fn collapse_fills_no_holes_that_another_one_watches() {
 }
 
 #[test]
+fn the_background_leaves_alone_what_it_cannot_join() {
+    let _alone = alone();
+    let account = Arc::new(Shmem::new(512));
+    let mapping = Mapping::with_shmem(account.clone());
+    mapping.set_size(512 * PAGE);
+    mapping.get_or_fill(7).unwrap();
+    assert!(mapping.has_room(511) && !mapping.has_room(512));
+    account.set_max(500).unwrap();
+    assert!(!mapping.has_room(511));
+}
+
+#[test]
 fn collapse_joins_small_pages_and_holes_for_all_who_map_them() {
     let _alone = alone();
     let file = TestFile::new(1100 * PAGE);

@@ -26,6 +26,7 @@ use super::settings::{self, Effort};
 use super::{HUGE, SIZE, huge_range};
 use crate::fault::touched;
 use crate::mapping::{Huge, Mapping, page_flags};
+use crate::pin::is_pinned;
 use crate::registry;
 use crate::space::{Mm, RssDelta, Space};
 use crate::vma::{VmFlags, Vma};
@@ -211,8 +212,14 @@ pub(super) fn is_joinable(vma: &Vma, at: u64, mapping: &Mapping, limits: Limits)
     let Some((_, first)) = place(vma, at) else { return false };
     let end = first + HUGE_FRAMES as u64;
     let (mut cached, swapped) = (0, mapping.count_swapped(first..end));
-    mapping.visit_run(first, end, |_, _| cached += 1);
-    mapping.has_page(end - 1) && limits.allow((end - first).saturating_sub(cached + swapped), swapped)
+    // A page that a device uses stays where it is.
+    let mut can_move = true;
+    mapping.visit_run(first, end, |_, frame| {
+        cached += 1;
+        can_move &= !is_pinned(frame);
+    });
+    let holes = (end - first).saturating_sub(cached + swapped);
+    can_move && mapping.has_page(end - 1) && mapping.has_room(holes) && limits.allow(holes, swapped)
 }
 
 /// Whether write(2) makes huge pages of `mapping`.
