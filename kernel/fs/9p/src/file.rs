@@ -132,10 +132,9 @@ impl Regular {
                 mapping.write_back(pages.clone())?;
             }
             let frozen = mapping.freeze();
-            if mapping.count_pages(pages.start / page..pages.end / page).dirty > 0 {
+            if !frozen.drop_unless_dirty(pages.clone()) {
                 continue;
             }
-            frozen.punch(pages);
             let done = self.open.fid.write(pos, parts, Interruptible::Killable)?;
             if pos + done as u64 > mapping.size() {
                 frozen.truncate(pos + done as u64);
