@@ -143,7 +143,7 @@ pub(crate) fn write(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, pos: u64
 }
 
 /// Writes at `pos` bytes that have blocks; the inode's `sem` is held for reading. `None`: not all of them have, or a mapping
-/// stores to them. Errors as [`write`].
+/// stores to them. Errors as [`write()`].
 pub(crate) fn overwrite(
     node: &Node,
     inode: &Arc<Inode>,
