@@ -168,7 +168,9 @@ pub(crate) fn overwrite(
         }
     }
     let bits = node.fs.layout.block_bits;
-    let pieces = node.written_pieces(range.start >> bits, range.end.div_ceil(1 << bits))?;
+    let Some(pieces) = node.written_pieces(range.start >> bits, range.end.div_ceil(1 << bits))? else {
+        return Ok(None);
+    };
     let mut transfer = node.fs.disk.start_write();
     let added = pieces.iter().try_for_each(|piece| {
         let bytes = piece.bytes(bits);
@@ -290,7 +292,7 @@ impl Node {
     fn is_written(&self, range: Range<u64>) -> Result<bool> {
         let bits = self.fs.layout.block_bits;
         let (mut at, to, mut raw) = (range.start >> bits, range.end.div_ceil(1 << bits), None);
-        self.fs.look(|layout, view| {
+        let is_written = self.look_at_blocks(|layout, view| {
             while at < to {
                 let logical = u32::try_from(at).map_err(|_| ext4_image::Error::TooBig)?;
                 match self.find(layout, view, &mut raw, logical)? {
@@ -299,7 +301,8 @@ impl Node {
                 }
             }
             Ok(true)
-        })
+        })?;
+        Ok(is_written == Some(true))
     }
 
     /// [`vfs::FileOps::nowait`] of a file: the bytes of an access past the cache that nothing stands in the way of, or

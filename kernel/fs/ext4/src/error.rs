@@ -6,7 +6,7 @@ use ext4_image::Error;
 /// What a program sees.
 pub(crate) fn errno(error: Error) -> Errno {
     match error {
-        Error::Corrupt(_) => Errno::EUCLEAN,
+        Error::Corrupt(_) | Error::Inline => Errno::EUCLEAN,
         Error::Unsupported(_) => Errno::EOPNOTSUPP,
         Error::Io => Errno::EIO,
         Error::NoSpace => Errno::ENOSPC,

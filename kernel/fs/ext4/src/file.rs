@@ -377,21 +377,20 @@ impl Node {
         let size = inode.size();
         let pos = u64::try_from(offset).ok().filter(|&pos| pos < size).ok_or(Errno::ENXIO)?;
         let bits = self.fs.layout.block_bits;
-        if self.flags.load(Relaxed) & flags::INLINE_DATA != 0 {
-            return Ok(if whence == Whence::Data { pos } else { size });
-        }
-        // So that all data has blocks.
+        // So that all data has a place.
         mapping(inode)?.write_back(0..u64::MAX)?;
         let mut at = pos >> bits;
         while at << bits < size {
             let logical = u32::try_from(at).map_err(|_| Errno::EFBIG)?;
-            let found = self.fs.look(|layout, view| {
+            let found = self.look_at_blocks(|layout, view| {
                 let raw = self.load(layout, view)?;
                 dir::map(layout, view, &raw, logical)
             });
             let (is_data, len) = match found? {
-                Found::Extent(extent) => (!extent.is_unwritten, extent.len),
-                Found::Hole(len) => (false, len),
+                Some(Found::Extent(extent)) => (!extent.is_unwritten, extent.len),
+                Some(Found::Hole(len)) => (false, len),
+                // All of it is in the inode.
+                None => return Ok(if whence == Whence::Data { pos } else { size }),
             };
             if is_data == (whence == Whence::Data) {
                 return Ok((at << bits).max(pos));

@@ -61,15 +61,16 @@ impl Node {
         Ok(end)
     }
 
-    /// Fills `frames` with the pages from `first` on.
-    pub(crate) fn read_journaled(&self, first: u64, frames: &[Frame]) -> Result<()> {
+    /// Fills `frames` with the pages from `first` on. `false`: the contents lie in the inode.
+    pub(crate) fn read_journaled(&self, first: u64, frames: &[Frame]) -> Result<bool> {
         let bits = self.fs.layout.block_bits;
         let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
         for (idx, frame) in (first..).zip(frames) {
             frame.zero(0..PAGE_SIZE);
             let from = idx << (PAGE_SHIFT - bits);
             let to = ((idx + 1) << (PAGE_SHIFT - bits)).min(size.div_ceil(1 << bits));
-            for piece in self.written_pieces(from, to)? {
+            let Some(pieces) = self.written_pieces(from, to)? else { return Ok(false) };
+            for piece in pieces {
                 for nth in 0..piece.len {
                     let block = self.fs.look(|_, view| view.read(piece.physical + nth))?;
                     let offset = ((piece.logical + nth) << bits) % PAGE_SIZE as u64;
@@ -78,7 +79,7 @@ impl Node {
             }
         }
         zero(first, frames, size.max(first << PAGE_SHIFT), (first + frames.len() as u64) << PAGE_SHIFT);
-        Ok(())
+        Ok(true)
     }
 
     /// Has all that the journal knows of the file's data home, and no copy of it in memory, before that goes another way.
@@ -90,7 +91,9 @@ impl Node {
         let mut at = 0;
         while at < end {
             let logical = u32::try_from(at).map_err(|_| Errno::EFBIG)?;
-            let found = self.fs.look(|layout, view| self.find(layout, view, &mut None, logical))?;
+            let found = self.look_at_blocks(|layout, view| self.find(layout, view, &mut None, logical))?;
+            // `None`: it lies in its inode, which is metadata.
+            let Some(found) = found else { return Ok(()) };
             at += match found {
                 Found::Hole(len) => u64::from(len),
                 Found::Extent(extent) => {

@@ -22,7 +22,7 @@ use crate::disk::{Started, Transfer};
 use crate::error::errno;
 use crate::fs::Handle;
 use crate::node::Node;
-use crate::state::Txn;
+use crate::state::{Txn, View};
 
 /// Extents that write-back maps under one handle: each may change a bitmap, a descriptor and nodes of a tree.
 const MAX_PIECES: usize = 6;
@@ -44,7 +44,21 @@ impl Node {
         self.flags.load(Relaxed) & flags::INLINE_DATA != 0
     }
 
+    /// As [`Fs::look`](crate::fs::Fs::look), at what is in blocks. `None`: the contents lie in the inode, where they may have gone
+    /// a moment ago: write-back does that.
+    pub(crate) fn look_at_blocks<R>(
+        &self,
+        f: impl FnOnce(&Layout, &View<'_>) -> ext4_image::Result<R>,
+    ) -> Result<Option<R>> {
+        self.fs.look(|layout, view| match f(layout, view) {
+            Err(Error::Inline) => Ok(None),
+            result => result.map(Some),
+        })
+    }
+
     /// What the file has at block `logical`, out of the memory of the last look if it is there.
+    ///
+    /// `Inline`: its contents lie in the inode.
     pub(crate) fn find(
         &self,
         layout: &Layout,
@@ -72,10 +86,10 @@ impl Node {
         Ok(found)
     }
 
-    /// Where the blocks `from..to` are, holes and unwritten ones left out.
-    pub(crate) fn written_pieces(&self, from: u64, to: u64) -> Result<Vec<Piece>> {
-        let mut pieces = Vec::new();
-        self.fs.look(|layout, view| {
+    /// Where the blocks `from..to` are, holes and unwritten ones left out. `None`: the contents lie in the inode.
+    pub(crate) fn written_pieces(&self, from: u64, to: u64) -> Result<Option<Vec<Piece>>> {
+        self.look_at_blocks(|layout, view| {
+            let mut pieces = Vec::new();
             let (mut at, mut raw) = (from, None);
             while at < to {
                 let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
@@ -97,18 +111,14 @@ impl Node {
                     }
                 }
             }
-            Ok(())
-        })?;
-        Ok(pieces)
+            Ok(pieces)
+        })
     }
 
     /// Where the blocks before `to` are, unwritten ones included. `EINVAL`: there is a hole, or no block at all.
     pub(crate) fn pieces_before(&self, to: u64) -> Result<Vec<Piece>> {
-        if self.has_inline_data() {
-            return Err(Errno::EINVAL);
-        }
         let mut pieces = Vec::new();
-        let is_whole = self.fs.look(|layout, view| {
+        let is_whole = self.look_at_blocks(|layout, view| {
             let (mut at, mut raw) = (0, None);
             while at < to {
                 let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
@@ -123,7 +133,7 @@ impl Node {
             }
             Ok(true)
         })?;
-        if is_whole && !pieces.is_empty() { Ok(pieces) } else { Err(Errno::EINVAL) }
+        if is_whole == Some(true) && !pieces.is_empty() { Ok(pieces) } else { Err(Errno::EINVAL) }
     }
 
     /// Fills `frames` from the inode. `false`: the contents have left it.
@@ -240,12 +250,13 @@ impl Node {
     }
 
     /// Starts to read the pages from `first` on into `frames`, and zeroes what has no blocks; gives the size of the file, too.
-    fn start_read(&self, first: u64, frames: &[Frame]) -> Result<(Transfer<'_>, u64)> {
+    /// `None`: the contents lie in the inode.
+    fn start_read(&self, first: u64, frames: &[Frame]) -> Result<Option<(Transfer<'_>, u64)>> {
         let bits = self.fs.layout.block_bits;
         let from = first << (PAGE_SHIFT - bits);
         let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
         let to = (from + frames.len() as u64 * self.fs.blocks_per_page()).min(size.div_ceil(1 << bits));
-        let pieces = self.written_pieces(from, to)?;
+        let Some(pieces) = self.written_pieces(from, to)? else { return Ok(None) };
         // What no piece covers is zero.
         let mut covered = from << bits;
         let mut transfer = self.fs.disk.start_read();
@@ -255,7 +266,7 @@ impl Node {
             self.add_piece(&mut transfer, piece, first, frames)?;
         }
         zero(first, frames, covered, (first + frames.len() as u64) << PAGE_SHIFT);
-        Ok((transfer, size))
+        Ok(Some((transfer, size)))
     }
 
     /// Adds the blocks of `piece` to a transfer of `frames`, the first of which is page `first`.
@@ -486,11 +497,8 @@ impl Node {
 
     /// Whether all blocks of page `idx` that the file reaches have a place.
     fn is_mapped(&self, idx: u64) -> Result<bool> {
-        if self.has_inline_data() {
-            return Ok(false);
-        }
         let per_page = self.fs.blocks_per_page();
-        self.fs.look(|layout, view| {
+        let is_mapped = self.look_at_blocks(|layout, view| {
             let (mut at, end, mut raw) = (idx * per_page, (idx + 1) * per_page, None);
             while at < end {
                 let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
@@ -500,7 +508,8 @@ impl Node {
                 }
             }
             Ok(true)
-        })
+        })?;
+        Ok(is_mapped == Some(true))
     }
 }
 
@@ -517,16 +526,21 @@ impl PageSource for Node {
     }
 
     fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
-        if self.has_inline_data() && self.read_inline(first, frames)? {
-            return Ok(());
+        // The contents go into the inode at most once, and leave it once: each look may find that they have just done so.
+        loop {
+            if self.has_inline_data() && self.read_inline(first, frames)? {
+                return Ok(());
+            }
+            if self.journals_data() {
+                if self.read_journaled(first, frames)? {
+                    return Ok(());
+                }
+            } else if let Some((transfer, size)) = self.start_read(first, frames)? {
+                transfer.wait()?;
+                zero_behind(first, frames, size);
+                return Ok(());
+            }
         }
-        if self.journals_data() {
-            return self.read_journaled(first, frames);
-        }
-        let (transfer, size) = self.start_read(first, frames)?;
-        transfer.wait()?;
-        zero_behind(first, frames, size);
-        Ok(())
     }
 
     fn begin_read(&self, first: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {
@@ -536,7 +550,7 @@ impl PageSource for Node {
         let mut kept = Vec::new();
         kept.try_reserve_exact(frames.len()).map_err(|_| Errno::ENOMEM)?;
         kept.extend_from_slice(frames);
-        let (transfer, size) = self.start_read(first, frames)?;
+        let Some((transfer, size)) = self.start_read(first, frames)? else { return Ok(None) };
         Ok(Some(Box::new(Ahead { started: transfer.begin(), first, frames: kept, size })))
     }
 

@@ -46,7 +46,12 @@ pub(crate) struct Place {
 }
 
 /// What `inode` has at its block `logical`.
+///
+/// `Inline`: its contents lie where the map of blocks would be.
 pub fn map(layout: &Layout, blocks: &dyn Blocks, inode: &Inode, logical: u32) -> Result<Mapping> {
+    if inode.has_flags(flags::INLINE_DATA) {
+        return Err(Error::Inline);
+    }
     if inode.has_flags(flags::EXTENTS) {
         extent::lookup(layout, blocks, inode, logical)
     } else {

@@ -10,6 +10,8 @@ pub enum Error {
     Corrupt(&'static str),
     /// The image uses a feature that is not supported.
     Unsupported(&'static str),
+    /// The contents lie in the inode: there is no map of blocks.
+    Inline,
     /// The device failed.
     Io,
     /// No free block, inode, or room in a structure of fixed size.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use abi::Errno;
 use abi::fs::{OpenFlags, RenameFlags};
 use hal::uio::Src;
 
@@ -233,4 +234,28 @@ fn new_small_files_lie_in_their_inodes() {
         }
         fsck(&env.unmount());
     }
+}
+
+#[test]
+fn files_that_go_into_their_inodes_are_not_taken_for_maps_of_blocks() {
+    let _alone = alone();
+    let Some(image) = inline_image("1024", "inline_data") else { return };
+    let mut env = Env::new(&image);
+    // Read as numbers of blocks these would be some of the device, or none of it.
+    for (nr, bytes) in [&[3; 60][..], &[0xff; 60], &[0; 60], b"hello"].into_iter().enumerate() {
+        let name = format!("/new{nr}");
+        let file = env.put(&name, bytes).unwrap();
+        let seek = |whence, to| vfs::rw::lseek(&file, to, whence);
+        assert_eq!(seek(vfs::Whence::Data, 2), Ok(2), "{nr}");
+        assert_eq!(sectors(&env, &name), 0, "{nr}");
+        assert_eq!(seek(vfs::Whence::Hole, 2), Ok(bytes.len() as u64), "{nr}");
+        let node = crate::node::node(file.inode()).unwrap();
+        // As who asked for the flags before the file went there.
+        assert!(node.written_pieces(0, 1).unwrap().is_none());
+        assert_eq!(node.pieces_before(1).map(drop), Err(Errno::EINVAL));
+        node.leave_journal(file.inode()).unwrap();
+        assert!(!node.fs.is_aborted.load(std::sync::atomic::Ordering::Relaxed), "{nr}");
+        assert_eq!(env.get(&name).unwrap(), bytes, "{nr}");
+    }
+    fsck(&env.unmount());
 }
