@@ -189,10 +189,11 @@ pub(crate) fn set_attr(inode: &Inode, attr: &FileAttr) -> Result<()> {
         raw.set_flags(raw.flags() & !modifiable | new & modifiable);
         node.put_attributes(&mut raw, inode);
         raw.store(layout, txn)?;
+        // Not `new`: write-back may have put the file into its inode, which is in the flags, too.
+        node.flags.store(raw.flags(), Release);
         node.changed(txn);
         Ok(())
     })?;
-    node.flags.store(new, Relaxed);
     let all = vfs::InodeFlags::IMMUTABLE | vfs::InodeFlags::APPEND | vfs::InodeFlags::NOATIME;
     let set = crate::node::vfs_flags(new);
     inode.set_flags(set, all - set);
