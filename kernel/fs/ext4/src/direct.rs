@@ -18,6 +18,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::Ordering::Acquire;
 
 use abi::fs::OpenFlags;
 use abi::{Errno, Result};
@@ -152,12 +153,23 @@ pub(crate) fn overwrite(
 ) -> Result<Option<usize>> {
     let len = src.remaining() as u64;
     node.fs.disk.device().check_direct(pos, src.remaining(), src.alignment())?;
+    // Writing has stopped: no handle would tell, as none is needed.
+    if node.fs.is_aborted.load(Acquire) {
+        return Ok(None);
+    }
     let range = pos..pos + len;
     if len > CHUNK || range.end > inode.size() || !node.is_written(range.clone())? {
         return Ok(None);
     }
     let mapping = mapping(inode)?;
     if !has_dropped(mapping, &range)? {
+        return Ok(None);
+    }
+    let bits = node.fs.layout.block_bits;
+    let (from, to) = (range.start >> bits, range.end.div_ceil(1 << bits));
+    let pieces = node.written_pieces(from, to)?.unwrap_or_default();
+    // Write-back that was under way, and is over now, may have had to give its new blocks back.
+    if pieces.iter().map(|piece| piece.len).sum::<u64>() < to - from {
         return Ok(None);
     }
     let frames = frames(&range, Fill::Anything)?;
@@ -167,10 +179,6 @@ pub(crate) fn overwrite(
             return Err(Errno::EFAULT);
         }
     }
-    let bits = node.fs.layout.block_bits;
-    let Some(pieces) = node.written_pieces(range.start >> bits, range.end.div_ceil(1 << bits))? else {
-        return Ok(None);
-    };
     let mut transfer = node.fs.disk.start_write();
     let added = pieces.iter().try_for_each(|piece| {
         let bytes = piece.bytes(bits);
@@ -178,7 +186,8 @@ pub(crate) fn overwrite(
         node.add_bytes(&mut transfer, piece, bytes, range.start >> PAGE_SHIFT, &frames)
     });
     let written = transfer.wait().and(added);
-    has_dropped(mapping, &range)?;
+    // The bytes are written, whatever becomes of pages that others have stored to meanwhile.
+    let _ = has_dropped(mapping, &range);
     written.map(|()| Some(len as usize))
 }
 

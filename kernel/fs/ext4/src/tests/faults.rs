@@ -125,3 +125,19 @@ fn blocks_that_could_not_be_written_show_nothing_of_what_they_held() {
         }
     }
 }
+
+#[test]
+fn nothing_is_written_past_the_cache_after_writing_has_stopped() {
+    let _alone = alone();
+    let Some(image) = image(&["-t", "ext4"], 8 << 20) else { return };
+    let env = Env::new(&image);
+    let file = env.put("/file", &[1; 8192]).unwrap();
+    fsync(&file).unwrap();
+    let direct = env.open("/file", OpenFlags::RDWR | OpenFlags::DIRECT).unwrap();
+    let write = |byte| vfs::rw::pwrite(&direct, &mut hal::uio::Src::kernel(&[byte; 4096]), 4096, u64::MAX);
+    assert_eq!(write(2), Ok(4096));
+    crate::node::node(file.inode()).unwrap().fs.abort(Errno::EIO);
+    assert_eq!(write(3), Err(Errno::EROFS));
+    let bytes = env.get("/file").unwrap();
+    assert!(bytes[4096..].iter().all(|&byte| byte == 2));
+}
