@@ -214,8 +214,10 @@ impl Node {
         }
         let mut bytes = [0; PAGE_SIZE / 4];
         let Some(bytes) = bytes.get_mut(..size as usize) else { return Ok(false) };
+        // In this order: what is stored to the page from here on makes it dirty anew, with a promise of its own.
+        let promised = self.reserved.lock().remove(0..1);
         frame.read(0, bytes);
-        let is_in = self.fs.begin()?.run(|layout, txn| {
+        let put = |layout: &Layout, txn: &mut Txn<'_>| {
             let mut raw = self.load(layout, txn)?;
             let can_be = raw.has_flags(flags::INLINE_DATA) || raw.sectors(layout) == 0;
             if !can_be || self.keeps_blocks.load(SeqCst) {
@@ -232,11 +234,12 @@ impl Node {
             *self.last.lock() = None;
             self.data_changed(txn);
             Ok(true)
-        })?;
-        if is_in {
-            self.release_range(0..1);
+        };
+        let is_in = self.fs.begin().and_then(|handle| handle.run(put));
+        if is_in == Ok(true) || promised > 0 && self.reserved.lock().insert(0..1) == 0 {
+            self.fs.unreserve(promised);
         }
-        Ok(is_in)
+        is_in
     }
 
     /// Writes `bytes` and zeroes behind them to `block`, which is not the file's yet.
