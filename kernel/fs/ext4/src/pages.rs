@@ -357,15 +357,19 @@ impl Node {
             }),
             Found::Hole(len) => {
                 let want = u64::from(len).min(left) as u32;
-                let (physical, len) = self.allocate(layout, txn, logical, want, goal, State::Written)?;
+                // Nobody is to see what they held: neither a direct read before they are written, nor anybody when that fails.
+                // A map of blocks cannot tell.
+                let has_extents = raw.as_ref().is_some_and(|raw| raw.has_flags(flags::EXTENTS));
+                let is_unwritten = has_extents && !self.journals_data();
+                let state = if is_unwritten { State::Unwritten } else { State::Written };
+                let (physical, len) = self.allocate(layout, txn, logical, want, goal, state)?;
                 *raw = None;
-                Ok(Piece { logical: at, len: len.into(), physical, is_unwritten: false, is_new: true })
+                Ok(Piece { logical: at, len: len.into(), physical, is_unwritten, is_new: true })
             }
         }
     }
 
     /// Gives back what of `pieces` is new after it could not be written: what was in those blocks before must never show.
-    /// Linux has them unwritten until they are.
     pub(crate) fn take_back(&self, handle: &Handle<'_>, pieces: &[Piece]) -> Result<()> {
         for piece in pieces.iter().filter(|piece| piece.is_new) {
             let (from, to) = (piece.logical as u32, piece.logical + piece.len);
@@ -462,9 +466,17 @@ impl Node {
         }
         handle.run(|layout, txn| {
             let mut raw = self.load(layout, txn)?;
-            for piece in pieces.iter().filter(|piece| piece.is_unwritten) {
-                extent::mark_written(layout, txn, &mut raw, piece.logical as u32, piece.len as u32)?;
-                *self.last.lock() = None;
+            // Those that follow each other at once: they may be one extent, which is not split then.
+            let follow = |a: &Piece, b: &Piece| {
+                (a.is_unwritten, b.is_unwritten) == (true, true) && a.logical + a.len == b.logical
+            };
+            for run in pieces.chunk_by(follow) {
+                let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+                if first.is_unwritten {
+                    let len = last.logical + last.len - first.logical;
+                    *self.last.lock() = None;
+                    extent::mark_written(layout, txn, &mut raw, first.logical as u32, len as u32)?;
+                }
             }
             if is_longer {
                 raw.set_size(size);

@@ -141,3 +141,28 @@ fn nothing_is_written_past_the_cache_after_writing_has_stopped() {
     let bytes = env.get("/file").unwrap();
     assert!(bytes[4096..].iter().all(|&byte| byte == 2));
 }
+
+#[test]
+fn new_blocks_show_nothing_before_they_are_written() {
+    let _alone = alone();
+    let Some(image) = image(&["-t", "ext4", "-b", "1024"], 8 << 20) else { return };
+    let mut env = Env::new(&image);
+    let file = env.put("/file", &[1; 256 << 10]).unwrap();
+    let node = crate::node::node(file.inode()).unwrap().clone();
+    let seen = Arc::new(AtomicU64::new(u64::MAX));
+    let (looker, result) = (node.clone(), seen.clone());
+    env.memory.set_fault(move |op, _, len| {
+        if op == Op::Write && len >= 64 {
+            let pieces = looker.written_pieces(0, 256).unwrap().unwrap_or_default();
+            result.store(pieces.iter().map(|piece| piece.len).sum(), Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    file.inode().mapping().unwrap().write_back(0..u64::MAX).unwrap();
+    env.memory.clear_fault();
+    assert_eq!(seen.load(Ordering::Relaxed), 0);
+    let pieces = node.written_pieces(0, 256).unwrap().unwrap();
+    assert_eq!(pieces.iter().map(|piece| piece.len).sum::<u64>(), 256);
+    drop((file, node));
+    super::env::fsck(&env.unmount());
+}

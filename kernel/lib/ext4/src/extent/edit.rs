@@ -440,6 +440,10 @@ fn mark_one(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode, at: u32, en
     let leaf = steps.last().ok_or(Error::Corrupt("extent tree"))?;
     let hit = found.map(|idx| tree::with_node(edit, inode, leaf, |bytes| Extent::decode(bytes, idx)));
     let hit = hit.transpose()?.transpose()?.filter(|hit| hit.end() > at.into() && hit.is_unwritten);
+    let right = tree::with_node(edit, inode, leaf, |bytes| {
+        let after = found.map_or(0, |idx| idx + 1);
+        (after < node::nr_entries(bytes)).then(|| Extent::decode(bytes, after)).transpose()
+    })??;
     let Some(extent) = hit else {
         return match tree::lookup_len(layout, edit, inode, at)? {
             0 => Err(Error::Corrupt("extent lookup made no way")),
@@ -456,6 +460,9 @@ fn mark_one(layout: &Layout, edit: &mut dyn Edit, inode: &mut Inode, at: u32, en
     replace(layout, edit, inode, extent, &pieces)?;
     if before.len == 0 {
         join_left(layout, edit, inode, middle)?;
+    }
+    if let Some(right) = right.filter(|right| can_join(&middle, &Extent { len: 1, ..*right })) {
+        join_left(layout, edit, inode, right)?;
     }
     Ok(stop)
 }
