@@ -23,6 +23,7 @@ use core::sync::atomic::Ordering::Acquire;
 use abi::fs::OpenFlags;
 use abi::{Errno, Result};
 use ext4_image::extent::Mapping as Found;
+use ext4_image::inode::flags;
 use hal::frame::Frame;
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
@@ -89,11 +90,12 @@ pub(crate) fn read(node: &Node, inode: &Arc<Inode>, dst: &mut Dest<'_>, pos: u64
     }
     node.fs.disk.device().check_direct(pos, dst.remaining(), dst.alignment())?;
     let end = pos.saturating_add(dst.remaining() as u64).min(size);
-    mapping(inode)?.write_back(pos..end)?;
+    let mapping = mapping(inode)?;
+    mapping.write_back(pos..end)?;
     let mut at = pos;
     while at < end {
         let range = at..end.min(at + CHUNK);
-        let copied = read_chunk(node, dst, range.clone());
+        let copied = read_chunk(node, mapping, dst, range.clone());
         match copied {
             Ok(n) if at + n as u64 == range.end => at = range.end,
             Ok(n) => return Ok((at - pos) as usize + n),
@@ -104,9 +106,12 @@ pub(crate) fn read(node: &Node, inode: &Arc<Inode>, dst: &mut Dest<'_>, pos: u64
     Ok((at - pos) as usize)
 }
 
-fn read_chunk(node: &Node, dst: &mut Dest<'_>, range: Range<u64>) -> Result<usize> {
+fn read_chunk(node: &Node, mapping: &mm::Mapping, dst: &mut Dest<'_>, range: Range<u64>) -> Result<usize> {
     let frames = frames(&range, Fill::Anything)?;
+    // A map of blocks does not tell of new ones that nothing is written to yet, as extents do: write-back has to be over.
+    let frozen = (node.flags.load(Acquire) & flags::EXTENTS == 0).then(|| mapping.freeze());
     node.read_pages(range.start >> PAGE_SHIFT, &frames)?;
+    drop(frozen);
     let mut done = 0;
     for (frame, offset, len) in parts(&frames, range) {
         match dst.put_frame(frame, offset, len) {
