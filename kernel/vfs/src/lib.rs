@@ -28,6 +28,7 @@ pub mod mount;
 pub mod mount_fd;
 pub mod mount_ops;
 pub mod mountinfo;
+mod moves;
 pub mod namespace;
 pub mod notify;
 mod nullfs;

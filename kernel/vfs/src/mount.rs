@@ -20,7 +20,6 @@
 //! `dcache::Sequence`, which every change moves on. How mounts follow each other is in [`crate::propagation`].
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
@@ -35,7 +34,8 @@ use security::{NsId, NsKind, UserNs};
 use crate::dcache;
 use crate::dentry::Dentry;
 use crate::idmap::{IdView, Idmap};
-use crate::notify::{self, Event, Marks};
+use crate::moves;
+use crate::notify::Marks;
 use crate::nullfs;
 use crate::path::Path;
 use crate::places;
@@ -59,7 +59,7 @@ pub(crate) fn lock_trees() -> TreeGuard {
 
 impl Drop for TreeGuard {
     fn drop(&mut self) {
-        tell_moves();
+        moves::tell();
         self.0 = None;
         dissolve_orphans();
     }
@@ -72,67 +72,6 @@ fn dissolve_orphans() {
         let orphans = core::mem::take(&mut *ORPHANS.lock());
         orphans.iter().for_each(dissolve);
         drop(locked);
-    }
-}
-
-/// A mount's namespaces before and after the changes that are being made.
-struct Move {
-    from: Option<Arc<MountNs>>,
-    to: Option<Arc<MountNs>>,
-}
-
-/// Moves that nobody was told of yet, by the mount's unique number: only those that somebody watches. `LOCK` is held over
-/// each change.
-static MOVES: SpinLock<BTreeMap<u64, Move>> = SpinLock::new("vfs.mount_moves", BTreeMap::new());
-
-/// Notes for those who watch that a mount goes from one namespace to another.
-fn note_move(mount: u64, from: Option<Arc<MountNs>>, to: Option<Arc<MountNs>>) {
-    if is_same(&from, &to) {
-        return;
-    }
-    let is_watched = |ns: &Option<Arc<MountNs>>| ns.as_ref().is_some_and(|ns| ns.marks.has_groups());
-    let mut left = None;
-    let mut moves = MOVES.lock();
-    if let Some(known) = moves.get_mut(&mount) {
-        left = core::mem::replace(&mut known.to, to);
-    } else if is_watched(&from) || is_watched(&to) {
-        moves.insert(mount, Move { from, to });
-    }
-    drop(moves);
-    // The last reference to a namespace must not go inside the spinlock.
-    drop(left);
-}
-
-fn is_same(from: &Option<Arc<MountNs>>, to: &Option<Arc<MountNs>>) -> bool {
-    match (from, to) {
-        (Some(from), Some(to)) => Arc::ptr_eq(from, to),
-        (None, None) => true,
-        _ => false,
-    }
-}
-
-/// Nobody is to be told that `mount` moves inside a namespace: it only stays on top of what comes beneath it.
-fn forget_move(mount: &Mount) {
-    let mut moves = MOVES.lock();
-    let is_still = moves.get(&mount.unique_id).is_some_and(|known| is_same(&known.from, &known.to));
-    let gone = if is_still { moves.remove(&mount.unique_id) } else { None };
-    drop(moves);
-    drop(gone);
-}
-
-/// Tells of the moves that were noted. `LOCK` is held.
-fn tell_moves() {
-    let moves = core::mem::take(&mut *MOVES.lock());
-    for (mount, Move { from, to }) in moves {
-        if is_same(&from, &to) {
-            let events = Event::MNT_ATTACH | Event::MNT_DETACH;
-            to.iter().for_each(|ns| notify::mount_event(ns, mount, events));
-        } else {
-            from.iter().for_each(|ns| notify::mount_event(ns, mount, Event::MNT_DETACH));
-            to.iter().for_each(|ns| notify::mount_event(ns, mount, Event::MNT_ATTACH));
-        }
-        // The namespace may end here: its tree goes to `ORPHANS`, which the caller takes apart when it has opened the lock.
-        drop((from, to));
     }
 }
 
@@ -459,7 +398,7 @@ impl Mount {
         if let Some(old) = &old {
             old.mounts.fetch_sub(1, Relaxed);
         }
-        note_move(self.unique_id, old, new);
+        moves::note(self.unique_id, old, new);
     }
 
     /// Whether it is in the tree of `ns`.
@@ -514,7 +453,7 @@ pub(crate) fn attach_beneath(mount: &Arc<Mount>, top: &Arc<Mount>, under: &Path,
     detach(top);
     attach(mount, under, ns);
     attach(top, &Path::root_of(mount), ns);
-    forget_move(top);
+    moves::forget(top);
 }
 
 /// Attaches `mount` at `at`, in `ns`. `LOCK` is held, and `at` is the topmost mount there.
