@@ -39,8 +39,8 @@ impl Node {
         for _ in 0..TRIES {
             mapping.write_back(start..u64::MAX)?;
             let frozen = mapping.freeze();
-            if mapping.count_pages(start >> PAGE_SHIFT..u64::MAX).dirty == 0 {
-                frozen.punch(start..!(PAGE_SIZE as u64 - 1));
+            // A store through a mapping may come at any moment: it must not go with its page.
+            if frozen.drop_unless_dirty(start..!(PAGE_SIZE as u64 - 1)) {
                 self.release_range(start >> PAGE_SHIFT..u64::MAX);
                 return Ok(frozen);
             }
