@@ -23,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 
 use crate::guest::{GuestArgs, Job};
-use crate::{paths, qemu};
+use crate::{paths, qemu, stuck};
 
 /// A guest that has not reached PID 1 by then hangs.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
@@ -101,6 +101,7 @@ pub fn run(
     let ports = Ports::open()?;
     let mut qemu = guest.machine.command();
     qemu.args(ports.arguments());
+    let elf = guest.machine.kernel.clone();
     let log_path = log_path()?;
     let mut log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
     writeln!(log, "# {qemu:?}")?;
@@ -120,10 +121,11 @@ pub fn run(
         tail: Tail::default(),
     };
     let ended = session.pump(sink);
+    let places = if matches!(ended, Ok(End::Broken(_))) { session.places(&elf) } else { String::new() };
     session.stop();
     let outcome = match ended? {
         End::Status(status) => Outcome::Exited(status),
-        End::Broken(reason) => Outcome::Failed(format!("{reason}\n{}", end_of_log(&log_path))),
+        End::Broken(reason) => Outcome::Failed(format!("{reason}\n{places}{}", end_of_log(&log_path))),
     };
     Ok(Report { outcome, log: log_path, seconds: start.elapsed().as_secs_f64() })
 }
@@ -166,11 +168,16 @@ impl Ports {
 
     fn arguments(&self) -> Vec<String> {
         let chardev = |idx| format!("file,id=port{idx},path={}", qemu::escape(&self.path(idx)));
-        (0..PORTS.len())
-            .flat_map(|idx| {
-                ["-chardev".to_owned(), chardev(idx), "-serial".to_owned(), format!("chardev:port{idx}")]
-            })
-            .collect()
+        let ports = (0..PORTS.len()).flat_map(|idx| {
+            ["-chardev".to_owned(), chardev(idx), "-serial".to_owned(), format!("chardev:port{idx}")]
+        });
+        let monitor = format!("unix:{},server=on,wait=off", qemu::escape(&self.monitor()));
+        ports.chain(["-monitor".to_owned(), monitor]).collect()
+    }
+
+    /// QEMU's monitor: a socket.
+    fn monitor(&self) -> PathBuf {
+        self.dir.join("monitor")
     }
 
     fn are_closed(&self) -> bool {
@@ -352,6 +359,18 @@ impl Session {
             }
             self.control = rest.to_owned();
         }
+    }
+
+    /// Where the CPUs of a guest are that did not end by itself; empty when there is none any more, or it is not Keel.
+    fn places(&mut self, elf: &Path) -> String {
+        let is_there = matches!(self.child.try_wait(), Ok(None)) && !matches!(self.state, State::Panicked);
+        if !is_there {
+            return String::new();
+        }
+        let places = stuck::describe(&self.ports.monitor(), elf).unwrap_or_default();
+        // Also for who reads the log of a guest whose end was expected.
+        let _ = self.log.write_all(places.as_bytes());
+        places
     }
 
     fn stop(&mut self) {

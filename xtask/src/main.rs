@@ -22,6 +22,7 @@ mod paths;
 mod profile;
 mod qemu;
 mod setup;
+mod stuck;
 mod test;
 mod toolchain;
 mod ui;

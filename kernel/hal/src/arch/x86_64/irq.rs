@@ -144,8 +144,14 @@ pub(crate) fn interrupt(vector: u8, from_user: bool) {
         _ => {
             let line = usize::from(vector).checked_sub(FIRST_DEVICE.into()).and_then(|at| LINES.get(at));
             match line.map_or(0, |line| line.load(Ordering::Acquire)) {
-                // A spurious interrupt must not be acknowledged.
-                0 => count(Kind::Spurious),
+                // The APIC's own spurious interrupt must not be acknowledged (SDM vol. 3, 11.9). Any other must be, though
+                // its line was given up while it was on its way: this CPU would get none of its class any more.
+                0 => {
+                    count(Kind::Spurious);
+                    if vector != apic::VECTOR_SPURIOUS {
+                        apic::end_of_interrupt();
+                    }
+                }
                 MESSAGE => {
                     apic::end_of_interrupt();
                     crate::irq::dispatch_msi(usize::from(vector - FIRST_DEVICE));
