@@ -16,30 +16,28 @@
 
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use abi::fs::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx};
+use abi::fs::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use abi::time::Timespec;
-use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::sync::{Once, SeqLock, SpinLock};
 use mm::Mapping;
 use sched::RwSem;
-use security::Cred;
 
 use crate::dentry::Dentry;
-use crate::dev::DirectAlign;
-use crate::file::FileOps;
-use crate::file_attr::FileAttr;
 use crate::lock::FileLocks;
 use crate::notify::Marks;
-use crate::path::Path;
 use crate::pipe::Pipe;
 use crate::superblock::SuperBlock;
 use crate::time;
-use crate::xattr::Store;
+
+mod access;
+mod ops;
+
+pub use access::{DenyWrite, SwapUse};
+pub use ops::{InodeOps, Link, NewInode, OpenRequest, Rename, RenameKind, SetAttr, XattrMode};
 
 /// The kind of a file: the type bits of its mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,266 +137,6 @@ bitflags! {
         /// A directory that an overlay writes to: no other one is to.
         const CLAIMED = 1 << 12;
     }
-}
-
-/// What a new inode shall be.
-#[derive(Clone, Copy, Debug)]
-pub struct NewInode<'a> {
-    /// Type and permissions, after umask and setgid rules.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Device number of device nodes.
-    pub rdev: u64,
-    /// Target of a symbolic link.
-    pub target: &'a [u8],
-}
-
-/// A change of attributes (Linux: `struct iattr`). Checked by the VFS before [`InodeOps::set_attr`] sees it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SetAttr {
-    /// New permission bits with the unchanged type.
-    pub mode: Option<u32>,
-    /// New owner.
-    pub uid: Option<u32>,
-    /// New group.
-    pub gid: Option<u32>,
-    /// New size.
-    pub size: Option<u64>,
-    /// New access time.
-    pub atime: Option<Timespec>,
-    /// New modification time.
-    pub mtime: Option<Timespec>,
-    /// New change time; always set.
-    pub ctime: Timespec,
-}
-
-/// Where a symbolic link leads.
-pub enum Link {
-    /// A path to walk.
-    Target(Vec<u8>),
-    /// An object itself: the links in /proc/PID/fd, `exe`, `cwd` and `root`.
-    Magic(Path),
-}
-
-/// The two ends of a rename.
-pub struct Rename<'a> {
-    /// Directory that holds the old name.
-    pub old_dir: &'a Arc<Inode>,
-    /// Old name.
-    pub old_name: &'a [u8],
-    /// What the old name leads to.
-    pub inode: &'a Arc<Inode>,
-    /// Directory of the new name.
-    pub new_dir: &'a Arc<Inode>,
-    /// New name.
-    pub new_name: &'a [u8],
-    /// What the new name led to: replaced, or exchanged.
-    pub target: Option<&'a Arc<Inode>>,
-    /// How.
-    pub kind: RenameKind,
-}
-
-/// What happens to the names in a rename.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RenameKind {
-    /// The new name replaces what was there.
-    Move,
-    /// Both names swap (`RENAME_EXCHANGE`).
-    Exchange,
-    /// As `Move`, leaving a whiteout device at the old name (`RENAME_WHITEOUT`).
-    Whiteout,
-}
-
-/// How an extended attribute is to be set (setxattr(2)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum XattrMode {
-    /// Create or replace.
-    Any,
-    /// `XATTR_CREATE`: `EEXIST` if it is there.
-    Create,
-    /// `XATTR_REPLACE`: `ENODATA` if it is not.
-    Replace,
-    /// Both at once: `EEXIST` if it is there, `ENODATA` if it is not.
-    Never,
-}
-
-impl XattrMode {
-    /// Whether an attribute that is there, or is not, may be set so. `EEXIST`, `ENODATA`.
-    pub fn check(self, exists: bool) -> Result<()> {
-        match (self, exists) {
-            (Self::Create | Self::Never, true) => Err(Errno::EEXIST),
-            (Self::Replace | Self::Never, false) => Err(Errno::ENODATA),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// A file system's part of an inode.
-///
-/// Defaults are what Linux answers for an operation that a file system does not have. Directory changes are called
-/// with `dir.sem` held for writing, `lookup` with it held for reading or writing; names are valid, at most 255
-/// bytes, and the caller has checked that a new name is free and an old one exists.
-pub trait InodeOps: Any + Send + Sync {
-    /// Finds `name` in `dir`; `None` if it is not there.
-    fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
-        let _ = (dir, name);
-        Err(Errno::ENOTDIR)
-    }
-
-    /// Makes the file, directory, link or device `new` as `name`.
-    fn create(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
-        let _ = (dir, name, new);
-        Err(Errno::EPERM)
-    }
-
-    /// Makes an unnamed regular file (`O_TMPFILE`); its link count is 0.
-    fn tmpfile(&self, dir: &Arc<Inode>, new: &NewInode<'_>) -> Result<Arc<Inode>> {
-        let _ = (dir, new);
-        Err(Errno::EOPNOTSUPP)
-    }
-
-    /// Gives `inode` the further name `name`.
-    fn link(&self, dir: &Arc<Inode>, name: &[u8], inode: &Arc<Inode>) -> Result<()> {
-        let _ = (dir, name, inode);
-        Err(Errno::EPERM)
-    }
-
-    /// Removes the name of something that is not a directory.
-    fn unlink(&self, dir: &Arc<Inode>, name: &[u8], inode: &Arc<Inode>) -> Result<()> {
-        let _ = (dir, name, inode);
-        Err(Errno::EPERM)
-    }
-
-    /// Removes an empty directory. `ENOTEMPTY` if it is not.
-    fn rmdir(&self, dir: &Arc<Inode>, name: &[u8], inode: &Arc<Inode>) -> Result<()> {
-        let _ = (dir, name, inode);
-        Err(Errno::EPERM)
-    }
-
-    /// Renames. `ENOTEMPTY`: the target is a directory with entries.
-    fn rename(&self, rename: &Rename<'_>) -> Result<()> {
-        let _ = rename;
-        Err(Errno::EPERM)
-    }
-
-    /// Whether a cached entry still is what `lookup` would give; asked in [`InodeFlags::VOLATILE`] directories.
-    fn revalidate(&self, dir: &Arc<Inode>, name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
-        let _ = (dir, name, inode);
-        true
-    }
-
-    /// Where the symbolic link leads. `walker` is who follows or reads it (/proc/self needs to know).
-    fn read_link(&self, inode: &Arc<Inode>) -> Result<Link> {
-        let _ = inode;
-        Err(Errno::EINVAL)
-    }
-
-    /// What `O_DIRECT` asks for on the file `inode`; `None`: reads and writes go through the page cache.
-    fn direct_align(&self, inode: &Inode) -> Option<DirectAlign> {
-        let _ = inode;
-        None
-    }
-
-    /// What readlink(2) shows; magic links override it, as their name need not lead back to them.
-    fn link_text(&self, inode: &Arc<Inode>) -> Result<Vec<u8>> {
-        match self.read_link(inode)? {
-            Link::Target(text) => Ok(text),
-            Link::Magic(_) => Err(Errno::EINVAL),
-        }
-    }
-
-    /// The target of a symbolic link that lies in memory, for the walk that takes no locks.
-    fn link_in_memory(&self) -> Option<&[u8]> {
-        None
-    }
-
-    /// Opens; gives the operations of the new open file description.
-    ///
-    /// Device nodes, FIFOs and sockets never get here: the VFS opens them itself.
-    fn open(&self, inode: &Arc<Inode>, file: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
-        let _ = (inode, file);
-        Err(Errno::ENXIO)
-    }
-
-    /// Changes attributes. The default stores them; file systems with a size override it.
-    fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
-        if change.size.is_some() {
-            return Err(Errno::EINVAL);
-        }
-        inode.apply(change);
-        Ok(())
-    }
-
-    /// Told after the VFS changed times by itself: a read or a write.
-    fn times_changed(&self, inode: &Arc<Inode>) {
-        let _ = inode;
-    }
-
-    /// Corrects `stat` beyond what the [`Inode`] knows, and may refresh the inode first.
-    fn get_attr(&self, inode: &Arc<Inode>, stat: &mut Statx) -> Result<()> {
-        let _ = (inode, stat);
-        Ok(())
-    }
-
-    /// Decides an access when [`InodeFlags::OWN_PERMISSION`] is set.
-    fn permission(&self, inode: &Inode, cred: &Cred, wanted: security::Access) -> Result<()> {
-        security::inode_permission(cred, &inode.ids(), wanted)
-    }
-
-    /// Where extended attributes are kept, for files that live in memory only: what the four functions below then use.
-    fn xattr_store(&self) -> Option<&Store> {
-        None
-    }
-
-    /// The value of extended attribute `name`. `ENODATA` if there is none.
-    fn get_xattr(&self, inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
-        let _ = inode;
-        self.xattr_store().ok_or(Errno::EOPNOTSUPP)?.get(name)
-    }
-
-    /// Sets an extended attribute.
-    fn set_xattr(&self, inode: &Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        let _ = inode;
-        self.xattr_store().ok_or(Errno::EOPNOTSUPP)?.set(name, value, mode)
-    }
-
-    /// Removes an extended attribute. `ENODATA` if there is none.
-    fn remove_xattr(&self, inode: &Inode, name: &[u8]) -> Result<()> {
-        let _ = inode;
-        self.xattr_store().ok_or(Errno::EOPNOTSUPP)?.remove(name)
-    }
-
-    /// All names of extended attributes, each followed by a NUL.
-    fn list_xattr(&self, inode: &Inode) -> Result<Vec<u8>> {
-        let _ = inode;
-        self.xattr_store().map_or_else(|| Ok(Vec::new()), Store::list)
-    }
-
-    /// Flags and project id (ioctl_iflags(2)). `ENOIOCTLCMD`: the file system keeps none.
-    fn file_attr(&self, inode: &Inode) -> Result<FileAttr> {
-        let _ = inode;
-        Err(Errno::ENOIOCTLCMD)
-    }
-
-    /// Stores them, and what [`crate::file_attr::inode_flags`] tells in the inode. Called with `inode.sem` held for
-    /// writing. `EOPNOTSUPP`: one that it does not keep.
-    fn set_file_attr(&self, inode: &Inode, attr: &FileAttr) -> Result<()> {
-        let _ = (inode, attr);
-        Err(Errno::ENOIOCTLCMD)
-    }
-}
-
-/// What [`InodeOps::open`] is told.
-pub struct OpenRequest<'a> {
-    /// The flags of open(2).
-    pub flags: abi::fs::OpenFlags,
-    /// Who opens.
-    pub cred: &'a Arc<Cred>,
-    /// The name by which it is opened.
-    pub path: &'a Path,
 }
 
 /// A file, directory, link, device, FIFO, socket or anonymous object.
@@ -707,93 +445,10 @@ impl Inode {
     pub fn marks(&self) -> &Marks {
         &self.marks
     }
-
-    /// Counts one more open description that may write. `ETXTBSY`: it is being executed.
-    pub fn get_write_access(&self) -> Result<()> {
-        self.writers
-            .fetch_update(Relaxed, Relaxed, |n| (n >= 0).then(|| n + 1))
-            .map(|_| ())
-            .map_err(|_| Errno::ETXTBSY)
-    }
-
-    /// Undoes [`Inode::get_write_access`].
-    pub fn put_write_access(&self) {
-        self.writers.fetch_sub(1, Relaxed);
-    }
-
-    /// Forbids writing while the result lives: a program runs from it. `ETXTBSY`: someone may write.
-    pub fn deny_write_access(self: &Arc<Self>) -> Result<DenyWrite> {
-        self.writers
-            .fetch_update(Relaxed, Relaxed, |n| (n <= 0).then(|| n - 1))
-            .map(|_| DenyWrite(self.clone()))
-            .map_err(|_| Errno::ETXTBSY)
-    }
-
-    /// Counts one more open description that can only read.
-    pub(crate) fn add_reader(&self) {
-        self.readers.fetch_add(1, SeqCst);
-    }
-
-    /// Undoes [`Inode::add_reader`].
-    pub(crate) fn remove_reader(&self) {
-        self.readers.fetch_sub(1, Relaxed);
-    }
-
-    /// How many open descriptions can only read, of a regular file.
-    pub fn nr_readers(&self) -> u32 {
-        self.readers.load(SeqCst)
-    }
-
-    /// How many open descriptions may write.
-    pub fn nr_writers(&self) -> u32 {
-        u32::try_from(self.writers.load(Relaxed)).unwrap_or(0)
-    }
 }
 
 impl core::fmt::Debug for Inode {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Inode({}:{} {:o})", self.sb.fs_type().name(), self.ino, self.mode())
-    }
-}
-
-/// Keeps an inode as it is while it lives, since swap goes to its blocks: writes, cuts and fallocate(2) get `ETXTBSY`, and
-/// its names stay (`EPERM`).
-pub struct SwapUse(Arc<Inode>);
-
-impl SwapUse {
-    /// Waits for writes that have begun. `EINVAL`: not a regular file. `EBUSY`: swap goes there.
-    pub fn begin(inode: &Arc<Inode>) -> Result<SwapUse> {
-        if !inode.is_regular() {
-            return Err(Errno::EINVAL);
-        }
-        let _exclusive = inode.sem.write();
-        let old = inode.flags.fetch_or(InodeFlags::SWAPFILE.bits(), Relaxed);
-        if InodeFlags::from_bits_retain(old).contains(InodeFlags::SWAPFILE) {
-            return Err(Errno::EBUSY);
-        }
-        Ok(SwapUse(inode.clone()))
-    }
-}
-
-impl Drop for SwapUse {
-    fn drop(&mut self) {
-        self.0.set_flags(InodeFlags::empty(), InodeFlags::SWAPFILE);
-    }
-}
-
-/// Forbids writing to an inode while it lives.
-pub struct DenyWrite(Arc<Inode>);
-
-impl Drop for DenyWrite {
-    fn drop(&mut self) {
-        self.0.writers.fetch_add(1, Relaxed);
-    }
-}
-
-impl Clone for DenyWrite {
-    fn clone(&self) -> Self {
-        // One denial exists, so the count is negative and another is always granted.
-        self.0.writers.fetch_sub(1, Relaxed);
-        Self(self.0.clone())
     }
 }
