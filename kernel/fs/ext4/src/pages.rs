@@ -562,10 +562,14 @@ impl PageSource for Node {
         if self.has_inline_data() || self.journals_data() {
             return Ok(None);
         }
-        let mut kept = Vec::new();
-        kept.try_reserve_exact(frames.len()).map_err(|_| Errno::ENOMEM)?;
-        kept.extend_from_slice(frames);
         let Some((transfer, size)) = self.start_read(first, frames)? else { return Ok(None) };
+        // The transfer keeps the frames; only those that reach behind the end of the file are looked at again.
+        let nr_full = usize::try_from((size >> PAGE_SHIFT).saturating_sub(first)).unwrap_or(usize::MAX);
+        let last = frames.get(nr_full..).unwrap_or_default();
+        let mut kept = Vec::new();
+        kept.try_reserve_exact(last.len()).map_err(|_| Errno::ENOMEM)?;
+        kept.extend_from_slice(last);
+        let first = first.saturating_add(nr_full as u64);
         Ok(Some(Box::new(Ahead { started: transfer.begin(), first, frames: kept, size })))
     }
 
@@ -632,6 +636,7 @@ impl PageSource for Node {
 /// Pages that are being read ahead.
 struct Ahead {
     started: Started,
+    /// Those from page `first` on, into which the end of the file falls.
     first: u64,
     frames: Vec<Frame>,
     /// Of the file when it began.

@@ -14,6 +14,7 @@ mod buddy;
 mod huge;
 pub mod inject;
 mod isolate;
+mod run;
 
 use core::cell::UnsafeCell;
 use core::num::NonZeroU32;
@@ -30,6 +31,7 @@ use buddy::{Buddy, MetaMap};
 pub(crate) use buddy::MAX_ORDER;
 pub use huge::{HUGE_FRAMES, HUGE_ORDER, HUGE_SIZE, HugeFrame, set_keeper};
 pub use isolate::{free_together, take_free, take_one_free};
+pub use run::FrameRun;
 
 /// The metadata of one frame, 32 bytes. `flags`, `index` and `owner` are mm's to use while it holds a reference.
 #[derive(Debug, Default)]
@@ -107,6 +109,8 @@ impl Local {
             self.frames[self.count] = pfn;
             self.count += 1;
         }
+        // They ascend, and so do they go out: pages that are made one after another then lie side by side for a device.
+        self.frames[..self.count].reverse();
         BUDDY_FREE.store(buddy.nr_free(), Ordering::Relaxed);
     }
 
@@ -439,36 +443,6 @@ impl Drop for Frame {
     }
 }
 
-/// `2^order` adjacent frames, for devices and large pages.
-#[derive(Debug)]
-pub struct FrameRun {
-    frames: alloc::vec::Vec<Frame>,
-}
-
-impl FrameRun {
-    /// `2^order` adjacent frames with arbitrary contents, aligned to their size.
-    pub fn alloc(order: u32) -> Option<FrameRun> {
-        if inject::fails() {
-            return None;
-        }
-        let mut frames = alloc::vec::Vec::new();
-        frames.try_reserve_exact(1usize.checked_shl(order)?).ok()?;
-        let first = alloc_run(order)?;
-        frames.extend((first..first + (1 << order)).filter_map(NonZeroU32::new).map(Frame::adopt));
-        Some(FrameRun { frames })
-    }
-
-    /// Its frames.
-    pub fn frames(&self) -> &[Frame] {
-        &self.frames
-    }
-
-    /// The physical address of the first.
-    pub fn paddr(&self) -> PhysAddr {
-        self.frames[0].paddr()
-    }
-}
-
 /// What a frame is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameUse {
@@ -620,12 +594,18 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_contiguous_and_aligned() {
-        let run = FrameRun::alloc(3).unwrap();
-        assert_eq!(run.frames().len(), 8);
-        assert!(run.paddr().pfn().is_multiple_of(8));
-        for (frame, at) in run.frames().iter().zip(0..) {
-            assert_eq!(frame.pfn(), run.paddr().pfn() + at);
-        }
+    fn many_frames_come_side_by_side_and_go_alone() {
+        let mut frames = std::vec::Vec::new();
+        assert_eq!(Frame::alloc_user_many(77, |frame| frames.push(frame)), 77);
+        assert!(frames.iter().all(|frame| frame.ref_count() == 1));
+        let numbers: std::collections::BTreeSet<u64> = frames.iter().map(Frame::pfn).collect();
+        assert_eq!(numbers.len(), 77, "none comes twice");
+        // 32, 32, 8, 4 and 1, as nobody else leaves the allocator without such runs.
+        let joints = frames.windows(2).filter(|pair| pair[0].pfn() + 1 == pair[1].pfn()).count();
+        assert!(joints >= 72, "{joints}");
+        let kept = frames.swap_remove(5);
+        drop(frames);
+        assert_eq!((kept.ref_count(), look(kept.pfn()).unwrap().used_for), (1, FrameUse::Page));
+        assert_eq!(Frame::alloc_user_many(0, drop), 0);
     }
 }

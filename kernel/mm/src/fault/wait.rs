@@ -65,7 +65,7 @@ impl Wait {
                 got.kind = FaultKind::Major;
                 counters::PGMAJFAULT.add(1);
                 if dirty {
-                    mapping.mark_dirty(idx, &frame).map_err(fill_error)?;
+                    mapping.mark_dirty_for_store(idx, &frame).map_err(fill_error)?;
                 }
                 got._page = Some(frame);
             }
@@ -86,7 +86,7 @@ impl Wait {
             Self::Watched(watcher, fault) => watcher.fault(&fault, &mut || mm.must_wait(&fault))?,
             Self::Notify(mapping, idx, frame) => {
                 mapping.throttle();
-                mapping.mark_dirty(idx, &frame).map_err(fill_error)?;
+                mapping.mark_dirty_for_store(idx, &frame).map_err(fill_error)?;
                 got._page = Some(frame);
             }
         }

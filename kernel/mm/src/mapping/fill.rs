@@ -1,14 +1,17 @@
 //! Reading missing pages, and the ones behind them before they are asked for.
 //!
 //! A miss right behind the last read doubles the window; any other miss reads a few pages. From the second window on the next
-//! one is on its way while the pages of this one are used, where the file system can do that:
+//! one is on its way while the pages of this one are used, where the file system can do that; the device has it before it is
+//! done with this one:
 //!
 //! ```text
 //!   miss at page 8          read 8..24, begin 24..56
-//!   miss at page 24         wait for 24..56, put them in, begin 56..120
+//!   miss at page 24         begin 56..120, wait for 24..56, put them in
 //! ```
-//! What is on its way is not in the cache, and goes in only if nothing was written to the device since: what came into the
-//! cache meanwhile, was changed, written back and dropped, would be undone by it.
+//! What is being read is not in the cache, and goes in only if none of its pages was written to the device since: what came
+//! into the cache meanwhile, was changed, written back and dropped, would be undone by it ([`Reads`]).
+//!
+//! The frames of a window lie side by side where free memory does, so that the device has few addresses for many pages.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -18,6 +21,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use abi::{Errno, Result};
 use arrayvec::ArrayVec;
 use hal::frame::Frame;
+use hal::sync::SpinLock;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 
 use super::{Mapping, Pages, Reading, Source, page_flags};
@@ -37,8 +41,32 @@ pub(super) struct Ahead {
     is_under_way: AtomicBool,
     /// Reclaim has met what is on its way.
     was_met: AtomicBool,
-    /// Times that pages were written to the device.
-    nr_writes: AtomicU64,
+    /// What is being read. Taken below `pages`.
+    reads: SpinLock<[Read; NR_READS]>,
+}
+
+/// Reads at a time: two windows on their way, and one that somebody waits for.
+const NR_READS: usize = 3;
+/// The place in [`Ahead::reads`] of what is waited for; the others are those of windows in turn.
+const NOW: usize = 0;
+
+/// Pages that are being read, or were.
+///
+/// ```text
+///   fill                               write(2), write-back, reclaim
+///     (A) note the pages
+///     (B) find them missing
+///         read from the device           (C) put a page in, change it
+///                                        (D) note that it is written, write it
+///                                        (E) take it out
+///     (F) look whether one was written, put them in
+/// ```
+/// B, C, E and F hold `pages`. If F is to find the page missing, E is before F, so D is; if B did, C is after B, and D after A.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Read {
+    pages: Range<u64>,
+    /// One of them was written to the device since.
+    is_stale: bool,
 }
 
 /// Pages that are being read ahead.
@@ -46,8 +74,14 @@ pub(super) struct UnderWay {
     first: u64,
     frames: Vec<Frame>,
     reading: Box<dyn Reading>,
-    /// [`Ahead::nr_writes`] before its pages were found missing.
-    nr_writes: u64,
+    /// Its place in [`Ahead::reads`].
+    place: usize,
+}
+
+impl UnderWay {
+    fn has(&self, idx: u64) -> bool {
+        idx.checked_sub(self.first).is_some_and(|nth| nth < self.frames.len() as u64)
+    }
 }
 
 impl core::fmt::Debug for UnderWay {
@@ -58,18 +92,33 @@ impl core::fmt::Debug for UnderWay {
 
 impl Ahead {
     pub(super) const fn new() -> Self {
+        let reads = [const { Read { pages: 0..0, is_stale: false } }; NR_READS];
         Self {
             next: AtomicU64::new(0),
             len: AtomicU32::new(FIRST_AHEAD),
             is_under_way: AtomicBool::new(false),
             was_met: AtomicBool::new(false),
-            nr_writes: AtomicU64::new(0),
+            reads: SpinLock::new("mm.mapping.reads", reads),
         }
     }
 
-    /// Pages are about to be written to the device.
-    pub(super) fn note_write(&self) {
-        self.nr_writes.fetch_add(1, SeqCst);
+    /// `pages` are about to be looked for, and read when they are missing.
+    fn note_read(&self, place: usize, pages: Range<u64>) {
+        if let Some(read) = self.reads.lock().get_mut(place) {
+            *read = Read { pages, is_stale: false };
+        }
+    }
+
+    /// `pages` are about to be written to the device.
+    pub(super) fn note_write(&self, pages: Range<u64>) {
+        for read in self.reads.lock().iter_mut() {
+            read.is_stale |= pages.start < read.pages.end && read.pages.start < pages.end;
+        }
+    }
+
+    /// Whether what was read may go into the cache, which is locked.
+    fn is_fresh(&self, place: usize) -> bool {
+        self.reads.lock().get(place).is_some_and(|read| !read.is_stale)
     }
 
     /// Forgets what is on its way.
@@ -99,9 +148,12 @@ impl Mapping {
         }
         if let Some(under_way) = filling.take() {
             pages.ahead.is_under_way.store(false, Relaxed);
-            if let Some(frame) = self.put_in(pages, under_way, idx)? {
-                self.begin_next(pages, &mut filling);
-                return Ok(frame);
+            // If it is not among them, others are read elsewhere now: nobody waits.
+            if under_way.has(idx) {
+                self.begin_next(pages, &mut filling, NOW + 1 + under_way.place % (NR_READS - 1));
+                if let Some(frame) = self.put_in(pages, under_way, idx)? {
+                    return Ok(frame);
+                }
             }
         }
         let end = self.size().div_ceil(PAGE_SIZE as u64);
@@ -110,50 +162,72 @@ impl Mapping {
             return self.insert(idx, frame);
         }
         let wanted = pages.ahead.window(idx).min(usize::try_from(end - idx).unwrap_or(usize::MAX));
-        let goes_on = wanted > FIRST_AHEAD as usize;
         let frame = self.read_run(pages, idx, wanted)?;
-        if goes_on {
-            self.begin_next(pages, &mut filling);
+        if wanted > FIRST_AHEAD as usize {
+            self.begin_next(pages, &mut filling, NOW + 1);
         }
         Ok(frame)
     }
 
-    /// Waits for pages that are being read ahead, and puts them in; gives page `idx` if it is one of them and came. Otherwise it
-    /// does not wait: others are read elsewhere now.
+    /// Waits for pages that are being read ahead, and puts them in; gives page `idx` if it came.
     fn put_in(&self, pages: &Pages, under_way: UnderWay, idx: u64) -> Result<Option<Frame>> {
-        let UnderWay { first, frames, reading, nr_writes } = under_way;
-        let Some(nth) = idx.checked_sub(first).filter(|nth| *nth < frames.len() as u64) else {
-            return Ok(None);
-        };
-        if reading.wait().is_err() || pages.ahead.nr_writes.load(SeqCst) != nr_writes {
-            return Ok(None);
+        let UnderWay { first, frames, reading, place } = under_way;
+        match reading.wait() {
+            Ok(()) => self.insert_read(pages, place, first, frames, idx),
+            Err(_) => Ok(None),
         }
-        let mut found = None;
-        for (at, frame) in (0..).zip(frames) {
-            let kept = self.insert(first + at, frame);
-            if at == nth {
-                found = Some(kept?);
-            }
-        }
-        Ok(found)
     }
 
-    /// Begins to read the window behind the last one; `filling` is held. Without memory to spare, or a device that can, nothing.
-    fn begin_next(&self, pages: &Pages, filling: &mut Option<UnderWay>) {
+    /// Puts in what was read, from page `first` on, if none of these pages was written meanwhile; gives page `idx` if it is
+    /// there then. `ENOMEM`.
+    fn insert_read(
+        &self,
+        pages: &Pages,
+        place: usize,
+        first: u64,
+        frames: impl IntoIterator<Item = Frame>,
+        idx: u64,
+    ) -> Result<Option<Frame>> {
+        let frames = (first..).zip(frames).map(|(idx, frame)| {
+            frame.meta().flags.store(page_flags::FILE, Relaxed);
+            frame.meta().index.store(idx, Relaxed);
+            frame
+        });
+        let mut index = self.pages.lock();
+        let is_fresh = pages.ahead.is_fresh(place);
+        let inserted = if is_fresh { index.frames.insert_run(first, frames, drop) } else { 0 };
+        let found = index.frames.get(idx).cloned();
+        drop(index);
+        self.count_cached(inserted as i64);
+        if is_fresh && found.is_none() { Err(Errno::ENOMEM) } else { Ok(found) }
+    }
+
+    /// How many of the `wanted` pages from `first` on are missing, up to the first that is not.
+    fn nr_missing(&self, first: u64, wanted: usize) -> usize {
+        let mut end = first.saturating_add(wanted as u64);
+        self.pages.lock().frames.for_each(first..end, |idx, _| {
+            end = idx;
+            false
+        });
+        (end - first) as usize
+    }
+
+    /// Begins to read the window behind the last one, if none is on its way; `filling` is held. Without memory to spare, or a
+    /// device that can, nothing.
+    fn begin_next(&self, pages: &Pages, filling: &mut Option<UnderWay>, place: usize) {
         let first = pages.ahead.next.load(Relaxed);
         let end = self.size().div_ceil(PAGE_SIZE as u64);
         let wanted = (pages.ahead.window(first) as u64).min(end.saturating_sub(first));
-        // Before the look for what is missing: what comes into the cache after it and is written, counts.
-        let nr_writes = pages.ahead.nr_writes.load(SeqCst);
-        let mut frames = Vec::new();
-        if frames.try_reserve_exact(wanted as usize).is_err() {
+        if filling.is_some() || wanted == 0 {
             return;
         }
-        for idx in first..first + wanted {
-            let is_missing = self.get(idx).is_none();
-            let Some(frame) = is_missing.then(Frame::alloc_user).flatten() else { break };
-            frames.push(frame);
+        pages.ahead.note_read(place, first..first + wanted);
+        let wanted = self.nr_missing(first, wanted as usize);
+        let mut frames = Vec::new();
+        if frames.try_reserve_exact(wanted).is_err() {
+            return;
         }
+        Frame::alloc_user_many(wanted, |frame| frames.push(frame));
         if frames.is_empty() {
             return;
         }
@@ -161,7 +235,7 @@ impl Mapping {
             pages.ahead.next.store(first + frames.len() as u64, Relaxed);
             pages.ahead.was_met.store(false, Relaxed);
             pages.ahead.is_under_way.store(true, Relaxed);
-            *filling = Some(UnderWay { first, frames, reading, nr_writes });
+            *filling = Some(UnderWay { first, frames, reading, place });
         }
     }
 
@@ -194,32 +268,29 @@ impl Mapping {
     }
 
     /// Reads the missing pages from `first` on, at most `wanted`; `filling` is held. Gives the first.
-    fn read_run(&self, pages: &Pages, first: u64, wanted: usize) -> Result<Frame> {
-        let mut frames = ArrayVec::<Frame, MAX_AHEAD>::new();
-        frames.push(oom::alloc()?);
-        for idx in (first..).take(wanted.min(MAX_AHEAD)).skip(1) {
+    fn read_run(&self, pages: &Pages, first: u64, mut wanted: usize) -> Result<Frame> {
+        loop {
+            wanted = wanted.clamp(1, MAX_AHEAD);
+            pages.ahead.note_read(NOW, first..first + wanted as u64);
+            let mut frames = ArrayVec::<Frame, MAX_AHEAD>::new();
             // Reading ahead takes no memory from anyone.
-            let Some(frame) =
-                Some(idx).filter(|&idx| self.get(idx).is_none()).and_then(|_| Frame::alloc_user())
-            else {
-                break;
-            };
-            frames.push(frame);
-        }
-        if pages.source.read_pages(first, &frames).is_err() {
-            // Pages ahead may be what failed.
-            frames.truncate(1);
-            pages.source.read_pages(first, &frames)?;
-        }
-        pages.ahead.next.store(first + frames.len() as u64, Relaxed);
-        let mut found = None;
-        for (idx, frame) in (first..).zip(frames) {
-            let kept = self.insert(idx, frame);
-            if found.is_none() {
-                found = Some(kept?);
+            let missing = self.nr_missing(first, wanted).max(1);
+            Frame::alloc_user_many(missing, |frame| frames.push(frame));
+            if frames.is_empty() {
+                frames.push(oom::alloc()?);
             }
+            if pages.source.read_pages(first, &frames).is_err() {
+                // Pages ahead may be what failed.
+                frames.truncate(1);
+                pages.source.read_pages(first, &frames)?;
+            }
+            pages.ahead.next.store(first + frames.len() as u64, Relaxed);
+            if let Some(frame) = self.insert_read(pages, NOW, first, frames, first)? {
+                return Ok(frame);
+            }
+            // It came, was written and went meanwhile, or one of its neighbours did.
+            wanted = 1;
         }
-        found.ok_or(Errno::EIO)
     }
 
     /// Reads the missing pages of `range` (bytes) of a file system's file (readahead(2)). May sleep.

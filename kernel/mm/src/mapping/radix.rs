@@ -131,6 +131,45 @@ impl<T> Radix<T> {
 
     /// Stores `item` at `idx` unless there is one already, which is then given back as `Ok(Some(item))`.
     pub fn insert(&mut self, idx: u64, item: T) -> Result<Option<T>, NoNode> {
+        let slot = entry(self.leaf(idx)?, slot_of(idx, 0))?;
+        if slot.is_some() {
+            return Ok(Some(item));
+        }
+        *slot = Some(item);
+        self.len += 1;
+        Ok(None)
+    }
+
+    /// Stores `items` from `first` on, each unless there is one already: one descent for each leaf. What was not stored goes to
+    /// `refuse`; without memory that is all from some item on. Gives how many were stored.
+    pub fn insert_run(
+        &mut self,
+        first: u64,
+        items: impl IntoIterator<Item = T>,
+        mut refuse: impl FnMut(T),
+    ) -> usize {
+        let (mut items, mut idx, mut stored) = (items.into_iter().peekable(), first, 0);
+        while items.peek().is_some() {
+            let Ok(leaf) = self.leaf(idx) else { break };
+            let from = slot_of(idx, 0);
+            for (at, item) in (from..FANOUT).zip(&mut items) {
+                match entry(leaf, at) {
+                    Ok(slot) if slot.is_none() => {
+                        *slot = Some(item);
+                        stored += 1;
+                    }
+                    _ => refuse(item),
+                }
+            }
+            idx += (FANOUT - from) as u64;
+        }
+        items.for_each(refuse);
+        self.len += stored;
+        stored
+    }
+
+    /// The leaf that `idx` belongs to, made when it is missing.
+    fn leaf(&mut self, idx: u64) -> Result<&mut Vec<Option<T>>, NoNode> {
         while !self.reaches(idx) {
             if let Some(old) = self.root.take() {
                 let mut children = Vec::new();
@@ -155,15 +194,7 @@ impl<T> Radix<T> {
                     place = entry(children, slot_of(idx, level))?;
                     level -= 1;
                 }
-                Node::Leaf(slots) => {
-                    let slot = entry(slots, slot_of(idx, 0))?;
-                    if slot.is_some() {
-                        return Ok(Some(item));
-                    }
-                    *slot = Some(item);
-                    self.len += 1;
-                    return Ok(None);
-                }
+                Node::Leaf(slots) => return Ok(slots),
             }
         }
     }
@@ -322,7 +353,17 @@ mod tests {
                     assert_eq!(old.is_some(), model.contains_key(&idx));
                     model.entry(idx).or_insert(step);
                 }
-                4..6 => assert_eq!(tree.remove(idx), model.remove(&idx)),
+                4 => {
+                    let items = idx..idx + below(100);
+                    let fresh = items.clone().filter(|i| !model.contains_key(i)).count();
+                    let mut refused = 0;
+                    assert_eq!(tree.insert_run(idx, items.clone(), |_| refused += 1), fresh);
+                    assert_eq!(refused, items.clone().count() - fresh);
+                    items.for_each(|i| {
+                        model.entry(i).or_insert(i);
+                    });
+                }
+                5 => assert_eq!(tree.remove(idx), model.remove(&idx)),
                 6 => {
                     let range = idx..idx + below(reach);
                     let mut got = Vec::new();

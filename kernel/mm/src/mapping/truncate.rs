@@ -185,17 +185,50 @@ impl Mapping {
             }
             for (idx, frame) in taken.into_iter().filter(|(_, frame)| is_dirty(frame)) {
                 is_clean = false;
-                match self.pages.lock().frames.insert(idx, frame) {
+                match self.pages.lock().frames.insert(idx, frame.clone()) {
                     Ok(None) => self.count_cached(1),
                     // A whole page was written meanwhile; or there is no memory to keep it.
-                    Ok(Some(_)) | Err(_) => {
-                        source.nr_dirty.fetch_sub(1, Ordering::Relaxed);
-                        counters::DIRTY.add(-1);
-                    }
+                    Ok(Some(_)) | Err(_) => drop(Self::forget_dirty(source, &frame)),
                 }
             }
         }
         is_clean
+    }
+
+    /// As [`mark_dirty`](Self::mark_dirty) for a store through a mapping, whose page may have left the file meanwhile: then it
+    /// does not count. May sleep; no lock is held.
+    ///
+    /// ```text
+    ///   A                      B, of another address space     drop_clean_frozen
+    ///   DIRTY on                                                 take the page out, which is clean
+    ///   is it cached? no       DIRTY: map writable, store
+    ///                                                            unmap from both, see DIRTY, put it back
+    ///   lock `filling`: is it cached?
+    /// ```
+    /// Whoever takes pages out holds that lock until no page table shows them: if the page is out then, nobody stored to it.
+    pub(crate) fn mark_dirty_for_store(&self, idx: u64, frame: &Frame) -> abi::Result<()> {
+        self.mark_dirty(idx, frame)?;
+        let is_cached = || self.get(idx).is_some_and(|now| now.pfn() == frame.pfn());
+        if let Source::Pages(pages) = &self.source
+            && !is_cached()
+        {
+            let _filling = pages.filling.lock();
+            if !is_cached() {
+                Self::forget_dirty(pages, frame);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts `frame`, which is cached no more, as dirty no more; was it?
+    fn forget_dirty(pages: &Pages, frame: &Frame) -> bool {
+        let old = frame.meta().flags.fetch_and(!page_flags::DIRTY, Ordering::AcqRel);
+        let was_dirty = old & page_flags::DIRTY != 0;
+        if was_dirty {
+            pages.nr_dirty.fetch_sub(1, Ordering::Relaxed);
+            counters::DIRTY.add(-1);
+        }
+        was_dirty
     }
 
     /// Takes pages out of the cache and then out of all page tables (M2).
@@ -228,11 +261,9 @@ impl Mapping {
         drop(whole);
         self.uncharge((taken.len() + slots.len()) as u64);
         self.count_cached(-(taken.len() as i64));
-        for frame in &taken {
-            let old = frame.meta().flags.fetch_and(!page_flags::DIRTY, Ordering::AcqRel);
-            if let (Source::Pages(pages), true) = (&self.source, old & page_flags::DIRTY != 0) {
-                pages.nr_dirty.fetch_sub(1, Ordering::Relaxed);
-                counters::DIRTY.add(-1);
+        if let Source::Pages(pages) = &self.source {
+            for frame in &taken {
+                Self::forget_dirty(pages, frame);
             }
         }
         swapped::forget(slots);
@@ -251,11 +282,8 @@ impl Mapping {
         };
         drop(gone);
         self.count_cached(-1);
-        let old = frame.meta().flags.fetch_and(!page_flags::DIRTY, Ordering::AcqRel);
-        let was_dirty = old & page_flags::DIRTY != 0;
+        let was_dirty = Self::forget_dirty(source, frame);
         if was_dirty {
-            source.nr_dirty.fetch_sub(1, Ordering::Relaxed);
-            counters::DIRTY.add(-1);
             source.error.set(abi::Errno::EIO);
         }
         Some(was_dirty)

@@ -182,8 +182,8 @@ impl Mapping {
             if self.nr_writable.load(Ordering::Acquire) > 0 {
                 registry::unmap_everywhere(self, first..next, Private::Keep);
             }
-            // Before the device has newer bytes than what is being read ahead.
-            pages.ahead.note_write();
+            // Before the device has newer bytes than what is being read.
+            pages.ahead.note_write(first..next);
             if let Err(errno) = pages.source.write_pages(first, &frames) {
                 pages.error.set(errno);
                 result = result.and(Err(errno));

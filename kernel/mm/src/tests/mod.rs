@@ -4,6 +4,7 @@ mod failing;
 mod moving;
 mod paths;
 mod probe;
+mod races;
 mod reclaim;
 mod swap;
 mod whole;
