@@ -6,9 +6,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::{Errno, Result};
 use bitflags::bitflags;
-use hal::PAGE_SIZE;
-use hal::frame::Frame;
+use hal::frame::{Frame, FrameSpan};
 use hal::sync::IrqLock;
+use hal::{PAGE_SIZE, PhysAddr};
 use smallvec::SmallVec;
 
 use crate::{SECTOR_SHIFT, SECTOR_SIZE};
@@ -59,15 +59,60 @@ bitflags! {
     }
 }
 
-/// A piece of a frame.
+/// A piece of memory: some bytes of frames that follow each other, which are one piece to a device.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// The frame.
-    pub frame: Frame,
-    /// Where in it the piece begins.
-    pub offset: u32,
-    /// Its length in bytes, a multiple of [`SECTOR_SIZE`] for devices.
-    pub len: u32,
+    frames: FrameSpan,
+    /// Where in the first of them the piece begins.
+    offset: u32,
+    len: u32,
+}
+
+impl Segment {
+    /// The physical address of its first byte.
+    pub fn paddr(&self) -> PhysAddr {
+        PhysAddr(self.frames.paddr().0 + u64::from(self.offset))
+    }
+
+    /// Its length in bytes, a multiple of [`SECTOR_SIZE`].
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Has it no bytes? No segment of a bio is so.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies bytes out of it from its byte `at` on. Panics outside of its frames.
+    pub fn read(&self, at: usize, buf: &mut [u8]) {
+        self.frames.read(self.offset as usize + at, buf);
+    }
+
+    /// Copies bytes into it at its byte `at`. Panics outside of its frames.
+    pub fn write(&self, at: usize, buf: &[u8]) {
+        self.frames.write(self.offset as usize + at, buf);
+    }
+
+    /// Makes it longer by `len` bytes at `offset` of `frame`, if these are the next ones; did it?
+    fn grow(&mut self, frame: &Frame, offset: u32, len: u32) -> bool {
+        let end = u64::from(self.offset) + u64::from(self.len);
+        let is_next = self.frames.paddr().0 + end == frame.paddr().0 + u64::from(offset)
+            && u32::try_from(end + u64::from(len)).is_ok();
+        // The end is in the last frame, or `frame` is the one behind.
+        let grows = is_next && (end % PAGE_SIZE as u64 != 0 || self.frames.add(frame));
+        if grows {
+            self.len += len;
+        }
+        grows
+    }
+
+    /// `len` bytes of it from its byte `at` on.
+    fn part(&self, at: u32, len: u32) -> Option<Segment> {
+        let from = self.offset.checked_add(at)?;
+        let frames = self.frames.part(from as usize, len as usize)?;
+        Some(Segment { frames, offset: from % PAGE_SIZE as u32, len })
+    }
 }
 
 /// The pieces of a bio.
@@ -137,9 +182,40 @@ impl Bio {
         if !in_frame || len == 0 || !len.is_multiple_of(SECTOR_SIZE) || !self.op.has_data() {
             return Err(Errno::EINVAL);
         }
-        self.segments.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        self.segments.push(Segment { frame, offset: offset as u32, len: len as u32 });
-        self.nr_sectors += (len >> SECTOR_SHIFT) as u64;
+        self.push(&frame, offset as u32, len as u32)
+    }
+
+    /// Appends `len` bytes of `frames`, from byte `offset` of the first on.
+    ///
+    /// `EINVAL`: as [`Bio::add`], or they have fewer. `ENOMEM`. Some may be appended then.
+    pub fn add_frames(&mut self, frames: &[Frame], offset: usize, len: usize) -> Result<()> {
+        let has_all = offset <= PAGE_SIZE && len <= (frames.len() * PAGE_SIZE).saturating_sub(offset);
+        let is_whole = (offset | len).is_multiple_of(SECTOR_SIZE);
+        if !has_all || !is_whole || !self.op.has_data() {
+            return Err(Errno::EINVAL);
+        }
+        let (mut offset, mut left) = (offset, len);
+        for frame in frames {
+            let len = left.min(PAGE_SIZE - offset);
+            if len > 0 {
+                self.push(frame, offset as u32, len as u32)?;
+            }
+            (left, offset) = (left - len, 0);
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends bytes of `frame`, to the last segment if they follow it.
+    #[inline]
+    fn push(&mut self, frame: &Frame, offset: u32, len: u32) -> Result<()> {
+        if !self.segments.last_mut().is_some_and(|last| last.grow(frame, offset, len)) {
+            self.segments.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            self.segments.push(Segment { frames: FrameSpan::from(frame.clone()), offset, len });
+        }
+        self.nr_sectors += u64::from(len >> SECTOR_SHIFT);
         Ok(())
     }
 
@@ -197,7 +273,7 @@ impl Bio {
         if op.has_data() {
             let mut piece = Bio::new(op, sector, 0).with_flags(flags);
             for segment in &self.segments {
-                let mut offset = segment.offset;
+                let mut at = 0;
                 let mut left = u64::from(segment.len >> SECTOR_SHIFT);
                 while left > 0 {
                     if piece.nr_sectors >= max_sectors || piece.segments.len() >= max_segments {
@@ -207,9 +283,9 @@ impl Bio {
                     }
                     let n = left.min(max_sectors - piece.nr_sectors);
                     let len = (n as u32) << SECTOR_SHIFT;
-                    piece.segments.push(Segment { frame: segment.frame.clone(), offset, len });
+                    piece.segments.extend(segment.part(at, len));
                     piece.nr_sectors += n;
-                    offset += len;
+                    at += len;
                     left -= n;
                 }
             }

@@ -102,14 +102,13 @@ impl MemDisk {
             op => {
                 for segment in request.segments() {
                     let mut bytes = [0; SECTOR_SIZE];
-                    for sector in 0..segment.len as usize / SECTOR_SIZE {
+                    for there in (0..segment.len() as usize).step_by(SECTOR_SIZE) {
                         let frame = self.frames.get(at / PAGE_SIZE).ok_or(Errno::EIO)?;
-                        let there = segment.offset as usize + sector * SECTOR_SIZE;
                         if op == Op::Read {
                             frame.read(at % PAGE_SIZE, &mut bytes);
-                            segment.frame.write(there, &bytes);
+                            segment.write(there, &bytes);
                         } else {
-                            segment.frame.read(there, &mut bytes);
+                            segment.read(there, &mut bytes);
                             frame.write(at % PAGE_SIZE, &bytes);
                         }
                         at += SECTOR_SIZE;

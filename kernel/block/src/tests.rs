@@ -92,7 +92,8 @@ fn large_bios_are_split_and_complete_once() {
     let called = calls.clone();
     let bytes: Vec<u8> = (1..=100).collect();
     device.submit(write_of(3, &bytes).on_done(move |result, segments| {
-        assert_eq!((result, segments.len()), (Ok(()), 100));
+        let len: u32 = segments.iter().map(Segment::len).sum();
+        assert_eq!((result, len as usize), (Ok(()), 100 * PAGE_SIZE));
         called.fetch_add(1, SeqCst);
     }));
     assert_eq!(calls.load(SeqCst), 1);
@@ -103,6 +104,47 @@ fn large_bios_are_split_and_complete_once() {
     }
     device.discard(0, 1000).unwrap();
     assert!(memory.snapshot()[..512_000].iter().all(|b| *b == 0));
+}
+
+#[test]
+fn frames_side_by_side_are_one_segment() {
+    let run = hal::frame::FrameRun::alloc(2).unwrap();
+    let [a, b, c, d] = run.frames() else { panic!("four frames") };
+    let lens = |bio: &Bio| bio.segments().iter().map(Segment::len).collect::<Vec<_>>();
+    let mut bio = Bio::read(0);
+    bio.add_frames(run.frames(), 512, 2 * PAGE_SIZE).unwrap();
+    assert_eq!((lens(&bio), bio.nr_sectors()), (vec![8192], 16));
+    bio.add(c.clone(), 512, 512).unwrap();
+    bio.add(c.clone(), 2048, 2048).unwrap();
+    bio.add(d.clone(), 0, 512).unwrap();
+    bio.add(b.clone(), 0, PAGE_SIZE).unwrap();
+    assert_eq!(lens(&bio), [8704, 2560, 4096]);
+    assert_eq!([a, b, c, d].map(Frame::ref_count), [2, 3, 3, 2]);
+    assert_eq!(bio.add_frames(run.frames(), 512, 4 * PAGE_SIZE), Err(Errno::EINVAL));
+    assert_eq!(bio.add_frames(run.frames(), 0, 100), Err(Errno::EINVAL));
+    drop(bio);
+    assert_eq!([a, b, c, d].map(Frame::ref_count), [1; 4]);
+}
+
+#[test]
+fn a_segment_is_cut_where_a_request_ends() {
+    let limits = Limits { max_sectors: 12, ..CACHED };
+    let image = pattern(1 << 16);
+    let (memory, device) = MemDisk::from_image(&image, limits).unwrap();
+    let run = hal::frame::FrameRun::alloc(3).unwrap();
+    let mut bio = Bio::read(3);
+    bio.add_frames(run.frames(), 1024, 6 * PAGE_SIZE).unwrap();
+    device.submit_and_wait(bio).unwrap();
+    let mut bytes = vec![0; 8 * PAGE_SIZE];
+    for (frame, part) in run.frames().iter().zip(bytes.chunks_mut(PAGE_SIZE)) {
+        frame.read(0, part);
+        assert_eq!(frame.ref_count(), 1);
+    }
+    assert_eq!(bytes[1024..][..6 * PAGE_SIZE], image[3 * 512..][..6 * PAGE_SIZE]);
+    let mut bio = Bio::write(70);
+    bio.add_frames(run.frames(), 1024, 6 * PAGE_SIZE).unwrap();
+    device.submit_and_wait(bio).unwrap();
+    assert_eq!(memory.snapshot()[70 * 512..][..6 * PAGE_SIZE], image[3 * 512..][..6 * PAGE_SIZE]);
 }
 
 #[test]

@@ -3,9 +3,9 @@
 
 use alloc::vec::Vec;
 
-use crate::addr::UserAddr;
+use crate::addr::{PAGE_SIZE, UserAddr};
 use crate::error::Fault;
-use crate::frame::Frame;
+use crate::frame::{Adjacent, Frame};
 use crate::user;
 
 /// One user buffer: address and length.
@@ -216,6 +216,39 @@ impl<'a> Dest<'a> {
                 Ok(cursor.take(len, |to, at, n, done| to.copy_part(at, frame, offset + done, n)))
             }
         }
+    }
+
+    /// Appends `len` bytes of `frames` from byte `offset` of the first on, or as many as they have. As
+    /// [`put_frame`](Self::put_frame) for each, with one copy for those that follow each other.
+    pub fn put_frames(&mut self, frames: &[Frame], offset: usize, len: usize) -> Result<usize, Fault> {
+        let (mut rest, mut offset, mut done) = (frames, offset, 0);
+        while done < len
+            && let [first, behind @ ..] = rest
+        {
+            let (copied, wanted);
+            match &mut self.0 {
+                DestKind::User(cursor) => {
+                    let run = Adjacent::first_of(rest);
+                    wanted = (len - done).min((run.nr_frames() * PAGE_SIZE).saturating_sub(offset));
+                    let copy = |to: UserBuf, before| run.copy_to_user(offset + before, to.addr, to.len);
+                    copied = cursor.transfer(wanted, copy);
+                    rest = rest.get(run.nr_frames()..).unwrap_or_default();
+                }
+                _ => {
+                    wanted = (len - done).min(PAGE_SIZE.saturating_sub(offset));
+                    copied = self.put_frame(first, offset, wanted);
+                    rest = behind;
+                }
+            }
+            match copied {
+                Ok(n) if n == wanted => done += n,
+                Ok(n) => return Ok(done + n),
+                Err(_) if done > 0 => break,
+                Err(fault) => return Err(fault),
+            }
+            offset = 0;
+        }
+        Ok(done)
     }
 
     /// Appends `len` zero bytes.
@@ -457,6 +490,29 @@ mod tests {
         let frame = Frame::alloc_zeroed().unwrap();
         frame.write(offset, &vec![byte; len]);
         FramePart { frame, offset, len }
+    }
+
+    #[test]
+    fn frames_are_put_one_behind_the_other() {
+        let mut frames = vec![];
+        assert_eq!(Frame::alloc_user_many(3, |frame| frames.push(frame)), 3);
+        frames.swap(0, 1);
+        for (frame, byte) in frames.iter().zip(1..) {
+            frame.write(0, &[byte; PAGE_SIZE]);
+        }
+        let mut buf = vec![0; 2 * PAGE_SIZE];
+        assert_eq!(
+            Dest::kernel(&mut buf).put_frames(&frames, PAGE_SIZE - 1, PAGE_SIZE + 2),
+            Ok(PAGE_SIZE + 2)
+        );
+        assert_eq!((buf[0], buf[1], buf[PAGE_SIZE], buf[PAGE_SIZE + 1]), (1, 2, 2, 3));
+        assert_eq!(Dest::kernel(&mut buf[..9]).put_frames(&frames, 0, PAGE_SIZE), Ok(9), "no room");
+        assert_eq!(Dest::kernel(&mut buf).put_frames(&frames[2..], 4000, 200), Ok(96), "no more frames");
+        let parts = [part(0, 5, 3), part(0, 0, 2)];
+        assert_eq!(Dest::parts(&parts).put_frames(&frames, PAGE_SIZE - 4, 9), Ok(5));
+        let mut bytes = [0; 2];
+        parts[1].frame.read(0, &mut bytes);
+        assert_eq!(bytes, [1, 2]);
     }
 
     #[test]

@@ -351,19 +351,18 @@ fn execute(work: &Work, request: &Request, buffer: &mut [u8]) -> Result<()> {
 fn transfer(file: &Arc<File>, request: &Request, mut pos: u64, buffer: &mut [u8]) -> Result<()> {
     for segment in request.segments() {
         let mut done = 0;
-        while done < segment.len as usize {
-            let len = (segment.len as usize - done).min(buffer.len());
+        while done < segment.len() as usize {
+            let len = (segment.len() as usize - done).min(buffer.len());
             let part = &mut buffer[..len];
-            let at = segment.offset as usize + done;
             let signed = i64::try_from(pos).map_err(|_| Errno::EIO)?;
             let moved = if request.op() == Op::Read {
                 let n = vfs::rw::pread(file, &mut Dest::kernel(part), signed)?;
                 // The file may have become shorter: what is missing reads as zeroes, as on Linux.
                 part[n..].fill(0);
-                segment.frame.write(at, part);
+                segment.write(done, part);
                 len
             } else {
-                segment.frame.read(at, part);
+                segment.read(done, part);
                 vfs::rw::pwrite(file, &mut Src::kernel(part), signed, u64::MAX)?
             };
             if moved == 0 {

@@ -212,9 +212,7 @@ pub(crate) struct Drive {
 
 /// Where the data of `request` is.
 fn pieces(request: &Request) -> impl Iterator<Item = Piece> + Clone {
-    request
-        .segments()
-        .map(|segment| Piece { paddr: segment.frame.paddr().0 + u64::from(segment.offset), len: segment.len })
+    request.segments().flat_map(|segment| plan::pages(segment.paddr().0, segment.len()))
 }
 
 impl Drive {

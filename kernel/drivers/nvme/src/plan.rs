@@ -32,6 +32,16 @@ impl Piece {
     }
 }
 
+/// The memory of `len` bytes at `paddr`, cut at the ends of pages.
+pub(crate) fn pages(paddr: u64, len: u32) -> impl Iterator<Item = Piece> + Clone {
+    let (mut at, end) = (paddr, paddr + u64::from(len));
+    core::iter::from_fn(move || {
+        let piece = Piece { paddr: at, len: (end - at).min(PAGE - at % PAGE) as u32 };
+        at += u64::from(piece.len);
+        Some(piece).filter(|piece| piece.len > 0)
+    })
+}
+
 /// How many of the next `pieces` fit in one command, and their bytes.
 pub(crate) fn next_run(pieces: impl Iterator<Item = Piece>) -> (usize, u64) {
     let (mut count, mut bytes) = (0, 0);
@@ -86,6 +96,13 @@ mod tests {
     fn whole_pages_join_up() {
         let pieces = [piece(5, 1024, 3072), piece(9, 0, 4096), piece(2, 0, 512)];
         assert_eq!(runs(&pieces), [(3, 3072 + 4096 + 512)]);
+    }
+
+    #[test]
+    fn adjacent_pages_are_a_piece_each() {
+        let cut: Vec<_> = pages(5 * PAGE + 512, 8704).collect();
+        assert_eq!(cut, [piece(5, 512, 3584), piece(6, 0, 4096), piece(7, 0, 1024)]);
+        assert_eq!(pages(PAGE, 0).count(), 0);
     }
 
     #[test]

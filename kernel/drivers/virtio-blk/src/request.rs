@@ -73,11 +73,7 @@ impl Header {
 /// Where the data of `request` is.
 pub fn pieces(request: &Request) -> impl Iterator<Item = Piece> + Clone {
     let is_written = request.op() == Op::Read;
-    request.segments().map(move |segment| Piece {
-        paddr: hal::PhysAddr(segment.frame.paddr().0 + u64::from(segment.offset)),
-        len: segment.len,
-        is_written,
-    })
+    request.segments().map(move |segment| Piece { paddr: segment.paddr(), len: segment.len(), is_written })
 }
 
 /// What the status byte means. `EOPNOTSUPP`, `EIO`.

@@ -62,6 +62,11 @@ pub(crate) struct Transfer<'a> {
 impl Transfer<'_> {
     /// Adds `len` bytes of `frame` from `offset` on, which are on the device at byte `pos`.
     pub(crate) fn add(&mut self, pos: u64, frame: &Frame, offset: usize, len: usize) -> Result<()> {
+        self.add_frames(pos, core::slice::from_ref(frame), offset, len)
+    }
+
+    /// Adds `len` bytes of `frames` from byte `offset` of the first on, which are on the device at byte `pos`.
+    pub(crate) fn add_frames(&mut self, pos: u64, frames: &[Frame], offset: usize, len: usize) -> Result<()> {
         let continues = self.current.as_ref().is_some_and(|(_, end)| *end == pos);
         if !continues {
             self.submit();
@@ -70,7 +75,7 @@ impl Transfer<'_> {
             self.current = Some((bio.with_flags(self.flags), pos));
         }
         let Some((bio, end)) = &mut self.current else { return Err(Errno::EIO) };
-        bio.add(frame.clone(), offset, len)?;
+        bio.add_frames(frames, offset, len)?;
         *end = pos + len as u64;
         Ok(())
     }

@@ -295,17 +295,14 @@ impl Node {
         frames: &[Frame],
     ) -> Result<()> {
         let bits = self.fs.layout.block_bits;
-        let mut at = bytes.start;
-        let mut pos = (piece.physical << bits) + (at - (piece.logical << bits));
-        while at < bytes.end {
-            let offset = (at % PAGE_SIZE as u64) as usize;
-            let len = (bytes.end - at).min((PAGE_SIZE - offset) as u64) as usize;
-            let nth = usize::try_from((at >> PAGE_SHIFT).wrapping_sub(first)).unwrap_or(usize::MAX);
-            let frame = frames.get(nth).ok_or(Errno::EIO)?;
-            transfer.add(pos, frame, offset, len)?;
-            (at, pos) = (at + len as u64, pos + len as u64);
+        if bytes.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let pos = (piece.physical << bits) + (bytes.start - (piece.logical << bits));
+        let nth = usize::try_from((bytes.start >> PAGE_SHIFT).wrapping_sub(first)).unwrap_or(usize::MAX);
+        let frames = frames.get(nth..).ok_or(Errno::EIO)?;
+        let offset = (bytes.start % PAGE_SIZE as u64) as usize;
+        transfer.add_frames(pos, frames, offset, (bytes.end - bytes.start) as usize)
     }
 
     /// The mapping of the blocks from `at` on, allocated where there are none, up to a few pieces.
@@ -658,6 +655,9 @@ fn zero_behind(first: u64, frames: &[Frame], size: u64) {
 
 /// Zeroes the bytes `from..to` of the file in `frames`, the first of which is page `first`.
 pub(crate) fn zero(first: u64, frames: &[Frame], from: u64, to: u64) {
+    if from >= to {
+        return;
+    }
     for (idx, frame) in (first..).zip(frames) {
         let base = idx << PAGE_SHIFT;
         let start = from.clamp(base, base + PAGE_SIZE as u64) - base;

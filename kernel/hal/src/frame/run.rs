@@ -2,11 +2,12 @@
 //!
 //! Usable in interrupt context; nothing here sleeps. The lock is `hal.frame.buddy`.
 
+use core::mem::ManuallyDrop;
 use core::num::NonZeroU32;
 use core::sync::atomic::Ordering;
 
-use super::{BUDDY, BUDDY_FREE, Frame, Machine, RESERVE, alloc_one, alloc_run, inject};
-use crate::addr::PhysAddr;
+use super::{BUDDY, BUDDY_FREE, Frame, Machine, RESERVE, alloc_one, alloc_run, count_up, inject};
+use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, UserAddr};
 use crate::arch;
 
 /// The largest run that [`Frame::alloc_user_many`] takes at once.
@@ -67,6 +68,134 @@ impl Frame {
     }
 }
 
+/// Frames that follow each other, with a reference to each: many pages that have one address for a device.
+///
+/// # Invariants
+///
+/// - S1: it owns a reference (F1) to each of the `count` frames from `first` on, of which there is at least one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FrameSpan {
+    first: NonZeroU32,
+    count: u32,
+}
+
+impl From<Frame> for FrameSpan {
+    #[inline]
+    fn from(frame: Frame) -> FrameSpan {
+        FrameSpan { first: ManuallyDrop::new(frame).pfn, count: 1 }
+    }
+}
+
+impl FrameSpan {
+    /// Number of frames.
+    #[inline]
+    pub fn nr_frames(&self) -> usize {
+        self.count as usize
+    }
+
+    /// The physical address of the first.
+    #[inline]
+    pub fn paddr(&self) -> PhysAddr {
+        PhysAddr(u64::from(self.first.get()) << PAGE_SHIFT)
+    }
+
+    /// Takes a reference to `frame` if that is the next one; did it?
+    #[inline]
+    pub fn add(&mut self, frame: &Frame) -> bool {
+        let is_next = frame.pfn() == u64::from(self.first.get()) + u64::from(self.count);
+        if is_next {
+            count_up(&frame.meta().refs);
+            self.count += 1;
+        }
+        is_next
+    }
+
+    /// References to the frames that have the bytes `offset..offset + len`; `None`: they are not all in it, or there is none.
+    pub fn part(&self, offset: usize, len: usize) -> Option<FrameSpan> {
+        let (start, end) = (offset / PAGE_SIZE, offset.checked_add(len)?.div_ceil(PAGE_SIZE));
+        if start >= end || end > self.nr_frames() {
+            return None;
+        }
+        let first = self.first.checked_add(start as u32)?;
+        // S1: the references are not counted yet, so this value must not end.
+        let part = ManuallyDrop::new(FrameSpan { first, count: (end - start) as u32 });
+        Some((*part).clone())
+    }
+
+    /// Copies bytes from `offset` on out of the frames.
+    pub fn read(&self, offset: usize, buf: &mut [u8]) {
+        let from = self.ptr(offset, buf.len());
+        // SAFETY: inside of frames that we hold references to (S1), and that follow each other at `frame_ptr`, too; `buf` is none.
+        unsafe { core::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) }
+    }
+
+    /// Copies bytes into the frames at `offset`.
+    pub fn write(&self, offset: usize, buf: &[u8]) {
+        let to = self.ptr(offset, buf.len());
+        // SAFETY: as in `read`.
+        unsafe { core::ptr::copy_nonoverlapping(buf.as_ptr(), to, buf.len()) }
+    }
+
+    fn ptr(&self, offset: usize, len: usize) -> *mut u8 {
+        let size = self.nr_frames() * PAGE_SIZE;
+        assert!(offset <= size && len <= size - offset, "access outside of the frames");
+        arch::mem::frame_ptr(u64::from(self.first.get())).wrapping_add(offset)
+    }
+
+    /// Its frames; the references stay its own.
+    fn frames(&self) -> impl Iterator<Item = ManuallyDrop<Frame>> {
+        let numbers = self.first.get()..self.first.get() + self.count;
+        numbers.filter_map(NonZeroU32::new).map(|pfn| ManuallyDrop::new(Frame { pfn }))
+    }
+}
+
+impl Clone for FrameSpan {
+    fn clone(&self) -> FrameSpan {
+        // S1 of `self` keeps them alive until they are counted.
+        self.frames().for_each(|frame| count_up(&frame.meta().refs));
+        FrameSpan { first: self.first, count: self.count }
+    }
+}
+
+impl Drop for FrameSpan {
+    #[inline]
+    fn drop(&mut self) {
+        // S1: their references end here.
+        self.frames().for_each(|frame| drop(ManuallyDrop::into_inner(frame)));
+    }
+}
+
+/// Frames of a list that follow each other, so that they can be copied at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Adjacent<'a>(&'a [Frame]);
+
+impl<'a> Adjacent<'a> {
+    /// The first of `frames`, and those that follow it.
+    #[inline]
+    pub fn first_of(frames: &'a [Frame]) -> Self {
+        let follow = |pair: &[Frame]| matches!(pair, [a, b] if a.pfn() + 1 == b.pfn());
+        let nr = frames.windows(2).take_while(|pair| follow(pair)).count() + 1;
+        Self(frames.get(..nr).unwrap_or_default())
+    }
+
+    /// Number of frames.
+    #[inline]
+    pub fn nr_frames(self) -> usize {
+        self.0.len()
+    }
+
+    /// Copies `len` bytes from byte `offset` of the first frame on to user memory; returns how many could be. May sleep.
+    pub fn copy_to_user(self, offset: usize, to: UserAddr, len: usize) -> usize {
+        let size = self.0.len() * PAGE_SIZE;
+        assert!(offset <= size && len <= size - offset, "access outside of the frames");
+        let Some(first) = self.0.first().filter(|_| to.range_ok(len)) else { return 0 };
+        crate::sync::might_sleep();
+        let from = arch::mem::frame_ptr(first.pfn()).wrapping_add(offset);
+        // SAFETY: inside of frames that we hold references to (F1), and that follow each other at `frame_ptr`, too.
+        unsafe { arch::user::copy_out_raw(to.0, from, len) }
+    }
+}
+
 /// As [`alloc_run`] for memory that user space decides about: the kernel's reserve stays.
 fn alloc_user_run(order: u32) -> Option<u32> {
     let reserve = RESERVE.load(Ordering::Relaxed);
@@ -104,6 +233,35 @@ mod tests {
         drop(frames);
         assert_eq!((kept.ref_count(), look(kept.pfn()).unwrap().used_for), (1, FrameUse::Page));
         assert_eq!(Frame::alloc_user_many(0, drop), 0);
+    }
+
+    #[test]
+    fn a_span_owns_a_reference_to_each_frame() {
+        let run = FrameRun::alloc(3).unwrap();
+        let counts = || run.frames().iter().map(Frame::ref_count).collect::<Vec<_>>();
+        let mut span = FrameSpan::from(run.frames()[2].clone());
+        assert!(!span.add(&run.frames()[2]) && !span.add(&run.frames()[1]) && !span.add(&run.frames()[4]));
+        assert!(span.add(&run.frames()[3]) && span.add(&run.frames()[4]));
+        assert_eq!((span.nr_frames(), span.paddr()), (3, run.frames()[2].paddr()));
+        assert_eq!(counts(), [1, 1, 2, 2, 2, 1, 1, 1]);
+        span.write(PAGE_SIZE - 2, b"abcd");
+        let mut bytes = [0; 2];
+        run.frames()[3].read(0, &mut bytes);
+        assert_eq!(&bytes, b"cd");
+        let part = span.part(PAGE_SIZE, PAGE_SIZE + 1).unwrap();
+        assert_eq!((part.nr_frames(), part.paddr()), (2, run.frames()[3].paddr()));
+        part.read(0, &mut bytes);
+        assert_eq!(&bytes, b"cd");
+        assert_eq!(counts(), [1, 1, 2, 3, 3, 1, 1, 1]);
+        assert!(span.part(0, 0).is_none() && span.part(1, 3 * PAGE_SIZE).is_none());
+        drop((span, part));
+        assert_eq!(counts(), [1; 8]);
+    }
+
+    #[test]
+    #[should_panic = "outside of the frames"]
+    fn a_span_ends_with_its_last_frame() {
+        FrameSpan::from(Frame::alloc().unwrap()).write(PAGE_SIZE - 1, b"ab");
     }
 
     #[test]
