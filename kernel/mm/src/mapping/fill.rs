@@ -185,12 +185,12 @@ impl Mapping {
         pages: &Pages,
         place: usize,
         first: u64,
-        frames: impl IntoIterator<Item = Frame>,
+        frames: impl IntoIterator<Item = Frame, IntoIter: ExactSizeIterator>,
         idx: u64,
     ) -> Result<Option<Frame>> {
-        let frames = (first..).zip(frames).map(|(idx, frame)| {
+        let frames = frames.into_iter().enumerate().map(|(nth, frame)| {
             frame.meta().flags.store(page_flags::FILE, Relaxed);
-            frame.meta().index.store(idx, Relaxed);
+            frame.meta().index.store(first + nth as u64, Relaxed);
             frame
         });
         let mut index = self.pages.lock();

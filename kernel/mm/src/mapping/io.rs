@@ -25,27 +25,26 @@ impl Mapping {
     /// May sleep. `EFAULT`: the first byte could not be stored. Others: the source's, at the first byte.
     pub fn read(&self, pos: u64, dest: &mut Dest<'_>) -> Result<usize> {
         let size = self.size();
-        let mut at = pos;
-        let mut done = 0usize;
-        while at < size && dest.remaining() > 0 {
+        let mut done = 0;
+        while pos + (done as u64) < size && dest.remaining() > 0 {
+            let at = pos + done as u64;
             let want = usize::try_from(size - at).unwrap_or(usize::MAX).min(dest.remaining());
-            let first = at >> PAGE_SHIFT;
-            let end = (at + want as u64).div_ceil(PAGE_SIZE as u64);
-            let mut left = want;
-            for page in self.get_batch(first, end) {
-                let offset = in_page(at);
-                let len = left.min(PAGE_SIZE - offset);
-                let copied = match self.read_page(at >> PAGE_SHIFT, page, offset, len, dest) {
-                    Ok(n) => n,
-                    Err(e) if done == 0 => return Err(e),
-                    Err(_) => return Ok(done),
-                };
-                done += copied;
-                if copied < len {
-                    return Ok(done);
-                }
-                at += len as u64;
-                left -= len;
+            let (idx, offset) = (at >> PAGE_SHIFT, in_page(at));
+            let batch = self.get_batch(idx, (at + want as u64).div_ceil(PAGE_SIZE as u64));
+            let (copied, len) = if batch.is_empty() {
+                let len = want.min(PAGE_SIZE - offset);
+                (self.read_missing(idx, offset, len, dest), len)
+            } else {
+                // Once for a page that is read in small pieces.
+                batch.iter().skip(usize::from(offset != 0)).for_each(note_use);
+                let len = want.min(batch.len() * PAGE_SIZE - offset);
+                (dest.put_frames(&batch, offset, len).map_err(|_| Errno::EFAULT), len)
+            };
+            match copied {
+                Ok(n) if n == len => done += n,
+                Ok(n) => return Ok(done + n),
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
             }
         }
         Ok(done)
@@ -57,16 +56,13 @@ impl Mapping {
         let end = self.size().min(pos.saturating_add(len as u64));
         let mut at = pos;
         while at < end {
-            for page in self.get_batch(at >> PAGE_SHIFT, end.div_ceil(PAGE_SIZE as u64)) {
-                let frame = match (page, &self.source) {
-                    (Some(frame), _) => frame,
-                    (None, Source::Shmem(_)) => match self.get_or_read(at >> PAGE_SHIFT)? {
-                        Some(frame) => frame,
-                        None => return Ok((at - pos) as usize),
-                    },
-                    (None, Source::Huge(_)) => return Ok((at - pos) as usize),
-                    (None, Source::Pages(_)) => self.get_or_fill(at >> PAGE_SHIFT)?,
-                };
+            let idx = at >> PAGE_SHIFT;
+            let mut batch = self.get_batch(idx, end.div_ceil(PAGE_SIZE as u64));
+            if batch.is_empty() {
+                let Some(frame) = self.get_missing(idx)? else { break };
+                batch.push(frame);
+            }
+            for frame in batch {
                 let offset = in_page(at);
                 let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(PAGE_SIZE - offset);
                 at += len as u64;
@@ -78,32 +74,20 @@ impl Mapping {
         Ok((at - pos) as usize)
     }
 
-    /// Copies `len` bytes at `offset` of page `idx`, which is `page` when it was found cached.
-    fn read_page(
-        &self,
-        idx: u64,
-        page: Option<Frame>,
-        offset: usize,
-        len: usize,
-        dest: &mut Dest<'_>,
-    ) -> Result<usize> {
-        let copied = match (page, &self.source) {
-            (Some(frame), _) => {
-                // Once for a page that is read in small pieces.
-                if offset == 0 {
-                    note_use(&frame);
-                }
-                dest.put_frame(&frame, offset, len)
-            }
-            (None, Source::Shmem(_)) => match self.get_or_read(idx)? {
-                Some(frame) => dest.put_frame(&frame, offset, len),
-                None => dest.put_zero(len),
-            },
-            (None, Source::Huge(_)) => dest.put_zero(len),
-            (None, Source::Pages(_)) => {
-                let frame = self.get_or_fill(idx)?;
-                dest.put_frame(&frame, offset, len)
-            }
+    /// Page `idx`, which was not cached a moment ago; `None`: a hole.
+    fn get_missing(&self, idx: u64) -> Result<Option<Frame>> {
+        match &self.source {
+            Source::Shmem(_) => self.get_or_read(idx),
+            Source::Huge(_) => Ok(None),
+            Source::Pages(_) => self.get_or_fill(idx).map(Some),
+        }
+    }
+
+    /// Copies `len` bytes at `offset` of page `idx`, which was not cached a moment ago.
+    fn read_missing(&self, idx: u64, offset: usize, len: usize, dest: &mut Dest<'_>) -> Result<usize> {
+        let copied = match self.get_missing(idx)? {
+            Some(frame) => dest.put_frame(&frame, offset, len),
+            None => dest.put_zero(len),
         };
         copied.map_err(|_| Errno::EFAULT)
     }

@@ -65,7 +65,7 @@ use crate::sync::Mutex;
 use radix::Radix;
 
 /// Pages that are looked up at once.
-pub const BATCH: usize = 16;
+pub const BATCH: usize = 32;
 
 /// Flags of a frame, kept in its metadata ([`hal::frame::FrameMeta`]).
 pub mod page_flags {
@@ -399,21 +399,14 @@ impl Mapping {
         next
     }
 
-    /// The pages `first..end` that are cached without a gap, at most [`BATCH`].
-    fn get_batch(&self, first: u64, end: u64) -> ArrayVec<Option<Frame>, BATCH> {
-        let mut batch = ArrayVec::new();
+    /// The pages from `first` on that are cached without a gap, up to `end` or the end of a leaf of the tree; at most [`BATCH`].
+    fn get_batch(&self, first: u64, end: u64) -> ArrayVec<Frame, BATCH> {
         if self.is_huge() {
-            batch.push(self.get(first));
-            return batch;
+            return self.get(first).into_iter().collect();
         }
-        let pages = self.pages.lock();
-        let run = pages.frames.run_from(first);
         let wanted = usize::try_from(end - first).unwrap_or(BATCH).min(BATCH);
-        batch.extend(run.iter().take(wanted).cloned());
-        if batch.is_empty() {
-            batch.push(None);
-        }
-        batch
+        let pages = self.pages.lock();
+        pages.frames.run_from(first).iter().take(wanted).map_while(Option::clone).collect()
     }
 
     /// Page `idx`, made or read when it is missing. May sleep.

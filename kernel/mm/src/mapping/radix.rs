@@ -61,6 +61,12 @@ fn entry<E>(node: &mut Vec<Option<E>>, i: usize) -> Result<&mut Option<E>, NoNod
     node.get_mut(i).ok_or(NoNode)
 }
 
+/// The entries `range` of a node, which is not empty, growing the node when it is too short.
+fn run<E>(node: &mut Vec<Option<E>>, range: Range<usize>) -> Result<&mut [Option<E>], NoNode> {
+    entry(node, range.end.saturating_sub(1))?;
+    node.get_mut(range).ok_or(NoNode)
+}
+
 impl<T> Radix<T> {
     /// An empty tree; takes no memory.
     pub const fn new() -> Self {
@@ -142,26 +148,24 @@ impl<T> Radix<T> {
 
     /// Stores `items` from `first` on, each unless there is one already: one descent for each leaf. What was not stored goes to
     /// `refuse`; without memory that is all from some item on. Gives how many were stored.
-    pub fn insert_run(
-        &mut self,
-        first: u64,
-        items: impl IntoIterator<Item = T>,
-        mut refuse: impl FnMut(T),
-    ) -> usize {
-        let (mut items, mut idx, mut stored) = (items.into_iter().peekable(), first, 0);
-        while items.peek().is_some() {
-            let Ok(leaf) = self.leaf(idx) else { break };
+    pub fn insert_run<I>(&mut self, first: u64, items: I, mut refuse: impl FnMut(T)) -> usize
+    where
+        I: IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
+    {
+        let (mut items, mut idx, mut stored) = (items.into_iter(), first, 0);
+        while items.len() > 0 {
             let from = slot_of(idx, 0);
-            for (at, item) in (from..FANOUT).zip(&mut items) {
-                match entry(leaf, at) {
-                    Ok(slot) if slot.is_none() => {
-                        *slot = Some(item);
-                        stored += 1;
-                    }
-                    _ => refuse(item),
+            let nr = items.len().min(FANOUT - from);
+            let Ok(slots) = self.leaf(idx).and_then(|leaf| run(leaf, from..from + nr)) else { break };
+            for (slot, item) in slots.iter_mut().zip(&mut items) {
+                if slot.is_none() {
+                    *slot = Some(item);
+                    stored += 1;
+                } else {
+                    refuse(item);
                 }
             }
-            idx += (FANOUT - from) as u64;
+            idx += nr as u64;
         }
         items.for_each(refuse);
         self.len += stored;
@@ -357,7 +361,10 @@ mod tests {
                     let items = idx..idx + below(100);
                     let fresh = items.clone().filter(|i| !model.contains_key(i)).count();
                     let mut refused = 0;
-                    assert_eq!(tree.insert_run(idx, items.clone(), |_| refused += 1), fresh);
+                    assert_eq!(
+                        tree.insert_run(idx, items.clone().collect::<Vec<_>>(), |_| refused += 1),
+                        fresh
+                    );
                     assert_eq!(refused, items.clone().count() - fresh);
                     items.for_each(|i| {
                         model.entry(i).or_insert(i);
