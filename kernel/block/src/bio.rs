@@ -94,17 +94,29 @@ impl Segment {
         self.frames.write(self.offset as usize + at, buf);
     }
 
+    /// Bytes that it may still grow by, as its end in its first frame fits into 32 bits.
+    fn room(&self) -> u32 {
+        (u32::MAX - self.offset).saturating_sub(self.len)
+    }
+
     /// Makes it longer by `len` bytes at `offset` of `frame`, if these are the next ones; did it?
     fn grow(&mut self, frame: &Frame, offset: u32, len: u32) -> bool {
-        let end = u64::from(self.offset) + u64::from(self.len);
-        let is_next = self.frames.paddr().0 + end == frame.paddr().0 + u64::from(offset)
-            && u32::try_from(end + u64::from(len)).is_ok();
+        let end = self.paddr().0 + u64::from(self.len);
+        let is_next = end == frame.paddr().0 + u64::from(offset) && len <= self.room();
         // The end is in the last frame, or `frame` is the one behind.
-        let grows = is_next && (end % PAGE_SIZE as u64 != 0 || self.frames.add(frame));
+        let grows = is_next && (offset > 0 || self.frames.extend(core::slice::from_ref(frame)) == 1);
         if grows {
             self.len += len;
         }
         grows
+    }
+
+    /// Makes it longer, which ends with its last frame, by as many of `frames` as follow; how many.
+    fn grow_whole(&mut self, frames: &[Frame]) -> usize {
+        let most = self.room() as usize / PAGE_SIZE;
+        let nr = self.frames.extend(frames.get(..most).unwrap_or(frames));
+        self.len += (nr * PAGE_SIZE) as u32;
+        nr
     }
 
     /// `len` bytes of it from its byte `at` on.
@@ -189,21 +201,23 @@ impl Bio {
     ///
     /// `EINVAL`: as [`Bio::add`], or they have fewer. `ENOMEM`. Some may be appended then.
     pub fn add_frames(&mut self, frames: &[Frame], offset: usize, len: usize) -> Result<()> {
-        let has_all = offset <= PAGE_SIZE && len <= (frames.len() * PAGE_SIZE).saturating_sub(offset);
+        let room = (frames.len() * PAGE_SIZE).saturating_sub(offset);
+        let has_all = offset < PAGE_SIZE && (1..=room).contains(&len);
         let is_whole = (offset | len).is_multiple_of(SECTOR_SIZE);
         if !has_all || !is_whole || !self.op.has_data() {
             return Err(Errno::EINVAL);
         }
-        let (mut offset, mut left) = (offset, len);
-        for frame in frames {
+        let (mut rest, mut offset, mut left) = (frames, offset, len);
+        while left > 0
+            && let [frame, behind @ ..] = rest
+        {
             let len = left.min(PAGE_SIZE - offset);
-            if len > 0 {
-                self.push(frame, offset as u32, len as u32)?;
-            }
+            self.push(frame, offset as u32, len as u32)?;
             (left, offset) = (left - len, 0);
-            if left == 0 {
-                break;
-            }
+            let whole = behind.get(..left / PAGE_SIZE).unwrap_or_default();
+            let nr = self.segments.last_mut().map_or(0, |last| last.grow_whole(whole));
+            self.nr_sectors += (nr * PAGE_SIZE / SECTOR_SIZE) as u64;
+            (left, rest) = (left - nr * PAGE_SIZE, behind.get(nr..).unwrap_or_default());
         }
         Ok(())
     }

@@ -99,15 +99,18 @@ impl FrameSpan {
         PhysAddr(u64::from(self.first.get()) << PAGE_SHIFT)
     }
 
-    /// Takes a reference to `frame` if that is the next one; did it?
+    /// Takes references to the first of `frames` as long as each is the next one; how many.
     #[inline]
-    pub fn add(&mut self, frame: &Frame) -> bool {
-        let is_next = frame.pfn() == u64::from(self.first.get()) + u64::from(self.count);
-        if is_next {
+    pub fn extend(&mut self, frames: &[Frame]) -> usize {
+        let next = u64::from(self.first.get()) + u64::from(self.count);
+        let follow = (next..).zip(frames).take_while(|(pfn, frame)| frame.pfn() == *pfn);
+        let mut nr = 0;
+        for (_, frame) in follow {
             count_up(&frame.meta().refs);
-            self.count += 1;
+            nr += 1;
         }
-        is_next
+        self.count += nr;
+        nr as usize
     }
 
     /// References to the frames that have the bytes `offset..offset + len`; `None`: they are not all in it, or there is none.
@@ -240,8 +243,11 @@ mod tests {
         let run = FrameRun::alloc(3).unwrap();
         let counts = || run.frames().iter().map(Frame::ref_count).collect::<Vec<_>>();
         let mut span = FrameSpan::from(run.frames()[2].clone());
-        assert!(!span.add(&run.frames()[2]) && !span.add(&run.frames()[1]) && !span.add(&run.frames()[4]));
-        assert!(span.add(&run.frames()[3]) && span.add(&run.frames()[4]));
+        assert_eq!([1, 2, 4].map(|at| span.extend(&run.frames()[at..])), [0; 3], "not the next one");
+        assert_eq!(span.extend(&run.frames()[3..5]), 2);
+        let apart = [run.frames()[5].clone(), run.frames()[7].clone()];
+        assert_eq!(span.clone().extend(&apart), 1);
+        drop(apart);
         assert_eq!((span.nr_frames(), span.paddr()), (3, run.frames()[2].paddr()));
         assert_eq!(counts(), [1, 1, 2, 2, 2, 1, 1, 1]);
         span.write(PAGE_SIZE - 2, b"abcd");

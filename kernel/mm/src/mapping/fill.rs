@@ -299,12 +299,16 @@ impl Mapping {
         let end = range.end.min(self.size()).div_ceil(PAGE_SIZE as u64);
         let mut idx = range.start >> PAGE_SHIFT;
         while idx < end {
-            if self.get(idx).is_none() {
-                let _filling = pages.filling.lock();
-                let wanted = usize::try_from(end - idx).unwrap_or(usize::MAX);
-                if self.get(idx).is_none() && idx < self.size().div_ceil(PAGE_SIZE as u64) {
-                    self.read_run(pages, idx, wanted)?;
-                }
+            let cached =
+                self.pages.lock().frames.run_from(idx).iter().take_while(|page| page.is_some()).count();
+            if cached > 0 {
+                idx += cached as u64;
+                continue;
+            }
+            let _filling = pages.filling.lock();
+            let wanted = usize::try_from(end - idx).unwrap_or(usize::MAX);
+            if self.get(idx).is_none() && idx < self.size().div_ceil(PAGE_SIZE as u64) {
+                self.read_run(pages, idx, wanted)?;
             }
             idx += 1;
         }
