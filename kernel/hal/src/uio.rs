@@ -3,9 +3,9 @@
 
 use alloc::vec::Vec;
 
-use crate::addr::{PAGE_SIZE, UserAddr};
+use crate::addr::UserAddr;
 use crate::error::Fault;
-use crate::frame::{Adjacent, Frame};
+use crate::frame::{Frame, FrameSpan};
 use crate::user;
 
 /// One user buffer: address and length.
@@ -218,37 +218,22 @@ impl<'a> Dest<'a> {
         }
     }
 
-    /// Appends `len` bytes of `frames` from byte `offset` of the first on, or as many as they have. As
-    /// [`put_frame`](Self::put_frame) for each, with one copy for those that follow each other.
-    pub fn put_frames(&mut self, frames: &[Frame], offset: usize, len: usize) -> Result<usize, Fault> {
-        let (mut rest, mut offset, mut done) = (frames, offset, 0);
-        while done < len
-            && let [first, behind @ ..] = rest
-        {
-            let (copied, wanted);
-            match &mut self.0 {
-                DestKind::User(cursor) => {
-                    let run = Adjacent::first_of(rest);
-                    wanted = (len - done).min((run.nr_frames() * PAGE_SIZE).saturating_sub(offset));
-                    let copy = |to: UserBuf, before| run.copy_to_user(offset + before, to.addr, to.len);
-                    copied = cursor.transfer(wanted, copy);
-                    rest = rest.get(run.nr_frames()..).unwrap_or_default();
-                }
-                _ => {
-                    wanted = (len - done).min(PAGE_SIZE.saturating_sub(offset));
-                    copied = self.put_frame(first, offset, wanted);
-                    rest = behind;
-                }
+    /// As [`put_frame`](Self::put_frame) for bytes of frames that follow each other: they are copied at once.
+    pub fn put_span(&mut self, span: &FrameSpan, offset: usize, len: usize) -> Result<usize, Fault> {
+        match &mut self.0 {
+            DestKind::User(cursor) => {
+                cursor.transfer(len, |to, done| span.copy_to_user(offset + done, to.addr, to.len))
             }
-            match copied {
-                Ok(n) if n == wanted => done += n,
-                Ok(n) => return Ok(done + n),
-                Err(_) if done > 0 => break,
-                Err(fault) => return Err(fault),
+            DestKind::Kernel { buf, pos } => {
+                let n = len.min(buf.len() - *pos);
+                span.read(offset, &mut buf[*pos..*pos + n]);
+                *pos += n;
+                Ok(n)
             }
-            offset = 0;
+            DestKind::Parts(cursor) => {
+                Ok(cursor.take(len, |to, at, n, done| span.copy_to(offset + done, to, at, n)))
+            }
         }
-        Ok(done)
     }
 
     /// Appends `len` zero bytes.
@@ -484,6 +469,7 @@ impl<'a> Src<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::PAGE_SIZE;
     use std::vec;
 
     fn part(byte: u8, offset: usize, len: usize) -> FramePart {
@@ -493,23 +479,19 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_put_one_behind_the_other() {
-        let mut frames = vec![];
-        assert_eq!(Frame::alloc_user_many(3, |frame| frames.push(frame)), 3);
-        frames.swap(0, 1);
-        for (frame, byte) in frames.iter().zip(1..) {
+    fn a_span_is_put_like_its_frames() {
+        let run = crate::frame::FrameRun::alloc(1).unwrap();
+        for (frame, byte) in run.frames().iter().zip(1..) {
             frame.write(0, &[byte; PAGE_SIZE]);
         }
-        let mut buf = vec![0; 2 * PAGE_SIZE];
-        assert_eq!(
-            Dest::kernel(&mut buf).put_frames(&frames, PAGE_SIZE - 1, PAGE_SIZE + 2),
-            Ok(PAGE_SIZE + 2)
-        );
-        assert_eq!((buf[0], buf[1], buf[PAGE_SIZE], buf[PAGE_SIZE + 1]), (1, 2, 2, 3));
-        assert_eq!(Dest::kernel(&mut buf[..9]).put_frames(&frames, 0, PAGE_SIZE), Ok(9), "no room");
-        assert_eq!(Dest::kernel(&mut buf).put_frames(&frames[2..], 4000, 200), Ok(96), "no more frames");
+        let mut span = FrameSpan::from(run.frames()[0].clone());
+        assert!(span.add(&run.frames()[1]));
+        let mut buf = [0; 6];
+        assert_eq!(Dest::kernel(&mut buf).put_span(&span, PAGE_SIZE - 2, 4), Ok(4));
+        assert_eq!(buf, [1, 1, 2, 2, 0, 0]);
+        assert_eq!(Dest::kernel(&mut buf).put_span(&span, PAGE_SIZE - 1, 9), Ok(6), "no room");
         let parts = [part(0, 5, 3), part(0, 0, 2)];
-        assert_eq!(Dest::parts(&parts).put_frames(&frames, PAGE_SIZE - 4, 9), Ok(5));
+        assert_eq!(Dest::parts(&parts).put_span(&span, PAGE_SIZE - 4, 9), Ok(5));
         let mut bytes = [0; 2];
         parts[1].frame.read(0, &mut bytes);
         assert_eq!(bytes, [1, 2]);

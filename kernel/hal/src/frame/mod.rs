@@ -31,7 +31,6 @@ use buddy::{Buddy, MetaMap};
 pub(crate) use buddy::MAX_ORDER;
 pub use huge::{HUGE_FRAMES, HUGE_ORDER, HUGE_SIZE, HugeFrame, set_keeper};
 pub use isolate::{free_together, take_free, take_one_free};
-pub(crate) use run::Adjacent;
 pub use run::{FrameRun, FrameSpan};
 
 /// The metadata of one frame, 32 bytes. `flags`, `index` and `owner` are mm's to use while it holds a reference.

@@ -99,6 +99,17 @@ impl FrameSpan {
         PhysAddr(u64::from(self.first.get()) << PAGE_SHIFT)
     }
 
+    /// Takes a reference to `frame` if that is the next one; did it?
+    #[inline]
+    pub fn add(&mut self, frame: &Frame) -> bool {
+        let is_next = frame.pfn() == u64::from(self.first.get()) + u64::from(self.count);
+        if is_next {
+            count_up(&frame.meta().refs);
+            self.count += 1;
+        }
+        is_next
+    }
+
     /// Takes references to the first of `frames` as long as each is the next one; how many.
     #[inline]
     pub fn extend(&mut self, frames: &[Frame]) -> usize {
@@ -139,6 +150,23 @@ impl FrameSpan {
         unsafe { core::ptr::copy_nonoverlapping(buf.as_ptr(), to, buf.len()) }
     }
 
+    /// Copies `len` bytes from `offset` on to `to_offset` of `to`, which may be one of the frames.
+    pub(crate) fn copy_to(&self, offset: usize, to: &Frame, to_offset: usize, len: usize) {
+        // SAFETY: as in `read`, and inside of `to`, which the caller holds a reference to; `copy` allows them to overlap.
+        unsafe { core::ptr::copy(self.ptr(offset, len), to.ptr(to_offset, len), len) }
+    }
+
+    /// Copies bytes of the frames to user memory; returns how many could be. May sleep.
+    pub fn copy_to_user(&self, offset: usize, to: UserAddr, len: usize) -> usize {
+        let from = self.ptr(offset, len);
+        if !to.range_ok(len) {
+            return 0;
+        }
+        crate::sync::might_sleep();
+        // SAFETY: as in `read`.
+        unsafe { arch::user::copy_out_raw(to.0, from, len) }
+    }
+
     fn ptr(&self, offset: usize, len: usize) -> *mut u8 {
         let size = self.nr_frames() * PAGE_SIZE;
         assert!(offset <= size && len <= size - offset, "access outside of the frames");
@@ -165,37 +193,6 @@ impl Drop for FrameSpan {
     fn drop(&mut self) {
         // S1: their references end here.
         self.frames().for_each(|frame| drop(ManuallyDrop::into_inner(frame)));
-    }
-}
-
-/// Frames of a list that follow each other, so that they can be copied at once.
-#[derive(Clone, Copy)]
-pub(crate) struct Adjacent<'a>(&'a [Frame]);
-
-impl<'a> Adjacent<'a> {
-    /// The first of `frames`, and those that follow it.
-    #[inline]
-    pub fn first_of(frames: &'a [Frame]) -> Self {
-        let follow = |pair: &[Frame]| matches!(pair, [a, b] if a.pfn() + 1 == b.pfn());
-        let nr = frames.windows(2).take_while(|pair| follow(pair)).count() + 1;
-        Self(frames.get(..nr).unwrap_or_default())
-    }
-
-    /// Number of frames.
-    #[inline]
-    pub fn nr_frames(self) -> usize {
-        self.0.len()
-    }
-
-    /// Copies `len` bytes from byte `offset` of the first frame on to user memory; returns how many could be. May sleep.
-    pub fn copy_to_user(self, offset: usize, to: UserAddr, len: usize) -> usize {
-        let size = self.0.len() * PAGE_SIZE;
-        assert!(offset <= size && len <= size - offset, "access outside of the frames");
-        let Some(first) = self.0.first().filter(|_| to.range_ok(len)) else { return 0 };
-        crate::sync::might_sleep();
-        let from = arch::mem::frame_ptr(first.pfn()).wrapping_add(offset);
-        // SAFETY: inside of frames that we hold references to (F1), and that follow each other at `frame_ptr`, too.
-        unsafe { arch::user::copy_out_raw(to.0, from, len) }
     }
 }
 
@@ -244,7 +241,8 @@ mod tests {
         let counts = || run.frames().iter().map(Frame::ref_count).collect::<Vec<_>>();
         let mut span = FrameSpan::from(run.frames()[2].clone());
         assert_eq!([1, 2, 4].map(|at| span.extend(&run.frames()[at..])), [0; 3], "not the next one");
-        assert_eq!(span.extend(&run.frames()[3..5]), 2);
+        assert!(!span.add(&run.frames()[4]) && span.add(&run.frames()[3]) && !span.add(&run.frames()[3]));
+        assert_eq!(span.extend(&run.frames()[4..5]), 1);
         let apart = [run.frames()[5].clone(), run.frames()[7].clone()];
         assert_eq!(span.clone().extend(&apart), 1);
         drop(apart);

@@ -1,7 +1,7 @@
 //! read(2) and write(2) on the page cache: bytes go straight between frames and the caller's buffers.
 
 use abi::{Errno, Result};
-use hal::frame::{Frame, HUGE_FRAMES, HUGE_ORDER, HUGE_SIZE, HugeFrame};
+use hal::frame::{Frame, FrameSpan, HUGE_FRAMES, HUGE_ORDER, HUGE_SIZE, HugeFrame};
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 
@@ -19,6 +19,24 @@ fn in_page(pos: u64) -> usize {
     (pos % PAGE_SIZE as u64) as usize
 }
 
+/// Copies up to `len` bytes of `spans` from byte `offset` of the first on; how many, and whether `dest` took all.
+///
+/// `EFAULT`: it took none.
+fn put_spans(spans: &[FrameSpan], offset: usize, len: usize, dest: &mut Dest<'_>) -> Result<(usize, bool)> {
+    let (mut offset, mut done) = (offset, 0);
+    for span in spans {
+        let part = (len - done).min(span.nr_frames() * PAGE_SIZE - offset);
+        match dest.put_span(span, offset, part) {
+            Ok(n) if n == part => done += n,
+            Ok(n) => return Ok((done + n, false)),
+            Err(_) if done > 0 => return Ok((done, false)),
+            Err(_) => return Err(Errno::EFAULT),
+        }
+        offset = 0;
+    }
+    Ok((done, true))
+}
+
 impl Mapping {
     /// Copies bytes from `pos` on, up to the end of the file or of `dest`. Returns how many.
     ///
@@ -30,19 +48,23 @@ impl Mapping {
             let at = pos + done as u64;
             let want = usize::try_from(size - at).unwrap_or(usize::MAX).min(dest.remaining());
             let (idx, offset) = (at >> PAGE_SHIFT, in_page(at));
-            let batch = self.get_batch(idx, (at + want as u64).div_ceil(PAGE_SIZE as u64));
-            let (copied, len) = if batch.is_empty() {
-                let len = want.min(PAGE_SIZE - offset);
-                (self.read_missing(idx, offset, len, dest), len)
-            } else {
-                // Once for a page that is read in small pieces.
-                batch.iter().skip(usize::from(offset != 0)).for_each(note_use);
-                let len = want.min(batch.len() * PAGE_SIZE - offset);
-                (dest.put_frames(&batch, offset, len).map_err(|_| Errno::EFAULT), len)
+            // Once for a page that is read in small pieces.
+            let used = |at, frame: &Frame| {
+                if at != idx || offset == 0 {
+                    note_use(frame)
+                }
             };
-            match copied {
-                Ok(n) if n == len => done += n,
-                Ok(n) => return Ok(done + n),
+            let spans = self.get_spans(idx, (at + want as u64).div_ceil(PAGE_SIZE as u64), used);
+            let put = match spans.is_empty() {
+                true => {
+                    let len = want.min(PAGE_SIZE - offset);
+                    self.read_missing(idx, offset, len, dest).map(|n| (n, n == len))
+                }
+                false => put_spans(&spans, offset, want, dest),
+            };
+            match put {
+                Ok((n, true)) => done += n,
+                Ok((n, false)) => return Ok(done + n),
                 Err(e) if done == 0 => return Err(e),
                 Err(_) => break,
             }

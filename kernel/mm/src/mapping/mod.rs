@@ -55,7 +55,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, 
 use abi::{Errno, Result};
 use arrayvec::ArrayVec;
 use hal::PAGE_SHIFT;
-use hal::frame::{Frame, HUGE_FRAMES, HugeFrame};
+use hal::frame::{Frame, FrameSpan, HUGE_FRAMES, HugeFrame};
 use hal::sync::SpinLock;
 
 use crate::counters;
@@ -66,6 +66,8 @@ use radix::Radix;
 
 /// Pages that are looked up at once.
 pub const BATCH: usize = 32;
+/// Pieces of memory that a batch may lie in.
+const NR_SPANS: usize = 8;
 
 /// Flags of a frame, kept in its metadata ([`hal::frame::FrameMeta`]).
 pub mod page_flags {
@@ -407,6 +409,33 @@ impl Mapping {
         let wanted = usize::try_from(end - first).unwrap_or(BATCH).min(BATCH);
         let pages = self.pages.lock();
         pages.frames.run_from(first).iter().take(wanted).map_while(Option::clone).collect()
+    }
+
+    /// As [`get_batch`](Self::get_batch), where pages that lie side by side are one piece; shows each to `used`, under the lock.
+    fn get_spans(
+        &self,
+        first: u64,
+        end: u64,
+        mut used: impl FnMut(u64, &Frame),
+    ) -> ArrayVec<FrameSpan, NR_SPANS> {
+        let mut spans = ArrayVec::<FrameSpan, NR_SPANS>::new();
+        if self.is_huge() {
+            spans.extend(self.get(first).map(FrameSpan::from));
+            return spans;
+        }
+        let wanted = usize::try_from(end - first).unwrap_or(BATCH).min(BATCH);
+        let pages = self.pages.lock();
+        let run = pages.frames.run_from(first).iter().take(wanted).map_while(Option::as_ref);
+        for (idx, frame) in (first..).zip(run) {
+            if !spans.last_mut().is_some_and(|last| last.add(frame)) {
+                if spans.is_full() {
+                    break;
+                }
+                spans.push(FrameSpan::from(frame.clone()));
+            }
+            used(idx, frame);
+        }
+        spans
     }
 
     /// Page `idx`, made or read when it is missing. May sleep.
