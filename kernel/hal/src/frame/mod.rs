@@ -256,6 +256,7 @@ impl Frame {
     }
 
     /// The first reference to a frame fresh from the allocator.
+    #[inline]
     fn adopt(pfn: NonZeroU32) -> Frame {
         let frame = Frame { pfn };
         let meta = frame.meta();

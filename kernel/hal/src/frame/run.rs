@@ -54,10 +54,9 @@ impl Frame {
         let (mut got, mut order) = (0, MANY_ORDER);
         while got < wanted {
             order = order.min((wanted - got).ilog2());
-            match alloc_user_run(order) {
+            match alloc_user_run(order).and_then(NonZeroU32::new) {
                 Some(first) => {
-                    let run = first..first + (1 << order);
-                    run.filter_map(NonZeroU32::new).map(Frame::adopt).for_each(&mut keep);
+                    (0..1 << order).for_each(|nth| keep(Frame::adopt(first.saturating_add(nth))));
                     got += 1 << order;
                 }
                 None if order == 0 => break,

@@ -188,9 +188,12 @@ impl Mapping {
         frames: impl IntoIterator<Item = Frame, IntoIter: ExactSizeIterator>,
         idx: u64,
     ) -> Result<Option<Frame>> {
-        let frames = frames.into_iter().enumerate().map(|(nth, frame)| {
-            frame.meta().flags.store(page_flags::FILE, Relaxed);
-            frame.meta().index.store(first + nth as u64, Relaxed);
+        let mut at = first;
+        let frames = frames.into_iter().map(|frame| {
+            let meta = frame.meta();
+            meta.flags.store(page_flags::FILE, Relaxed);
+            meta.index.store(at, Relaxed);
+            at += 1;
             frame
         });
         let mut index = self.pages.lock();

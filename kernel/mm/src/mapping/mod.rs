@@ -425,15 +425,21 @@ impl Mapping {
         }
         let wanted = usize::try_from(end - first).unwrap_or(BATCH).min(BATCH);
         let pages = self.pages.lock();
-        let run = pages.frames.run_from(first).iter().take(wanted).map_while(Option::as_ref);
-        for (idx, frame) in (first..).zip(run) {
-            if !spans.last_mut().is_some_and(|last| last.add(frame)) {
-                if spans.is_full() {
-                    break;
-                }
-                spans.push(FrameSpan::from(frame.clone()));
-            }
+        let slots = pages.frames.run_from(first);
+        let slots = slots.get(..wanted).unwrap_or(slots);
+        let mut run = (first..).zip(slots).map_while(|(idx, page)| Some((idx, page.as_ref()?)));
+        let mut next = run.next();
+        while let Some((idx, frame)) = next.filter(|_| !spans.is_full()) {
             used(idx, frame);
+            let mut span = FrameSpan::from(frame.clone());
+            next = run.find(|(idx, frame)| {
+                let follows = span.add(frame);
+                if follows {
+                    used(*idx, frame);
+                }
+                !follows
+            });
+            spans.push(span);
         }
         spans
     }
