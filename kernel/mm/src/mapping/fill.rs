@@ -9,7 +9,7 @@
 //!   miss at page 24         begin 56..120, wait for 24..56, put them in
 //! ```
 //! What is being read is not in the cache, and goes in only if none of its pages was written to the device since: what came
-//! into the cache meanwhile, was changed, written back and dropped, would be undone by it ([`Reads`]).
+//! into the cache meanwhile, was changed, written back and dropped, would be undone by it (`Read`).
 //!
 //! The frames of a window lie side by side where free memory does, so that the device has few addresses for many pages.
 
@@ -189,12 +189,11 @@ impl Mapping {
         idx: u64,
     ) -> Result<Option<Frame>> {
         let mut at = first;
-        let frames = frames.into_iter().map(|frame| {
+        let frames = frames.into_iter().inspect(|frame| {
             let meta = frame.meta();
             meta.flags.store(page_flags::FILE, Relaxed);
             meta.index.store(at, Relaxed);
             at += 1;
-            frame
         });
         let mut index = self.pages.lock();
         let is_fresh = pages.ahead.is_fresh(place);
