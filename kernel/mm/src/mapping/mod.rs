@@ -22,8 +22,9 @@
 //!
 //! # Locks
 //!
-//! `writing` (sleeps, around write-back) > `filling` (sleeps, around reads) > page-table cursor > `pages`. None is held
-//! while user memory is copied. Truncation holds both of the first, so no I/O on a page that goes is under way.
+//! `writing` (sleeps, around write-back) > `filling` (sleeps, around reads) > page-table cursor > `pages` > `reads` (of
+//! read-ahead). None is held while user memory is copied. Truncation holds both of the first, so no I/O on a page that goes is
+//! under way.
 
 mod errseq;
 mod fill;
