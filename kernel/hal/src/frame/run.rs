@@ -138,7 +138,8 @@ impl FrameSpan {
     /// Copies bytes from `offset` on out of the frames.
     pub fn read(&self, offset: usize, buf: &mut [u8]) {
         let from = self.ptr(offset, buf.len());
-        // SAFETY: inside of frames that we hold references to (S1), and that follow each other at `frame_ptr`, too; `buf` is none.
+        // SAFETY: inside of frames that we hold references to (S1), and that follow each other at `frame_ptr`, too. `buf` is no
+        // frame.
         unsafe { core::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) }
     }
 

@@ -1,6 +1,7 @@
 //! read(2) and write(2) on the page cache: bytes go straight between frames and the caller's buffers.
 
 use abi::{Errno, Result};
+use arrayvec::ArrayVec;
 use hal::frame::{Frame, FrameSpan, HUGE_FRAMES, HUGE_ORDER, HUGE_SIZE, HugeFrame};
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
@@ -13,6 +14,11 @@ use core::sync::atomic::Ordering;
 
 /// Bytes within a page of a file.
 pub use hal::uio::FramePart as PagePart;
+
+/// Pages that are looked up at once.
+const BATCH: usize = 32;
+/// Pieces of memory that they may lie in.
+const NR_SPANS: usize = 8;
 
 /// The offset of `pos` in its page.
 fn in_page(pos: u64) -> usize {
@@ -70,6 +76,49 @@ impl Mapping {
             }
         }
         Ok(done)
+    }
+
+    /// The pages from `first` on that are cached without a gap, up to `end` or the end of a leaf of the tree; at most [`BATCH`].
+    fn get_batch(&self, first: u64, end: u64) -> ArrayVec<Frame, BATCH> {
+        if self.is_huge() {
+            return self.get(first).into_iter().collect();
+        }
+        let wanted = usize::try_from(end - first).unwrap_or(BATCH).min(BATCH);
+        let pages = self.pages.lock();
+        pages.frames.run_from(first).iter().take(wanted).map_while(Option::clone).collect()
+    }
+
+    /// As [`get_batch`](Self::get_batch), where pages that lie side by side are one piece; shows each to `used`, under the lock.
+    fn get_spans(
+        &self,
+        first: u64,
+        end: u64,
+        mut used: impl FnMut(u64, &Frame),
+    ) -> ArrayVec<FrameSpan, NR_SPANS> {
+        let mut spans = ArrayVec::<FrameSpan, NR_SPANS>::new();
+        if self.is_huge() {
+            spans.extend(self.get(first).map(FrameSpan::from));
+            return spans;
+        }
+        let wanted = usize::try_from(end - first).unwrap_or(BATCH).min(BATCH);
+        let pages = self.pages.lock();
+        let slots = pages.frames.run_from(first);
+        let slots = slots.get(..wanted).unwrap_or(slots);
+        let mut run = (first..).zip(slots).map_while(|(idx, page)| Some((idx, page.as_ref()?)));
+        let mut next = run.next();
+        while let Some((idx, frame)) = next.filter(|_| !spans.is_full()) {
+            used(idx, frame);
+            let mut span = FrameSpan::from(frame.clone());
+            next = run.find(|(idx, frame)| {
+                let follows = span.add(frame);
+                if follows {
+                    used(*idx, frame);
+                }
+                !follows
+            });
+            spans.push(span);
+        }
+        spans
     }
 
     /// Shows `each` the pages of the `len` bytes from `pos` on, until it says `false`, the file ends or has a hole;

@@ -54,9 +54,8 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
-use arrayvec::ArrayVec;
 use hal::PAGE_SHIFT;
-use hal::frame::{Frame, FrameSpan, HUGE_FRAMES, HugeFrame};
+use hal::frame::{Frame, HUGE_FRAMES, HugeFrame};
 use hal::sync::SpinLock;
 
 use crate::counters;
@@ -64,11 +63,6 @@ use crate::hugetlb::HugePages;
 use crate::oom;
 use crate::sync::Mutex;
 use radix::Radix;
-
-/// Pages that are looked up at once.
-pub const BATCH: usize = 32;
-/// Pieces of memory that a batch may lie in.
-const NR_SPANS: usize = 8;
 
 /// Flags of a frame, kept in its metadata ([`hal::frame::FrameMeta`]).
 pub mod page_flags {
@@ -400,49 +394,6 @@ impl Mapping {
             visit(idx, frame)
         });
         next
-    }
-
-    /// The pages from `first` on that are cached without a gap, up to `end` or the end of a leaf of the tree; at most [`BATCH`].
-    fn get_batch(&self, first: u64, end: u64) -> ArrayVec<Frame, BATCH> {
-        if self.is_huge() {
-            return self.get(first).into_iter().collect();
-        }
-        let wanted = usize::try_from(end - first).unwrap_or(BATCH).min(BATCH);
-        let pages = self.pages.lock();
-        pages.frames.run_from(first).iter().take(wanted).map_while(Option::clone).collect()
-    }
-
-    /// As [`get_batch`](Self::get_batch), where pages that lie side by side are one piece; shows each to `used`, under the lock.
-    fn get_spans(
-        &self,
-        first: u64,
-        end: u64,
-        mut used: impl FnMut(u64, &Frame),
-    ) -> ArrayVec<FrameSpan, NR_SPANS> {
-        let mut spans = ArrayVec::<FrameSpan, NR_SPANS>::new();
-        if self.is_huge() {
-            spans.extend(self.get(first).map(FrameSpan::from));
-            return spans;
-        }
-        let wanted = usize::try_from(end - first).unwrap_or(BATCH).min(BATCH);
-        let pages = self.pages.lock();
-        let slots = pages.frames.run_from(first);
-        let slots = slots.get(..wanted).unwrap_or(slots);
-        let mut run = (first..).zip(slots).map_while(|(idx, page)| Some((idx, page.as_ref()?)));
-        let mut next = run.next();
-        while let Some((idx, frame)) = next.filter(|_| !spans.is_full()) {
-            used(idx, frame);
-            let mut span = FrameSpan::from(frame.clone());
-            next = run.find(|(idx, frame)| {
-                let follows = span.add(frame);
-                if follows {
-                    used(*idx, frame);
-                }
-                !follows
-            });
-            spans.push(span);
-        }
-        spans
     }
 
     /// Page `idx`, made or read when it is missing. May sleep.
