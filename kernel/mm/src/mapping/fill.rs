@@ -109,6 +109,13 @@ impl Ahead {
         }
     }
 
+    /// Only the first `nr` of the pages at `place` are read: the others do not matter.
+    fn note_len(&self, place: usize, nr: usize) {
+        if let Some(read) = self.reads.lock().get_mut(place) {
+            read.pages.end = read.pages.start + nr as u64;
+        }
+    }
+
     /// `pages` are about to be written to the device.
     pub(super) fn note_write(&self, pages: Range<u64>) {
         for read in self.reads.lock().iter_mut() {
@@ -150,6 +157,8 @@ impl Mapping {
             pages.ahead.is_under_way.store(false, Relaxed);
             // If it is not among them, others are read elsewhere now: nobody waits.
             if under_way.has(idx) {
+                // readahead(2) may have read pages before its end since.
+                pages.ahead.next.fetch_max(under_way.first + under_way.frames.len() as u64, Relaxed);
                 self.begin_next(pages, &mut filling, NOW + 1 + under_way.place % (NR_READS - 1));
                 if let Some(frame) = self.put_in(pages, under_way, idx)? {
                     return Ok(frame);
@@ -217,10 +226,13 @@ impl Mapping {
     /// Begins to read the window behind the last one, if none is on its way; `filling` is held. Without memory to spare, or a
     /// device that can, nothing.
     fn begin_next(&self, pages: &Pages, filling: &mut Option<UnderWay>, place: usize) {
+        if filling.is_some() {
+            return;
+        }
         let first = pages.ahead.next.load(Relaxed);
         let end = self.size().div_ceil(PAGE_SIZE as u64);
         let wanted = (pages.ahead.window(first) as u64).min(end.saturating_sub(first));
-        if filling.is_some() || wanted == 0 {
+        if wanted == 0 {
             return;
         }
         pages.ahead.note_read(place, first..first + wanted);
@@ -233,6 +245,7 @@ impl Mapping {
         if frames.is_empty() {
             return;
         }
+        pages.ahead.note_len(place, frames.len());
         if let Ok(Some(reading)) = pages.source.begin_read(first, &frames) {
             pages.ahead.next.store(first + frames.len() as u64, Relaxed);
             pages.ahead.was_met.store(false, Relaxed);
@@ -280,7 +293,10 @@ impl Mapping {
             Frame::alloc_user_many(missing, |frame| frames.push(frame));
             if frames.is_empty() {
                 frames.push(oom::alloc()?);
+                // That may have made room for the others.
+                Frame::alloc_user_many(missing - 1, |frame| frames.push(frame));
             }
+            pages.ahead.note_len(NOW, frames.len());
             if pages.source.read_pages(first, &frames).is_err() {
                 // Pages ahead may be what failed.
                 frames.truncate(1);
@@ -308,8 +324,10 @@ impl Mapping {
                 continue;
             }
             let _filling = pages.filling.lock();
-            let wanted = usize::try_from(end - idx).unwrap_or(usize::MAX);
-            if self.get(idx).is_none() && idx < self.size().div_ceil(PAGE_SIZE as u64) {
+            // The file may be shorter by now.
+            let end = end.min(self.size().div_ceil(PAGE_SIZE as u64));
+            let wanted = usize::try_from(end.saturating_sub(idx)).unwrap_or(usize::MAX);
+            if self.get(idx).is_none() && wanted > 0 {
                 self.read_run(pages, idx, wanted)?;
             }
             idx += 1;
