@@ -18,10 +18,11 @@ use crate::{SECTOR_SHIFT, SECTOR_SIZE, registry, sync};
 /// Says what goes wrong: called with the operation, first sector and number of sectors.
 pub type Fault = dyn Fn(Op, u64, u64) -> Result<()> + Send + Sync;
 
-/// A disk whose sectors are frames. Requests complete before they return.
+/// A disk whose sectors are frames. Requests complete before they return, but for those that are held up.
 pub struct MemDisk {
     frames: Vec<Frame>,
     fault: IrqLock<Option<Arc<Fault>>>,
+    held: IrqLock<Option<Vec<Request>>>,
 }
 
 /// The major of RAM disks.
@@ -46,6 +47,7 @@ impl MemDisk {
         let memory = Arc::new(MemDisk {
             frames: sync::alloc_frames(len)?,
             fault: IrqLock::new("block.memdisk.fault", None),
+            held: IrqLock::new("block.memdisk.held", None),
         });
         let info = DiskInfo {
             name: alloc::format!("{base}{index}"),
@@ -71,6 +73,27 @@ impl MemDisk {
     /// No more faults.
     pub fn clear_fault(&self) {
         *self.fault.lock() = None;
+    }
+
+    /// Holds up the requests that come.
+    pub fn hold(&self) {
+        self.held.lock().get_or_insert_default();
+    }
+
+    /// Those that were held up, to be given to [`MemDisk::run`]; others that come are not.
+    pub fn take_held(&self) -> Vec<Request> {
+        self.held.lock().take().unwrap_or_default()
+    }
+
+    /// Executes what was held up.
+    pub fn let_go(&self) {
+        self.take_held().into_iter().for_each(|request| self.run(request));
+    }
+
+    /// Executes `request`.
+    pub fn run(&self, request: Request) {
+        let result = self.execute(&request);
+        request.complete(result);
     }
 
     /// All bytes as they are now.
@@ -122,8 +145,11 @@ impl MemDisk {
 
 impl Driver for MemDisk {
     fn queue(&self, _hw: usize, request: Request) -> Result<(), Request> {
-        let result = self.execute(&request);
-        request.complete(result);
+        if let Some(held) = self.held.lock().as_mut() {
+            held.push(request);
+            return Ok(());
+        }
+        self.run(request);
         Ok(())
     }
 }

@@ -40,6 +40,7 @@ pub mod sysctl;
 #[cfg(test)]
 mod tests;
 pub mod thp;
+mod transfer;
 mod vma;
 mod walk;
 pub mod watch;
@@ -56,4 +57,5 @@ pub use remote::Rights;
 pub use show::{ClearRefs, PageState, PageStats, PageView, VmaInfo};
 pub use space::{Counters, Limits, Mm, Prefs};
 pub use supply::{Holes, Protect, Supply};
+pub use transfer::{Lend, LentMemory};
 pub use vma::{Backing, FileId, Mappable, MappedFile, STACK_GUARD_GAP, ShownFile, VmFlags, Vma, VmaAttr};

@@ -41,12 +41,7 @@ pub struct PinnedPage(Frame);
 impl PinnedPage {
     /// Pins `frame`. `ENOMEM`: it has too many pins.
     fn new(frame: Frame) -> Result<Self> {
-        let more = |flags: u32| flags.checked_add(ONE);
-        frame
-            .meta()
-            .flags
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, more)
-            .map_err(|_| Errno::ENOMEM)?;
+        count_pin(&frame)?;
         Ok(Self(frame))
     }
 
@@ -58,8 +53,20 @@ impl PinnedPage {
 
 impl Drop for PinnedPage {
     fn drop(&mut self) {
-        self.0.meta().flags.fetch_sub(ONE, Ordering::AcqRel);
+        uncount_pin(&self.0);
     }
+}
+
+/// Counts one more pin of `frame`. `ENOMEM`: it has too many.
+pub(crate) fn count_pin(frame: &Frame) -> Result<()> {
+    let more = |flags: u32| flags.checked_add(ONE);
+    let counted = frame.meta().flags.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
+    counted.map(drop).map_err(|_| Errno::ENOMEM)
+}
+
+/// Takes back what [`count_pin`] counted.
+pub(crate) fn uncount_pin(frame: &Frame) {
+    frame.meta().flags.fetch_sub(ONE, Ordering::AcqRel);
 }
 
 /// Whether the pages of `vma` may be pinned for writing. `EFAULT`: they may not be written, are no memory, or a file

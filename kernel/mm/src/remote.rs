@@ -207,7 +207,7 @@ fn is_marked(flags: VmFlags) -> bool {
 
 /// The frame that `vma` shows at `addr`, if an access for `need`, which the mapping allows, can use it as it is. For a write
 /// that is one that only the writer changes, or a page of a shared mapping that may be written; its entry becomes dirty.
-fn usable(cursor: &mut Cursor<'_>, vma: &Vma, addr: u64, need: Need) -> Option<Frame> {
+pub(crate) fn usable(cursor: &mut Cursor<'_>, vma: &Vma, addr: u64, need: Need) -> Option<Frame> {
     let Entry::Present { frame, flags } = cursor.query(addr) else { return None };
     if !need.write {
         return Some(frame);

@@ -2,6 +2,8 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use core::ops::Deref;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use hal::sync::IrqLock;
@@ -68,6 +70,43 @@ fn take() -> Option<(Work, bool)> {
     let mut queue = QUEUE.lock();
     let work = queue.pop_front()?;
     Some((work, !queue.is_empty()))
+}
+
+/// A reference that may be given up in any context: a worker drops the value where that must not happen at once.
+pub struct Late<T: Send + Sync + 'static>(Option<Arc<T>>);
+
+impl<T: Send + Sync> From<Arc<T>> for Late<T> {
+    fn from(value: Arc<T>) -> Self {
+        Self(Some(value))
+    }
+}
+
+impl<T: Send + Sync> Deref for Late<T> {
+    type Target = Arc<T>;
+
+    #[inline]
+    fn deref(&self) -> &Arc<T> {
+        match &self.0 {
+            Some(value) => value,
+            None => unreachable!("only a dropped one is empty"),
+        }
+    }
+}
+
+impl<T: Send + Sync> Drop for Late<T> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(last) = self.0.take().and_then(Arc::into_inner) {
+            drop_late(last);
+        }
+    }
+}
+
+#[cold]
+fn drop_late<T: Send + Sync + 'static>(last: T) {
+    if hal::preempt::is_atomic() {
+        queue(Box::new(move || drop(last)));
+    }
 }
 
 /// Waits until all readers of before have finished (Linux: `synchronize_rcu`). Sleeps.

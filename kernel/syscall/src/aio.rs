@@ -117,8 +117,9 @@ fn read(request: Request, iocb: &Iocb, file: Arc<File>) -> Result<()> {
         return Err(Errno::EINVAL);
     }
     let bufs = buffers(iocb, iocb.aio_lio_opcode == opcode::PREADV)?;
-    if transfer::is_worthwhile(&file, total(&bufs)) {
-        return request.transfer(part(RwKind::Read, file, iocb, flags), &bufs);
+    let len = total(&bufs);
+    if transfer::is_worthwhile(&file, len) {
+        return request.transfer(part(RwKind::Read, file, iocb, flags), bufs, len);
     }
     let mut dst = Dest::user_vec(bufs);
     let result = if has_positions(&file) {
@@ -136,15 +137,16 @@ fn total(bufs: &[UserBuf]) -> usize {
 }
 
 fn part(kind: RwKind, file: Arc<File>, iocb: &Iocb, flags: RwFlags) -> Transfer {
-    Transfer { kind, file, pos: iocb.aio_offset, flags, fsize: rlimit(Resource::Fsize) }
+    Transfer { kind, file: file.into(), pos: iocb.aio_offset, flags, fsize: rlimit(Resource::Fsize) }
 }
 
 fn write(request: Request, iocb: &Iocb, file: Arc<File>) -> Result<()> {
     let flags = rw_flags(iocb, &file)?;
     file.require(FileMode::WRITE)?;
     let bufs = buffers(iocb, iocb.aio_lio_opcode == opcode::PWRITEV)?;
-    if transfer::is_worthwhile(&file, total(&bufs)) {
-        return request.transfer(part(RwKind::Write, file, iocb, flags), &bufs);
+    let len = total(&bufs);
+    if transfer::is_worthwhile(&file, len) {
+        return request.transfer(part(RwKind::Write, file, iocb, flags), bufs, len);
     }
     let mut src = Src::user_vec(bufs);
     let fsize = rlimit(Resource::Fsize);

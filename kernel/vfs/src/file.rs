@@ -24,6 +24,7 @@ use sched::{Mutex, MutexGuard, PollTable};
 use security::Cred;
 
 use crate::dentry::Name;
+use crate::direct::{self, Direct};
 use crate::inode::{FileKind, Inode, InodeFlags};
 use crate::lock;
 use crate::mount::WriteAccess;
@@ -177,6 +178,16 @@ pub trait FileOps: Any + Send + Sync {
     fn overwrite(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<Option<usize>> {
         let _ = (file, src, pos);
         Ok(None)
+    }
+
+    /// Begins a read or write past the page cache that ends by itself, with [`DirectJob::done`]; a write is one of bytes that the
+    /// file has already. Given back: it cannot, and has to be done by [`FileOps::read`] or [`FileOps::write`]. The inode's `sem`
+    /// is held for reading, but not for as long as the transfer takes. May sleep, but not for the transfer.
+    ///
+    /// [`DirectJob::done`]: crate::DirectJob::done
+    fn begin_direct(&self, file: &File, direct: Direct) -> direct::Begun {
+        let _ = file;
+        Err(direct)
     }
 
     /// A request of ioctl(2) that the VFS does not know.

@@ -11,6 +11,7 @@ mod dcache;
 pub mod dentry;
 pub mod dev;
 pub mod device_mounts;
+pub mod direct;
 pub mod dnotify;
 mod dontcache;
 pub mod fcntl;
@@ -51,6 +52,7 @@ pub mod xattr;
 
 pub use dcache::{limit as dentry_limit, nr_dentries, shrink as shrink_dentries};
 pub use dentry::Dentry;
+pub use direct::{Direct, DirectJob};
 pub use fdtable::{FdFlags, FdTable, Held};
 pub use file::{DirEmit, File, FileMode, FileOps, ReleaseWatch, RwKind, ShowPart, SyncMode, Whence};
 pub use fs_context::{FsContext, WalkContext};

@@ -172,7 +172,7 @@ pub fn cached_prefix(mapping: &Mapping, pos: u64, len: usize) -> Result<usize> {
 
 /// Notes that `done` bytes were read.
 #[inline]
-fn accessed(file: &File, done: usize) {
+pub(crate) fn accessed(file: &File, done: usize) {
     let inode = file.inode();
     if !inode.flags().contains(InodeFlags::ANONYMOUS) {
         if has_atime(inode) && !file.flags().contains(OpenFlags::NOATIME) {
@@ -303,14 +303,7 @@ fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags
 fn overwrite(file: &File, src: &mut Src<'_>, pos: u64, fsize: u64, flags: RwFlags) -> Result<Option<usize>> {
     let inode = file.inode();
     let _shared = inode.sem.read();
-    let end = pos.saturating_add(src.remaining() as u64);
-    let has_privileges =
-        inode.mode() & (S_ISUID | S_ISGID) != 0 || !inode.flags().contains(InodeFlags::NO_CAPS);
-    let is_plain = src.remaining() > 0
-        && end <= fsize.min(inode.size())
-        && !has_privileges
-        && !inode.flags().contains(InodeFlags::SWAPFILE);
-    if !is_plain {
+    if !is_plain_overwrite(inode, pos, src.remaining(), fsize) {
         return Ok(None);
     }
     if flags.contains(RwFlags::NOWAIT) {
@@ -322,6 +315,24 @@ fn overwrite(file: &File, src: &mut Src<'_>, pos: u64, fsize: u64, flags: RwFlag
         inode.ops().times_changed(inode);
     }
     Ok(done)
+}
+
+/// Whether a write of `len` bytes at `pos` ends within the file and changes nothing beside them. The inode's `sem` is held.
+pub(crate) fn is_plain_overwrite(inode: &Inode, pos: u64, len: usize, fsize: u64) -> bool {
+    let end = pos.saturating_add(len as u64);
+    let has_privileges =
+        inode.mode() & (S_ISUID | S_ISGID) != 0 || !inode.flags().contains(InodeFlags::NO_CAPS);
+    len > 0
+        && end <= fsize.min(inode.size())
+        && !has_privileges
+        && !inode.flags().contains(InodeFlags::SWAPFILE)
+}
+
+/// Tells those who watch that `file` was written to.
+pub(crate) fn wrote(file: &File) {
+    if !file.inode().flags().contains(InodeFlags::ANONYMOUS) {
+        notify::file_event(file, Event::MODIFY);
+    }
 }
 
 /// Takes capabilities (capabilities(7)) and the set-ID bits (inode(7)) from a file that someone writes to through `mount`. Its

@@ -13,6 +13,7 @@ mod epoll;
 mod eventfd;
 mod exec;
 mod ext4;
+mod ext4aio;
 mod fanotify;
 mod fat;
 mod fork;
@@ -182,5 +183,6 @@ const AREAS: &[&[harness::Test]] = &[
     overlay::TESTS,
     overlayindex::TESTS,
     ext4::TESTS,
+    ext4aio::TESTS,
     swap::TESTS,
 ];

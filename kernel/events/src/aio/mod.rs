@@ -40,6 +40,7 @@ use abi::{Errno, Result};
 use hal::sync::IrqLock;
 use limits::events::{AIO_MAX_NR, charge_aio, uncharge_aio};
 use mm::Mm;
+use sched::workqueue::Late;
 use sched::{Interruptible, Mutex, WaitError, WaitQueue};
 use vfs::{File, SyncMode};
 
@@ -232,7 +233,7 @@ impl Context {
             return Err(Errno::EAGAIN);
         }
         state.nr_open += 1;
-        Ok(Request { context: self.clone(), obj, data, notify: None, is_done: false })
+        Ok(Request { context: self.clone().into(), obj, data, notify: None, is_done: false })
     }
 
     /// io_cancel(2): ends the request at `obj`, which then has an event. `EINVAL`: it has one already, or cannot be
@@ -315,12 +316,12 @@ impl Context {
     }
 }
 
-/// A request in flight: a place in the ring. Dropped without [`complete`](Self::complete) it never was.
+/// A request in flight: a place in the ring. Dropped without [`complete`](Self::complete) it never was. Both in any context.
 pub struct Request {
-    context: Arc<Context>,
+    context: Late<Context>,
     obj: u64,
     data: u64,
-    notify: Option<Arc<File>>,
+    notify: Option<Late<File>>,
     is_done: bool,
 }
 
@@ -328,7 +329,7 @@ impl Request {
     /// Lets the event signal the eventfd `file` too (`IOCB_FLAG_RESFD`). `EINVAL`: it is none.
     pub fn notify(&mut self, file: Arc<File>) -> Result<()> {
         file.ops_as::<EventFd>().ok_or(Errno::EINVAL)?;
-        self.notify = Some(file);
+        self.notify = Some(file.into());
         Ok(())
     }
 

@@ -1,20 +1,22 @@
 //! Reads and writes past the page cache that go on while the process does something else.
 //!
-//! Their memory is pinned when they are submitted: a worker has another address space. Workers are threads of their own,
-//! made when requests wait and gone a while after the last, as each of them waits for a device.
+//! Their memory is lent when they are submitted. Most of them the file system begins at once, and the disk's interrupt ends them
+//! ([`vfs::direct`]). The others, which have to wait for more than one transfer, are given to workers: threads of their own, made
+//! when requests wait and gone a while after the last, as each of them waits for a device.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
-use hal::PAGE_SIZE;
 use hal::uio::{Dest, FramePart, Src, UserBuf};
-use mm::Mm;
+use mm::{Lend, LentMemory};
+use sched::workqueue::Late;
 use sched::{Interruptible, Mutex, WaitQueue};
 use vfs::rw::{self, RwFlags};
-use vfs::{File, RwKind};
+use vfs::{Direct, DirectJob, File, RwKind};
 
 use super::Request;
 
@@ -30,8 +32,8 @@ pub struct Transfer {
     /// From or to the file.
     pub kind: RwKind,
     /// The file.
-    pub file: Arc<File>,
-    /// Where in it.
+    pub file: Late<File>,
+    /// Where in it, not negative.
     pub pos: i64,
     /// Flags of a write.
     pub flags: RwFlags,
@@ -39,14 +41,15 @@ pub struct Transfer {
     pub fsize: u64,
 }
 
+/// One with its memory.
 struct Job {
     request: Request,
     transfer: Transfer,
-    memory: Vec<FramePart>,
+    memory: LentMemory,
 }
 
 struct Jobs {
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<Box<Job>>,
     nr_workers: usize,
     /// Those of them that wait.
     nr_idle: usize,
@@ -68,60 +71,40 @@ pub fn is_worthwhile(file: &File, len: usize) -> bool {
         && file.mode().contains(FileMode::NOWAIT | FileMode::SEEK)
 }
 
-/// The pages behind `bufs`. `EFAULT`, `ENOMEM`.
-fn pin(mm: &Mm, bufs: &[UserBuf], kind: RwKind) -> Result<Vec<FramePart>> {
-    let mut parts = Vec::new();
-    for buf in bufs {
-        let mut done = 0;
-        while done < buf.len {
-            let at = buf.addr.add(done as u64);
-            let offset = at.page_offset();
-            let len = (PAGE_SIZE - offset).min(buf.len - done);
-            let frame = mm.pin_page(at, kind == RwKind::Read).map_err(|errno| match errno {
-                Errno::ENOMEM => Errno::ENOMEM,
-                _ => Errno::EFAULT,
-            })?;
-            parts.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            parts.push(FramePart { frame, offset, len });
-            done += len;
-        }
-    }
-    Ok(parts)
-}
-
 impl Request {
-    /// Begins `transfer` with the caller's memory `bufs`; its result comes as an event. May sleep.
+    /// Begins `transfer` of the `len` bytes of the caller's memory `bufs`; its result comes as an event. May sleep.
     ///
     /// `EAGAIN`: no memory for one more. `EINVAL`: the caller has no address space.
-    pub fn transfer(self, transfer: Transfer, bufs: &[UserBuf]) -> Result<()> {
-        let mm = super::own_mm()?;
-        let memory = match pin(&mm, bufs, transfer.kind) {
-            Ok(memory) => memory,
+    pub fn transfer(self, transfer: Transfer, bufs: Vec<UserBuf>, len: usize) -> Result<()> {
+        let lend = if transfer.kind == RwKind::Read { Lend::ToFill } else { Lend::ToRead };
+        let memory = match super::own_mm()?.lend(&bufs, lend) {
+            Ok(Some(memory)) => memory,
+            Ok(None) => {
+                // Nobody but the caller itself can fill it.
+                let Transfer { file, pos, flags, .. } = &transfer;
+                self.finish(rw::pread_with(file, &mut Dest::user_vec(bufs), *pos, *flags));
+                return Ok(());
+            }
             Err(errno) => {
                 self.finish(Err(errno));
                 return Ok(());
             }
         };
-        let mut jobs = JOBS.lock();
-        jobs.waiting.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
-        jobs.waiting.push_back(Job { request: self, transfer, memory });
-        NR_WAITING.store(jobs.waiting.len(), Ordering::SeqCst);
-        let is_short = jobs.waiting.len() > jobs.nr_idle && jobs.nr_workers < MAX_WORKERS;
-        if is_short && sched::spawn("aio", work).is_ok() {
-            jobs.nr_workers += 1;
+        let Transfer { kind, pos, flags, fsize, .. } = transfer;
+        let file = transfer.file.clone();
+        let job = Box::new(Job { request: self, transfer, memory });
+        let direct = Direct { kind, pos: u64::try_from(pos).map_err(|_| Errno::EINVAL)?, len, job };
+        match vfs::direct::begin(&file, direct, flags, fsize) {
+            Ok(()) => Ok(()),
+            Err(Direct { job, .. }) => {
+                let job: Box<dyn Any> = job;
+                job.downcast::<Job>().map_err(|_| Errno::EINVAL)?.give_to_worker()
+            }
         }
-        let is_alone = jobs.nr_workers == 0;
-        drop(jobs);
-        ARRIVED.wake(u32::MAX, 1);
-        // Without memory for a worker the submitter is one.
-        while is_alone && let Some(job) = next() {
-            job.run();
-        }
-        Ok(())
     }
 }
 
-fn next() -> Option<Job> {
+fn next() -> Option<Box<Job>> {
     let mut jobs = JOBS.lock();
     let job = jobs.waiting.pop_front();
     NR_WAITING.store(jobs.waiting.len(), Ordering::SeqCst);
@@ -147,13 +130,46 @@ fn work() {
 }
 
 impl Job {
-    fn run(self) {
+    /// Has a worker do it. `EAGAIN`: no memory for one more. May sleep.
+    fn give_to_worker(self: Box<Self>) -> Result<()> {
+        let mut jobs = JOBS.lock();
+        jobs.waiting.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
+        jobs.waiting.push_back(self);
+        NR_WAITING.store(jobs.waiting.len(), Ordering::SeqCst);
+        let is_short = jobs.waiting.len() > jobs.nr_idle && jobs.nr_workers < MAX_WORKERS;
+        if is_short && sched::spawn("aio", work).is_ok() {
+            jobs.nr_workers += 1;
+        }
+        let is_alone = jobs.nr_workers == 0;
+        drop(jobs);
+        ARRIVED.wake(u32::MAX, 1);
+        // Without memory for a worker the submitter is one.
+        while is_alone && let Some(job) = next() {
+            job.run();
+        }
+        Ok(())
+    }
+
+    fn run(self: Box<Self>) {
         let Transfer { kind, file, pos, flags, fsize } = &self.transfer;
+        let parts = self.memory.parts();
         let result = match kind {
-            RwKind::Read => rw::pread_with(file, &mut Dest::parts(&self.memory), *pos, *flags),
-            RwKind::Write => rw::pwrite_with(file, &mut Src::parts(&self.memory), *pos, *fsize, *flags),
+            RwKind::Read => rw::pread_with(file, &mut Dest::parts(parts), *pos, *flags),
+            RwKind::Write => rw::pwrite_with(file, &mut Src::parts(parts), *pos, *fsize, *flags),
         };
-        drop(self.memory);
-        self.request.finish(result);
+        self.done(result);
+    }
+}
+
+impl DirectJob for Job {
+    fn memory(&self) -> &[FramePart] {
+        self.memory.parts()
+    }
+
+    fn done(self: Box<Self>, result: Result<usize>) {
+        let Self { request, transfer, memory } = *self;
+        drop(memory);
+        request.finish(result);
+        drop(transfer);
     }
 }

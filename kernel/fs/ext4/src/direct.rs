@@ -6,7 +6,9 @@
 //!   ... of bytes that have blocks: copy in    write back and drop the pages    write blocks    drop the pages once more
 //! ```
 //! Files whose data lies in the inode or goes through the journal have no such way: they use the cache, as on Linux.
-//! LINUX: bytes go through frames of the kernel's, as user memory is not pinned for the device.
+//! Here a thread waits for the device, and bytes go through frames of the kernel's. What can do without both is begun in [`flight`].
+//!
+//! [`flight`]: crate::flight
 //!
 //! # Locks
 //!
@@ -197,7 +199,7 @@ pub(crate) fn overwrite(
 }
 
 /// Has no pages of `range` cached. `false`: a mapping stores to them.
-fn has_dropped(mapping: &Arc<mm::Mapping>, range: &Range<u64>) -> Result<bool> {
+pub(crate) fn has_dropped(mapping: &Arc<mm::Mapping>, range: &Range<u64>) -> Result<bool> {
     let pages = whole_pages(range);
     let idx = pages.start >> PAGE_SHIFT..pages.end >> PAGE_SHIFT;
     if mapping.nr_pages() > 0 && mapping.count_pages(idx).dirty > 0 {

@@ -14,10 +14,12 @@ use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 use mm::Mapping;
 use security::Cap;
+use vfs::direct::{Begun, Direct};
 use vfs::file_attr::{FileAttr, FsFlags};
 use vfs::{File, FileMode, FileOps, Inode, InodeFlags, RwKind, ShowPart, SyncMode, Whence};
 
 use crate::direct;
+use crate::flight;
 use crate::node::{BUDGET, Node, node};
 use crate::pages::State;
 use crate::state::Txn;
@@ -99,6 +101,17 @@ impl FileOps for Regular {
         direct::overwrite(node, inode, src, pos)
     }
 
+    fn begin_direct(&self, file: &File, direct: Direct) -> Begun {
+        let inode = file.inode();
+        let Ok(node) = node(inode) else { return Err(direct) };
+        let writes_through = file.flags().intersects(OpenFlags::SYNC | OpenFlags::DSYNC)
+            || node.flags.load(Relaxed) & flags::SYNC != 0;
+        if !direct::is_direct(file, node) || direct.kind == RwKind::Write && writes_through {
+            return Err(direct);
+        }
+        flight::begin(node, inode, direct)
+    }
+
     fn share(&self, file: &File, pos: u64, len: usize, each: &mut ShowPart<'_>) -> Result<usize> {
         if file.flags().contains(OpenFlags::DIRECT) {
             return Ok(0);
@@ -116,6 +129,7 @@ impl FileOps for Regular {
         let inode = file.inode();
         check_unswapped(inode)?;
         let node = node(inode)?;
+        node.flights.settle();
         node.leave_inode()?;
         let has_extents = node.flags.load(Relaxed) & flags::EXTENTS != 0;
         let end = offset + len;
@@ -181,6 +195,7 @@ pub(crate) fn set_attr(inode: &Inode, attr: &FileAttr) -> Result<()> {
     }
     let new = old & !modifiable | wanted & modifiable;
     if (old ^ new) & flags::JOURNAL_DATA != 0 && inode.is_regular() {
+        node.flights.settle();
         node.leave_journal(inode)?;
     }
     inode.touch_ctime();
@@ -247,6 +262,7 @@ impl Node {
         if self.fs.is_aborted.load(Acquire) {
             return Err(Errno::EROFS);
         }
+        self.flights.settle();
         self.leave_inode()?;
         let old = inode.size();
         let edge = size.min(old);

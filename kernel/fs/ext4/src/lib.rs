@@ -11,6 +11,7 @@ mod disk;
 mod error;
 mod export;
 mod file;
+mod flight;
 mod fs;
 mod gate;
 mod icache;

@@ -19,6 +19,7 @@ use mm::Mapping;
 use vfs::inode::Times;
 use vfs::{Inode, InodeFlags, InodeInit, SuperBlock};
 
+use crate::flight::Flights;
 use crate::fs::{Fs, Handle};
 use crate::ranges::Ranges;
 use crate::state::Txn;
@@ -52,6 +53,7 @@ pub(crate) struct Node {
     pub(crate) last: SpinLock<Option<Extent>>,
     /// The size on disk.
     pub(crate) disk_size: AtomicU64,
+    pub(crate) flights: Flights,
 }
 
 /// The VFS's operations on it.
@@ -111,6 +113,7 @@ impl Fs {
             reserved: SpinLock::new("ext4.node.reserved", Ranges::new()),
             last: SpinLock::new("ext4.node.last", None),
             disk_size: AtomicU64::new(raw.size()),
+            flights: Flights::new(),
         });
         node.set_orphan(raw.nlink() == 0);
         let inode = make_vfs(&sb, raw, &node);

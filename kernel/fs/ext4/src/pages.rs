@@ -538,6 +538,7 @@ impl PageSource for Node {
     }
 
     fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        self.flights.note_coming();
         // The contents go into the inode at most once, and leave it once: each look may find that they have just done so.
         loop {
             if self.has_inline_data() && self.read_inline(first, frames)? {
@@ -559,6 +560,7 @@ impl PageSource for Node {
         if self.has_inline_data() || self.journals_data() {
             return Ok(None);
         }
+        self.flights.note_coming();
         let Some((transfer, size)) = self.start_read(first, frames)? else { return Ok(None) };
         // The transfer keeps the frames; only those that reach behind the end of the file are looked at again.
         let nr_full = usize::try_from((size >> PAGE_SHIFT).saturating_sub(first)).unwrap_or(usize::MAX);
@@ -605,6 +607,7 @@ impl PageSource for Node {
     }
 
     fn prepare_write(&self, idx: u64) -> Result<()> {
+        self.flights.note_coming();
         if self.fs.is_aborted.load(Acquire) {
             return Err(Errno::EROFS);
         }

@@ -42,6 +42,7 @@ impl SwapFile {
         {
             // What is in the journal would go over what is swapped there.
             let _exclusive = inode.sem.write();
+            node.flights.settle();
             node.leave_journal(inode)?;
         }
         let nr_pages = inode.size() >> PAGE_SHIFT;

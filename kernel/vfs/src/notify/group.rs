@@ -265,6 +265,12 @@ pub fn ask(path: &Path, wanted: Event) -> Result<()> {
     if NR_ASKING.load(Relaxed) == 0 { Ok(()) } else { ask_slow(path, wanted) }
 }
 
+/// Does anybody want to be asked of anything?
+#[inline]
+pub(crate) fn has_asking() -> bool {
+    NR_ASKING.load(Relaxed) != 0
+}
+
 /// As [`ask`] of what `file` has open; what those do who watch is not asked about.
 #[inline]
 pub(crate) fn ask_of_file(file: &File, wanted: Event) -> Result<()> {

@@ -19,9 +19,9 @@ use crate::path::Path;
 
 mod group;
 
-pub(crate) use group::ask_of_file;
 pub use group::{Group, GroupMark, MarkFlags, News, Told, ask, asking, mount_event};
 use group::{Role, Spot};
+pub(crate) use group::{ask_of_file, has_asking};
 
 bitflags! {
     /// What happened, with the numbers of inotify(7) and fanotify(7).

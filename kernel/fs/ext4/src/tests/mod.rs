@@ -4,5 +4,6 @@ mod crash;
 mod env;
 mod faults;
 mod files;
+mod flight;
 mod hostile;
 mod inline;

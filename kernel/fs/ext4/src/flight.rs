@@ -1,0 +1,262 @@
+//! Transfers past the page cache that end by the disk's interrupt ([`vfs::direct`]): between blocks that the file has and the
+//! caller's own memory.
+//!
+//! ```text
+//! thread                                              interrupt                       sem held for writing
+//!   sem for reading: count, find the blocks,
+//!     write back or drop pages, ask the disk
+//!   sem let go                                          done
+//!                                                       (pages came: a worker drops them)
+//!                                                       count back, wake              wait for the count to be 0: `settle`
+//!                                                                                     free, move blocks
+//! ```
+//! The count says what `sem` says of transfers that their thread waits for: no block changes its owner meanwhile. Who holds
+//! `sem` for writing and waits meets no new ones.
+//!
+//! # The page cache
+//!
+//! Before a read what is dirty is written back. Before a write no page of the range is cached, none is being read, and nobody
+//! writes any back. Pages that come in while it is under way may hold what was there before: each of them is counted
+//! (`Node::nr_comings`) before its bytes are read, so an equal count at the end says that there are none. Otherwise they are
+//! dropped, before the caller hears that the write is over.
+//!
+//! ```text
+//!   page comes in                              write
+//!     (A) count                                  (C) the device has it
+//!     (B) read from the device                   (D) look at the count
+//! ```
+//! If D misses A, then C is before B: the page holds what was written.
+
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use core::ops::Range;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+
+use abi::{Errno, Result};
+use block::{Bio, BioFlags, SECTOR_SHIFT, SECTOR_SIZE};
+use ext4_image::Error;
+use ext4_image::extent::Mapping as Found;
+use ext4_image::inode::flags;
+use hal::uio::FramePart;
+use sched::WaitQueue;
+use smallvec::SmallVec;
+use vfs::direct::{Begun, Direct, DirectJob};
+use vfs::{Inode, RwKind};
+
+use crate::direct::has_dropped;
+use crate::file::mapping;
+use crate::node::Node;
+
+/// The transfers of a file that are under way.
+pub(crate) struct Flights {
+    nr: AtomicU32,
+    landed: WaitQueue,
+    /// Pages that were about to come into the cache, or to become dirty.
+    nr_comings: AtomicU64,
+}
+
+impl Flights {
+    pub(crate) const fn new() -> Self {
+        Self { nr: AtomicU32::new(0), landed: WaitQueue::new(), nr_comings: AtomicU64::new(0) }
+    }
+
+    /// Waits until none is under way. The inode's `sem` is held for writing, so that none begins.
+    pub(crate) fn settle(&self) {
+        if self.nr.load(SeqCst) > 0 {
+            self.landed.wait(|| (self.nr.load(SeqCst) == 0).then_some(()));
+        }
+    }
+
+    /// Pages are about to come into the cache, or to become dirty.
+    pub(crate) fn note_coming(&self) {
+        self.nr_comings.fetch_add(1, SeqCst);
+    }
+}
+
+/// A place in the count.
+struct Counted(Arc<Node>);
+
+impl Counted {
+    fn new(node: &Arc<Node>) -> Self {
+        node.flights.nr.fetch_add(1, SeqCst);
+        Self(node.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if self.0.flights.nr.fetch_sub(1, SeqCst) == 1 {
+            self.0.flights.landed.wake_all();
+        }
+    }
+}
+
+/// A transfer under way. Each of its bios has a reference; with the last one it ends.
+struct Flight {
+    node: Counted,
+    kind: RwKind,
+    range: Range<u64>,
+    /// [`Flights::nr_comings`] before pages were dropped.
+    nr_comings: u64,
+    /// The first error, or 0.
+    error: AtomicU32,
+    job: Box<dyn DirectJob>,
+}
+
+impl Flight {
+    /// One of its bios is over, or its beginning.
+    fn part_done(self: Arc<Self>, result: Result<()>) {
+        if let Err(errno) = result {
+            let _ = self.error.compare_exchange(0, errno.number().unsigned_abs(), Relaxed, Relaxed);
+        }
+        if let Some(all) = Arc::into_inner(self) {
+            all.end();
+        }
+    }
+
+    fn end(self) {
+        let is_alone = self.node.0.flights.nr_comings.load(SeqCst) == self.nr_comings;
+        if self.kind == RwKind::Read || is_alone {
+            return self.land();
+        }
+        sched::workqueue::queue(Box::new(move || {
+            // The bytes are written, whatever becomes of pages that others have stored to meanwhile.
+            if let Some(inode) = self.node.0.vfs.get().and_then(Weak::upgrade)
+                && let Ok(mapping) = mapping(&inode)
+            {
+                let _ = has_dropped(mapping, &self.range);
+            }
+            self.land();
+        }));
+    }
+
+    fn land(self) {
+        let Self { node, range, error, job, .. } = self;
+        // The job holds the file and with it the node, until it is done.
+        drop(node);
+        job.done(match error.into_inner() {
+            0 => Ok((range.end - range.start) as usize),
+            raw => Err(Errno::new(raw as i32).unwrap_or(Errno::EIO)),
+        });
+    }
+}
+
+/// Bytes of the file that lie together on the device.
+struct Run {
+    range: Range<u64>,
+    /// Where on the device, in bytes; `None`: nowhere, they are zeroes.
+    at: Option<u64>,
+}
+
+type Runs = SmallVec<[Run; 2]>;
+
+/// Begins `direct`; see [`vfs::FileOps::begin_direct`].
+pub(crate) fn begin(node: &Arc<Node>, inode: &Arc<Inode>, direct: Direct) -> Begun {
+    let Some(range) = node.flying_range(inode, &direct) else { return Err(direct) };
+    // From here on no block is taken away.
+    let counted = Counted::new(node);
+    let nr_comings = node.flights.nr_comings.load(SeqCst);
+    let Ok(mapping) = mapping(inode) else { return Err(direct) };
+    let is_ready = match direct.kind {
+        RwKind::Read => mapping.write_back(range.clone()).is_ok(),
+        RwKind::Write => has_dropped(mapping, &range) == Ok(true),
+    };
+    // Who waits for it hears of an error.
+    let Some(runs) = is_ready.then(|| node.runs(range.clone(), direct.kind)).flatten() else {
+        return Err(direct);
+    };
+    let Some(bios) = bios(direct.kind, &runs, direct.job.memory()) else { return Err(direct) };
+    let Direct { kind, job, .. } = direct;
+    let error = AtomicU32::new(0);
+    let flight = Arc::new(Flight { node: counted, kind, range, nr_comings, error, job });
+    for bio in bios {
+        let part = flight.clone();
+        node.fs.disk.device().submit(bio.on_done(move |result, _| part.part_done(result)));
+    }
+    flight.part_done(Ok(()));
+    Ok(())
+}
+
+/// The bios for `runs`, whose bytes are in `memory` one after another; holes are zeroed there. `None`: no memory.
+fn bios(kind: RwKind, runs: &[Run], memory: &[FramePart]) -> Option<SmallVec<[Bio; 2]>> {
+    let mut bios = SmallVec::new();
+    let (mut parts, mut part, mut used) = (memory.iter(), None::<&FramePart>, 0);
+    for run in runs {
+        let mut left = (run.range.end - run.range.start) as usize;
+        let mut bio = run.at.map(|at| match kind {
+            RwKind::Read => Bio::read(at >> SECTOR_SHIFT),
+            RwKind::Write => Bio::write(at >> SECTOR_SHIFT),
+        });
+        while left > 0 {
+            let now = match part.filter(|part| used < part.len) {
+                Some(now) => now,
+                None => {
+                    used = 0;
+                    let next = parts.next()?;
+                    part = Some(next);
+                    next
+                }
+            };
+            let len = left.min(now.len - used);
+            match &mut bio {
+                Some(bio) => bio.add(now.frame.clone(), now.offset + used, len).ok()?,
+                None => now.frame.zero(now.offset + used..now.offset + used + len),
+            }
+            (used, left) = (used + len, left - len);
+        }
+        if let Some(bio) = bio {
+            bios.try_reserve(1).ok()?;
+            bios.push(bio.with_flags(BioFlags::SYNC));
+        }
+    }
+    Some(bios)
+}
+
+impl Node {
+    /// The bytes of the file that `direct` is about, if that can be a transfer of its own.
+    ///
+    /// A map of blocks does not tell of new ones that nothing is written to yet, as extents do.
+    fn flying_range(&self, inode: &Inode, direct: &Direct) -> Option<Range<u64>> {
+        let has_extents = self.flags.load(Acquire) & flags::EXTENTS != 0;
+        // Writing has stopped: no handle would tell, as none is needed.
+        let is_over = direct.kind == RwKind::Write && self.fs.is_aborted.load(Acquire);
+        if !has_extents || !self.can_direct() || is_over {
+            return None;
+        }
+        let (pos, alignment) = (direct.pos, direct.alignment());
+        let end = direct.end().ok()?;
+        let end = if direct.kind == RwKind::Read { end.min(inode.size()) } else { end };
+        let len = usize::try_from(end.checked_sub(pos)?).ok()?;
+        let device = self.fs.disk.device();
+        let is_aligned = alignment % SECTOR_SIZE as u64 == 0
+            && device.check_direct(pos, direct.len, alignment).is_ok()
+            && device.check_direct(pos, len, 0).is_ok();
+        (len > 0 && is_aligned).then_some(pos..end)
+    }
+
+    /// Where the bytes `range` lie. `None`: a write meets some that are not written yet, or it cannot be told.
+    fn runs(&self, range: Range<u64>, kind: RwKind) -> Option<Runs> {
+        let bits = self.fs.layout.block_bits;
+        let runs = self.look_at_blocks(|layout, view| {
+            let (mut runs, mut at, mut raw) = (Runs::new(), range.start, None);
+            while at < range.end {
+                let block = at >> bits;
+                let logical = u32::try_from(block).map_err(|_| Error::TooBig)?;
+                let (len, physical) = match self.find(layout, view, &mut raw, logical)? {
+                    Found::Extent(extent) => (extent.len, (!extent.is_unwritten).then_some(extent.physical)),
+                    Found::Hole(len) => (len, None),
+                };
+                let end = ((block + u64::from(len)) << bits).min(range.end);
+                if (kind == RwKind::Write && physical.is_none()) || end <= at {
+                    return Ok(None);
+                }
+                runs.try_reserve(1).map_err(|_| Error::NoMemory)?;
+                let on_device = physical.map(|physical| (physical << bits) + (at - (block << bits)));
+                runs.push(Run { range: at..end, at: on_device });
+                at = end;
+            }
+            Ok(Some(runs))
+        });
+        runs.ok().flatten().flatten()
+    }
+}
