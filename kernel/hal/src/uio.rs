@@ -105,6 +105,22 @@ impl UserCursor {
         bits
     }
 
+    /// What is left; `None`: no memory for the list.
+    fn rest(&self) -> Option<Vec<UserBuf>> {
+        let behind = self.bufs.get(self.idx + 1..).unwrap_or_default();
+        let mut rest = Vec::new();
+        rest.try_reserve_exact(1 + behind.len()).ok()?;
+        let mut left = self.remaining;
+        for buf in core::iter::once(&self.front).chain(behind) {
+            let len = buf.len.min(left);
+            if len > 0 {
+                rest.push(UserBuf { len, ..*buf });
+            }
+            left -= len;
+        }
+        Some(rest)
+    }
+
     /// Moves at most `len` bytes with `copy(user buffer, bytes already done)`, which returns how many it did.
     #[inline]
     fn transfer(
@@ -125,6 +141,15 @@ impl UserCursor {
         }
         Ok(total)
     }
+}
+
+/// Memory that is not the kernel's own: what is left of a [`Dest`] or a [`Src`].
+#[derive(Debug)]
+pub enum Memory {
+    /// Of the current address space.
+    User(Vec<UserBuf>),
+    /// Wherever it is mapped.
+    Parts(Vec<FramePart>),
 }
 
 enum DestKind<'a> {
@@ -175,6 +200,15 @@ impl<'a> Dest<'a> {
             DestKind::User(cursor) => cursor.alignment(),
             DestKind::Kernel { .. } => 0,
             DestKind::Parts(cursor) => cursor.alignment(),
+        }
+    }
+
+    /// Where the bytes go, if that is not memory of the kernel's. `None` without memory for the list, too.
+    pub fn memory(&self) -> Option<Memory> {
+        match &self.0 {
+            DestKind::User(cursor) => cursor.rest().map(Memory::User),
+            DestKind::Kernel { .. } => None,
+            DestKind::Parts(cursor) => cursor.rest().map(Memory::Parts),
         }
     }
 
@@ -328,6 +362,22 @@ impl<'a> PartsCursor<'a> {
         Some((&part.frame, part.offset + inside, n))
     }
 
+    /// What is left; `None`: no memory for the list.
+    fn rest(&self) -> Option<Vec<FramePart>> {
+        let ahead = self.parts.get(self.at..).unwrap_or_default();
+        let mut rest = Vec::new();
+        rest.try_reserve_exact(ahead.len()).ok()?;
+        let (mut skip, mut left) = (self.done - self.before, self.total - self.done);
+        for part in ahead {
+            let len = part.len.saturating_sub(skip).min(left);
+            if len > 0 {
+                rest.push(FramePart { frame: part.frame.clone(), offset: part.offset + skip, len });
+            }
+            (skip, left) = (skip.saturating_sub(part.len), left - len);
+        }
+        Some(rest)
+    }
+
     /// Shows the pieces of the next `len` bytes to `each`, with how many came before; how many there were.
     fn take(&mut self, len: usize, mut each: impl FnMut(&Frame, usize, usize, usize)) -> usize {
         let mut taken = 0;
@@ -384,6 +434,15 @@ impl<'a> Src<'a> {
             SrcKind::User(cursor) => cursor.remaining,
             SrcKind::Kernel { buf, pos } => buf.len() - pos,
             SrcKind::Parts(cursor) => cursor.total - cursor.done,
+        }
+    }
+
+    /// Where the bytes come from, as [`Dest::memory`].
+    pub fn memory(&self) -> Option<Memory> {
+        match &self.0 {
+            SrcKind::User(cursor) => cursor.rest().map(Memory::User),
+            SrcKind::Kernel { .. } => None,
+            SrcKind::Parts(cursor) => cursor.rest().map(Memory::Parts),
         }
     }
 
@@ -507,6 +566,12 @@ mod tests {
         assert_eq!(buf, [1, 1, 1, 2, 2]);
         src.revert(3);
         src.truncate(8);
+        let Some(Memory::Parts(rest)) = src.memory() else { panic!("parts") };
+        assert_eq!(Src::parts(&rest).remaining(), 8);
+        assert_eq!(
+            rest.iter().map(|part| (part.offset, part.len)).collect::<Vec<_>>(),
+            [(12, 1), (4090, 6), (0, 1)]
+        );
         let to = Frame::alloc_zeroed().unwrap();
         assert_eq!(src.take_into_frame(&to, 100, 100), Ok(8));
         let mut copy = [0; 9];
@@ -516,6 +581,20 @@ mod tests {
         src.revert(1);
         src.advance(9);
         assert_eq!(src.remaining(), 0);
+    }
+
+    #[test]
+    fn what_is_left_of_user_buffers_is_told() {
+        let buf = |addr, len| UserBuf { addr: UserAddr(addr), len };
+        let mut dst = Dest::user_vec(vec![buf(0x1000, 100), buf(0x2000, 0), buf(0x3000, 50)]);
+        dst.advance(30);
+        dst.truncate(90);
+        let Some(Memory::User(rest)) = dst.memory() else { panic!("user memory") };
+        assert_eq!(rest, [buf(0x101e, 70), buf(0x3000, 20)]);
+        dst.advance(75);
+        let Some(Memory::User(rest)) = dst.memory() else { panic!("user memory") };
+        assert_eq!(rest, [buf(0x3005, 15)]);
+        assert!(Dest::kernel(&mut [0; 8]).memory().is_none());
     }
 
     #[test]

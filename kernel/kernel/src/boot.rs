@@ -51,6 +51,7 @@ fn init_thread(params: Params) {
 
 fn set_up(params: Params) -> Result<()> {
     mm::oom::register_killer(&process::oom::OOM_KILLER);
+    mm::register_current(|| process::try_current()?.mm());
     register_hooks();
     events::init();
     syscall::init();

@@ -57,5 +57,5 @@ pub use remote::Rights;
 pub use show::{ClearRefs, PageState, PageStats, PageView, VmaInfo};
 pub use space::{Counters, Limits, Mm, Prefs};
 pub use supply::{Holes, Protect, Supply};
-pub use transfer::{Lend, LentMemory};
+pub use transfer::{Lend, LentMemory, lend, register_current};
 pub use vma::{Backing, FileId, Mappable, MappedFile, STACK_GUARD_GAP, ShownFile, VmFlags, Vma, VmaAttr};

@@ -7,11 +7,13 @@
 //! A page of a file that is filled would have to be dirty after the last byte came, which only who copies to it can see to:
 //! such memory is not lent.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
 use hal::frame::Frame;
+use hal::sync::Once;
 use hal::uio::{FramePart, UserBuf};
 use hal::{PAGE_SIZE, PageRange, UserAddr};
 
@@ -40,6 +42,18 @@ pub struct LentMemory {
     lend: Lend,
 }
 
+static CURRENT: Once<fn() -> Option<Arc<Mm>>> = Once::new();
+
+/// Registers what gives the address space of the calling thread; only the first call counts.
+pub fn register_current(current: fn() -> Option<Arc<Mm>>) {
+    CURRENT.call_once(|| current);
+}
+
+/// Lends memory of the calling thread, as [`Mm::lend`]. `EFAULT`: it has no address space.
+pub fn lend(bufs: &[UserBuf], lend: Lend) -> Result<Option<LentMemory>> {
+    CURRENT.get().and_then(|current| current()).ok_or(Errno::EFAULT)?.lend(bufs, lend)
+}
+
 /// Why a page is not lent.
 enum Refused {
     /// It belongs to a file.
@@ -49,6 +63,11 @@ enum Refused {
 }
 
 impl LentMemory {
+    /// As lent, what stays in its place by other means.
+    pub fn of_parts(parts: Vec<FramePart>) -> Self {
+        Self { parts, lend: Lend::ToRead }
+    }
+
     /// The parts, in the order of the buffers.
     pub fn parts(&self) -> &[FramePart] {
         &self.parts

@@ -10,10 +10,14 @@
 //! What belongs to the access as such, times and those who watch, is seen to when it begins, as Linux does it.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::any::Any;
 
 use abi::{Errno, Result};
-use hal::uio::FramePart;
+use hal::sync::Once;
+use hal::uio::{FramePart, Memory};
+use mm::{Lend, LentMemory};
+use sched::Completion;
 
 use crate::file::{File, FileMode, RwKind};
 use crate::notify;
@@ -46,36 +50,102 @@ pub type Begun = core::result::Result<(), Direct>;
 /// Begins `direct`, which then ends by [`DirectJob::done`]; or gives it back, as it cannot go on by itself: then nothing has
 /// happened. `fsize`: the caller's `RLIMIT_FSIZE`. May sleep, but not for the transfer.
 pub fn begin(file: &File, direct: Direct, flags: RwFlags, fsize: u64) -> Begun {
-    let is_plain = (RwFlags::HIPRI | RwFlags::NOAPPEND | RwFlags::NOSIGNAL).contains(flags);
-    if !is_plain || !file.mode().contains(FileMode::SEEK | FileMode::CACHED) || notify::has_asking() {
+    let kind = direct.kind;
+    if notify::has_asking() {
         return Err(direct);
     }
-    match direct.kind {
-        RwKind::Read => {
-            let begun = {
-                let _shared = file.inode().sem.read();
-                file.ops().begin_direct(file, direct)
-            };
-            begun.map(|()| rw::accessed(file, 1))
-        }
-        RwKind::Write => begin_write(file, direct, fsize),
+    begin_untold(file, direct, flags, fsize)?;
+    match kind {
+        RwKind::Read => rw::accessed(file, 1),
+        RwKind::Write => rw::wrote(file),
+    }
+    Ok(())
+}
+
+/// As [`begin`], but for what those hear of it who watch, and the time of access.
+fn begin_untold(file: &File, direct: Direct, flags: RwFlags, fsize: u64) -> Begun {
+    let is_plain = (RwFlags::HIPRI | RwFlags::NOAPPEND | RwFlags::NOSIGNAL).contains(flags);
+    if !is_plain || !file.mode().contains(FileMode::FLIES) {
+        return Err(direct);
+    }
+    let inode = file.inode();
+    let _shared = inode.sem.read();
+    if direct.kind == RwKind::Read {
+        return file.ops().begin_direct(file, direct);
+    }
+    // A write goes on by itself where it changes nothing but bytes that are there.
+    if !rw::is_plain_overwrite(inode, direct.pos, direct.len, fsize) {
+        return Err(direct);
+    }
+    file.ops().begin_direct(file, direct)?;
+    inode.touch_mtime();
+    inode.ops().times_changed(inode);
+    Ok(())
+}
+
+/// The most that [`perform`] has under way, in bytes: so much memory is pinned meanwhile.
+const MAX_LEN: usize = 8 << 20;
+
+/// What the thread waits for.
+struct Waiter {
+    result: Once<Result<usize>>,
+    is_over: Completion,
+}
+
+/// The job of a thread that waits.
+struct Waited {
+    memory: LentMemory,
+    waiter: Arc<Waiter>,
+}
+
+impl DirectJob for Waited {
+    fn memory(&self) -> &[FramePart] {
+        self.memory.parts()
+    }
+
+    fn done(self: Box<Self>, result: Result<usize>) {
+        let Self { memory, waiter } = *self;
+        drop(memory);
+        waiter.result.call_once(|| result);
+        waiter.is_over.complete();
     }
 }
 
-/// A write goes on by itself where it changes nothing but bytes that are there.
-fn begin_write(file: &File, direct: Direct, fsize: u64) -> Begun {
-    let inode = file.inode();
-    {
-        let _shared = inode.sem.read();
-        if !rw::is_plain_overwrite(inode, direct.pos, direct.len, fsize) {
-            return Err(direct);
-        }
-        file.ops().begin_direct(file, direct)?;
-        inode.touch_mtime();
-        inode.ops().times_changed(inode);
+/// Reads or writes at `pos`, past the cache and with nothing copied, the bytes of `memory`, and waits. `None`: it has to be done
+/// otherwise, and nothing has happened. Nobody is told of it.
+pub(crate) fn perform(
+    file: &File,
+    kind: RwKind,
+    pos: u64,
+    memory: Memory,
+    flags: RwFlags,
+    fsize: u64,
+) -> Option<Result<usize>> {
+    if !file.mode().contains(FileMode::FLIES) {
+        return None;
     }
-    rw::wrote(file);
-    Ok(())
+    let memory = match memory {
+        Memory::User(bufs) if total(bufs.iter().map(|buf| buf.len)) <= MAX_LEN => {
+            let lend = if kind == RwKind::Read { Lend::ToFill } else { Lend::ToRead };
+            // Who copies finds out what there is to say of an error.
+            mm::lend(&bufs, lend).ok().flatten()?
+        }
+        Memory::User(_) => return None,
+        Memory::Parts(parts) => LentMemory::of_parts(parts),
+    };
+    let len = total(memory.parts().iter().map(|part| part.len));
+    if len == 0 {
+        return None;
+    }
+    let waiter = Arc::new(Waiter { result: Once::new(), is_over: Completion::new() });
+    let job = Box::new(Waited { memory, waiter: waiter.clone() });
+    begin_untold(file, Direct { kind, pos, len, job }, flags, fsize).ok()?;
+    waiter.is_over.wait();
+    waiter.result.get().copied()
+}
+
+fn total(lens: impl Iterator<Item = usize>) -> usize {
+    lens.fold(0, usize::saturating_add)
 }
 
 impl Direct {

@@ -56,6 +56,8 @@ bitflags! {
         const DONTCACHE = 256;
         /// Nobody who watches is told of what is done with it ([`crate::open::open_untold`]).
         const UNTOLD = 512;
+        /// Reads and writes past the page cache can go on by themselves ([`FileOps::begin_direct`]).
+        const FLIES = 1024;
     }
 }
 

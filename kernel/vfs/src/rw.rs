@@ -20,6 +20,7 @@ use hal::{PAGE_SHIFT, PAGE_SIZE};
 use mm::Mapping;
 use security::{Cap, Cred};
 
+use crate::direct;
 use crate::dontcache::Dropped;
 use crate::file::{File, FileMode, RwKind, ShowPart, SyncMode, Whence};
 use crate::inode::{Inode, InodeFlags, SetAttr};
@@ -135,11 +136,24 @@ fn read_at(file: &File, dst: &mut Dest<'_>, pos: u64, flags: RwFlags) -> Result<
     limit_count(dst.remaining(), |max| dst.truncate(max));
     let done = if flags.intersects(RwFlags::NOWAIT | RwFlags::DONTCACHE) {
         read_special(file, dst, pos, flags)?
+    } else if file.flags().contains(OpenFlags::DIRECT) {
+        read_direct(file, dst, pos)?
     } else {
         file.ops().read(file, dst, pos)?
     };
     accessed(file, done);
     Ok(done)
+}
+
+/// A read past the page cache, where the file has such.
+#[cold]
+fn read_direct(file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
+    let memory = dst.memory();
+    let perform = |memory| direct::perform(file, RwKind::Read, pos, memory, RwFlags::empty(), u64::MAX);
+    match memory.and_then(perform) {
+        Some(done) => done.inspect(|&done| dst.advance(done)),
+        None => file.ops().read(file, dst, pos),
+    }
 }
 
 /// A read that must not wait, or that leaves the page cache as it was.
@@ -302,6 +316,10 @@ fn write_cached(file: &File, src: &mut Src<'_>, pos: &mut u64, fsize: u64, flags
 #[cold]
 fn overwrite(file: &File, src: &mut Src<'_>, pos: u64, fsize: u64, flags: RwFlags) -> Result<Option<usize>> {
     let inode = file.inode();
+    let perform = |memory| direct::perform(file, RwKind::Write, pos, memory, flags, fsize);
+    if let Some(done) = src.memory().and_then(perform) {
+        return done.inspect(|&done| src.advance(done)).map(Some);
+    }
     let _shared = inode.sem.read();
     if !is_plain_overwrite(inode, pos, src.remaining(), fsize) {
         return Ok(None);

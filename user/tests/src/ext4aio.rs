@@ -11,7 +11,7 @@ tests!(
     many_requests_agree_with_an_array, blocks_stay_while_requests_read_them, the_cache_sees_what_requests_wrote,
     a_fork_leaves_what_is_read_to_the_parent, requests_fill_mappings_of_files, requests_come_from_a_mapping_of_the_file,
     ends_of_files_and_bad_memory, requests_outlive_their_descriptor_and_memory, requests_outlive_their_process,
-    contexts_end_with_requests_under_way, requests_signal_eventfds, requests_of_many_pieces,
+    waiting_reads_and_writes_meet_forks, contexts_end_with_requests_under_way, requests_signal_eventfds, requests_of_many_pieces,
 );
 
 const READ: u64 = 0;
@@ -181,10 +181,13 @@ fn the_cache_sees_what_requests_wrote() {
 
 fn a_fork_leaves_what_is_read_to_the_parent() {
     let (_, fd) = both("f", &[7; 16 * PAGE]);
-    let (id, buf) = (context(), anon(16 * PAGE));
-    for round in 0..20 {
+    let huge = (anon(4 << 20) + (2 << 20)) & !((2 << 20) - 1);
+    sys!(SYS_madvise, huge, 2 << 20, MADV_HUGEPAGE).unwrap();
+    let id = context();
+    for (round, buf) in [anon(16 * PAGE), huge].repeat(10).into_iter().enumerate() {
         fill(buf, 16 * PAGE, 1);
-        submit(id, &(0..16).map(|n| iocb(n, READ, fd, buf + n * PAGE + 512, 512, n * PAGE)).collect::<Vec<_>>());
+        let request = |n: usize| iocb(n, READ, fd, buf + n * PAGE + 512, 512, n * PAGE);
+        submit(id, &(0..16).map(request).collect::<Vec<_>>());
         let other = child(|| nap(5));
         // Each page would be copied for this, and the bytes go to the old one.
         (0..16).for_each(|n| poke(buf + n * PAGE, 2));
@@ -195,6 +198,32 @@ fn a_fork_leaves_what_is_read_to_the_parent() {
         }
         other.ok();
     }
+}
+
+/// The same threads wait for what they read and write, from memory in pieces, while others fork.
+fn waiting_reads_and_writes_meet_forks() {
+    const LEN: usize = 16 * PAGE;
+    let (cached, fd) = both("f", &[7; 4 * LEN]);
+    let threads: Vec<_> = (0..4)
+        .map(|nr| {
+            std::thread::spawn(move || {
+                let buf = anon(LEN + PAGE) + 512;
+                let parts = [buf, PAGE, buf + 3 * PAGE, LEN - 3 * PAGE, buf + PAGE, 2 * PAGE];
+                for round in 1..=30u8 {
+                    fill(buf, LEN, round);
+                    assert_eq!(sys!(SYS_pwritev, fd, &parts[..], 3, nr * LEN, 0), Ok(LEN));
+                    fill(buf, LEN, 0);
+                    assert_eq!(sys!(SYS_preadv, fd, &parts[..], 3, nr * LEN, 0), Ok(LEN));
+                    assert!(bytes_at(buf, LEN).iter().all(|byte| *byte == round), "round {round}");
+                }
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        child(|| ()).ok();
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(pread(cached, 4 * LEN, 0).unwrap().iter().all(|byte| *byte == 30));
 }
 
 fn requests_fill_mappings_of_files() {

@@ -81,6 +81,9 @@ struct State {
     /// Requests that have no event yet.
     nr_open: u32,
     is_dead: bool,
+    /// Threads that wait for events, and the fewest events that one of them waits for, or less.
+    nr_waiters: u32,
+    wanted: u32,
 }
 
 /// A context: requests in flight, and the ring that their events go to.
@@ -190,7 +193,7 @@ impl Drop for Context {
 impl Context {
     fn new(places: u32, charged: u64) -> Result<Self> {
         let ring = Ring::new(places)?;
-        let state = State { tail: 0, nr_open: 0, is_dead: false };
+        let state = State { tail: 0, nr_open: 0, is_dead: false, nr_waiters: 0, wanted: 1 };
         Ok(Self {
             ring,
             charged,
@@ -300,7 +303,10 @@ impl Context {
             // No more than that ever waits at the same time.
             let wanted = u32::try_from(min - done).unwrap_or(u32::MAX).min(self.ring.nr() - 1);
             let is_ready = || (self.nr_waiting() >= wanted || self.is_dead()).then_some(());
-            match self.wait.wait_deadline(is_ready, deadline_ns, Interruptible::Yes) {
+            let waiting = Waiting::new(self, wanted);
+            let waited = self.wait.wait_deadline(is_ready, deadline_ns, Interruptible::Yes);
+            drop(waiting);
+            match waited {
                 Ok(()) => {}
                 // Once more for those that came, though fewer than wanted.
                 Err(WaitError::TimedOut) if self.nr_waiting() > 0 => {}
@@ -313,6 +319,27 @@ impl Context {
                 }
             }
         }
+    }
+}
+
+/// A thread that waits for events; known before it looks for them, so that whoever brings enough wakes it.
+struct Waiting<'a>(&'a Context);
+
+impl<'a> Waiting<'a> {
+    fn new(context: &'a Context, wanted: u32) -> Self {
+        let mut state = context.state.lock();
+        state.wanted = if state.nr_waiters == 0 { wanted } else { state.wanted.min(wanted) };
+        state.nr_waiters += 1;
+        Self(context)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.nr_waiters -= 1;
+        // What the others want is not known any more.
+        state.wanted = 1;
     }
 }
 
@@ -336,17 +363,22 @@ impl Request {
     /// Ends it with the event `res`: a result or a negative errno.
     pub fn complete(mut self, res: i64) {
         let event = IoEvent { data: self.data, obj: self.obj, res, res2: 0 };
-        {
+        let is_enough = {
+            let ring = &self.context.ring;
             let mut state = self.context.state.lock();
-            state.tail = self.context.ring.store(state.tail, &event);
-            self.context.ring.publish(state.tail);
+            state.tail = ring.store(state.tail, &event);
+            ring.publish(state.tail);
             state.nr_open -= 1;
-        }
+            // The end of a context waits for its requests.
+            ring::waiting(ring.head(), state.tail, ring.nr()) >= state.wanted || state.is_dead
+        };
         self.is_done = true;
         if let Some(eventfd) = self.notify.as_ref().and_then(|file| file.ops_as::<EventFd>()) {
             eventfd.signal(1);
         }
-        self.context.wait.wake_all();
+        if is_enough {
+            self.context.wait.wake_all();
+        }
     }
 
     /// As [`complete`](Self::complete) with what a call returned. A call that a signal interrupted is not begun anew.

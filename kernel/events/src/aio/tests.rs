@@ -53,6 +53,30 @@ fn a_result_becomes_an_event() {
 }
 
 #[test]
+fn who_waits_is_woken_by_enough_events() {
+    let context = context(64);
+    let wanted = |wanted: u32| super::Waiting::new(&context, wanted);
+    let is_wanted = |nr: u32| context.state.lock().wanted == nr;
+    let (many, few) = (wanted(8), wanted(3));
+    assert!(is_wanted(3));
+    drop(few);
+    assert!(is_wanted(1), "the rest cannot be told");
+    drop(many);
+    let again = wanted(5);
+    assert!(is_wanted(5));
+    drop(again);
+    let (waiter, requests) = (context.clone(), [(); 4].map(|()| context.begin(0, 0).unwrap()));
+    sched::spawn("test", move || {
+        for request in requests {
+            let _ = sched::sleep_until(hal::time::now_ns() + 2_000_000, sched::Interruptible::No);
+            request.finish(Ok(1));
+        }
+    })
+    .unwrap();
+    assert_eq!(events(&waiter, 4, 9, None).len(), 4);
+}
+
+#[test]
 fn requests_take_places_until_their_events_are_taken() {
     let context = context(8);
     let places = context.max_batch() - 1;

@@ -45,7 +45,7 @@ pub(crate) fn mapping(inode: &Inode) -> Result<&Arc<Mapping>> {
 
 impl FileOps for Regular {
     fn mode(&self) -> FileMode {
-        FileMode::SEEK | FileMode::NOWAIT | FileMode::DONTCACHE
+        FileMode::SEEK | FileMode::NOWAIT | FileMode::DONTCACHE | FileMode::FLIES
     }
 
     fn nowait(&self, file: &File, access: RwKind, pos: u64, len: usize) -> Result<usize> {
