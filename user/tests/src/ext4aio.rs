@@ -88,7 +88,7 @@ fn many_requests_agree_with_an_array() {
     let mut model = vec![0u8; LEN];
     let (cached, fd) = both("f", &model);
     let (id, mut random) = (context(), Random(99));
-    let memory = anon(SLOTS * 64 << 10);
+    let memory = anon(SLOTS << 16);
     for round in 0..60usize {
         // Ranges that do not overlap: each request has a part of the file to itself.
         let mut requests = Vec::new();
