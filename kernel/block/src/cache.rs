@@ -18,7 +18,7 @@ struct DevicePages {
 impl DevicePages {
     /// The device, and how many bytes of page `idx` it has.
     fn locate(&self, idx: u64) -> Result<(Arc<BlockDevice>, usize)> {
-        let device = self.device.upgrade().ok_or(Errno::ENODEV)?;
+        let device = self.device.upgrade().ok_or(Errno::EIO)?;
         let left = device.len_bytes().saturating_sub(idx << PAGE_SHIFT);
         let len = usize::try_from(left).unwrap_or(usize::MAX).min(PAGE_SIZE);
         if len == 0 { Err(Errno::EIO) } else { Ok((device, len)) }

@@ -228,7 +228,7 @@ impl BlockDevice {
     /// crate's front page. Sleeps while the device's queue is full, unless in atomic context.
     ///
     /// Results: `EIO`: beyond the end, or the hardware failed. `EROFS`: a write to a read-only device. `EOPNOTSUPP`:
-    /// the device cannot discard or zero. `EINVAL`: not whole logical blocks. `ENODEV`: it is gone.
+    /// the device cannot discard or zero. `EINVAL`: not whole logical blocks. `EIO` too: it is gone.
     pub fn submit(self: &Arc<Self>, bio: Bio) {
         if let Some(bio) = self.prepare(bio) {
             self.start_bio(bio);
@@ -276,7 +276,7 @@ impl BlockDevice {
 
     fn check(&self, bio: &Bio) -> Result<()> {
         if !self.is_alive() {
-            return Err(Errno::ENODEV);
+            return Err(Errno::EIO);
         }
         if bio.op.is_write() && self.is_read_only() {
             return Err(Errno::EROFS);

@@ -275,9 +275,10 @@ impl Disk {
         self.is_alive.load(Ordering::Acquire)
     }
 
-    /// The hardware is gone: what waits and what comes fails with `ENODEV`.
+    /// The hardware is gone: what waits and what comes fails with `EIO`, and the size is 0.
     pub fn kill(&self) {
         self.is_alive.store(false, Ordering::Release);
+        self.set_capacity(0);
         for (hw, _) in self.queues.iter().enumerate() {
             self.run(hw);
         }

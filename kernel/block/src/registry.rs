@@ -1,7 +1,7 @@
 //! All disks, by name and number.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
@@ -31,6 +31,8 @@ type Watch = Box<dyn Fn(&Arc<BlockDevice>, Change) + Send + Sync>;
 pub enum Change {
     /// It came.
     Added,
+    /// It is about to go, and still works: what must reach it is written now.
+    Leaving,
     /// It went.
     Removed,
 }
@@ -54,12 +56,22 @@ pub fn on_change(watch: impl Fn(&Arc<BlockDevice>, Change) + Send + Sync + 'stat
     WATCHES.lock().push(Arc::new(watch));
 }
 
-/// The smallest `n` for which no disk of `major` begins at minor `n * step`.
+/// Removed disks that somebody still has open or mounted: their names and numbers are not given to others.
+static REMOVED: Mutex<Vec<Weak<Disk>>> = Mutex::new("block.removed", Vec::new());
+
+/// The smallest `n` for which no disk of `major` begins at minor `n * step`, nor one that is gone and still in use.
 pub fn next_index(major: u32, step: u32) -> u32 {
+    let removed: Vec<(u32, u32)> = {
+        let mut removed = REMOVED.lock();
+        removed.retain(|disk| disk.upgrade().is_some_and(|disk| disk.nr_openers() > 0));
+        let number = |disk: Arc<Disk>| (disk.info().major, disk.info().first_minor);
+        removed.iter().filter_map(Weak::upgrade).map(number).collect()
+    };
     let disks = DISKS.lock();
     let is_used = |n: u32| {
         let info = |entry: &Entry| (entry.whole.disk().info().major, entry.whole.disk().info().first_minor);
-        disks.iter().any(|entry| info(entry) == (major, n.saturating_mul(step)))
+        let number = (major, n.saturating_mul(step));
+        removed.contains(&number) || disks.iter().any(|entry| info(entry) == number)
     };
     (0..u32::MAX).find(|&n| !is_used(n)).unwrap_or(u32::MAX)
 }
@@ -81,14 +93,25 @@ pub fn add_disk(disk: &Arc<Disk>) -> Result<Arc<BlockDevice>> {
     Ok(whole)
 }
 
-/// Forgets a disk and its partitions; their users get `ENODEV` from now on.
+/// Forgets a disk and its partitions, after what is dirty was written; their users get `EIO` from now on. May sleep.
+///
+/// Afterwards the driver ends what is under way and gets nothing more.
 pub fn remove_disk(disk: &Arc<Disk>) {
+    let leaving = {
+        let disks = DISKS.lock();
+        let entry = disks.iter().find(|entry| Arc::ptr_eq(entry.whole.disk(), disk));
+        entry.map_or_else(Vec::new, |entry| entry.devices().cloned().collect())
+    };
+    for device in &leaving {
+        tell(device, Change::Leaving);
+    }
     let entry = {
         let mut disks = DISKS.lock();
         let at = disks.iter().position(|entry| Arc::ptr_eq(entry.whole.disk(), disk));
         at.map(|at| disks.remove(at))
     };
     disk.kill();
+    REMOVED.lock().push(Arc::downgrade(disk));
     let Some(entry) = entry else { return };
     for device in entry.partitions.iter().chain([&entry.whole]) {
         device.set_gone();

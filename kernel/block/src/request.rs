@@ -127,7 +127,7 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        self.finish(Err(Errno::ENODEV));
+        self.finish(Err(Errno::EIO));
     }
 }
 

@@ -2,13 +2,14 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 
 use crate::arch;
 use crate::cpu::CpuId;
 use crate::preempt;
-use crate::sync::{IrqLock, Once};
+use crate::sync::IrqLock;
 
 /// Proof that interrupts are off on this CPU; dropping it restores what was before.
 #[must_use]
@@ -88,7 +89,7 @@ struct Handler {
     count: core::sync::atomic::AtomicU64,
 }
 
-static HANDLERS: IrqLock<Vec<alloc::sync::Arc<Handler>>> = IrqLock::new("hal.irq.handlers", Vec::new());
+static HANDLERS: IrqLock<Vec<Arc<Handler>>> = IrqLock::new("hal.irq.handlers", Vec::new());
 
 /// Calls `handler` whenever `line` fires, with interrupts off, on any CPU.
 ///
@@ -99,7 +100,7 @@ pub fn request(
     handler: Box<dyn Fn() + Send + Sync>,
 ) -> Result<(), RequestError> {
     let entry = Handler { line, name, run: handler, count: Default::default() };
-    let entry = alloc::sync::Arc::new(entry);
+    let entry = Arc::new(entry);
     let first = {
         let mut handlers = HANDLERS.lock();
         let first = !handlers.iter().any(|h| h.line == line);
@@ -140,29 +141,57 @@ struct MsiHandler {
 }
 
 /// Handlers by message number; one is set before its message is known to any device.
-static MSI: [Once<MsiHandler>; arch::irq::NR_MSI] = [const { Once::new() }; arch::irq::NR_MSI];
+static MSI: [IrqLock<Option<Arc<MsiHandler>>>; arch::irq::NR_MSI] =
+    [const { IrqLock::new("hal.irq.msi", None) }; arch::irq::NR_MSI];
 
 /// The number that /proc/interrupts shows for the first message-signalled interrupt: those below are lines.
 const FIRST_MSI: usize = 24;
 
-/// Calls `handler` on `cpu`, with interrupts off, whenever a device sends the message that this returns.
-///
-/// There is no way back: the message stays the caller's.
+/// A message-signalled interrupt with its handler. It is free for others when this is dropped: the device must not send
+/// it any more then, and the drop waits for a handler that runs, so it must not happen in one.
+#[derive(Debug)]
+pub struct Msi {
+    number: usize,
+    message: MsiMessage,
+}
+
+impl Msi {
+    /// What the device has to send.
+    pub fn message(&self) -> MsiMessage {
+        self.message
+    }
+}
+
+impl Drop for Msi {
+    fn drop(&mut self) {
+        let handler = MSI.get(self.number).and_then(|slot| slot.lock().take());
+        // What the handler holds goes here, and not in an interrupt.
+        while handler.as_ref().is_some_and(|handler| Arc::strong_count(handler) > 1) {
+            crate::cpu::relax();
+        }
+        drop(handler);
+        arch::irq::free_msi(self.number);
+    }
+}
+
+/// Calls `handler` on `cpu`, with interrupts off, whenever a device sends the message of what this returns.
 pub fn request_msi(
     name: &str,
     cpu: CpuId,
     handler: Box<dyn Fn() + Send + Sync>,
-) -> Result<MsiMessage, RequestError> {
+) -> Result<Msi, RequestError> {
     let (number, message) = arch::irq::assign_msi(cpu).ok_or(RequestError::NoSpace)?;
     let handler = MsiHandler { name: String::from(name), cpu, run: handler, count: Default::default() };
-    MSI.get(number).ok_or(RequestError::NoSpace)?.call_once(|| handler);
-    Ok(message)
+    *MSI.get(number).ok_or(RequestError::NoSpace)?.lock() = Some(Arc::new(handler));
+    Ok(Msi { number, message })
 }
 
 /// Runs the handler of message `number`; the machine's interrupt entry calls it, with interrupts off.
 #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the hosted machine has no devices"))]
 pub(crate) fn dispatch_msi(number: usize) {
-    if let Some(handler) = MSI.get(number).and_then(Once::get) {
+    // The lock is not held over the handler, as with lines.
+    let handler = MSI.get(number).and_then(|slot| slot.lock().clone());
+    if let Some(handler) = handler {
         handler.count.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
         (handler.run)();
     }
@@ -179,7 +208,7 @@ pub fn collect_counts() -> Vec<IrqInfo> {
         let count = handler.count.load(core::sync::atomic::Ordering::Relaxed);
         infos.push(IrqInfo { label, name: String::from(handler.name), counts: alloc::vec![count] });
     }
-    for (number, handler) in MSI.iter().enumerate().filter_map(|(n, slot)| Some((n, slot.get()?))) {
+    for (number, handler) in MSI.iter().enumerate().filter_map(|(n, slot)| Some((n, slot.lock().clone()?))) {
         let mut counts = alloc::vec![0; crate::cpu::nr_cpus().max(handler.cpu.index() + 1)];
         counts[handler.cpu.index()] = handler.count.load(core::sync::atomic::Ordering::Relaxed);
         infos.push(IrqInfo {

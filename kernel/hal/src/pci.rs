@@ -119,6 +119,26 @@ pub fn enable_msix(at: Address, capability: u8) -> bool {
     true
 }
 
+/// Keeps the function from reading and writing memory and from sending messages: nobody drives it any more.
+pub fn disable(at: Address) {
+    let _lock = CHANGE.lock();
+    if read_u16(at, 0) == u16::MAX {
+        return;
+    }
+    let command = read_u16(at, COMMAND) & !COMMAND_MASTER;
+    write_u16(at, COMMAND, command, 0);
+}
+
+/// Switches message-signalled interrupts off; `capability` is where its MSI-X capability begins.
+pub fn disable_msix(at: Address, capability: u8) {
+    let _lock = CHANGE.lock();
+    let offset = u16::from(capability & !3);
+    if offset >= 0x40 && read_u8(at, offset) == CAPABILITY_MSIX {
+        let control = read_u16(at, offset + MSIX_CONTROL);
+        write_u16(at, offset + MSIX_CONTROL, control & !MSIX_ENABLE, u32::MAX);
+    }
+}
+
 /// Base address register `idx` (0 to 5), by the dance of writing ones; the function does not answer meanwhile.
 ///
 /// For functions that no driver uses yet. `None`: there is none, or it is the upper half of another.

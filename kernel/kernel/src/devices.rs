@@ -7,6 +7,7 @@ use crate::params::Params;
 /// Finds what is on the buses and on the command line. Disks have nodes in /dev afterwards.
 pub(crate) fn find(params: &Params) -> Result<()> {
     blockdev::init()?;
+    sysfs::start_events();
     procfs::provide(procfs::Extra::Partitions, blockdev::show_partitions);
     procfs::provide(procfs::Extra::DiskStats, blockdev::show_diskstats);
     loopdev::init()?;
@@ -39,6 +40,8 @@ fn add_virtio_mmio(text: &str) -> Result<()> {
         virtio::kind::P9 => virtio_9p::attach(transport),
         _ => Err(Errno::ENODEV),
     }
+    // Such devices stay: nobody lets go of them.
+    .map(drop)
 }
 
 /// A number, decimal or with `0x`, with K, M or G behind it (memparse() of Linux).

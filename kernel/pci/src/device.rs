@@ -7,6 +7,8 @@ use hal::io::{ClaimError, Mmio};
 use hal::pci::{self, Address, Bar, Enable};
 use hal::sync::SpinLock;
 
+use crate::bus::Release;
+
 /// A PCI function.
 #[derive(Debug)]
 pub struct Device {
@@ -23,7 +25,19 @@ pub struct Device {
     pub irq: u8,
     bars: [Option<Bar>; 6],
     capabilities: Vec<Capability>,
-    driver: SpinLock<Option<&'static str>>,
+    driver: SpinLock<Option<Binding>>,
+}
+
+/// Which driver has a function, and how it lets go of it, once it is set up.
+struct Binding {
+    name: &'static str,
+    release: Option<Release>,
+}
+
+impl core::fmt::Debug for Binding {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// A capability: what it is and where it begins.
@@ -87,7 +101,7 @@ impl Device {
 
     /// The driver that has it.
     pub fn driver(&self) -> Option<&'static str> {
-        *self.driver.lock()
+        self.driver.lock().as_ref().map(|binding| binding.name)
     }
 
     pub(crate) fn bind(&self, driver: &'static str) -> bool {
@@ -95,8 +109,36 @@ impl Device {
         if slot.is_some() {
             return false;
         }
-        *slot = Some(driver);
+        *slot = Some(Binding { name: driver, release: None });
         true
+    }
+
+    /// Notes how its driver lets go of it.
+    pub(crate) fn keep(&self, release: Release) {
+        if let Some(binding) = self.driver.lock().as_mut() {
+            binding.release = Some(release);
+        }
+    }
+
+    /// Takes it from its driver. May sleep.
+    pub(crate) fn release(&self) {
+        let release = self.driver.lock().as_mut().and_then(|binding| binding.release.take());
+        if let Some(release) = release {
+            release();
+        }
+        self.disable();
+        self.unbind();
+    }
+
+    /// Is it a bridge behind which `other` is?
+    pub(crate) fn leads_to(&self, other: Address) -> bool {
+        const SECONDARY_BUS: u16 = 0x19;
+        const SUBORDINATE_BUS: u16 = 0x1a;
+        if pci::read_u8(self.address, HEADER_TYPE) & 0x7f != 1 || other == self.address {
+            return false;
+        }
+        let first = pci::read_u8(self.address, SECONDARY_BUS);
+        first != 0 && (first..=pci::read_u8(self.address, SUBORDINATE_BUS)).contains(&other.bus)
     }
 
     pub(crate) fn unbind(&self) {
@@ -106,6 +148,11 @@ impl Device {
     /// Lets it answer at its addresses and master the bus; from here on the driver keeps rule D1 of `hal::dma`.
     pub fn enable(&self) {
         pci::enable(self.address, Enable::BusMaster);
+    }
+
+    /// Keeps it from mastering the bus: it touches no memory from here on.
+    pub fn disable(&self) {
+        pci::disable(self.address);
     }
 
     /// Maps `len` bytes at `offset` of base address register `idx` for the driver `name`.

@@ -8,7 +8,7 @@ mod bus;
 mod device;
 mod msix;
 
-pub use bus::{Driver, devices, register, scan};
+pub use bus::{Change, Driver, Release, devices, on_change, register, remove, rescan, scan};
 pub use device::{Capability, Device};
 pub use hal::pci::{Address, Bar};
 pub use msix::Msix;

@@ -4,7 +4,7 @@
 
 use hal::io::Mmio;
 use hal::irq::MsiMessage;
-use hal::pci;
+use hal::pci::{self, Address};
 
 use crate::device::Device;
 
@@ -12,11 +12,19 @@ const CAPABILITY: u8 = 0x11;
 const ENTRY_BYTES: usize = 16;
 const ENTRY_MASKED: u32 = 1;
 
-/// The message table of a function.
+/// The message table of a function. Messages are off after it was dropped.
 #[derive(Debug)]
 pub struct Msix {
     table: Mmio,
     len: u16,
+    address: Address,
+    capability: u8,
+}
+
+impl Drop for Msix {
+    fn drop(&mut self) {
+        pci::disable_msix(self.address, self.capability);
+    }
 }
 
 impl Msix {
@@ -28,7 +36,7 @@ impl Msix {
         let place = pci::read_u32(at, u16::from(capability) + 4);
         let bytes = usize::from(len) * ENTRY_BYTES;
         let table = device.map_bar((place & 7) as u8, u64::from(place & !7), bytes, name).ok()?;
-        let msix = Msix { table, len };
+        let msix = Msix { table, len, address: at, capability };
         for idx in 0..usize::from(len) {
             msix.table.write_u32(idx * ENTRY_BYTES + 12, ENTRY_MASKED);
         }

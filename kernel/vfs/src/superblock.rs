@@ -154,6 +154,11 @@ pub trait SuperOps: Any + Send + Sync {
     /// The last mount of it is gone; open files may keep it. Must not sleep.
     fn unmounted(&self) {}
 
+    /// The device goes: nothing is to be read or written any more.
+    fn shutdown(&self, sb: &SuperBlock) {
+        let _ = sb;
+    }
+
     /// Writes out everything that is dirty.
     fn sync(&self, sb: &SuperBlock) -> Result<()> {
         let _ = sb;
@@ -374,6 +379,16 @@ static BELOW: hal::sync::Once<fn()> = hal::sync::Once::new();
 /// Tells how to write out what lies below file systems. Once only.
 pub fn set_sync_below(sync: fn()) {
     BELOW.call_once(|| sync);
+}
+
+/// The device `rdev` goes for good in a moment: what its file systems have dirty is written, and then they are shut down.
+/// Sleeps.
+pub fn device_leaves(rdev: u64) {
+    let all: Vec<_> = WRITING_BACK.lock().iter().filter_map(Weak::upgrade).collect();
+    for sb in all.iter().filter(|sb| sb.dev() == rdev) {
+        let _ = sb.ops.sync(sb);
+        sb.ops.shutdown(sb);
+    }
 }
 
 /// Writes out everything that is dirty in all file systems, and then what lies below them (sync(2)). Errors are told by

@@ -196,6 +196,15 @@ impl Device {
         self.transport.set_status(0);
     }
 
+    /// Stops the device for good and waits until nobody else has it, interrupt handlers included: its registers and
+    /// interrupts are free afterwards. The caller has taken its queues. Sleeps.
+    pub fn let_go(self: Arc<Self>) {
+        self.reset();
+        while Arc::strong_count(&self) > 1 {
+            let _ = sched::sleep_until(hal::time::now_ns() + 100_000, sched::Interruptible::No);
+        }
+    }
+
     /// Does the device want a reset?
     pub fn is_broken(&self) -> bool {
         self.transport.status() & Status::NEEDS_RESET.bits() != 0

@@ -12,5 +12,6 @@ mod ring;
 
 pub use device::{Device, Features, QueueSetup, Transport, kind, next_bus_index};
 pub use mmio::probe as probe_mmio;
+pub use pci::Release;
 pub use pci_transport::{PciDriver, VENDOR};
 pub use queue::{Done, MAX_HEADER, MAX_PIECES, MAX_TAIL, Piece, Prepared, Queue};

@@ -8,10 +8,11 @@ use alloc::vec::Vec;
 use abi::{Errno, Result};
 use hal::cpu::CpuId;
 use hal::io::Mmio;
-use hal::sync::{Once, SpinLock};
+use hal::irq::Msi;
+use hal::sync::{IrqLock, Once, SpinLock};
 use pci::Msix;
 
-use crate::device::{Handler, QueueSetup, Transport, no_interrupt};
+use crate::device::{Handler, QueueSetup, SharedHandler, Transport, no_interrupt};
 
 /// The vendor of virtio functions.
 pub const VENDOR: u16 = 0x1af4;
@@ -45,6 +46,8 @@ const QUEUE_USED: usize = 48;
 const COMMON_LEN: usize = 56;
 /// No message for this queue.
 const NO_VECTOR: u16 = 0xffff;
+/// What the status of a device reads as that is not there any more.
+const GONE: u8 = 0xff;
 /// Queues whose place for notifications is remembered.
 const MAX_QUEUES: usize = 130;
 
@@ -56,10 +59,28 @@ struct PciTransport {
     notify_multiplier: u32,
     config: Option<Mmio>,
     msix: Msix,
-    /// Next free entry of the table; also guards selected registers.
-    next_vector: SpinLock<u16>,
+    /// The messages that are in use, by their place in the table; also guards selected registers.
+    vectors: SpinLock<Vectors>,
     /// Where to write for each queue.
     notify_at: Vec<Once<usize>>,
+}
+
+/// A device need not have an entry of its table for each queue: the last one is for all queues that come late.
+#[derive(Default)]
+struct Vectors {
+    own: Vec<Msi>,
+    shared: Option<(u16, Arc<Handlers>)>,
+}
+
+/// What runs when the shared message comes.
+struct Handlers(IrqLock<Vec<SharedHandler>>);
+
+impl Handlers {
+    fn run(&self) {
+        // Handlers run without the lock: they may take others.
+        let next = |at: usize| self.0.lock().get(at).cloned();
+        (0..).map_while(next).for_each(|handler| handler());
+    }
 }
 
 /// The device type of a virtio function. `None`: it is something else.
@@ -81,7 +102,7 @@ pub struct PciDriver {
     /// One of [`crate::kind`].
     pub kind: u32,
     /// Takes a device; its errors are those of [`pci::Driver::probe`].
-    pub attach: fn(Box<dyn Transport>) -> Result<()>,
+    pub attach: fn(Box<dyn Transport>) -> Result<pci::Release>,
 }
 
 impl pci::Driver for PciDriver {
@@ -93,7 +114,7 @@ impl pci::Driver for PciDriver {
         pci_kind(device) == Some(self.kind)
     }
 
-    fn probe(&self, device: &Arc<pci::Device>) -> Result<()> {
+    fn probe(&self, device: &Arc<pci::Device>) -> Result<pci::Release> {
         (self.attach)(probe(device, self.virtio_name)?)
     }
 }
@@ -131,7 +152,7 @@ fn probe(device: &Arc<pci::Device>, name: &'static str) -> Result<Box<dyn Transp
         notify_multiplier,
         config,
         msix: Msix::enable(device, name).ok_or(Errno::ENODEV)?,
-        next_vector: SpinLock::new("virtio.pci", 0),
+        vectors: SpinLock::new("virtio.pci", Vectors::default()),
         notify_at: (0..MAX_QUEUES).map(|_| Once::new()).collect(),
         device: device.clone(),
         kind,
@@ -139,15 +160,26 @@ fn probe(device: &Arc<pci::Device>, name: &'static str) -> Result<Box<dyn Transp
 }
 
 impl PciTransport {
-    /// The next message for `handler` on `cpu`: its number in the table.
-    fn new_vector(&self, next: &mut u16, name: &str, cpu: CpuId, handler: Handler) -> Result<u16> {
-        if *next >= self.msix.len() {
-            return Err(Errno::ENOSPC);
+    /// A message for `handler` on `cpu`: its number in the table. The last entry is shared by those for whom no other is
+    /// left, and then runs on the CPU of the first of them.
+    fn new_vector(&self, vectors: &mut Vectors, name: &str, cpu: CpuId, handler: Handler) -> Result<u16> {
+        if let Some((vector, handlers)) = &vectors.shared {
+            handlers.0.lock().push(Arc::from(handler));
+            return Ok(*vector);
         }
-        let message = hal::irq::request_msi(name, cpu, handler).map_err(no_interrupt)?;
-        let vector = *next;
-        self.msix.set(vector, message);
-        *next += 1;
+        let vector = u16::try_from(vectors.own.len()).map_err(|_| Errno::ENOSPC)?;
+        let is_last = vector + 1 >= self.msix.len();
+        let handler: Handler = if is_last {
+            let handlers = Arc::new(Handlers(IrqLock::new("virtio.pci.shared", Vec::new())));
+            handlers.0.lock().push(Arc::from(handler));
+            vectors.shared = Some((vector, handlers.clone()));
+            Box::new(move || handlers.run())
+        } else {
+            handler
+        };
+        let msi = hal::irq::request_msi(name, cpu, handler).map_err(no_interrupt)?;
+        self.msix.set(vector, msi.message());
+        vectors.own.push(msi);
         Ok(vector)
     }
 
@@ -190,7 +222,11 @@ impl Transport for PciTransport {
         if status == 0 {
             // The device answers 0 when it has reset; a dead one must not hang us.
             let deadline_ns = hal::time::now_ns() + 1_000_000_000;
-            while self.status() != 0 && hal::time::now_ns() < deadline_ns {
+            while !matches!(self.status(), 0 | GONE) {
+                if hal::time::now_ns() > deadline_ns {
+                    self.device.disable();
+                    break;
+                }
                 hal::cpu::relax();
             }
         }
@@ -219,13 +255,13 @@ impl Transport for PciTransport {
     }
 
     fn max_queue_size(&self, idx: u16) -> u16 {
-        let _lock = self.next_vector.lock();
+        let _lock = self.vectors.lock();
         self.common.write_u16(QUEUE_SELECT, idx);
         self.common.read_u16(QUEUE_SIZE)
     }
 
     fn set_queue(&self, idx: u16, setup: QueueSetup) -> Result<()> {
-        let _lock = self.next_vector.lock();
+        let _lock = self.vectors.lock();
         self.common.write_u16(QUEUE_SELECT, idx);
         self.common.write_u16(QUEUE_SIZE, setup.size);
         self.write_u64(QUEUE_DESCRIPTORS, setup.descriptors.0);
@@ -242,16 +278,16 @@ impl Transport for PciTransport {
     }
 
     fn set_queue_handler(&self, idx: u16, name: &str, cpu: CpuId, handler: Handler) -> Result<()> {
-        let mut next = self.next_vector.lock();
-        let vector = self.new_vector(&mut next, name, cpu, handler)?;
+        let mut vectors = self.vectors.lock();
+        let vector = self.new_vector(&mut vectors, name, cpu, handler)?;
         self.common.write_u16(QUEUE_SELECT, idx);
         self.common.write_u16(QUEUE_VECTOR, vector);
         if self.common.read_u16(QUEUE_VECTOR) == NO_VECTOR { Err(Errno::ENOSPC) } else { Ok(()) }
     }
 
     fn set_config_handler(&self, name: &str, handler: Handler) -> Result<()> {
-        let mut next = self.next_vector.lock();
-        let vector = self.new_vector(&mut next, name, CpuId(0), handler)?;
+        let mut vectors = self.vectors.lock();
+        let vector = self.new_vector(&mut vectors, name, CpuId(0), handler)?;
         self.common.write_u16(CONFIG_VECTOR, vector);
         if self.common.read_u16(CONFIG_VECTOR) == NO_VECTOR { Err(Errno::ENOSPC) } else { Ok(()) }
     }

@@ -133,6 +133,11 @@ impl<T> Queue<T> {
         }
     }
 
+    /// The device that it is a queue of.
+    pub fn device(&self) -> Option<&Arc<Device>> {
+        self.device.as_ref()
+    }
+
     /// Number of descriptors.
     pub fn size(&self) -> u16 {
         self.size

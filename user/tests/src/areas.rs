@@ -21,6 +21,7 @@ mod fs;
 mod fsdir;
 mod fsio;
 mod fsmeta;
+mod full;
 mod futex;
 mod futexpi;
 mod handle;
@@ -118,6 +119,7 @@ const AREAS: &[&[harness::Test]] = &[
     fs::TESTS,
     fsdir::TESTS,
     fsmeta::TESTS,
+    full::TESTS,
     acl::TESTS,
     fsio::TESTS,
     mountfd::TESTS,

@@ -116,19 +116,22 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     super::power::run(tally, platform)?;
     super::exchange::run(tally, platform)?;
     super::share::run(tally, platform)?;
-    super::faults::run(tally, platform)
+    super::faults::run(tally, platform)?;
+    super::vanish::run(tally, platform)
 }
 
 /// Areas of user/tests that want their folder on a disk, with what makes that.
-const ON_DISKS: [(Fs, &[&str], &str); 2] =
-    [(Fs::Ext4, &["-t", "ext4", "-b", "4096"], "ext4::"), (Fs::Vfat, &["-F", "32", "-s", "1"], "fat::")];
+const ON_DISKS: [(&str, Fs, &[&str], &str); 3] = [
+    ("files on ext4", Fs::Ext4, &["-t", "ext4", "-b", "4096"], "ext4::"),
+    ("files on vfat", Fs::Vfat, &["-F", "32", "-s", "1"], "fat::"),
+    ("a full ext4", Fs::Ext4, &["-t", "ext4", "-b", "4096", "-N", "2048"], "full::"),
+];
 
 /// Runs them on Keel and on Linux; the tool that looks for damage must be content afterwards.
 fn programs(tally: &Tally, platform: &Platform) -> Result<()> {
     let kernels: &[&str] = if platform.smp == 1 { &["keel", "linux"] } else { &["keel"] };
     for (kernel, disk) in kernels.iter().flat_map(|kernel| ON_DISKS.iter().map(move |disk| (kernel, disk))) {
-        let fs = disk.0.name();
-        let name = format!("disk/{platform}/files on {fs}, tested on {kernel}");
+        let name = format!("disk/{platform}/{}, tested on {kernel}", disk.0);
         if !tally.wants(&name) {
             continue;
         }
@@ -136,7 +139,7 @@ fn programs(tally: &Tally, platform: &Platform) -> Result<()> {
             tally.skip(&name, &format!("{error:#}"));
             continue;
         }
-        let path = paths::logs()?.join(format!("disk-tests-{}-{kernel}-{platform}.{fs}", std::process::id()));
+        let path = paths::logs()?.join(format!("disk-tests-{}-{kernel}-{platform}", std::process::id()));
         let verdict = match test_on(platform, kernel, disk, &path) {
             Ok(()) => Verdict::Passed,
             Err(error) => Verdict::Failed(format!("{error:#}")),
@@ -150,7 +153,7 @@ fn programs(tally: &Tally, platform: &Platform) -> Result<()> {
 fn test_on(
     platform: &Platform,
     kernel: &str,
-    (fs, options, area): &(Fs, &[&str], &str),
+    (_, fs, options, area): &(&str, Fs, &[&str], &str),
     path: &Path,
 ) -> Result<()> {
     fs.make_empty(path, options)?;

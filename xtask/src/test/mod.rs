@@ -36,6 +36,7 @@ mod share;
 mod speed;
 pub mod tally;
 mod user;
+mod vanish;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;

@@ -128,6 +128,23 @@ impl Controller {
         status == GONE || status & READY == 0
     }
 
+    /// Tells it that the power goes, so that it writes what it caches, and waits for it. Sleeps.
+    pub(crate) fn shut_down(&self) {
+        const NORMAL: u32 = 1 << 14;
+        const DONE: u32 = 2 << 2;
+        const MASK: u32 = 3 << 2;
+        let configuration = self.registers.read_u32(CONFIGURATION);
+        self.registers.write_u32(CONFIGURATION, configuration | NORMAL);
+        let deadline_ns = hal::time::now_ns().saturating_add(self.timeout_ns);
+        while self.registers.read_u32(STATUS) & MASK != DONE && !self.is_dead() {
+            let now_ns = hal::time::now_ns();
+            if now_ns > deadline_ns {
+                return;
+            }
+            let _ = sched::sleep_until(now_ns + POLL_NS, sched::Interruptible::No);
+        }
+    }
+
     /// Switches it off: afterwards it touches no memory. `ENODEV`: it does not stop. Sleeps.
     pub(crate) fn stop(&self) -> Result<()> {
         self.begin_stop();

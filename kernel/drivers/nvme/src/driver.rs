@@ -9,13 +9,13 @@ use abi::{Errno, Result};
 use arrayvec::ArrayVec;
 use block::{BioFlags, Disk, Driver, Op, Request};
 use hal::sync::{IrqLock, Once};
-use pci::Msix;
 use sched::Timer;
 
 use crate::command::{Command, io};
 use crate::controller::Controller;
 use crate::identify;
 use crate::plan::{self, Piece};
+use crate::probe::Number;
 use crate::queue::Queue;
 
 /// Completions taken out of a queue at once.
@@ -72,12 +72,12 @@ impl Token {
 
 /// A controller with its queues for requests; hardware queue `hw` is the controller's number `hw + 1`.
 pub(crate) struct Shared {
-    pub(crate) controller: Controller,
+    /// `None` once it is gone.
+    controller: IrqLock<Option<Arc<Controller>>>,
     pub(crate) about: identify::Controller,
     pub(crate) name: String,
+    _number: Number,
     pub(crate) queues: Vec<IrqLock<Queue<Token>>>,
-    /// Which interrupt is which message.
-    pub(crate) msix: Msix,
     disks: IrqLock<Vec<Weak<Disk>>>,
     watchdog: Once<Timer>,
     is_watched: AtomicBool,
@@ -87,18 +87,17 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        controller: Controller,
+        controller: Arc<Controller>,
         about: identify::Controller,
-        name: String,
+        number: Number,
         queues: Vec<IrqLock<Queue<Token>>>,
-        msix: Msix,
     ) -> Arc<Self> {
         let shared = Arc::new(Self {
-            controller,
+            controller: IrqLock::new("nvme.controller", Some(controller)),
             about,
-            name,
+            name: alloc::format!("nvme{}", number.0),
+            _number: number,
             queues,
-            msix,
             disks: IrqLock::new("nvme.disks", Vec::new()),
             watchdog: Once::new(),
             is_watched: AtomicBool::new(false),
@@ -128,10 +127,10 @@ impl Shared {
                     done.push((next.token, next.status.result()));
                 }
                 if queue.tail() != tail {
-                    self.controller.ring_submission(hw as u16 + 1, queue.tail());
+                    queue.ring_submission();
                 }
                 if queue.head() != head {
-                    self.controller.ring_completion(hw as u16 + 1, queue.head());
+                    queue.ring_completion();
                 }
             }
             let is_all = !done.is_full();
@@ -180,17 +179,33 @@ impl Shared {
         let oldest_ns = self.queues.iter().filter_map(oldest).min();
         let now_ns = hal::time::now_ns();
         let is_silent = oldest_ns.is_some_and(|start_ns| now_ns.saturating_sub(start_ns) > SILENT_NS);
+        let Some(controller) = self.controller.lock().clone() else { return };
         let is_broken = self.queues.iter().any(|lock| lock.lock().is_broken());
         if self.is_stopping.load(Ordering::Relaxed) {
-            if self.controller.has_stopped() {
+            if controller.has_stopped() {
                 self.give_up();
             }
-        } else if is_silent || is_broken || self.controller.is_dead() {
+        } else if is_silent || is_broken || controller.is_dead() {
             log::error!("nvme {}: the controller does not answer; it is switched off", self.name);
             self.is_stopping.store(true, Ordering::Relaxed);
-            self.controller.begin_stop();
+            controller.begin_stop();
         }
         self.start_watch();
+    }
+
+    /// Forgets the disks, after what is dirty was written. Sleeps.
+    pub(crate) fn remove_disks(&self) {
+        let disks = core::mem::take(&mut *self.disks.lock());
+        for disk in disks.iter().filter_map(Weak::upgrade) {
+            block::remove_disk(&disk);
+        }
+    }
+
+    /// The controller was switched off for good: ends everything under way and forgets it.
+    pub(crate) fn disconnect(&self) {
+        self.give_up();
+        let controller = self.controller.lock().take();
+        drop(controller);
     }
 
     /// Ends everything under way with `EIO`: the controller touches no memory any more.
@@ -358,8 +373,7 @@ impl Driver for Drive {
 
     fn kick(&self, hw: usize) {
         if let Some(lock) = self.shared.queues.get(hw) {
-            let queue = lock.lock();
-            self.shared.controller.ring_submission(hw as u16 + 1, queue.tail());
+            lock.lock().ring_submission();
         }
     }
 

@@ -4,13 +4,13 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::{Errno, Result};
 use block::{Disk, DiskInfo, Limits};
 use hal::cpu::CpuId;
+use hal::irq::Msi;
 use hal::sync::IrqLock;
-use pci::Msix;
+use pci::{Msix, Release};
 
 use crate::controller::{Capabilities, Controller, DOORBELLS};
 use crate::driver::{Drive, Shared};
@@ -35,7 +35,74 @@ struct PciDriver;
 
 static DRIVER: PciDriver = PciDriver;
 
-static NEXT: AtomicU32 = AtomicU32::new(0);
+/// Numbers of controllers that are in use, a bit each.
+static NUMBERS: IrqLock<u64> = IrqLock::new("nvme.numbers", 0);
+
+/// The number of a controller, `n` in `nvme<n>`: its own as long as somebody has one of its disks.
+pub(crate) struct Number(pub(crate) u32);
+
+impl Number {
+    /// The smallest that is free. `ENOSPC`.
+    fn take() -> Result<Number> {
+        let mut used = NUMBERS.lock();
+        let free = used.trailing_ones();
+        *used |= 1u64.checked_shl(free).ok_or(Errno::ENOSPC)?;
+        Ok(Number(free))
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        *NUMBERS.lock() &= !(1 << self.0);
+    }
+}
+
+/// What a controller needs that nobody but its driver has.
+struct Hardware {
+    controller: Arc<Controller>,
+    shared: Arc<Shared>,
+    /// Which interrupt is which message.
+    msix: Msix,
+    messages: Vec<Msi>,
+}
+
+impl Hardware {
+    /// Makes the controller know the queues, each with a message to the CPU that mostly submits to it. Sleeps.
+    fn make_queues(&mut self) -> Result<()> {
+        for (hw, queue) in self.shared.queues.iter().enumerate() {
+            let (id, target) = (hw as u16 + 1, self.shared.clone());
+            let handler = Box::new(move || target.complete(hw));
+            let name = alloc::format!("{}q{id}", self.shared.name);
+            let msi = hal::irq::request_msi(&name, CpuId(hw as u32), handler).map_err(|_| Errno::ENOSPC)?;
+            let is_set = self.msix.set(id, msi.message());
+            self.messages.push(msi);
+            if !is_set {
+                return Err(Errno::ENOSPC);
+            }
+            self.controller.create_queues(id, queue, id)?;
+            queue.lock().connect(&self.controller, id);
+        }
+        Ok(())
+    }
+
+    /// Lets go of the controller: afterwards its registers are free, whoever has its disks open. Sleeps.
+    fn release(self, device: &pci::Device) {
+        self.shared.remove_disks();
+        self.controller.shut_down();
+        if self.controller.stop().is_err() {
+            log::error!("nvme {}: the controller does not stop", self.shared.name);
+        }
+        // Whether it stopped or not: the queues' memory goes.
+        device.disable();
+        self.shared.disconnect();
+        while Arc::strong_count(&self.controller) > 1 {
+            let _ = sched::sleep_until(hal::time::now_ns() + 100_000, sched::Interruptible::No);
+        }
+        // Messages are off before they are anybody else's.
+        drop(self.msix);
+        drop(self.messages);
+    }
+}
 
 impl pci::Driver for PciDriver {
     fn name(&self) -> &'static str {
@@ -46,18 +113,23 @@ impl pci::Driver for PciDriver {
         device.class == CLASS
     }
 
-    fn probe(&self, device: &Arc<pci::Device>) -> Result<()> {
-        let index = NEXT.fetch_add(1, Ordering::Relaxed);
-        let shared = start(device, index)?;
+    fn probe(&self, device: &Arc<pci::Device>) -> Result<Release> {
+        let hardware = start(device, Number::take()?)?;
+        let shared = hardware.shared.clone();
         let parent = alloc::format!("pci0000:00/{}/nvme/{}", device.address(), shared.name);
-        let list = shared.controller.identify(identify::ACTIVE_NAMESPACES, 0)?;
-        let ids = list.chunks_exact(4).filter_map(|id| id.try_into().ok().map(u32::from_le_bytes));
-        for nsid in ids.take_while(|nsid| *nsid != 0).take(MAX_NAMESPACES) {
-            if let Err(errno) = add_namespace(&shared, nsid, &parent) {
-                log::warn!("nvme {}: namespace {nsid} cannot be used: {errno}", shared.name);
+        match hardware.controller.identify(identify::ACTIVE_NAMESPACES, 0) {
+            Ok(list) => {
+                let ids = list.chunks_exact(4).filter_map(|id| id.try_into().ok().map(u32::from_le_bytes));
+                for nsid in ids.take_while(|nsid| *nsid != 0).take(MAX_NAMESPACES) {
+                    if let Err(errno) = add_namespace(&hardware, nsid, &parent) {
+                        log::warn!("nvme {}: namespace {nsid} cannot be used: {errno}", shared.name);
+                    }
+                }
             }
+            Err(errno) => log::warn!("nvme {}: no list of namespaces: {errno}", shared.name),
         }
-        Ok(())
+        let device = device.clone();
+        Ok(Box::new(move || hardware.release(&device)))
     }
 }
 
@@ -67,7 +139,7 @@ pub fn register() {
 }
 
 /// Starts the controller `device` and makes its queues.
-fn start(device: &Arc<pci::Device>, index: u32) -> Result<Arc<Shared>> {
+fn start(device: &Arc<pci::Device>, number: Number) -> Result<Hardware> {
     device.enable();
     let nr_cpus = hal::cpu::nr_cpus().clamp(1, 64) as u16;
     let registers = {
@@ -75,7 +147,7 @@ fn start(device: &Arc<pci::Device>, index: u32) -> Result<Arc<Shared>> {
         let stride = Capabilities::read(&map(DOORBELLS)?)?.stride();
         map(DOORBELLS + 2 * (usize::from(nr_cpus) + 1) * stride)?
     };
-    let controller = Controller::start(registers)?;
+    let controller = Arc::new(Controller::start(registers)?);
     let msix = Msix::enable(device, NAME).ok_or(Errno::ENODEV)?;
     let about = identify::Controller::parse(&*controller.identify(identify::CONTROLLER, 0)?);
     let nr_queues = controller.set_nr_queues(nr_cpus)?.min(msix.len().saturating_sub(1)).max(1);
@@ -84,24 +156,20 @@ fn start(device: &Arc<pci::Device>, index: u32) -> Result<Arc<Shared>> {
     for _ in 0..nr_queues {
         queues.push(IrqLock::new("nvme.queue", Queue::new(depth)?));
     }
-    let shared = Shared::new(controller, about, alloc::format!("nvme{index}"), queues, msix);
-    for (hw, queue) in shared.queues.iter().enumerate() {
-        let (id, target) = (hw as u16 + 1, shared.clone());
-        let handler = Box::new(move || target.complete(hw));
-        let name = alloc::format!("nvme{index}q{id}");
-        let message = hal::irq::request_msi(&name, CpuId(hw as u32), handler).map_err(|_| Errno::ENOSPC)?;
-        if !shared.msix.set(id, message) {
-            return Err(Errno::ENOSPC);
-        }
-        shared.controller.create_queues(id, queue, id)?;
+    let shared = Shared::new(controller.clone(), about, number, queues);
+    let mut hardware = Hardware { controller, shared, msix, messages: Vec::new() };
+    if let Err(errno) = hardware.make_queues() {
+        hardware.release(device);
+        return Err(errno);
     }
+    let shared = &hardware.shared;
     log::info!(
         "nvme {}: {} {}, {nr_queues} queues of {depth}",
         shared.name,
         shared.about.model,
         shared.about.firmware
     );
-    Ok(shared)
+    Ok(hardware)
 }
 
 fn limits(shared: &Shared, namespace: Namespace) -> Limits {
@@ -127,8 +195,9 @@ fn limits(shared: &Shared, namespace: Namespace) -> Limits {
     }
 }
 
-fn add_namespace(shared: &Arc<Shared>, nsid: u32, parent: &str) -> Result<()> {
-    let answer = shared.controller.identify(identify::NAMESPACE, nsid)?;
+fn add_namespace(hardware: &Hardware, nsid: u32, parent: &str) -> Result<()> {
+    let shared = &hardware.shared;
+    let answer = hardware.controller.identify(identify::NAMESPACE, nsid)?;
     let namespace = Namespace::parse(&answer).ok_or(Errno::EINVAL)?;
     let sector_shift = namespace.block_size.trailing_zeros() - 9;
     let drive = Arc::new(Drive { shared: shared.clone(), nsid, sector_shift });

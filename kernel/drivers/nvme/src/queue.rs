@@ -7,12 +7,14 @@
 //! - Q3 (D1 of `hal::dma`): what a command names belongs to its token or to its slot, and both stay until the command
 //!   has completed or the controller is switched off.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use hal::dma::Buffer;
 
 use crate::command::{COMMAND_BYTES, COMPLETION_BYTES, Command, Status};
+use crate::controller::Controller;
 
 /// How often a command is sent again.
 const MAX_RETRIES: u8 = 5;
@@ -37,6 +39,8 @@ pub(crate) struct Queue<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u16>,
     is_broken: bool,
+    /// The controller and the number that it knows the queues by; `None` once it is gone.
+    doorbell: Option<(Arc<Controller>, u16)>,
 }
 
 /// A completion taken out of the queue.
@@ -71,7 +75,27 @@ impl<T> Queue<T> {
             slots,
             free,
             is_broken: false,
+            doorbell: None,
         })
+    }
+
+    /// Lets the controller know the queues as number `id`.
+    pub(crate) fn connect(&mut self, controller: &Arc<Controller>, id: u16) {
+        self.doorbell = Some((controller.clone(), id));
+    }
+
+    /// Tells the controller about new commands.
+    pub(crate) fn ring_submission(&self) {
+        if let Some((controller, id)) = &self.doorbell {
+            controller.ring_submission(*id, self.tail);
+        }
+    }
+
+    /// Tells the controller which completions were seen.
+    pub(crate) fn ring_completion(&self) {
+        if let Some((controller, id)) = &self.doorbell {
+            controller.ring_completion(*id, self.head);
+        }
     }
 
     /// Addresses of the rings: of commands, of completions.
@@ -181,6 +205,7 @@ impl<T> Queue<T> {
     /// Takes all tokens: the controller is switched off.
     pub(crate) fn take_all(&mut self) -> Vec<T> {
         self.is_broken = true;
+        self.doorbell = None;
         self.slots.iter_mut().filter_map(|slot| slot.token.take()).collect()
     }
 }

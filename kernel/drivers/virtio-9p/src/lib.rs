@@ -27,7 +27,7 @@ use hal::PAGE_SIZE;
 use hal::cpu::CpuId;
 use hal::sync::IrqLock;
 use p9fs::channel::{self, Call, Channel, Part, Refused};
-use virtio::{Device, Features, Piece, Queue, Transport};
+use virtio::{Device, Features, Piece, Queue, Release, Transport};
 
 /// Name below /sys/bus/virtio/drivers.
 const NAME: &str = "9pnet_virtio";
@@ -54,14 +54,13 @@ pub fn register() {
 }
 
 struct Virtio9p {
-    device: Arc<Device>,
     tag: Vec<u8>,
     max_message: u32,
     queue: IrqLock<Option<Queue<Arc<Call>>>>,
 }
 
-/// Makes the servers behind a virtio 9P transport known. `ENODEV`, `EINVAL`, `ENOMEM`, `ENOSPC`: it cannot be used.
-pub fn attach(transport: Box<dyn Transport>) -> Result<()> {
+/// Makes the servers behind a virtio 9P transport known; gives how it is let go. `ENODEV`, `EINVAL`, `ENOMEM`, `ENOSPC`: it cannot be used.
+pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
     let wanted = 1 << MOUNT_TAG | (Features::INDIRECT | Features::EVENT_IDX).bits();
     let device = Arc::new(Device::new(transport, wanted)?);
     if !device.has(MOUNT_TAG) {
@@ -85,12 +84,20 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<()> {
     queue.enable_interrupt();
     let shown = String::from_utf8_lossy(&tag).into_owned();
     let queue = IrqLock::new("virtio.9p.queue", Some(queue));
-    let channel = Arc::new(Virtio9p { device: device.clone(), tag, max_message, queue });
+    let channel = Arc::new(Virtio9p { tag, max_message, queue });
     target.call_once(|| channel.clone());
     device.start();
     log::info!("9pnet_virtio virtio{bus_index}: mount tag {shown}");
-    channel::add(channel);
-    Ok(())
+    channel::add(channel.clone());
+    Ok(Box::new(move || {
+        let known: Arc<dyn Channel> = channel.clone();
+        channel::remove(&known);
+        device.reset();
+        channel.give_up();
+        let queue = channel.queue.lock().take();
+        drop(queue);
+        device.let_go();
+    }))
 }
 
 /// Where the bytes of `call` are behind its head.
@@ -121,10 +128,28 @@ impl Virtio9p {
         }
     }
 
+    /// The device, while it is there.
+    fn device(&self) -> Option<Arc<Device>> {
+        self.queue
+            .lock()
+            .as_ref()
+            .filter(|queue| !queue.is_broken())
+            .and_then(|queue| queue.device().cloned())
+    }
+
     fn is_gone(&self) -> bool {
-        let status = self.device.transport().status();
-        let is_broken = self.queue.lock().as_ref().is_none_or(Queue::is_broken);
-        is_broken || status == ABSENT || status & NEEDS_RESET != 0 || status & DRIVER_OK == 0
+        let Some(device) = self.device() else { return true };
+        let status = device.transport().status();
+        status == ABSENT || status & NEEDS_RESET != 0 || status & DRIVER_OK == 0
+    }
+
+    /// The device was reset: from here on it touches no memory, so the frames of the calls can go.
+    fn give_up(&self) {
+        loop {
+            let next = self.queue.lock().as_mut().and_then(|queue| queue.drain().next());
+            let Some(call) = next else { return };
+            call.fail();
+        }
     }
 }
 
@@ -147,10 +172,10 @@ impl Channel for Virtio9p {
             return Err(if queue.is_idle() { Refused::NoMemory } else { Refused::Full });
         };
         queue.publish(prepared, call.clone());
-        let is_told = !queue.should_notify();
+        let device = if queue.should_notify() { queue.device().cloned() } else { None };
         drop(guard);
-        if !is_told {
-            self.device.notify(0);
+        if let Some(device) = device {
+            device.notify(0);
         }
         Ok(())
     }
@@ -160,12 +185,11 @@ impl Channel for Virtio9p {
         if !self.is_gone() {
             return Ok(());
         }
-        // From here on it touches no memory, so the frames of the calls can go.
-        self.device.reset();
-        loop {
-            let next = self.queue.lock().as_mut().and_then(|queue| queue.drain().next());
-            let Some(call) = next else { return Err(Errno::EIO) };
-            call.fail();
+        let device = self.queue.lock().as_ref().and_then(|queue| queue.device().cloned());
+        if let Some(device) = device {
+            device.reset();
         }
+        self.give_up();
+        Err(Errno::EIO)
     }
 }

@@ -37,11 +37,11 @@ pub(crate) struct Question {
     waiter: WaitQueue,
 }
 
+/// A virtqueue; `None` before it is set up and after the device is gone.
 type Hw = IrqLock<Option<Queue<Token>>>;
 
 /// A virtio disk.
 pub(crate) struct VirtioBlk {
-    pub device: Arc<Device>,
     pub queues: Vec<Hw>,
     pub may_unmap: bool,
     pub disk: Once<Weak<Disk>>,
@@ -52,10 +52,9 @@ pub(crate) struct VirtioBlk {
 }
 
 impl VirtioBlk {
-    pub fn new(device: Arc<Device>, nr_queues: usize, may_unmap: bool) -> Arc<VirtioBlk> {
+    pub fn new(nr_queues: usize, may_unmap: bool) -> Arc<VirtioBlk> {
         let queue = || IrqLock::new("virtio.blk.queue", None);
         let disk = Arc::new(VirtioBlk {
-            device,
             queues: (0..nr_queues).map(|_| queue()).collect(),
             may_unmap,
             disk: Once::new(),
@@ -148,6 +147,25 @@ impl VirtioBlk {
         self.queues.iter().filter_map(oldest).min()
     }
 
+    /// The device, while it is there.
+    pub fn device(&self) -> Option<Arc<Device>> {
+        self.queues.first()?.lock().as_ref()?.device().cloned()
+    }
+
+    /// The device was reset: ends what was under way with `EIO` and forgets the queues.
+    pub fn give_up(&self) {
+        for lock in &self.queues {
+            let Some(mut queue) = lock.lock().take() else { continue };
+            let tokens: Vec<Token> = queue.drain().collect();
+            for token in tokens {
+                match token {
+                    Token::Io(request) => request.complete(Err(Errno::EIO)),
+                    Token::Id(question) => question.waiter.wake_all(),
+                }
+            }
+        }
+    }
+
     fn name(&self) -> String {
         let disk = self.disk.get().and_then(Weak::upgrade);
         disk.map_or_else(String::new, |disk| disk.info().name.clone())
@@ -164,9 +182,8 @@ impl VirtioBlk {
             let piece = Piece { paddr: question.answer.paddr(), len: ID_LEN as u32, is_written: true };
             let token = Token::Id(question.clone());
             queue.add(Header::get_id().bytes(), core::iter::once(piece), 1, token).map_err(|_| Errno::EIO)?;
-            queue.should_notify();
         }
-        self.device.notify(0);
+        self.kick(0);
         let deadline_ns = hal::time::now_ns() + 2_000_000_000;
         let is_done = || question.is_done.load(Ordering::SeqCst).then_some(());
         let waited = question.waiter.wait_deadline(is_done, Some(deadline_ns), sched::Interruptible::No);
@@ -211,9 +228,17 @@ impl Driver for VirtioBlk {
 
     fn kick(&self, hw: usize) {
         let Some(lock) = self.queues.get(hw) else { return };
-        let should = lock.lock().as_mut().is_some_and(Queue::should_notify);
-        if should {
-            self.device.notify(hw as u16);
+        // The device is told without the lock: that takes long in a virtual machine.
+        let told = {
+            let mut queue = lock.lock();
+            queue.as_mut().and_then(
+                |queue| {
+                    if queue.should_notify() { queue.device().cloned() } else { None }
+                },
+            )
+        };
+        if let Some(device) = told {
+            device.notify(hw as u16);
         }
     }
 

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use abi::{Errno, Result};
 use block::{Disk, DiskInfo, Limits};
 use hal::cpu::CpuId;
-use virtio::{Device, Features, MAX_PIECES, Transport};
+use virtio::{Device, Features, MAX_PIECES, Release, Transport};
 
 use crate::driver::VirtioBlk;
 
@@ -105,23 +105,45 @@ fn limits(device: &Device) -> Limits {
     limits
 }
 
-/// Makes a disk of a virtio block device.
+/// Makes a disk of a virtio block device; gives how it is let go.
 ///
 /// `ENODEV`, `ENOMEM`, `ENOSPC`: it cannot be used; it is reset then.
-pub fn attach(transport: Box<dyn Transport>) -> Result<()> {
+pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
     let wanted = WANTED.iter().fold(0, |bits, bit| bits | 1u64 << bit);
     let wanted = wanted | (Features::INDIRECT | Features::EVENT_IDX).bits();
     let device = Arc::new(Device::new(transport, wanted)?);
     let offered = if device.has(MULTI_QUEUE) { device.config_u16(NR_QUEUES).max(1) } else { 1 };
     let nr_queues = usize::from(offered).min(hal::cpu::nr_cpus().max(1));
-    let mut limits = limits(&device);
     let may_unmap = device.has(WRITE_ZEROES) && device.config_u8(WRITE_ZEROES_MAY_UNMAP) != 0;
-    let driver = VirtioBlk::new(device.clone(), nr_queues, may_unmap);
+    let driver = VirtioBlk::new(nr_queues, may_unmap);
+    let made = start(&device, &driver);
+    let disk = made.as_ref().ok().cloned();
+    let release: Release = Box::new(move || {
+        if let Some(disk) = disk {
+            block::remove_disk(&disk);
+        }
+        device.reset();
+        driver.give_up();
+        device.let_go();
+    });
+    match made {
+        Ok(_) => Ok(release),
+        Err(errno) => {
+            release();
+            Err(errno)
+        }
+    }
+}
+
+/// Starts the device and makes the disk known.
+fn start(device: &Arc<Device>, driver: &Arc<VirtioBlk>) -> Result<Arc<Disk>> {
+    let mut limits = limits(device);
     let index = block::next_index(MAJOR, MINORS);
     let bus_index = virtio::next_bus_index();
-    set_up_queues(&driver, bus_index, &mut limits)?;
+    set_up_queues(device, driver, bus_index, &mut limits)?;
     device.start();
     let name = alloc::format!("vd{}", letters(index));
+    let nr_queues = driver.queues.len();
     let info = DiskInfo {
         name: name.clone(),
         major: MAJOR,
@@ -147,16 +169,23 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<()> {
     if let Err(errno) = block::scan_partitions(&whole) {
         log::warn!("{name}: partition table: {errno}");
     }
-    Ok(())
+    Ok(disk)
 }
 
-fn set_up_queues(driver: &Arc<VirtioBlk>, bus_index: u32, limits: &mut Limits) -> Result<()> {
-    let device = &driver.device;
+fn set_up_queues(
+    device: &Arc<Device>,
+    driver: &Arc<VirtioBlk>,
+    bus_index: u32,
+    limits: &mut Limits,
+) -> Result<()> {
     let online = hal::cpu::nr_cpus().max(1);
     let config = driver.clone();
     let changed = move || {
-        if let Some(disk) = config.disk.get().and_then(alloc::sync::Weak::upgrade) {
-            disk.set_capacity(config.device.config_u64(CAPACITY).min(u64::MAX >> 10));
+        if let Some(disk) = config.disk.get().and_then(alloc::sync::Weak::upgrade)
+            && let Some(device) = config.device()
+            && disk.is_alive()
+        {
+            disk.set_capacity(device.config_u64(CAPACITY).min(u64::MAX >> 10));
         }
     };
     device.transport().set_config_handler(&alloc::format!("virtio{bus_index}-config"), Box::new(changed))?;

@@ -11,11 +11,11 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use abi::{Errno, Result};
+use abi::Result;
 use hal::cpu::CpuId;
 use hal::frame::Frame;
 use hal::sync::IrqLock;
-use virtio::{Device, Features, Piece, Queue, Transport};
+use virtio::{Device, Features, Piece, Queue, Release, Transport};
 
 /// Name below /sys/bus/virtio/drivers.
 const NAME: &str = "virtio_rng";
@@ -25,7 +25,6 @@ const PORTION: usize = 64;
 const PORTIONS: u32 = 4;
 
 struct Source {
-    device: Arc<Device>,
     queue: IrqLock<Option<Queue<Frame>>>,
     left: AtomicU32,
 }
@@ -38,14 +37,10 @@ pub fn register() {
     pci::register(&DRIVER);
 }
 
-/// Uses a virtio entropy source. `ENODEV`, `ENOMEM`, `ENOSPC`: it cannot be.
-pub fn attach(transport: Box<dyn Transport>) -> Result<()> {
+/// Uses a virtio entropy source; gives how it is let go. `ENODEV`, `ENOMEM`, `ENOSPC`: it cannot be.
+pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
     let device = Arc::new(Device::new(transport, Features::EVENT_IDX.bits())?);
-    let source = Arc::new(Source {
-        device: device.clone(),
-        queue: IrqLock::new("virtio.rng", None),
-        left: AtomicU32::new(PORTIONS),
-    });
+    let source = Arc::new(Source { queue: IrqLock::new("virtio.rng", None), left: AtomicU32::new(PORTIONS) });
     let target = source.clone();
     let name = alloc::format!("virtio{}-input", virtio::next_bus_index());
     let mut queue = device.queue(0, 8, &name, CpuId(0), Box::new(move || target.received()))?;
@@ -53,21 +48,31 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<()> {
     *source.queue.lock() = Some(queue);
     device.start();
     log::info!("virtio_rng: a source of entropy");
-    source.ask(Frame::alloc_zeroed().ok_or(Errno::ENOMEM)?);
-    Ok(())
+    if let Some(frame) = Frame::alloc_zeroed() {
+        source.ask(frame);
+    }
+    Ok(Box::new(move || {
+        device.reset();
+        let queue = source.queue.lock().take();
+        drop(queue);
+        device.let_go();
+    }))
 }
 
 impl Source {
     fn ask(&self, frame: Frame) {
-        {
+        let device = {
             let mut queue = self.queue.lock();
             let Some(queue) = queue.as_mut() else { return };
             let piece = Piece { paddr: frame.paddr(), len: PORTION as u32, is_written: true };
             if queue.add(&[], core::iter::once(piece), 0, frame).is_err() || !queue.should_notify() {
                 return;
             }
+            queue.device().cloned()
+        };
+        if let Some(device) = device {
+            device.notify(0);
         }
-        self.device.notify(0);
     }
 
     fn received(&self) {

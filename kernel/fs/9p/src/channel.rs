@@ -163,6 +163,11 @@ pub fn add(channel: Arc<dyn Channel>) {
     CHANNELS.lock().push(Known { channel, is_used: Arc::new(AtomicBool::new(false)) });
 }
 
+/// Forgets `channel`; who uses it keeps it.
+pub fn remove(channel: &Arc<dyn Channel>) {
+    CHANNELS.lock().retain(|known| !Arc::ptr_eq(&known.channel, channel));
+}
+
 /// A channel that has one user.
 pub(crate) struct Claim {
     pub(crate) channel: Arc<dyn Channel>,

@@ -95,11 +95,12 @@ impl FileOps for BlockFile {
     }
 
     fn read(&self, file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
-        self.require_alive()?;
+        // A disk that is gone is empty.
         let left = self.device.len_bytes().saturating_sub(pos);
         if left == 0 {
             return Ok(0);
         }
+        self.require_alive()?;
         dst.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         if self.is_direct(file) {
             return direct::read(self, dst, pos);
@@ -108,7 +109,6 @@ impl FileOps for BlockFile {
     }
 
     fn write(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<usize> {
-        self.require_alive()?;
         if self.device.is_read_only() {
             return Err(Errno::EPERM);
         }
@@ -119,6 +119,7 @@ impl FileOps for BlockFile {
         if left == 0 {
             return Err(Errno::ENOSPC);
         }
+        self.require_alive()?;
         src.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         let done = if self.is_direct(file) {
             direct::write(self, src, pos)?

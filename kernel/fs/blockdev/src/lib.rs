@@ -52,6 +52,11 @@ pub fn init() -> Result<()> {
                 log::error!("/dev/{}: {errno}", device.name());
             }
         }
+        Change::Leaving => {
+            vfs::superblock::device_leaves(device.rdev());
+            // What cannot be written is told by fsync(2), and lost.
+            let _ = device.sync();
+        }
         Change::Removed => remove_node(device.name()),
     });
     Ok(())

@@ -8,7 +8,7 @@ use abi::{Errno, Result};
 use ext4_image::extent::Mapping as Found;
 use ext4_image::extent::RemoveOutcome;
 use ext4_image::inode::flags;
-use ext4_image::{Layout, dir, extent};
+use ext4_image::{Error, Layout, dir, extent};
 use hal::sync::LazyLock;
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
@@ -36,6 +36,13 @@ const COLLAPSE_RANGE: u32 = 8;
 const ZERO_RANGE: u32 = 16;
 const INSERT_RANGE: u32 = 32;
 
+/// What becomes of the blocks that are kept for the privileged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reserve {
+    Leave,
+    Use,
+}
+
 /// Blocks that fallocate(2) asks for under one handle.
 const ALLOCATE_STEP: u32 = 8192;
 
@@ -54,11 +61,10 @@ impl FileOps for Regular {
 
     fn read(&self, file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
         let inode = file.inode();
-        if file.flags().contains(OpenFlags::DIRECT) {
-            let node = node(inode)?;
-            if node.can_direct() {
-                return direct::read(node, inode, dst, pos);
-            }
+        let node = node(inode)?;
+        node.fs.check_there()?;
+        if file.flags().contains(OpenFlags::DIRECT) && node.can_direct() {
+            return direct::read(node, inode, dst, pos);
         }
         mapping(inode)?.read(pos, dst)
     }
@@ -67,6 +73,7 @@ impl FileOps for Regular {
         let inode = file.inode();
         check_unswapped(inode)?;
         let node = node(inode)?;
+        node.fs.check_there()?;
         if node.fs.layout.reserved_blocks > 0 && !file.cred().capable(Cap::SYS_RESOURCE) {
             node.leave_reserve(pos, src)?;
         }
@@ -121,6 +128,7 @@ impl FileOps for Regular {
 
     fn fsync(&self, file: &File, mode: SyncMode) -> Result<()> {
         let inode = file.inode();
+        node(inode)?.fs.check_there()?;
         let written = mapping(inode)?.write_back(0..u64::MAX);
         written.and(node(inode)?.sync(inode, mode))
     }
@@ -133,15 +141,16 @@ impl FileOps for Regular {
         node.leave_inode()?;
         let has_extents = node.flags.load(Relaxed) & flags::EXTENTS != 0;
         let end = offset + len;
+        let reserve = if file.cred().capable(Cap::SYS_RESOURCE) { Reserve::Use } else { Reserve::Leave };
         match mode {
             COLLAPSE_RANGE if has_extents => node.collapse(inode, offset..end)?,
             INSERT_RANGE if has_extents => node.insert_range(inode, offset..end)?,
             m if m == PUNCH_HOLE | KEEP_SIZE => node.punch(inode, offset, end)?,
             m if has_extents && (m == ZERO_RANGE || m == ZERO_RANGE | KEEP_SIZE) => {
                 node.punch(inode, offset, end)?;
-                node.preallocate(inode, offset, end)?;
+                node.preallocate(inode, offset..end, reserve)?;
             }
-            0 | KEEP_SIZE if has_extents => node.preallocate(inode, offset, end)?,
+            0 | KEEP_SIZE if has_extents => node.preallocate(inode, offset..end, reserve)?,
             _ => return Err(Errno::EOPNOTSUPP),
         }
         if (mode == 0 || mode == ZERO_RANGE) && end > inode.size() {
@@ -259,9 +268,7 @@ impl Node {
     /// Sets the size: pages and blocks beyond go, and what is left of the last page is zeroed on disk, too.
     pub(crate) fn set_size(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
         let mapping = mapping(inode)?;
-        if self.fs.is_aborted.load(Acquire) {
-            return Err(Errno::EROFS);
-        }
+        self.fs.check_writing()?;
         self.flights.settle();
         self.leave_inode()?;
         let old = inode.size();
@@ -355,21 +362,26 @@ impl Node {
         Ok(())
     }
 
-    /// Gives bytes `start..end` blocks where they have none; those read as zeroes.
-    fn preallocate(&self, inode: &Arc<Inode>, start: u64, end: u64) -> Result<()> {
+    /// Gives `bytes` blocks where they have none; those read as zeroes.
+    fn preallocate(&self, inode: &Arc<Inode>, bytes: core::ops::Range<u64>, reserve: Reserve) -> Result<()> {
         let bits = self.fs.layout.block_bits;
-        mapping(inode)?.write_back(start..end)?;
-        let (mut at, to) = (start >> bits, end.div_ceil(1 << bits));
+        mapping(inode)?.write_back(bytes.clone())?;
+        let (mut at, to) = (bytes.start >> bits, bytes.end.div_ceil(1 << bits));
         let mut has_waited = false;
         while at < to {
             let logical = u32::try_from(at).map_err(|_| Errno::EFBIG)?;
+            let room = match reserve {
+                Reserve::Leave => self.fs.available()?,
+                Reserve::Use => self.fs.available_to_root()?,
+            };
             let handle = self.fs.begin()?;
             let step = handle.run(|layout, txn| {
                 let raw = self.load(layout, txn)?;
                 match dir::map(layout, txn, &raw, logical)? {
                     Found::Extent(extent) => Ok(extent.len),
+                    Found::Hole(_) if room == 0 => Err(Error::NoSpace),
                     Found::Hole(len) => {
-                        let want = u64::from(len).min(to - at).min(ALLOCATE_STEP.into()) as u32;
+                        let want = u64::from(len).min(to - at).min(room).min(ALLOCATE_STEP.into()) as u32;
                         let want = want.min(extent::MAX_LEN - 1);
                         self.allocate(layout, txn, logical, want, None, State::Unwritten).map(|(_, len)| len)
                     }

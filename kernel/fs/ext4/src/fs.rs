@@ -64,6 +64,8 @@ pub(crate) struct Fs {
     pub(crate) options: Mutex<Options>,
     /// Writing stopped after an error.
     pub(crate) is_aborted: AtomicBool,
+    /// The device is gone; writing stopped, too.
+    is_shut_down: AtomicBool,
     /// Damage was met: the superblock tells it to the next e2fsck.
     has_errors: AtomicBool,
     /// The superblock says that the journal has to be replayed.
@@ -133,6 +135,7 @@ impl Fs {
             evicted: sched::WaitQueue::new(),
             options: Mutex::new("ext4.options", options),
             is_aborted: AtomicBool::new(false),
+            is_shut_down: AtomicBool::new(false),
             has_errors: AtomicBool::new(false),
             is_active: AtomicBool::new(false),
             activating: Mutex::new("ext4.activating", ()),
@@ -148,6 +151,34 @@ impl Fs {
         let result = f(&self.layout, &View { fs: self, state: &state });
         drop(state);
         result.map_err(|error| self.failed(error))
+    }
+
+    /// `EIO`: the device is gone.
+    #[inline]
+    pub(crate) fn check_there(&self) -> Result<()> {
+        // Relaxed: what is read just before the end may be read.
+        if self.is_shut_down.load(Relaxed) { Err(Errno::EIO) } else { Ok(()) }
+    }
+
+    /// Whether the device is gone.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.is_shut_down.load(Acquire)
+    }
+
+    /// `EROFS`: writing stopped after an error. `EIO`: the device is gone.
+    pub(crate) fn check_writing(&self) -> Result<()> {
+        if !self.is_aborted.load(Acquire) {
+            return Ok(());
+        }
+        self.check_there().and(Err(Errno::EROFS))
+    }
+
+    /// The device goes: from here on nothing is read or written.
+    pub(crate) fn shut_down(&self) {
+        if !self.is_shut_down.swap(true, AcqRel) {
+            log::error!("ext4 ({}): shut down", self.disk.device().name());
+        }
+        self.is_aborted.store(true, Release);
     }
 
     /// The superblock of the VFS, while it is mounted.
@@ -166,12 +197,10 @@ impl Fs {
 
     /// Enters the running transaction. May wait for a commit; see the module's front page for what must not be held.
     ///
-    /// `EROFS`: writing stopped after an error, or the file system is read-only.
+    /// `EROFS`: writing stopped after an error, or the file system is read-only. `EIO`: the device is gone.
     pub(crate) fn begin(&self) -> Result<Handle<'_>> {
         loop {
-            if self.is_aborted.load(Acquire) {
-                return Err(Errno::EROFS);
-            }
+            self.check_writing()?;
             if !self.is_active.load(Acquire) {
                 self.activate()?;
             }

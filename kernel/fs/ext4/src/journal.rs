@@ -145,9 +145,7 @@ impl Fs {
         if self.committed.load(Acquire) >= tid {
             return Ok(());
         }
-        if self.is_aborted.load(Acquire) {
-            return Err(Errno::EROFS);
-        }
+        self.check_writing()?;
         self.commit_locked(&mut journal).inspect_err(|errno| self.abort(*errno))
     }
 
@@ -267,9 +265,7 @@ impl Fs {
     pub(crate) fn commit_and_checkpoint(&self) -> Result<()> {
         self.commit(self.running())?;
         let mut journal = self.committing.lock();
-        if self.is_aborted.load(Acquire) {
-            return Err(Errno::EROFS);
-        }
+        self.check_writing()?;
         match &mut journal.log {
             Some(open) => self.checkpoint(open),
             None => Ok(()),

@@ -77,6 +77,33 @@ impl Node {
         }
     }
 
+    /// Makes an inode with the name `name` in `dir`, this directory. `ENOSPC`: nothing has changed.
+    fn create(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
+        let is_dir = new.mode & S_IFMT == S_IFDIR;
+        let needs_block = is_dir || new.target.len() >= MAP_LEN;
+        if needs_block && self.fs.available_to_root()? == 0 {
+            return Err(Errno::ENOSPC);
+        }
+        let handle = self.fs.begin()?;
+        let raw = handle.run(|layout, txn| {
+            if is_dir {
+                self.check_subdirs(dir)?;
+            }
+            let raw = self.make(layout, txn, new, if is_dir { 2 } else { 1 })?;
+            if let Err(error) = self.add_name(layout, txn, dir, name, raw.ino(), new.mode) {
+                self.unmake(layout, txn, raw)?;
+                return Err(error);
+            }
+            if is_dir {
+                self.subdirs_changed(layout, txn, dir, 1)?;
+            }
+            Ok(raw)
+        })?;
+        let tid = self.tid.load(Acquire);
+        drop(handle);
+        self.made(&raw, tid)
+    }
+
     /// Frees an inode that was made in this transaction.
     fn unmake(&self, layout: &Layout, txn: &mut Txn<'_>, mut raw: disk::Inode) -> DiskResult<()> {
         if !raw.has_flags(flags::INLINE_DATA) && (raw.is_dir() || raw.has_flags(flags::EXTENTS)) {
@@ -324,35 +351,17 @@ impl InodeOps for Ops {
         if new.mode & S_IFMT == S_IFLNK && new.target.len() >= self.0.fs.layout.block_size {
             return Err(Errno::ENAMETOOLONG);
         }
-        let is_dir = new.mode & S_IFMT == S_IFDIR;
-        let handle = self.0.fs.begin()?;
-        let raw = handle.run(|layout, txn| {
-            if is_dir {
-                self.0.check_subdirs(dir)?;
-            }
-            let raw = self.0.make(layout, txn, new, if is_dir { 2 } else { 1 })?;
-            if let Err(error) = self.0.add_name(layout, txn, dir, name, raw.ino(), new.mode) {
-                self.0.unmake(layout, txn, raw)?;
-                return Err(error);
-            }
-            if is_dir {
-                self.0.subdirs_changed(layout, txn, dir, 1)?;
-            }
-            Ok(raw)
-        })?;
-        let tid = self.0.tid.load(Acquire);
-        drop(handle);
-        self.0.made(&raw, tid)
+        self.0.fs.with_space(|| self.0.create(dir, name, new))
     }
 
     fn tmpfile(&self, _dir: &Arc<Inode>, new: &NewInode<'_>) -> Result<Arc<Inode>> {
-        let handle = self.0.fs.begin()?;
-        let (raw, tid) = handle.run(|layout, txn| {
-            let mut raw = self.0.make(layout, txn, new, 0)?;
-            txn.add_orphan(layout, &mut raw)?;
-            Ok((raw, txn.state.tid))
+        let (raw, tid) = self.0.fs.with_space(|| {
+            self.0.fs.begin()?.run(|layout, txn| {
+                let mut raw = self.0.make(layout, txn, new, 0)?;
+                txn.add_orphan(layout, &mut raw)?;
+                Ok((raw, txn.state.tid))
+            })
         })?;
-        drop(handle);
         self.0.made(&raw, tid)
     }
 
@@ -361,7 +370,7 @@ impl InodeOps for Ops {
         if inode.nlink() >= LINK_MAX {
             return Err(Errno::EMLINK);
         }
-        self.0.fs.begin()?.run(|layout, txn| {
+        let add = |layout: &Layout, txn: &mut Txn<'_>| {
             self.0.add_name(layout, txn, dir, name, child.ino, inode.mode())?;
             if child.set_orphan(false) {
                 let mut raw = child.load(layout, txn)?;
@@ -370,7 +379,8 @@ impl InodeOps for Ops {
             inode.add_nlink(1);
             inode.touch_ctime();
             child.store(layout, txn, inode)
-        })
+        };
+        self.0.fs.with_space(|| self.0.fs.begin()?.run(add))
     }
 
     fn unlink(&self, dir: &Arc<Inode>, name: &[u8], inode: &Arc<Inode>) -> Result<()> {
@@ -392,7 +402,7 @@ impl InodeOps for Ops {
                 {
                     mapping.write_back(0..u64::MAX)?;
                 }
-                self.0.move_name(rename)
+                self.0.fs.with_space(|| self.0.move_name(rename))
             }
         }
     }
@@ -409,7 +419,11 @@ impl InodeOps for Ops {
     }
 
     fn open(&self, inode: &Arc<Inode>, _request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
-        Ok(if inode.is_dir() { dirops::DIRECTORY.clone() } else { file::REGULAR.clone() })
+        if inode.is_dir() {
+            return Ok(dirops::DIRECTORY.clone());
+        }
+        self.0.fs.check_there()?;
+        Ok(file::REGULAR.clone())
     }
 
     fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {

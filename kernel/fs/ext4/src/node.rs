@@ -332,7 +332,7 @@ impl Drop for Ops {
             // Freeing blocks does I/O; the last user may hold locks.
             sched::workqueue::queue(Box::new(move || {
                 if let Err(errno) = fs.delete_inode(ino)
-                    && errno != Errno::EROFS
+                    && !fs.is_aborted.load(Acquire)
                 {
                     log::error!("ext4 ({}): inode {ino} is not freed: {errno:?}", fs.disk.device().name());
                 }

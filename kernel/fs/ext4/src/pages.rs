@@ -608,9 +608,7 @@ impl PageSource for Node {
 
     fn prepare_write(&self, idx: u64) -> Result<()> {
         self.flights.note_coming();
-        if self.fs.is_aborted.load(Acquire) {
-            return Err(Errno::EROFS);
-        }
+        self.fs.check_writing()?;
         if idx > 0 {
             self.leave_inode()?;
         }

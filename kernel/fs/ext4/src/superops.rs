@@ -35,7 +35,8 @@ impl SuperOps for Super {
     fn show_options(&self, _sb: &SuperBlock, out: &mut Vec<u8>) {
         self.0.options.lock().show(out);
         if self.0.is_aborted.load(Acquire) {
-            out.extend_from_slice(b",emergency_ro");
+            let why: &[u8] = if self.0.is_shut_down() { b",shutdown" } else { b",emergency_ro" };
+            out.extend_from_slice(why);
         }
     }
 
@@ -59,6 +60,10 @@ impl SuperOps for Super {
         if is_possible { Ok(()) } else { Err(Errno::EROFS) }
     }
 
+    fn shutdown(&self, _sb: &SuperBlock) {
+        self.0.shut_down();
+    }
+
     fn sync(&self, sb: &SuperBlock) -> Result<()> {
         if sb.is_readonly() {
             return Ok(());
@@ -74,7 +79,7 @@ impl Drop for Super {
         let finish = move || {
             fs.wait_for_evictions();
             if let Err(errno) = fs.quiesce()
-                && errno != Errno::EROFS
+                && !fs.is_aborted.load(Acquire)
             {
                 log::error!("ext4 ({}): the last write failed: {errno:?}", fs.disk.device().name());
             }
@@ -146,7 +151,7 @@ impl Fs {
     pub(crate) fn sync(&self) -> Result<()> {
         if self.is_aborted.load(Acquire) {
             self.forget_dirty();
-            return Err(Errno::EROFS);
+            return self.check_writing();
         }
         let has_dirty = !self.dirty.lock().is_empty();
         let written = if has_dirty { self.write_inodes(Pages::Write) } else { Ok(()) };
@@ -192,7 +197,7 @@ fn committer(fs: &Weak<Fs>) {
         if has_dirty || has_changes {
             let written = fs.write_inodes(Pages::Leave).and(fs.commit(fs.running()));
             if let Err(errno) = written
-                && errno != Errno::EROFS
+                && !fs.is_aborted.load(Acquire)
             {
                 log::error!("ext4 ({}): write-back failed: {errno:?}", fs.disk.device().name());
             }

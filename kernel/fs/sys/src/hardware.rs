@@ -15,11 +15,13 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use abi::Result;
 use block::BlockDevice;
 use pci::Device;
 use vfs::put;
+use vfs::text::Text;
 
-use crate::place::{Items, Place, attribute, link, subdir, value};
+use crate::place::{Items, Place, attribute, link, subdir, trigger, value};
 use crate::{queue, uevent};
 
 /// An object with attributes.
@@ -34,7 +36,7 @@ enum Object {
 }
 
 /// Where PCI functions are below `devices`.
-fn pci_path(device: &Device) -> String {
+pub(crate) fn pci_path(device: &Device) -> String {
     format!("pci0000:00/{}", device.address())
 }
 
@@ -132,6 +134,7 @@ fn pci_attributes(device: &Arc<Device>, up: &str) -> Items {
     let resources = device.clone();
     let config = device.clone();
     let properties = device.clone();
+    let removed = device.clone();
     Vec::from([
         hex("class", device.class, 6),
         hex("vendor", device.id.0.into(), 4),
@@ -159,22 +162,28 @@ fn pci_attributes(device: &Arc<Device>, up: &str) -> Items {
             }
             Ok(())
         }),
-        uevent::file(pci_path(device), "pci", move |out| {
-            if let Some(driver) = properties.driver() {
-                put!(out, "DRIVER={driver}\n");
-            }
-            put!(
-                out,
-                "PCI_CLASS={:X}\nPCI_ID={:04X}:{:04X}\n",
-                properties.class,
-                properties.id.0,
-                properties.id.1
-            );
-            let (vendor, device) = properties.subsystem;
-            put!(out, "PCI_SUBSYS_ID={vendor:04X}:{device:04X}\nPCI_SLOT_NAME={}\n", properties.address());
-            Ok(())
-        }),
+        trigger("remove", move || pci::remove(&removed)),
+        uevent::file(pci_path(device), "pci", move |out| pci_properties(&properties, out)),
     ])
+}
+
+/// What the events of a PCI function tell.
+pub(crate) fn pci_properties(function: &Device, out: &mut Text) -> Result<()> {
+    if let Some(driver) = function.driver() {
+        put!(out, "DRIVER={driver}\n");
+    }
+    put!(out, "PCI_CLASS={:X}\nPCI_ID={:04X}:{:04X}\n", function.class, function.id.0, function.id.1);
+    let (vendor, device) = function.subsystem;
+    put!(out, "PCI_SUBSYS_ID={vendor:04X}:{device:04X}\nPCI_SLOT_NAME={}\n", function.address());
+    Ok(())
+}
+
+/// `bus/pci/rescan`.
+pub(crate) fn rescan() -> (alloc::borrow::Cow<'static, str>, crate::place::Item) {
+    trigger("rescan", || {
+        pci::rescan();
+        Ok(())
+    })
 }
 
 /// What disks and partitions share.
@@ -202,21 +211,7 @@ fn block_attributes(device: &Arc<BlockDevice>, up: &str) -> Items {
             put!(out, "{reads:8} {writes:8}\n");
             Ok(())
         }),
-        uevent::file(block_path(device), "block", move |out| {
-            let kind = if properties.partition().is_some() { "partition" } else { "disk" };
-            put!(out, "MAJOR={major}\nMINOR={minor}\nDEVNAME={}\nDEVTYPE={kind}\n", properties.name());
-            put!(out, "DISKSEQ={}\n", properties.disk().sequence());
-            if let Some(part) = properties.partition() {
-                put!(out, "PARTN={}\n", part.index);
-                if let Some(label) = &part.label {
-                    put!(out, "PARTNAME={label}\n");
-                }
-                if let Some(uuid) = &part.uuid {
-                    put!(out, "PARTUUID={uuid}\n");
-                }
-            }
-            Ok(())
-        }),
+        uevent::file(block_path(device), "block", move |out| block_properties(&properties, out)),
     ]);
     match device.partition() {
         Some(part) => items.extend([
@@ -226,6 +221,24 @@ fn block_attributes(device: &Arc<BlockDevice>, up: &str) -> Items {
         None => items.extend(disk_attributes(device)),
     }
     items
+}
+
+/// What the events of a block device tell.
+pub(crate) fn block_properties(device: &BlockDevice, out: &mut Text) -> Result<()> {
+    let (major, minor) = device.number();
+    let kind = if device.partition().is_some() { "partition" } else { "disk" };
+    put!(out, "MAJOR={major}\nMINOR={minor}\nDEVNAME={}\nDEVTYPE={kind}\n", device.name());
+    put!(out, "DISKSEQ={}\n", device.disk().sequence());
+    if let Some(part) = device.partition() {
+        put!(out, "PARTN={}\n", part.index);
+        if let Some(label) = &part.label {
+            put!(out, "PARTNAME={label}\n");
+        }
+        if let Some(uuid) = &part.uuid {
+            put!(out, "PARTUUID={uuid}\n");
+        }
+    }
+    Ok(())
 }
 
 /// What whole disks have.

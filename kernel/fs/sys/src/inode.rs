@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use abi::fs::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use abi::{Errno, Result};
@@ -31,8 +32,7 @@ pub(crate) struct Dir(pub(crate) Place);
 
 impl InodeOps for Dir {
     fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
-        let found = self.0.items().into_iter().find(|(known, _)| known.as_bytes() == name);
-        Ok(found.map(|(_, item)| make(dir, name, item)))
+        Ok(find(&self.0, name).map(|item| make(dir, &self.0, name, item)))
     }
 
     fn revalidate(&self, _dir: &Arc<Inode>, name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
@@ -63,30 +63,28 @@ impl Listing for Children {
     }
 }
 
-fn make(dir: &Arc<Inode>, name: &[u8], item: Item) -> Arc<Inode> {
+fn find(place: &Place, name: &[u8]) -> Option<Item> {
+    place.items().into_iter().find(|(known, _)| known.as_bytes() == name).map(|(_, item)| item)
+}
+
+fn make(dir: &Arc<Inode>, place: &Place, name: &[u8], item: Item) -> Arc<Inode> {
     let mut init = InodeInit::new(ino_of(dir.ino(), name), mode_of(&item));
     let ops: Box<dyn InodeOps> = match item {
-        Item::Dir(place) => {
-            if place.is_volatile() {
+        Item::Dir(child) => {
+            if child.is_volatile() {
                 init.flags = InodeFlags::VOLATILE;
             }
-            Box::new(Dir(place))
-        }
-        Item::File(show) => {
-            init.size = ATTRIBUTE_SIZE;
-            Box::new(Attribute(Arc::new(show), None))
-        }
-        Item::Setting(show, store) => {
-            init.size = ATTRIBUTE_SIZE;
-            Box::new(Attribute(Arc::new(show), Some(store)))
-        }
-        Item::Trigger(store) => {
-            init.size = ATTRIBUTE_SIZE;
-            // LINUX: who may read it all the same is refused.
-            let show: Show = Box::new(|_| Err(Errno::EIO));
-            Box::new(Attribute(Arc::new(show), Some(store)))
+            Box::new(Dir(child))
         }
         Item::Link(target) => Box::new(Symlink(target)),
+        Item::File(_) | Item::Setting(..) | Item::Trigger(_) if place.is_volatile() => {
+            // Another device may have this name when it is opened.
+            init.size = ATTRIBUTE_SIZE;
+            Box::new(Volatile(place.clone(), name.to_vec()))
+        }
+        Item::File(show) => attribute(&mut init, show, None),
+        Item::Setting(show, store) => attribute(&mut init, show, Some(store)),
+        Item::Trigger(store) => attribute(&mut init, unreadable(), Some(store)),
     };
     Inode::new(dir.sb(), init, ops, None)
 }
@@ -104,6 +102,36 @@ impl InodeOps for Symlink {
 }
 
 struct Attribute(Arc<Show>, Option<Store>);
+
+fn attribute(init: &mut InodeInit, show: Show, store: Option<Store>) -> Box<dyn InodeOps> {
+    init.size = ATTRIBUTE_SIZE;
+    Box::new(Attribute(Arc::new(show), store))
+}
+
+/// LINUX: who may read what can only be written is refused.
+fn unreadable() -> Show {
+    Box::new(|_| Err(Errno::EIO))
+}
+
+/// An attribute of what comes and goes: found anew at each opening.
+struct Volatile(Place, Vec<u8>);
+
+impl InodeOps for Volatile {
+    fn open(&self, inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
+        let (show, store) = match find(&self.0, &self.1).ok_or(Errno::ENODEV)? {
+            Item::File(show) => (show, None),
+            Item::Setting(show, store) => (show, Some(store)),
+            Item::Trigger(store) => (unreadable(), Some(store)),
+            Item::Dir(_) | Item::Link(_) => return Err(Errno::ENODEV),
+        };
+        Attribute(Arc::new(show), store).open(inode, request)
+    }
+
+    fn set_attr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
+        inode.apply(change);
+        Ok(())
+    }
+}
 
 impl InodeOps for Attribute {
     fn open(&self, _inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {

@@ -24,6 +24,7 @@ use alloc::sync::Arc;
 use abi::fs::S_IFDIR;
 use abi::{Errno, Result};
 use hal::sync::Once;
+pub use uevent::start_events;
 use vfs::dentry::Dentry;
 use vfs::{FileSystemType, Inode, InodeInit, MountRequest, SuperBlock, SuperInit, SuperOps};
 

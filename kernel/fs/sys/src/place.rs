@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use abi::Result;
+use abi::{Errno, Result};
 use vfs::text::Text;
 
 use crate::{cpu, devices, events, hardware, hugepages, kernel, ksm, thp};
@@ -86,7 +86,7 @@ impl Place {
                 items
             }
             Self::Hardware(path) => hardware::items(path),
-            Self::PciBus => Vec::from([subdir("devices", Self::PciDevices)]),
+            Self::PciBus => Vec::from([subdir("devices", Self::PciDevices), hardware::rescan()]),
             Self::PciDevices => hardware::pci_links(),
             Self::Events(part) => events::items(*part),
             Self::System(part) => cpu::items(*part),
@@ -140,6 +140,22 @@ pub(crate) fn setting(
     store: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
 ) -> (Cow<'static, str>, Item) {
     (name.into(), Item::Setting(Box::new(show), Arc::new(store)))
+}
+
+/// An attribute where root writes a number, which does something unless it is 0. `EINVAL`: no number.
+pub(crate) fn trigger(
+    name: &'static str,
+    act: impl Fn() -> Result<()> + Send + Sync + 'static,
+) -> (Cow<'static, str>, Item) {
+    let store = move |bytes: &[u8]| {
+        let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?.trim_end_matches('\n');
+        let number = match text.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16),
+            None => text.parse(),
+        };
+        if number.map_err(|_| Errno::EINVAL)? == 0 { Ok(()) } else { act() }
+    };
+    (name.into(), Item::Trigger(Arc::new(store)))
 }
 
 /// An attribute with a fixed value.

@@ -7,6 +7,7 @@
 //! Sources: Documentation/ABI/testing/sysfs-uevent, netlink(7).
 
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -79,20 +80,21 @@ fn parse(text: &[u8]) -> Result<Wish<'_>> {
 /// `EINVAL`: no such event. `ENOMEM`: its text is too long.
 pub fn synthesize(wish: &[u8], path: &str, subsystem: &str, properties: &[u8]) -> Result<()> {
     let wish = parse(wish)?;
-    let action = wish.action;
-    let mut event = Vec::new();
-    let mut put = |line: &str| {
-        event.extend_from_slice(line.as_bytes());
-        event.push(0);
-    };
-    put(&format!("{action}@{path}"));
-    put(&format!("ACTION={action}"));
-    put(&format!("DEVPATH={path}"));
-    put(&format!("SUBSYSTEM={subsystem}"));
-    for (at, (key, value)) in wish.properties.iter().enumerate() {
-        // What the writer has chosen is marked, so that nobody takes it for the kernel's.
-        put(&format!("{}{key}={value}", if at == 0 { "" } else { "SYNTH_ARG_" }));
-    }
+    // What the writer has chosen is marked, so that nobody takes it for the kernel's.
+    let mark = |at: usize| if at == 0 { "" } else { "SYNTH_ARG_" };
+    let line = |(at, (key, value)): (usize, &(&str, &str))| format!("{}{key}={value}\0", mark(at));
+    let extra: String = wish.properties.iter().enumerate().map(line).collect();
+    send(wish.action, path, subsystem, &extra, properties)
+}
+
+/// Sends an event that did happen: `action` to the device at `path` of `subsystem`. As [`synthesize`] else.
+pub fn announce(action: &str, path: &str, subsystem: &str, properties: &[u8]) -> Result<()> {
+    send(action, path, subsystem, "", properties)
+}
+
+fn send(action: &str, path: &str, subsystem: &str, extra: &str, properties: &[u8]) -> Result<()> {
+    let head = format!("{action}@{path}\0ACTION={action}\0DEVPATH={path}\0SUBSYSTEM={subsystem}\0{extra}");
+    let mut event = head.into_bytes();
     for line in properties.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         event.extend_from_slice(line);
         event.push(0);

@@ -12,6 +12,8 @@ pub fn assign_msi(_cpu: CpuId) -> Option<(usize, MsiMessage)> {
     None
 }
 
+pub fn free_msi(_number: usize) {}
+
 pub fn save_and_disable() -> bool {
     local(|l| l.irqs_on.replace(false))
 }

@@ -114,6 +114,13 @@ pub(crate) fn assign_msi(cpu: CpuId) -> Option<(usize, MsiMessage)> {
     Some((at, MsiMessage { address: MESSAGE_ADDRESS | u64::from(id) << 12, data }))
 }
 
+/// Gives message `number` back; nobody sends it any more.
+pub(crate) fn free_msi(number: usize) {
+    if let Some(slot) = LINES.get(number) {
+        let _ = slot.compare_exchange(MESSAGE, 0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+}
+
 /// Did the interrupt that this CPU handles come in user mode?
 pub(crate) fn interrupted_user_mode() -> bool {
     STATES[cpu::current_id() as usize].from_user.load(Ordering::Relaxed)
