@@ -14,6 +14,8 @@ use vfs::{At, FdFlags, FdTable, FsContext, Mount, MountFlags, MountNs, Path, Wal
 use crate::params::Params;
 use crate::{devices, root, upcalls};
 
+/// How long a terminal of the hypervisor that is to be the console may take to come.
+const CONSOLE_NS: u64 = 2_000_000_000;
 /// Most descriptors of the first process while it is set up.
 const NOFILE: usize = 1024;
 
@@ -188,10 +190,17 @@ fn start_terminals(console: Option<&str>) {
             Err(errno) => log::error!("serial: ttyS{index}: {errno}"),
         }
     }
-    if let Some(name) = console
-        && tty::device::set_console(name).is_err()
-    {
-        log::warn!("console={name}: there is no such terminal");
+    let Some(name) = console else { return };
+    let deadline_ns = hal::time::now_ns() + CONSOLE_NS;
+    // The device tells only after a while that a port is a terminal.
+    while tty::device::set_console(name).is_err() {
+        if !name.starts_with("hvc") || hal::time::now_ns() > deadline_ns {
+            return log::warn!("console={name}: there is no such terminal");
+        }
+        let _ = sched::sleep_until(hal::time::now_ns() + 1_000_000, sched::Interruptible::No);
+    }
+    if name.starts_with("hvc") {
+        crate::console::show_log();
     }
 }
 

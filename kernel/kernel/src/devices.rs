@@ -17,6 +17,7 @@ pub(crate) fn find(params: &Params) -> Result<()> {
     virtio_rng::register();
     virtio_blk::register();
     virtio_9p::register();
+    virtio_console::register();
     nvme::register();
     for device in &params.virtio_mmio {
         if let Err(errno) = add_virtio_mmio(device) {
@@ -36,6 +37,7 @@ fn add_virtio_mmio(text: &str) -> Result<()> {
     let transport = virtio::probe_mmio(base, size, irq, "virtio-mmio")?;
     match transport.kind() {
         virtio::kind::BLOCK => virtio_blk::attach(transport),
+        virtio::kind::CONSOLE => virtio_console::attach(transport),
         virtio::kind::RNG => virtio_rng::attach(transport),
         virtio::kind::P9 => virtio_9p::attach(transport),
         _ => Err(Errno::ENODEV),

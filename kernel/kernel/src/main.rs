@@ -10,6 +10,8 @@ extern crate alloc;
 #[cfg(not(feature = "selftest"))]
 mod boot;
 #[cfg(not(feature = "selftest"))]
+mod console;
+#[cfg(not(feature = "selftest"))]
 mod devices;
 #[cfg(not(feature = "selftest"))]
 mod params;

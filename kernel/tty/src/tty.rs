@@ -181,6 +181,11 @@ impl Tty {
         self.line.pending_output()
     }
 
+    /// Sends bytes past the settings, for the kernel's log; gives how many the line took. Usable in any context.
+    pub fn write_raw(&self, bytes: &[u8]) -> usize {
+        self.line.write(bytes)
+    }
+
     /// Drops what was received and not read.
     pub fn flush_input(&self) {
         self.ldisc.lock().flush_input();

@@ -1,5 +1,6 @@
 //! Device numbers and who answers for them.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -74,11 +75,15 @@ struct Range {
 struct Registry {
     ranges: Vec<Range>,
     nodes: Vec<Node>,
+    /// What drivers let /sys show of devices: name, attribute, text.
+    attributes: Vec<(Vec<u8>, &'static str, String)>,
     sink: Option<&'static dyn NodeSink>,
 }
 
-static REGISTRY: Mutex<Registry> =
-    Mutex::new("vfs.devices", Registry { ranges: Vec::new(), nodes: Vec::new(), sink: None });
+static REGISTRY: Mutex<Registry> = Mutex::new(
+    "vfs.devices",
+    Registry { ranges: Vec::new(), nodes: Vec::new(), attributes: Vec::new(), sink: None },
+);
 
 fn register(
     kind: DeviceKind,
@@ -149,9 +154,24 @@ pub fn add_node(name: &str, kind: DeviceKind, number: (u32, u32), mode: u32) -> 
     sink.map_or(Ok(()), |sink| sink.add(&node))
 }
 
+/// Lets /sys show `text` as an attribute of the device `name`, until it goes.
+pub fn set_attribute(name: &str, attribute: &'static str, text: String) {
+    let mut registry = REGISTRY.lock();
+    registry.attributes.retain(|(of, what, _)| of != name.as_bytes() || *what != attribute);
+    registry.attributes.push((name.as_bytes().to_vec(), attribute, text));
+}
+
+/// The attributes of the device `name` and their texts.
+pub fn attributes(name: &[u8]) -> Vec<(&'static str, String)> {
+    let registry = REGISTRY.lock();
+    let of_it = registry.attributes.iter().filter(|(of, ..)| of == name);
+    of_it.map(|(_, attribute, text)| (*attribute, text.clone())).collect()
+}
+
 /// Takes a device's name away.
 pub fn remove_node(name: &str) {
     let mut registry = REGISTRY.lock();
+    registry.attributes.retain(|(of, ..)| of != name.as_bytes());
     registry.nodes.retain(|node| node.name != name.as_bytes());
     let sink = registry.sink;
     drop(registry);

@@ -179,7 +179,8 @@ impl Device {
             return Err(Errno::ENOENT);
         }
         let features = Features::from_bits_retain(self.features);
-        let queue = Queue::new(size, features, Some(self.clone()))?;
+        let mut queue = Queue::new(size, features, Some(self.clone()))?;
+        queue.set_index(idx);
         self.transport.set_queue_handler(idx, name, cpu, handler)?;
         self.transport.set_queue(idx, queue.setup())?;
         Ok(queue)

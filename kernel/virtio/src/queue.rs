@@ -88,6 +88,7 @@ pub struct Queue<T> {
     is_broken: bool,
     /// Reset before the memory goes; `None` in tests.
     device: Option<Arc<Device>>,
+    index: u16,
 }
 
 impl<T> Drop for Queue<T> {
@@ -120,7 +121,12 @@ impl<T> Queue<T> {
             used_idx: 0,
             is_broken: false,
             device,
+            index: 0,
         })
+    }
+
+    pub(crate) fn set_index(&mut self, index: u16) {
+        self.index = index;
     }
 
     pub(crate) fn setup(&self) -> QueueSetup {
@@ -136,6 +142,11 @@ impl<T> Queue<T> {
     /// The device that it is a queue of.
     pub fn device(&self) -> Option<&Arc<Device>> {
         self.device.as_ref()
+    }
+
+    /// Its number.
+    pub fn index(&self) -> u16 {
+        self.index
     }
 
     /// Number of descriptors.

@@ -117,7 +117,8 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     super::exchange::run(tally, platform)?;
     super::share::run(tally, platform)?;
     super::faults::run(tally, platform)?;
-    super::vanish::run(tally, platform)
+    super::vanish::run(tally, platform)?;
+    super::vconsole::run(tally, platform)
 }
 
 /// Areas of user/tests that want their folder on a disk, with what makes that.

@@ -37,6 +37,7 @@ mod speed;
 pub mod tally;
 mod user;
 mod vanish;
+mod vconsole;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;

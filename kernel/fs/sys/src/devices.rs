@@ -13,7 +13,7 @@ use abi::fs::{major, minor};
 use vfs::dev::{DeviceKind, Node};
 use vfs::put;
 
-use crate::place::{Items, Place, attribute, link, subdir};
+use crate::place::{Items, Place, attribute, link, subdir, value};
 use crate::{hardware, uevent};
 
 /// Which directory.
@@ -40,15 +40,19 @@ pub(crate) enum Part {
 }
 
 /// The classes, whether they have devices or not.
-const CLASSES: [&str; 5] = ["block", "mem", "misc", "net", "tty"];
+const CLASSES: [&str; 6] = ["block", "mem", "misc", "net", "tty", "virtio-ports"];
 
 /// The class of a device (Documentation/admin-guide/devices.txt).
 fn class_of(node: &Node) -> &'static str {
     const MEM: u32 = 1;
     const TTY: core::ops::RangeInclusive<u32> = 4..=5;
+    const HVC: u32 = 229;
+    const VIRTIO_PORTS: u32 = 248;
     match (node.kind, major(node.rdev)) {
         (DeviceKind::Block, _) => "block",
         (_, MEM) => "mem",
+        (_, HVC) => "tty",
+        (_, VIRTIO_PORTS) => "virtio-ports",
         (_, number) if TTY.contains(&number) => "tty",
         _ => "misc",
     }
@@ -119,7 +123,7 @@ fn device(class: &'static str, name: &str) -> Items {
     let (major, minor) = (major(node.rdev), minor(node.rdev));
     let dev_name = String::from_utf8_lossy(&node.name).into_owned();
     let mode = node.mode;
-    Vec::from([
+    let mut items = Vec::from([
         attribute("dev", move |out| {
             put!(out, "{major}:{minor}\n");
             Ok(())
@@ -133,7 +137,9 @@ fn device(class: &'static str, name: &str) -> Items {
             }
             Ok(())
         }),
-    ])
+    ]);
+    items.extend(vfs::dev::attributes(&node.name).into_iter().map(|(name, text)| value(name, text)));
+    items
 }
 
 #[cfg(test)]
