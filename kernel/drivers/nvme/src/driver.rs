@@ -1,18 +1,19 @@
 //! Requests in, completions out.
 
 use alloc::string::String;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use abi::{Errno, Result};
 use arrayvec::ArrayVec;
-use block::{BioFlags, Disk, Driver, Op, Request};
+use block::{BioFlags, Driver, Op, Request};
 use hal::sync::{IrqLock, Once};
 use sched::Timer;
 
 use crate::command::{Command, io};
 use crate::controller::Controller;
+use crate::disks::Disks;
 use crate::identify;
 use crate::plan::{self, Piece};
 use crate::probe::Number;
@@ -78,7 +79,7 @@ pub(crate) struct Shared {
     pub(crate) name: String,
     _number: Number,
     pub(crate) queues: Vec<IrqLock<Queue<Token>>>,
-    disks: IrqLock<Vec<Weak<Disk>>>,
+    pub(crate) disks: Disks,
     watchdog: Once<Timer>,
     is_watched: AtomicBool,
     /// It was told to stop; the next look of the watchdog sees whether it did.
@@ -98,7 +99,7 @@ impl Shared {
             name: alloc::format!("nvme{}", number.0),
             _number: number,
             queues,
-            disks: IrqLock::new("nvme.disks", Vec::new()),
+            disks: Disks::new(),
             watchdog: Once::new(),
             is_watched: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
@@ -141,22 +142,7 @@ impl Shared {
                 break;
             }
         }
-        self.run_disks(hw);
-    }
-
-    /// Adds the disk of a namespace.
-    pub(crate) fn add_disk(&self, disk: &Arc<Disk>) {
-        self.disks.lock().push(Arc::downgrade(disk));
-    }
-
-    /// Lets the block layer send what found no room.
-    fn run_disks(&self, hw: usize) {
-        for at in 0.. {
-            let Some(disk) = self.disks.lock().get(at).cloned() else { return };
-            if let Some(disk) = disk.upgrade() {
-                disk.run(hw);
-            }
-        }
+        self.disks.run(hw);
     }
 
     fn start_watch(&self) {
@@ -191,14 +177,6 @@ impl Shared {
             controller.begin_stop();
         }
         self.start_watch();
-    }
-
-    /// Forgets the disks, after what is dirty was written. Sleeps.
-    pub(crate) fn remove_disks(&self) {
-        let disks = core::mem::take(&mut *self.disks.lock());
-        for disk in disks.iter().filter_map(Weak::upgrade) {
-            block::remove_disk(&disk);
-        }
     }
 
     /// The controller was switched off for good: ends everything under way and forgets it.

@@ -29,6 +29,7 @@ extern crate alloc;
 
 mod command;
 mod controller;
+mod disks;
 mod driver;
 mod identify;
 mod plan;

@@ -87,7 +87,7 @@ impl Hardware {
 
     /// Lets go of the controller: afterwards its registers are free, whoever has its disks open. Sleeps.
     fn release(self, device: &pci::Device) {
-        self.shared.remove_disks();
+        self.shared.disks.remove_all();
         self.controller.shut_down();
         if self.controller.stop().is_err() {
             log::error!("nvme {}: the controller does not stop", self.shared.name);
@@ -214,7 +214,7 @@ fn add_namespace(hardware: &Hardware, nsid: u32, parent: &str) -> Result<()> {
         limits: limits(shared, namespace),
     };
     let disk = Disk::new(info, drive);
-    shared.add_disk(&disk);
+    shared.disks.add(&disk);
     let whole = block::add_disk(&disk)?;
     log::info!("nvme {name}: {} {}-byte blocks", namespace.nr_blocks, namespace.block_size);
     if let Err(errno) = block::scan_partitions(&whole) {
