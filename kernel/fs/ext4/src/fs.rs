@@ -179,6 +179,7 @@ impl Fs {
             log::error!("ext4 ({}): shut down", self.disk.device().name());
         }
         self.is_aborted.store(true, Release);
+        self.forget_dirty();
     }
 
     /// The superblock of the VFS, while it is mounted.
@@ -295,6 +296,10 @@ impl Fs {
 
     /// What a program sees of `error`; damage, and metadata that cannot be read, are handled as the mount options say.
     pub(crate) fn failed(&self, error: Error) -> Errno {
+        // What a device that is gone does not give is no damage.
+        if self.is_shut_down() && matches!(error, Error::Io | Error::Corrupt(_)) {
+            return Errno::EIO;
+        }
         let what = match error {
             Error::Corrupt(what) => what,
             Error::Io => "metadata cannot be read",

@@ -274,7 +274,11 @@ impl Node {
             return;
         }
         if !self.is_dirty.load(Acquire) && !self.is_dirty.swap(true, AcqRel) {
-            self.fs.dirty.lock().insert(self.ino, inode.clone());
+            let mut dirty = self.fs.dirty.lock();
+            // Asked again: nobody looks here any more when `Fs::forget_dirty` has.
+            if !self.fs.is_aborted.load(Acquire) {
+                dirty.insert(self.ino, inode.clone());
+            }
         }
     }
 

@@ -138,11 +138,15 @@ impl Fs {
         for (ino, inode) in kept {
             dirty.entry(ino).or_insert(inode);
         }
+        drop(dirty);
+        if self.is_aborted.load(Acquire) {
+            self.forget_dirty();
+        }
         result
     }
 
     /// Lets go of what cannot be written any more, so that it does not keep the file system in use.
-    fn forget_dirty(&self) {
+    pub(crate) fn forget_dirty(&self) {
         let dirty = core::mem::take(&mut *self.dirty.lock());
         dirty.values().filter_map(|inode| node(inode).ok()).for_each(|node| node.mark_clean());
     }
