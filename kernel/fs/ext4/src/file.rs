@@ -21,7 +21,7 @@ use vfs::{File, FileMode, FileOps, Inode, InodeFlags, RwKind, ShowPart, SyncMode
 use crate::direct;
 use crate::flight;
 use crate::node::{BUDGET, Node, node};
-use crate::pages::State;
+use crate::pages::{New, Room, State};
 use crate::state::Txn;
 use crate::swap::SwapFile;
 
@@ -370,20 +370,22 @@ impl Node {
         let mut has_waited = false;
         while at < to {
             let logical = u32::try_from(at).map_err(|_| Errno::EFBIG)?;
-            let room = match reserve {
-                Reserve::Leave => self.fs.available()?,
-                Reserve::Use => self.fs.available_to_root()?,
-            };
             let handle = self.fs.begin()?;
             let step = handle.run(|layout, txn| {
                 let raw = self.load(layout, txn)?;
+                let room = match reserve {
+                    Reserve::Leave => self.fs.available_in(layout, txn)?,
+                    // Those that others were promised stay anyway.
+                    Reserve::Use => u64::MAX,
+                };
                 match dir::map(layout, txn, &raw, logical)? {
                     Found::Extent(extent) => Ok(extent.len),
                     Found::Hole(_) if room == 0 => Err(Error::NoSpace),
                     Found::Hole(len) => {
+                        let how = New { state: State::Unwritten, room: Room::Free };
                         let want = u64::from(len).min(to - at).min(room).min(ALLOCATE_STEP.into()) as u32;
                         let want = want.min(extent::MAX_LEN - 1);
-                        self.allocate(layout, txn, logical, want, None, State::Unwritten).map(|(_, len)| len)
+                        self.allocate(layout, txn, logical, want, None, how).map(|(_, len)| len)
                     }
                 }
             });

@@ -33,10 +33,10 @@ impl Node {
     /// As [`Node::write_some`], into the running transaction.
     pub(crate) fn write_journaled(&self, at: u64, to: u64, first: u64, frames: &[Frame]) -> Result<u64> {
         let bits = self.fs.layout.block_bits;
-        let to = to.min(at + MAX_BLOCKS);
+        let limit = to.min(at + MAX_BLOCKS);
         let handle = self.fs.begin()?;
         let pieces = handle.run(|layout, txn| {
-            let pieces = self.map_for_write(layout, txn, at, to)?;
+            let pieces = self.map_dirty(layout, txn, at, limit)?;
             for piece in &pieces {
                 for nth in 0..piece.len {
                     let pos = (piece.logical + nth) << bits;
@@ -57,7 +57,7 @@ impl Node {
             self.data_changed(txn);
             Ok(())
         })?;
-        self.release_pages(at, end);
+        self.release_written(at, end, to);
         Ok(end)
     }
 

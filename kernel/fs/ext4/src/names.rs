@@ -13,7 +13,7 @@ use ext4_image::extent::{self, Extent};
 use ext4_image::inode::{self as disk, MAP_LEN, flags};
 use ext4_image::superblock::{Incompat, RoCompat};
 use ext4_image::{
-    Edit, Error, Layout, NewInode as NewDiskInode, Seal, alloc_blocks, alloc_inode, dir, free_blocks,
+    Edit, Error, Layout, NewInode as NewDiskInode, Seal, alloc_inode, alloc_unpromised, dir, free_blocks,
     free_inode,
 };
 use vfs::dev::DirectAlign;
@@ -327,7 +327,7 @@ fn write_target(layout: &Layout, txn: &mut Txn<'_>, raw: &mut disk::Inode, targe
     if layout.incompat.contains(Incompat::EXTENTS) {
         raw.init_extents();
     }
-    let (physical, _) = alloc_blocks(layout, txn, layout.inode_goal(raw.ino()), 1)?;
+    let (physical, _) = alloc_unpromised(layout, txn, layout.inode_goal(raw.ino()), 1)?;
     let new = Extent { logical: 0, len: 1, physical, is_unwritten: false };
     if let Err(error) = dir::insert_run(layout, txn, raw, new) {
         free_blocks(layout, txn, physical, 1, Freed::Data)?;

@@ -12,7 +12,7 @@ use ext4_image::block::Freed;
 use ext4_image::extent::{self, Extent, Mapping as Found, RemoveOutcome};
 use ext4_image::inode::{self as disk, flags};
 use ext4_image::superblock::Incompat;
-use ext4_image::{Blocks, Edit, Error, Layout, alloc_blocks, dir, free_blocks, inline};
+use ext4_image::{Blocks, Edit, Error, Layout, alloc_blocks, alloc_unpromised, dir, free_blocks, inline};
 use hal::frame::Frame;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
 use mm::PageSource;
@@ -176,9 +176,11 @@ impl Node {
                 return Ok(None);
             }
             let bytes = inline::file(&raw)?;
+            let is_promised = self.reserved.lock().first_in(0..1).is_some();
+            let room = if is_promised { Room::Promised } else { Room::Free };
             let block = match bytes.is_empty() {
                 true => None,
-                false => Some(alloc_blocks(layout, txn, layout.inode_goal(self.ino), 1)?.0),
+                false => Some(room.take(layout, txn, layout.inode_goal(self.ino), 1)?.0),
             };
             Ok(Some((bytes, block)))
         })?;
@@ -312,15 +314,37 @@ impl Node {
         &self,
         layout: &Layout,
         txn: &mut Txn<'_>,
+        at: u64,
+        to: u64,
+    ) -> ext4_image::Result<Vec<Piece>> {
+        self.map_some(layout, txn, at, to, Room::Free)
+    }
+
+    /// As [`Node::map_for_write`], for write-back: dirty pages were promised their blocks.
+    pub(crate) fn map_dirty(
+        &self,
+        layout: &Layout,
+        txn: &mut Txn<'_>,
+        at: u64,
+        to: u64,
+    ) -> ext4_image::Result<Vec<Piece>> {
+        self.map_some(layout, txn, at, to, Room::Promised)
+    }
+
+    fn map_some(
+        &self,
+        layout: &Layout,
+        txn: &mut Txn<'_>,
         mut at: u64,
         to: u64,
+        room: Room,
     ) -> ext4_image::Result<Vec<Piece>> {
         let mut pieces: Vec<Piece> = Vec::new();
         pieces.try_reserve_exact(MAX_PIECES).map_err(|_| Error::NoMemory)?;
         let mut raw = None;
         while at < to && pieces.len() < MAX_PIECES {
             let goal = pieces.last().map(|before| before.physical + before.len);
-            match self.map_piece(layout, txn, &mut raw, at..to, goal) {
+            match self.map_piece(layout, txn, &mut raw, at..to, goal, room) {
                 Ok(piece) => {
                     at += piece.len;
                     pieces.push(piece);
@@ -341,6 +365,7 @@ impl Node {
         raw: &mut Option<disk::Inode>,
         range: core::ops::Range<u64>,
         goal: Option<u64>,
+        room: Room,
     ) -> ext4_image::Result<Piece> {
         let (at, left) = (range.start, range.end - range.start);
         let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
@@ -359,7 +384,7 @@ impl Node {
                 let has_extents = raw.as_ref().is_some_and(|raw| raw.has_flags(flags::EXTENTS));
                 let is_unwritten = has_extents && !self.journals_data();
                 let state = if is_unwritten { State::Unwritten } else { State::Written };
-                let (physical, len) = self.allocate(layout, txn, logical, want, goal, state)?;
+                let (physical, len) = self.allocate(layout, txn, logical, want, goal, New { state, room })?;
                 *raw = None;
                 Ok(Piece { logical: at, len: len.into(), physical, is_unwritten, is_new: true })
             }
@@ -392,20 +417,20 @@ impl Node {
         logical: u32,
         want: u32,
         goal: Option<u64>,
-        state: State,
+        how: New,
     ) -> ext4_image::Result<(u64, u32)> {
         let mut raw = self.load(layout, txn)?;
         let goal = match goal {
             Some(goal) => goal,
             None => self.goal(layout, txn, &raw, logical)?,
         };
-        let room = dir::room(layout, &raw, logical);
-        let max = if state == State::Unwritten { room.min(extent::MAX_LEN - 1) } else { room };
+        let max = dir::room(layout, &raw, logical);
+        let max = if how.state == State::Unwritten { max.min(extent::MAX_LEN - 1) } else { max };
         if max == 0 {
             return Err(Error::TooBig);
         }
-        let (physical, len) = alloc_blocks(layout, txn, goal, want.min(max))?;
-        let new = Extent { logical, len, physical, is_unwritten: state == State::Unwritten };
+        let (physical, len) = how.room.take(layout, txn, goal, want.min(max))?;
+        let new = Extent { logical, len, physical, is_unwritten: how.state == State::Unwritten };
         if let Err(error) = dir::insert_run(layout, txn, &mut raw, new) {
             free_blocks(layout, txn, physical, len.into(), Freed::Data)?;
             return Err(error);
@@ -437,7 +462,7 @@ impl Node {
             return self.write_journaled(at, to, first, frames);
         }
         let handle = self.fs.begin()?;
-        let pieces = handle.run(|layout, txn| self.map_for_write(layout, txn, at, to))?;
+        let pieces = handle.run(|layout, txn| self.map_dirty(layout, txn, at, to))?;
         let end = pieces.last().map_or(at, |piece| piece.logical + piece.len);
         if end == at {
             return Err(Errno::ENOSPC);
@@ -449,8 +474,18 @@ impl Node {
             return Err(errno);
         }
         self.note_written(&handle, &pieces, end)?;
-        self.release_pages(at, end);
+        self.release_written(at, end, to);
         Ok(end)
+    }
+
+    /// Takes back the promises of pages that lie in blocks `from..end`, which were to reach `to`: a page of which more is to be
+    /// written keeps its own.
+    pub(crate) fn release_written(&self, from: u64, end: u64, to: u64) {
+        let per_page = self.fs.blocks_per_page();
+        let whole = if end < to { end / per_page * per_page } else { end };
+        if from < whole {
+            self.release_pages(from, whole);
+        }
     }
 
     /// Makes what was written visible: extents as written, and the size on disk.
@@ -530,6 +565,31 @@ impl Node {
 pub(crate) enum State {
     Written,
     Unwritten,
+}
+
+/// Whose room new blocks take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Their own: it was promised to the pages ([`Fs::reserve`](crate::fs::Fs::reserve)).
+    Promised,
+    /// What nobody was promised.
+    Free,
+}
+
+/// What new blocks are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct New {
+    pub(crate) state: State,
+    pub(crate) room: Room,
+}
+
+impl Room {
+    fn take(self, layout: &Layout, txn: &mut Txn<'_>, goal: u64, max: u32) -> ext4_image::Result<(u64, u32)> {
+        match self {
+            Self::Promised => alloc_blocks(layout, txn, goal, max),
+            Self::Free => alloc_unpromised(layout, txn, goal, max),
+        }
+    }
 }
 
 impl PageSource for Node {

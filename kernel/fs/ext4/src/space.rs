@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering::*;
 
 use abi::fs::Statfs;
 use abi::{Errno, Result};
-use ext4_image::{nr_free_blocks, nr_free_inodes};
+use ext4_image::{Blocks, Layout, nr_free_blocks, nr_free_inodes};
 
 use crate::fs::Fs;
 
@@ -22,17 +22,24 @@ impl Fs {
         (self.layout.blocks_count / 50).min(MAX_POOL)
     }
 
+    /// Free blocks that are not for whoever was promised none: those of dirty pages and of trees.
+    pub(crate) fn promised(&self) -> u64 {
+        self.reserved.load(Acquire).saturating_add(self.pool())
+    }
+
     /// Promises `pages` pages. `ENOSPC`: there is no room for them.
     pub(crate) fn reserve(&self, pages: u64) -> Result<()> {
-        let pool = self.pool();
-        let free = self.look(|layout, view| nr_free_blocks(layout, view))?;
         let blocks = pages * self.blocks_per_page();
+        // In this order: who takes blocks meanwhile sees the promise, or is seen here, as he has the metadata locked.
         let old = self.reserved.fetch_add(blocks, AcqRel);
-        if old.saturating_add(blocks).saturating_add(pool) > free {
-            self.reserved.fetch_sub(blocks, AcqRel);
-            return Err(Errno::ENOSPC);
-        }
-        Ok(())
+        let needed = old.saturating_add(blocks).saturating_add(self.pool());
+        let kept = match self.look(|layout, view| nr_free_blocks(layout, view)) {
+            Ok(free) if needed <= free => return Ok(()),
+            Ok(_) => Err(Errno::ENOSPC),
+            Err(errno) => Err(errno),
+        };
+        self.reserved.fetch_sub(blocks, AcqRel);
+        kept
     }
 
     /// Does `f`, and once more if there was no space but what frees files was still under way. `f` changes nothing when it
@@ -40,10 +47,13 @@ impl Fs {
     pub(crate) fn with_space<R>(&self, mut f: impl FnMut() -> Result<R>) -> Result<R> {
         match f() {
             Err(Errno::ENOSPC) => {
-                self.finish_evictions();
+                let has_waited = self.finish_evictions();
                 // Blocks that were freed can be had when that is on disk.
-                self.commit(self.running())?;
-                f()
+                let are_held = self.state.read().holds_freed();
+                if are_held {
+                    self.commit(self.running())?;
+                }
+                if has_waited || are_held { f() } else { Err(Errno::ENOSPC) }
             }
             result => result,
         }
@@ -58,13 +68,19 @@ impl Fs {
     ///
     /// LINUX: names of such callers may take the last blocks.
     pub(crate) fn available(&self) -> Result<u64> {
-        Ok(self.available_to_root()?.saturating_sub(self.layout.reserved_blocks))
+        self.look(|layout, view| self.available_in(layout, view))
+    }
+
+    /// As [`Fs::available`], to who has the metadata locked.
+    pub(crate) fn available_in(&self, layout: &Layout, blocks: &dyn Blocks) -> ext4_image::Result<u64> {
+        let free = nr_free_blocks(layout, blocks)?;
+        Ok(free.saturating_sub(self.promised()).saturating_sub(layout.reserved_blocks))
     }
 
     /// Blocks that the privileged may still take for data.
     pub(crate) fn available_to_root(&self) -> Result<u64> {
         let free = self.look(|layout, view| nr_free_blocks(layout, view))?;
-        Ok(free.saturating_sub(self.reserved.load(Acquire)).saturating_sub(self.pool()))
+        Ok(free.saturating_sub(self.promised()))
     }
 
     pub(crate) fn statfs(&self) -> Result<Statfs> {

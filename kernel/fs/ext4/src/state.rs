@@ -55,6 +55,11 @@ impl State {
         self.live.iter().filter(is_running).map(|(&nr, live)| (nr, live.seal)).collect()
     }
 
+    /// Whether blocks were freed that cannot be had before a commit.
+    pub(crate) fn holds_freed(&self) -> bool {
+        !self.freed.is_empty() || !self.freed_before.is_empty()
+    }
+
     /// Whether the running transaction has anything in it.
     pub(crate) fn is_clean(&self) -> bool {
         self.nr_running == 0 && self.revoked.is_empty() && self.freed.is_empty()
@@ -213,6 +218,10 @@ impl Edit for Txn<'_> {
     fn first_held(&self, start: u64, end: u64) -> Option<(u64, u64)> {
         let parts = [&self.state.freed, &self.state.freed_before].map(|set| set.first_in(start..end));
         parts.into_iter().flatten().map(|part| (part.start, part.end)).min()
+    }
+
+    fn promised(&self) -> u64 {
+        self.fs.promised()
     }
 
     fn now(&self) -> u64 {

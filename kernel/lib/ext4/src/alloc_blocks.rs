@@ -22,6 +22,15 @@ pub fn nr_free_blocks(layout: &Layout, edit: &dyn crate::block::Blocks) -> Resul
     Ok(view::get::<RawSuper>(held.bytes(), at)?.free_blocks())
 }
 
+/// As [`alloc_blocks`], for what nobody was promised: leaves so many blocks free as others were ([`Edit::promised`]).
+pub fn alloc_unpromised(layout: &Layout, edit: &mut dyn Edit, goal: u64, max: u32) -> Result<(u64, u32)> {
+    let room = nr_free_blocks(layout, edit)?.saturating_sub(edit.promised());
+    if room == 0 {
+        return Err(Error::NoSpace);
+    }
+    alloc_blocks(layout, edit, goal, max.min(u32::try_from(room).unwrap_or(u32::MAX)))
+}
+
 /// Allocates at least one and at most `max` adjacent blocks near `goal`; gives the first and how many.
 ///
 /// `NoSpace`: there is none (or none that may be used before the running transaction is on disk).

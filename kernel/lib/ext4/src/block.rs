@@ -114,6 +114,9 @@ pub trait Edit: Blocks {
     /// The first block of `start..end` that was freed but must not be used again yet.
     fn first_held(&self, start: u64, end: u64) -> Option<(u64, u64)>;
 
+    /// Blocks that are promised to others, of those that are free.
+    fn promised(&self) -> u64;
+
     /// Seconds since 1970.
     fn now(&self) -> u64;
 }

@@ -15,7 +15,7 @@ pub(crate) mod leaf;
 pub use leaf::{Entry, kind_of_mode};
 pub(crate) use leaf::{entries, find_in, insert_into, pack};
 
-use crate::alloc_blocks::{alloc_blocks, free_blocks};
+use crate::alloc_blocks::{alloc_unpromised, free_blocks};
 use crate::block::{BlockRef, Blocks, Edit, Freed, Seal};
 use crate::crc::crc32c;
 use crate::error::{Error, Result};
@@ -365,7 +365,7 @@ pub(crate) fn append_block(layout: &Layout, edit: &mut dyn Edit, dir: &mut Inode
         Some(last) => block_at(layout, edit, dir, last)? + 1,
         None => layout.group_start((dir.ino() - 1) / layout.inodes_per_group),
     };
-    let (physical, _) = alloc_blocks(layout, edit, goal, 1)?;
+    let (physical, _) = alloc_unpromised(layout, edit, goal, 1)?;
     let extent = Extent { logical, len: 1, physical, is_unwritten: false };
     if let Err(error) = insert_run(layout, edit, dir, extent) {
         free_blocks(layout, edit, physical, 1, Freed::Data)?;

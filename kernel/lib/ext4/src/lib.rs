@@ -27,7 +27,7 @@ pub mod xattr;
 #[cfg(test)]
 mod tests;
 
-pub use alloc_blocks::{alloc_blocks, free_blocks, nr_free_blocks};
+pub use alloc_blocks::{alloc_blocks, alloc_unpromised, free_blocks, nr_free_blocks};
 pub use alloc_inodes::{NewInode, alloc_inode, free_inode, is_inode_used, nr_free_inodes};
 pub use block::{Block, BlockRef, Blocks, Edit, Seal};
 pub use crc::crc32c;

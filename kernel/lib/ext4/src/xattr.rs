@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::alloc_blocks::{alloc_blocks, free_blocks};
+use crate::alloc_blocks::{alloc_unpromised, free_blocks};
 use crate::block::{BlockRef, Blocks, Edit, Freed, Seal};
 use crate::crc::crc32c;
 use crate::error::{Error, Result};
@@ -385,7 +385,7 @@ fn store_block(
         old_nr
     } else {
         let goal = layout.group_start((inode.ino() - 1) / layout.inodes_per_group);
-        let (new, _) = alloc_blocks(layout, edit, goal, 1)?;
+        let (new, _) = alloc_unpromised(layout, edit, goal, 1)?;
         edit.create(new, Seal::Xattr(new))?;
         if refs > 1 {
             release_block(layout, edit, inode)?;

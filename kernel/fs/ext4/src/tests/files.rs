@@ -373,6 +373,75 @@ fn a_full_disk_refuses_writes_and_recovers() {
     fsck(&env.unmount());
 }
 
+/// Fills the disk with dirty pages that have no blocks yet, has `take` get all that it can, and then everything written.
+#[track_caller]
+fn check_promises(take: impl Fn(&Env) -> Errno) {
+    let Some(image) = image(&["-t", "ext4", "-b", "1024", "-m", "0"], 4 << 20) else { return };
+    let mut env = Env::new(&image);
+    env.mkdir("/dir").unwrap();
+    drop(env.put("/taker", b"x").unwrap());
+    env.sync().unwrap();
+    let file = env.create("/file").unwrap();
+    let mut pages = 0;
+    while vfs::rw::write(&file, &mut Src::kernel(&[7; 4096]), u64::MAX).is_ok() {
+        pages += 1;
+    }
+    assert!(pages > 500, "{pages}");
+    assert_eq!(take(&env), Errno::ENOSPC);
+    fsync(&file).unwrap();
+    env.sync().unwrap();
+    drop(file);
+    env.remount();
+    let bytes = env.get("/file").unwrap();
+    assert!(bytes.len() == pages * 4096 && bytes.iter().all(|&byte| byte == 7));
+    fsck(&env.unmount());
+}
+
+#[test]
+fn names_leave_the_blocks_that_dirty_pages_were_promised() {
+    let _alone = alone();
+    check_promises(|env| {
+        let link = |nr| env.link("/taker", &format!("/dir/{nr}{}", "n".repeat(240)));
+        (0..20_000).find_map(|nr| link(nr).err()).unwrap()
+    });
+}
+
+#[test]
+fn direct_writes_and_attributes_leave_the_blocks_that_dirty_pages_were_promised() {
+    let _alone = alone();
+    check_promises(|env| {
+        let direct = env.open("/taker", OpenFlags::RDWR | OpenFlags::DIRECT).unwrap();
+        let write =
+            |nr: u64| vfs::rw::pwrite(&direct, &mut Src::kernel(&[1; 4096]), (nr + 1) << 16, u64::MAX);
+        (0..5000).find_map(|nr| write(nr).err()).unwrap()
+    });
+    check_promises(|env| {
+        let inode = env.walk("/taker").unwrap().inode().unwrap().clone();
+        let node = crate::node::node(&inode).unwrap();
+        crate::xattrs::set(node, &inode, b"user.name", Some(&[1; 900]), XattrMode::Any).unwrap_err()
+    });
+}
+
+#[test]
+fn names_that_find_no_space_write_nothing_in_vain() {
+    let _alone = alone();
+    let Some(image) = image(&["-t", "ext4", "-b", "1024", "-m", "0"], 4 << 20) else { return };
+    let mut env = Env::new(&image);
+    drop(env.put("/taker", b"x").unwrap());
+    let mut nr = 0;
+    let mut link = |env: &Env| {
+        nr += 1;
+        env.link("/taker", &format!("/{nr}{}", "n".repeat(240)))
+    };
+    while link(&env).is_ok() {}
+    let fs = crate::node::node(env.walk("/taker").unwrap().inode().unwrap()).unwrap().fs.clone();
+    let before = fs.running();
+    assert_eq!((0..10).map(|_| link(&env)).collect::<Vec<_>>(), [Err(Errno::ENOSPC); 10]);
+    assert_eq!(fs.running(), before);
+    drop(fs);
+    fsck(&env.unmount());
+}
+
 #[test]
 fn handles_find_files_again() {
     use vfs::handle::{Purpose, decode, encode};

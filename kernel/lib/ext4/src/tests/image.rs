@@ -71,6 +71,10 @@ impl Edit for Disk {
         self.held.iter().map(cut).filter(|(a, b)| a < b).min()
     }
 
+    fn promised(&self) -> u64 {
+        0
+    }
+
     fn now(&self) -> u64 {
         1_700_000_000
     }
