@@ -21,7 +21,7 @@ use pci::Device;
 use vfs::put;
 use vfs::text::Text;
 
-use crate::place::{Items, Place, attribute, link, subdir, trigger, value};
+use crate::place::{Items, Place, attribute, group_trigger, link, subdir, trigger, value};
 use crate::{queue, uevent};
 
 /// An object with attributes.
@@ -162,7 +162,7 @@ fn pci_attributes(device: &Arc<Device>, up: &str) -> Items {
             }
             Ok(())
         }),
-        trigger("remove", move || pci::remove(&removed)),
+        group_trigger("remove", move || pci::remove(&removed)),
         uevent::file(pci_path(device), "pci", move |out| pci_properties(&properties, out)),
     ])
 }

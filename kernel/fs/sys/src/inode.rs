@@ -23,6 +23,7 @@ fn mode_of(item: &Item) -> u32 {
         Item::File(_) => S_IFREG | 0o444,
         Item::Setting(..) => S_IFREG | 0o644,
         Item::Trigger(_) => S_IFREG | 0o200,
+        Item::GroupTrigger(_) => S_IFREG | 0o220,
         Item::Link(_) => S_IFLNK | 0o777,
     }
 }
@@ -36,8 +37,11 @@ impl InodeOps for Dir {
     }
 
     fn revalidate(&self, _dir: &Arc<Inode>, name: &[u8], inode: Option<&Arc<Inode>>) -> bool {
-        let is_there = self.0.items().iter().any(|(known, _)| known.as_bytes() == name);
-        is_there == inode.is_some()
+        match (find(&self.0, name), inode) {
+            (None, None) => true,
+            (Some(item), Some(inode)) => is_made_of(inode, &item),
+            _ => false,
+        }
     }
 
     fn create(&self, _dir: &Arc<Inode>, _name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
@@ -67,6 +71,18 @@ fn find(place: &Place, name: &[u8]) -> Option<Item> {
     place.items().into_iter().find(|(known, _)| known.as_bytes() == name).map(|(_, item)| item)
 }
 
+/// Whether `inode` is what [`make`] would make of `item`: another device may have its name by now.
+fn is_made_of(inode: &Inode, item: &Item) -> bool {
+    match item {
+        Item::Dir(place) => inode.ops_as::<Dir>().is_some_and(|dir| dir.0 == *place),
+        Item::Link(target) => inode.ops_as::<Symlink>().is_some_and(|link| link.0 == *target),
+        // Attributes here are found anew when they are opened.
+        Item::File(_) | Item::Setting(..) | Item::Trigger(_) | Item::GroupTrigger(_) => {
+            inode.ops_as::<Volatile>().is_some()
+        }
+    }
+}
+
 fn make(dir: &Arc<Inode>, place: &Place, name: &[u8], item: Item) -> Arc<Inode> {
     let mut init = InodeInit::new(ino_of(dir.ino(), name), mode_of(&item));
     let ops: Box<dyn InodeOps> = match item {
@@ -77,14 +93,16 @@ fn make(dir: &Arc<Inode>, place: &Place, name: &[u8], item: Item) -> Arc<Inode> 
             Box::new(Dir(child))
         }
         Item::Link(target) => Box::new(Symlink(target)),
-        Item::File(_) | Item::Setting(..) | Item::Trigger(_) if place.is_volatile() => {
+        Item::File(_) | Item::Setting(..) | Item::Trigger(_) | Item::GroupTrigger(_)
+            if place.is_volatile() =>
+        {
             // Another device may have this name when it is opened.
             init.size = ATTRIBUTE_SIZE;
             Box::new(Volatile(place.clone(), name.to_vec()))
         }
         Item::File(show) => attribute(&mut init, show, None),
         Item::Setting(show, store) => attribute(&mut init, show, Some(store)),
-        Item::Trigger(store) => attribute(&mut init, unreadable(), Some(store)),
+        Item::Trigger(store) | Item::GroupTrigger(store) => attribute(&mut init, unreadable(), Some(store)),
     };
     Inode::new(dir.sb(), init, ops, None)
 }
@@ -121,7 +139,7 @@ impl InodeOps for Volatile {
         let (show, store) = match find(&self.0, &self.1).ok_or(Errno::ENODEV)? {
             Item::File(show) => (show, None),
             Item::Setting(show, store) => (show, Some(store)),
-            Item::Trigger(store) => (unreadable(), Some(store)),
+            Item::Trigger(store) | Item::GroupTrigger(store) => (unreadable(), Some(store)),
             Item::Dir(_) | Item::Link(_) => return Err(Errno::ENODEV),
         };
         Attribute(Arc::new(show), store).open(inode, request)
@@ -205,5 +223,18 @@ mod tests {
             }
         }
         check(&Place::Root);
+    }
+
+    #[test]
+    fn what_is_cached_is_not_taken_for_another_device() {
+        let (old, new) = (Item::Link(String::from("../virtio0")), Item::Link(String::from("../virtio1")));
+        let init = || InodeInit::new(1, S_IFLNK | 0o777);
+        let sb = vfs::SuperBlock::new(vfs::SuperInit::in_memory(&crate::TYPE, 1), Box::new(crate::Super));
+        let inode = Inode::new(&sb, init(), Box::new(Symlink(String::from("../virtio0"))), None);
+        assert!(is_made_of(&inode, &old) && !is_made_of(&inode, &new));
+        assert!(!is_made_of(&inode, &Item::Dir(Place::Empty)));
+        let dir = Inode::new(&sb, init(), Box::new(Dir(Place::Hardware(String::from("a")))), None);
+        assert!(is_made_of(&dir, &Item::Dir(Place::Hardware(String::from("a")))));
+        assert!(!is_made_of(&dir, &Item::Dir(Place::Empty)) && !is_made_of(&dir, &new));
     }
 }

@@ -27,6 +27,8 @@ pub(crate) enum Item {
     Setting(Show, Store),
     /// One that root may only write.
     Trigger(Store),
+    /// Likewise, and root's group.
+    GroupTrigger(Store),
     /// A symbolic link.
     Link(String),
 }
@@ -147,6 +149,18 @@ pub(crate) fn trigger(
     name: &'static str,
     act: impl Fn() -> Result<()> + Send + Sync + 'static,
 ) -> (Cow<'static, str>, Item) {
+    (name.into(), Item::Trigger(unless_zero(act)))
+}
+
+/// As [`trigger`], also for root's group.
+pub(crate) fn group_trigger(
+    name: &'static str,
+    act: impl Fn() -> Result<()> + Send + Sync + 'static,
+) -> (Cow<'static, str>, Item) {
+    (name.into(), Item::GroupTrigger(unless_zero(act)))
+}
+
+fn unless_zero(act: impl Fn() -> Result<()> + Send + Sync + 'static) -> Store {
     let store = move |bytes: &[u8]| {
         let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?.trim_end_matches('\n');
         let number = match text.strip_prefix("0x") {
@@ -155,7 +169,7 @@ pub(crate) fn trigger(
         };
         if number.map_err(|_| Errno::EINVAL)? == 0 { Ok(()) } else { act() }
     };
-    (name.into(), Item::Trigger(Arc::new(store)))
+    Arc::new(store)
 }
 
 /// An attribute with a fixed value.
