@@ -1,15 +1,16 @@
 //! A virtio device as drivers see it, whatever it hangs on.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::{Errno, Result};
 use bitflags::bitflags;
 use hal::PhysAddr;
 use hal::cpu::CpuId;
 use hal::irq::RequestError;
+use hal::sync::SpinLock;
 
 use crate::queue::Queue;
 
@@ -125,9 +126,12 @@ impl Drop for Device {
 impl Device {
     /// Resets the device and agrees on features: those in `wanted` that it has, and always `VERSION_1`.
     ///
-    /// `ENODEV`: it is a legacy device, or does not take the choice.
+    /// `ENODEV`: it is a legacy device, does not take the choice, or does not reset.
     pub fn new(transport: Box<dyn Transport>, wanted: u64) -> Result<Device> {
         transport.set_status(0);
+        if transport.status() != 0 {
+            return Err(Errno::ENODEV);
+        }
         let mut status = Status::ACKNOWLEDGE | Status::DRIVER;
         transport.set_status(status.bits());
         let required = Features::VERSION_1.bits();
@@ -246,10 +250,49 @@ impl Device {
     }
 }
 
-/// A number for a device that has a driver, `n` in its name `virtio<n>`.
-pub fn next_bus_index() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+/// The number of a device that has a driver, `n` in its name `virtio<n>`; others may have it when this is dropped.
+#[derive(Debug)]
+pub struct BusIndex(u32);
+
+/// Numbers that are in use.
+static INDICES: SpinLock<BTreeSet<u32>> = SpinLock::new("virtio.indices", BTreeSet::new());
+
+impl BusIndex {
+    /// The smallest that is free.
+    pub fn take() -> BusIndex {
+        let mut used = INDICES.lock();
+        // They ascend: the first that is not at its own place has a free one before it.
+        let is_at_place = |&(at, index): &(u32, &u32)| at == *index;
+        let free = (0..).zip(used.iter()).take_while(is_at_place).count() as u32;
+        used.insert(free);
+        BusIndex(free)
+    }
+}
+
+impl Drop for BusIndex {
+    fn drop(&mut self) {
+        INDICES.lock().remove(&self.0);
+    }
+}
+
+impl core::fmt::Display for BusIndex {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_given_again() {
+        let mut all: Vec<BusIndex> = (0..4).map(|_| BusIndex::take()).collect();
+        assert_eq!(all.iter().map(|index| index.0).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        drop(all.remove(1));
+        let (again, next) = (BusIndex::take(), BusIndex::take());
+        assert_eq!((again.0, next.0), (1, 4));
+    }
 }
 
 pub(crate) fn no_interrupt(error: RequestError) -> Errno {

@@ -10,7 +10,7 @@ mod pci_transport;
 mod queue;
 mod ring;
 
-pub use device::{Device, Features, QueueSetup, Transport, kind, next_bus_index};
+pub use device::{BusIndex, Device, Features, QueueSetup, Transport, kind};
 pub use mmio::probe as probe_mmio;
 pub use pci::Release;
 pub use pci_transport::{PciDriver, VENDOR};

@@ -224,6 +224,7 @@ impl Transport for PciTransport {
             let deadline_ns = hal::time::now_ns() + 1_000_000_000;
             while !matches!(self.status(), 0 | GONE) {
                 if hal::time::now_ns() > deadline_ns {
+                    log::error!("virtio {}: the device does not reset", self.device.address());
                     self.device.disable();
                     break;
                 }

@@ -68,7 +68,7 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
     }
     let tag: Vec<u8> =
         (0..usize::from(device.config_u16(TAG_LEN))).map(|at| device.config_u8(TAG + at)).collect();
-    let bus_index = virtio::next_bus_index();
+    let bus_index = virtio::BusIndex::take();
     let target: Arc<hal::sync::Once<Arc<Virtio9p>>> = Arc::default();
     let own = target.clone();
     let handler = move || {
@@ -97,6 +97,7 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
         let queue = channel.queue.lock().take();
         drop(queue);
         device.let_go();
+        drop(bus_index);
     }))
 }
 

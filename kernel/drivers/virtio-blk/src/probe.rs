@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use abi::{Errno, Result};
 use block::{Disk, DiskInfo, Limits};
 use hal::cpu::CpuId;
-use virtio::{Device, Features, MAX_PIECES, Release, Transport};
+use virtio::{BusIndex, Device, Features, MAX_PIECES, Release, Transport};
 
 use crate::driver::VirtioBlk;
 
@@ -116,7 +116,8 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
     let nr_queues = usize::from(offered).min(hal::cpu::nr_cpus().max(1));
     let may_unmap = device.has(WRITE_ZEROES) && device.config_u8(WRITE_ZEROES_MAY_UNMAP) != 0;
     let driver = VirtioBlk::new(nr_queues, may_unmap);
-    let made = start(&device, &driver);
+    let bus_index = BusIndex::take();
+    let made = start(&device, &driver, &bus_index);
     let disk = made.as_ref().ok().cloned();
     let release: Release = Box::new(move || {
         if let Some(disk) = disk {
@@ -125,6 +126,7 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
         device.reset();
         driver.give_up();
         device.let_go();
+        drop(bus_index);
     });
     match made {
         Ok(_) => Ok(release),
@@ -136,10 +138,9 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
 }
 
 /// Starts the device and makes the disk known.
-fn start(device: &Arc<Device>, driver: &Arc<VirtioBlk>) -> Result<Arc<Disk>> {
+fn start(device: &Arc<Device>, driver: &Arc<VirtioBlk>, bus_index: &BusIndex) -> Result<Arc<Disk>> {
     let mut limits = limits(device);
     let index = block::next_index(MAJOR, MINORS);
-    let bus_index = virtio::next_bus_index();
     set_up_queues(device, driver, bus_index, &mut limits)?;
     device.start();
     let name = alloc::format!("vd{}", letters(index));
@@ -175,7 +176,7 @@ fn start(device: &Arc<Device>, driver: &Arc<VirtioBlk>) -> Result<Arc<Disk>> {
 fn set_up_queues(
     device: &Arc<Device>,
     driver: &Arc<VirtioBlk>,
-    bus_index: u32,
+    bus_index: &BusIndex,
     limits: &mut Limits,
 ) -> Result<()> {
     let online = hal::cpu::nr_cpus().max(1);

@@ -68,12 +68,14 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
     };
     let hub = Hub::new(index, device.transport().parent(), nr_ports as usize, is_multiport);
     HUBS.lock().push(hub.clone());
-    let started = start(&device, &hub, nr_ports);
+    let bus_index = virtio::BusIndex::take();
+    let started = start(&device, &hub, nr_ports, &bus_index);
     let release: Release = Box::new(move || {
         HUBS.lock().retain(|known| !Arc::ptr_eq(known, &hub));
         device.reset();
         hub.give_up();
         device.let_go();
+        drop(bus_index);
     });
     match started {
         Ok(()) => Ok(release),
@@ -113,8 +115,8 @@ fn make_port_queues(device: &Arc<Device>, hub: &Arc<Hub>, id: u32, name: &str) -
     make_queue(device, &lanes.tx, first + 1, name, Box::new(sent))
 }
 
-fn start(device: &Arc<Device>, hub: &Arc<Hub>, nr_ports: u32) -> Result<()> {
-    let name = alloc::format!("virtio{}", virtio::next_bus_index());
+fn start(device: &Arc<Device>, hub: &Arc<Hub>, nr_ports: u32, bus_index: &virtio::BusIndex) -> Result<()> {
+    let name = alloc::format!("virtio{bus_index}");
     let config = hub.clone();
     let changed = Box::new(move || config.config_changed());
     device.transport().set_config_handler(&alloc::format!("{name}-config"), changed)?;

@@ -42,7 +42,8 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
     let device = Arc::new(Device::new(transport, Features::EVENT_IDX.bits())?);
     let source = Arc::new(Source { queue: IrqLock::new("virtio.rng", None), left: AtomicU32::new(PORTIONS) });
     let target = source.clone();
-    let name = alloc::format!("virtio{}-input", virtio::next_bus_index());
+    let bus_index = virtio::BusIndex::take();
+    let name = alloc::format!("virtio{bus_index}-input");
     let mut queue = device.queue(0, 8, &name, CpuId(0), Box::new(move || target.received()))?;
     queue.enable_interrupt();
     *source.queue.lock() = Some(queue);
@@ -56,6 +57,7 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
         let queue = source.queue.lock().take();
         drop(queue);
         device.let_go();
+        drop(bus_index);
     }))
 }
 
