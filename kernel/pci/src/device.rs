@@ -120,13 +120,14 @@ impl Device {
         }
     }
 
-    /// Takes it from its driver. May sleep.
+    /// Takes it from its driver, if it has one. May sleep.
     pub(crate) fn release(&self) {
         let release = self.driver.lock().as_mut().and_then(|binding| binding.release.take());
         if let Some(release) = release {
             release();
+            self.disable();
         }
-        self.disable();
+        // What no driver had switched on stays as the firmware has it, bridges above all: nobody would switch it on again.
         self.unbind();
     }
 
