@@ -15,6 +15,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering::*};
 
 use abi::{Errno, Result};
 use block::{Bio, BioFlags, BlockDevice, SECTOR_SIZE};
@@ -48,6 +49,8 @@ struct Pages {
 pub(crate) struct Cache {
     device: Arc<BlockDevice>,
     pages: Mutex<Pages>,
+    /// The device is gone: nothing is read or written any more, not even in memory.
+    is_stopped: AtomicBool,
 }
 
 fn from_device(errno: Errno) -> Error {
@@ -56,7 +59,21 @@ fn from_device(errno: Errno) -> Error {
 
 impl Cache {
     pub(crate) fn new(device: &Arc<BlockDevice>) -> Self {
-        Self { device: device.clone(), pages: Mutex::new("fat.cache", Pages::default()) }
+        Self {
+            device: device.clone(),
+            pages: Mutex::new("fat.cache", Pages::default()),
+            is_stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// The device goes: everything is `EIO` from here on. `false`: it was so already.
+    pub(crate) fn stop(&self) -> bool {
+        !self.is_stopped.swap(true, AcqRel)
+    }
+
+    /// `EIO`: the device is gone.
+    pub(crate) fn check_there(&self) -> Result<()> {
+        if self.is_stopped.load(Acquire) { Err(Errno::EIO) } else { Ok(()) }
     }
 
     /// Reads or writes the bytes `range` of page `idx`.
@@ -122,6 +139,7 @@ impl Cache {
 
     /// Writes what is dirty. It is durable after the device's next flush.
     pub(crate) fn flush(&self) -> Result<()> {
+        self.check_there()?;
         self.flush_pages(&mut self.pages.lock())
     }
 
@@ -132,6 +150,7 @@ impl Cache {
         len: usize,
         mut f: impl FnMut(&mut Page, usize, usize, usize),
     ) -> fat_image::Result<()> {
+        self.check_there().map_err(from_device)?;
         let mut pages = self.pages.lock();
         let mut done = 0;
         while done < len {

@@ -34,12 +34,14 @@ fn mapping(inode: &Inode) -> Result<&Arc<Mapping>> {
 
 impl FileOps for Regular {
     fn read(&self, file: &File, dst: &mut Dest<'_>, pos: u64) -> Result<usize> {
+        node(file.inode())?.fs.volume.check_there()?;
         mapping(file.inode())?.read(pos, dst)
     }
 
     fn write(&self, file: &File, src: &mut Src<'_>, pos: u64) -> Result<usize> {
         let inode = file.inode();
         let node = node(inode)?;
+        node.fs.volume.check_there()?;
         if pos > inode.size() {
             node.grow(inode, pos)?;
         }
@@ -64,6 +66,7 @@ impl FileOps for Regular {
         const KEEP_SIZE: u32 = 1;
         let inode = file.inode();
         let node = node(inode)?;
+        node.fs.volume.check_there()?;
         let end = offset.saturating_add(len);
         match mode {
             // What is behind the end goes when the file is closed.
@@ -319,6 +322,7 @@ impl PageSource for Node {
     }
 
     fn prepare_write(&self, idx: u64) -> Result<()> {
+        self.fs.volume.check_there()?;
         let size = u64::from(self.fs.layout.cluster_size);
         let max = self.vfs.get().and_then(Weak::upgrade).map_or(0, |inode| inode.sb().max_bytes());
         let end = ((idx + 1) << PAGE_SHIFT).min(max.next_multiple_of(size));

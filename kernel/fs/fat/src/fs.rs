@@ -102,6 +102,14 @@ impl Fs {
         self.forget_dirty();
     }
 
+    /// The device goes: from here on nothing is read or written.
+    pub(crate) fn shut_down(&self) {
+        if self.volume.stop() {
+            log::error!("FAT-fs ({}): shut down", self.device.name());
+        }
+        self.forget_dirty();
+    }
+
     /// Lets go of inodes whose pages will not be written any more: they keep the superblock, and that keeps this.
     pub(crate) fn forget_dirty(&self) {
         let gone = core::mem::take(&mut *self.dirty.lock());

@@ -177,6 +177,11 @@ fn open(
     };
     let sb = SuperBlock::new(init, Box::new(Super(fs.clone())));
     fs.sb.call_once(|| Arc::downgrade(&sb));
+    // Before the superblock was there nobody could shut it down (`vfs::superblock::device_left`).
+    if !device.is_alive() {
+        fs.shut_down();
+        return Err(Errno::EIO);
+    }
     let root = fs.root()?;
     if !flags.contains(SbFlags::RDONLY) {
         fs.mark(true)?;
@@ -238,7 +243,15 @@ impl SuperOps for Super {
         Some(self)
     }
 
+    fn shutdown(&self, _sb: &SuperBlock) {
+        self.0.shut_down();
+    }
+
     fn sync(&self, sb: &SuperBlock) -> Result<()> {
+        if self.0.volume.check_there().is_err() {
+            self.0.forget_dirty();
+            return Err(Errno::EIO);
+        }
         if sb.is_readonly() {
             self.0.forget_dirty();
             return Ok(());
@@ -250,6 +263,9 @@ impl SuperOps for Super {
 impl Drop for Super {
     fn drop(&mut self) {
         let fs = self.0.clone();
+        if fs.volume.check_there().is_err() {
+            return;
+        }
         let is_quiet = fs.dirty.lock().is_empty() && fs.nr_evictions.load(Acquire) == 0;
         if is_quiet && !fs.is_marked.load(Acquire) {
             return;

@@ -316,6 +316,7 @@ impl InodeOps for Ops {
         if inode.is_dir() {
             return Ok(dirs::DIRECTORY.clone());
         }
+        self.0.fs.volume.check_there()?;
         self.0.opened();
         Ok(file::REGULAR.clone())
     }

@@ -403,7 +403,11 @@ impl Node {
             && !inode.sb().is_readonly()
         {
             let key = Arc::as_ptr(&inode) as usize;
-            self.fs.dirty.lock().entry(key).or_insert(inode);
+            let mut dirty = self.fs.dirty.lock();
+            // Asked here: nobody looks any more when `Fs::forget_dirty` has.
+            if self.fs.volume.check_there().is_ok() {
+                dirty.entry(key).or_insert(inode);
+            }
         }
     }
 

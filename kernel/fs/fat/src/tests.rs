@@ -313,6 +313,38 @@ fn a_volume_is_not_clean_before_all_is_written() {
 }
 
 #[test]
+fn nothing_goes_on_in_memory_when_the_device_is_gone() {
+    let _alone = alone();
+    let Some(image) = image(&["-F", "12"]) else { return };
+    let mut env = Env::new(&image).unwrap();
+    env.write("/file", 0, b"x").unwrap();
+    env.sync();
+    env.write("/file", 1, b"y").unwrap();
+    let before = env.memory.snapshot();
+    let sb = env.view.as_ref().unwrap().0.sb().clone();
+    let file = env.open("/file", OpenFlags::RDWR).unwrap();
+    sb.ops().shutdown(&sb);
+    assert_eq!(vfs::rw::pwrite(&file, &mut Src::kernel(b"z"), 0, u64::MAX), Err(Errno::EIO));
+    assert_eq!(vfs::rw::pread(&file, &mut Dest::kernel(&mut [0; 4]), 0), Err(Errno::EIO));
+    assert_eq!(env.write("/other", 0, b"z"), Err(Errno::EIO));
+    assert_eq!(env.mkdir("/dir"), Err(Errno::EIO));
+    assert_eq!(env.open("/file", OpenFlags::RDWR).map(drop), Err(Errno::EIO));
+    assert_eq!(sb.ops().sync(&sb), Err(Errno::EIO));
+    drop((file, sb));
+    // Nothing keeps the volume.
+    let weak = std::sync::Arc::downgrade(env.view.as_ref().unwrap().0.sb());
+    for _ in 0..10 {
+        settle();
+    }
+    env.view = None;
+    for _ in 0..10 {
+        settle();
+    }
+    assert!(weak.upgrade().is_none());
+    assert_eq!(env.memory.snapshot(), before);
+}
+
+#[test]
 fn a_directory_is_one_by_all_its_names() {
     let _alone = alone();
     let Some(image) = image(&["-F", "32", "-s", "1"]) else { return };
