@@ -255,9 +255,13 @@ impl Disk {
         self.capacity.load(Ordering::Acquire)
     }
 
-    /// The driver learned of another size.
+    /// The driver learned of another size. That of a disk that is gone stays 0.
     pub fn set_capacity(&self, sectors: u64) {
-        self.capacity.store(sectors, Ordering::Release);
+        self.capacity.store(sectors, Ordering::SeqCst);
+        // In this order: whoever stores later, this or `kill`, finds the disk dead.
+        if !self.is_alive.load(Ordering::SeqCst) {
+            self.capacity.store(0, Ordering::SeqCst);
+        }
     }
 
     /// May completed writes be lost until a flush?
@@ -277,7 +281,7 @@ impl Disk {
 
     /// The hardware is gone: what waits and what comes fails with `EIO`, and the size is 0.
     pub fn kill(&self) {
-        self.is_alive.store(false, Ordering::Release);
+        self.is_alive.store(false, Ordering::SeqCst);
         self.set_capacity(0);
         for (hw, _) in self.queues.iter().enumerate() {
             self.run(hw);

@@ -56,24 +56,53 @@ pub fn on_change(watch: impl Fn(&Arc<BlockDevice>, Change) + Send + Sync + 'stat
     WATCHES.lock().push(Arc::new(watch));
 }
 
-/// Removed disks that somebody still has open or mounted: their names and numbers are not given to others.
-static REMOVED: Mutex<Vec<Weak<Disk>>> = Mutex::new("block.removed", Vec::new());
+/// A removed disk that somebody may still have open or mounted: its names and numbers are not given to others.
+struct Removed {
+    disk: Weak<Disk>,
+    /// The disk's own number and those of its partitions.
+    numbers: Vec<(u32, u32)>,
+}
+
+/// Taken after [`DISKS`].
+static REMOVED: Mutex<Vec<Removed>> = Mutex::new("block.removed", Vec::new());
+
+/// Forgets removed disks that nobody uses any more. No lock is held.
+fn trim_removed() {
+    let mut seen = Vec::new();
+    REMOVED.lock().retain(|one| {
+        let disk = one.disk.upgrade();
+        let is_used = disk.as_ref().is_some_and(|disk| disk.nr_openers() > 0);
+        seen.extend(disk);
+        is_used
+    });
+    // The last of a disk may close files, and that other disks: not under the lock.
+    drop(seen);
+}
+
+/// The numbers of removed disks that are in use.
+fn removed_numbers() -> Vec<(u32, u32)> {
+    REMOVED.lock().iter().flat_map(|one| one.numbers.iter().copied()).collect()
+}
 
 /// The smallest `n` for which no disk of `major` begins at minor `n * step`, nor one that is gone and still in use.
 pub fn next_index(major: u32, step: u32) -> u32 {
-    let removed: Vec<(u32, u32)> = {
-        let mut removed = REMOVED.lock();
-        removed.retain(|disk| disk.upgrade().is_some_and(|disk| disk.nr_openers() > 0));
-        let number = |disk: Arc<Disk>| (disk.info().major, disk.info().first_minor);
-        removed.iter().filter_map(Weak::upgrade).map(number).collect()
-    };
+    trim_removed();
     let disks = DISKS.lock();
+    let removed = removed_numbers();
     let is_used = |n: u32| {
         let info = |entry: &Entry| (entry.whole.disk().info().major, entry.whole.disk().info().first_minor);
         let number = (major, n.saturating_mul(step));
         removed.contains(&number) || disks.iter().any(|entry| info(entry) == number)
     };
     (0..u32::MAX).find(|&n| !is_used(n)).unwrap_or(u32::MAX)
+}
+
+/// Tells that `device` came. When it is gone already, who watches was told so too early: it is told once more.
+fn tell_added(device: &Arc<BlockDevice>) {
+    tell(device, Change::Added);
+    if !device.is_alive() {
+        tell(device, Change::Removed);
+    }
 }
 
 /// Makes a disk known; gives the device that is all of it. `EEXIST`: its name or number is taken.
@@ -89,7 +118,7 @@ pub fn add_disk(disk: &Arc<Disk>) -> Result<Arc<BlockDevice>> {
         }
         disks.push(Entry { whole: whole.clone(), partitions: Vec::new() });
     }
-    tell(&whole, Change::Added);
+    tell_added(&whole);
     Ok(whole)
 }
 
@@ -97,6 +126,7 @@ pub fn add_disk(disk: &Arc<Disk>) -> Result<Arc<BlockDevice>> {
 ///
 /// Afterwards the driver ends what is under way and gets nothing more.
 pub fn remove_disk(disk: &Arc<Disk>) {
+    trim_removed();
     let leaving = {
         let disks = DISKS.lock();
         let entry = disks.iter().find(|entry| Arc::ptr_eq(entry.whole.disk(), disk));
@@ -108,10 +138,14 @@ pub fn remove_disk(disk: &Arc<Disk>) {
     let entry = {
         let mut disks = DISKS.lock();
         let at = disks.iter().position(|entry| Arc::ptr_eq(entry.whole.disk(), disk));
-        at.map(|at| disks.remove(at))
+        let entry = at.map(|at| disks.remove(at));
+        if let Some(entry) = &entry {
+            let numbers = entry.devices().map(|device| device.number()).collect();
+            REMOVED.lock().push(Removed { disk: Arc::downgrade(disk), numbers });
+        }
+        entry
     };
     disk.kill();
-    REMOVED.lock().push(Arc::downgrade(disk));
     let Some(entry) = entry else { return };
     for device in entry.partitions.iter().chain([&entry.whole]) {
         device.set_gone();
@@ -175,8 +209,10 @@ fn number_of(entries: &[Entry], disk: &Disk, index: u32) -> (u32, u32) {
     if index < info.minors {
         return (info.major, info.first_minor + index);
     }
+    let removed = removed_numbers();
     let is_used = |minor: u32| {
-        entries.iter().flat_map(Entry::devices).any(|dev| dev.number() == (EXTENDED_MAJOR, minor))
+        let number = (EXTENDED_MAJOR, minor);
+        removed.contains(&number) || entries.iter().flat_map(Entry::devices).any(|dev| dev.number() == number)
     };
     let minor = (0..1 << 20).find(|&minor| !is_used(minor)).unwrap_or(1 << 20);
     (EXTENDED_MAJOR, minor)
@@ -185,6 +221,7 @@ fn number_of(entries: &[Entry], disk: &Disk, index: u32) -> (u32, u32) {
 /// Replaces the partitions of `disk`. Those that stay the same stay the same devices. `EBUSY`: one that would go is
 /// in use. `ENODEV`: no such disk.
 pub fn set_partitions(disk: &Arc<Disk>, parts: &[Partition]) -> Result<()> {
+    trim_removed();
     let (mut added, mut removed) = (Vec::new(), Vec::new());
     {
         let mut disks = DISKS.lock();
@@ -214,9 +251,7 @@ pub fn set_partitions(disk: &Arc<Disk>, parts: &[Partition]) -> Result<()> {
         device.set_gone();
         tell(device, Change::Removed);
     }
-    for device in &added {
-        tell(device, Change::Added);
-    }
+    added.iter().for_each(tell_added);
     Ok(())
 }
 

@@ -352,3 +352,49 @@ fn the_cache_of_an_odd_sized_device_ends_with_it() {
     device.sync().unwrap();
     assert_eq!(memory.snapshot()[4000..4500], [5; 500]);
 }
+
+#[test]
+fn a_dead_disk_keeps_its_size_of_nothing() {
+    let (_slow, device) = Slow::disk(1, 4);
+    remove_disk(device.disk());
+    device.disk().set_capacity(4096);
+    assert_eq!(device.disk().capacity(), 0);
+}
+
+#[test]
+fn numbers_of_partitions_in_use_outlive_their_disk() {
+    let part = |index| Partition { index, start: 100, len: 50, ..Partition::default() };
+    let (_slow, device) = Slow::disk(1, 5);
+    set_partitions(device.disk(), &[part(17)]).unwrap();
+    let far = by_name("slow5x17").unwrap();
+    far.open();
+    remove_disk(device.disk());
+    let (_other, other) = Slow::disk(1, 6);
+    set_partitions(other.disk(), &[part(17)]).unwrap();
+    assert_ne!(by_name("slow6x17").unwrap().number(), far.number());
+    far.close();
+    remove_disk(other.disk());
+}
+
+#[test]
+fn the_last_that_is_told_of_a_device_is_that_it_went() {
+    let (_slow, device) = Slow::disk(1, 7);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = seen.clone();
+    // The disk goes while others are not told yet that its partition came.
+    on_change(|device, change| {
+        if device.name() == "slow7x1" && change == Change::Added {
+            remove_disk(device.disk());
+        }
+    });
+    on_change(move |device, change| {
+        if device.name() == "slow7x1" {
+            sink.lock().unwrap().push(change);
+        }
+    });
+    set_partitions(device.disk(), &[Partition { index: 1, start: 8, len: 8, ..Partition::default() }])
+        .unwrap();
+    let seen = seen.lock().unwrap();
+    assert!(seen.contains(&Change::Added));
+    assert_eq!(seen.last(), Some(&Change::Removed));
+}

@@ -391,6 +391,15 @@ pub fn device_leaves(rdev: u64) {
     }
 }
 
+/// The device `rdev` is gone: shuts down what was mounted from it after [`device_leaves`]. A file system that looks whether
+/// its device is there after it has made its superblock, and finds it so, is seen here. Sleeps.
+pub fn device_left(rdev: u64) {
+    let all: Vec<_> = WRITING_BACK.lock().iter().filter_map(Weak::upgrade).collect();
+    for sb in all.iter().filter(|sb| sb.dev() == rdev) {
+        sb.ops.shutdown(sb);
+    }
+}
+
 /// Writes out everything that is dirty in all file systems, and then what lies below them (sync(2)). Errors are told by
 /// fsync(2). Sleeps.
 pub fn sync_all() {

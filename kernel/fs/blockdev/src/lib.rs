@@ -57,7 +57,10 @@ pub fn init() -> Result<()> {
             // What cannot be written is told by fsync(2), and lost.
             let _ = device.sync();
         }
-        Change::Removed => remove_node(device.name()),
+        Change::Removed => {
+            vfs::superblock::device_left(device.rdev());
+            remove_node(device.name());
+        }
     });
     Ok(())
 }

@@ -193,6 +193,11 @@ fn make_root(
     };
     let sb = SuperBlock::new(init, Box::new(Super(fs.clone())));
     fs.sb.call_once(|| Arc::downgrade(&sb));
+    // Before the superblock was there nobody could shut it down (`vfs::superblock::device_left`).
+    if !fs.disk.device().is_alive() {
+        fs.shut_down();
+        return Err(Errno::EIO);
+    }
     let root = fs.iget(ROOT_INO)?;
     if !root.is_dir() {
         return Err(Errno::EUCLEAN);
