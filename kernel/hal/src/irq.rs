@@ -208,14 +208,21 @@ pub fn collect_counts() -> Vec<IrqInfo> {
         let count = handler.count.load(core::sync::atomic::Ordering::Relaxed);
         infos.push(IrqInfo { label, name: String::from(handler.name), counts: alloc::vec![count] });
     }
-    for (number, handler) in MSI.iter().enumerate().filter_map(|(n, slot)| Some((n, slot.lock().clone()?))) {
-        let mut counts = alloc::vec![0; crate::cpu::nr_cpus().max(handler.cpu.index() + 1)];
-        counts[handler.cpu.index()] = handler.count.load(core::sync::atomic::Ordering::Relaxed);
-        infos.push(IrqInfo {
-            label: alloc::format!("{}", FIRST_MSI + number),
-            name: handler.name.clone(),
-            counts,
-        });
+    for (number, slot) in MSI.iter().enumerate() {
+        // Not the handler itself: who drops its `Msi` would wait for this thread, which may not run meanwhile.
+        let copy = |handler: &Arc<MsiHandler>| {
+            (
+                handler.name.clone(),
+                handler.cpu.index(),
+                handler.count.load(core::sync::atomic::Ordering::Relaxed),
+            )
+        };
+        let Some((name, cpu, count)) = slot.lock().as_ref().map(copy) else { continue };
+        let mut counts = alloc::vec![0; crate::cpu::nr_cpus().max(cpu + 1)];
+        if let Some(own) = counts.get_mut(cpu) {
+            *own = count;
+        }
+        infos.push(IrqInfo { label: alloc::format!("{}", FIRST_MSI + number), name, counts });
     }
     infos.extend(arch::irq::collect_counts());
     infos
