@@ -1,5 +1,7 @@
 //! Device registers for drivers: ports, and windows of memory.
 
+use alloc::vec::Vec;
+
 use super::boot::memory::Kind;
 use super::instr;
 use super::paging::kernel;
@@ -7,6 +9,7 @@ use super::paging::pte::{GLOBAL, NO_CACHE, NO_EXEC, WRITABLE, WRITE_THROUGH};
 use super::{acpi, boot};
 use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::io::ClaimError;
+use crate::sync::IrqLock;
 
 /// Ports that could reach memory or belong to hal: first, last.
 const FORBIDDEN: [(u16, u16); 8] = [
@@ -65,10 +68,32 @@ pub(crate) fn out_u32(port: u16, value: u32) {
     unsafe { instr::outl(port, value) }
 }
 
-/// A mapped window of device memory. Its addresses are not reused.
+/// A mapped window of device memory. It stays mapped for good: who claims the same memory later gets it again.
 #[derive(Debug)]
 pub(crate) struct Window {
     base: u64,
+    mapped: Mapped,
+}
+
+/// Whole pages of device memory, and where they are mapped.
+#[derive(Clone, Copy, Debug)]
+struct Mapped {
+    start: u64,
+    end: u64,
+    vaddr: u64,
+}
+
+/// What is mapped and claimed by nobody.
+static UNUSED: IrqLock<Vec<Mapped>> = IrqLock::new("hal.io.unused", Vec::new());
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        let mut unused = UNUSED.lock();
+        // Without memory for the note the addresses are lost, and nothing else.
+        if unused.try_reserve(1).is_ok() {
+            unused.push(self.mapped);
+        }
+    }
 }
 
 impl Window {
@@ -131,9 +156,18 @@ pub(crate) fn map_device(phys: PhysAddr, len: usize) -> Result<Window, ClaimErro
     {
         return Err(ClaimError::Forbidden);
     }
+    let base_of = |mapped: &Mapped| mapped.vaddr + (phys.0 - start);
+    {
+        let mut unused = UNUSED.lock();
+        if let Some(at) = unused.iter().position(|mapped| (mapped.start, mapped.end) == (start, end)) {
+            let mapped = unused.swap_remove(at);
+            return Ok(Window { base: base_of(&mapped), mapped });
+        }
+    }
     let vaddr = kernel::reserve(end - start + page, page).ok_or(ClaimError::NoMemory)?;
     let flags = WRITABLE | NO_EXEC | GLOBAL | NO_CACHE | WRITE_THROUGH;
     // SAFETY: 1. just reserved. 2. no memory and no controller of hal's, as checked above.
     unsafe { kernel::map(vaddr, start, end - start, flags) }.map_err(|_| ClaimError::NoMemory)?;
-    Ok(Window { base: vaddr + (phys.0 - start) })
+    let mapped = Mapped { start, end, vaddr };
+    Ok(Window { base: base_of(&mapped), mapped })
 }
