@@ -125,6 +125,11 @@ impl Segment {
         let frames = self.frames.part(from as usize, len as usize)?;
         Some(Segment { frames, offset: from % PAGE_SIZE as u32, len })
     }
+
+    /// Whether memory at `offset` of a page does not go on, as pages see it, where this ends: not both are borders of pages.
+    fn has_gap_before(&self, offset: u32) -> bool {
+        !(self.offset + self.len).is_multiple_of(PAGE_SIZE as u32) || !offset.is_multiple_of(PAGE_SIZE as u32)
+    }
 }
 
 /// The pieces of a bio.
@@ -140,12 +145,30 @@ pub struct Bio {
     pub(crate) sector: u64,
     pub(crate) nr_sectors: u64,
     pub(crate) segments: Segments,
+    /// Gaps between segments; see [`Limits::max_gaps`](crate::Limits::max_gaps).
+    pub(crate) nr_gaps: usize,
     done: Option<Done>,
+}
+
+/// How large a request may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Most {
+    pub(crate) sectors: u64,
+    pub(crate) segments: usize,
+    pub(crate) gaps: usize,
 }
 
 impl Bio {
     fn new(op: Op, sector: u64, nr_sectors: u64) -> Bio {
-        Bio { op, flags: BioFlags::empty(), sector, nr_sectors, segments: SmallVec::new(), done: None }
+        Bio {
+            op,
+            flags: BioFlags::empty(),
+            sector,
+            nr_sectors,
+            segments: SmallVec::new(),
+            nr_gaps: 0,
+            done: None,
+        }
     }
 
     /// A read from `sector` on; [`Bio::add`] says where to.
@@ -227,10 +250,34 @@ impl Bio {
     fn push(&mut self, frame: &Frame, offset: u32, len: u32) -> Result<()> {
         if !self.segments.last_mut().is_some_and(|last| last.grow(frame, offset, len)) {
             self.segments.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            self.segments.push(Segment { frames: FrameSpan::from(frame.clone()), offset, len });
+            self.put(Segment { frames: FrameSpan::from(frame.clone()), offset, len });
+        } else {
+            self.nr_sectors += u64::from(len >> SECTOR_SHIFT);
         }
-        self.nr_sectors += u64::from(len >> SECTOR_SHIFT);
         Ok(())
+    }
+
+    /// Appends a segment.
+    fn put(&mut self, segment: Segment) {
+        self.nr_gaps += usize::from(self.has_gap_before(segment.offset));
+        self.nr_sectors += u64::from(segment.len >> SECTOR_SHIFT);
+        self.segments.push(segment);
+    }
+
+    /// Whether a segment that begins at `offset` of a page would leave a gap behind the last.
+    fn has_gap_before(&self, offset: u32) -> bool {
+        self.segments.last().is_some_and(|last| last.has_gap_before(offset))
+    }
+
+    /// Gaps that it would add to what ends with `before`.
+    pub(crate) fn nr_gaps_after(&self, before: &Bio) -> usize {
+        let border = self.segments.first().is_some_and(|first| before.has_gap_before(first.offset));
+        self.nr_gaps + usize::from(border)
+    }
+
+    /// Whether it can be a request.
+    pub(crate) fn fits(&self, most: Most) -> bool {
+        self.nr_sectors <= most.sectors && self.segments.len() <= most.segments && self.nr_gaps <= most.gaps
     }
 
     /// The operation.
@@ -278,9 +325,8 @@ impl Bio {
         self.done = Some(Box::new(move |result, segments| wrap(result, inner, segments)));
     }
 
-    /// Cuts it into pieces of at most `max_sectors` sectors and `max_segments` segments; it completes with the last
-    /// of them, with the first error. `ENOMEM`: nothing was cut, and it has completed so.
-    pub(crate) fn split(self, max_sectors: u64, max_segments: usize) -> SmallVec<[Bio; 4]> {
+    /// Cuts it into pieces that fit; it completes with the last of them, with the first error.
+    pub(crate) fn split(self, most: Most) -> SmallVec<[Bio; 4]> {
         let mut pieces = SmallVec::new();
         let (op, flags) = (self.op, self.flags);
         let mut sector = self.sector;
@@ -290,15 +336,20 @@ impl Bio {
                 let mut at = 0;
                 let mut left = u64::from(segment.len >> SECTOR_SHIFT);
                 while left > 0 {
-                    if piece.nr_sectors >= max_sectors || piece.segments.len() >= max_segments {
+                    let is_full = piece.nr_sectors >= most.sectors
+                        || piece.segments.len() >= most.segments
+                        || piece.nr_gaps >= most.gaps
+                            && piece.has_gap_before(segment.offset.wrapping_add(at));
+                    if is_full {
                         sector += piece.nr_sectors;
                         pieces
                             .push(core::mem::replace(&mut piece, Bio::new(op, sector, 0).with_flags(flags)));
                     }
-                    let n = left.min(max_sectors - piece.nr_sectors);
+                    let n = left.min(most.sectors - piece.nr_sectors);
                     let len = (n as u32) << SECTOR_SHIFT;
-                    piece.segments.extend(segment.part(at, len));
-                    piece.nr_sectors += n;
+                    if let Some(part) = segment.part(at, len) {
+                        piece.put(part);
+                    }
                     at += len;
                     left -= n;
                 }
@@ -307,7 +358,7 @@ impl Bio {
         } else {
             let mut left = self.nr_sectors;
             while left > 0 {
-                let n = left.min(max_sectors);
+                let n = left.min(most.sectors);
                 pieces.push(Bio::new(op, sector, n).with_flags(flags));
                 sector += n;
                 left -= n;

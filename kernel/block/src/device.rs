@@ -321,11 +321,11 @@ impl BlockDevice {
 
     /// Starts a bio that [`BlockDevice::prepare`] gave.
     pub(crate) fn start_bio(self: &Arc<Self>, bio: Bio) {
-        let (max_sectors, max_segments) = self.disk.max_of(&bio);
-        if bio.nr_sectors <= max_sectors && bio.segments.len() <= max_segments {
+        let most = self.disk.max_of(&bio);
+        if bio.fits(most) {
             return self.start_piece(bio);
         }
-        for piece in bio.split(max_sectors, max_segments) {
+        for piece in bio.split(most) {
             self.start_piece(piece);
         }
     }

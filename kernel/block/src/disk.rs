@@ -11,7 +11,7 @@ use hal::UserAddr;
 use hal::sync::IrqLock;
 use sched::WaitQueue;
 
-use crate::bio::Bio;
+use crate::bio::{Bio, Most};
 use crate::device::BlockDevice;
 use crate::elevator::Deadline;
 use crate::flush::FlushQueue;
@@ -81,6 +81,9 @@ pub struct Limits {
     pub max_sectors: u32,
     /// Most segments of a request.
     pub max_segments: u16,
+    /// Most gaps between the segments of a request: places where not both the end of one and the start of the next are
+    /// borders of pages.
+    pub max_gaps: u16,
     /// Largest discard in sectors; 0 when there is none.
     pub max_discard_sectors: u32,
     /// Unit of discards in bytes.
@@ -105,6 +108,7 @@ impl Default for Limits {
             io_opt: 0,
             max_sectors: 2560,
             max_segments: 128,
+            max_gaps: u16::MAX,
             max_discard_sectors: 0,
             discard_granularity: 0,
             max_write_zeroes_sectors: 0,
@@ -289,8 +293,8 @@ impl Disk {
         self.room.wake_all();
     }
 
-    /// Most sectors and segments of a request for `bio`.
-    pub(crate) fn max_of(&self, bio: &Bio) -> (u64, usize) {
+    /// How large a request for `bio` may be.
+    pub(crate) fn max_of(&self, bio: &Bio) -> Most {
         let limits = &self.info.limits;
         let sectors = match bio.op {
             crate::Op::Discard => limits.max_discard_sectors,
@@ -298,7 +302,11 @@ impl Disk {
             _ => limits.max_sectors,
         };
         let unit = (limits.logical_block_size >> crate::SECTOR_SHIFT).max(1);
-        (u64::from((sectors / unit * unit).max(unit)), usize::from(limits.max_segments.max(1)))
+        Most {
+            sectors: u64::from((sectors / unit * unit).max(unit)),
+            segments: limits.max_segments.max(1).into(),
+            gaps: limits.max_gaps.into(),
+        }
     }
 
     fn queue_here(&self) -> (usize, &Queue) {

@@ -25,9 +25,7 @@ impl Plug {
     /// As [`BlockDevice::submit`], later.
     pub fn submit(&mut self, device: &Arc<BlockDevice>, bio: Bio) {
         let Some(bio) = device.prepare(bio) else { return };
-        let (max_sectors, max_segments) = device.disk().max_of(&bio);
-        let is_large = bio.nr_sectors > max_sectors || bio.segments.len() > max_segments;
-        if is_large || self.bios.try_reserve(1).is_err() {
+        if !bio.fits(device.disk().max_of(&bio)) || self.bios.try_reserve(1).is_err() {
             return device.start_bio(bio);
         }
         self.bios.push((device.clone(), bio));

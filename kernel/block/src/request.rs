@@ -18,6 +18,7 @@ pub struct Request {
     sector: u64,
     nr_sectors: u64,
     nr_segments: usize,
+    nr_gaps: usize,
     start_ns: u64,
     /// Empty only when completed.
     bios: Vec<Bio>,
@@ -35,6 +36,7 @@ impl Request {
             sector: bio.sector,
             nr_sectors: bio.nr_sectors,
             nr_segments: bio.segments.len(),
+            nr_gaps: bio.nr_gaps,
             start_ns,
             bios: Vec::from([bio]),
         }
@@ -82,6 +84,7 @@ impl Request {
         bio: Bio,
         limits: &Limits,
     ) -> Result<(), Bio> {
+        let nr_gaps = self.nr_gaps + self.bios.last().map_or(0, |last| bio.nr_gaps_after(last));
         let fits = self.op.has_data()
             && self.op == bio.op
             && self.flags.difference(BioFlags::SYNC) == bio.flags.difference(BioFlags::SYNC)
@@ -89,6 +92,7 @@ impl Request {
             && self.sector.checked_add(self.nr_sectors) == Some(bio.sector)
             && self.nr_sectors + bio.nr_sectors <= u64::from(limits.max_sectors)
             && self.nr_segments + bio.segments.len() <= usize::from(limits.max_segments)
+            && nr_gaps <= usize::from(limits.max_gaps)
             && Arc::ptr_eq(&self.device, device)
             && self.bios.try_reserve(1).is_ok();
         if !fits {
@@ -97,6 +101,7 @@ impl Request {
         device.stats.merged(bio.op);
         self.nr_sectors += bio.nr_sectors;
         self.nr_segments += bio.segments.len();
+        self.nr_gaps = nr_gaps;
         self.bios.push(bio);
         Ok(())
     }

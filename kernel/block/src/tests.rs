@@ -19,6 +19,7 @@ const CACHED: Limits = Limits {
     io_opt: 0,
     max_sectors: 64,
     max_segments: 8,
+    max_gaps: u16::MAX,
     max_discard_sectors: 128,
     discard_granularity: 512,
     max_write_zeroes_sectors: 0,
@@ -104,6 +105,35 @@ fn large_bios_are_split_and_complete_once() {
     }
     device.discard(0, 1000).unwrap();
     assert!(memory.snapshot()[..512_000].iter().all(|b| *b == 0));
+}
+
+/// A write from `sector` on of the pages' parts `parts`: offsets and lengths.
+fn write_of_parts(sector: u64, parts: &[(usize, usize)]) -> Bio {
+    let mut bio = Bio::write(sector);
+    for (offset, len) in parts {
+        bio.add(page(1), *offset, *len).unwrap();
+    }
+    bio
+}
+
+#[test]
+fn requests_have_no_more_gaps_than_the_disk_takes() {
+    let (memory, device) = MemDisk::new(1 << 20, Limits { max_gaps: 2, ..CACHED }).unwrap();
+    let log = record(&memory);
+    device.submit_and_wait(write_of_parts(0, &[(512, 512); 8])).unwrap();
+    let lens = |log: &Mutex<Vec<(Op, u64, u64)>>| {
+        log.lock().unwrap().drain(..).map(|(_, _, n)| n).collect::<Vec<_>>()
+    };
+    assert_eq!(lens(&log), [3, 3, 2]);
+    // Pages that meet at their borders have none.
+    device.submit_and_wait(write_of_parts(0, &[(2048, 2048), (0, 4096), (0, 4096), (0, 512)])).unwrap();
+    assert_eq!(lens(&log), [4 + 8 + 8 + 1]);
+    let mut plug = Plug::new();
+    for sector in 0..8 {
+        plug.submit(&device, write_of_parts(sector, &[(0, 512)]));
+    }
+    plug.flush();
+    assert_eq!(lens(&log), [3, 3, 2]);
 }
 
 #[test]

@@ -214,6 +214,11 @@ impl Drive {
         if request.op().has_data() { plan::nr_runs(pieces(request)) } else { 1 }
     }
 
+    /// Whether each command for `request` moves whole blocks.
+    fn is_whole(&self, request: &Request) -> bool {
+        self.sector_shift == 0 || plan::is_whole(pieces(request), 512 << self.sector_shift)
+    }
+
     /// The command for a request without data. `None`: no memory for its range.
     fn command(&self, queue: &mut Queue<Token>, request: &Request) -> Option<Command> {
         let block = request.sector() >> self.sector_shift;
@@ -314,6 +319,10 @@ impl Driver for Drive {
             request.complete(Err(Errno::EIO));
             return Ok(());
         };
+        if !self.is_whole(&request) {
+            request.complete(Err(Errno::EINVAL));
+            return Ok(());
+        }
         let nr = Self::nr_commands(&request);
         let mut queue = lock.lock();
         if queue.is_broken() || nr > queue.capacity() {

@@ -71,6 +71,18 @@ pub(crate) fn nr_runs(pieces: impl Iterator<Item = Piece> + Clone) -> usize {
     }
 }
 
+/// Whether the commands that `pieces` become move whole blocks of `block` bytes, a power of two: there are no others.
+pub(crate) fn is_whole(pieces: impl Iterator<Item = Piece> + Clone, block: u64) -> bool {
+    let mut done = 0;
+    loop {
+        match next_run(pieces.clone().skip(done)) {
+            (0, _) => return true,
+            (count, bytes) if bytes.is_multiple_of(block) => done += count,
+            _ => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +122,16 @@ mod tests {
         let pieces = [piece(5, 0, 512), piece(6, 0, 4096), piece(7, 512, 512), piece(8, 0, 512)];
         assert_eq!(runs(&pieces), [(1, 512), (1, 4096), (1, 512), (1, 512)]);
         assert_eq!(runs(&[piece(1, 2048, 2048), piece(2, 0, 100)]), [(2, 2148)]);
+    }
+
+    #[test]
+    fn commands_are_whole_blocks() {
+        let pieces = |pieces: &[Piece], block| is_whole(pieces.to_vec().into_iter(), block);
+        assert!(pieces(&[], 4096));
+        assert!(pieces(&[piece(5, 512, 3584), piece(6, 0, 512), piece(8, 0, 4096)], 4096), "over two pages");
+        assert!(!pieces(&[piece(5, 0, 512), piece(6, 512, 3584)], 4096), "a gap inside of a block");
+        assert!(!pieces(&[piece(5, 0, 4096), piece(7, 0, 512)], 4096));
+        assert!(pieces(&[piece(5, 0, 512), piece(6, 512, 3584)], 512));
     }
 
     #[test]

@@ -177,6 +177,7 @@ fn limits(shared: &Shared, namespace: Namespace) -> Limits {
     let block = namespace.block_size;
     let sectors_of_block = block / 512;
     let max_pages = about.max_pages.min(LIST_ENTRIES as u32);
+    let capacity = shared.queues.iter().map(|queue| queue.lock().capacity()).min().unwrap_or(0);
     Limits {
         logical_block_size: block,
         // Entries of lists of places count in units of 4 bytes (NVM Express 1.4, 4.3).
@@ -186,6 +187,8 @@ fn limits(shared: &Shared, namespace: Namespace) -> Limits {
         // One page less, as the first may begin inside.
         max_sectors: (max_pages.max(2) - 1) * (hal::PAGE_SIZE as u32 / 512),
         max_segments: max_pages.max(2) as u16 - 1,
+        // Each makes one command more; a request has not to wait until it has the queue to itself.
+        max_gaps: (capacity / 2) as u16,
         max_discard_sectors: if about.has_discard { u32::MAX / block * sectors_of_block } else { 0 },
         discard_granularity: if about.has_discard { block } else { 0 },
         max_write_zeroes_sectors: if about.has_write_zeroes { (1 << 16) * sectors_of_block } else { 0 },

@@ -228,7 +228,9 @@ impl Node {
         let end = if direct.kind == RwKind::Read { end.min(inode.size()) } else { end };
         let len = usize::try_from(end.checked_sub(pos)?).ok()?;
         let device = self.fs.disk.device();
-        let is_aligned = alignment % SECTOR_SIZE as u64 == 0
+        // Each piece of memory is whole blocks, as a request may be cut between any two.
+        let block = u64::from(device.logical_block_size()).max(SECTOR_SIZE as u64);
+        let is_aligned = alignment.is_multiple_of(block)
             && device.check_direct(pos, direct.len, alignment).is_ok()
             && device.check_direct(pos, len, 0).is_ok();
         (len > 0 && is_aligned).then_some(pos..end)
