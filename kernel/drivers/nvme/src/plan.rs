@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn commands_are_whole_blocks() {
-        let pieces = |pieces: &[Piece], block| is_whole(pieces.to_vec().into_iter(), block);
+        let pieces = |pieces: &[Piece], block| is_whole(pieces.iter().copied(), block);
         assert!(pieces(&[], 4096));
         assert!(pieces(&[piece(5, 512, 3584), piece(6, 0, 512), piece(8, 0, 4096)], 4096), "over two pages");
         assert!(!pieces(&[piece(5, 0, 512), piece(6, 512, 3584)], 4096), "a gap inside of a block");
