@@ -29,7 +29,6 @@ use ext4_image::inode::flags;
 use hal::frame::Frame;
 use hal::uio::{Dest, Src};
 use hal::{PAGE_SHIFT, PAGE_SIZE};
-use mm::PageSource;
 use vfs::{File, Inode, RwKind};
 
 use crate::file::mapping;
@@ -112,7 +111,7 @@ fn read_chunk(node: &Node, mapping: &mm::Mapping, dst: &mut Dest<'_>, range: Ran
     let frames = frames(&range, Fill::Anything)?;
     // A map of blocks does not tell of new ones that nothing is written to yet, as extents do: write-back has to be over.
     let frozen = (node.flags.load(Acquire) & flags::EXTENTS == 0).then(|| mapping.freeze());
-    node.read_pages(range.start >> PAGE_SHIFT, &frames)?;
+    node.read_frames(range.start >> PAGE_SHIFT, &frames)?;
     drop(frozen);
     let mut done = 0;
     for (frame, offset, len) in parts(&frames, range) {
@@ -133,6 +132,8 @@ pub(crate) fn write(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, pos: u64
     node.leave_inode()?;
     let old = inode.size();
     if pos > old {
+        // Bytes of the last page that are on their way must be there before it is written back.
+        node.flights.settle();
         // What a mapping stored behind the end in the last page must not show.
         let mapping = mapping(inode)?;
         mapping.zero_gap(pos)?;
@@ -232,6 +233,7 @@ fn write_chunk(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, range: Range<
         }
     }
     // Somebody stores to a mapping of these pages all the time: then they are written as such stores are.
+    node.flights.settle();
     let mut done = 0;
     for (frame, offset, len) in parts(&frames, range.clone()) {
         let part = [hal::uio::FramePart { frame: frame.clone(), offset, len }];

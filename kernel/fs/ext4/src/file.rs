@@ -81,6 +81,9 @@ impl FileOps for Regular {
         let done = if direct::is_direct(file, node) {
             direct::write(node, inode, src, pos)?
         } else {
+            // A page must not come in with what a transfer under way is about to replace, and become dirty; nor be dropped at
+            // the end of one while bytes are copied into it.
+            node.flights.settle();
             mapping.zero_gap(pos)?;
             match mapping.write(pos, src) {
                 Err(Errno::ENOSPC) if node.fs.finish_evictions() => mapping.write(pos, src)?,

@@ -10,8 +10,9 @@
 //!                                                       count back, wake              wait for the count to be 0: `settle`
 //!                                                                                     free, move blocks
 //! ```
-//! The count says what `sem` says of transfers that their thread waits for: no block changes its owner meanwhile. Who holds
-//! `sem` for writing and waits meets no new ones.
+//! The count says what `sem` says of transfers that their thread waits for: no block changes its owner meanwhile, and nobody
+//! writes to pages of the cache, if who holds `sem` for writing waits for the count to be 0 first. He meets no new ones.
+//! Stores through mappings, and write-back, go on.
 //!
 //! # The page cache
 //!
@@ -26,19 +27,25 @@
 //!     (B) read from the device                   (D) look at the count
 //! ```
 //! If D misses A, then C is before B: the page holds what was written.
+//!
+//! # The worker
+//!
+//! Each file system has one of its own ([`Landing`]), from the first such write on: it waits for write-back, which of a file
+//! system on a loop device waits for transfers of the one below, and those for their worker.
 
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use abi::{Errno, Result};
 use block::{Bio, BioFlags, SECTOR_SHIFT, SECTOR_SIZE};
 use ext4_image::Error;
 use ext4_image::extent::Mapping as Found;
 use ext4_image::inode::flags;
+use hal::sync::IrqLock;
 use hal::uio::FramePart;
-use sched::WaitQueue;
+use sched::{Mutex, WaitQueue};
 use smallvec::SmallVec;
 use vfs::direct::{Begun, Direct, DirectJob};
 use vfs::{Inode, RwKind};
@@ -91,13 +98,94 @@ impl Drop for Counted {
     }
 }
 
+/// Writes that a worker ends.
+pub(crate) struct Landing {
+    queue: Arc<LandingQueue>,
+    has_worker: Mutex<bool>,
+}
+
+struct LandingQueue {
+    /// The last that came leads to the one before.
+    last: IrqLock<Option<Box<Slot>>>,
+    came: WaitQueue,
+    is_over: AtomicBool,
+}
+
+/// The place of a flight in the queue, made before it begins: an interrupt has no memory to take.
+struct Slot {
+    flight: Option<Flight>,
+    before: Option<Box<Slot>>,
+}
+
+impl Landing {
+    pub(crate) fn new() -> Self {
+        let queue = Arc::new(LandingQueue {
+            last: IrqLock::new("ext4.landing", None),
+            came: WaitQueue::new(),
+            is_over: AtomicBool::new(false),
+        });
+        Self { queue, has_worker: Mutex::new("ext4.landing_worker", false) }
+    }
+
+    /// A place for a flight, and a worker who looks after it. `None`: no memory. May sleep.
+    fn slot(&self) -> Option<Box<Slot>> {
+        let mut has_worker = self.has_worker.lock();
+        if !*has_worker {
+            let queue = self.queue.clone();
+            sched::spawn("ext4-direct", move || queue.work()).ok()?;
+            *has_worker = true;
+        }
+        drop(has_worker);
+        Some(Box::new(Slot { flight: None, before: None }))
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.queue.is_over.store(true, SeqCst);
+        self.queue.came.wake_all();
+    }
+}
+
+impl LandingQueue {
+    /// In any context.
+    fn put(&self, mut slot: Box<Slot>) {
+        let mut last = self.last.lock();
+        slot.before = last.take();
+        *last = Some(slot);
+        drop(last);
+        self.came.wake_all();
+    }
+
+    /// Ends flights as they come, until the file system has gone.
+    fn work(&self) {
+        while let Some(all) = self.came.wait(|| self.take()) {
+            let mut next = Some(all);
+            // The order does not matter: each has its own pages to see to.
+            while let Some(mut slot) = next {
+                next = slot.before.take();
+                if let Some(flight) = slot.flight.take() {
+                    flight.drop_pages();
+                }
+            }
+        }
+    }
+
+    /// All that came; `Some(None)`: the file system has gone.
+    fn take(&self) -> Option<Option<Box<Slot>>> {
+        let all = self.last.lock().take();
+        (all.is_some() || self.is_over.load(SeqCst)).then_some(all)
+    }
+}
+
 /// A transfer under way. Each of its bios has a reference; with the last one it ends.
 struct Flight {
     node: Counted,
-    kind: RwKind,
     range: Range<u64>,
     /// [`Flights::nr_comings`] before pages were dropped.
     nr_comings: u64,
+    /// A write's place with the worker.
+    slot: Option<Box<Slot>>,
     /// The first error, or 0.
     error: AtomicU32,
     job: Box<dyn DirectJob>,
@@ -114,20 +202,29 @@ impl Flight {
         }
     }
 
-    fn end(self) {
+    fn end(mut self) {
         let is_alone = self.node.0.flights.nr_comings.load(SeqCst) == self.nr_comings;
-        if self.kind == RwKind::Read || is_alone {
-            return self.land();
-        }
-        sched::workqueue::queue(Box::new(move || {
-            // The bytes are written, whatever becomes of pages that others have stored to meanwhile.
-            if let Some(inode) = self.node.0.vfs.get().and_then(Weak::upgrade)
-                && let Ok(mapping) = mapping(&inode)
-            {
-                let _ = has_dropped(mapping, &self.range);
+        match self.slot.take() {
+            Some(mut slot) if !is_alone => {
+                let queue = self.node.0.fs.landing.queue.clone();
+                slot.flight = Some(self);
+                queue.put(slot);
             }
-            self.land();
-        }));
+            _ => self.land(),
+        }
+    }
+
+    /// Drops pages that came while it was under way, and ends it. May sleep.
+    fn drop_pages(self) {
+        if let Some(inode) = self.node.0.vfs.get().and_then(Weak::upgrade)
+            && let Ok(mapping) = mapping(&inode)
+            // Most pages that came are others of the file.
+            && mapping.has_cached(self.range.clone())
+        {
+            // The bytes are written, whatever becomes of pages that others have stored to meanwhile.
+            let _ = has_dropped(mapping, &self.range);
+        }
+        self.land();
     }
 
     fn land(self) {
@@ -166,9 +263,15 @@ pub(crate) fn begin(node: &Arc<Node>, inode: &Arc<Inode>, direct: Direct) -> Beg
         return Err(direct);
     };
     let Some(bios) = bios(direct.kind, &runs, direct.job.memory()) else { return Err(direct) };
-    let Direct { kind, job, .. } = direct;
-    let error = AtomicU32::new(0);
-    let flight = Arc::new(Flight { node: counted, kind, range, nr_comings, error, job });
+    let slot = match direct.kind {
+        RwKind::Read => None,
+        RwKind::Write => match node.fs.landing.slot() {
+            Some(slot) => Some(slot),
+            None => return Err(direct),
+        },
+    };
+    let (job, error) = (direct.job, AtomicU32::new(0));
+    let flight = Arc::new(Flight { node: counted, range, nr_comings, slot, error, job });
     for bio in bios {
         let part = flight.clone();
         node.fs.disk.device().submit(bio.on_done(move |result, _| part.part_done(result)));

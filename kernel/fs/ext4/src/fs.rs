@@ -30,6 +30,7 @@ use vfs::{Inode, SuperBlock};
 use crate::cache::Cache;
 use crate::disk::Disk;
 use crate::error::errno;
+use crate::flight::Landing;
 use crate::gate::{Gate, Pass};
 use crate::icache::InodeCache;
 use crate::journal::Journal;
@@ -71,6 +72,7 @@ pub(crate) struct Fs {
     /// The superblock says that the journal has to be replayed.
     is_active: AtomicBool,
     activating: Mutex<()>,
+    pub(crate) landing: Landing,
     pub(crate) generation: AtomicU32,
     pub(crate) sb: Once<Weak<SuperBlock>>,
     _claim: Option<Claim>,
@@ -139,6 +141,7 @@ impl Fs {
             has_errors: AtomicBool::new(false),
             is_active: AtomicBool::new(false),
             activating: Mutex::new("ext4.activating", ()),
+            landing: Landing::new(),
             generation: AtomicU32::new(hal::time::now_ns() as u32 | 1),
             sb: Once::new(),
             _claim: claim,

@@ -274,6 +274,25 @@ impl Node {
         Ok(Some((transfer, size)))
     }
 
+    /// Reads the pages from `first` on into `frames`, which need not become pages of the cache. May sleep.
+    pub(crate) fn read_frames(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        // The contents go into the inode at most once, and leave it once: each look may find that they have just done so.
+        loop {
+            if self.has_inline_data() && self.read_inline(first, frames)? {
+                return Ok(());
+            }
+            if self.journals_data() {
+                if self.read_journaled(first, frames)? {
+                    return Ok(());
+                }
+            } else if let Some((transfer, size)) = self.start_read(first, frames)? {
+                transfer.wait()?;
+                zero_behind(first, frames, size);
+                return Ok(());
+            }
+        }
+    }
+
     /// Adds the blocks of `piece` to a transfer of `frames`, the first of which is page `first`.
     fn add_piece(
         &self,
@@ -599,21 +618,7 @@ impl PageSource for Node {
 
     fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
         self.flights.note_coming();
-        // The contents go into the inode at most once, and leave it once: each look may find that they have just done so.
-        loop {
-            if self.has_inline_data() && self.read_inline(first, frames)? {
-                return Ok(());
-            }
-            if self.journals_data() {
-                if self.read_journaled(first, frames)? {
-                    return Ok(());
-                }
-            } else if let Some((transfer, size)) = self.start_read(first, frames)? {
-                transfer.wait()?;
-                zero_behind(first, frames, size);
-                return Ok(());
-            }
-        }
+        self.read_frames(first, frames)
     }
 
     fn begin_read(&self, first: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {

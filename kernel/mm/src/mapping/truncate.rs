@@ -111,6 +111,21 @@ impl Mapping {
         Frozen { mapping: self, _locks: locks }
     }
 
+    /// Whether pages with bytes of `range` are cached, after those that are just being read. What is being read ahead is
+    /// forgotten. May sleep.
+    pub fn has_cached(&self, range: Range<u64>) -> bool {
+        if let Source::Pages(pages) = &self.source {
+            let mut filling = pages.filling.lock();
+            pages.ahead.forget(&mut filling);
+        }
+        let (mut is_any, end) = (false, range.end.div_ceil(PAGE_SIZE as u64));
+        self.pages.lock().frames.for_each(range.start >> PAGE_SHIFT..end, |_, _| {
+            is_any = true;
+            false
+        });
+        is_any
+    }
+
     /// Drops clean pages of `range` (bytes) that nobody uses; gives how many went. What of it is being read ahead goes, too.
     pub fn drop_clean(&self, range: Range<u64>) -> usize {
         let Source::Pages(_) = &self.source else { return 0 };

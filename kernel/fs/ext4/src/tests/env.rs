@@ -131,7 +131,7 @@ fn has_complaints(stdout: &[u8]) -> bool {
     text.lines().any(|line| !line.trim().is_empty() && !is_expected(line))
 }
 
-type Disk = (Arc<MemDisk>, Arc<BlockDevice>);
+pub type Disk = (Arc<MemDisk>, Arc<BlockDevice>);
 
 /// Disks that tests are done with: the hosted machine has little memory, and file systems go some time after them.
 static DISKS: Mutex<Vec<Disk>> = Mutex::new(Vec::new());
@@ -192,7 +192,11 @@ impl Env {
     }
 
     pub fn with_options(image: &[u8], flags: SbFlags, options: &'static [u8]) -> Result<Self> {
-        let (memory, device) = take_disk(image)?;
+        Self::on(take_disk(image)?, flags, options)
+    }
+
+    /// On a disk, whose length is no other one's unless its limits are, too.
+    pub fn on((memory, device): Disk, flags: SbFlags, options: &'static [u8]) -> Result<Self> {
         let mut env = Self {
             options,
             memory,

@@ -10,6 +10,7 @@ use hal::frame::Frame;
 use hal::uio::{FramePart, Src};
 use sched::WaitQueue;
 use vfs::rw::RwFlags;
+use vfs::superblock::SbFlags;
 use vfs::{Direct, DirectJob, File, RwKind};
 
 use super::env::{Env, alone, fsync, image, pattern};
@@ -170,7 +171,6 @@ fn blocks_stay_until_a_transfer_is_over() {
 #[test]
 fn pages_that_come_in_during_a_write_are_dropped() {
     let _alone = alone();
-    sched::workqueue::init();
     let Some(image) = image(&["-t", "ext4"], 16 << 20) else { return };
     let env = Env::new(&image);
     let file = file(&env, &[1; 65_536]);
@@ -200,4 +200,111 @@ fn errors_of_the_device_are_told() {
     }
     env.memory.clear_fault();
     vfs::attr::ftruncate(&file, 0, u64::MAX).unwrap();
+}
+
+/// Memory of eight parts of 512 bytes in as many pages, at an offset that is not 0.
+fn scattered() -> Vec<FramePart> {
+    (1..=8).flat_map(|byte| parts(&[byte; 512], 512)).collect()
+}
+
+#[test]
+fn blocks_larger_than_sectors_have_whole_memory() {
+    let _alone = alone();
+    let Some(image) = image(&["-t", "ext4", "-b", "4096"], 9 << 20) else { return };
+    let limits = block::Limits { logical_block_size: 4096, max_segments: 3, ..block::Limits::default() };
+    let env = Env::on(block::MemDisk::from_image(&image, limits).unwrap(), SbFlags::empty(), b"commit=900")
+        .unwrap();
+    let content = pattern(65_536, 1);
+    let file = file(&env, &content);
+    env.memory.set_fault(
+        |_, sector, nr| {
+            if (sector | nr).is_multiple_of(8) { Ok(()) } else { Err(abi::Errno::EINVAL) }
+        },
+    );
+    assert!(begin(&file, RwKind::Read, 0, &scattered()).is_none());
+    assert!(begin(&file, RwKind::Write, 0, &scattered()).is_none());
+    assert!(begin(&file, RwKind::Read, 0, &parts(&[0; 8192], 512)).is_none());
+    // Who waits has it copied.
+    vfs::rw::pwrite(&file, &mut Src::parts(&scattered()), 4096, u64::MAX).unwrap();
+    let mut expected = content;
+    expected[4096..8192].copy_from_slice(&bytes(&scattered()));
+    let to = parts(&[0; 65_536], 0);
+    assert_eq!(begin(&file, RwKind::Read, 0, &to).unwrap().wait(), Ok(65_536));
+    assert_eq!(bytes(&to), expected);
+    env.memory.clear_fault();
+}
+
+fn pause() {
+    sched::sleep_until(hal::time::now_ns() + 20_000_000, sched::Interruptible::No).unwrap();
+}
+
+/// Does `work` on a thread of its own; whether it is over.
+fn aside(work: impl FnOnce() + Send + 'static) -> Arc<AtomicBool> {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let tell = is_over.clone();
+    sched::spawn("aside", move || {
+        work();
+        tell.store(true, Ordering::SeqCst);
+    })
+    .unwrap();
+    is_over
+}
+
+#[test]
+fn a_buffered_write_keeps_what_is_on_its_way() {
+    let _alone = alone();
+    let Some(image) = image(&["-t", "ext4"], 16 << 20) else { return };
+    let env = Env::new(&image);
+    let file = file(&env, &[1; 16_384]);
+    let cached = env.open("/file", OpenFlags::RDWR).unwrap();
+    env.memory.hold();
+    let outcome = begin(&file, RwKind::Write, 4096, &parts(&[2; 1024], 0)).unwrap();
+    let held = env.memory.take_held();
+    let is_over = aside(move || {
+        assert_eq!(vfs::rw::pwrite(&cached, &mut Src::kernel(&[3; 100]), 6000, u64::MAX), Ok(100));
+    });
+    pause();
+    assert!(!is_over.load(Ordering::SeqCst));
+    held.into_iter().for_each(|request| env.memory.run(request));
+    assert_eq!(outcome.wait(), Ok(1024));
+    while !is_over.load(Ordering::SeqCst) {
+        pause();
+    }
+    fsync(&file).unwrap();
+    file.inode().mapping().unwrap().drop_clean(0..u64::MAX);
+    let mut expected = vec![1; 16_384];
+    expected[4096..5120].fill(2);
+    expected[6000..6100].fill(3);
+    assert_eq!(env.get("/file").unwrap(), expected);
+}
+
+#[test]
+fn a_write_behind_the_end_keeps_what_is_on_its_way() {
+    let _alone = alone();
+    let Some(image) = image(&["-t", "ext4"], 16 << 20) else { return };
+    let env = Env::new(&image);
+    let file = file(&env, &[1; 4608]);
+    env.memory.hold();
+    let outcome = begin(&file, RwKind::Write, 4096, &parts(&[2; 512], 0)).unwrap();
+    let held = env.memory.take_held();
+    // The last page comes in as it was.
+    assert_eq!(env.get("/file").unwrap(), [1; 4608]);
+    let writer = file.clone();
+    let is_over = aside(move || {
+        let page = parts(&[3; 4096], 0);
+        assert_eq!(vfs::rw::pwrite(&writer, &mut Src::parts(&page), 8192, u64::MAX), Ok(4096));
+    });
+    pause();
+    assert!(!is_over.load(Ordering::SeqCst));
+    held.into_iter().for_each(|request| env.memory.run(request));
+    assert_eq!(outcome.wait(), Ok(512));
+    while !is_over.load(Ordering::SeqCst) {
+        pause();
+    }
+    file.inode().mapping().unwrap().drop_clean(0..u64::MAX);
+    let mut expected = vec![1; 12_288];
+    expected[4096..4608].fill(2);
+    expected[4608..8192].fill(0);
+    expected[8192..].fill(3);
+    assert_eq!(env.get("/file").unwrap(), expected);
 }
