@@ -44,11 +44,11 @@ pub struct Direct {
     pub job: Box<dyn DirectJob>,
 }
 
-/// It was begun, or is given back untouched.
+/// It was begun, or is given back.
 pub type Begun = core::result::Result<(), Direct>;
 
 /// Begins `direct`, which then ends by [`DirectJob::done`]; or gives it back, as it cannot go on by itself: then nothing has
-/// happened. `fsize`: the caller's `RLIMIT_FSIZE`. May sleep, but not for the transfer.
+/// happened, but that the time of a write may be noted. `fsize`: the caller's `RLIMIT_FSIZE`. May sleep, but not for the transfer.
 pub fn begin(file: &File, direct: Direct, flags: RwFlags, fsize: u64) -> Begun {
     let kind = direct.kind;
     if notify::has_asking() {
@@ -77,10 +77,10 @@ fn begin_untold(file: &File, direct: Direct, flags: RwFlags, fsize: u64) -> Begu
     if !rw::is_plain_overwrite(inode, direct.pos, direct.len, fsize) {
         return Err(direct);
     }
-    file.ops().begin_direct(file, direct)?;
+    // Who hears that it is over finds the new time.
     inode.touch_mtime();
     inode.ops().times_changed(inode);
-    Ok(())
+    file.ops().begin_direct(file, direct)
 }
 
 /// The most that [`perform`] has under way, in bytes: so much memory is pinned meanwhile.
@@ -112,7 +112,7 @@ impl DirectJob for Waited {
 }
 
 /// Reads or writes at `pos`, past the cache and with nothing copied, the bytes of `memory`, and waits. `None`: it has to be done
-/// otherwise, and nothing has happened. Nobody is told of it.
+/// otherwise, and nothing has happened, as with [`begin`]. Nobody is told of it.
 pub(crate) fn perform(
     file: &File,
     kind: RwKind,

@@ -55,7 +55,8 @@ impl Inode {
 pub struct SwapUse(Arc<Inode>);
 
 impl SwapUse {
-    /// Waits for writes that have begun. `EINVAL`: not a regular file. `EBUSY`: swap goes there.
+    /// Waits for writes that have begun, but for those that end by themselves ([`direct`](crate::direct)): the file system does,
+    /// before it gives the blocks. `EINVAL`: not a regular file. `EBUSY`: swap goes there.
     pub fn begin(inode: &Arc<Inode>) -> Result<SwapUse> {
         if !inode.is_regular() {
             return Err(Errno::EINVAL);
