@@ -69,14 +69,20 @@ pub(crate) fn uncount_pin(frame: &Frame) {
     frame.meta().flags.fetch_sub(ONE, Ordering::AcqRel);
 }
 
+/// Whether pages of `vma` may be given to a device. `EFAULT`: they are no memory, or nobody's to touch (memfd_secret(2)).
+pub(crate) fn check_memory(vma: &Vma) -> Result<()> {
+    let is_special = vma.attr.flags.intersects(VmFlags::PFNMAP | VmFlags::IO)
+        || vma.attr.backing.object().is_some_and(|object| object.is_secret());
+    if is_special { Err(Errno::EFAULT) } else { Ok(()) }
+}
+
 /// Whether the pages of `vma` may be pinned for writing. `EFAULT`: they may not be written, are no memory, or a file
 /// system would have to be told of each write.
 fn check(vma: &Vma) -> Result<()> {
+    check_memory(vma)?;
     let attr = &vma.attr;
-    let is_special = attr.flags.intersects(VmFlags::PFNMAP | VmFlags::IO)
-        || attr.backing.object().is_some_and(|object| object.is_secret());
     let is_told = !attr.is_private() && attr.backing.mapping().is_some_and(|m| m.wants_write_notify());
-    if is_special || is_told || !attr.flags.contains(VmFlags::WRITE) { Err(Errno::EFAULT) } else { Ok(()) }
+    if is_told || !attr.flags.contains(VmFlags::WRITE) { Err(Errno::EFAULT) } else { Ok(()) }
 }
 
 impl Mm {
@@ -89,8 +95,6 @@ impl Mm {
         let nr = range.end.checked_sub(at).ok_or(Errno::EFAULT)?.div_ceil(page);
         let mut pages = Vec::new();
         pages.try_reserve_exact(nr as usize).map_err(|_| Errno::ENOMEM)?;
-        // Before the first pin: a fork that does not see it cannot be later than the pin.
-        self.has_pinned.store(true, Ordering::SeqCst);
         while at < range.end {
             pages.push(self.pin_one(at)?);
             at += page;
@@ -119,6 +123,8 @@ impl Mm {
             if let Entry::Present { frame, flags } = self.page_table().cursor(page).query(page.start())
                 && flags.contains(PteFlags::WRITE)
             {
+                // `space` is held: no fork comes between this and the pin.
+                self.has_pinned.store(true, Ordering::SeqCst);
                 return PinnedPage::new(frame);
             }
         }
@@ -126,30 +132,37 @@ impl Mm {
 
     /// Gives `child`, a copy of this address space that nobody uses yet, pages of its own where it shares pinned ones.
     ///
-    /// The caller holds `space` of both for writing: `parent` and `own`. `ENOMEM`. May sleep.
+    /// The caller holds `space` of both for writing: `parent` and `own`. So nothing is pinned meanwhile, and when nothing is, the
+    /// next fork need not look. `ENOMEM`. May sleep.
     pub(crate) fn copy_pinned(&self, parent: &Space, child: &Self, own: &Space) -> Result<()> {
         if !self.has_pinned.load(Ordering::SeqCst) {
             return Ok(());
         }
-        for vma in parent.set.iter() {
-            let is_shared = !vma.attr.is_private() || vma.attr.flags.contains(VmFlags::DONTCOPY);
-            if is_shared || vma.attr.flags.contains(VmFlags::WIPEONFORK) {
+        let mut is_any = false;
+        for vma in parent.set.iter().filter(|vma| vma.attr.is_private()) {
+            if vma.attr.flags.intersects(VmFlags::DONTCOPY | VmFlags::WIPEONFORK) {
+                // The child has nothing of it, and a later one may.
+                is_any = true;
                 continue;
             }
             let is_file = matches!(vma.attr.backing, Backing::File(_));
             if vma.attr.flags.contains(VmFlags::HUGETLB) {
-                hugetlb::copy_pinned(child, own, vma.start..vma.end)?;
+                is_any |= hugetlb::copy_pinned(child, own, vma.start..vma.end)?;
             } else if !is_file || vma.attr.flags.contains(VmFlags::COWED) {
-                child.copy_pinned_of(vma)?;
+                is_any |= child.copy_pinned_of(vma)?;
             }
+        }
+        if !is_any {
+            self.has_pinned.store(false, Ordering::SeqCst);
         }
         Ok(())
     }
 
-    fn copy_pinned_of(&self, vma: &Vma) -> Result<()> {
-        let Some(range) = PageRange::new(vma.start, vma.end) else { return Ok(()) };
+    /// Whether there were any.
+    fn copy_pinned_of(&self, vma: &Vma) -> Result<bool> {
+        let Some(range) = PageRange::new(vma.start, vma.end) else { return Ok(false) };
         let writable = vma.attr.flags.contains(VmFlags::WRITE);
-        let mut at = range.start();
+        let (mut at, mut is_any) = (range.start(), false);
         loop {
             let mut cursor = self.page_table().cursor(range);
             let found = loop {
@@ -162,7 +175,8 @@ impl Mm {
                     break Some((addr, frame));
                 }
             };
-            let Some((addr, frame)) = found else { return Ok(()) };
+            let Some((addr, frame)) = found else { return Ok(is_any) };
+            is_any = true;
             let done = match copy_of(&frame) {
                 Some(copy) => {
                     copy.meta().flags.store(page_flags::ANON, Ordering::Relaxed);

@@ -19,7 +19,7 @@ use hal::{PAGE_SIZE, PageRange, UserAddr};
 
 use crate::fault::Need;
 use crate::mapping::page_flags;
-use crate::pin::{count_pin, uncount_pin};
+use crate::pin::{check_memory, count_pin, uncount_pin};
 use crate::remote::{Secrets, usable};
 use crate::space::Mm;
 
@@ -73,12 +73,14 @@ impl LentMemory {
         &self.parts
     }
 
-    /// Takes `len` bytes of `frame` from `offset` on; the page table is locked.
-    fn add(&mut self, frame: Frame, offset: usize, len: usize) -> core::result::Result<(), Refused> {
+    /// Takes `len` bytes of `frame` from `offset` on, a page of `mm`, whose `space` is held and page table locked: no fork comes
+    /// between the look at the page and the pin.
+    fn add(&mut self, mm: &Mm, frame: Frame, offset: usize, len: usize) -> core::result::Result<(), Refused> {
         if self.lend == Lend::ToFill {
             if frame.meta().flags.load(Ordering::Relaxed) & page_flags::FILE != 0 {
                 return Err(Refused::OfFile);
             }
+            mm.has_pinned.store(true, Ordering::SeqCst);
             count_pin(&frame).map_err(|_| Refused::TooMany)?;
         }
         // There is room: `Mm::lend` has seen to it.
@@ -101,10 +103,6 @@ impl Mm {
     /// `EFAULT`: some of it is not there for this. `ENOMEM`: no memory, or a page has too many pins.
     pub fn lend(&self, bufs: &[UserBuf], lend: Lend) -> Result<Option<LentMemory>> {
         let mut memory = LentMemory { parts: Vec::new(), lend };
-        if lend == Lend::ToFill {
-            // Before the first pin: a fork that does not see it cannot be later than the pin.
-            self.has_pinned.store(true, Ordering::SeqCst);
-        }
         let nr_pages = |buf: &UserBuf| (buf.addr.page_offset() + buf.len).div_ceil(PAGE_SIZE);
         let nr = bufs.iter().map(nr_pages).sum();
         memory.parts.try_reserve_exact(nr).map_err(|_| Errno::ENOMEM)?;
@@ -130,13 +128,14 @@ impl Mm {
         end: u64,
     ) -> Result<core::result::Result<u64, Refused>> {
         let need = if memory.lend == Lend::ToFill { Need::WRITE } else { Need::READ };
-        let next = self.lend_present(memory, at, end, need);
+        let next = self.lend_present(memory, at, end, need)?;
         if !matches!(next, Ok(next) if next == at) {
             return Ok(next);
         }
         let len = len_in_page(at, end);
-        let add = |frame: &Frame| memory.add(frame.clone(), (at % PAGE_SIZE as u64) as usize, len);
-        Ok(self.access(at, need, Secrets::Shown, add)?.map(|()| at + len as u64))
+        let add = |frame: &Frame| memory.add(self, frame.clone(), (at % PAGE_SIZE as u64) as usize, len);
+        // What is no memory was refused above, but may have been mapped since: secrets are not shown.
+        Ok(self.access(at, need, Secrets::Hidden, add)?.map(|()| at + len as u64))
     }
 
     /// Lends pages from `at` on as far as they are there, of one mapping.
@@ -146,24 +145,29 @@ impl Mm {
         mut at: u64,
         end: u64,
         need: Need,
-    ) -> core::result::Result<u64, Refused> {
+    ) -> Result<core::result::Result<u64, Refused>> {
         // Held over the look and the pins, so that no fork comes between them.
         let space = self.space.read();
-        let Some(vma) = space.set.at(at).filter(|vma| need.is_allowed(vma.attr.flags)) else { return Ok(at) };
+        let Some(vma) = space.set.at(at).filter(|vma| need.is_allowed(vma.attr.flags)) else {
+            return Ok(Ok(at));
+        };
+        check_memory(vma)?;
         let first = UserAddr(at).page().as_u64();
         let stop = end.min(vma.end).min(first.saturating_add(RUN * PAGE_SIZE as u64));
         let Some(range) = PageRange::new(first, stop.next_multiple_of(PAGE_SIZE as u64)) else {
-            return Ok(at);
+            return Ok(Ok(at));
         };
         let mut cursor = self.page_table().cursor(range);
         while at < stop {
             let (page, offset) = (at & !(PAGE_SIZE as u64 - 1), (at % PAGE_SIZE as u64) as usize);
             let Some(frame) = usable(&mut cursor, vma, page, need) else { break };
             let len = len_in_page(at, stop);
-            memory.add(frame, offset, len)?;
+            if let Err(refused) = memory.add(self, frame, offset, len) {
+                return Ok(Err(refused));
+            }
             at += len as u64;
         }
-        Ok(at)
+        Ok(Ok(at))
     }
 }
 

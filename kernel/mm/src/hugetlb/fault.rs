@@ -269,9 +269,9 @@ impl Mm {
 /// Gives `child`, whose `space` the caller holds, pages of its own in `range` where it shares pinned ones.
 ///
 /// `ENOMEM`: no page of the pool is left.
-pub(crate) fn copy_pinned(child: &Mm, space: &Space, range: Range<u64>) -> Result<(), Errno> {
-    let Some(vma) = space.set.at(range.start) else { return Ok(()) };
-    let mut at = range.start;
+pub(crate) fn copy_pinned(child: &Mm, space: &Space, range: Range<u64>) -> Result<bool, Errno> {
+    let Some(vma) = space.set.at(range.start) else { return Ok(false) };
+    let (mut at, mut is_any) = (range.start, false);
     while let Some(fault) = Fault::new(vma, at, Need::WRITE) {
         at = fault.page.end();
         let found = child.page_table().cursor(fault.page).huge_frame(fault.addr());
@@ -279,6 +279,7 @@ pub(crate) fn copy_pinned(child: &Mm, space: &Space, range: Range<u64>) -> Resul
         if !is_any_pinned(|part| shared.frame(part)) {
             continue;
         }
+        is_any = true;
         let copy = fault.obtain_private().map_err(|_| Errno::ENOMEM)?;
         copy.copy_from(&shared);
         let flags = touched(&vma.attr, fault.may_write(), true);
@@ -288,7 +289,7 @@ pub(crate) fn copy_pinned(child: &Mm, space: &Space, range: Range<u64>) -> Resul
             return Err(Errno::ENOMEM);
         }
     }
-    Ok(())
+    Ok(is_any)
 }
 
 /// Takes huge page `idx` of `mapping` away from all private mappings that were not promised it, for `mm`, which was.

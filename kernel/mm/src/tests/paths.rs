@@ -2,13 +2,14 @@
 
 use super::{PAGE, TestFile, alone, fixed, rw};
 use crate::vma::Backing;
-use crate::{FaultError, MapRequest, Mm, RemapRequest, Rights, VmFlags};
+use crate::{FaultError, Lend, MapRequest, Mm, RemapRequest, Rights, VmFlags};
 use abi::Errno;
 use abi::mman::{MapFlags, MremapFlags, Prot};
-use abi::raw::general::MADV_DONTNEED;
+use abi::raw::general::{MADV_DOFORK, MADV_DONTFORK, MADV_DONTNEED};
 use hal::UserAddr;
 use hal::trap::Access;
-use hal::uio::{Dest, Src};
+use hal::uio::{Dest, Src, UserBuf};
+use std::sync::atomic::Ordering;
 use std::vec::Vec;
 
 const READ: Access = Access { write: false, exec: false, user_mode: true, by_key: false };
@@ -323,4 +324,50 @@ fn joined_pages_keep_contents_and_counts() {
     }
     mm.check_invariants();
     child.check_invariants();
+}
+
+#[test]
+fn forks_look_for_pins_while_there_are_some() {
+    let _alone = alone();
+    let mm = Mm::new().unwrap();
+    let at = mm.map(MapRequest::anonymous(4 * PAGE, rw())).unwrap();
+    mm.write_remote(at, &[7; 4 * PAGE as usize], Rights::Obey);
+    let looks = || mm.has_pinned.load(Ordering::SeqCst);
+    let bufs = [UserBuf { addr: UserAddr(at + 100), len: PAGE as usize }];
+    drop(mm.lend(&bufs, Lend::ToRead).unwrap());
+    assert!(!looks());
+    let memory = mm.lend(&bufs, Lend::ToFill).unwrap().unwrap();
+    let child = mm.fork().unwrap();
+    memory.parts()[0].frame.write(200, &[9]);
+    let byte = |mm: &Mm| {
+        let mut byte = [0];
+        assert_eq!(mm.read_remote(at + 200, &mut byte, Rights::Obey), 1);
+        byte[0]
+    };
+    assert_eq!((byte(&mm), byte(&child)), (9, 7));
+    assert!(looks());
+    // What a fork leaves out may be pinned.
+    drop(memory);
+    mm.advise(at, PAGE, MADV_DONTFORK).unwrap();
+    drop(mm.fork().unwrap());
+    assert!(looks());
+    mm.advise(at, PAGE, MADV_DOFORK).unwrap();
+    drop(mm.fork().unwrap());
+    assert!(!looks());
+    drop(mm.lend(&bufs, Lend::ToFill).unwrap().unwrap());
+    assert!(looks());
+}
+
+#[test]
+fn what_is_no_memory_is_not_lent() {
+    let _alone = alone();
+    let mm = Mm::new().unwrap();
+    let at = mm.map(MapRequest::anonymous(PAGE, rw())).unwrap();
+    mm.write_remote(at, &[7; PAGE as usize], Rights::Obey);
+    let bufs = [UserBuf { addr: UserAddr(at), len: 512 }];
+    assert!(mm.lend(&bufs, Lend::ToRead).unwrap().is_some());
+    mm.space.write().set.for_each_mut(|_, attr| attr.flags |= VmFlags::IO);
+    for lend in [Lend::ToRead, Lend::ToFill] {
+        assert_eq!(mm.lend(&bufs, lend).err(), Some(Errno::EFAULT));
+    }
 }
