@@ -6,13 +6,16 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
+use hal::frame::Frame;
 use hal::uio::{Dest, FramePart, Src, UserBuf};
-use mm::{Lend, LentMemory};
+use hal::{PAGE_SIZE, UserAddr};
+use mm::{Lend, LentMemory, Mm, Rights};
 use sched::workqueue::Late;
 use sched::{Interruptible, Mutex, WaitQueue};
 use vfs::rw::{self, RwFlags};
@@ -45,7 +48,13 @@ pub struct Transfer {
 struct Job {
     request: Request,
     transfer: Transfer,
-    memory: LentMemory,
+    memory: Memory,
+}
+
+enum Memory {
+    Lent(LentMemory),
+    /// To be filled, and some of it belongs to a file: who stores to that at the end makes it dirty.
+    OfFile(Arc<Mm>, Vec<UserBuf>),
 }
 
 struct Jobs {
@@ -77,13 +86,12 @@ impl Request {
     /// `EAGAIN`: no memory for one more. `EINVAL`: the caller has no address space.
     pub fn transfer(self, transfer: Transfer, bufs: Vec<UserBuf>, len: usize) -> Result<()> {
         let lend = if transfer.kind == RwKind::Read { Lend::ToFill } else { Lend::ToRead };
-        let memory = match super::own_mm()?.lend(&bufs, lend) {
-            Ok(Some(memory)) => memory,
+        let mm = super::own_mm()?;
+        let memory = match mm.lend(&bufs, lend) {
+            Ok(Some(memory)) => Memory::Lent(memory),
             Ok(None) => {
-                // Nobody but the caller itself can fill it.
-                let Transfer { file, pos, flags, .. } = &transfer;
-                self.finish(rw::pread_with(file, &mut Dest::user_vec(bufs), *pos, *flags));
-                return Ok(());
+                let memory = Memory::OfFile(mm, bufs);
+                return Box::new(Job { request: self, transfer, memory }).give_to_worker();
             }
             Err(errno) => {
                 self.finish(Err(errno));
@@ -152,18 +160,57 @@ impl Job {
 
     fn run(self: Box<Self>) {
         let Transfer { kind, file, pos, flags, fsize } = &self.transfer;
-        let parts = self.memory.parts();
-        let result = match kind {
-            RwKind::Read => rw::pread_with(file, &mut Dest::parts(parts), *pos, *flags),
-            RwKind::Write => rw::pwrite_with(file, &mut Src::parts(parts), *pos, *fsize, *flags),
+        let read = |parts: &[FramePart]| rw::pread_with(file, &mut Dest::parts(parts), *pos, *flags);
+        let result = match (kind, &self.memory) {
+            (RwKind::Read, Memory::Lent(memory)) => read(memory.parts()),
+            (RwKind::Read, Memory::OfFile(mm, bufs)) => fill(mm, bufs, read),
+            (RwKind::Write, _) => rw::pwrite_with(file, &mut Src::parts(self.memory()), *pos, *fsize, *flags),
         };
         self.done(result);
     }
 }
 
+/// Has `read` fill memory of the kernel's, and stores that to the memory `bufs` of `mm`; how many bytes. May sleep.
+fn fill(mm: &Mm, bufs: &[UserBuf], read: impl FnOnce(&[FramePart]) -> Result<usize>) -> Result<usize> {
+    // Pages that lie as those of the caller: what a device cannot address stays so.
+    let mut parts = Vec::new();
+    for (addr, len) in bufs.iter().flat_map(pieces) {
+        let frame = Frame::alloc().ok_or(Errno::ENOMEM)?;
+        parts.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        parts.push(FramePart { frame, offset: UserAddr(addr).page_offset(), len });
+    }
+    let done = read(&parts)?;
+    let (mut stored, mut bytes) = (0, alloc::vec![0; PAGE_SIZE]);
+    for ((addr, len), part) in bufs.iter().flat_map(pieces).zip(&parts) {
+        let len = len.min(done - stored);
+        let Some(bytes) = bytes.get_mut(..len).filter(|_| len > 0) else { break };
+        part.frame.read(part.offset, bytes);
+        let now = mm.write_remote(addr, bytes, Rights::Obey);
+        stored += now;
+        if now < len {
+            break;
+        }
+    }
+    if stored == 0 && done > 0 { Err(Errno::EFAULT) } else { Ok(stored) }
+}
+
+/// The parts of `buf` that lie in a page each: address and length.
+fn pieces(buf: &UserBuf) -> impl Iterator<Item = (u64, usize)> {
+    let (mut at, end) = (buf.addr.as_u64(), buf.addr.as_u64().saturating_add(buf.len as u64));
+    core::iter::from_fn(move || {
+        let now = at;
+        let len = (end - now).min((PAGE_SIZE - UserAddr(now).page_offset()) as u64);
+        at += len;
+        (len > 0).then_some((now, len as usize))
+    })
+}
+
 impl DirectJob for Job {
     fn memory(&self) -> &[FramePart] {
-        self.memory.parts()
+        match &self.memory {
+            Memory::Lent(memory) => memory.parts(),
+            Memory::OfFile(..) => &[],
+        }
     }
 
     fn done(self: Box<Self>, result: Result<usize>) {
