@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -67,8 +68,13 @@ fn worker() {
 }
 
 fn take() -> Option<(Work, bool)> {
+    // A function without state needs no memory in its box.
+    let parked = || (!PARKED.lock().is_empty()).then(|| (Box::new(drop_parked) as Work, true));
     let mut queue = QUEUE.lock();
-    let work = queue.pop_front()?;
+    let Some(work) = queue.pop_front() else {
+        drop(queue);
+        return parked();
+    };
     Some((work, !queue.is_empty()))
 }
 
@@ -102,11 +108,44 @@ impl<T: Send + Sync> Drop for Late<T> {
     }
 }
 
+/// Values that a worker drops.
+static PARKED: IrqLock<Vec<Box<dyn Send>>> = IrqLock::new("sched.parked", Vec::new());
+
 #[cold]
 fn drop_late<T: Send + Sync + 'static>(last: T) {
     if hal::preempt::is_atomic() {
-        queue(Box::new(move || drop(last)));
+        // Without memory it is lost; an interrupt cannot wait for any.
+        match place(last) {
+            Ok(last) => park(last),
+            Err(last) => core::mem::forget(last),
+        }
     }
+}
+
+/// `value` in memory of its own, if there is any.
+fn place<T>(value: T) -> Result<Box<[T; 1]>, T> {
+    let mut place = Vec::new();
+    if place.try_reserve_exact(1).is_err() {
+        return Err(value);
+    }
+    place.push(value);
+    Box::try_from(place).map_err(|_| unreachable!("there is one value"))
+}
+
+fn park(value: Box<dyn Send>) {
+    let mut parked = PARKED.lock();
+    if parked.try_reserve(1).is_err() {
+        drop(parked);
+        return core::mem::forget(value);
+    }
+    parked.push(value);
+    drop(parked);
+    ARRIVED.wake(u32::MAX, 1);
+}
+
+fn drop_parked() {
+    let all = core::mem::take(&mut *PARKED.lock());
+    drop(all);
 }
 
 /// Waits until all readers of before have finished (Linux: `synchronize_rcu`). Sleeps.

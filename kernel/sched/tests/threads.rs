@@ -280,3 +280,26 @@ fn conditions_may_wait_themselves() {
     .unwrap();
     outer.wait(|| (*inner.lock() == 20).then_some(()));
 }
+
+#[test]
+fn what_atomic_context_gives_up_a_worker_drops() {
+    struct Told(std::sync::mpsc::Sender<bool>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.send(hal::preempt::is_atomic());
+        }
+    }
+    sched::workqueue::init();
+    let (tell, told) = std::sync::mpsc::channel();
+    for nr in 0..3 {
+        let late =
+            sched::workqueue::Late::from(std::sync::Arc::new(std::sync::Mutex::new(Told(tell.clone()))));
+        let atomic = hal::preempt::disable();
+        drop(late);
+        assert!(told.try_recv().is_err(), "{nr}");
+        drop(atomic);
+        while told.try_recv().map(|is_atomic| assert!(!is_atomic)).is_err() {
+            sched::sleep_until(hal::time::now_ns() + 1_000_000, sched::Interruptible::No).unwrap();
+        }
+    }
+}
