@@ -266,7 +266,7 @@ impl Mm {
     }
 }
 
-/// Gives `child`, whose `space` the caller holds, pages of its own in `range` where it shares pinned ones.
+/// Gives `child`, whose `space` the caller holds, pages of its own in `range` where it shares pinned ones; gives whether it did.
 ///
 /// `ENOMEM`: no page of the pool is left.
 pub(crate) fn copy_pinned(child: &Mm, space: &Space, range: Range<u64>) -> Result<bool, Errno> {
