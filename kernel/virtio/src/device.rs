@@ -281,6 +281,16 @@ impl core::fmt::Display for BusIndex {
     }
 }
 
+pub(crate) fn no_interrupt(error: RequestError) -> Errno {
+    match error {
+        RequestError::NoSuchLine => Errno::ENODEV,
+        RequestError::NoSpace => Errno::ENOSPC,
+    }
+}
+
+/// A handler that several queues' owners share.
+pub(crate) type SharedHandler = Arc<dyn Fn() + Send + Sync>;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,13 +304,3 @@ mod tests {
         assert_eq!((again.0, next.0), (1, 4));
     }
 }
-
-pub(crate) fn no_interrupt(error: RequestError) -> Errno {
-    match error {
-        RequestError::NoSuchLine => Errno::ENODEV,
-        RequestError::NoSpace => Errno::ENOSPC,
-    }
-}
-
-/// A handler that several queues' owners share.
-pub(crate) type SharedHandler = Arc<dyn Fn() + Send + Sync>;
