@@ -24,6 +24,8 @@ use crate::vma::{VmFlags, Vma};
 pub enum Rights {
     /// As the process itself.
     Obey,
+    /// As the process itself, without waiting for who watches its memory (userfaultfd(2)): the access ends there.
+    Unwatched,
     /// As a debugger: read what could be made readable, write private copies of what cannot be written.
     Force,
 }
@@ -157,7 +159,8 @@ impl Mm {
 
     /// Reads memory at `addr`; returns how many bytes could be. May sleep.
     pub fn read_remote(&self, addr: u64, buf: &mut [u8], rights: Rights) -> usize {
-        let need = Need { force: rights == Rights::Force, ..Need::READ };
+        let need =
+            Need { force: rights == Rights::Force, unwatched: rights == Rights::Unwatched, ..Need::READ };
         let mut done = 0;
         while done < buf.len() {
             let Some((at, offset, len)) = piece(addr, done, buf.len()) else { break };
@@ -172,7 +175,8 @@ impl Mm {
 
     /// Writes memory at `addr`; returns how many bytes could be. May sleep.
     pub fn write_remote(&self, addr: u64, buf: &[u8], rights: Rights) -> usize {
-        let need = Need { force: rights == Rights::Force, ..Need::WRITE };
+        let need =
+            Need { force: rights == Rights::Force, unwatched: rights == Rights::Unwatched, ..Need::WRITE };
         let mut done = 0;
         while done < buf.len() {
             let Some((at, offset, len)) = piece(addr, done, buf.len()) else { break };

@@ -165,6 +165,8 @@ pub struct Thread {
     name: IrqLock<Name>,
     hal: Arc<hal::thread::Thread>,
     pub(crate) is_idle: AtomicBool,
+    /// It enters user mode: where the kernel works for it, it holds nothing that a destructor could wait for.
+    pub(crate) is_user: AtomicBool,
     pub(crate) state: AtomicU32,
     /// Bit d is set while the wait at depth d has not been woken.
     pub(crate) wait_bits: AtomicU64,
@@ -225,6 +227,7 @@ impl Thread {
             name: IrqLock::new("sched.name", Name::new(name)),
             hal,
             is_idle: AtomicBool::new(false),
+            is_user: AtomicBool::new(false),
             state: AtomicU32::new(state),
             wait_bits: AtomicU64::new(0),
             wait_depth: AtomicU32::new(0),
@@ -538,6 +541,7 @@ pub fn new_user_thread(
 ) -> Result<Arc<Thread>, NoMemory> {
     let hal = hal::thread::Thread::new_user(regs, fpu, Box::new(first))?;
     let thread = Thread::wrap(hal, name, NEW | OFF_RQ);
+    thread.is_user.store(true, Ordering::Relaxed);
     let parent = current();
     // What is lent to the parent is not the child's.
     let own = encode(parent.own_attributes().inherited());

@@ -26,6 +26,10 @@ static IDLE_WORKERS: AtomicUsize = AtomicUsize::new(0);
 pub fn queue(work: Box<dyn FnOnce() + Send>) {
     QUEUE.lock().push_back(work);
     ARRIVED.wake(u32::MAX, 1);
+    init_if_needed();
+}
+
+fn init_if_needed() {
     if WORKERS.load(Ordering::Relaxed) == 0 && !hal::preempt::is_atomic() {
         init();
     }
@@ -79,6 +83,9 @@ fn take() -> Option<(Work, bool)> {
 }
 
 /// A reference that may be given up in any context: a worker drops the value where that must not happen at once.
+///
+/// That is in interrupts, under locks that spin, and in threads of the kernel: one that completes I/O would wait for itself if
+/// the value's end does I/O.
 pub struct Late<T: Send + Sync + 'static>(Option<Arc<T>>);
 
 impl<T: Send + Sync> From<Arc<T>> for Late<T> {
@@ -113,7 +120,7 @@ static PARKED: IrqLock<Vec<Box<dyn Send>>> = IrqLock::new("sched.parked", Vec::n
 
 #[cold]
 fn drop_late<T: Send + Sync + 'static>(last: T) {
-    if hal::preempt::is_atomic() {
+    if hal::preempt::is_atomic() || !thread::current().is_user.load(Ordering::Relaxed) {
         // Without memory it is lost; an interrupt cannot wait for any.
         match place(last) {
             Ok(last) => park(last),
@@ -141,6 +148,7 @@ fn park(value: Box<dyn Send>) {
     parked.push(value);
     drop(parked);
     ARRIVED.wake(u32::MAX, 1);
+    init_if_needed();
 }
 
 fn drop_parked() {

@@ -210,7 +210,8 @@ impl Watcher for Userfaultfd {
         }
         let page = fault.addr & !(fault.page_size - 1);
         let shown = if self.has(raw::UFFD_FEATURE_EXACT_ADDRESS) { fault.addr } else { page };
-        let tid = if self.has(raw::UFFD_FEATURE_THREAD_ID) { process::current().own_tid() } else { 0 };
+        let wants_tid = self.has(raw::UFFD_FEATURE_THREAD_ID);
+        let tid = process::try_current().filter(|_| wants_tid).map_or(0, |task| task.own_tid());
         let msg = Msg::fault(fault, shown, tid);
         let waiter =
             Arc::new(Waiter { addr: page, msg, woken: AtomicBool::new(false), wait: WaitQueue::new() });

@@ -90,6 +90,10 @@ impl Request {
         let memory = match mm.lend(&bufs, lend) {
             Ok(Some(memory)) => Memory::Lent(memory),
             Ok(None) => {
+                if let Err(errno) = touch(&bufs) {
+                    self.finish(Err(errno));
+                    return Ok(());
+                }
                 let memory = Memory::OfFile(mm, bufs);
                 return Box::new(Job { request: self, transfer, memory }).give_to_worker();
             }
@@ -185,13 +189,23 @@ fn fill(mm: &Mm, bufs: &[UserBuf], read: impl FnOnce(&[FramePart]) -> Result<usi
         let len = len.min(done - stored);
         let Some(bytes) = bytes.get_mut(..len).filter(|_| len > 0) else { break };
         part.frame.read(part.offset, bytes);
-        let now = mm.write_remote(addr, bytes, Rights::Obey);
+        let now = mm.write_remote(addr, bytes, Rights::Unwatched);
         stored += now;
         if now < len {
             break;
         }
     }
     if stored == 0 && done > 0 { Err(Errno::EFAULT) } else { Ok(stored) }
+}
+
+/// Has the pages of `bufs` there to be written: a worker could not wait for who watches them (userfaultfd(2)). `EFAULT`. May
+/// sleep.
+fn touch(bufs: &[UserBuf]) -> Result<()> {
+    for (addr, _) in bufs.iter().flat_map(pieces) {
+        // Stores what is there.
+        hal::user::fetch_op_u32(UserAddr(addr & !3), |value| value)?;
+    }
+    Ok(())
 }
 
 /// The parts of `buf` that lie in a page each: address and length.

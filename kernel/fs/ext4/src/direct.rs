@@ -142,10 +142,19 @@ pub(crate) fn write(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, pos: u64
     let mut at = pos;
     while src.remaining() > 0 {
         let range = at..at + (src.remaining() as u64).min(CHUNK);
+        let end = range.end;
         match write_chunk(node, inode, src, range) {
             Ok(n) => at += n as u64,
-            Err(errno) if at == pos => return Err(errno),
-            Err(_) => break,
+            Err(errno) => {
+                // Some of its blocks may be there by now, behind the end.
+                if end > inode.size() {
+                    node.cut(inode)?;
+                }
+                if at == pos {
+                    return Err(errno);
+                }
+                break;
+            }
         }
     }
     Ok((at - pos) as usize)

@@ -292,7 +292,7 @@ impl Node {
     /// Writes the size to disk and frees the blocks behind it, in as many transactions as it takes.
     ///
     /// The inode's `sem` is held for writing, so that its links do not change.
-    fn cut(&self, inode: &Inode) -> Result<()> {
+    pub(crate) fn cut(&self, inode: &Inode) -> Result<()> {
         let first = inode.size().div_ceil(1 << self.fs.layout.block_bits);
         let first = u32::try_from(first).map_err(|_| Errno::EFBIG)?;
         let cut_some = |layout: &Layout, txn: &mut Txn<'_>| self.cut_some(layout, txn, inode, first);

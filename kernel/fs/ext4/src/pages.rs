@@ -497,6 +497,36 @@ impl Node {
         Ok(end)
     }
 
+    /// Writes pages from `first` on, to the inode or to blocks.
+    fn put_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        let bits = self.fs.layout.block_bits;
+        let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
+        if let (0, [frame], false) = (first, frames, self.journals_data())
+            && self.write_inline(size, frame)?
+        {
+            return Ok(());
+        }
+        let per_page = self.fs.blocks_per_page();
+        let mut at = first * per_page;
+        let to = (at + frames.len() as u64 * per_page).min(size.div_ceil(1 << bits));
+        self.after_commit(|| self.leave_inode())?;
+        while at < to {
+            at = self.after_commit(|| self.write_some(at, to, first, frames))?;
+        }
+        Ok(())
+    }
+
+    /// Does `f`, and once more if there was no space: blocks that were freed a moment ago can be had after a commit.
+    fn after_commit<R>(&self, f: impl Fn() -> Result<R>) -> Result<R> {
+        match f() {
+            Err(Errno::ENOSPC) => {
+                self.fs.commit(self.fs.running())?;
+                f()
+            }
+            result => result,
+        }
+    }
+
     /// Takes back the promises of pages that lie in blocks `from..end`, which were to reach `to`: a page of which more is to be
     /// written keeps its own.
     pub(crate) fn release_written(&self, from: u64, end: u64, to: u64) {
@@ -642,33 +672,8 @@ impl PageSource for Node {
     }
 
     fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
-        let bits = self.fs.layout.block_bits;
-        let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
-        if let (0, [frame], false) = (first, frames, self.journals_data())
-            && self.write_inline(size, frame)?
-        {
-            return Ok(());
-        }
-        self.leave_inode()?;
-        let per_page = self.fs.blocks_per_page();
-        let mut at = first * per_page;
-        let to = (at + frames.len() as u64 * per_page).min(size.div_ceil(1 << bits));
-        let mut has_waited = false;
-        while at < to {
-            match self.write_some(at, to, first, frames) {
-                Ok(next) => at = next,
-                // Blocks that were freed a moment ago can be had after a commit.
-                Err(Errno::ENOSPC) if !has_waited => {
-                    has_waited = true;
-                    self.fs.commit(self.fs.running())?;
-                }
-                Err(errno) => {
-                    self.release_range(first..first + frames.len() as u64);
-                    return Err(errno);
-                }
-            }
-        }
-        Ok(())
+        // Who calls has marked the pages clean: nothing redeems their promises any more.
+        self.put_pages(first, frames).inspect_err(|_| self.release_range(first..first + frames.len() as u64))
     }
 
     fn prepare_write(&self, idx: u64) -> Result<()> {

@@ -4,9 +4,11 @@ use core::sync::atomic::Ordering::*;
 
 use abi::fs::Statfs;
 use abi::{Errno, Result};
+use ext4_image::superblock::Incompat;
 use ext4_image::{Blocks, Layout, nr_free_blocks, nr_free_inodes};
 
 use crate::fs::Fs;
+use crate::superops::Pages;
 
 /// Blocks kept for the trees of files, at most; a fiftieth of small file systems.
 const MAX_POOL: u64 = 4096;
@@ -42,21 +44,30 @@ impl Fs {
         kept
     }
 
-    /// Does `f`, and once more if there was no space but what frees files was still under way. `f` changes nothing when it
-    /// fails. Sleeps; nothing of the running transaction is held.
+    /// Does `f`, and once more if there was no space: what frees files may still be under way, and promises may be for more
+    /// than is needed. `f` changes nothing when it fails. Sleeps; nothing of the running transaction is held, and no lock of
+    /// a page cache.
     pub(crate) fn with_space<R>(&self, mut f: impl FnMut() -> Result<R>) -> Result<R> {
         match f() {
             Err(Errno::ENOSPC) => {
-                let has_waited = self.finish_evictions();
+                self.finish_evictions();
+                if self.promises_too_much() && self.reserved.load(Acquire) > 0 {
+                    // An error is the business of those whose data that is.
+                    let _ = self.write_inodes(Pages::Write);
+                }
                 // Blocks that were freed can be had when that is on disk.
-                let are_held = self.state.read().holds_freed();
-                if are_held {
+                if self.state.read().holds_freed() {
                     self.commit(self.running())?;
                 }
-                if has_waited || are_held { f() } else { Err(Errno::ENOSPC) }
+                f()
             }
             result => result,
         }
+    }
+
+    /// Whether a page's promise may be for more blocks than the page needs in the end.
+    fn promises_too_much(&self) -> bool {
+        self.blocks_per_page() > 1 || self.layout.incompat.contains(Incompat::INLINE_DATA)
     }
 
     /// Takes back a promise of `pages` pages.

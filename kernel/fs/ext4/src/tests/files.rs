@@ -426,6 +426,33 @@ fn direct_writes_and_attributes_leave_the_blocks_that_dirty_pages_were_promised(
 }
 
 #[test]
+fn direct_writes_that_find_no_space_leave_nothing_behind_the_end() {
+    let _alone = alone();
+    for left in [3, 40, 200] {
+        let Some(image) = image(&["-t", "ext4", "-b", "1024", "-m", "0"], 4 << 20) else { return };
+        let mut env = Env::new(&image);
+        let fs = crate::node::node(env.walk("/").unwrap().inode().unwrap()).unwrap().fs.clone();
+        let direct = env.create("/direct").unwrap();
+        drop(direct);
+        let direct = env.open("/direct", OpenFlags::RDWR | OpenFlags::DIRECT).unwrap();
+        let filler = env.create("/filler").unwrap();
+        while fs.available_to_root().unwrap() > left {
+            let bytes = if fs.available_to_root().unwrap() > left + 8 { 4096 } else { 1024 };
+            if vfs::rw::write(&filler, &mut Src::kernel(&[7; 4096][..bytes]), u64::MAX).is_err() {
+                break;
+            }
+            fsync(&filler).unwrap();
+        }
+        drop(fs);
+        let bytes = alloc::vec![1; 512 << 10];
+        let written = vfs::rw::pwrite(&direct, &mut Src::kernel(&bytes), 0, u64::MAX);
+        assert_eq!(written, Err(Errno::ENOSPC));
+        drop((direct, filler));
+        fsck(&env.unmount());
+    }
+}
+
+#[test]
 fn names_that_find_no_space_write_nothing_in_vain() {
     let _alone = alone();
     let Some(image) = image(&["-t", "ext4", "-b", "1024", "-m", "0"], 4 << 20) else { return };
@@ -437,14 +464,16 @@ fn names_that_find_no_space_write_nothing_in_vain() {
         env.link("/taker", &format!("/{nr}{}", "n".repeat(240)))
     };
     let fs = crate::node::node(env.walk("/taker").unwrap().inode().unwrap()).unwrap().fs.clone();
-    let mut failures = 0;
+    let (mut failures, mut commits) = (0, 0);
     while failures < 10 {
         let before = fs.running();
         if link(&env) == Err(Errno::ENOSPC) {
-            assert_eq!(fs.running(), before);
+            commits += u32::from(fs.running() != before);
             failures += 1;
         }
     }
+    // One may be that of every few seconds.
+    assert!(commits <= 1, "{commits} commits");
     drop(fs);
     fsck(&env.unmount());
 }
