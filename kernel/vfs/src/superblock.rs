@@ -366,6 +366,9 @@ impl SuperBlock {
         sched::workqueue::synchronize_rcu();
         if !self.is_mounted() {
             dcache::empty_sb(&self);
+            // Files without names go with what the cache of names knew of them: the disk is to be without them, too.
+            sched::workqueue::synchronize_rcu();
+            let _ = self.ops().sync(&self);
         }
     }
 }
