@@ -3,6 +3,8 @@
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
 
 use hal::klog::{self, Console};
 use hal::sync::Once;
@@ -12,13 +14,17 @@ use tty::Tty;
 const PATIENCE_NS: u64 = 5_000_000;
 
 /// The terminal that is the console.
-struct Terminal(Once<Arc<Tty>>);
+struct Terminal {
+    tty: Once<Arc<Tty>>,
+    /// It took nothing for so long that lines do not wait for it until it does again.
+    is_stuck: AtomicBool,
+}
 
-static TERMINAL: Terminal = Terminal(Once::new());
+static TERMINAL: Terminal = Terminal { tty: Once::new(), is_stuck: AtomicBool::new(false) };
 
 impl Console for Terminal {
     fn write(&self, line: &[u8]) {
-        let Some(tty) = self.0.get() else { return };
+        let Some(tty) = self.tty.get() else { return };
         let deadline_ns = hal::time::now_ns().saturating_add(PATIENCE_NS);
         // A terminal wants both.
         let pieces = line.split_inclusive(|&byte| byte == b'\n').flat_map(|piece| {
@@ -27,8 +33,14 @@ impl Console for Terminal {
         });
         for piece in pieces {
             let mut rest = piece;
-            while !rest.is_empty() && hal::time::now_ns() < deadline_ns {
-                rest = &rest[tty.write_raw(rest).min(rest.len())..];
+            while !rest.is_empty() {
+                let taken = tty.write_raw(rest).min(rest.len());
+                rest = &rest[taken..];
+                if taken > 0 {
+                    self.is_stuck.store(false, Relaxed);
+                } else if self.is_stuck.load(Relaxed) || hal::time::now_ns() >= deadline_ns {
+                    return self.is_stuck.store(true, Relaxed);
+                }
             }
         }
     }
@@ -37,7 +49,7 @@ impl Console for Terminal {
 /// Shows what was logged so far on the console, and what will be.
 pub(crate) fn show_log() {
     let Some(tty) = tty::device::console() else { return };
-    TERMINAL.0.call_once(|| tty);
+    TERMINAL.tty.call_once(|| tty);
     let (first, end) = klog::seq_range();
     let (mut text, mut seq) = (Vec::new(), first);
     while seq < end {

@@ -13,6 +13,8 @@ use crate::hub::{self, Frames, Hub};
 
 /// Frames for output under way.
 const FRAMES: usize = 16;
+/// Those of them that a terminal does not count on, as the kernel's log takes some at any time.
+const SPARE: usize = 4;
 
 /// See the module's front page.
 pub(crate) struct Console {
@@ -75,10 +77,10 @@ impl Line for Console {
     }
 
     fn write_room(&self) -> usize {
-        if self.free.lock().is_empty() {
+        if self.free.lock().len() <= SPARE {
             self.reclaim();
         }
-        self.free.lock().len() * PAGE_SIZE
+        self.free.lock().len().saturating_sub(SPARE) * PAGE_SIZE
     }
 
     fn pending_output(&self) -> usize {

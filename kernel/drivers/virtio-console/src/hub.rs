@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use abi::termios::Winsize;
 use abi::{Errno, Result};
+use arrayvec::ArrayVec;
 use hal::PAGE_SIZE;
 use hal::frame::Frame;
 use hal::sync::IrqLock;
@@ -50,19 +51,23 @@ pub(crate) struct Hub {
     messages: Option<Lanes>,
     ports: IrqLock<Vec<Arc<Port>>>,
     pending: IrqLock<VecDeque<Vec<u8>>>,
-    /// Messages are handled in order.
-    handling: Mutex<()>,
+    /// Held while messages are handled, in order; whether the device is gone.
+    handling: Mutex<bool>,
 }
 
-/// Gives `frames` to the device. `Err`: there is no room now.
+/// The most frames of a request.
+pub(crate) const MOST_FRAMES: usize = 8;
+
+/// Gives `frames`, at most [`MOST_FRAMES`], to the device. `Err`: there is no room now.
 pub(crate) fn add(lane: &Lane, frames: Frames, len: usize, is_written: bool) -> Result<(), Frames> {
     let device = {
         let mut queue = lane.lock();
         let Some(queue) = queue.as_mut() else { return Err(frames) };
         let sizes = (0..len).step_by(PAGE_SIZE).map(|at| (len - at).min(PAGE_SIZE) as u32);
-        let places: Vec<(hal::PhysAddr, u32)> = frames.iter().map(Frame::paddr).zip(sizes).collect();
-        let pieces = places.iter().map(|&(paddr, len)| Piece { paddr, len, is_written });
-        queue.add(&[], pieces, 0, frames)?;
+        let pieces =
+            frames.iter().zip(sizes).map(|(frame, len)| Piece { paddr: frame.paddr(), len, is_written });
+        let pieces: ArrayVec<Piece, MOST_FRAMES> = pieces.take(MOST_FRAMES).collect();
+        queue.add(&[], pieces.iter().copied(), 0, frames)?;
         if queue.should_notify() {
             queue.device().cloned().map(|device| (device, queue.index()))
         } else {
@@ -97,7 +102,7 @@ impl Hub {
             messages: is_multiport.then(Lanes::new),
             ports: IrqLock::new("virtio.console.ports", Vec::new()),
             pending: IrqLock::new("virtio.console.pending", VecDeque::new()),
-            handling: Mutex::new("virtio.console.handling", ()),
+            handling: Mutex::new("virtio.console.handling", false),
         })
     }
 
@@ -150,7 +155,10 @@ impl Hub {
     }
 
     fn handle_pending(self: &Arc<Self>) {
-        let _one = self.handling.lock();
+        let is_gone = self.handling.lock();
+        if *is_gone {
+            return;
+        }
         loop {
             let next = self.pending.lock().pop_front();
             let Some(bytes) = next else { return };
@@ -234,6 +242,8 @@ impl Hub {
 
     /// The device was reset: ports end, and the queues go.
     pub(crate) fn give_up(&self) {
+        // No message makes a port from here on.
+        *self.handling.lock() = true;
         let ports = core::mem::take(&mut *self.ports.lock());
         ports.iter().for_each(|port| port.end());
         for lane in self.lanes.iter().chain(&self.messages).flat_map(|lanes| [&lanes.rx, &lanes.tx]) {

@@ -209,7 +209,8 @@ impl Port {
 
     /// It closes it; what was not read is lost. Sleeps.
     pub(crate) fn close(&self) {
-        if let Some(hub) = self.hub() {
+        // Another port may have its number by now.
+        if let Some(hub) = self.hub().filter(|_| !self.is_gone()) {
             hub.tell(self.id, Answer::PortOpen, false);
         }
         self.state.lock().is_open = false;

@@ -62,12 +62,14 @@ pub fn attach(transport: Box<dyn Transport>) -> Result<Release> {
     let device = Arc::new(Device::new(transport, wanted)?);
     let is_multiport = device.has(MULTIPORT);
     let nr_ports = if is_multiport { device.config_u32(NR_PORTS).clamp(1, MAX_PORTS) } else { 1 };
-    let index = {
-        let hubs = HUBS.lock();
-        (0..u32::MAX).find(|index| hubs.iter().all(|hub| hub.index != *index)).unwrap_or(u32::MAX)
+    let hub = {
+        let mut hubs = HUBS.lock();
+        let is_free = |index: &u32| hubs.iter().all(|hub| hub.index != *index);
+        let index = (0..u32::MAX).find(is_free).unwrap_or(u32::MAX);
+        let hub = Hub::new(index, device.transport().parent(), nr_ports as usize, is_multiport);
+        hubs.push(hub.clone());
+        hub
     };
-    let hub = Hub::new(index, device.transport().parent(), nr_ports as usize, is_multiport);
-    HUBS.lock().push(hub.clone());
     let bus_index = virtio::BusIndex::take();
     let started = start(&device, &hub, nr_ports, &bus_index);
     let release: Release = Box::new(move || {
@@ -130,11 +132,11 @@ fn start(device: &Arc<Device>, hub: &Arc<Hub>, nr_ports: u32, bus_index: &virtio
             }
         };
         make_queue(device, &lanes.tx, 3, &name, Box::new(sent))?;
-        hub.fill(&lanes.rx)?;
     }
     device.start();
     log::info!("virtio_console {name}: {nr_ports} ports at {}", hub.parent);
-    if hub.message_lanes().is_some() {
+    if let Some(lanes) = hub.message_lanes() {
+        hub.fill(&lanes.rx)?;
         hub.tell(u32::MAX, Answer::DeviceReady, true);
         return Ok(());
     }
