@@ -1,6 +1,6 @@
 //! The ends of a machine.
 
-use core::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, Ordering};
 
 use crate::{arch, boot};
 
@@ -37,6 +37,20 @@ pub fn oops_stops() -> bool {
 /// Sets [`oops_stops`].
 pub fn set_oops_stops(stops: bool) {
     OOPS_STOPS.store(u8::from(stops), Ordering::Relaxed);
+}
+
+/// Kernel bugs that cost a thread and not the machine.
+static NR_OOPSES: AtomicU32 = AtomicU32::new(0);
+
+/// How many kernel bugs there were so far that ended a thread (/sys/kernel/oops_count).
+pub fn nr_oopses() -> u32 {
+    NR_OOPSES.load(Ordering::Relaxed)
+}
+
+/// Counts one.
+#[cfg(target_os = "none")]
+pub(crate) fn count_oops() {
+    NR_OOPSES.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Switches the machine off; halts when it cannot.

@@ -41,11 +41,17 @@ pub(crate) fn items(part: Part) -> Items {
             value("kexec_crash_loaded", "0"),
             value("kexec_loaded", "0"),
             subdir("mm", Place::Kernel(Part::Mm)),
+            attribute("oops_count", |out| {
+                put!(out, "{}\n", hal::power::nr_oopses());
+                Ok(())
+            }),
             value("profiling", "0"),
             attribute("uevent_seqnum", |out| {
                 put!(out, "{}\n", net_control::uevent::last_number());
                 Ok(())
             }),
+            // There are no bugs that are told and go on.
+            value("warn_count", "0"),
         ]),
         Part::Mm => Vec::from([
             subdir("hugepages", Place::HugePages(hugepages::Part::Pools(Whose::Machine))),

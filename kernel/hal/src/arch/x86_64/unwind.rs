@@ -217,6 +217,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         Some(place) => Message::new(format_args!("{} at {}:{}", info.message(), place.file(), place.line())),
         None => Message::new(format_args!("{}", info.message())),
     };
+    power::count_oops();
     report(fatal, format_args!("kernel panic on CPU {}: {}", cpulocal::current_id(), message.as_str()));
     if !double {
         backtrace(fatal);
@@ -240,6 +241,7 @@ pub(super) fn die(vector: u8, error_code: u64, cr2: u64, regs: &UserRegs) -> ! {
         name(vector),
         regs.rip
     ));
+    power::count_oops();
     report(fatal, format_args!("kernel oops on CPU {}: {}", cpulocal::current_id(), message.as_str()));
     report_regs(fatal, regs);
     if !nested {
