@@ -31,7 +31,17 @@ fn mode_of(item: &Item) -> u32 {
 /// A directory.
 pub(crate) struct Dir(pub(crate) Place);
 
+/// No inode has extended attributes. `ENODATA` for the kinds that Linux keeps here, `EOPNOTSUPP` for others.
+fn no_xattr(name: &[u8]) -> Result<Vec<u8>> {
+    let is_known = [&b"user."[..], b"trusted.", b"security."].iter().any(|kind| name.starts_with(kind));
+    Err(if is_known { Errno::ENODATA } else { Errno::EOPNOTSUPP })
+}
+
 impl InodeOps for Dir {
+    fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
+        no_xattr(name)
+    }
+
     fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
         Ok(find(&self.0, name).map(|item| make(dir, &self.0, name, item)))
     }
@@ -135,6 +145,10 @@ fn unreadable() -> Show {
 struct Volatile(Place, Vec<u8>);
 
 impl InodeOps for Volatile {
+    fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
+        no_xattr(name)
+    }
+
     fn open(&self, inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
         let (show, store) = match find(&self.0, &self.1).ok_or(Errno::ENODEV)? {
             Item::File(show) => (show, None),
@@ -152,6 +166,10 @@ impl InodeOps for Volatile {
 }
 
 impl InodeOps for Attribute {
+    fn get_xattr(&self, _inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
+        no_xattr(name)
+    }
+
     fn open(&self, _inode: &Arc<Inode>, request: &OpenRequest<'_>) -> Result<Arc<dyn FileOps>> {
         // What cannot be written cannot, whatever capabilities the opener has.
         if request.flags.can_write() && self.1.is_none() {
