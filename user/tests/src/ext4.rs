@@ -226,18 +226,6 @@ fn pages_are_left_out() {
     assert_eq!(cached_pages(cached, 1), 1, "what was there stays");
 }
 
-/// Numbers that look random: xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % end
-    }
-}
-
 fn random_direct_and_cached_accesses_agree() {
     let (cached, direct) = both("f");
     let buf = anon(8 * PAGE);

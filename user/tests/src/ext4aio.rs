@@ -69,18 +69,6 @@ fn fill(buf: usize, len: usize, byte: u8) {
     (0..len).for_each(|n| poke(buf + n, byte));
 }
 
-/// Random numbers: xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % end
-    }
-}
-
 fn many_requests_agree_with_an_array() {
     const LEN: usize = 1 << 20;
     const SECTOR: usize = 512;

@@ -27,10 +27,9 @@ fn allocate(fd: i32, pos: usize, len: usize) -> Result<usize, Errno> {
     sys!(SYS_fallocate, fd, 0, pos, len)
 }
 
-/// Takes all blocks; the file that has them.
-fn fill() -> CString {
-    let fd = new_file("filler");
-    let (mut at, mut step) = (0, (left().0 as usize).next_power_of_two());
+/// Takes all blocks that the caller may have, in pieces of at most `step` pages; gives the pages that the file has then.
+fn take_all(fd: i32, mut step: usize) -> usize {
+    let mut at = 0;
     while step > 0 {
         match allocate(fd, at * PAGE, step * PAGE) {
             Ok(_) => at += step,
@@ -40,6 +39,13 @@ fn fill() -> CString {
         // What a failed call got before it failed stays, too.
         at = at.max(fstat(fd).st_size as usize / PAGE);
     }
+    at
+}
+
+/// Takes all blocks; the file that has them.
+fn fill() -> CString {
+    let fd = new_file("filler");
+    take_all(fd, (left().0 as usize).next_power_of_two());
     close(fd);
     sys!(SYS_sync).unwrap();
     path("filler")
@@ -197,16 +203,7 @@ fn reserved_blocks_are_for_root() {
     child(|| {
         drop_root();
         let fd = new_file("f");
-        let mut step = 1 << 14;
-        let mut at = 0;
-        while step > 0 {
-            match allocate(fd, at * PAGE, step * PAGE) {
-                Ok(_) => at += step,
-                Err(ENOSPC) => step /= 2,
-                Err(errno) => panic!("fallocate: {errno}"),
-            }
-            at = at.max(fstat(fd).st_size as usize / PAGE);
-        }
+        let at = take_all(fd, 1 << 14);
         assert_eq!(pwrite(fd, &[1; 4 * PAGE], (at + 10) as i64 * PAGE as i64), Err(ENOSPC));
     })
     .ok();

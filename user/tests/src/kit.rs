@@ -368,3 +368,16 @@ pub fn drop_root() {
 
 /// Bytes set to a value that the kernel should not write, for "nothing was touched" checks.
 pub const BAD: usize = 0xdead_0000_0000_0000;
+
+/// Numbers that look random: xorshift.
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next one, below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % end
+    }
+}

@@ -94,10 +94,7 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
         }
         let mut first = None;
         for left in (0..TRIES).rev() {
-            let verdict = match boot(platform, case) {
-                Ok(()) => Verdict::Passed,
-                Err(error) => Verdict::Failed(format!("{error:#}")),
-            };
+            let verdict = Verdict::of(boot(platform, case));
             let expected = tally.expects(&name, &verdict);
             if !expected && left > 0 {
                 first.get_or_insert(verdict);

@@ -105,10 +105,7 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
             continue;
         }
         let path = paths::logs()?.join(format!("disk-{}-{platform}.ext4", std::process::id()));
-        let verdict = match tell(platform, case, &path) {
-            Ok(()) => Verdict::Passed,
-            Err(error) => Verdict::Failed(format!("{error:#}")),
-        };
+        let verdict = Verdict::of(tell(platform, case, &path));
         let _ = fs::remove_file(&path);
         tally.note(&name, verdict);
     }
@@ -141,10 +138,7 @@ fn programs(tally: &Tally, platform: &Platform) -> Result<()> {
             continue;
         }
         let path = paths::logs()?.join(format!("disk-tests-{}-{kernel}-{platform}", std::process::id()));
-        let verdict = match test_on(platform, kernel, disk, &path) {
-            Ok(()) => Verdict::Passed,
-            Err(error) => Verdict::Failed(format!("{error:#}")),
-        };
+        let verdict = Verdict::of(test_on(platform, kernel, disk, &path));
         let _ = fs::remove_file(&path);
         tally.note(&name, verdict);
     }

@@ -83,10 +83,7 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
                 continue;
             }
             let path = paths::logs()?.join(format!("exchange-{}.img", std::process::id()));
-            let verdict = match exchange(platform, kind, writer, &path) {
-                Ok(()) => Verdict::Passed,
-                Err(error) => Verdict::Failed(format!("{error:#}")),
-            };
+            let verdict = Verdict::of(exchange(platform, kind, writer, &path));
             let _ = fs::remove_file(&path);
             tally.note(&name, verdict);
         }

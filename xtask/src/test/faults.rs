@@ -98,10 +98,7 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
             continue;
         }
         let path = paths::logs()?.join(format!("faults-{}.ext4", std::process::id()));
-        let verdict = match tell(case, platform, &path) {
-            Ok(()) => Verdict::Passed,
-            Err(error) => Verdict::Failed(format!("{error:#}")),
-        };
+        let verdict = Verdict::of(tell(case, platform, &path));
         let _ = fs::remove_file(&path);
         tally.note(&name, verdict);
     }

@@ -99,10 +99,7 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
             }
             let mut first = None;
             for left in (0..TRIES).rev() {
-                let verdict = match play_once(&mut terminal, platform, &file, session) {
-                    Ok(()) => Verdict::Passed,
-                    Err(error) => Verdict::Failed(format!("{error:#}")),
-                };
+                let verdict = Verdict::of(play_once(&mut terminal, platform, &file, session));
                 let expected = tally.expects(&name, &verdict);
                 if !expected && left > 0 {
                     first.get_or_insert(verdict);

@@ -37,10 +37,7 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
                 continue;
             }
             let scratch = Scratch::new()?;
-            let verdict = match case(platform, cache, &scratch.0) {
-                Ok(()) => Verdict::Passed,
-                Err(error) => Verdict::Failed(format!("{error:#}")),
-            };
+            let verdict = Verdict::of(case(platform, cache, &scratch.0));
             tally.note(&name, verdict);
         }
     }

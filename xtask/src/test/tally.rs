@@ -29,6 +29,16 @@ pub enum Verdict {
     Failed(String),
 }
 
+impl Verdict {
+    /// That of a test that fails with an error.
+    pub fn of(result: anyhow::Result<()>) -> Verdict {
+        match result {
+            Ok(()) => Verdict::Passed,
+            Err(error) => Verdict::Failed(format!("{error:#}")),
+        }
+    }
+}
+
 /// Counts of verdicts.
 #[derive(Default)]
 struct Counts {

@@ -36,10 +36,7 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
         return Ok(());
     }
     let dir = paths::make_dir(&paths::logs()?.join(format!("vconsole-{}-{platform}", std::process::id())))?;
-    let verdict = match tell(platform, &dir) {
-        Ok(()) => Verdict::Passed,
-        Err(error) => Verdict::Failed(format!("{error:#}")),
-    };
+    let verdict = Verdict::of(tell(platform, &dir));
     let _ = fs::remove_dir_all(&dir);
     tally.note(&name, verdict);
     Ok(())

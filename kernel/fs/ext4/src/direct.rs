@@ -33,7 +33,7 @@ use vfs::{File, Inode, RwKind};
 
 use crate::file::mapping;
 use crate::node::Node;
-use crate::pages::Piece;
+use crate::pages::{Piece, Room};
 
 /// The most that is moved at a time.
 const CHUNK: u64 = 1 << 20;
@@ -289,7 +289,7 @@ impl Node {
     ) -> Result<u64> {
         let bits = self.fs.layout.block_bits;
         let handle = self.fs.begin()?;
-        let pieces = handle.run(|layout, txn| self.map_for_write(layout, txn, at, to))?;
+        let pieces = handle.run(|layout, txn| self.map_for_write(layout, txn, at, to, Room::Free))?;
         let end = pieces.last().map_or(at, |piece| piece.logical + piece.len);
         if end == at {
             return Err(Errno::ENOSPC);

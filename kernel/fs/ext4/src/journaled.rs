@@ -17,7 +17,7 @@ use vfs::Inode;
 
 use crate::file::mapping;
 use crate::node::Node;
-use crate::pages::zero;
+use crate::pages::{Room, zero};
 
 /// Blocks of data that one handle carries, beside what mapping them changes.
 const MAX_BLOCKS: u64 = 24;
@@ -36,7 +36,7 @@ impl Node {
         let limit = to.min(at + MAX_BLOCKS);
         let handle = self.fs.begin()?;
         let pieces = handle.run(|layout, txn| {
-            let pieces = self.map_dirty(layout, txn, at, limit)?;
+            let pieces = self.map_for_write(layout, txn, at, limit, Room::Promised)?;
             for piece in &pieces {
                 for nth in 0..piece.len {
                     let pos = (piece.logical + nth) << bits;

@@ -326,31 +326,10 @@ impl Node {
         transfer.add_frames(pos, frames, offset, (bytes.end - bytes.start) as usize)
     }
 
-    /// The mapping of the blocks from `at` on, allocated where there are none, up to a few pieces.
+    /// The mapping of the blocks from `at` on, allocated from `room` where there are none, up to a few pieces.
     ///
     /// An error comes with the first piece only: blocks that the file has got are to be written, or taken back.
     pub(crate) fn map_for_write(
-        &self,
-        layout: &Layout,
-        txn: &mut Txn<'_>,
-        at: u64,
-        to: u64,
-    ) -> ext4_image::Result<Vec<Piece>> {
-        self.map_some(layout, txn, at, to, Room::Free)
-    }
-
-    /// As [`Node::map_for_write`], for write-back: dirty pages were promised their blocks.
-    pub(crate) fn map_dirty(
-        &self,
-        layout: &Layout,
-        txn: &mut Txn<'_>,
-        at: u64,
-        to: u64,
-    ) -> ext4_image::Result<Vec<Piece>> {
-        self.map_some(layout, txn, at, to, Room::Promised)
-    }
-
-    fn map_some(
         &self,
         layout: &Layout,
         txn: &mut Txn<'_>,
@@ -481,7 +460,7 @@ impl Node {
             return self.write_journaled(at, to, first, frames);
         }
         let handle = self.fs.begin()?;
-        let pieces = handle.run(|layout, txn| self.map_dirty(layout, txn, at, to))?;
+        let pieces = handle.run(|layout, txn| self.map_for_write(layout, txn, at, to, Room::Promised))?;
         let end = pieces.last().map_or(at, |piece| piece.logical + piece.len);
         if end == at {
             return Err(Errno::ENOSPC);

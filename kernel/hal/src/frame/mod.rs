@@ -593,20 +593,4 @@ mod tests {
         assert!(look(end_pfn()).is_none() && look(u64::MAX).is_none());
         assert!((1..end_pfn()).any(|pfn| look(pfn).is_some_and(|seen| seen.used_for == FrameUse::Free)));
     }
-
-    #[test]
-    fn many_frames_come_side_by_side_and_go_alone() {
-        let mut frames = std::vec::Vec::new();
-        assert_eq!(Frame::alloc_user_many(77, |frame| frames.push(frame)), 77);
-        assert!(frames.iter().all(|frame| frame.ref_count() == 1));
-        let numbers: std::collections::BTreeSet<u64> = frames.iter().map(Frame::pfn).collect();
-        assert_eq!(numbers.len(), 77, "none comes twice");
-        // 32, 32, 8, 4 and 1, as nobody else leaves the allocator without such runs.
-        let joints = frames.windows(2).filter(|pair| pair[0].pfn() + 1 == pair[1].pfn()).count();
-        assert!(joints >= 72, "{joints}");
-        let kept = frames.swap_remove(5);
-        drop(frames);
-        assert_eq!((kept.ref_count(), look(kept.pfn()).unwrap().used_for), (1, FrameUse::Page));
-        assert_eq!(Frame::alloc_user_many(0, drop), 0);
-    }
 }
