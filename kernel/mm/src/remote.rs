@@ -38,7 +38,7 @@ pub(crate) enum Secrets {
 }
 
 /// Rounds that an access is tried by a thread that is to die. That of a core dump is, and needs a few.
-const PATIENCE: u32 = 32;
+pub(crate) const PATIENCE: u32 = 32;
 
 impl Mm {
     /// Whether a part of `range` is memory that the kernel must not touch for anyone. Takes `space` for reading.

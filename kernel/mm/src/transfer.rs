@@ -16,11 +16,12 @@ use hal::frame::Frame;
 use hal::sync::Once;
 use hal::uio::{FramePart, UserBuf};
 use hal::{PAGE_SIZE, PageRange, UserAddr};
+use sched::Interruptible;
 
-use crate::fault::Need;
+use crate::fault::{FaultError, Need};
 use crate::mapping::page_flags;
 use crate::pin::{check_memory, count_pin, uncount_pin};
-use crate::remote::{Secrets, usable};
+use crate::remote::{PATIENCE, usable};
 use crate::space::Mm;
 
 /// Most pages that are looked up under one hold of the locks.
@@ -128,14 +129,18 @@ impl Mm {
         end: u64,
     ) -> Result<core::result::Result<u64, Refused>> {
         let need = if memory.lend == Lend::ToFill { Need::WRITE } else { Need::READ };
-        let next = self.lend_present(memory, at, end, need)?;
-        if !matches!(next, Ok(next) if next == at) {
-            return Ok(next);
+        let mut rounds = 0_u32;
+        loop {
+            let next = self.lend_present(memory, at, end, need)?;
+            if !matches!(next, Ok(next) if next == at) {
+                return Ok(next);
+            }
+            if rounds >= PATIENCE && sched::current().is_interrupted(Interruptible::Killable) {
+                return Err(FaultError::Interrupted.into());
+            }
+            rounds = rounds.saturating_add(1);
+            self.fault_in(at, need)?;
         }
-        let len = len_in_page(at, end);
-        let add = |frame: &Frame| memory.add(self, frame.clone(), (at % PAGE_SIZE as u64) as usize, len);
-        // What is no memory was refused above, but may have been mapped since: secrets are not shown.
-        Ok(self.access(at, need, Secrets::Hidden, add)?.map(|()| at + len as u64))
     }
 
     /// Lends pages from `at` on as far as they are there, of one mapping.

@@ -179,6 +179,8 @@ fn offer(driver: &'static dyn Driver, device: &Arc<Device>) {
     match driver.probe(device) {
         Ok(release) => device.keep(release),
         Err(errno) => {
+            // Whatever it had switched on.
+            device.disable();
             device.unbind();
             log::warn!("{}: {}: {errno}", driver.name(), device.address());
         }

@@ -76,8 +76,10 @@ pub fn add_hvc(line: Arc<dyn Line>) -> Result<Arc<Tty>> {
     Ok(tty)
 }
 
-/// Forgets a terminal of [`add_hvc`], which was hung up.
+/// Forgets a terminal of [`add_hvc`], whose device is gone: it is hung up, and nobody opens it again.
 pub fn remove_hvc(tty: &Arc<Tty>) {
+    tty.set_flags(TtyFlags::GONE);
+    tty.hang_up();
     remove_node(tty.name());
     let mut terminals = TERMINALS.lock();
     terminals.all.retain(|known| !Arc::ptr_eq(known, tty));
@@ -143,6 +145,11 @@ fn open_terminal(tty: Arc<Tty>, flags: OpenFlags) -> Result<Arc<dyn FileOps>> {
     }
     // A serial terminal that was hung up works again for those who open it now.
     tty.clear_flags(TtyFlags::HUNG_UP);
+    // Who takes the device away marks it first, and hangs it up then.
+    if tty.flags().contains(TtyFlags::GONE) {
+        tty.hang_up();
+        return Err(Errno::ENODEV);
+    }
     if !flags.contains(OpenFlags::NOCTTY) {
         tty.adopt_session();
     }

@@ -51,6 +51,8 @@ bitflags! {
         const HUNG_UP = 2;
         /// Only the superuser may open it again (TIOCEXCL).
         const EXCLUSIVE = 4;
+        /// The device is gone for good: as hung up, whoever opens it.
+        const GONE = 8;
     }
 }
 

@@ -115,7 +115,6 @@ impl Port {
         self.state.lock().is_gone = true;
         vfs::dev::remove_node(&self.node);
         if let Some(tty) = self.tty.get() {
-            tty.hang_up();
             tty::device::remove_hvc(tty);
         }
         self.changed.wake_all();

@@ -300,7 +300,8 @@ impl Fs {
     /// What a program sees of `error`; damage, and metadata that cannot be read, are handled as the mount options say.
     pub(crate) fn failed(&self, error: Error) -> Errno {
         // What a device that is gone does not give is no damage.
-        if self.is_shut_down() && matches!(error, Error::Io | Error::Corrupt(_)) {
+        let is_gone = self.is_shut_down() || !self.disk.device().disk().is_alive();
+        if is_gone && matches!(error, Error::Io | Error::Corrupt(_)) {
             return Errno::EIO;
         }
         let what = match error {
