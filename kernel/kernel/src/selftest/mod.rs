@@ -37,6 +37,8 @@ static TICKS: AtomicU32 = AtomicU32::new(0);
 static LINGERS_UNTIL: AtomicU32 = AtomicU32::new(0);
 static DEPTH: AtomicU32 = AtomicU32::new(0);
 static DEEPEST: AtomicU32 = AtomicU32::new(0);
+/// Timer interrupts of kernel code that were handled on the stack of the thread they interrupted.
+static ON_THREADS: AtomicU32 = AtomicU32::new(0);
 const TICK_NS: u64 = 200_000;
 static FAILED: AtomicBool = AtomicBool::new(false);
 static TEST_NO: AtomicU32 = AtomicU32::new(0);
@@ -186,6 +188,11 @@ impl Upcalls for TestCalls {
             return;
         }
         TICKS.fetch_add(1, Ordering::Relaxed);
+        let here = 0_u8;
+        let (bottom, top) = thread::current().stack_bounds();
+        if !trap::interrupted_user_mode() && (bottom..top).contains(&(core::ptr::from_ref(&here) as usize)) {
+            ON_THREADS.fetch_add(1, Ordering::Relaxed);
+        }
         preempt::set_need_resched();
         thread::current().set_work(thread::Work::RESCHED);
         hal::time::set_timer(hal::time::now_ns() + TICK_NS);
@@ -291,6 +298,7 @@ fn the_timer_preempts() {
     spawn(|| GO.store(true, Ordering::Relaxed));
     run_all();
     check("the timer preempts kernel code", true);
+    check("interrupts of kernel code have a stack of their own", ON_THREADS.load(Ordering::Relaxed) == 0);
     spin("the timer preempts user code");
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct CpuLocal {
     pub(super) preempt_count: AtomicU32,
     /// This CPU's number.
     pub(super) id: u32,
+    /// The top of the stack of interrupts that come while the kernel runs; 0: they stay on the thread's.
+    pub(super) interrupt_sp: AtomicU64,
     /// The thread whose vector registers this CPU holds, or null; see `fpu`. Compared, never followed.
     pub(super) fpu_owner: AtomicPtr<Thread>,
     /// GDT, TSS and the interrupt stacks.
@@ -56,6 +58,7 @@ unsafe impl Sync for CpuLocal {}
 pub(super) const OFFSET_CURRENT: usize = offset_of!(CpuLocal, current);
 pub(super) const OFFSET_KERNEL_SP: usize = offset_of!(CpuLocal, kernel_sp);
 pub(super) const OFFSET_USER_SP: usize = offset_of!(CpuLocal, user_sp);
+pub(super) const OFFSET_INTERRUPT_SP: usize = offset_of!(CpuLocal, interrupt_sp);
 pub(super) const OFFSET_PREEMPT_COUNT: usize = offset_of!(CpuLocal, preempt_count);
 const OFFSET_ID: usize = offset_of!(CpuLocal, id);
 
@@ -69,6 +72,7 @@ impl CpuLocal {
             user_sp: AtomicU64::new(0),
             preempt_count: AtomicU32::new(1 | NO_RESCHED),
             id,
+            interrupt_sp: AtomicU64::new(0),
             fpu_owner: AtomicPtr::new(core::ptr::null_mut()),
             descriptors: UnsafeCell::new(Descriptors::new()),
         }

@@ -10,6 +10,7 @@
 //! SYSCALL: swapgs, take the kernel stack, push everything, call system_call(&mut regs)
 //!   no work left, rcx == rip, r11 == rflags and both harmless: swapgs, sysretq; otherwise as above
 //! NMI, #DF, #MC: stack of their own, GS base from the word at its top, restored by MSR afterwards
+//! interrupt from the kernel: the registers on the thread's stack, the handler on the CPU's interrupt stack
 //! #DB: stack of its own; from user mode the frame moves to the thread's stack and goes the way of the stubs,
 //!   from the kernel it is treated as the three above
 //! ```
@@ -22,6 +23,8 @@
 //!   interrupts off and touch nothing that can fault; NMI and machine check do not trust GS or RSP.
 //! - E3: #DB may strike those instructions (`mov ss` from a watched address delays it past SYSCALL), and user copies:
 //!   so it has a stack of its own and trusts neither GS nor RSP when it comes from the kernel. SFMASK and gates clear TF.
+//! - E4: a CPU's interrupt stack has one user at a time: handlers run with interrupts off, and what interrupts or faults
+//!   there neither lets them in nor switches threads.
 //!
 //! A panic unwinds through these frames: the CFI below describes them, and [`super::unwind`]'s personality ends the
 //! thread at the first frame that user mode entered through.
@@ -31,7 +34,7 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use super::cpulocal::{OFFSET_CURRENT, OFFSET_KERNEL_SP, OFFSET_USER_SP};
+use super::cpulocal::{OFFSET_CURRENT, OFFSET_INTERRUPT_SP, OFFSET_KERNEL_SP, OFFSET_USER_SP};
 use super::gdt::{USER_CS, USER_DS};
 use super::instr::IA32_GS_BASE;
 use super::thread::OFFSET_WORK;
@@ -53,6 +56,10 @@ unsafe extern "C" {
     pub(super) fn keel_machine_check_entry();
     pub(super) fn keel_syscall_entry();
     pub(super) fn keel_syscall32_entry();
+}
+
+unsafe extern "C-unwind" {
+    fn keel_on_interrupt_stack(vector: u8);
 }
 
 global_asm!(
@@ -151,6 +158,28 @@ keel_trap_entry:
     iretq
     .cfi_endproc
     .size   keel_trap_entry, . - keel_trap_entry
+
+    # dil = vector. The frame pointer leads the unwinder back to the thread's stack.
+    .balign 16
+    .globl  keel_on_interrupt_stack
+    .type   keel_on_interrupt_stack, @function
+keel_on_interrupt_stack:
+    .cfi_startproc
+    push    rbp
+    .cfi_def_cfa_offset 16
+    .cfi_offset rbp, -16
+    mov     rbp, rsp
+    .cfi_def_cfa_register rbp
+    mov     rax, gs:[{interrupt_sp}]
+    test    rax, rax
+    cmovnz  rsp, rax
+    call    {kernel_interrupt}
+    mov     rsp, rbp
+    pop     rbp
+    .cfi_def_cfa rsp, 8
+    ret
+    .cfi_endproc
+    .size   keel_on_interrupt_stack, . - keel_on_interrupt_stack
 
     # Interrupts may be on or off here; rsp is at a UserRegs.
     .balign 16
@@ -347,6 +376,7 @@ keel_lsda:
     .text
     "#,
     trap = sym super::exception::trap,
+    kernel_interrupt = sym super::exception::kernel_interrupt,
     ist_trap = sym super::exception::ist_trap,
     leave = sym super::exception::leave,
     exit_work = sym super::exception::exit_work,
@@ -356,6 +386,7 @@ keel_lsda:
     smap = sym super::usercopy::HAS_SMAP,
     user_sp = const OFFSET_USER_SP,
     kernel_sp = const OFFSET_KERNEL_SP,
+    interrupt_sp = const OFFSET_INTERRUPT_SP,
     current = const OFFSET_CURRENT,
     work = const OFFSET_WORK,
     user_cs = const USER_CS,
@@ -364,3 +395,13 @@ keel_lsda:
     not_free_flags = const !(FREE_FLAGS as i64),
     gs_base_msr = const IA32_GS_BASE,
 );
+
+/// Handles an interrupt that came while the kernel ran, on this CPU's interrupt stack.
+///
+/// Called by interrupt entry alone, with interrupts off.
+#[inline]
+pub(super) fn on_interrupt_stack(vector: u8) {
+    // SAFETY: the CPU's own stack, which nobody else uses now (E4), or where there is none yet, the current one. The
+    // function keeps what the calling convention says.
+    unsafe { keel_on_interrupt_stack(vector) };
+}

@@ -5,7 +5,8 @@
 //! page fault   upcall page_fault, interrupts on       in a user copy: upcall (may sleep), else fix-up; else oops
 //! exception    upcall user_exception                  fix-up if the instruction has one, else oops
 //! #DB          the same with DR6, unless it is stale  ignored: a user copy met a watched address
-//! interrupt    irq::interrupt                         the same, then preemption if wanted and allowed
+//! interrupt    irq::interrupt                         the same on the CPU's interrupt stack; back on the thread's,
+//!                                                     preemption if wanted and allowed
 //! ```
 //!
 //! A page fault is passed on only from contexts that may sleep: a copy with preemption or interrupts off (the
@@ -17,7 +18,7 @@ use core::sync::atomic::Ordering;
 
 use super::cpulocal::{self, HARDIRQ, NMI};
 use super::debug::{NEED_DEBUG, NO_TSC};
-use super::entry::{FREE_FLAGS, USER_FLAGS};
+use super::entry::{self, FREE_FLAGS, USER_FLAGS};
 use super::fpu::{self, NEED_LOAD};
 use super::gdt::{USER_CS, USER_DS};
 use super::ports::{self, NEED_PORTS};
@@ -74,11 +75,21 @@ pub(super) extern "C-unwind" fn trap(regs: &mut UserRegs) {
 
 fn interrupt(vector: u8, regs: &UserRegs) {
     cpulocal::preempt_add(HARDIRQ);
-    super::irq::interrupt(vector, from_user(regs));
+    if from_user(regs) {
+        // The thread's stack is empty.
+        super::irq::interrupt(vector, true);
+    } else {
+        entry::on_interrupt_stack(vector);
+    }
     cpulocal::preempt_add(-HARDIRQ);
     if !from_user(regs) && regs.rflags & RFLAGS_IF != 0 {
         preempt::preempt_interrupted();
     }
+}
+
+/// An interrupt that came while the kernel ran, on the CPU's interrupt stack.
+pub(super) extern "C-unwind" fn kernel_interrupt(vector: u8) {
+    super::irq::interrupt(vector, false);
 }
 
 #[inline]

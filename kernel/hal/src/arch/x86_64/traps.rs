@@ -1,6 +1,7 @@
 //! Switching traps on: what boot code calls on each CPU.
 
 use super::cpulocal::{self, CpuLocal};
+use super::stack::KernelStack;
 use super::{fpu, gdt, idt, pku, thread, usercopy};
 use core::sync::atomic::Ordering;
 
@@ -29,10 +30,19 @@ pub(crate) unsafe fn init_cpu(cpu: &'static CpuLocal) {
 }
 
 /// The rest, once the CPU's features are on (`cpu::enable_features`) and the heap works: vector registers, and the
-/// running code becomes the CPU's first thread.
+/// running code becomes the CPU's first thread. Interrupts get their stack.
 pub(crate) fn init_thread() {
     pku::init();
     fpu::init_cpu();
     let thread = crate::thread::adopt();
-    cpulocal::this().current.store(thread.cast_mut(), Ordering::Relaxed);
+    let cpu = cpulocal::this();
+    cpu.current.store(thread.cast_mut(), Ordering::Relaxed);
+    match KernelStack::new() {
+        Ok(stack) => {
+            cpu.interrupt_sp.store(stack.top(), Ordering::Relaxed);
+            // The CPU keeps it for ever.
+            core::mem::forget(stack);
+        }
+        Err(_) => log::warn!("no memory for the interrupt stack of CPU {}", cpu.id),
+    }
 }
