@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Platform;
 use super::disk::{boot, check, make_empty};
-use super::tally::{Tally, Verdict};
+use super::tally::{TRIES, Tally, Verdict};
 use crate::guest::GuestArgs;
 use crate::{linux, paths};
 
@@ -84,47 +84,67 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
             continue;
         }
         let path = paths::logs()?.join(format!("vanish-{}-{platform}.ext4", std::process::id()));
-        let verdict = Verdict::of(tell(case, platform, &path));
+        if platform.smp == 1 && linux::modules().is_ok() {
+            try_linux(tally, &name, case, platform, &path);
+        }
+        let verdict = Verdict::of(tell(case, "keel", platform, &path));
         let _ = fs::remove_file(&path);
         tally.note(&name, verdict);
     }
     Ok(())
 }
 
-fn tell(case: &Case, platform: &Platform, path: &Path) -> Result<()> {
-    let has_linux = platform.smp == 1 && linux::modules().is_ok();
-    let kernels = if has_linux { &["linux", "keel"][..] } else { &["keel"] };
-    for kernel in kernels {
-        make_empty(path, &["-t", "ext4"])?;
-        let mut guest = GuestArgs {
-            kernel: (*kernel).to_owned(),
-            debug: platform.debug && *kernel == "keel",
-            ..platform.guest("tiny", None)
-        };
-        let disk = match case.bus {
-            Bus::Virtio => {
-                guest.disks = vec![path.to_owned()];
-                "vda"
+/// Linux is asked for what is expected of both, up to [`TRIES`] times: on a busy machine it hangs now and then in the removal
+/// of an NVMe controller whose file system is written to.
+fn try_linux(tally: &Tally, name: &str, case: &Case, platform: &Platform, path: &Path) {
+    let name = format!("{name}, on Linux");
+    let mut before = None;
+    for _ in 0..TRIES {
+        let verdict = Verdict::of(tell(case, "linux", platform, path));
+        if verdict == Verdict::Passed {
+            if let Some(before) = &before {
+                tally.note_flaky(&name, before);
             }
-            Bus::Nvme => {
-                guest.nvme_disks = vec![path.to_owned()];
-                "nvme0n1"
-            }
-        };
-        // Linux stops an NVMe controller before it writes what is dirty.
-        let synced = if matches!(case.bus, Bus::Virtio) { "dirty\n" } else { "" };
-        let (command, expected) = match case.command {
-            "" => (
-                format!("{IN_USE}{BACK}"),
-                format!("{IN_USE_SAYS}100000\n{synced}{BACK_SAYS}remove {disk}\nadd {disk}\n"),
-            ),
-            command => (command.to_owned(), case.expected.to_owned()),
-        };
-        let said = boot(&guest, &format!("D={disk}; {FIND}{{ {command} }} 2>&1 | grep -v Terminated"))?;
-        ensure!(said == expected, "{kernel} said:\n{said}instead of:\n{expected}");
-        if case.command.is_empty() {
-            check(path).with_context(|| format!("after {kernel}"))?;
+            return;
         }
+        before = Some(verdict);
+    }
+    if let Some(verdict) = before {
+        tally.note(&name, verdict);
+    }
+}
+
+/// Runs the case on `kernel`, and compares.
+fn tell(case: &Case, kernel: &str, platform: &Platform, path: &Path) -> Result<()> {
+    make_empty(path, &["-t", "ext4"])?;
+    let mut guest = GuestArgs {
+        kernel: kernel.to_owned(),
+        debug: platform.debug && kernel == "keel",
+        ..platform.guest("tiny", None)
+    };
+    let disk = match case.bus {
+        Bus::Virtio => {
+            guest.disks = vec![path.to_owned()];
+            "vda"
+        }
+        Bus::Nvme => {
+            guest.nvme_disks = vec![path.to_owned()];
+            "nvme0n1"
+        }
+    };
+    // Linux stops an NVMe controller before it writes what is dirty.
+    let synced = if matches!(case.bus, Bus::Virtio) { "dirty\n" } else { "" };
+    let (command, expected) = match case.command {
+        "" => (
+            format!("{IN_USE}{BACK}"),
+            format!("{IN_USE_SAYS}100000\n{synced}{BACK_SAYS}remove {disk}\nadd {disk}\n"),
+        ),
+        command => (command.to_owned(), case.expected.to_owned()),
+    };
+    let said = boot(&guest, &format!("D={disk}; {FIND}{{ {command} }} 2>&1 | grep -v Terminated"))?;
+    ensure!(said == expected, "{kernel} said:\n{said}instead of:\n{expected}");
+    if case.command.is_empty() {
+        check(path).with_context(|| format!("after {kernel}"))?;
     }
     Ok(())
 }
