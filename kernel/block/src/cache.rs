@@ -1,11 +1,14 @@
 //! The page cache of a block device: what read(2) and write(2) on /dev/vda and file systems' metadata go through.
 
+use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::{Errno, Result};
 use hal::frame::Frame;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
-use mm::{Mapping, PageSource};
+use mm::{Mapping, PageSource, Reading};
+use sched::Completion;
 
 use crate::SECTOR_SHIFT;
 use crate::bio::Bio;
@@ -16,28 +19,81 @@ struct DevicePages {
 }
 
 impl DevicePages {
-    /// The device, and how many bytes of page `idx` it has.
-    fn locate(&self, idx: u64) -> Result<(Arc<BlockDevice>, usize)> {
+    /// The device, and how many bytes of the `nr` pages from `first` on it has, at least one.
+    fn locate(&self, first: u64, nr: usize) -> Result<(Arc<BlockDevice>, usize)> {
         let device = self.device.upgrade().ok_or(Errno::EIO)?;
-        let left = device.len_bytes().saturating_sub(idx << PAGE_SHIFT);
-        let len = usize::try_from(left).unwrap_or(usize::MAX).min(PAGE_SIZE);
+        let left = device.len_bytes().saturating_sub(first << PAGE_SHIFT);
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(nr * PAGE_SIZE);
         if len == 0 { Err(Errno::EIO) } else { Ok((device, len)) }
+    }
+
+    /// A read of the pages from `first` on into `frames`, which are zeroed where the device ends before them.
+    fn read(&self, first: u64, frames: &[Frame]) -> Result<(Arc<BlockDevice>, Bio)> {
+        let (device, len) = self.locate(first, frames.len())?;
+        for (frame, start) in frames.iter().zip((0..).step_by(PAGE_SIZE)).skip(len / PAGE_SIZE) {
+            frame.zero(len.saturating_sub(start).min(PAGE_SIZE)..PAGE_SIZE);
+        }
+        let mut bio = Bio::read(first << (PAGE_SHIFT - SECTOR_SHIFT));
+        bio.add_frames(frames, 0, len)?;
+        Ok((device, bio))
+    }
+}
+
+/// A read that its reader does not wait for yet.
+struct Ahead(Arc<Outcome>);
+
+/// How it ends.
+struct Outcome {
+    /// An error's number, or 0.
+    error: AtomicU32,
+    done: Completion,
+}
+
+impl Reading for Ahead {
+    fn wait(self: Box<Self>) -> Result<()> {
+        self.0.done.wait();
+        match self.0.error.load(Ordering::Acquire) {
+            0 => Ok(()),
+            raw => Err(Errno::new(raw as i32).unwrap_or(Errno::EIO)),
+        }
     }
 }
 
 impl PageSource for DevicePages {
     fn read_page(&self, idx: u64, frame: &Frame) -> Result<()> {
-        let (device, len) = self.locate(idx)?;
-        frame.zero(len..PAGE_SIZE);
-        let mut bio = Bio::read(idx << (PAGE_SHIFT - SECTOR_SHIFT));
-        bio.add(frame.clone(), 0, len)?;
+        self.read_pages(idx, core::slice::from_ref(frame))
+    }
+
+    fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        let (device, bio) = self.read(first, frames)?;
         device.submit_and_wait(bio)
     }
 
+    fn begin_read(&self, first: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {
+        let (device, bio) = self.read(first, frames)?;
+        let outcome = Arc::new(Outcome { error: AtomicU32::new(0), done: Completion::new() });
+        let reading = Ahead(outcome.clone());
+        device.submit(bio.on_done(move |result, _| {
+            if let Err(errno) = result {
+                outcome.error.store(errno.number().unsigned_abs(), Ordering::Release);
+            }
+            outcome.done.complete();
+        }));
+        Ok(Some(Box::new(reading)))
+    }
+
+    fn max_ahead(&self) -> usize {
+        self.device.upgrade().map_or(1, |device| device.disk().read_ahead_pages())
+    }
+
     fn write_page(&self, idx: u64, frame: &Frame) -> Result<()> {
-        let (device, len) = self.locate(idx)?;
-        let mut bio = Bio::write(idx << (PAGE_SHIFT - SECTOR_SHIFT));
-        bio.add(frame.clone(), 0, len)?;
+        self.write_pages(idx, core::slice::from_ref(frame))
+    }
+
+    fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        let (device, len) = self.locate(first, frames.len())?;
+        let mut bio = Bio::write(first << (PAGE_SHIFT - SECTOR_SHIFT));
+        bio.add_frames(frames, 0, len)?;
         device.submit_and_wait(bio)
     }
 }

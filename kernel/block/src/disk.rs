@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
-use hal::UserAddr;
 use hal::sync::IrqLock;
+use hal::{PAGE_SIZE, UserAddr};
 use sched::WaitQueue;
 
 use crate::bio::{Bio, Most};
@@ -98,6 +98,20 @@ pub struct Limits {
     pub is_rotational: bool,
 }
 
+/// In KiB: what makes a request worth its interrupt.
+const LEAST_READ_AHEAD: u32 = 512;
+
+impl Limits {
+    /// The read-ahead that a disk begins with, in KiB: two of its best accesses, for one with moving parts of its largest.
+    ///
+    /// LINUX: where that is nothing, 128.
+    fn read_ahead_kb(&self) -> u32 {
+        let largest = if self.is_rotational { self.max_sectors.saturating_mul(512) } else { 0 };
+        let best = if self.io_opt == 0 { largest } else { self.io_opt };
+        (best.saturating_mul(2) / 1024).max(LEAST_READ_AHEAD)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -181,6 +195,8 @@ pub struct Disk {
     queues: Box<[Queue]>,
     capacity: AtomicU64,
     has_volatile_cache: AtomicBool,
+    /// In KiB.
+    read_ahead: AtomicU32,
     is_alive: AtomicBool,
     /// Are partitions looked for?
     has_partscan: AtomicBool,
@@ -207,6 +223,7 @@ impl Disk {
         Arc::new(Disk {
             capacity: AtomicU64::new(info.capacity),
             has_volatile_cache: AtomicBool::new(info.limits.has_volatile_cache),
+            read_ahead: AtomicU32::new(info.limits.read_ahead_kb()),
             is_alive: AtomicBool::new(true),
             has_partscan: AtomicBool::new(info.minors > 1),
             sequence: NEXT_SEQUENCE.fetch_add(1, Ordering::Relaxed),
@@ -276,6 +293,21 @@ impl Disk {
     /// Corrects what is believed about the write cache (/sys/block/*/queue/write_cache).
     pub fn set_volatile_cache(&self, has: bool) {
         self.has_volatile_cache.store(has, Ordering::Relaxed);
+    }
+
+    /// Most KiB that are read at once ahead of who reads in order (/sys/block/*/queue/read_ahead_kb).
+    pub fn read_ahead_kb(&self) -> u32 {
+        self.read_ahead.load(Ordering::Relaxed)
+    }
+
+    /// Sets it; of parts of a page nothing comes.
+    pub fn set_read_ahead_kb(&self, kib: u32) {
+        self.read_ahead.store(kib & !(PAGE_SIZE as u32 / 1024 - 1), Ordering::Relaxed);
+    }
+
+    /// The same in pages.
+    pub fn read_ahead_pages(&self) -> usize {
+        self.read_ahead_kb() as usize * 1024 / PAGE_SIZE
     }
 
     /// Is the hardware still there?

@@ -384,6 +384,34 @@ fn the_cache_of_an_odd_sized_device_ends_with_it() {
 }
 
 #[test]
+fn a_device_is_read_as_far_ahead_as_its_disk_says() {
+    let image = pattern(1 << 20);
+    for (kib, requests) in [(512, 3..=10), (4, 256..=256), (0, 256..=256)] {
+        let limits = Limits { max_sectors: 2048, ..Limits::default() };
+        let (memory, device) = MemDisk::from_image(&image, limits).unwrap();
+        assert_eq!(device.disk().read_ahead_kb(), 512);
+        device.disk().set_read_ahead_kb(kib);
+        let seen = Arc::new(AtomicUsize::new(0));
+        let count = seen.clone();
+        memory.set_fault(move |_, _, _| {
+            count.fetch_add(1, SeqCst);
+            Ok(())
+        });
+        let mapping = device.mapping();
+        let mut bytes = vec![0; image.len()];
+        for (nr, piece) in bytes.chunks_mut(PAGE_SIZE).enumerate() {
+            mapping.read((nr * PAGE_SIZE) as u64, &mut hal::uio::Dest::kernel(piece)).unwrap();
+        }
+        assert!(bytes == image && requests.contains(&seen.load(SeqCst)), "{kib}: {}", seen.load(SeqCst));
+    }
+    let turning = Limits { is_rotational: true, ..Limits::default() };
+    let (_memory, device) = MemDisk::from_image(&image, turning).unwrap();
+    assert_eq!(device.disk().read_ahead_kb(), 2 * 1280);
+    device.disk().set_read_ahead_kb(131);
+    assert_eq!(device.disk().read_ahead_pages(), 32);
+}
+
+#[test]
 fn a_dead_disk_keeps_its_size_of_nothing() {
     let (_slow, device) = Slow::disk(1, 4);
     remove_disk(device.disk());

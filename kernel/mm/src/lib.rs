@@ -48,7 +48,7 @@ pub mod watch;
 pub use fault::{FaultError, FaultKind};
 pub use layout::{Layout, Randomness};
 pub use map::MapRequest;
-pub use mapping::{Huge, Mapping, PagePart, PageSource, Shmem, ShmemObject};
+pub use mapping::{Huge, Mapping, PagePart, PageSource, Reading, Shmem, ShmemObject};
 pub use pin::PinnedPage;
 pub use policy::Policy;
 pub use protect::OnFault;

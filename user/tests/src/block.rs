@@ -8,7 +8,7 @@ tests!(
     "block":
     disk_sizes_agree, disk_keeps_what_is_written, disk_ends_where_it_ends, direct_io_is_coherent,
     direct_io_wants_whole_blocks, exclusive_opens, zeroing_a_range, partitions_come_and_go,
-    loop_device_shows_its_file, loop_device_rules,
+    read_ahead_is_set, loop_device_shows_its_file, loop_device_rules,
 );
 
 const DISK: &str = "/dev/vda";
@@ -18,6 +18,8 @@ const BLKROGET: u32 = 0x125e;
 const BLKRRPART: u32 = 0x125f;
 const BLKGETSIZE: u32 = 0x1260;
 const BLKFLSBUF: u32 = 0x1261;
+const BLKRASET: u32 = 0x1262;
+const BLKRAGET: u32 = 0x1263;
 const BLKSSZGET: u32 = 0x1268;
 const BLKPG: u32 = 0x1269;
 const BLKPBSZGET: u32 = 0x127b;
@@ -181,6 +183,37 @@ fn partitions_come_and_go() {
     assert_eq!(sys!(SYS_ioctl, fd, BLKPG, &arg), Err(ENXIO));
     assert!(!slurp("/proc/partitions").contains("vda1"));
     assert_eq!(pwrite(fd, &[0; 512], 0), Ok(512));
+}
+
+/// Requests that reading the first MiB in order takes. Linux looks at the setting when the device is opened.
+fn reads_of_a_mib() -> u64 {
+    let fd = disk(O_RDONLY);
+    let reads = || -> u64 {
+        slurp("/sys/block/vda/stat").split_whitespace().next().unwrap().parse().unwrap()
+    };
+    assert_eq!(sys!(SYS_ioctl, fd, BLKFLSBUF, 0), Ok(0));
+    let before = reads();
+    for at in (0..1 << 20).step_by(4096) {
+        assert_eq!(pread(fd, 4096, at).unwrap().len(), 4096);
+    }
+    close(fd);
+    reads() - before
+}
+
+fn read_ahead_is_set() {
+    let fd = disk(O_RDONLY);
+    let queue = "/sys/block/vda/queue/read_ahead_kb";
+    let first = slurp(queue);
+    assert_eq!(u64_of(fd, BLKRAGET), 2 * first.trim().parse::<u64>().unwrap());
+    write_file(queue, "256").unwrap();
+    assert_eq!((slurp(queue).as_str(), u64_of(fd, BLKRAGET)), ("256\n", 512));
+    let few = reads_of_a_mib();
+    assert_eq!(sys!(SYS_ioctl, fd, BLKRASET, 8), Ok(0));
+    assert_eq!((slurp(queue).as_str(), u64_of(fd, BLKRAGET)), ("4\n", 8));
+    let many = reads_of_a_mib();
+    assert!(few < 20 && many > 200, "{few} and {many} requests");
+    assert_eq!(write_file(queue, "much"), Err(EINVAL));
+    write_file(queue, &first).unwrap();
 }
 
 /// A free loop device: its number and a descriptor.

@@ -19,8 +19,8 @@ const MAJOR: u32 = 254;
 const MINORS: u32 = 16;
 /// Descriptors of a queue at most.
 const MAX_QUEUE_SIZE: u16 = 256;
-/// Largest request in sectors: 1280 KiB, as on Linux.
-const MAX_SECTORS: u32 = 2560;
+/// Largest request in sectors: 4 MiB, as on Linux.
+const MAX_SECTORS: u32 = 8192;
 
 // Feature bits.
 const SEG_MAX: u32 = 2;
@@ -79,6 +79,8 @@ fn limits(device: &Device) -> Limits {
         io_min: block,
         max_sectors: MAX_SECTORS,
         max_segments: MAX_PIECES as u16,
+        // Nobody knows what is behind it: long requests do no harm.
+        is_rotational: true,
         ..Limits::default()
     };
     if device.has(SEG_MAX) {

@@ -41,9 +41,6 @@ const BLKGETDISKSEQ: u32 = 0x8008_1280;
 const BLKGETZONESZ: u32 = 0x8004_1284;
 const BLKGETNRZONES: u32 = 0x8004_1285;
 
-/// The read-ahead that is reported, in sectors: 128 KiB.
-const READ_AHEAD: u64 = 256;
-
 const BLKPG_ADD_PARTITION: i32 = 1;
 const BLKPG_DEL_PARTITION: i32 = 2;
 const BLKPG_RESIZE_PARTITION: i32 = 3;
@@ -65,10 +62,15 @@ pub(crate) fn ioctl(open: &BlockFile, file: &Arc<File>, cmd: u32, arg: UserAddr)
         BLKBSZGET => put(arg, device.block_size()),
         BLKALIGNOFF | BLKDISCARDZEROES | BLKGETZONESZ | BLKGETNRZONES => put(arg, 0),
         BLKRAGET | BLKFRAGET => {
-            user::write(arg, &READ_AHEAD)?;
+            user::write(arg, &(u64::from(device.disk().read_ahead_kb()) * 2))?;
             Ok(0)
         }
-        BLKRASET | BLKFRASET => require_admin(file).map(|()| 0),
+        BLKRASET | BLKFRASET => {
+            require_admin(file)?;
+            // The argument is the number itself.
+            device.disk().set_read_ahead_kb(u32::try_from(arg.0 / 2).unwrap_or(u32::MAX));
+            Ok(0)
+        }
         BLKSECTGET => {
             user::write(arg, &u16::try_from(limits.max_sectors).unwrap_or(u16::MAX))?;
             Ok(0)

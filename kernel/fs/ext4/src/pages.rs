@@ -646,6 +646,10 @@ impl PageSource for Node {
         Ok(Some(Box::new(Ahead { started: transfer.begin(), first, frames: kept, size })))
     }
 
+    fn max_ahead(&self) -> usize {
+        self.fs.disk.device().disk().read_ahead_pages()
+    }
+
     fn write_page(&self, idx: u64, frame: &Frame) -> Result<()> {
         self.write_pages(idx, core::slice::from_ref(frame))
     }

@@ -299,6 +299,10 @@ impl PageSource for Node {
         Ok(())
     }
 
+    fn max_ahead(&self) -> usize {
+        self.fs.device.disk().read_ahead_pages()
+    }
+
     fn write_page(&self, idx: u64, frame: &Frame) -> Result<()> {
         self.write_pages(idx, core::slice::from_ref(frame))
     }

@@ -1,13 +1,16 @@
 //! The `queue` directory of a disk (Documentation/ABI/stable/sysfs-block).
 
+use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use block::BlockDevice;
+use vfs::put;
 
-use crate::place::{Items, value};
+use crate::place::{Item, Items, setting, value};
+use crate::thp::number;
 
 /// The attributes, which describe what the hardware can take.
 pub(crate) fn attributes(device: &Arc<BlockDevice>) -> Items {
@@ -40,7 +43,7 @@ pub(crate) fn attributes(device: &Arc<BlockDevice>) -> Items {
         value("nr_zones", "0"),
         value("optimal_io_size", number(limits.io_opt)),
         value("physical_block_size", number(limits.physical_block_size)),
-        value("read_ahead_kb", "128"),
+        read_ahead(device),
         value("rotational", flag(limits.is_rotational)),
         value("rq_affinity", "1"),
         value("scheduler", "[mq-deadline]"),
@@ -49,4 +52,20 @@ pub(crate) fn attributes(device: &Arc<BlockDevice>) -> Items {
         value("write_zeroes_max_bytes", bytes(limits.max_write_zeroes_sectors)),
         value("zoned", "none"),
     ])
+}
+
+/// `EINVAL`: no number.
+fn read_ahead(device: &Arc<BlockDevice>) -> (Cow<'static, str>, Item) {
+    let (shown, set) = (device.disk().clone(), device.disk().clone());
+    setting(
+        "read_ahead_kb",
+        move |out| {
+            put!(out, "{}\n", shown.read_ahead_kb());
+            Ok(())
+        },
+        move |text| {
+            set.set_read_ahead_kb(number(text, 0..=u32::MAX.into())? as u32);
+            Ok(())
+        },
+    )
 }

@@ -19,7 +19,6 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use abi::{Errno, Result};
-use arrayvec::ArrayVec;
 use hal::frame::Frame;
 use hal::sync::SpinLock;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
@@ -27,9 +26,7 @@ use hal::{PAGE_SHIFT, PAGE_SIZE};
 use super::{Mapping, Pages, Reading, Source, page_flags};
 use crate::oom;
 
-/// Most pages read at once.
-const MAX_AHEAD: usize = 128;
-/// Pages read at a miss that continues nothing.
+/// Pages read at a miss that continues nothing, if the source takes as many.
 const FIRST_AHEAD: u32 = 8;
 
 /// Where the last read ended. Guarded by `filling`; atomics, as there is no other way to change it there.
@@ -134,13 +131,25 @@ impl Ahead {
         self.is_under_way.store(false, Relaxed);
     }
 
-    /// How many pages to read at a miss of `idx`.
-    fn window(&self, idx: u64) -> usize {
+    /// Forgets what is on its way if it has pages of `range`: how many that were.
+    pub(super) fn forget_in(&self, range: &Range<u64>, under_way: &mut Option<UnderWay>) -> usize {
+        let Some(UnderWay { first, frames, .. }) = under_way else { return 0 };
+        let nr = frames.len();
+        if *first >= range.end || *first + nr as u64 <= range.start {
+            return 0;
+        }
+        self.forget(under_way);
+        nr
+    }
+
+    /// How many pages to read at a miss of `idx`, at least one and at most `max`.
+    fn window(&self, idx: u64, max: usize) -> usize {
         let len = if idx == self.next.load(Relaxed) && idx != 0 {
-            (self.len.load(Relaxed) * 2).min(MAX_AHEAD as u32)
+            self.len.load(Relaxed).saturating_mul(2)
         } else {
             FIRST_AHEAD
         };
+        let len = len.min(u32::try_from(max).unwrap_or(u32::MAX)).max(1);
         self.len.store(len, Relaxed);
         len as usize
     }
@@ -170,7 +179,8 @@ impl Mapping {
             let frame = oom::alloc_zeroed()?;
             return self.insert(idx, frame);
         }
-        let wanted = pages.ahead.window(idx).min(usize::try_from(end - idx).unwrap_or(usize::MAX));
+        let window = pages.ahead.window(idx, pages.source.max_ahead());
+        let wanted = window.min(usize::try_from(end - idx).unwrap_or(usize::MAX));
         let frame = self.read_run(pages, idx, wanted)?;
         if wanted > FIRST_AHEAD as usize {
             self.begin_next(pages, &mut filling, NOW + 1);
@@ -231,7 +241,8 @@ impl Mapping {
         }
         let first = pages.ahead.next.load(Relaxed);
         let end = self.size().div_ceil(PAGE_SIZE as u64);
-        let wanted = (pages.ahead.window(first) as u64).min(end.saturating_sub(first));
+        let window = pages.ahead.window(first, pages.source.max_ahead());
+        let wanted = (window as u64).min(end.saturating_sub(first));
         if wanted == 0 {
             return;
         }
@@ -267,13 +278,7 @@ impl Mapping {
             return 0;
         }
         let Some(mut filling) = pages.filling.try_lock() else { return 0 };
-        let Some(UnderWay { first, frames, .. }) = &*filling else { return 0 };
-        let nr = frames.len();
-        if *first >= range.end || first + nr as u64 <= range.start {
-            return 0;
-        }
-        pages.ahead.forget(&mut filling);
-        nr
+        pages.ahead.forget_in(&range, &mut filling)
     }
 
     /// As [`drop_ahead`](Self::drop_ahead) for reclaim: only when it meets the same pages again, so that a file that is being
@@ -285,11 +290,15 @@ impl Mapping {
     /// Reads the missing pages from `first` on, at most `wanted`; `filling` is held. Gives the first.
     fn read_run(&self, pages: &Pages, first: u64, mut wanted: usize) -> Result<Frame> {
         loop {
-            wanted = wanted.clamp(1, MAX_AHEAD);
+            wanted = wanted.max(1);
             pages.ahead.note_read(NOW, first..first + wanted as u64);
-            let mut frames = ArrayVec::<Frame, MAX_AHEAD>::new();
             // Reading ahead takes no memory from anyone.
-            let missing = self.nr_missing(first, wanted).max(1);
+            let mut missing = self.nr_missing(first, wanted).max(1);
+            let mut frames = Vec::new();
+            if frames.try_reserve_exact(missing).is_err() {
+                missing = 1;
+                frames.try_reserve_exact(1).map_err(|_| Errno::ENOMEM)?;
+            }
             Frame::alloc_user_many(missing, |frame| frames.push(frame));
             if frames.is_empty() {
                 frames.push(oom::alloc()?);
@@ -327,7 +336,8 @@ impl Mapping {
             // The file may be shorter by now.
             let end = end.min(self.size().div_ceil(PAGE_SIZE as u64));
             let wanted = usize::try_from(end.saturating_sub(idx)).unwrap_or(usize::MAX);
-            if self.get(idx).is_none() && wanted > 0 {
+            let wanted = wanted.min(pages.source.max_ahead());
+            if self.get(idx).is_none() && idx < end {
                 self.read_run(pages, idx, wanted)?;
             }
             idx += 1;

@@ -100,6 +100,9 @@ pub trait Reading: Send {
     fn wait(self: Box<Self>) -> Result<()>;
 }
 
+/// Pages read at once unless the source says otherwise: 128 KiB.
+pub const DEFAULT_AHEAD: usize = 32;
+
 /// A file system's side of the page cache.
 pub trait PageSource: Send + Sync {
     /// Fills `frame` (whose contents are arbitrary) with page `idx` of the file. May sleep.
@@ -115,6 +118,11 @@ pub trait PageSource: Send + Sync {
     fn begin_read(&self, first: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {
         let _ = (first, frames);
         Ok(None)
+    }
+
+    /// Most pages that are worth being read at once.
+    fn max_ahead(&self) -> usize {
+        DEFAULT_AHEAD
     }
 
     /// Writes page `idx` back. May sleep.

@@ -111,15 +111,15 @@ impl Mapping {
         Frozen { mapping: self, _locks: locks }
     }
 
-    /// Whether pages with bytes of `range` are cached, after those that are just being read. What is being read ahead is
+    /// Whether pages with bytes of `range` are cached, after those that are just being read. What of it is being read ahead is
     /// forgotten. May sleep.
     pub fn has_cached(&self, range: Range<u64>) -> bool {
+        let range = range.start >> PAGE_SHIFT..range.end.div_ceil(PAGE_SIZE as u64);
         if let Source::Pages(pages) = &self.source {
-            let mut filling = pages.filling.lock();
-            pages.ahead.forget(&mut filling);
+            pages.ahead.forget_in(&range, &mut pages.filling.lock());
         }
-        let (mut is_any, end) = (false, range.end.div_ceil(PAGE_SIZE as u64));
-        self.pages.lock().frames.for_each(range.start >> PAGE_SHIFT..end, |_, _| {
+        let mut is_any = false;
+        self.pages.lock().frames.for_each(range, |_, _| {
             is_any = true;
             false
         });
