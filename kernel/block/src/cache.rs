@@ -19,12 +19,12 @@ struct DevicePages {
 }
 
 impl DevicePages {
-    /// The device, and how many bytes of the `nr` pages from `first` on it has, at least one.
+    /// The device, and how many bytes it has of the `nr` pages from `first` on. `EIO`: nothing of one of them.
     fn locate(&self, first: u64, nr: usize) -> Result<(Arc<BlockDevice>, usize)> {
         let device = self.device.upgrade().ok_or(Errno::EIO)?;
         let left = device.len_bytes().saturating_sub(first << PAGE_SHIFT);
         let len = usize::try_from(left).unwrap_or(usize::MAX).min(nr * PAGE_SIZE);
-        if len == 0 { Err(Errno::EIO) } else { Ok((device, len)) }
+        if len.div_ceil(PAGE_SIZE) < nr.max(1) { Err(Errno::EIO) } else { Ok((device, len)) }
     }
 
     /// A read of the pages from `first` on into `frames`, which are zeroed where the device ends before them.
@@ -36,6 +36,14 @@ impl DevicePages {
         let mut bio = Bio::read(first << (PAGE_SHIFT - SECTOR_SHIFT));
         bio.add_frames(frames, 0, len)?;
         Ok((device, bio))
+    }
+
+    /// Writes `frames` as the pages from `first` on.
+    fn write(&self, first: u64, frames: &[Frame]) -> Result<()> {
+        let (device, len) = self.locate(first, frames.len())?;
+        let mut bio = Bio::write(first << (PAGE_SHIFT - SECTOR_SHIFT));
+        bio.add_frames(frames, 0, len)?;
+        device.submit_and_wait(bio)
     }
 }
 
@@ -69,6 +77,10 @@ impl PageSource for DevicePages {
         device.submit_and_wait(bio)
     }
 
+    fn can_begin(&self) -> bool {
+        true
+    }
+
     fn begin_read(&self, first: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {
         let (device, bio) = self.read(first, frames)?;
         let outcome = Arc::new(Outcome { error: AtomicU32::new(0), done: Completion::new() });
@@ -91,10 +103,16 @@ impl PageSource for DevicePages {
     }
 
     fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
-        let (device, len) = self.locate(first, frames.len())?;
-        let mut bio = Bio::write(first << (PAGE_SHIFT - SECTOR_SHIFT));
-        bio.add_frames(frames, 0, len)?;
-        device.submit_and_wait(bio)
+        let result = self.write(first, frames);
+        if result.is_ok() || frames.len() == 1 {
+            return result;
+        }
+        // One of them, or the memory for all at once: each is tried, whatever becomes of the others.
+        let mut result = Ok(());
+        for (idx, frame) in (first..).zip(frames) {
+            result = result.and(self.write(idx, core::slice::from_ref(frame)));
+        }
+        result
     }
 }
 

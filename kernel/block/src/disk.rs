@@ -98,17 +98,17 @@ pub struct Limits {
     pub is_rotational: bool,
 }
 
-/// In KiB: what makes a request worth its interrupt.
-const LEAST_READ_AHEAD: u32 = 512;
+/// The read-ahead that a disk begins with, in KiB: what makes a request worth its interrupt.
+///
+/// LINUX: 128, and twice the largest request for disks with moving parts, as most virtual ones seem to be: 8192.
+const FIRST_READ_AHEAD: u32 = 1024;
+/// Most that comes of a setting.
+const MAX_READ_AHEAD: u32 = 64 * 1024;
 
 impl Limits {
-    /// The read-ahead that a disk begins with, in KiB: two of its best accesses, for one with moving parts of its largest.
-    ///
-    /// LINUX: where that is nothing, 128.
+    /// The read-ahead that a disk begins with, in KiB.
     fn read_ahead_kb(&self) -> u32 {
-        let largest = if self.is_rotational { self.max_sectors.saturating_mul(512) } else { 0 };
-        let best = if self.io_opt == 0 { largest } else { self.io_opt };
-        (best.saturating_mul(2) / 1024).max(LEAST_READ_AHEAD)
+        (self.io_opt.saturating_mul(2) / 1024).clamp(FIRST_READ_AHEAD, MAX_READ_AHEAD)
     }
 }
 
@@ -300,9 +300,9 @@ impl Disk {
         self.read_ahead.load(Ordering::Relaxed)
     }
 
-    /// Sets it; of parts of a page nothing comes.
+    /// Sets it, to 64 MiB at most; of parts of a page nothing comes.
     pub fn set_read_ahead_kb(&self, kib: u32) {
-        self.read_ahead.store(kib & !(PAGE_SIZE as u32 / 1024 - 1), Ordering::Relaxed);
+        self.read_ahead.store(kib.min(MAX_READ_AHEAD) & !(PAGE_SIZE as u32 / 1024 - 1), Ordering::Relaxed);
     }
 
     /// The same in pages.

@@ -13,6 +13,7 @@ tests!(
 
 const DISK: &str = "/dev/vda";
 const DISK_SIZE: u64 = 16 << 20;
+const READ_AHEAD: &str = "/sys/block/vda/queue/read_ahead_kb";
 
 const BLKROGET: u32 = 0x125e;
 const BLKRRPART: u32 = 0x125f;
@@ -200,20 +201,28 @@ fn reads_of_a_mib() -> u64 {
     reads() - before
 }
 
+/// Sets it back.
+struct ReadAhead(String);
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        let _ = write_file(READ_AHEAD, &self.0);
+    }
+}
+
 fn read_ahead_is_set() {
     let fd = disk(O_RDONLY);
-    let queue = "/sys/block/vda/queue/read_ahead_kb";
-    let first = slurp(queue);
+    let first = slurp(READ_AHEAD);
     assert_eq!(u64_of(fd, BLKRAGET), 2 * first.trim().parse::<u64>().unwrap());
-    write_file(queue, "256").unwrap();
-    assert_eq!((slurp(queue).as_str(), u64_of(fd, BLKRAGET)), ("256\n", 512));
+    let _restore = ReadAhead(first);
+    write_file(READ_AHEAD, "256").unwrap();
+    assert_eq!((slurp(READ_AHEAD).as_str(), u64_of(fd, BLKRAGET)), ("256\n", 512));
     let few = reads_of_a_mib();
     assert_eq!(sys!(SYS_ioctl, fd, BLKRASET, 8), Ok(0));
-    assert_eq!((slurp(queue).as_str(), u64_of(fd, BLKRAGET)), ("4\n", 8));
+    assert_eq!((slurp(READ_AHEAD).as_str(), u64_of(fd, BLKRAGET)), ("4\n", 8));
     let many = reads_of_a_mib();
     assert!(few < 20 && many > 200, "{few} and {many} requests");
-    assert_eq!(write_file(queue, "much"), Err(EINVAL));
-    write_file(queue, &first).unwrap();
+    assert_eq!(write_file(READ_AHEAD, "much"), Err(EINVAL));
 }
 
 /// A free loop device: its number and a descriptor.

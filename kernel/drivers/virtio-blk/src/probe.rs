@@ -79,7 +79,7 @@ fn limits(device: &Device) -> Limits {
         io_min: block,
         max_sectors: MAX_SECTORS,
         max_segments: MAX_PIECES as u16,
-        // Nobody knows what is behind it: long requests do no harm.
+        // Nobody knows what is behind it.
         is_rotational: true,
         ..Limits::default()
     };

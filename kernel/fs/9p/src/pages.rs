@@ -7,7 +7,7 @@ use abi::fs::OpenFlags;
 use abi::{Errno, Result};
 use hal::frame::Frame;
 use hal::{PAGE_SHIFT, PAGE_SIZE};
-use mm::mapping::PageSource;
+use mm::mapping::{DEFAULT_AHEAD, PageSource};
 use sched::Interruptible;
 
 use crate::channel::Part;
@@ -101,6 +101,11 @@ impl Node {
 impl PageSource for Node {
     fn read_page(&self, idx: u64, frame: &Frame) -> Result<()> {
         self.read_pages(idx, core::slice::from_ref(frame))
+    }
+
+    fn max_ahead(&self) -> usize {
+        // A request's worth, and what Linux reads ahead of small ones.
+        (self.fs.client.payload() as usize / PAGE_SIZE).max(DEFAULT_AHEAD)
     }
 
     fn read_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {

@@ -190,7 +190,11 @@ impl FileOps for BlockFile {
             return Err(Errno::EINVAL);
         }
         self.drop_cached(offset, end)?;
-        self.device.write_zeroes(offset >> block::SECTOR_SHIFT, (end - offset) >> block::SECTOR_SHIFT, flags)
+        let (sector, nr) = (offset >> block::SECTOR_SHIFT, (end - offset) >> block::SECTOR_SHIFT);
+        let zeroed = self.device.write_zeroes(sector, nr, flags);
+        // What was read meanwhile is old.
+        let dropped = self.drop_cached(offset, end);
+        zeroed.and(dropped)
     }
 
     fn check_flags(&self, _file: &File, _flags: OpenFlags) -> Result<()> {

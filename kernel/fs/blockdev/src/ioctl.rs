@@ -200,10 +200,12 @@ fn clear(open: &BlockFile, file: &File, cmd: u32, arg: UserAddr) -> Result<usize
     }
     open.drop_cached(start, end)?;
     let (sector, nr_sectors) = (start >> SECTOR_SHIFT, len >> SECTOR_SHIFT);
-    if cmd == BLKDISCARD {
-        device.discard(sector, nr_sectors)?;
+    let done = if cmd == BLKDISCARD {
+        device.discard(sector, nr_sectors)
     } else {
-        device.write_zeroes(sector, nr_sectors, BioFlags::NO_UNMAP)?;
-    }
-    Ok(0)
+        device.write_zeroes(sector, nr_sectors, BioFlags::NO_UNMAP)
+    };
+    // What was read meanwhile is old.
+    let dropped = open.drop_cached(start, end);
+    done.and(dropped).map(|()| 0)
 }

@@ -215,8 +215,8 @@ pub(crate) fn has_dropped(mapping: &Arc<mm::Mapping>, range: &Range<u64>) -> Res
     if mapping.nr_pages() > 0 && mapping.count_pages(idx).dirty > 0 {
         mapping.write_back(pages.clone())?;
     }
-    // Also waits for pages that are just being read, and forgets what is being read ahead.
-    Ok(mapping.freeze().drop_unless_dirty(pages))
+    // Also waits for pages that are just being read, and forgets what of them is being read ahead.
+    Ok(mapping.freeze_for(pages.clone()).drop_unless_dirty(pages))
 }
 
 fn write_chunk(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, range: Range<u64>) -> Result<usize> {

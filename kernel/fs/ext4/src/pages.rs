@@ -630,6 +630,10 @@ impl PageSource for Node {
         self.read_frames(first, frames)
     }
 
+    fn can_begin(&self) -> bool {
+        !self.has_inline_data() && !self.journals_data()
+    }
+
     fn begin_read(&self, first: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {
         if self.has_inline_data() || self.journals_data() {
             return Ok(None);
@@ -647,7 +651,9 @@ impl PageSource for Node {
     }
 
     fn max_ahead(&self) -> usize {
-        self.fs.disk.device().disk().read_ahead_pages()
+        let max = self.fs.disk.device().disk().read_ahead_pages();
+        // Who cannot begin to read waits for all of it.
+        if self.journals_data() { max.min(mm::mapping::DEFAULT_AHEAD) } else { max }
     }
 
     fn write_page(&self, idx: u64, frame: &Frame) -> Result<()> {

@@ -300,7 +300,8 @@ impl PageSource for Node {
     }
 
     fn max_ahead(&self) -> usize {
-        self.fs.device.disk().read_ahead_pages()
+        // Whoever needs one of them waits for all.
+        self.fs.device.disk().read_ahead_pages().min(4 * mm::mapping::DEFAULT_AHEAD)
     }
 
     fn write_page(&self, idx: u64, frame: &Frame) -> Result<()> {

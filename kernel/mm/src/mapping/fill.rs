@@ -28,6 +28,8 @@ use crate::oom;
 
 /// Pages read at a miss that continues nothing, if the source takes as many.
 const FIRST_AHEAD: u32 = 8;
+/// Pages that readahead(2) reads at once at least.
+const FORCED_AHEAD: usize = 32;
 
 /// Where the last read ended. Guarded by `filling`; atomics, as there is no other way to change it there.
 #[derive(Debug)]
@@ -120,6 +122,11 @@ impl Ahead {
         }
     }
 
+    /// A window could not be read, for one of its pages: the next begin small.
+    fn note_failure(&self) {
+        self.len.store(0, Relaxed);
+    }
+
     /// Whether what was read may go into the cache, which is locked.
     fn is_fresh(&self, place: usize) -> bool {
         self.reads.lock().get(place).is_some_and(|read| !read.is_stale)
@@ -182,7 +189,7 @@ impl Mapping {
         let window = pages.ahead.window(idx, pages.source.max_ahead());
         let wanted = window.min(usize::try_from(end - idx).unwrap_or(usize::MAX));
         let frame = self.read_run(pages, idx, wanted)?;
-        if wanted > FIRST_AHEAD as usize {
+        if wanted > FIRST_AHEAD as usize && pages.ahead.len.load(Relaxed) > FIRST_AHEAD {
             self.begin_next(pages, &mut filling, NOW + 1);
         }
         Ok(frame)
@@ -193,7 +200,10 @@ impl Mapping {
         let UnderWay { first, frames, reading, place } = under_way;
         match reading.wait() {
             Ok(()) => self.insert_read(pages, place, first, frames, idx),
-            Err(_) => Ok(None),
+            Err(_) => {
+                pages.ahead.note_failure();
+                Ok(None)
+            }
         }
     }
 
@@ -204,16 +214,14 @@ impl Mapping {
         pages: &Pages,
         place: usize,
         first: u64,
-        frames: impl IntoIterator<Item = Frame, IntoIter: ExactSizeIterator>,
+        frames: Vec<Frame>,
         idx: u64,
     ) -> Result<Option<Frame>> {
-        let mut at = first;
-        let frames = frames.into_iter().inspect(|frame| {
+        for (at, frame) in (first..).zip(&frames) {
             let meta = frame.meta();
             meta.flags.store(page_flags::FILE, Relaxed);
             meta.index.store(at, Relaxed);
-            at += 1;
-        });
+        }
         let mut index = self.pages.lock();
         let is_fresh = pages.ahead.is_fresh(place);
         let inserted = if is_fresh { index.frames.insert_run(first, frames, drop) } else { 0 };
@@ -236,7 +244,7 @@ impl Mapping {
     /// Begins to read the window behind the last one, if none is on its way; `filling` is held. Without memory to spare, or a
     /// device that can, nothing.
     fn begin_next(&self, pages: &Pages, filling: &mut Option<UnderWay>, place: usize) {
-        if filling.is_some() {
+        if filling.is_some() || !pages.source.can_begin() {
             return;
         }
         let first = pages.ahead.next.load(Relaxed);
@@ -302,13 +310,14 @@ impl Mapping {
             Frame::alloc_user_many(missing, |frame| frames.push(frame));
             if frames.is_empty() {
                 frames.push(oom::alloc()?);
-                // That may have made room for the others.
-                Frame::alloc_user_many(missing - 1, |frame| frames.push(frame));
+                // That may have made room for others.
+                Frame::alloc_user_many((missing - 1).min(FIRST_AHEAD as usize), |frame| frames.push(frame));
             }
             pages.ahead.note_len(NOW, frames.len());
             if pages.source.read_pages(first, &frames).is_err() {
                 // Pages ahead may be what failed.
                 frames.truncate(1);
+                pages.ahead.note_failure();
                 pages.source.read_pages(first, &frames)?;
             }
             pages.ahead.next.store(first + frames.len() as u64, Relaxed);
@@ -336,7 +345,7 @@ impl Mapping {
             // The file may be shorter by now.
             let end = end.min(self.size().div_ceil(PAGE_SIZE as u64));
             let wanted = usize::try_from(end.saturating_sub(idx)).unwrap_or(usize::MAX);
-            let wanted = wanted.min(pages.source.max_ahead());
+            let wanted = wanted.min(pages.source.max_ahead().max(FORCED_AHEAD));
             if self.get(idx).is_none() && idx < end {
                 self.read_run(pages, idx, wanted)?;
             }

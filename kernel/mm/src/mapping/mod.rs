@@ -113,6 +113,11 @@ pub trait PageSource: Send + Sync {
         (first..).zip(frames).try_for_each(|(idx, frame)| self.read_page(idx, frame))
     }
 
+    /// Whether [`PageSource::begin_read`] is worth a try.
+    fn can_begin(&self) -> bool {
+        false
+    }
+
     /// Begins what [`PageSource::read_pages`] does, and goes on with it while the caller does something else; `None`: it cannot.
     /// Nobody may ever wait for it: the frames are kept until it is done. May sleep.
     fn begin_read(&self, first: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {

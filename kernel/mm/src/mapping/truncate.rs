@@ -53,7 +53,7 @@ impl Mapping {
     ///
     /// Private copies of mappers stay. The caller holds the inode's lock. May sleep.
     pub fn punch(&self, range: Range<u64>) {
-        self.freeze().punch(range);
+        self.freeze_for(range.clone()).punch(range);
     }
 
     fn punch_frozen(&self, range: Range<u64>) {
@@ -99,11 +99,17 @@ impl Mapping {
     /// Waits for I/O on the file's pages, and keeps new from beginning while the result lives: a file system frees
     /// the blocks of a range under it. May sleep; not to be taken inside of a transaction.
     pub fn freeze(&self) -> Frozen<'_> {
+        self.freeze_for(0..u64::MAX)
+    }
+
+    /// As [`Mapping::freeze`] for who does something to the bytes `range` alone: what is being read ahead elsewhere goes on.
+    pub fn freeze_for(&self, range: Range<u64>) -> Frozen<'_> {
+        let range = range.start >> PAGE_SHIFT..range.end.div_ceil(PAGE_SIZE as u64);
         let locks = match &self.source {
             Source::Pages(pages) => {
                 let writing = pages.writing.lock();
                 let mut filling = pages.filling.lock();
-                pages.ahead.forget(&mut filling);
+                pages.ahead.forget_in(&range, &mut filling);
                 Some((writing, filling))
             }
             Source::Shmem(_) | Source::Huge(_) => None,

@@ -1,5 +1,6 @@
 //! Tests on the hosted machine: real faults, real copies, frames counted.
 
+mod ahead;
 mod failing;
 mod moving;
 mod paths;

@@ -85,6 +85,10 @@ impl PageSource for Disk {
         Ok(())
     }
 
+    fn can_begin(&self) -> bool {
+        true
+    }
+
     fn begin_read(&self, first: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {
         self.fill(first, frames);
         self.happens(When::ReadingAhead);

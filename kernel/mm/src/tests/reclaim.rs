@@ -65,6 +65,10 @@ impl PageSource for Zeroes {
         Ok(())
     }
 
+    fn can_begin(&self) -> bool {
+        true
+    }
+
     fn begin_read(&self, _: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {
         Ok(Some(Box::new(Slow(frames.to_vec()))))
     }

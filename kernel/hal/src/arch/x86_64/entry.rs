@@ -398,10 +398,13 @@ keel_lsda:
 
 /// Handles an interrupt that came while the kernel ran, on this CPU's interrupt stack.
 ///
-/// Called by interrupt entry alone, with interrupts off.
+/// # Safety
+///
+/// 1. Interrupts are off.
+/// 2. Not called from a handler: nobody uses that stack (E4).
 #[inline]
-pub(super) fn on_interrupt_stack(vector: u8) {
-    // SAFETY: the CPU's own stack, which nobody else uses now (E4), or where there is none yet, the current one. The
-    // function keeps what the calling convention says.
+pub(super) unsafe fn on_interrupt_stack(vector: u8) {
+    // SAFETY: the CPU's own stack, by 1 and 2 ours alone, or where there is none yet, the current one. The function keeps
+    // what the calling convention says.
     unsafe { keel_on_interrupt_stack(vector) };
 }

@@ -79,7 +79,8 @@ fn interrupt(vector: u8, regs: &UserRegs) {
         // The thread's stack is empty.
         super::irq::interrupt(vector, true);
     } else {
-        entry::on_interrupt_stack(vector);
+        // SAFETY: 1. gates mask interrupts. 2. handlers keep them so, hence none was interrupted.
+        unsafe { entry::on_interrupt_stack(vector) };
     }
     cpulocal::preempt_add(-HARDIRQ);
     if !from_user(regs) && regs.rflags & RFLAGS_IF != 0 {
