@@ -112,15 +112,18 @@ static CONSOLE_LEVEL: AtomicU8 = AtomicU8::new(7);
 const MAX_WAKERS: usize = 2;
 static WAKERS: [Once<fn()>; MAX_WAKERS] = [const { Once::new() }; MAX_WAKERS];
 
-/// A line on the stack.
-struct Line {
-    bytes: [u8; MAX_LINE],
+/// Bytes for the time before a line on a console: 20 digits at most, and what is around them.
+const MAX_PREFIX: usize = 40;
+
+/// A line of up to `N` bytes on the stack.
+struct Line<const N: usize> {
+    bytes: [u8; N],
     len: usize,
 }
 
-impl Write for Line {
+impl<const N: usize> Write for Line<N> {
     fn write_str(&mut self, s: &str) -> core::fmt::Result {
-        let n = s.len().min(MAX_LINE - self.len);
+        let n = s.len().min(N - self.len);
         self.bytes[self.len..self.len + n].copy_from_slice(&s.as_bytes()[..n]);
         self.len += n;
         Ok(())
@@ -129,7 +132,7 @@ impl Write for Line {
 
 /// Adds a record and shows it on the consoles if it is serious enough. Usable anywhere.
 pub fn print(level: Level, args: core::fmt::Arguments<'_>) {
-    let mut line = Line { bytes: [0; MAX_LINE], len: 0 };
+    let mut line = Line::<MAX_LINE> { bytes: [0; MAX_LINE], len: 0 };
     let _cut = line.write_fmt(args);
     append(level as u16, &line.bytes[..line.len]);
 }
@@ -151,7 +154,7 @@ fn show(time_ns: u64, text: &[u8]) {
         crate::arch::boot::early_console(time_ns, text);
         return;
     }
-    let mut prefix = Line { bytes: [0; MAX_LINE], len: 0 };
+    let mut prefix = Line::<MAX_PREFIX> { bytes: [0; MAX_PREFIX], len: 0 };
     let _cut = write!(prefix, "[{:5}.{:06}] ", time_ns / 1_000_000_000, time_ns / 1000 % 1_000_000);
     for console in consoles.iter() {
         console.write(&prefix.bytes[..prefix.len]);

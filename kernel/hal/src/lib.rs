@@ -31,6 +31,7 @@ pub mod dma;
 mod error;
 pub mod frame;
 pub mod heap;
+pub mod in_place;
 pub mod io;
 pub mod ipi;
 pub mod irq;

@@ -156,6 +156,7 @@ fn unmap_pages(top: u64) -> [Option<Frame>; PAGES] {
 }
 
 /// Takes the frames of stacks beyond [`COMMON`] back.
+#[inline(never)]
 fn give_back() {
     const AT_ONCE: usize = 32;
     let mut tops = [0; AT_ONCE];
