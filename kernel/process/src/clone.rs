@@ -20,7 +20,7 @@ use hal::trap::UserRegs;
 use hal::{UserAddr, user};
 use limits::{Resource, UserCounts, UserResource};
 use sched::{Interruptible, Placement, WaitQueue};
-use security::{Cap, Cred, UserNs};
+use security::{Cap, Cred};
 use vfs::{FdFlags, FdTable, FsContext};
 
 use crate::family::{self, Family, adopt, lock_tree};
@@ -201,11 +201,7 @@ fn child_cred(me: &CurrentTask, flags: CloneFlags) -> Result<Arc<Cred>> {
     if !nsproxy::makes_namespaces(flags) {
         return Ok(own);
     }
-    let cred = if flags.contains(CloneFlags::NEWUSER) {
-        Arc::new(own.with_user_ns(UserNs::new_below(&own)?))
-    } else {
-        own
-    };
+    let cred = if flags.contains(CloneFlags::NEWUSER) { nsproxy::in_new_user_ns(&own)? } else { own };
     nsproxy::check_rights(&cred, flags)?;
     Ok(cred)
 }
@@ -280,6 +276,7 @@ fn affordable_threads() -> u32 {
 }
 
 /// Makes the child's task, and its process unless it is a thread. Nothing is visible yet.
+#[inline(never)]
 fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
     let flags = request.flags;
     let mut cred = child_cred(me, flags)?;
@@ -315,7 +312,7 @@ fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
     let group = if flags.contains(CloneFlags::THREAD) {
         me.group().clone()
     } else {
-        Arc::new(build_group(me, request, &pid_ref))
+        build_group(me, request, &pid_ref)?
     };
     let child = Task::new(TaskInit {
         pid_ref,
@@ -330,19 +327,17 @@ fn build(me: &CurrentTask, request: &CloneRequest) -> Result<Arc<Task>> {
         comm: me.comm(),
     });
     inherit(me, &child, request);
-    Ok(Arc::new(child))
+    Ok(child)
 }
 
-/// Makes the child's process.
-#[inline]
-fn build_group(me: &CurrentTask, request: &CloneRequest, pid_ref: &PidRef) -> ThreadGroup {
+/// Makes the child's process. `ENOMEM`.
+#[inline(never)]
+fn build_group(me: &CurrentTask, request: &CloneRequest, pid_ref: &PidRef) -> Result<Arc<ThreadGroup>> {
     let parent = me.group();
     let hand = match request.flags {
         flags if flags.contains(CloneFlags::SIGHAND) => parent.hand(),
-        flags if flags.contains(CloneFlags::CLEAR_SIGHAND) => {
-            Arc::new(parent.with_hand(|h| h.fork(Clear::Handlers)))
-        }
-        _ => Arc::new(parent.with_hand(|h| h.fork(Clear::Nothing))),
+        flags if flags.contains(CloneFlags::CLEAR_SIGHAND) => Arc::new(parent.hand().fork(Clear::Handlers)?),
+        _ => Arc::new(parent.hand().fork(Clear::Nothing)?),
     };
     let exit_signal = if request.flags.contains(CloneFlags::PARENT) {
         parent.exit_signal.load(Relaxed)
@@ -374,7 +369,7 @@ fn build_group(me: &CurrentTask, request: &CloneRequest, pid_ref: &PidRef) -> Th
     if group.is_ns_init() {
         group.is_unkillable.store(true, Relaxed);
     }
-    group
+    Ok(group)
 }
 
 /// Copies what a thread hands to its child.

@@ -156,7 +156,13 @@ pub(crate) struct GroupInit {
 
 impl ThreadGroup {
     /// Makes a process without threads.
-    pub(crate) fn new(init: GroupInit) -> Self {
+    #[inline(never)]
+    pub(crate) fn new(init: GroupInit) -> Arc<Self> {
+        hal::in_place::arc(Self::build(init))
+    }
+
+    #[inline(never)]
+    fn build(init: GroupInit) -> Self {
         Self {
             pid: init.pid,
             own_ppid: AtomicU32::new(pid::number_in(init.ppid, &init.pid_ns)),
@@ -276,15 +282,16 @@ impl ThreadGroup {
     /// Its signal actions.
     pub fn hand(&self) -> Arc<SigHand> {
         // Filled by `new` and never emptied.
-        self.hand.load().unwrap_or_else(|| Arc::new(SigHand::new()))
+        self.hand.load().unwrap_or_else(|| Arc::new(SigHand::fixed()))
     }
 
     /// Calls `f` with its signal actions, without counting a reference; `f` must not sleep.
+    #[inline]
     pub(crate) fn with_hand<R>(&self, f: impl FnOnce(&SigHand) -> R) -> R {
         let guard = hal::rcu::read_lock();
         match self.hand.get(&guard) {
             Some(hand) => f(hand),
-            None => f(&SigHand::new()),
+            None => f(&SigHand::fixed()),
         }
     }
 

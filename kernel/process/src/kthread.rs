@@ -57,7 +57,7 @@ fn follow(kthreadd: &Arc<ThreadGroup>, common: &Common) {
             lives
         });
         // In the order of their making, so that numbers tell it.
-        threads.sort_by_key(|thread| thread.id());
+        threads.sort_unstable_by_key(|thread| thread.id());
         for thread in threads {
             if shown.iter().any(|(known, _)| Arc::ptr_eq(known, &thread)) {
                 continue;
@@ -79,11 +79,11 @@ fn new_task(name: &str, ppid: u32, common: &Common) -> Result<Arc<Task>> {
     for (byte, from) in comm.iter_mut().take(15).zip(name.bytes()) {
         *byte = from;
     }
-    let group = Arc::new(ThreadGroup::new(GroupInit {
+    let group = ThreadGroup::new(GroupInit {
         pid: pid_ref.number(),
         pid_ns: PidNs::INITIAL,
         own_pid: pid_ref.number(),
-        hand: Arc::new(SigHand::ignoring()),
+        hand: Arc::new(SigHand::ignoring()?),
         family: Family::new(),
         ppid,
         exit_signal: 0,
@@ -91,7 +91,7 @@ fn new_task(name: &str, ppid: u32, common: &Common) -> Result<Arc<Task>> {
         has_subreaper: false,
         dumpable: 1,
         oom_score_adj: 0,
-    }));
+    });
     let task = Task::new(TaskInit {
         pid_ref,
         group,
@@ -105,7 +105,7 @@ fn new_task(name: &str, ppid: u32, common: &Common) -> Result<Arc<Task>> {
         comm,
     });
     task.set_flags(TaskFlags::KERNEL);
-    Ok(Arc::new(task))
+    Ok(task)
 }
 
 /// Makes `task` visible as the process of `thread`, a child of `parent`.

@@ -180,13 +180,8 @@ pub fn unshare(flags: CloneFlags) -> Result<()> {
         flags |= CloneFlags::SYSVSEM;
     }
     check_unshare(&task, flags)?;
-    let cred = if flags.contains(CloneFlags::NEWUSER) {
-        let old = task.cred();
-        Some(old.with_user_ns(UserNs::new_below(&old)?))
-    } else {
-        None
-    };
-    let effective = cred.as_ref().map_or_else(|| task.cred(), |cred| Arc::new(cred.clone()));
+    let cred = if flags.contains(CloneFlags::NEWUSER) { Some(in_new_user_ns(&task.cred())?) } else { None };
+    let effective = cred.clone().unwrap_or_else(|| task.cred());
     check_rights(&effective, flags)?;
     let proxy = if flags.intersects(IN_PROXY) {
         let old = task.nsproxy().ok_or(Errno::ESRCH)?;
@@ -215,9 +210,15 @@ pub fn unshare(flags: CloneFlags) -> Result<()> {
         task.replace_nsproxy(Some(proxy));
     }
     if let Some(cred) = cred {
-        cred::change(|_| Ok(cred))?;
+        cred::change(|_| Ok(Cred::clone(&cred)))?;
     }
     Ok(())
+}
+
+/// The credentials of `old` as the first of a new user namespace below its own. `EPERM`, `ENOSPC`.
+#[inline(never)]
+pub(crate) fn in_new_user_ns(old: &Cred) -> Result<Arc<Cred>> {
+    Ok(Arc::new(old.with_user_ns(UserNs::new_below(old)?)))
 }
 
 /// Linux: `check_unshare_flags`, and the rule that only the first thread's user namespace can differ.

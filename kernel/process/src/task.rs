@@ -229,9 +229,9 @@ pub(crate) const DEFAULT_TIMER_SLACK_NS: u64 = 50_000;
 
 impl Task {
     /// Makes a task; it is not yet in any table.
-    #[inline]
-    pub(crate) fn new(init: TaskInit) -> Self {
-        Self {
+    #[inline(never)]
+    pub(crate) fn new(init: TaskInit) -> Arc<Self> {
+        hal::in_place::arc(Self {
             tid: AtomicU32::new(init.pid_ref.number()),
             own_tid: AtomicU32::new(init.pid_ref.own_number()),
             unique: AtomicU64::new(0),
@@ -277,7 +277,7 @@ impl Task {
             fail_nth: AtomicU32::new(0),
             min_flt: AtomicU64::new(0),
             maj_flt: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Thread id in the first pid namespace: what the kernel knows it by.

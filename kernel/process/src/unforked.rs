@@ -45,11 +45,11 @@ impl Unforked {
     pub(crate) fn new(plan: Plan) -> Result<Self> {
         let pid_ref = PidRef::alloc(&PidNs::INITIAL, &[])?;
         let mm = Some(Mm::new()?);
-        let group = Arc::new(ThreadGroup::new(GroupInit {
+        let group = ThreadGroup::new(GroupInit {
             pid: pid_ref.number(),
             pid_ns: PidNs::INITIAL,
             own_pid: pid_ref.number(),
-            hand: Arc::new(SigHand::new()),
+            hand: Arc::new(SigHand::new()?),
             family: Family::new(),
             ppid: plan.ppid,
             exit_signal: plan.exit_signal,
@@ -57,8 +57,8 @@ impl Unforked {
             has_subreaper: false,
             dumpable: 1,
             oom_score_adj: 0,
-        }));
-        let task = Arc::new(Task::new(TaskInit {
+        });
+        let task = Task::new(TaskInit {
             pid_ref,
             group,
             cred: Arc::new(Cred::root()),
@@ -69,7 +69,7 @@ impl Unforked {
             fs: plan.fs,
             blocked: SigSet::EMPTY,
             comm: plan.comm,
-        }));
+        });
         Ok(Self { name: plan.name, task })
     }
 

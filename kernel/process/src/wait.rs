@@ -160,6 +160,7 @@ struct OfTracee {
 }
 
 /// Looks at all tasks that the threads of `me` trace, the caller's alone with `__WNOTHREAD`.
+#[inline(never)]
 fn scan_tracees(
     me: &Arc<ThreadGroup>,
     who: &Who,

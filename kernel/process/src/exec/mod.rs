@@ -190,6 +190,7 @@ fn run(
 }
 
 /// Opens the program, following `#!` lines and registered formats.
+#[inline(never)]
 fn find(me: &CurrentTask, at: At<'_>, path: &[u8], flags: AtFlags, mut args: Strings) -> Result<Found> {
     let file_name = shown_name(at, path)?;
     let mut name = copy(path)?;
@@ -341,6 +342,7 @@ fn open_interpreter(me: &CurrentTask, program: &Program) -> Result<Option<(Progr
 }
 
 /// The credentials under the new program.
+#[inline(never)]
 fn new_credentials(me: &CurrentTask, file: &File) -> Result<ExecOutcome> {
     let inode = file.inode();
     let view = file.path().mount.id_view();
@@ -526,6 +528,7 @@ fn auxiliary_vector(
 }
 
 /// The point of no return: nothing here can fail.
+#[inline(never)]
 fn commit(
     me: &CurrentTask,
     found: Found,
@@ -600,7 +603,11 @@ fn reset_signals(me: &CurrentTask) {
     let hand = group.hand();
     // One in the cell, one here: more means that another process shares the actions.
     if Arc::strong_count(&hand) > 2 {
-        group.replace_hand(Arc::new(hand.fork(signal::Clear::Handlers)));
+        match hand.fork(signal::Clear::Handlers) {
+            Ok(own) => group.replace_hand(Arc::new(own)),
+            // Too late for an error, and the other process keeps its handlers.
+            Err(_) => exit::request_group_end(abi::signal::SIGKILL),
+        }
     } else {
         SigHand::clear_handlers(&hand);
     }

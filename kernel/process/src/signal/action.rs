@@ -5,11 +5,14 @@
 //! `SigHand::actions` is a leaf lock, taken below a process's signal lock. Threads share one `SigHand`, and so do
 //! processes made with `CLONE_SIGHAND`.
 
+use alloc::vec::Vec;
+
 use abi::signal::{
     NSIG, SIG_DFL, SIG_IGN, SIGABRT, SIGBUS, SIGCHLD, SIGCONT, SIGFPE, SIGILL, SIGQUIT, SIGSEGV, SIGSTOP,
     SIGSYS, SIGTRAP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH, SIGXCPU, SIGXFSZ, SaFlags, SigAction,
     SigSet,
 };
+use abi::{Errno, Result};
 use hal::sync::IrqLock;
 
 /// The signals that stop a process by default.
@@ -59,32 +62,48 @@ pub(crate) fn default_action(sig: u32) -> Default {
     }
 }
 
+/// How many signals there are.
+const NR_SIGNALS: usize = NSIG as usize;
+
 /// The actions of all signals.
 pub struct SigHand {
-    actions: IrqLock<[SigAction; NSIG as usize]>,
+    /// Of signal 1 first. 2 KiB, too much for a stack: it is made where it stays.
+    actions: IrqLock<Vec<SigAction>>,
 }
 
 impl SigHand {
-    /// Every signal has its default action.
-    #[inline]
-    pub(crate) fn new() -> Self {
-        Self { actions: IrqLock::new("process.sighand", [DEFAULT; NSIG as usize]) }
+    /// Every signal has its default action. `ENOMEM`.
+    pub(crate) fn new() -> Result<Self> {
+        Self::all(DEFAULT)
     }
 
-    /// Every signal is ignored, even those that no program can ignore.
-    pub(crate) fn ignoring() -> Self {
-        let action = SigAction { handler: SIG_IGN, ..DEFAULT };
-        Self { actions: IrqLock::new("process.sighand", [action; NSIG as usize]) }
+    /// Every signal is ignored, even those that no program can ignore. `ENOMEM`.
+    pub(crate) fn ignoring() -> Result<Self> {
+        Self::all(SigAction { handler: SIG_IGN, ..DEFAULT })
+    }
+
+    /// Every signal has `action`.
+    fn all(action: SigAction) -> Result<Self> {
+        let mut actions = room()?;
+        actions.resize(NR_SIGNALS, action);
+        Ok(Self { actions: IrqLock::new("process.sighand", actions) })
+    }
+
+    /// Every signal has its default action, and none can be given another; needs no memory.
+    pub(crate) const fn fixed() -> Self {
+        Self { actions: IrqLock::new("process.sighand", Vec::new()) }
     }
 
     /// A copy for a child. With `clear`, handlers become the default action, but ignored signals stay ignored
-    /// (`CLONE_CLEAR_SIGHAND`, execve(2)).
-    pub(crate) fn fork(&self, clear: Clear) -> Self {
-        let mut actions = *self.actions.lock();
+    /// (`CLONE_CLEAR_SIGHAND`, execve(2)). `ENOMEM`.
+    pub(crate) fn fork(&self, clear: Clear) -> Result<Self> {
+        // Before the lock: this may sleep.
+        let mut actions = room()?;
+        actions.extend_from_slice(&self.actions.lock());
         if clear == Clear::Handlers {
             actions.iter_mut().for_each(reset);
         }
-        Self { actions: IrqLock::new("process.sighand", actions) }
+        Ok(Self { actions: IrqLock::new("process.sighand", actions) })
     }
 
     /// Resets caught signals to their default action: the new program has no such handlers.
@@ -93,6 +112,7 @@ impl SigHand {
     }
 
     /// The action of `sig`.
+    #[inline]
     pub fn get(&self, sig: u32) -> SigAction {
         self.actions.lock().get(idx(sig)).copied().unwrap_or(DEFAULT)
     }
@@ -106,6 +126,7 @@ impl SigHand {
     }
 
     /// Gives the action of `sig` for a delivery; a `SA_RESETHAND` action is reset.
+    #[inline]
     pub(crate) fn take_for_delivery(&self, sig: u32) -> SigAction {
         let mut actions = self.actions.lock();
         let Some(slot) = actions.get_mut(idx(sig)) else { return DEFAULT };
@@ -158,6 +179,13 @@ fn reset(action: &mut SigAction) {
     *action = SigAction { handler, ..DEFAULT };
 }
 
+/// An empty table with room for all signals. `ENOMEM`.
+fn room() -> Result<Vec<SigAction>> {
+    let mut actions = Vec::new();
+    actions.try_reserve_exact(NR_SIGNALS).map_err(|_| Errno::ENOMEM)?;
+    Ok(actions)
+}
+
 /// The index of `sig` in the table; beyond its end when `sig` is no signal.
 fn idx(sig: u32) -> usize {
     (sig as usize).wrapping_sub(1)
@@ -179,25 +207,25 @@ mod tests {
 
     #[test]
     fn exec_forgets_handlers_but_not_ignored_signals() {
-        let hand = SigHand::new();
+        let hand = SigHand::new().unwrap();
         hand.set(SIGINT, SigAction { handler: SIG_IGN, ..DEFAULT });
         hand.set(SIGUSR1, SigAction { handler: 0x1000, mask: SigSet::of(SIGKILL), ..DEFAULT });
         assert!(hand.get(SIGUSR1).mask.is_empty(), "SIGKILL cannot be masked");
         assert_eq!(hand.ignored_and_caught(), (SigSet::of(SIGINT), SigSet::of(SIGUSR1)));
-        let copy = hand.fork(Clear::Handlers);
+        let copy = hand.fork(Clear::Handlers).unwrap();
         assert_eq!(copy.ignored_and_caught(), (SigSet::of(SIGINT), SigSet::EMPTY));
         assert_eq!(hand.get(SIGUSR1).handler, 0x1000);
     }
 
     #[test]
     fn kernel_threads_ignore_what_programs_cannot() {
-        let (ignored, caught) = SigHand::ignoring().ignored_and_caught();
+        let (ignored, caught) = SigHand::ignoring().unwrap().ignored_and_caught();
         assert_eq!((ignored.0, caught), (u64::MAX, SigSet::EMPTY));
     }
 
     #[test]
     fn a_one_shot_handler_runs_once() {
-        let hand = SigHand::new();
+        let hand = SigHand::new().unwrap();
         let flags = SaFlags::RESETHAND.bits();
         hand.set(SIGUSR1, SigAction { handler: 0x1000, flags, ..DEFAULT });
         assert_eq!(hand.take_for_delivery(SIGUSR1).handler, 0x1000);
@@ -205,8 +233,16 @@ mod tests {
     }
 
     #[test]
+    fn fixed_actions_are_the_defaults() {
+        let hand = SigHand::fixed();
+        assert_eq!(hand.set(SIGINT, SigAction { handler: SIG_IGN, ..DEFAULT }).handler, SIG_DFL);
+        assert_eq!(hand.get(SIGINT).handler, SIG_DFL);
+        assert_eq!(hand.ignored_and_caught(), (SigSet::EMPTY, SigSet::EMPTY));
+    }
+
+    #[test]
     fn numbers_that_are_no_signals_do_nothing() {
-        let hand = SigHand::new();
+        let hand = SigHand::new().unwrap();
         assert_eq!(hand.get(0).handler, SIG_DFL);
         assert_eq!(hand.set(65, SigAction { handler: 5, ..DEFAULT }).handler, SIG_DFL);
     }

@@ -59,7 +59,9 @@ pub fn exit_to_user(regs: &mut UserRegs) {
         if task.has(TaskFlags::TASK_WORK) {
             run_task_work(&task);
         }
-        handle_signal(&task, regs);
+        if let Some(status) = handle_signal(&task, regs) {
+            exit::exit_thread(status, regs);
+        }
     }
 }
 
@@ -82,8 +84,10 @@ pub fn do_task_work() -> bool {
     task.signal_pending()
 }
 
-/// Takes one signal and acts on it, or finishes an interrupted call when there is none.
-fn handle_signal(task: &CurrentTask, regs: &mut UserRegs) {
+/// Takes one signal and acts on it, or finishes an interrupted call when there is none. Gives the wait status with which the
+/// thread is to end, if it is: apart from this, so that the end has the stack for itself.
+#[inline(never)]
+fn handle_signal(task: &CurrentTask, regs: &mut UserRegs) -> Option<i32> {
     match next_signal(task, regs) {
         Next::Handler(info, action) => {
             prepare_restart(regs, Some(&action));
@@ -103,8 +107,9 @@ fn handle_signal(task: &CurrentTask, regs: &mut UserRegs) {
             }
             send::recalc(task);
         }
-        Next::Exit(status) => exit::exit_thread(status, regs),
+        Next::Exit(status) => return Some(status),
     }
+    None
 }
 
 /// What to do on the way out.
@@ -118,6 +123,7 @@ enum Next {
 }
 
 /// Takes signals until one needs a handler or ends the process.
+#[inline]
 fn next_signal(task: &CurrentTask, regs: &mut UserRegs) -> Next {
     let group = task.group();
     loop {

@@ -66,11 +66,13 @@ impl Pending {
 
     /// Adds `info`; false when there was no memory for it.
     #[must_use]
+    #[inline]
     pub(crate) fn push(&mut self, info: SigInfo, charge: Option<Charge>) -> bool {
         self.push_entry(Queued { info, expiry: None, _charge: charge })
     }
 
     /// Adds `entry`; false when there was no memory for it.
+    #[inline]
     fn push_entry(&mut self, entry: Queued) -> bool {
         if self.queue.try_reserve(1).is_err() {
             return false;

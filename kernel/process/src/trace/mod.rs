@@ -321,7 +321,7 @@ pub(crate) struct NewTie {
 impl NewTie {
     /// Gets the memory for a tie to `tracer`; call it without locks. `ENOMEM`.
     fn prepare(tracer: &Arc<Task>, tracer_cred: Arc<Cred>, hold: Hold, options: Options) -> Result<Self> {
-        let tie = Arc::new(Tracee {
+        let tie = hal::in_place::arc(Tracee {
             tracer: tracer.clone(),
             tracer_cred,
             hold,
