@@ -23,6 +23,7 @@
 
 pub mod daemon;
 
+use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -132,8 +133,9 @@ fn can_move(view: &FrameView) -> bool {
 
 /// Chooses of `candidates` those with the fewest pages, so that no more than `most_free` frames are taken out of use, and no more
 /// than `most_used` pages must find a place elsewhere. Sorted by number.
-fn choose(mut candidates: Vec<Candidate>, most_free: usize, most_used: usize) -> Vec<Candidate> {
-    candidates.sort_unstable();
+fn choose(candidates: Vec<Candidate>, most_free: usize, most_used: usize) -> Vec<Candidate> {
+    // A heap sorts without recursion: there may be many, and little of the stack.
+    let mut candidates = BinaryHeap::from(candidates).into_sorted_vec();
     let (mut free, mut used) = (0, 0);
     candidates.retain(|block| {
         free += HUGE_FRAMES - block.used.min(HUGE_FRAMES);

@@ -75,6 +75,7 @@ impl Copies {
     }
 
     /// Copies the VMAs that a child gets. `ENOMEM`: no memory, or the commit limit.
+    #[inline(never)]
     fn copy_from(&mut self, parent: &VmaSet<VmaAttr>) -> Result<()> {
         for vma in parent.iter() {
             let flags = vma.attr.flags;
@@ -172,6 +173,7 @@ impl Mm {
     }
 
     /// Copies page-table entries to the child, whose space is `own`.
+    #[inline(never)]
     fn copy_pages(&self, parent: &Space, child: &Self, own: &Space) -> Result<()> {
         // Touching VMAs of one kind are copied together.
         let mut run: Option<Range<u64>> = None;
@@ -236,6 +238,7 @@ impl Mm {
             .sum()
     }
 
+    #[inline(never)]
     fn copy_all(&self, range: Range<u64>, child: &Self) -> Result<()> {
         let Some(range) = PageRange::new(range.start, range.end) else { return Ok(()) };
         let result = self.page_table().fork_range(child.page_table(), range, ForkMode::Cow);
@@ -246,6 +249,7 @@ impl Mm {
     }
 
     /// Copies the anonymous pages, swapped ones too, and the guard markers of a file mapping.
+    #[inline(never)]
     fn copy_anonymous(&self, vma: &Vma, child: &Self) -> Result<()> {
         let Some(range) = PageRange::new(vma.start, vma.end) else { return Ok(()) };
         let mut at = range.start();
@@ -295,6 +299,7 @@ impl Mm {
     }
 
     /// Leaves markers in the child where writes to a shared page are watched: the child finds the page itself.
+    #[inline(never)]
     fn copy_markers(&self, vma: &Vma, child: &Self) -> Result<()> {
         let Some(range) = PageRange::new(vma.start, vma.end) else { return Ok(()) };
         let mut at = range.start();

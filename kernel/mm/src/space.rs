@@ -276,7 +276,7 @@ impl Mm {
             keys: Keys::default(),
             events: Events::default(),
         };
-        Ok(Arc::new(Self {
+        Ok(hal::in_place::arc(Self {
             page_table,
             space: SpaceLock::new(space),
             rss: Rss::default(),

@@ -209,7 +209,7 @@ impl Slots {
 /// Takes a slot for `frame` of the area with the highest priority that has one. From then on `HELD` has the page.
 fn take_slot(frame: &Frame) -> Option<u64> {
     let mut areas: ArrayVec<Arc<Area>, MAX_AREAS> = AREAS.lock().iter().flatten().cloned().collect();
-    areas.sort_by_key(|area| core::cmp::Reverse(area.priority));
+    areas.sort_unstable_by_key(|area| (core::cmp::Reverse(area.priority), area.id));
     let value = areas.iter().find_map(|area| {
         let mut slots = area.slots.lock();
         // Under the lock: swapoff(2) looks at what is in use once it has closed the area.
@@ -280,6 +280,23 @@ impl Area {
     }
 }
 
+impl Area {
+    /// `pages` were written: `HELD` has them no more.
+    #[inline(never)]
+    fn let_go(&self, pages: &[(u64, Frame)]) {
+        let mut gone = ArrayVec::<Frame, BATCH>::new();
+        let mut held = HELD.lock();
+        for (slot, _) in pages {
+            let value = value_of(self.id, *slot);
+            if let Some(at) = held.iter().position(|(known, _)| *known == value) {
+                gone.push(held.swap_remove(at).1);
+            }
+        }
+        drop(held);
+        drop(gone);
+    }
+}
+
 impl Batch {
     /// How many more come in before it must be written.
     pub fn room(&self) -> usize {
@@ -324,16 +341,7 @@ impl Batch {
             pages.sort_unstable_by_key(|(slot, _)| *slot);
             area.write_out(&mut pages);
             done += pages.len();
-            let mut gone = ArrayVec::<Frame, BATCH>::new();
-            let mut held = HELD.lock();
-            for (slot, _) in &pages {
-                let value = value_of(area.id, *slot);
-                if let Some(at) = held.iter().position(|(known, _)| *known == value) {
-                    gone.push(held.swap_remove(at).1);
-                }
-            }
-            drop(held);
-            drop(gone);
+            area.let_go(&pages);
         }
         for (value, frame) in self.pages.drain(..) {
             drop(frame);

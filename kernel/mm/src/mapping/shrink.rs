@@ -11,7 +11,7 @@ use crate::reclaim;
 /// Pages looked at under one hold of the lock.
 const STEP: usize = 256;
 /// Pages taken out under one hold of the lock.
-const CHUNK: usize = 64;
+const CHUNK: usize = 32;
 
 /// Notes that the contents of `frame` were used.
 #[inline]
@@ -54,7 +54,7 @@ impl Mapping {
                 }
                 true
             });
-            gone.extend(idle.into_iter().filter_map(|idx| pages.frames.remove(idx)));
+            gone.extend(idle.iter().filter_map(|idx| pages.frames.remove(*idx)));
             drop(pages);
             freed += gone.len();
             self.count_cached(-(gone.len() as i64));

@@ -36,6 +36,8 @@ use crate::{oom, reclaim};
 
 /// Pages looked at under one hold of the lock.
 const STEP: usize = 256;
+/// Pages gathered on the stack under one hold of the lock.
+const AT_ONCE: usize = 64;
 
 /// All mappings whose pages may go to swap.
 static SHARED: Known = Known::new("mm.shmem.all");
@@ -111,7 +113,7 @@ impl Mapping {
     pub(crate) fn for_each_swapped(&self, range: Range<u64>, mut visit: impl FnMut(u64)) {
         let mut next = Some(range.start);
         while let Some(first) = next.take().filter(|_| NR_SWAPPED.get() > 0) {
-            let mut found = ArrayVec::<u64, STEP>::new();
+            let mut found = ArrayVec::<u64, AT_ONCE>::new();
             self.pages.lock().swapped.for_each(first..range.end, |idx, _| {
                 let is_room = !found.is_full();
                 if is_room {
@@ -121,7 +123,7 @@ impl Mapping {
                 }
                 is_room
             });
-            found.into_iter().for_each(&mut visit);
+            found.iter().copied().for_each(&mut visit);
         }
     }
 
@@ -237,8 +239,8 @@ impl Mapping {
                 true
             });
             reclaim::SCANNED.add((STEP - left) as i64);
-            idle.into_iter().for_each(|idx| {
-                self.swap_out(idx, &mut batch);
+            idle.iter().for_each(|idx| {
+                self.swap_out(*idx, &mut batch);
             });
             freed += batch.write();
             reclaim::tell_progress();

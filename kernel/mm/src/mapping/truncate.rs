@@ -158,7 +158,7 @@ impl Mapping {
                     }
                     true
                 });
-                gone.extend(idle.into_iter().filter_map(|idx| pages.frames.remove(idx)));
+                gone.extend(idle.iter().filter_map(|idx| pages.frames.remove(*idx)));
                 next = stopped.unwrap_or(end);
             }
             total += gone.len();
@@ -182,34 +182,34 @@ impl Mapping {
         let is_dirty = |frame: &Frame| frame.meta().flags.load(Ordering::Acquire) & page_flags::DIRTY != 0;
         let (mut next, mut is_clean) = (Some(range.start), true);
         while let Some(first) = next.take() {
-            let mut clean = ArrayVec::<u64, CHUNK>::new();
+            let mut taken = ArrayVec::<(u64, Frame), CHUNK>::new();
             let mut left = SCAN;
             let mut pages = self.pages.lock();
             pages.frames.for_each(first..range.end, |idx, frame| {
-                if clean.is_full() || left == 0 {
+                if taken.is_full() || left == 0 {
                     next = Some(idx);
                     return false;
                 }
                 left -= 1;
                 match is_dirty(frame) {
                     true => is_clean = false,
-                    false => clean.push(idx),
+                    false => taken.push((idx, frame.clone())),
                 }
                 true
             });
-            let take = |idx| pages.frames.remove(idx).map(|frame| (idx, frame));
-            let taken: ArrayVec<_, CHUNK> = clean.into_iter().filter_map(take).collect();
+            // Not the last references, so nothing is freed under the lock.
+            taken.iter().for_each(|(idx, _)| drop(pages.frames.remove(*idx)));
             drop(pages);
             self.count_cached(-(taken.len() as i64));
             if !taken.is_empty() && self.nr_vmas() > 0 {
                 registry::unmap_everywhere(self, first..next.unwrap_or(range.end), Private::Keep);
             }
-            for (idx, frame) in taken.into_iter().filter(|(_, frame)| is_dirty(frame)) {
+            for (idx, frame) in taken.iter().filter(|(_, frame)| is_dirty(frame)) {
                 is_clean = false;
-                match self.pages.lock().frames.insert(idx, frame.clone()) {
+                match self.pages.lock().frames.insert(*idx, frame.clone()) {
                     Ok(None) => self.count_cached(1),
                     // A whole page was written meanwhile; or there is no memory to keep it.
-                    Ok(Some(_)) | Err(_) => drop(Self::forget_dirty(source, &frame)),
+                    Ok(Some(_)) | Err(_) => drop(Self::forget_dirty(source, frame)),
                 }
             }
         }
@@ -287,7 +287,7 @@ impl Mapping {
                 Self::forget_dirty(pages, frame);
             }
         }
-        swapped::forget(slots);
+        swapped::forget(slots.drain(..));
         next_slot.or(next)
     }
 

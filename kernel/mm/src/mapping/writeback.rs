@@ -177,7 +177,8 @@ impl Mapping {
         if next == 0 && end >= self.size().div_ceil(PAGE_SIZE as u64) {
             pages.dirty_since.store(0, Ordering::Relaxed);
         }
-        while let Some((first, frames)) = self.take_dirty(pages, next..end) {
+        let mut frames = ArrayVec::new();
+        while let Some(first) = self.take_dirty(pages, next..end, &mut frames) {
             next = first + frames.len() as u64;
             if self.nr_writable.load(Ordering::Acquire) > 0 {
                 registry::unmap_everywhere(self, first..next, Private::Keep);
@@ -188,6 +189,7 @@ impl Mapping {
                 pages.error.set(errno);
                 result = result.and(Err(errno));
             }
+            frames.clear();
         }
         if pages.nr_dirty.load(Ordering::Relaxed) > 0 && pages.dirty_since.load(Ordering::Relaxed) == 0 {
             pages.dirty_since.store(hal::time::now_ns().max(1), Ordering::Relaxed);
@@ -195,12 +197,17 @@ impl Mapping {
         result
     }
 
-    /// The first run of dirty pages of `range`, marked clean.
-    fn take_dirty(&self, pages: &Pages, range: Range<u64>) -> Option<(u64, ArrayVec<Frame, MAX_RUN>)> {
+    /// The number of the first page of the first run of dirty pages of `range`; `frames`, empty before, gets the run, marked
+    /// clean.
+    fn take_dirty(
+        &self,
+        pages: &Pages,
+        range: Range<u64>,
+        frames: &mut ArrayVec<Frame, MAX_RUN>,
+    ) -> Option<u64> {
         if pages.nr_dirty.load(Ordering::Acquire) == 0 {
             return None;
         }
-        let mut frames = ArrayVec::<Frame, MAX_RUN>::new();
         let mut first = 0;
         self.pages.lock().frames.for_each(range, |idx, frame| {
             let is_dirty = frame.meta().flags.load(Ordering::Acquire) & page_flags::DIRTY != 0;
@@ -217,11 +224,11 @@ impl Mapping {
             }
             goes_on
         });
-        for frame in &frames {
+        for frame in frames.iter() {
             frame.meta().flags.fetch_and(!page_flags::DIRTY, Ordering::AcqRel);
         }
         pages.nr_dirty.fetch_sub(frames.len() as u64, Ordering::Relaxed);
         counters::DIRTY.add(-(frames.len() as i64));
-        (!frames.is_empty()).then_some((first, frames))
+        (!frames.is_empty()).then_some(first)
     }
 }

@@ -267,11 +267,14 @@ impl Pinned {
         Ok((frame, origin))
     }
 
+    /// Apart, so that a page in memory does not need the stack for this.
+    #[inline(never)]
     fn read_device(&self, near: Near<'_>) -> Result<Frame> {
         let frame = oom::alloc()?;
         let area = area_of(self.0).ok_or(Errno::EIO)?;
         let own = (slot_of(self.0) as u64, frame.clone());
-        let others = self.others(&area, near);
+        let mut others = ArrayVec::new();
+        self.others(&area, near, &mut others);
         let mut pages = ArrayVec::<(u64, Frame), MAX>::new();
         pages.push(own.clone());
         for page in &others {
@@ -285,7 +288,7 @@ impl Pinned {
             PSWPIN.add(nr as i64);
             AHEAD.add(nr as i64 - 1);
             WINDOW.brought.store(nr as u32 - 1, Relaxed);
-            let ahead = pages.into_iter().filter(|(slot, _)| *slot != own.0);
+            let ahead = pages.drain(..).filter(|(slot, _)| *slot != own.0);
             add_cached(ahead.map(|(slot, frame)| (value_of(area.id, slot), frame)));
         } else {
             area.device.read(own.0, &frame)?;
@@ -296,17 +299,17 @@ impl Pinned {
         Ok(frame)
     }
 
-    /// Pins what is to be read besides.
-    fn others(&self, area: &Area, near: Near<'_>) -> ArrayVec<Pinned, MAX> {
+    /// Pins what is to be read besides, in `found`, which is empty before.
+    fn others(&self, area: &Area, near: Near<'_>, found: &mut ArrayVec<Pinned, MAX>) {
         let most = PAGE_CLUSTER.load(Relaxed).min(MAX_CLUSTER);
         if most == 0 || area.is_closed.load(Relaxed) {
-            return ArrayVec::new();
+            return;
         }
         match near {
-            Near::Nothing => ArrayVec::new(),
+            Near::Nothing => {}
             Near::Address(mm, addr) if BY_ADDRESS.load(Relaxed) => {
                 let order = WINDOW.next(addr >> PAGE_SHIFT, most);
-                mm.swapped_around(addr, order, area)
+                mm.swapped_around(addr, order, area, found);
             }
             Near::Slots | Near::Address(..) => {
                 let own = slot_of(self.0) as u64;
@@ -314,7 +317,7 @@ impl Pinned {
                 let first = own >> order << order;
                 let slots = (first..first + (1 << order)).filter(|slot| *slot != own);
                 let pins = slots.filter(|slot| !is_cached(value_of(area.id, *slot)));
-                pins.filter_map(|slot| Pinned::in_slot(area, slot)).collect()
+                found.extend(pins.filter_map(|slot| Pinned::in_slot(area, slot)));
             }
         }
     }
@@ -327,16 +330,15 @@ impl Drop for Pinned {
 }
 
 impl Mm {
-    /// Pins the pages of `area` whose entries are in the `2^order` pages around `addr`, but for that one. Takes `space` for
-    /// reading.
-    fn swapped_around(&self, addr: u64, order: u32, area: &Area) -> ArrayVec<Pinned, MAX> {
-        let mut found = ArrayVec::new();
+    /// Pins in `found` the pages of `area` whose entries are in the `2^order` pages around `addr`, but for that one. Takes
+    /// `space` for reading.
+    fn swapped_around(&self, addr: u64, order: u32, area: &Area, found: &mut ArrayVec<Pinned, MAX>) {
         let space = self.space.read();
-        let Some(vma) = space.set.at(addr) else { return found };
+        let Some(vma) = space.set.at(addr) else { return };
         let len = (PAGE_SIZE as u64) << order;
         let start = addr & !(len - 1);
         let part = vma.clip(&(start..start.saturating_add(len)));
-        let Some(range) = PageRange::new(part.start, part.end) else { return found };
+        let Some(range) = PageRange::new(part.start, part.end) else { return };
         let own = addr & !(PAGE_SIZE as u64 - 1);
         let mut cursor = self.page_table().cursor(range);
         for at in range.pages().filter(|at| *at != own) {
@@ -351,7 +353,6 @@ impl Mm {
                 found.push(Pinned::new(slot));
             }
         }
-        found
     }
 }
 
