@@ -8,7 +8,7 @@ use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use mm::Mapping;
 
-use crate::bio::{Bio, BioFlags, Op};
+use crate::bio::{Bio, BioFlags, Most, Op};
 use crate::disk::{Disk, Limits, Partition};
 use crate::request::Request;
 use crate::stats::{Snapshot, Stats};
@@ -325,6 +325,13 @@ impl BlockDevice {
         if bio.fits(most) {
             return self.start_piece(bio);
         }
+        self.start_pieces(bio, most);
+    }
+
+    /// Starts the pieces of a bio that is too large for one request. Apart, as they take much of the stack.
+    #[cold]
+    #[inline(never)]
+    fn start_pieces(self: &Arc<Self>, bio: Bio, most: Most) {
         for piece in bio.split(most) {
             self.start_piece(piece);
         }

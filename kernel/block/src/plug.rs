@@ -28,7 +28,11 @@ impl Plug {
         if !bio.fits(device.disk().max_of(&bio)) || self.bios.try_reserve(1).is_err() {
             return device.start_bio(bio);
         }
-        self.bios.push((device.clone(), bio));
+        // In their order from the start, each behind its equals: a sort at the end would need memory.
+        let key = |device: &Arc<BlockDevice>, bio: &Bio| (Arc::as_ptr(device.disk()) as usize, bio.sector);
+        let own = key(device, &bio);
+        let at = self.bios.partition_point(|(device, bio)| key(device, bio) <= own);
+        self.bios.insert(at, (device.clone(), bio));
         if self.bios.len() >= MAX_PLUGGED {
             self.flush();
         }
@@ -36,8 +40,7 @@ impl Plug {
 
     /// Starts what was collected.
     pub fn flush(&mut self) {
-        let mut bios = core::mem::take(&mut self.bios);
-        bios.sort_by_key(|(device, bio)| (Arc::as_ptr(device.disk()) as usize, bio.sector));
+        let bios = core::mem::take(&mut self.bios);
         let mut requests: Vec<Request> = Vec::new();
         let mut current: Option<Arc<BlockDevice>> = None;
         for (device, bio) in bios {

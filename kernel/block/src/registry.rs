@@ -245,7 +245,7 @@ pub fn set_partitions(disk: &Arc<Disk>, parts: &[Partition]) -> Result<()> {
             disks[at].partitions.push(device.clone());
             added.push(device);
         }
-        disks[at].partitions.sort_by_key(|device| device.partition().map_or(0, |part| part.index));
+        disks[at].partitions.sort_unstable_by_key(|device| device.partition().map_or(0, |part| part.index));
     }
     for device in &removed {
         device.set_gone();

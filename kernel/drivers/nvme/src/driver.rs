@@ -19,8 +19,8 @@ use crate::plan::{self, Piece};
 use crate::probe::Number;
 use crate::queue::Queue;
 
-/// Completions taken out of a queue at once.
-const BATCH: usize = 16;
+/// Completions taken out of a queue at once: few, as they are on the stack of whom the interrupt meets.
+const BATCH: usize = 4;
 /// How often the watchdog looks.
 const WATCH_NS: u64 = 5_000_000_000;
 /// Silence of the controller after which it is given up (Linux: `nvme_core.io_timeout`).
@@ -117,6 +117,7 @@ impl Shared {
     /// Finishes what the controller is done with in queue `hw`. Runs in its interrupt.
     pub(crate) fn complete(&self, hw: usize) {
         let Some(lock) = self.queues.get(hw) else { return };
+        let mut is_untold = false;
         loop {
             let mut done: ArrayVec<(Token, Result<()>), BATCH> = ArrayVec::new();
             {
@@ -130,12 +131,14 @@ impl Shared {
                 if queue.tail() != tail {
                     queue.ring_submission();
                 }
-                if queue.head() != head {
+                is_untold |= queue.head() != head;
+                // Once for all batches: a doorbell is a trip to the device.
+                if is_untold && !done.is_full() {
                     queue.ring_completion();
                 }
             }
             let is_all = !done.is_full();
-            for (token, result) in done {
+            for (token, result) in done.drain(..) {
                 token.end(result);
             }
             if is_all {

@@ -15,8 +15,8 @@ use virtio::{Device, Piece, Queue};
 
 use crate::request::{Header, ID_LEN, pieces, result_of};
 
-/// Completions taken out of a queue at once.
-const BATCH: usize = 16;
+/// Completions taken out of a queue at once: few, as they are on the stack of whom the interrupt meets.
+const BATCH: usize = 4;
 /// How often the watchdog looks.
 const WATCH_NS: u64 = 5_000_000_000;
 /// Silence of the device that is worth a message (Linux: the request timeout).
@@ -89,7 +89,7 @@ impl VirtioBlk {
                 }
                 done.is_full() || queue.enable_interrupt()
             };
-            for (token, status) in done {
+            for (token, status) in done.drain(..) {
                 match token {
                     Token::Io(request) => request.complete(result_of(status)),
                     Token::Id(question) => {
