@@ -112,13 +112,19 @@ impl<'a> Handle<'a> {
 }
 
 impl Fs {
+    #[inline(never)]
     pub(crate) fn new(
         layout: Layout,
         disk: Disk,
         journal: Journal,
         options: Options,
         claim: Option<Claim>,
-    ) -> Self {
+    ) -> Arc<Self> {
+        hal::in_place::arc(Self::build(layout, disk, journal, options, claim))
+    }
+
+    #[inline(never)]
+    fn build(layout: Layout, disk: Disk, journal: Journal, options: Options, claim: Option<Claim>) -> Self {
         let max_running = journal.max_transaction();
         Self {
             cache: Cache::new(layout.block_size),

@@ -154,6 +154,8 @@ enum LoadError {
     NoMemory,
 }
 
+/// The file system with its groups. Apart, as it is made on the stack.
+#[inline(never)]
 fn load(
     layout: Layout,
     disk: Disk,
@@ -161,15 +163,17 @@ fn load(
     options: Options,
     claim: Option<block::Claim>,
 ) -> core::result::Result<Arc<Fs>, LoadError> {
+    let mut groups = layout.clone();
     let mut fs = Fs::new(layout, disk, journal, options, claim);
-    let mut layout = fs.layout.clone();
     let state = State::default();
-    layout.load_groups(&View { fs: &fs, state: &state }).map_err(|error| match error {
+    groups.load_groups(&View { fs: &fs, state: &state }).map_err(|error| match error {
         Error::NoMemory => LoadError::NoMemory,
         error => LoadError::Format(error),
     })?;
-    fs.layout = layout;
-    Ok(Arc::new(fs))
+    if let Some(fs) = Arc::get_mut(&mut fs) {
+        fs.layout = groups;
+    }
+    Ok(fs)
 }
 
 fn make_root(
@@ -206,6 +210,7 @@ fn make_root(
 }
 
 /// Finds the journal, replays it if need be, and gives it ready for use; `None`: for looking only.
+#[inline(never)]
 fn open_journal(
     layout: &mut Layout,
     disk: &Disk,
@@ -219,19 +224,7 @@ fn open_journal(
         // "noload" is for looking at what is there.
         return if is_readonly { Ok(None) } else { Err(Errno::EROFS) };
     }
-    let map = {
-        // The journal's inode is never part of a transaction, so it can be read before recovery.
-        let plain = Fs::new(
-            layout.clone(),
-            Disk::new(disk.device().clone(), layout.block_bits),
-            Journal::none(),
-            *options,
-            None,
-        );
-        let state = State::default();
-        let view = View { fs: &plain, state: &state };
-        journal_map(layout, &view).map_err(fail)?
-    };
+    let map = journal_map(layout, disk, options).map_err(fail)?;
     let mut sb = disk.read_block(*map.first().ok_or(Errno::EINVAL)?)?;
     let mut log = Log::parse(sb.bytes(), layout, map.len() as u64).map_err(fail)?;
     let mut sequence = log.sequence();
@@ -280,8 +273,13 @@ fn finish_recovery(
     write_journal_super(disk, map, sb)
 }
 
-/// Device blocks of the journal.
-fn journal_map(layout: &Layout, view: &View<'_>) -> ext4_image::Result<Vec<u64>> {
+/// Device blocks of the journal, whose inode is never part of a transaction, so that it can be read before recovery.
+#[inline(never)]
+fn journal_map(layout: &Layout, disk: &Disk, options: &Options) -> ext4_image::Result<Vec<u64>> {
+    let own = Disk::new(disk.device().clone(), layout.block_bits);
+    let plain = Fs::new(layout.clone(), own, Journal::none(), *options, None);
+    let state = State::default();
+    let view = &View { fs: &plain, state: &state };
     let inode = disk::Inode::load(layout, view, layout.journal_ino)?;
     let nr = inode.size() >> layout.block_bits;
     if !inode.is_regular() || nr < 64 || nr > layout.blocks_count {

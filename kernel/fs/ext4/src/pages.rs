@@ -214,6 +214,12 @@ impl Node {
         if !layout.incompat.contains(Incompat::INLINE_DATA) || size > layout.inode_size as u64 {
             return Ok(false);
         }
+        self.put_inline(size, frame)
+    }
+
+    /// As [`write_inline`](Self::write_inline) for a file that may be small enough. Apart, as the bytes are on the stack.
+    #[inline(never)]
+    fn put_inline(&self, size: u64, frame: &Frame) -> Result<bool> {
         let mut bytes = [0; PAGE_SIZE / 4];
         let Some(bytes) = bytes.get_mut(..size as usize) else { return Ok(false) };
         // In this order: what is stored to the page from here on makes it dirty anew, with a promise of its own.

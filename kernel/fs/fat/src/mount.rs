@@ -127,7 +127,6 @@ fn open(
         return Err(Errno::EACCES);
     }
     let volume = Cache::new(device);
-    let mut boot = [0; BOOT_LEN];
     let refused = |error| match error {
         Error::Corrupt(what) | Error::Unsupported(what) => {
             log::error!("FAT-fs ({}): cannot mount: {what}", device.name());
@@ -135,8 +134,7 @@ fn open(
         }
         error => errno(error),
     };
-    fat_image::Volume::read(&volume, 0, &mut boot).map_err(refused)?;
-    let mut layout = Layout::parse(&boot, device.len_bytes()).map_err(refused)?;
+    let mut layout = read_layout(device, &volume).map_err(refused)?;
     layout.spelling = options.spelling;
     if layout.sector_size < device.logical_block_size() {
         return Err(Errno::EINVAL);
@@ -193,6 +191,14 @@ fn open(
 fn generation() -> u32 {
     let now = vfs::time::now();
     (now.tv_sec as u32).rotate_left(16) ^ now.tv_nsec as u32
+}
+
+/// What the boot sector says.
+#[inline(never)]
+fn read_layout(device: &BlockDevice, volume: &Cache) -> fat_image::Result<Layout> {
+    let mut boot = [0; BOOT_LEN];
+    fat_image::Volume::read(volume, 0, &mut boot)?;
+    Layout::parse(&boot, device.len_bytes())
 }
 
 /// As [`open`] for tests, which claim nothing.

@@ -10,6 +10,7 @@
 //!
 //! Block numbers are the directory's own. Source: Documentation/filesystems/ext4/directory.rst (Linux 7.2).
 
+use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 
 use crate::block::{Blocks, Edit, Seal};
@@ -216,7 +217,8 @@ pub(crate) fn list(
                 }
             }
         }
-        sorted.sort_unstable_by_key(|(at, entry)| (*at, entry.name));
+        // A heap sorts in place; the sorts of slices take kilobytes of the stack for entries of this size.
+        let sorted = BinaryHeap::from(sorted).into_sorted_vec();
         for (nth, (at, entry)) in sorted.iter().enumerate() {
             // Names with equal hashes have one position: the one behind the last of them.
             let is_last = sorted.get(nth + 1).is_none_or(|(after, _)| after != at);
@@ -343,7 +345,7 @@ fn split_leaf(layout: &Layout, edit: &mut dyn Edit, dir: &mut Inode, way: &Way, 
         }
     }
     drop(held);
-    list.sort_by_key(|(hash, _)| *hash);
+    let list = BinaryHeap::from(list).into_sorted_vec();
     let half = layout.block_size / 2;
     let mut size = 0;
     let kept = list.iter().position(|(_, (name, ..))| {

@@ -1,5 +1,6 @@
 //! The geometry of a file system: everything in the superblock that stays as it is while it is mounted.
 
+use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -260,11 +261,11 @@ impl Layout {
 
     /// Reads and checks all group descriptors, and notes where fixed metadata is. To be called once after `new`.
     pub fn load_groups(&mut self, blocks: &dyn Blocks) -> Result<()> {
-        let mut ranges: Vec<Range<u64>> = Vec::new();
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
         let mut overhead = self.first_data_block;
         let mut reserve = |range: Range<u64>| -> Result<()> {
             ranges.try_reserve(1).map_err(|_| Error::NoMemory)?;
-            ranges.push(range);
+            ranges.push((range.start, range.end));
             Ok(())
         };
         let itable = self.itable_blocks();
@@ -293,9 +294,10 @@ impl Layout {
             self.overhead = overhead;
         }
         self.overhead = self.overhead.min(self.blocks_count);
-        ranges.sort_unstable_by_key(|range| range.start);
+        // A heap sorts without recursion: how many groups there are, the image says.
+        let ranges = BinaryHeap::from(ranges).into_sorted_vec();
         let mut joined: Vec<Range<u64>> = Vec::new();
-        for range in ranges.into_iter().filter(|range| !range.is_empty()) {
+        for range in ranges.into_iter().map(|(start, end)| start..end).filter(|range| !range.is_empty()) {
             match joined.last_mut() {
                 Some(last) if range.start < last.end => {
                     return Err(Error::Corrupt("metadata of groups overlaps"));

@@ -329,12 +329,17 @@ fn store_inner(inode: &mut Inode, list: &[Attribute]) {
     tail.fill(0);
     if !list.is_empty() {
         view::put(tail, 0, &MAGIC.to_le_bytes());
-        lay_out(tail, 4, 4, list);
+        lay_out(tail, 4, 4, list.iter());
     }
 }
 
 /// Writes entries from `at` on and their values from the end on; gives the entries' hashes.
-fn lay_out(bytes: &mut [u8], mut at: usize, base: usize, list: &[Attribute]) -> Vec<u32> {
+fn lay_out<'a>(
+    bytes: &mut [u8],
+    mut at: usize,
+    base: usize,
+    list: impl Iterator<Item = &'a Attribute>,
+) -> Vec<u32> {
     let mut end = bytes.len() / 4 * 4;
     let mut hashes = Vec::new();
     for attribute in list {
@@ -394,11 +399,12 @@ fn store_block(
         inode.add_blocks(layout, 1);
         new
     };
-    let mut list = Vec::from(list);
-    list.sort_by(|a, b| (a.index, a.name.len(), &a.name).cmp(&(b.index, b.name.len(), &b.name)));
+    // Not the attributes themselves: to sort what is large takes room on the stack.
+    let mut list: Vec<&Attribute> = list.iter().collect();
+    list.sort_unstable_by(|a, b| (a.index, a.name.len(), &a.name).cmp(&(b.index, b.name.len(), &b.name)));
     let bytes = edit.write(nr, Seal::Xattr(nr))?;
     bytes.fill(0);
-    let hashes = lay_out(bytes, BLOCK_HEADER, 0, &list);
+    let hashes = lay_out(bytes, BLOCK_HEADER, 0, list.into_iter());
     let is_hashed = hashes.iter().all(|&hash| hash != 0);
     let hash = if is_hashed { hashes.iter().fold(0u32, |all, &one| all.rotate_left(16) ^ one) } else { 0 };
     let header: &mut Header = view::get_mut(bytes, 0)?;

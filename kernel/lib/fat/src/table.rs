@@ -7,7 +7,7 @@ use crate::{Error, Layout, Result, Volume, le16, le32};
 
 const FREE: u32 = 0;
 /// Clusters whose entries a search reads at a time: a multiple of 2, as two entries may share bytes.
-const STEP: u32 = 1024;
+const STEP: u32 = 256;
 
 /// From here on an entry ends a chain; the one before means a bad cluster.
 fn chain_end(layout: &Layout) -> u32 {
