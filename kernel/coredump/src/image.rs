@@ -50,8 +50,11 @@ pub(crate) fn write(dump: &CoreDump<'_>, sink: &mut Sink) -> Result<()> {
     sink.put(&headers(&segments, headers_end, notes.len() as u64, data_start))?;
     sink.put(&notes)?;
     sink.skip(data_start - headers_end - notes.len() as u64)?;
+    let mut page = Vec::new();
+    page.try_reserve_exact(PAGE_SIZE).map_err(|_| Errno::ENOMEM)?;
+    page.resize(PAGE_SIZE, 0);
     for segment in &segments {
-        write_segment(dump, segment, sink)?;
+        write_segment(dump, segment, &mut page, sink)?;
     }
     sink.finish()
 }
@@ -175,8 +178,7 @@ fn headers(segments: &[Segment], notes_at: u64, notes_len: u64, data_start: u64)
 }
 
 /// Writes the memory of `segment`. `EINTR`: the process was killed meanwhile.
-fn write_segment(dump: &CoreDump<'_>, segment: &Segment, sink: &mut Sink) -> Result<()> {
-    let mut page = [0; PAGE_SIZE];
+fn write_segment(dump: &CoreDump<'_>, segment: &Segment, page: &mut [u8], sink: &mut Sink) -> Result<()> {
     let mut at = segment.start;
     let end = segment.start + segment.written;
     while at < end {
@@ -185,8 +187,8 @@ fn write_segment(dump: &CoreDump<'_>, segment: &Segment, sink: &mut Sink) -> Res
         }
         // An anonymous page that was never touched is zero: it needs no frame to be written.
         let is_untouched = segment.is_anonymous && !is_present(&dump.mm, at);
-        if !is_untouched && dump.mm.read_remote(at, &mut page, Rights::Force) == PAGE_SIZE {
-            sink.put(&page)?;
+        if !is_untouched && dump.mm.read_remote(at, page, Rights::Force) == PAGE_SIZE {
+            sink.put(page)?;
         } else {
             sink.skip(PAGE)?;
         }

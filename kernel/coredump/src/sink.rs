@@ -66,11 +66,11 @@ impl Sink {
             self.pending_hole = len;
             return Ok(());
         }
-        let zeros = [0; PAGE_SIZE];
+        static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
         let mut left = len;
         while left > 0 {
-            let part = left.min(zeros.len() as u64);
-            self.put(&zeros[..part as usize])?;
+            let part = left.min(ZEROS.len() as u64);
+            self.put(&ZEROS[..part as usize])?;
             left -= part;
         }
         Ok(())

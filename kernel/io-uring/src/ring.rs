@@ -251,11 +251,16 @@ impl Ring {
         let (rings, sqes) = shape.pages();
         let charge = PageCharge::new((rings + sqes) as u64)?;
         let memory = Arc::new(Memory::new(shape)?);
+        Ok(hal::in_place::arc(Self::build(flags, memory, charge)))
+    }
+
+    #[inline(never)]
+    fn build(flags: SetupFlags, memory: Arc<Memory>, charge: Option<PageCharge>) -> Self {
         let is_disabled = flags.contains(SetupFlags::R_DISABLED);
         let is_single = flags.contains(SetupFlags::SINGLE_ISSUER);
         let submitting = Submitting { head: 0, chain: VecDeque::new(), untold: 0 };
         let issuer = if is_single && !is_disabled { process::current().tid() } else { 0 };
-        Ok(Arc::new(Self {
+        Self {
             flags,
             cq: Completions::new(memory.clone()),
             memory,
@@ -282,7 +287,7 @@ impl Ring {
             user: process::cred::user_of(process::current().with_cred(|cred| cred.uid)),
             _charge: charge,
             next_closed: SpinLock::new("io_uring.next_closed", None),
-        }))
+        }
     }
 
     /// A number for what waits, higher than all before.

@@ -383,7 +383,7 @@ impl Tty {
     /// It stops there because the signal comes before what is typed after it: a reader that gets the rest of the
     /// line has had the signal.
     fn interpret(&self, bytes: &[u8]) -> (usize, Option<u32>) {
-        let mut echo = ArrayVec::<u8, { 4 * CHUNK }>::new();
+        let mut echo = ArrayVec::<u8, CHUNK>::new();
         let mut ldisc = self.ldisc.lock();
         let mut signal = None;
         let mut done = 0;

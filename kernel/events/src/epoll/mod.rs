@@ -293,7 +293,9 @@ impl Epoll {
             let items = self.items.lock();
             items.values().filter_map(|item| item.file.upgrade()).collect()
         };
-        files.into_iter().filter_map(|file| Some((epoll_of(&file)?.address(), file))).collect()
+        let mut sets = BTreeMap::new();
+        sets.extend(files.into_iter().filter_map(|file| Some((epoll_of(&file)?.address(), file))));
+        sets
     }
 
     fn address(&self) -> usize {
@@ -314,8 +316,9 @@ impl Epoll {
             if depth > MAX_NESTS || level.contains_key(&self.address()) {
                 return None;
             }
-            let below = level.values().filter_map(|file| epoll_of(file)).flat_map(Epoll::sets);
-            level = below.collect();
+            let mut below = BTreeMap::new();
+            below.extend(level.values().filter_map(|file| epoll_of(file)).flat_map(Epoll::sets));
+            level = below;
         }
         Some(depth)
     }
@@ -326,7 +329,9 @@ impl Epoll {
             set.parents.lock().iter().filter_map(Weak::upgrade).collect()
         };
         let by_address = |sets: Vec<Arc<Epoll>>| -> BTreeMap<usize, Arc<Epoll>> {
-            sets.into_iter().map(|set| (set.address(), set)).collect()
+            let mut found = BTreeMap::new();
+            found.extend(sets.into_iter().map(|set| (set.address(), set)));
+            found
         };
         let mut level = by_address(parents(self));
         let mut height = 0;

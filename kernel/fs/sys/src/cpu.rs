@@ -92,6 +92,7 @@ pub(crate) fn items(part: Part) -> Items {
 }
 
 /// What can be asked of physical memory. Blocks of it do not come and go.
+#[inline(never)]
 fn memory() -> Items {
     /// `EINVAL`: no number.
     fn address(bytes: &[u8]) -> Result<u64> {
@@ -193,6 +194,7 @@ fn cpus() -> Items {
     items
 }
 
+#[inline(never)]
 fn one_cpu(cpu: CpuId) -> Items {
     let mut items = Vec::from([
         link("node0", alloc::string::String::from("../../node/node0")),
@@ -216,6 +218,7 @@ fn caches(cpu: CpuId) -> Items {
         .collect()
 }
 
+#[inline(never)]
 fn cache_items(cpu: CpuId, cache: &Cache) -> Items {
     let shared = topology::sharing(cpu, |apic_id| (cache.id(apic_id), 0));
     let number = |number: u32| format!("{number}");
@@ -234,6 +237,7 @@ fn cache_items(cpu: CpuId, cache: &Cache) -> Items {
 }
 
 /// Where the CPU is among the others. Dies and clusters within a package are not known.
+#[inline(never)]
 fn topology(cpu: CpuId) -> Items {
     /// What Linux shows where there are no clusters.
     const NO_CLUSTER: &str = "65535";
@@ -241,24 +245,25 @@ fn topology(cpu: CpuId) -> Items {
     let core = topology::sharing(cpu, |apic_id| (layout.package(apic_id), layout.core(apic_id)));
     let package = topology::sharing(cpu, |apic_id| (layout.package(apic_id), 0));
     let apic_id = topology::apic_id(cpu);
-    Vec::from([
-        mask("cluster_cpus", core),
-        list("cluster_cpus_list", core),
+    let mut items = Vec::from([
         value("cluster_id", NO_CLUSTER),
-        mask("core_cpus", core),
-        list("core_cpus_list", core),
         value("core_id", format!("{}", layout.core(apic_id))),
-        mask("core_siblings", package),
-        list("core_siblings_list", package),
-        mask("die_cpus", package),
-        list("die_cpus_list", package),
         value("die_id", "0"),
-        mask("package_cpus", package),
-        list("package_cpus_list", package),
         value("physical_package_id", format!("{}", layout.package(apic_id))),
-        mask("thread_siblings", core),
-        list("thread_siblings_list", core),
-    ])
+    ]);
+    let sets = [
+        ("cluster_cpus", "cluster_cpus_list", core),
+        ("core_cpus", "core_cpus_list", core),
+        ("core_siblings", "core_siblings_list", package),
+        ("die_cpus", "die_cpus_list", package),
+        ("package_cpus", "package_cpus_list", package),
+        ("thread_siblings", "thread_siblings_list", core),
+    ];
+    for (name, as_list, cpus) in sets {
+        items.push(mask(name, cpus));
+        items.push(list(as_list, cpus));
+    }
+    items
 }
 
 fn nodes() -> Items {
@@ -272,6 +277,7 @@ fn nodes() -> Items {
     ])
 }
 
+#[inline(never)]
 fn node0() -> Items {
     let all = hal::cpu::online();
     let mut items = Vec::from([

@@ -130,6 +130,7 @@ fn hex(
     value(name, format!("0x{number:0width$x}"))
 }
 
+#[inline(never)]
 fn pci_attributes(device: &Arc<Device>, up: &str) -> Items {
     let resources = device.clone();
     let config = device.clone();
@@ -187,6 +188,7 @@ pub(crate) fn rescan() -> (alloc::borrow::Cow<'static, str>, crate::place::Item)
 }
 
 /// What disks and partitions share.
+#[inline(never)]
 fn block_attributes(device: &Arc<BlockDevice>, up: &str) -> Items {
     let (major, minor) = device.number();
     let (size, ro, stat, inflight, properties) =

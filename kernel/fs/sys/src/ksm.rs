@@ -23,7 +23,7 @@ type Named = (Cow<'static, str>, Item);
 const ANY: RangeInclusive<u64> = 0..=u32::MAX as u64;
 
 pub(crate) fn items() -> Items {
-    Vec::from([
+    let mut items = Vec::from([
         tunable("advisor_max_cpu", &ADVISOR_MAX_CPU, ANY),
         tunable("advisor_max_pages_to_scan", &ADVISOR_MAX_PAGES, ANY),
         tunable("advisor_min_pages_to_scan", &ADVISOR_MIN_PAGES, ANY),
@@ -40,6 +40,15 @@ pub(crate) fn items() -> Items {
             || u8::from(ksm::merge_across_nodes()),
             |bytes| ksm::set_merge_across_nodes(number(bytes, 0..=1)? == 1),
         ),
+    ]);
+    items.extend(more_items());
+    items
+}
+
+/// The second half: both together take much of the stack.
+#[inline(never)]
+fn more_items() -> Items {
+    Vec::from([
         value("pages_scanned", ksm::pages_scanned),
         stat("pages_shared", |stats| stats.pages_shared),
         stat("pages_sharing", |stats| stats.pages_sharing),

@@ -39,7 +39,7 @@ pub(crate) struct Binding {
 }
 
 struct Table {
-    buckets: [SpinLock<Vec<Weak<Binding>>>; BUCKETS],
+    buckets: Vec<SpinLock<Vec<Weak<Binding>>>>,
 }
 
 /// The ports of one protocol.
@@ -129,7 +129,8 @@ impl Table {
 
 impl Ports {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Table { buckets: core::array::from_fn(|_| SpinLock::new("inet.ports", Vec::new())) }))
+        let bucket = |_| SpinLock::new("inet.ports", Vec::new());
+        Self(Arc::new(Table { buckets: (0..BUCKETS).map(bucket).collect() }))
     }
 
     /// Takes port `at`, or with port 0 a free one for which `suits` holds.

@@ -215,7 +215,8 @@ fn garbage(mut all: BTreeMap<usize, Candidate>) -> Vec<Arc<UnixSocket>> {
     }
     let mut live: Vec<usize> =
         all.iter().filter(|(_, candidate)| candidate.count > candidate.inside).map(|(key, _)| *key).collect();
-    let mut seen: BTreeSet<usize> = live.iter().copied().collect();
+    let mut seen = BTreeSet::new();
+    seen.extend(live.iter().copied());
     while let Some(key) = live.pop() {
         let Some(candidate) = all.get(&key) else { continue };
         live.extend(candidate.carries.iter().copied().filter(|carried| seen.insert(*carried)));

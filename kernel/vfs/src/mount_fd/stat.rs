@@ -109,7 +109,7 @@ impl<'a> View<'a> {
     fn reachable(&self) -> Vec<Arc<Mount>> {
         let mut mounts = self.ns.mounts();
         mounts.retain(|mount| Path::root_of(mount).spell(Some(&self.root)).is_reachable);
-        mounts.sort_by_key(|mount| mount.unique_id());
+        mounts.sort_unstable_by_key(|mount| mount.unique_id());
         mounts
     }
 

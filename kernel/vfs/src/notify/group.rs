@@ -303,9 +303,10 @@ fn ask_slow(path: &Path, wanted: Event) -> Result<()> {
         }
         let Some(alive) = group.upgrade() else { continue };
         asked.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        asked.push((alive, wanted));
+        // The highest priority first.
+        let at = asked.partition_point(|(before, _)| before.priority() >= alive.priority());
+        asked.insert(at, (alive, wanted));
     }
-    asked.sort_by_key(|(group, _)| core::cmp::Reverse(group.priority()));
     asked.iter().try_for_each(|(group, wanted)| group.ask(path, *wanted | event & Event::ISDIR))
 }
 

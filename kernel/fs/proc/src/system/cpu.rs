@@ -1,5 +1,6 @@
 //! CPUs, their time, interrupts and load (proc_stat(5), proc_cpuinfo(5), proc_loadavg(5)).
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use abi::Result;
@@ -85,8 +86,10 @@ fn interrupt_lines() -> Vec<IrqInfo> {
             None => lines.push(info),
         }
     }
-    lines.sort_by_key(|line| line.label.parse::<u32>().unwrap_or(u32::MAX));
-    lines
+    let number = |line: &IrqInfo| line.label.parse::<u32>().unwrap_or(u32::MAX);
+    let mut sorted = BTreeMap::new();
+    sorted.extend(lines.into_iter().enumerate().map(|(at, line)| ((number(&line), at), line)));
+    sorted.into_values().collect()
 }
 
 /// The `intr` line: the sum of all, and the count of each numbered line.

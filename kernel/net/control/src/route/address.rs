@@ -81,8 +81,8 @@ pub(super) fn dump(request: &Request<'_>, family: u16) -> Result<Answer> {
     let header = request.header(NEW_ADDRESS, message::MULTI);
     all.retain(|address| is_of(family, address.ip));
     // Those of version 4 come first.
-    all.sort_by_key(|address| address.ip.is_ipv6());
-    Ok(Answer::Dump(Box::new(all.into_iter().map(move |address| describe(header, &address)))))
+    let (four, six): (Vec<_>, Vec<_>) = all.into_iter().partition(|address| address.ip.is_ipv4());
+    Ok(Answer::Dump(Box::new(four.into_iter().chain(six).map(move |address| describe(header, &address)))))
 }
 
 /// The family's address in `attributes`: of version 4 in `IFA_LOCAL`, of version 6 in either. `EINVAL`: none.

@@ -1,6 +1,7 @@
 //! Routes: `RTM_GETROUTE`. There are those that follow from the addresses of `lo`, as long as it is on.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -160,13 +161,16 @@ pub(super) fn dump(request: &Request<'_>, family: u16) -> Result<Answer> {
     let filter = Filter::of(request)?;
     let net = request.net();
     let addresses = if interface::link(net).is_up { interface::addresses(net) } else { Vec::new() };
-    let mut all: Vec<Entry> =
-        addresses.iter().filter(|address| is_of(family, address.ip)).flat_map(entries).collect();
-    all.retain(|entry| filter.takes(entry));
-    all.sort_by_key(|entry| (entry.to.is_ipv6(), entry.table, entry.to, entry.prefix));
-    all.dedup_by_key(|entry| (entry.to, entry.prefix, entry.table, entry.kind));
+    let mut all = BTreeMap::new();
+    for entry in addresses.iter().filter(|address| is_of(family, address.ip)).flat_map(entries) {
+        if filter.takes(&entry) {
+            // The first of equal ones stays.
+            let key = (entry.to.is_ipv6(), entry.table, entry.to, entry.prefix, entry.kind);
+            all.entry(key).or_insert(entry);
+        }
+    }
     let header = request.header(NEW_ROUTE, message::MULTI);
-    Ok(Answer::Dump(Box::new(all.into_iter().map(move |entry| describe(header, &entry)))))
+    Ok(Answer::Dump(Box::new(all.into_values().map(move |entry| describe(header, &entry)))))
 }
 
 /// The way to one address. `EINVAL`: a wrong question. `ENETUNREACH`: there is none.

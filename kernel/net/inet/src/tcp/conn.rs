@@ -293,7 +293,8 @@ impl Conn {
         Some((config, binding))
     }
 
-    /// A SYN for this listener.
+    /// A SYN for this listener. Apart, so that other segments do not need the stack for a new connection.
+    #[inline(never)]
     fn on_syn(self: &Arc<Self>, local: Endpoint, remote: Endpoint, syn: &Segment, iss: u32) {
         let Some((config, binding)) = self.admits() else { return };
         let child = Conn::new(self.stack.clone(), self.family, self.uid, config.clone());
