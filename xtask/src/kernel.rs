@@ -13,6 +13,9 @@ use crate::{ksyms, paths, ui};
 /// The target that the kernel is built for.
 const TARGET: &str = "x86_64-unknown-none";
 
+/// Has the compiler note each function's stack frame in a section that is not loaded; the check `stack` reads it.
+const STACK_SIZES: &str = "target.x86_64-unknown-none.rustflags=['-Zemit-stack-sizes']";
+
 /// How the kernel is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flavour {
@@ -68,7 +71,7 @@ fn build_with(flavour: Flavour, options: &[&str]) -> Result<Built> {
     let mut cargo = toolchain.cargo();
     cargo.current_dir(paths::repo()).args(["build", "--package", "keel", "--target", TARGET]);
     cargo.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
-    cargo.arg("--target-dir").arg(&target_dir).args(options);
+    cargo.args(["--config", STACK_SIZES]).arg("--target-dir").arg(&target_dir).args(options);
     if flavour == Flavour::Release {
         cargo.arg("--release");
     }

@@ -4,12 +4,14 @@
 //!   format   rustfmt --check              layers  edges between crates are those of ARCHITECTURE.md
 //!   lints    clippy, warnings denied      unsafe  forbidden outside of hal; hal's size is shown
 //!   docs     rustdoc, warnings denied       dependencies, coverage, sysctl: the pages of these names are up to date
+//!   stack    no function of the built kernel takes more of a stack than there is to give
 //! ```
 //! Every check runs, whatever the one before found.
 
 mod dependencies;
 mod layers;
 mod safety;
+mod stack;
 mod sysctl;
 
 use std::process::{Command, ExitCode};
@@ -23,7 +25,7 @@ type Check = fn() -> Result<String>;
 
 /// Runs all checks; the result is a failure when one failed.
 pub fn run() -> Result<ExitCode> {
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 9] = [
         ("format", format),
         ("lints", lints),
         ("docs", docs),
@@ -32,6 +34,7 @@ pub fn run() -> Result<ExitCode> {
         ("dependencies", dependencies::run),
         ("coverage", coverage::check),
         ("sysctl", sysctl::run),
+        ("stack", stack::run),
     ];
     let mut failed = 0;
     for (name, check) in checks {
