@@ -321,7 +321,7 @@ impl Mapping {
                 pages.source.read_pages(first, &frames)?;
             }
             pages.ahead.next.store(first + frames.len() as u64, Relaxed);
-            if let Some(frame) = self.insert_read(pages, NOW, first, frames.drain(..), first)? {
+            if let Some(frame) = self.insert_read(pages, NOW, first, frames, first)? {
                 return Ok(frame);
             }
             // It came, was written and went meanwhile, or one of its neighbours did.
