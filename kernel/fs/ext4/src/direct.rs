@@ -133,7 +133,7 @@ pub(crate) fn write(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, pos: u64
     let old = inode.size();
     if pos > old {
         // Bytes of the last page that are on their way must be there before it is written back.
-        node.flights.settle();
+        node.flights.settle_writes();
         // What a mapping stored behind the end in the last page must not show.
         let mapping = mapping(inode)?;
         mapping.zero_gap(pos)?;
@@ -242,7 +242,7 @@ fn write_chunk(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, range: Range<
         }
     }
     // Somebody stores to a mapping of these pages all the time: then they are written as such stores are.
-    node.flights.settle();
+    node.flights.settle_writes();
     let mut done = 0;
     for (frame, offset, len) in parts(&frames, range.clone()) {
         let part = [hal::uio::FramePart { frame: frame.clone(), offset, len }];

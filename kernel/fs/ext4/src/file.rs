@@ -83,7 +83,7 @@ impl FileOps for Regular {
         } else {
             // A page must not come in with what a transfer under way is about to replace, and become dirty; nor be dropped at
             // the end of one while bytes are copied into it.
-            node.flights.settle();
+            node.flights.settle_writes();
             mapping.zero_gap(pos)?;
             match mapping.write(pos, src) {
                 Err(Errno::ENOSPC) if node.fs.finish_evictions() => mapping.write(pos, src)?,

@@ -12,7 +12,8 @@
 //! ```
 //! The count says what `sem` says of transfers that their thread waits for: no block changes its owner meanwhile, and nobody
 //! writes to pages of the cache, if who holds `sem` for writing waits for the count to be 0 first. He meets no new ones.
-//! Stores through mappings, and write-back, go on.
+//! Stores through mappings, and write-back, go on. Who changes pages only, and no blocks, waits for writes (`settle_writes`): a
+//! read that is under way gives what was there before.
 //!
 //! # The page cache
 //!
@@ -57,6 +58,8 @@ use crate::node::Node;
 /// The transfers of a file that are under way.
 pub(crate) struct Flights {
     nr: AtomicU32,
+    /// Those of them that are writes.
+    nr_writes: AtomicU32,
     landed: WaitQueue,
     /// Pages that were about to come into the cache, or to become dirty.
     nr_comings: AtomicU64,
@@ -64,7 +67,8 @@ pub(crate) struct Flights {
 
 impl Flights {
     pub(crate) const fn new() -> Self {
-        Self { nr: AtomicU32::new(0), landed: WaitQueue::new(), nr_comings: AtomicU64::new(0) }
+        let (nr, nr_writes) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { nr, nr_writes, landed: WaitQueue::new(), nr_comings: AtomicU64::new(0) }
     }
 
     /// Waits until none is under way. The inode's `sem` is held for writing, so that none begins.
@@ -74,26 +78,38 @@ impl Flights {
         }
     }
 
+    /// As [`settle`](Self::settle) for writes only: for who moves and frees no blocks.
+    pub(crate) fn settle_writes(&self) {
+        if self.nr_writes.load(SeqCst) > 0 {
+            self.landed.wait(|| (self.nr_writes.load(SeqCst) == 0).then_some(()));
+        }
+    }
+
     /// Pages are about to come into the cache, or to become dirty.
     pub(crate) fn note_coming(&self) {
         self.nr_comings.fetch_add(1, SeqCst);
     }
 }
 
-/// A place in the count.
-struct Counted(Arc<Node>);
+/// A place in the counts.
+struct Counted(Arc<Node>, RwKind);
 
 impl Counted {
-    fn new(node: &Arc<Node>) -> Self {
+    fn new(node: &Arc<Node>, kind: RwKind) -> Self {
         node.flights.nr.fetch_add(1, SeqCst);
-        Self(node.clone())
+        if kind == RwKind::Write {
+            node.flights.nr_writes.fetch_add(1, SeqCst);
+        }
+        Self(node.clone(), kind)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if self.0.flights.nr.fetch_sub(1, SeqCst) == 1 {
-            self.0.flights.landed.wake_all();
+        let flights = &self.0.flights;
+        let is_last_write = self.1 == RwKind::Write && flights.nr_writes.fetch_sub(1, SeqCst) == 1;
+        if flights.nr.fetch_sub(1, SeqCst) == 1 || is_last_write {
+            flights.landed.wake_all();
         }
     }
 }
@@ -251,7 +267,7 @@ type Runs = SmallVec<[Run; 2]>;
 pub(crate) fn begin(node: &Arc<Node>, inode: &Arc<Inode>, direct: Direct) -> Begun {
     let Some(range) = node.flying_range(inode, &direct) else { return Err(direct) };
     // From here on no block is taken away.
-    let counted = Counted::new(node);
+    let counted = Counted::new(node, direct.kind);
     let nr_comings = node.flights.nr_comings.load(SeqCst);
     let Ok(mapping) = mapping(inode) else { return Err(direct) };
     let is_ready = match direct.kind {

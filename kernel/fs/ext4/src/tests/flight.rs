@@ -308,3 +308,32 @@ fn a_write_behind_the_end_keeps_what_is_on_its_way() {
     expected[8192..].fill(3);
     assert_eq!(env.get("/file").unwrap(), expected);
 }
+
+#[test]
+fn a_buffered_write_does_not_wait_for_reads() {
+    let _alone = alone();
+    let Some(image) = image(&["-t", "ext4"], 16 << 20) else { return };
+    let env = Env::new(&image);
+    let file = file(&env, &[1; 16_384]);
+    let cached = env.open("/file", OpenFlags::RDWR).unwrap();
+    let pages = file.inode().mapping().unwrap().clone();
+    pages.read(0, &mut hal::uio::Dest::kernel(&mut [0; 16_384])).unwrap();
+    env.memory.hold();
+    let to = parts(&[0; 4096], 0);
+    let outcome = begin(&file, RwKind::Read, 4096, &to).unwrap();
+    let held = env.memory.take_held();
+    let is_over = aside(move || {
+        assert_eq!(vfs::rw::pwrite(&cached, &mut Src::kernel(&[3; 100]), 6000, u64::MAX), Ok(100));
+    });
+    for _ in 0..100 {
+        if is_over.load(Ordering::SeqCst) {
+            break;
+        }
+        pause();
+    }
+    let was_over = is_over.load(Ordering::SeqCst);
+    held.into_iter().for_each(|request| env.memory.run(request));
+    env.memory.let_go();
+    assert_eq!((outcome.wait(), was_over), (Ok(4096), true));
+    assert_eq!(bytes(&to), [1; 4096]);
+}
