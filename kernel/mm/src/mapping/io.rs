@@ -274,13 +274,17 @@ impl Mapping {
             return Ok(None);
         }
         let Source::Pages(pages) = &self.source else { return Err(Errno::EIO) };
-        let inserted = pages.source.prepare_write(idx).and_then(|()| self.insert_new(idx, &frame));
-        if !inserted.inspect_err(|_| src.revert(n))? {
-            src.revert(n);
-            return Ok(None);
+        pages.source.prepare_write(idx).inspect_err(|_| src.revert(n))?;
+        match self.insert_new(idx, &frame) {
+            Ok(true) => {}
+            refused => {
+                self.forget_write(pages, idx);
+                src.revert(n);
+                return refused.map(|_| None);
+            }
         }
         self.grow(idx, PAGE_SIZE);
-        self.mark_dirty(idx, &frame)?;
+        Self::note_dirty(pages, &frame);
         Ok(Some(n))
     }
 

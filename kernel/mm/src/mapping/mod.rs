@@ -144,9 +144,17 @@ pub trait PageSource: Send + Sync {
     }
 
     /// Called before page `idx` is first written through a mapping or write(2): reserve space for it.
+    ///
+    /// More than one thread may be about to write to it, each of which calls this.
     fn prepare_write(&self, idx: u64) -> Result<()> {
         let _ = idx;
         Ok(())
+    }
+
+    /// What [`PageSource::prepare_write`] was called for comes to nothing: page `idx` is not dirty, or gone. Others may be about
+    /// to make it dirty. A spinlock is held.
+    fn forget_write(&self, idx: u64) {
+        let _ = idx;
     }
 }
 
@@ -525,15 +533,31 @@ impl Mapping {
             && frame.meta().flags.load(Ordering::Acquire) & page_flags::DIRTY == 0
         {
             pages.source.prepare_write(idx)?;
-            let old = frame.meta().flags.fetch_or(page_flags::DIRTY, Ordering::AcqRel);
-            if old & page_flags::DIRTY == 0 {
-                counters::DIRTY.add(1);
-                if pages.nr_dirty.fetch_add(1, Ordering::Relaxed) == 0 {
-                    pages.dirty_since.store(hal::time::now_ns().max(1), Ordering::Relaxed);
-                }
-            }
+            Self::note_dirty(pages, frame);
         }
         Ok(())
+    }
+
+    /// Counts `frame` as dirty, which its source is prepared for.
+    fn note_dirty(pages: &Pages, frame: &Frame) {
+        let old = frame.meta().flags.fetch_or(page_flags::DIRTY, Ordering::AcqRel);
+        if old & page_flags::DIRTY == 0 {
+            counters::DIRTY.add(1);
+            if pages.nr_dirty.fetch_add(1, Ordering::Relaxed) == 0 {
+                pages.dirty_since.store(hal::time::now_ns().max(1), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Tells the source that nobody makes page `idx` dirty after all, unless somebody else has.
+    #[cold]
+    fn forget_write(&self, pages: &Pages, idx: u64) {
+        // Under the lock: who puts in a page, and prepares to write to it, comes before and is seen, or afterwards.
+        let cached = self.pages.lock();
+        let flags = cached.frames.get(idx).map_or(0, |frame| frame.meta().flags.load(Ordering::Acquire));
+        if flags & page_flags::DIRTY == 0 {
+            pages.source.forget_write(idx);
+        }
     }
 
     /// Whether a page must ask before it becomes writable in a shared mapping.

@@ -206,10 +206,15 @@ impl Mapping {
             }
             for (idx, frame) in taken.iter().filter(|(_, frame)| is_dirty(frame)) {
                 is_clean = false;
-                match self.pages.lock().frames.insert(*idx, frame.clone()) {
+                // The lock goes before the match: giving a promise back takes it again.
+                let kept = self.pages.lock().frames.insert(*idx, frame.clone());
+                match kept {
                     Ok(None) => self.count_cached(1),
                     // A whole page was written meanwhile; or there is no memory to keep it.
-                    Ok(Some(_)) | Err(_) => drop(Self::forget_dirty(source, frame)),
+                    Ok(Some(_)) | Err(_) => {
+                        Self::forget_dirty(source, frame);
+                        self.forget_write(source, *idx);
+                    }
                 }
             }
         }
@@ -236,6 +241,7 @@ impl Mapping {
             let _filling = pages.filling.lock();
             if !is_cached() {
                 Self::forget_dirty(pages, frame);
+                self.forget_write(pages, idx);
             }
         }
         Ok(())
@@ -305,6 +311,7 @@ impl Mapping {
         self.count_cached(-1);
         let was_dirty = Self::forget_dirty(source, frame);
         if was_dirty {
+            self.forget_write(source, idx);
             source.error.set(abi::Errno::EIO);
         }
         Some(was_dirty)

@@ -1,7 +1,7 @@
 //! What happens to a file between two steps of a read or a fault: a disk that does it when it is asked for something.
 
 use std::boxed::Box;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::vec;
 use std::vec::Vec;
@@ -38,13 +38,16 @@ struct Disk {
     when: When,
     event: fn(&Mapping),
     has_happened: AtomicBool,
+    /// Writes that were prepared, less those that came to nothing.
+    nr_prepared: AtomicI32,
 }
 
 impl Disk {
     fn new(when: When, event: fn(&Mapping)) -> (Arc<Disk>, Arc<Mapping>) {
         let bytes = Mutex::new(vec![1; PAGES as usize]);
         let has_happened = AtomicBool::new(false);
-        let disk = Arc::new(Disk { bytes, mapping: OnceLock::new(), when, event, has_happened });
+        let (mapping, nr_prepared) = (OnceLock::new(), AtomicI32::new(0));
+        let disk = Arc::new(Disk { bytes, mapping, when, event, has_happened, nr_prepared });
         let mapping = Arc::new(Mapping::new_source(disk.clone(), PAGES * PAGE));
         disk.mapping.set(Arc::downgrade(&mapping)).unwrap();
         (disk, mapping)
@@ -103,8 +106,13 @@ impl PageSource for Disk {
     }
 
     fn prepare_write(&self, _: u64) -> Result<()> {
+        self.nr_prepared.fetch_add(1, SeqCst);
         self.happens(When::Writing);
         Ok(())
+    }
+
+    fn forget_write(&self, _: u64) {
+        self.nr_prepared.fetch_sub(1, SeqCst);
     }
 }
 
@@ -159,7 +167,7 @@ fn other_pages_that_are_written_do_not_matter_to_a_read() {
 #[test]
 fn a_page_that_is_cut_off_while_it_becomes_dirty_does_not_count() {
     let _alone = alone();
-    let (_disk, mapping) = Disk::new(When::Writing, |file| file.truncate(0));
+    let (disk, mapping) = Disk::new(When::Writing, |file| file.truncate(0));
     let file = Arc::new(TestFile(mapping.clone()));
     let mm = Mm::new().unwrap();
     mm.map(fixed(0x200, PAGES, rw(), MapFlags::SHARED, Backing::file(file), 0)).unwrap();
@@ -168,4 +176,14 @@ fn a_page_that_is_cut_off_while_it_becomes_dirty_does_not_count() {
     let access = Access { write: true, exec: false, user_mode: true, by_key: false };
     assert_eq!(mm.handle_fault(UserAddr(0x203 * PAGE), access).err(), Some(FaultError::Bus));
     assert_eq!((mapping.nr_dirty(), counters::DIRTY.get()), (0, before));
+    assert_eq!(disk.nr_prepared.load(SeqCst), 0);
+}
+
+#[test]
+fn a_page_that_comes_before_one_that_is_written_whole_is_prepared_for_once() {
+    let _alone = alone();
+    let (disk, mapping) = Disk::new(When::Writing, |file| drop(first_bytes(file, 1)));
+    assert_eq!(mapping.write(0, &mut Src::kernel(&[7; PAGE as usize])), Ok(PAGE as usize));
+    assert_eq!((mapping.nr_dirty(), disk.nr_prepared.load(SeqCst)), (1, 1));
+    mapping.truncate(0);
 }
