@@ -129,7 +129,7 @@ fn read_chunk(node: &Node, mapping: &mm::Mapping, dst: &mut Dest<'_>, range: Ran
 pub(crate) fn write(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, pos: u64) -> Result<usize> {
     node.fs.disk.device().check_direct(pos, src.remaining(), src.alignment())?;
     // Pages that wait may be about to go into the inode.
-    node.leave_inode()?;
+    node.fs.with_space(|| node.leave_inode())?;
     let old = inode.size();
     if pos > old {
         // Bytes of the last page that are on their way must be there before it is written back.
@@ -139,22 +139,31 @@ pub(crate) fn write(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, pos: u64
         mapping.zero_gap(pos)?;
         mapping.write_back(whole_pages(&(old..old + 1)))?;
     }
-    let mut at = pos;
+    let (mut at, mut has_waited) = (pos, false);
     while src.remaining() > 0 {
-        let range = at..at + (src.remaining() as u64).min(CHUNK);
+        let left = src.remaining();
+        let range = at..at + (left as u64).min(CHUNK);
         let end = range.end;
-        match write_chunk(node, inode, src, range) {
-            Ok(n) => at += n as u64,
-            Err(errno) => {
-                // Some of its blocks may be there by now, behind the end.
-                if end > inode.size() {
-                    node.cut(inode)?;
-                }
-                if at == pos {
-                    return Err(errno);
-                }
-                break;
+        let errno = match write_chunk(node, inode, src, range) {
+            Ok(n) => {
+                at += n as u64;
+                continue;
             }
+            Err(errno) => errno,
+        };
+        // Some of its blocks may be there by now, behind the end.
+        if end > inode.size() {
+            let _frozen = mapping(inode)?.freeze();
+            node.cut(inode)?;
+        }
+        if errno == Errno::ENOSPC && !has_waited {
+            has_waited = true;
+            src.revert(left - src.remaining());
+            node.fs.regain_all()?;
+        } else if at == pos {
+            return Err(errno);
+        } else {
+            break;
         }
     }
     Ok((at - pos) as usize)

@@ -75,7 +75,7 @@ impl FileOps for Regular {
         let node = node(inode)?;
         node.fs.check_there()?;
         if node.fs.layout.reserved_blocks > 0 && !file.cred().capable(Cap::SYS_RESOURCE) {
-            node.leave_reserve(pos, src)?;
+            node.fs.with_space(|| node.leave_reserve(pos, src))?;
         }
         let mapping = mapping(inode)?;
         let done = if direct::is_direct(file, node) {
@@ -141,7 +141,7 @@ impl FileOps for Regular {
         check_unswapped(inode)?;
         let node = node(inode)?;
         node.flights.settle();
-        node.leave_inode()?;
+        node.fs.with_space(|| node.leave_inode())?;
         let has_extents = node.flags.load(Relaxed) & flags::EXTENTS != 0;
         let end = offset + len;
         let reserve = if file.cred().capable(Cap::SYS_RESOURCE) { Reserve::Use } else { Reserve::Leave };
@@ -229,7 +229,7 @@ pub(crate) fn set_attr(inode: &Inode, attr: &FileAttr) -> Result<()> {
 
 impl Node {
     /// Cuts a write so that blocks of the privileged stay. `ENOSPC`: none but those are left.
-    fn leave_reserve(&self, pos: u64, src: &mut Src<'_>) -> Result<()> {
+    fn leave_reserve(&self, pos: u64, src: &Src<'_>) -> Result<()> {
         let blocks = self.fs.available()?;
         if (blocks << self.fs.layout.block_bits) > src.remaining() as u64 * 2 + (PAGE_SIZE as u64 * 2) {
             return Ok(());
@@ -273,7 +273,7 @@ impl Node {
         let mapping = mapping(inode)?;
         self.fs.check_writing()?;
         self.flights.settle();
-        self.leave_inode()?;
+        self.fs.with_space(|| self.leave_inode())?;
         let old = inode.size();
         let edge = size.min(old);
         self.dirty_edge(inode, edge)?;
@@ -317,6 +317,7 @@ impl Node {
         self.put_attributes(&mut raw, inode);
         raw.store(layout, txn)?;
         self.data_changed(txn);
+        self.promise_edges(layout, txn, u64::from(first)..1 << 32)?;
         let outcome = dir::unmap(layout, txn, &mut raw, first, 1 << 32, BUDGET);
         *self.last.lock() = None;
         let is_done = outcome.as_ref().is_ok_and(|outcome| *outcome == RemoveOutcome::Done);
@@ -397,8 +398,7 @@ impl Node {
                 Ok(len) => at += u64::from(len),
                 Err(Errno::ENOSPC) if !has_waited => {
                     has_waited = true;
-                    self.fs.finish_evictions();
-                    self.fs.commit(self.fs.running())?;
+                    self.fs.regain_all()?;
                 }
                 Err(errno) => return Err(errno),
             }

@@ -22,6 +22,7 @@ mod names;
 mod node;
 mod options;
 mod pages;
+mod promises;
 mod ranges;
 mod shift;
 mod space;

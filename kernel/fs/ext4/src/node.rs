@@ -21,7 +21,7 @@ use vfs::{Inode, InodeFlags, InodeInit, SuperBlock};
 
 use crate::flight::Flights;
 use crate::fs::{Fs, Handle};
-use crate::ranges::Ranges;
+use crate::promises::Promises;
 use crate::state::Txn;
 
 /// Extents of an inode that are freed under one handle.
@@ -47,8 +47,8 @@ pub(crate) struct Node {
     is_dirty: AtomicBool,
     /// It has no names: it goes with its last user.
     is_orphan: AtomicBool,
-    /// Pages that have no blocks yet but a promise of some.
-    pub(crate) reserved: SpinLock<Ranges>,
+    /// Pages that have a promise of the blocks that they lack.
+    pub(crate) reserved: SpinLock<Promises>,
     /// The extent that was looked up last.
     pub(crate) last: SpinLock<Option<Extent>>,
     /// The size on disk.
@@ -110,7 +110,7 @@ impl Fs {
             keeps_blocks: AtomicBool::new(false),
             is_dirty: AtomicBool::new(false),
             is_orphan: AtomicBool::new(false),
-            reserved: SpinLock::new("ext4.node.reserved", Ranges::new()),
+            reserved: SpinLock::new("ext4.node.reserved", Promises::new()),
             last: SpinLock::new("ext4.node.last", None),
             disk_size: AtomicU64::new(raw.size()),
             flights: Flights::new(),
@@ -310,6 +310,7 @@ impl Node {
         loop {
             let handle = self.fs.begin()?;
             let outcome = handle.run(|layout, txn| {
+                self.promise_edges(layout, txn, u64::from(from)..to)?;
                 let mut raw = self.load(layout, txn)?;
                 let outcome = dir::unmap(layout, txn, &mut raw, from, to, BUDGET);
                 *self.last.lock() = None;
@@ -349,8 +350,7 @@ impl Drop for Ops {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let left = self.reserved.get_mut().iter().map(|range| range.end - range.start).sum::<u64>();
-        self.fs.unreserve(left);
+        self.fs.unreserve(self.reserved.get_mut().len());
     }
 }
 

@@ -176,7 +176,7 @@ impl Node {
                 return Ok(None);
             }
             let bytes = inline::file(&raw)?;
-            let is_promised = self.reserved.lock().first_in(0..1).is_some();
+            let is_promised = self.reserved.lock().has(0);
             let room = if is_promised { Room::Promised } else { Room::Free };
             let block = match bytes.is_empty() {
                 true => None,
@@ -223,7 +223,7 @@ impl Node {
         let mut bytes = [0; PAGE_SIZE / 4];
         let Some(bytes) = bytes.get_mut(..size as usize) else { return Ok(false) };
         // In this order: what is stored to the page from here on makes it dirty anew, with a promise of its own.
-        let promised = self.reserved.lock().remove(0..1);
+        let promised = self.reserved.lock().remove_idle(0..1);
         frame.read(0, bytes);
         let put = |layout: &Layout, txn: &mut Txn<'_>| {
             let mut raw = self.load(layout, txn)?;
@@ -244,7 +244,7 @@ impl Node {
             Ok(true)
         };
         let is_in = self.fs.begin().and_then(|handle| handle.run(put));
-        if is_in == Ok(true) || promised > 0 && self.reserved.lock().insert(0..1) == 0 {
+        if is_in == Ok(true) || promised > 0 && !self.reserved.lock().add(0) {
             self.fs.unreserve(promised);
         }
         is_in
@@ -513,13 +513,17 @@ impl Node {
     }
 
     /// Takes back the promises of pages that lie in blocks `from..end`, which were to reach `to`: a page of which more is to be
-    /// written keeps its own.
+    /// written keeps its own, and so does one in which the file ends, if somebody has made it dirty again.
     pub(crate) fn release_written(&self, from: u64, end: u64, to: u64) {
         let per_page = self.fs.blocks_per_page();
-        let whole = if end < to { end / per_page * per_page } else { end };
-        if from < whole {
-            self.release_pages(from, whole);
+        let whole = end / per_page;
+        let mut reserved = self.reserved.lock();
+        let mut gone = reserved.remove(from / per_page..whole);
+        if end == to && !end.is_multiple_of(per_page) {
+            gone += reserved.remove_idle(whole..whole + 1);
         }
+        drop(reserved);
+        self.fs.unreserve(gone);
     }
 
     /// Makes what was written visible: extents as written, and the size on disk.
@@ -568,6 +572,37 @@ impl Node {
         self.fs.unreserve(gone);
     }
 
+    /// As [`Node::release_range`] for pages that could not be written, or did not become dirty; not of those that somebody
+    /// makes dirty meanwhile.
+    fn release_idle(&self, pages: core::ops::Range<u64>) {
+        let gone = self.reserved.lock().remove_idle(pages);
+        self.fs.unreserve(gone);
+    }
+
+    /// Promises blocks to the dirty pages that blocks `blocks`, which are about to be freed, begin or end in the middle of: as
+    /// long as they had all of theirs, they became dirty without a promise. It is kept by what is freed.
+    pub(crate) fn promise_edges(
+        &self,
+        layout: &Layout,
+        txn: &Txn<'_>,
+        blocks: core::ops::Range<u64>,
+    ) -> ext4_image::Result<()> {
+        let per_page = self.fs.blocks_per_page();
+        if per_page == 1 {
+            return Ok(());
+        }
+        let Some(inode) = self.vfs.get().and_then(alloc::sync::Weak::upgrade) else { return Ok(()) };
+        let Some(mapping) = inode.mapping() else { return Ok(()) };
+        for edge in [blocks.start, blocks.end] {
+            let idx = edge / per_page;
+            let is_dirty = !edge.is_multiple_of(per_page) && mapping.count_pages(idx..idx + 1).dirty > 0;
+            if is_dirty && self.maps_page(layout, txn, idx)? && self.reserved.lock().add(idx) {
+                self.fs.reserve_freed(1);
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a block map can hold the blocks of page `idx`.
     fn can_reach(&self, idx: u64) -> bool {
         let last = (idx + 1) * self.fs.blocks_per_page() - 1;
@@ -578,19 +613,40 @@ impl Node {
 
     /// Whether all blocks of page `idx` that the file reaches have a place.
     fn is_mapped(&self, idx: u64) -> Result<bool> {
-        let per_page = self.fs.blocks_per_page();
-        let is_mapped = self.look_at_blocks(|layout, view| {
-            let (mut at, end, mut raw) = (idx * per_page, (idx + 1) * per_page, None);
-            while at < end {
-                let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
-                match self.find(layout, view, &mut raw, logical)? {
-                    Found::Hole(_) => return Ok(false),
-                    Found::Extent(extent) => at += u64::from(extent.len),
-                }
-            }
-            Ok(true)
-        })?;
+        let is_mapped = self.look_at_blocks(|layout, view| self.maps_page(layout, view, idx))?;
         Ok(is_mapped == Some(true))
+    }
+
+    /// As [`Node::is_mapped`], to who has the metadata locked.
+    fn maps_page(&self, layout: &Layout, blocks: &dyn Blocks, idx: u64) -> ext4_image::Result<bool> {
+        let per_page = self.fs.blocks_per_page();
+        let (mut at, end, mut raw) = (idx * per_page, (idx + 1) * per_page, None);
+        while at < end {
+            let logical = u32::try_from(at).map_err(|_| Error::TooBig)?;
+            match self.find(layout, blocks, &mut raw, logical)? {
+                Found::Hole(_) => return Ok(false),
+                Found::Extent(extent) => at += u64::from(extent.len),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Has blocks promised to page `idx`, which is about to become dirty, unless it has all of its own.
+    fn promise(&self, idx: u64) -> Result<()> {
+        if idx > 0 {
+            self.leave_inode()?;
+        }
+        if self.reserved.lock().count_on(idx) || self.is_mapped(idx)? {
+            return Ok(());
+        }
+        self.fs.reserve(1)?;
+        let mut reserved = self.reserved.lock();
+        let is_new = reserved.add(idx) || !reserved.count_on(idx);
+        drop(reserved);
+        if !is_new {
+            self.fs.unreserve(1);
+        }
+        Ok(())
     }
 }
 
@@ -668,31 +724,30 @@ impl PageSource for Node {
 
     fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
         // Who calls has marked the pages clean: nothing redeems their promises any more.
-        self.put_pages(first, frames).inspect_err(|_| self.release_range(first..first + frames.len() as u64))
+        self.put_pages(first, frames).inspect_err(|_| self.release_idle(first..first + frames.len() as u64))
     }
 
     fn prepare_write(&self, idx: u64) -> Result<()> {
         self.flights.note_coming();
         self.fs.check_writing()?;
-        if idx > 0 {
-            self.leave_inode()?;
-        }
         if u32::try_from((idx + 1) * self.fs.blocks_per_page()).is_err() || !self.can_reach(idx) {
             return Err(errno(Error::TooBig));
         }
-        let is_promised = self.reserved.lock().first_in(idx..idx + 1).is_some();
-        if !is_promised && !self.is_mapped(idx)? {
-            if self.fs.reserve(1).is_err() {
-                // Freed blocks and broken promises may come back.
-                self.fs.commit(self.fs.running())?;
-                self.fs.reserve(1)?;
+        match self.promise(idx) {
+            // Nobody who comes here has a lock of a page cache. He may be in the middle of a store to user memory, though, and
+            // have locks that the end of other files waits for.
+            Err(Errno::ENOSPC) => {
+                self.fs.regain()?;
+                self.promise(idx)?;
             }
-            if self.reserved.lock().insert(idx..idx + 1) == 0 {
-                self.fs.unreserve(1);
-            }
+            result => result?,
         }
         self.pages_dirty();
         Ok(())
+    }
+
+    fn forget_write(&self, idx: u64) {
+        self.release_idle(idx..idx.saturating_add(1));
     }
 }
 

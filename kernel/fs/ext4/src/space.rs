@@ -32,16 +32,23 @@ impl Fs {
     /// Promises `pages` pages. `ENOSPC`: there is no room for them.
     pub(crate) fn reserve(&self, pages: u64) -> Result<()> {
         let blocks = pages * self.blocks_per_page();
-        // In this order: who takes blocks meanwhile sees the promise, or is seen here, as he has the metadata locked.
-        let old = self.reserved.fetch_add(blocks, AcqRel);
-        let needed = old.saturating_add(blocks).saturating_add(self.pool());
-        let kept = match self.look(|layout, view| nr_free_blocks(layout, view)) {
-            Ok(free) if needed <= free => return Ok(()),
-            Ok(_) => Err(Errno::ENOSPC),
-            Err(errno) => Err(errno),
-        };
-        self.reserved.fetch_sub(blocks, AcqRel);
-        kept
+        // All of it with the metadata locked: who takes blocks, or frees some that are promised at once, does so before or
+        // after.
+        let is_kept = self.look(|layout, view| {
+            let free = nr_free_blocks(layout, view)?;
+            let old = self.reserved.fetch_add(blocks, AcqRel);
+            let is_kept = old.saturating_add(blocks).saturating_add(self.pool()) <= free;
+            if !is_kept {
+                self.reserved.fetch_sub(blocks, AcqRel);
+            }
+            Ok(is_kept)
+        })?;
+        if is_kept { Ok(()) } else { Err(Errno::ENOSPC) }
+    }
+
+    /// Promises `pages` pages what is being freed of them. The metadata is locked for the change.
+    pub(crate) fn reserve_freed(&self, pages: u64) {
+        self.reserved.fetch_add(pages * self.blocks_per_page(), AcqRel);
     }
 
     /// Does `f`, and once more if there was no space: what frees files may still be under way, and promises may be for more
@@ -50,19 +57,30 @@ impl Fs {
     pub(crate) fn with_space<R>(&self, mut f: impl FnMut() -> Result<R>) -> Result<R> {
         match f() {
             Err(Errno::ENOSPC) => {
-                self.finish_evictions();
-                if self.promises_too_much() && self.reserved.load(Acquire) > 0 {
-                    // An error is the business of those whose data that is.
-                    let _ = self.write_inodes(Pages::Write);
-                }
-                // Blocks that were freed can be had when that is on disk.
-                if self.state.read().holds_freed() {
-                    self.commit(self.running())?;
-                }
+                self.regain_all()?;
                 f()
             }
             result => result,
         }
+    }
+
+    /// Has all the space that nobody needs any more, for another try. As [`Fs::with_space`].
+    pub(crate) fn regain_all(&self) -> Result<()> {
+        self.finish_evictions();
+        self.regain()
+    }
+
+    /// As [`Fs::regain_all`], without what only files without users have.
+    pub(crate) fn regain(&self) -> Result<()> {
+        if self.promises_too_much() && self.reserved.load(Acquire) > 0 {
+            // An error is the business of those whose data that is.
+            let _ = self.write_inodes(Pages::Write);
+        }
+        // Blocks that were freed can be had when that is on disk.
+        if self.state.read().holds_freed() {
+            self.commit(self.running())?;
+        }
+        Ok(())
     }
 
     /// Whether a page's promise may be for more blocks than the page needs in the end.

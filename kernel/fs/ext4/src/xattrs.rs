@@ -3,11 +3,13 @@
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
+use ext4_image::Layout;
 use ext4_image::xattr::{self, index};
 use vfs::Inode;
 use vfs::inode::XattrMode;
 
 use crate::node::Node;
+use crate::state::Txn;
 
 /// Version of ACLs as programs see them, and on disk.
 const SEEN_VERSION: u32 = 2;
@@ -99,13 +101,14 @@ pub(crate) fn set(
         _ => {}
     }
     inode.touch_ctime();
-    node.fs.begin()?.run(|layout, txn| {
+    let put = |layout: &Layout, txn: &mut Txn<'_>| {
         let mut raw = node.load(layout, txn)?;
         node.put_attributes(&mut raw, inode);
         xattr::set(layout, txn, &mut raw, index, rest, converted.as_deref())?;
         node.changed(txn);
         Ok(())
-    })?;
+    };
+    node.fs.with_space(|| node.fs.begin()?.run(put))?;
     vfs::acl::note(inode, name, value.is_some());
     Ok(())
 }

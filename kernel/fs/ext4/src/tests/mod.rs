@@ -7,3 +7,4 @@ mod files;
 mod flight;
 mod hostile;
 mod inline;
+mod promises;
