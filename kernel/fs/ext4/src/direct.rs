@@ -32,6 +32,7 @@ use hal::{PAGE_SHIFT, PAGE_SIZE};
 use vfs::{File, Inode, RwKind};
 
 use crate::file::mapping;
+use crate::fs::Handle;
 use crate::node::Node;
 use crate::pages::{Piece, Room};
 
@@ -242,7 +243,7 @@ fn write_chunk(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, range: Range<
         mapping.write_back(pages.clone())?;
         let frozen = mapping.freeze();
         if frozen.drop_unless_dirty(pages.clone()) {
-            node.write_range(&range, &frames, || {
+            node.write_range(inode, &range, &frames, || {
                 if range.end > inode.size() {
                     frozen.truncate(range.end);
                 }
@@ -269,12 +270,18 @@ impl Node {
 
     /// Writes the bytes `range`, which are in `frames` where pages have them, to blocks, new ones where there are none;
     /// `written` makes the file so long before the blocks become part of it.
-    fn write_range(&self, range: &Range<u64>, frames: &[Frame], mut written: impl FnMut()) -> Result<()> {
+    fn write_range(
+        &self,
+        inode: &Inode,
+        range: &Range<u64>,
+        frames: &[Frame],
+        mut written: impl FnMut(),
+    ) -> Result<()> {
         let bits = self.fs.layout.block_bits;
         let (mut at, to) = (range.start >> bits, range.end.div_ceil(1 << bits));
         let mut has_waited = false;
         while at < to {
-            match self.write_blocks(at, to, range, frames, &mut written) {
+            match self.write_blocks(inode, at, range, frames, &mut written) {
                 Ok(next) => at = next,
                 Err(Errno::ENOSPC) if !has_waited => {
                     has_waited = true;
@@ -288,18 +295,32 @@ impl Node {
     }
 
     /// Writes blocks from `at` on as far as one handle carries; gives where to go on.
-    fn write_blocks(
+    ///
+    /// As long as more are to follow that make the file longer, it is on the list of orphans, as in [`Node::cut_some`]: the size
+    /// is set with the last ones. [`Node::cut`] takes it off when they do not come.
+    pub(crate) fn write_blocks(
         &self,
+        inode: &Inode,
         at: u64,
-        to: u64,
         range: &Range<u64>,
         frames: &[Frame],
         written: &mut impl FnMut(),
     ) -> Result<u64> {
         let bits = self.fs.layout.block_bits;
+        let to = range.end.div_ceil(1 << bits);
+        let is_longer = range.end > inode.size();
+        let end_of = |pieces: &[Piece]| pieces.last().map_or(at, |piece| piece.logical + piece.len);
         let handle = self.fs.begin()?;
-        let pieces = handle.run(|layout, txn| self.map_for_write(layout, txn, at, to, Room::Free))?;
-        let end = pieces.last().map_or(at, |piece| piece.logical + piece.len);
+        let pieces = handle.run(|layout, txn| {
+            let pieces = self.map_for_write(layout, txn, at, to, Room::Free)?;
+            if is_longer && end_of(&pieces) < to {
+                let mut raw = self.load(layout, txn)?;
+                txn.add_orphan(layout, &mut raw)?;
+                self.changed(txn);
+            }
+            Ok(pieces)
+        })?;
+        let end = end_of(&pieces);
         if end == at {
             return Err(Errno::ENOSPC);
         }
@@ -320,8 +341,23 @@ impl Node {
             written();
         }
         self.note_written(&handle, &pieces, end)?;
+        if is_longer && end == to {
+            self.leave_orphans(&handle, inode)?;
+        }
         self.release_pages(at, end);
         Ok(end)
+    }
+
+    /// Takes a file that has names off the list of orphans.
+    fn leave_orphans(&self, handle: &Handle<'_>, inode: &Inode) -> Result<()> {
+        handle.run(|layout, txn| {
+            if inode.nlink() > 0 && txn.state.orphans.contains_key(&self.ino) {
+                let mut raw = self.load(layout, txn)?;
+                txn.remove_orphan(layout, &mut raw)?;
+                self.changed(txn);
+            }
+            Ok(())
+        })
     }
 
     /// Whether the blocks of all bytes of `range` are there and written.

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
 
+use abi::fs::OpenFlags;
 use block::{MemDisk, Op};
+use hal::uio::Src;
 
 use vfs::superblock::SbFlags;
 
@@ -210,4 +212,40 @@ fn what_was_synced_survives_crashes_with_folders_in_inodes() {
     let _alone = alone();
     let args = ["-t", "ext4", "-b", "1024", "-J", "size=1", "-I", "256", "-O", "inline_data"];
     crash(&args, b"commit=900", 4 << 20, 5, 20);
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_direct_write_leaves_no_blocks_behind_the_end() {
+    let _alone = alone();
+    for kind in [&["-t", "ext4", "-b", "1024"][..], &["-t", "ext4", "-b", "1024", "-O", "orphan_file"]] {
+        let Some(image) = image(kind, 8 << 20) else { return };
+        let mut env = Env::new(&image);
+        let file = env.put("/file", &[1; 1024]).unwrap();
+        // So that the write is in many pieces.
+        for block in (2..40).step_by(2) {
+            vfs::attr::fallocate(&file, 1, block << 10, 1024, u64::MAX).unwrap();
+        }
+        env.sync().unwrap();
+        let file = env.open("/file", OpenFlags::RDWR | OpenFlags::DIRECT).unwrap();
+        let write = |pos| vfs::rw::pwrite(&file, &mut Src::kernel(&[2; 65_536]), pos, u64::MAX);
+        let (node, inode) = (crate::node::node(file.inode()).unwrap(), file.inode());
+        // The first transaction of a write of 64 KiB.
+        let frames: Vec<_> = (0..17).map(|_| hal::frame::Frame::alloc_zeroed().unwrap()).collect();
+        let goal = 1024..1024 + 65_536;
+        let next = node.write_blocks(inode, 1, &goal, &frames, &mut || panic!("at once")).unwrap();
+        assert!((2..65).contains(&next), "{next}");
+        env.sync().unwrap();
+        let crashed = env.memory.snapshot();
+        fsck_after_crash(&crashed);
+        let mut again = Env::new(&crashed);
+        assert_eq!(again.get("/file").unwrap(), [1; 1024]);
+        // One block, and one that its tree got.
+        assert!(again.stat("/file").unwrap().st_blocks <= 4);
+        fsck(&again.unmount());
+        // The rest comes.
+        assert_eq!(write(1024), Ok(65_536));
+        drop(file);
+        assert_eq!(env.get("/file").unwrap(), [&[1; 1024][..], &[2; 65_536]].concat());
+        fsck(&env.unmount());
+    }
 }
