@@ -1,7 +1,6 @@
 //! What the VFS asks of the file system as a whole, and the thread that commits every few seconds.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::*;
@@ -111,10 +110,11 @@ impl Fs {
     }
 
     /// Writes attributes of dirty inodes; those without dirty pages are let go.
+    ///
+    /// Until then they stay among the dirty ones: who syncs meanwhile must meet them.
     pub(crate) fn write_inodes(&self, pages: Pages) -> Result<()> {
-        let dirty = core::mem::take(&mut *self.dirty.lock());
+        let dirty = self.dirty.lock().clone();
         let mut result = Ok(());
-        let mut kept = BTreeMap::new();
         for (ino, inode) in dirty {
             let Ok(node) = node(&inode) else { continue };
             let mapping = inode.mapping();
@@ -123,22 +123,19 @@ impl Fs {
             {
                 result = result.and(mapping.write_back(0..u64::MAX));
             }
-            let has_pages = mapping.is_some_and(|mapping| mapping.nr_dirty() > 0);
-            if has_pages {
-                kept.insert(ino, inode.clone());
-            } else {
-                node.mark_clean();
+            if mapping.is_none_or(|mapping| mapping.nr_dirty() == 0) {
+                let mut dirty = self.dirty.lock();
+                // A number may be another inode's by now.
+                if dirty.get(&ino).is_some_and(|now| Arc::ptr_eq(now, &inode)) {
+                    dirty.remove(&ino);
+                    node.mark_clean();
+                }
             }
             // Inodes without names go with their last user.
             if inode.nlink() > 0 || Arc::strong_count(&inode) > 2 {
                 result = result.and(node.write_attributes(&inode));
             }
         }
-        let mut dirty = self.dirty.lock();
-        for (ino, inode) in kept {
-            dirty.entry(ino).or_insert(inode);
-        }
-        drop(dirty);
         if self.is_aborted.load(Acquire) {
             self.forget_dirty();
         }

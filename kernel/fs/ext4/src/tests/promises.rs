@@ -1,5 +1,6 @@
 //! Blocks promised to dirty pages: none of these is without, and none keeps more than it needs when others find no space.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use abi::Result;
@@ -12,6 +13,7 @@ use vfs::inode::XattrMode;
 use super::env::{Env, alone, fsck, image};
 use super::inline::inline_image;
 use crate::node::{Node, node};
+use crate::superops::Pages;
 
 /// `fallocate(2)`: the size stays.
 const KEEP_SIZE: u32 = 1;
@@ -191,4 +193,26 @@ fn promises_of_too_much_let_files_leave_their_inodes() {
         let direct = env.open("/taker", OpenFlags::RDWR | OpenFlags::DIRECT)?;
         pwrite(&direct, &[4; 1024], 1024).map(drop)
     });
+}
+
+#[test]
+fn who_syncs_meets_what_others_are_writing() {
+    let _alone = alone();
+    let Some(mut env) = small_blocks() else { return };
+    let file = env.put("/file", &[1; 4096]).unwrap();
+    let fs = of(&file).fs.clone();
+    let (writer, seen) = (fs.clone(), Arc::new(AtomicU32::new(0)));
+    let (ino, tell) = (of(&file).ino, seen.clone());
+    env.memory.set_fault(move |op, _, _| {
+        if op == Op::Write && writer.dirty.lock().contains_key(&ino) {
+            tell.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    });
+    fs.write_inodes(Pages::Write).unwrap();
+    env.memory.clear_fault();
+    assert!(seen.load(Ordering::SeqCst) > 0);
+    assert!(!fs.dirty.lock().contains_key(&ino));
+    drop((file, fs));
+    fsck(&env.unmount());
 }
