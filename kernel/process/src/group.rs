@@ -279,15 +279,16 @@ impl ThreadGroup {
         &self.rlimits
     }
 
-    /// Its signal actions.
-    pub fn hand(&self) -> Arc<SigHand> {
+    /// Its signal actions, for who keeps or shares them: how many have them decides whether a process shares its own
+    /// (execve(2), unshare(2)). Who only looks calls [`Self::with_hand`].
+    pub(crate) fn hand(&self) -> Arc<SigHand> {
         // Filled by `new` and never emptied.
         self.hand.load().unwrap_or_else(|| Arc::new(SigHand::fixed()))
     }
 
     /// Calls `f` with its signal actions, without counting a reference; `f` must not sleep.
     #[inline]
-    pub(crate) fn with_hand<R>(&self, f: impl FnOnce(&SigHand) -> R) -> R {
+    pub fn with_hand<R>(&self, f: impl FnOnce(&SigHand) -> R) -> R {
         let guard = hal::rcu::read_lock();
         match self.hand.get(&guard) {
             Some(hand) => f(hand),

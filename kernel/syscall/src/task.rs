@@ -452,6 +452,7 @@ pub(crate) fn sys_kcmp(
         core::cmp::Ordering::Less => 1,
         core::cmp::Ordering::Greater => 2,
     };
+    let actions = |task: &process::Task| task.group().with_hand(|hand| core::ptr::from_ref(hand).addr());
     let file = |task: &process::Task, fd: u64| {
         task.files().ok_or(Errno::EBADF)?.get_any(i32::try_from(fd).map_err(|_| Errno::EBADF)?)
     };
@@ -460,10 +461,7 @@ pub(crate) fn sys_kcmp(
         1 => order(address(&one.mm()), address(&two.mm())),
         2 => order(address(&one.files()), address(&two.files())),
         3 => order(address(&one.fs()), address(&two.fs())),
-        4 => order(
-            alloc::sync::Arc::as_ptr(&one.group().hand()).addr(),
-            alloc::sync::Arc::as_ptr(&two.group().hand()).addr(),
-        ),
+        4 => order(actions(&one), actions(&two)),
         5 => 0,
         6 => order(ipc::undo_owner(&one) as usize, ipc::undo_owner(&two) as usize),
         _ => return Err(Errno::EINVAL),

@@ -55,7 +55,8 @@ impl Tty {
             }
         }
         let task = process::current();
-        let is_unnoticed = task.blocked().has(signal) || task.group().hand().get(signal).handler == SIG_IGN;
+        let is_unnoticed =
+            task.blocked().has(signal) || task.group().with_hand(|hand| hand.get(signal).handler == SIG_IGN);
         if is_unnoticed {
             return if signal == SIGTTIN { Err(Errno::EIO) } else { Ok(()) };
         }

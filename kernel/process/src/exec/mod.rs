@@ -183,9 +183,8 @@ fn run(
     let is_readable = is_readable(me, &found);
     let new = build(me, &found, interpreter.as_ref(), &env, &outcome)?;
     thread::become_only_thread(me)?;
-    // Not before: a table that only other threads shared stays, and with it its record locks.
-    let files = private_files(me).inspect_err(|_| exit::request_group_end(abi::signal::SIGSEGV))?;
-    commit(me, found, new, outcome, is_readable, files, regs);
+    let private = private(me).inspect_err(|_| exit::request_group_end(abi::signal::SIGSEGV))?;
+    commit(me, found, new, outcome, is_readable, private, regs);
     Ok(())
 }
 
@@ -379,10 +378,22 @@ fn is_readable(me: &CurrentTask, found: &Found) -> bool {
     may_read(&found.exe.file) && found.wishes.binary.as_deref().is_none_or(may_read)
 }
 
-/// A copy of the descriptors when other tasks share them: the new program has its own.
-fn private_files(me: &CurrentTask) -> Result<Option<Arc<FdTable>>> {
+/// What the new program has for itself; `None`: nobody else has the old one.
+struct Private {
+    files: Option<Arc<FdTable>>,
+    hand: Option<Arc<SigHand>>,
+}
+
+/// Copies of what other processes share with the caller, who has no other thread any more: a table of descriptors that
+/// only threads shared stays, and with it its record locks. `ENOMEM`.
+fn private(me: &CurrentTask) -> Result<Private> {
     let files = me.files().ok_or(Errno::ENOENT)?;
-    if files.is_shared() { files.fork().map(Some) } else { Ok(None) }
+    let files = if files.is_shared() { Some(files.fork()?) } else { None };
+    let hand = me.group().hand();
+    // One in the cell, one here: more means that another process shares the actions, which keeps its handlers.
+    let is_shared = Arc::strong_count(&hand) > 2;
+    let hand = if is_shared { Some(Arc::new(hand.fork(signal::Clear::Handlers)?)) } else { None };
+    Ok(Private { files, hand })
 }
 
 /// The new address space and where to begin in it.
@@ -535,7 +546,7 @@ fn commit(
     new: Built,
     outcome: ExecOutcome,
     is_readable: bool,
-    files: Option<Arc<FdTable>>,
+    private: Private,
     regs: &mut UserRegs,
 ) {
     let group = me.group();
@@ -545,14 +556,14 @@ fn commit(
     me.hal().set_page_table(Some(new.mm.page_table().clone()));
     drop(me.replace_mm(Some(new.mm.clone())));
     me.hal().reset_user_state();
-    reset_signals(me);
+    reset_signals(me, private.hand);
     timer::exec(group);
     // Before descriptors close: whoever sees that end must find an executed process.
     me.clear_flags(TaskFlags::FORKNOEXEC);
     group.did_exec.store(true, Relaxed);
     let old = group.exe.lock().replace(found.exe);
     drop(old);
-    if let Some(files) = files {
+    if let Some(files) = private.files {
         me.replace_files(Some(files));
     }
     if let Some(files) = me.files() {
@@ -597,19 +608,13 @@ fn give_binary(me: &CurrentTask, files: &FdTable, file: Arc<File>, mm: &Mm, plac
     let _ = mm.write_remote(place, &(fd as u64).to_le_bytes(), Rights::Obey);
 }
 
-/// Handlers of the old program are gone, and so are its alternate stack and its signal to the parent.
-fn reset_signals(me: &CurrentTask) {
+/// Handlers of the old program are gone, and so are its alternate stack and its signal to the parent. `own` are actions
+/// without handlers, where another process has those of the caller.
+fn reset_signals(me: &CurrentTask, own: Option<Arc<SigHand>>) {
     let group = me.group();
-    let hand = group.hand();
-    // One in the cell, one here: more means that another process shares the actions.
-    if Arc::strong_count(&hand) > 2 {
-        match hand.fork(signal::Clear::Handlers) {
-            Ok(own) => group.replace_hand(Arc::new(own)),
-            // Too late for an error, and the other process keeps its handlers.
-            Err(_) => exit::request_group_end(abi::signal::SIGKILL),
-        }
-    } else {
-        SigHand::clear_handlers(&hand);
+    match own {
+        Some(own) => group.replace_hand(own),
+        None => group.with_hand(SigHand::clear_handlers),
     }
     *me.alt_stack.lock() = AltStack::NONE;
     drop(me.restart.lock().take());

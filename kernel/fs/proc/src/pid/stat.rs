@@ -153,7 +153,7 @@ fn show_memory(subject: &Subject, out: &mut Text) {
     // Where it is can be told only while it is being dumped, to those who may look into it.
     let place = subject.may_observe().then(|| process::coredump::place_of(task)).flatten();
     put!(out, " {} {}", place.map_or(0, |place| place.sp), place.map_or(0, |place| place.ip));
-    let (ignored, caught) = group.hand().ignored_and_caught();
+    let (ignored, caught) = group.with_hand(process::signal::SigHand::ignored_and_caught);
     // The signals above 31 do not fit these old fields.
     let low = |set: abi::signal::SigSet| set.0 & 0x7fff_ffff;
     put!(out, " {} {} {} {}", low(task.pending_set()), low(task.blocked()), low(ignored), low(caught));

@@ -109,7 +109,7 @@ fn show_signals(subject: &Subject, out: &mut Text) {
     let group = task.group();
     let limit = group.rlimits().cur(Resource::Sigpending);
     put!(out, "Threads:\t{}\nSigQ:\t{}/{limit}\n", group.nr_threads(), task.queued_signals());
-    let (ignored, caught) = group.hand().ignored_and_caught();
+    let (ignored, caught) = group.with_hand(process::signal::SigHand::ignored_and_caught);
     put!(out, "SigPnd:\t{:016x}\nShdPnd:\t{:016x}\n", task.pending_set().0, group.shared_set().0);
     put!(out, "SigBlk:\t{:016x}\nSigIgn:\t{:016x}\n", task.blocked().0, ignored.0);
     put!(out, "SigCgt:\t{:016x}\n", caught.0);
