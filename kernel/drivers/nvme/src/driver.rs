@@ -19,8 +19,9 @@ use crate::plan::{self, Piece};
 use crate::probe::Number;
 use crate::queue::Queue;
 
-/// Completions taken out of a queue at once: few, as they are on the stack of whom the interrupt meets.
-const BATCH: usize = 4;
+/// Completions taken out of a queue at once. They lie on the stack that the interrupt runs on: that of the CPU, or the
+/// thread's own when it came from user space.
+const BATCH: usize = 8;
 /// How often the watchdog looks.
 const WATCH_NS: u64 = 5_000_000_000;
 /// Silence of the controller after which it is given up (Linux: `nvme_core.io_timeout`).
@@ -117,7 +118,6 @@ impl Shared {
     /// Finishes what the controller is done with in queue `hw`. Runs in its interrupt.
     pub(crate) fn complete(&self, hw: usize) {
         let Some(lock) = self.queues.get(hw) else { return };
-        let mut is_untold = false;
         loop {
             let mut done: ArrayVec<(Token, Result<()>), BATCH> = ArrayVec::new();
             {
@@ -131,9 +131,8 @@ impl Shared {
                 if queue.tail() != tail {
                     queue.ring_submission();
                 }
-                is_untold |= queue.head() != head;
-                // Once for all batches: a doorbell is a trip to the device.
-                if is_untold && !done.is_full() {
+                // Before the lock goes: another CPU must not tell the same head again, nor an older one later.
+                if queue.head() != head {
                     queue.ring_completion();
                 }
             }
