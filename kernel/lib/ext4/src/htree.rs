@@ -10,7 +10,6 @@
 //!
 //! Block numbers are the directory's own. Source: Documentation/filesystems/ext4/directory.rst (Linux 7.2).
 
-use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 
 use crate::block::{Blocks, Edit, Seal};
@@ -203,7 +202,7 @@ pub(crate) fn list(
                 _ => break,
             }
         }
-        let mut sorted = Vec::new();
+        let (mut found, mut order) = (Vec::new(), Vec::new());
         for block in &held {
             for entry in dir::entries(layout, block.bytes()) {
                 let entry = entry?;
@@ -212,17 +211,20 @@ pub(crate) fn list(
                 }
                 let at = position(dir::hash_of(layout, version, entry.name)?);
                 if at >= pos {
-                    sorted.try_reserve(1).map_err(|_| Error::NoMemory)?;
-                    sorted.push((at, entry));
+                    found.try_reserve(1).map_err(|_| Error::NoMemory)?;
+                    order.try_reserve(1).map_err(|_| Error::NoMemory)?;
+                    order.push((at, found.len() as u32));
+                    found.push(entry);
                 }
             }
         }
-        // A heap sorts in place; the sorts of slices take kilobytes of the stack for entries of this size.
-        let sorted = BinaryHeap::from(sorted).into_sorted_vec();
-        for (nth, (at, entry)) in sorted.iter().enumerate() {
+        // Not the entries themselves: a sort of slices has dozens of its items on the stack.
+        order.sort_unstable();
+        for (nth, &(at, idx)) in order.iter().enumerate() {
+            let Some(entry) = found.get(idx as usize) else { continue };
             // Names with equal hashes have one position: the one behind the last of them.
-            let is_last = sorted.get(nth + 1).is_none_or(|(after, _)| after != at);
-            let behind = if is_last { at + 1 } else { *at };
+            let is_last = order.get(nth + 1).is_none_or(|(after, _)| *after != at);
+            let behind = if is_last { at + 1 } else { at };
             if !emit(entry, behind) {
                 return Ok(pos);
             }
@@ -336,30 +338,35 @@ fn insert_pair(
 fn split_leaf(layout: &Layout, edit: &mut dyn Edit, dir: &mut Inode, way: &Way, block: u64) -> Result<()> {
     let version = read_version(layout, edit, dir)?;
     let held = dir::read(layout, edit, dir, block)?;
-    let mut list = Vec::new();
+    let (mut found, mut order) = (Vec::new(), Vec::new());
     for entry in dir::entries(layout, held.bytes()) {
         let entry = entry?;
         if entry.ino != 0 {
-            let hash = dir::hash_of(layout, version, entry.name)?.major;
-            list.push((hash, (Vec::from(entry.name), entry.ino, entry.kind)));
+            order.push((dir::hash_of(layout, version, entry.name)?.major, found.len() as u32));
+            found.push((Vec::from(entry.name), entry.ino, entry.kind));
         }
     }
     drop(held);
-    let list = BinaryHeap::from(list).into_sorted_vec();
+    // As in `list`.
+    order.sort_unstable();
+    let sorted = order.iter().filter_map(|&(_, idx)| {
+        let (name, ino, kind) = found.get_mut(idx as usize)?;
+        Some((core::mem::take(name), *ino, *kind))
+    });
+    let lists = sorted.collect::<Vec<_>>();
     let half = layout.block_size / 2;
     let mut size = 0;
-    let kept = list.iter().position(|(_, (name, ..))| {
+    let kept = lists.iter().position(|(name, ..)| {
         size += (8 + name.len()).next_multiple_of(4);
         size > half
     });
-    let kept = kept.unwrap_or(list.len() / 2).clamp(1, list.len().saturating_sub(1).max(1));
-    let (Some((hash, _)), Some((before, _))) = (list.get(kept), list.get(kept - 1)) else {
+    let kept = kept.unwrap_or(lists.len() / 2).clamp(1, lists.len().saturating_sub(1).max(1));
+    let (Some((hash, _)), Some((before, _))) = (order.get(kept), order.get(kept - 1)) else {
         return Err(Error::NoSpace);
     };
     let key = hash | u32::from(hash == before);
     let logical = dir::nr_blocks(layout, dir);
     let new = dir::append_block(layout, edit, dir)?;
-    let lists = list.into_iter().map(|(_, entry)| entry).collect::<Vec<_>>();
     let (low, high) = lists.split_at(kept);
     dir::pack(layout, write(layout, edit, dir, new)?, high);
     dir::pack(layout, write(layout, edit, dir, block)?, low);

@@ -13,11 +13,9 @@ pub(super) const TAIL: usize = 12;
 /// The tail's kind of file.
 const TAIL_KIND: u8 = 0xde;
 
-/// An entry; a free one has `ino` 0. In order of the names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// An entry; a free one has `ino` 0.
+#[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// The name.
-    pub name: &'a [u8],
     /// Where it begins in its block.
     pub(crate) at: usize,
     /// Its length with the room behind the name.
@@ -26,6 +24,8 @@ pub struct Entry<'a> {
     pub ino: u32,
     /// The kind of file, 0 for unknown.
     pub kind: u8,
+    /// The name.
+    pub name: &'a [u8],
 }
 
 /// The kind of file that entries tell, for a mode.
