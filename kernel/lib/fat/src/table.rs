@@ -1,13 +1,16 @@
 //! The table of clusters: which are free, and which follows which in a file.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::layout::{FIXED_ROOT, Width};
 use crate::{Error, Layout, Result, Volume, le16, le32};
 
 const FREE: u32 = 0;
-/// Clusters whose entries a search reads at a time: a multiple of 2, as two entries may share bytes.
-const STEP: u32 = 256;
+/// Bytes that a search for a free cluster reads at a time. They are on the stack: appending needs no memory for them.
+const SEARCH_BYTES: usize = 1024;
+/// Bytes that are read at a time where all clusters are counted.
+const COUNT_BYTES: usize = 4096;
 
 /// From here on an entry ends a chain; the one before means a bad cluster.
 fn chain_end(layout: &Layout) -> u32 {
@@ -60,19 +63,20 @@ fn set(layout: &Layout, volume: &dyn Volume, cluster: u32, value: u32) -> Result
     Ok(())
 }
 
-/// Calls `visit` with the clusters from `from` up to `to` and their entries, until it gives something.
+/// Calls `visit` with the clusters in `range` and their entries, until it gives something. They are read to `raw`.
 fn scan<R>(
     layout: &Layout,
     volume: &dyn Volume,
-    from: u32,
-    to: u32,
+    range: Range<u32>,
+    raw: &mut [u8],
     mut visit: impl FnMut(u32, u32) -> Option<R>,
 ) -> Result<Option<R>> {
-    let mut raw = [0; STEP as usize * 4];
-    let mut at = from;
+    // Clusters at a time: a multiple of 2, as two entries may share bytes.
+    let step = ((raw.len() / 4) as u32 & !1).max(2);
+    let Range { start: mut at, end: to } = range;
     while at < to {
         let start = layout.entry_at(layout.tables().start, at);
-        let last = (to - 1).min(at + STEP - 1);
+        let last = (to - 1).min(at.saturating_add(step - 1));
         let width = if layout.width == Width::Bits32 { 4 } else { 2 };
         let len = (layout.entry_at(layout.tables().start, last) - start) as usize + width;
         volume.read(start, raw.get_mut(..len).ok_or(Error::Io)?)?;
@@ -147,10 +151,13 @@ pub fn free_chain(
 }
 
 impl Table {
-    /// Counts the free clusters. Cost: the whole table is read.
+    /// Counts the free clusters. Cost: the whole table is read. `NoMemory`.
     pub fn open(layout: &Layout, volume: &dyn Volume) -> Result<Table> {
+        let mut raw = Vec::new();
+        raw.try_reserve_exact(COUNT_BYTES).map_err(|_| Error::NoMemory)?;
+        raw.resize(COUNT_BYTES, 0);
         let mut table = Table { next: layout.read_fsinfo(volume)?.1.unwrap_or(2), nr_free: 0 };
-        scan(layout, volume, 2, layout.end, |_, value| {
+        scan(layout, volume, 2..layout.end, &mut raw, |_, value| {
             table.nr_free += u32::from(value == FREE);
             None::<()>
         })?;
@@ -189,9 +196,10 @@ impl Table {
     /// The first free cluster from `from` on, and then from the start.
     fn find(&self, layout: &Layout, volume: &dyn Volume, from: u32) -> Result<u32> {
         let from = if layout.is_cluster(from) { from } else { 2 };
+        let mut raw = [0; SEARCH_BYTES];
         for range in [from..layout.end, 2..from] {
             let is_free = |cluster, value| (value == FREE).then_some(cluster);
-            if let Some(cluster) = scan(layout, volume, range.start, range.end, is_free)? {
+            if let Some(cluster) = scan(layout, volume, range, &mut raw, is_free)? {
                 return Ok(cluster);
             }
         }
