@@ -19,7 +19,7 @@ build: setup        # the kernel
 	@$(XTASK) build $(ARGS)
 image: setup        # the guest's roots
 	@$(XTASK) image $(ARGS)
-check: setup        # format, lints, layers, the unsafe rule
+check: setup        # format, lints, layers, unsafe, stack: all but tests
 	@$(XTASK) check $(ARGS)
 gdb: setup          # the kernel under gdb
 	@$(XTASK) gdb $(ARGS)

@@ -76,7 +76,13 @@ impl Toolchain {
             "RUSTFLAGS",
             "CARGO_ENCODED_RUSTFLAGS",
             "CARGO_BUILD_TARGET",
+            "CARGO_INCREMENTAL",
         ] {
+            command.env_remove(name);
+        }
+        // What the kernel is measured and tested as is what Cargo.toml says.
+        let names = env::vars_os().map(|(name, _)| name);
+        for name in names.filter(|name| name.to_string_lossy().starts_with("CARGO_PROFILE_RELEASE_")) {
             command.env_remove(name);
         }
         command
