@@ -43,6 +43,10 @@ struct Segment {
 
 /// Writes the whole file.
 pub(crate) fn write(dump: &CoreDump<'_>, sink: &mut Sink) -> Result<()> {
+    // Before anything is written: a file that ends behind its headers is no use to anyone.
+    let mut page = Vec::new();
+    page.try_reserve_exact(PAGE_SIZE).map_err(|_| Errno::ENOMEM)?;
+    page.resize(PAGE_SIZE, 0);
     let (segments, files) = collect(dump)?;
     let notes = make_notes(dump, &files);
     let headers_end = EHDR_LEN + PHDR_LEN * (segments.len() as u64 + 1);
@@ -50,9 +54,6 @@ pub(crate) fn write(dump: &CoreDump<'_>, sink: &mut Sink) -> Result<()> {
     sink.put(&headers(&segments, headers_end, notes.len() as u64, data_start))?;
     sink.put(&notes)?;
     sink.skip(data_start - headers_end - notes.len() as u64)?;
-    let mut page = Vec::new();
-    page.try_reserve_exact(PAGE_SIZE).map_err(|_| Errno::ENOMEM)?;
-    page.resize(PAGE_SIZE, 0);
     for segment in &segments {
         write_segment(dump, segment, &mut page, sink)?;
     }
