@@ -170,9 +170,8 @@ fn load(
         Error::NoMemory => LoadError::NoMemory,
         error => LoadError::Format(error),
     })?;
-    if let Some(fs) = Arc::get_mut(&mut fs) {
-        fs.layout = groups;
-    }
+    let unused = "groups of a file system in use";
+    Arc::get_mut(&mut fs).ok_or(LoadError::Format(Error::Corrupt(unused)))?.layout = groups;
     Ok(fs)
 }
 
