@@ -28,6 +28,9 @@ use crate::flags::{DISABLED, Iflag, Lflag, Oflag, cc};
 /// Bytes that the input buffer holds (Linux: `N_TTY_BUF_SIZE`).
 pub const CAPACITY: usize = 4096;
 
+/// The characters that send signals.
+const SIGNALS: [(usize, u32); 3] = [(cc::VINTR, SIGINT), (cc::VQUIT, SIGQUIT), (cc::VSUSP, SIGTSTP)];
+
 /// One byte of input.
 #[derive(Clone, Copy)]
 struct Entry {
@@ -43,7 +46,7 @@ struct Entry {
 pub enum Action {
     /// Nothing.
     None,
-    /// Send this signal to the foreground process group.
+    /// Send this signal to the foreground process group, and echo it ([`Ldisc::echo_signal`]).
     Signal(u32),
     /// Stop output (Ctrl-S).
     StopOutput,
@@ -185,7 +188,7 @@ impl Ldisc {
             self.literal_next = false;
             return self.store_and_echo(byte, echo);
         }
-        if let Some(action) = self.receive_control(byte, iflag, lflag, echo) {
+        if let Some(action) = self.receive_control(byte, iflag, lflag) {
             return action;
         }
         match byte {
@@ -202,13 +205,7 @@ impl Ldisc {
     }
 
     /// Flow control and signals, which come before everything else.
-    fn receive_control(
-        &mut self,
-        byte: u8,
-        iflag: Iflag,
-        lflag: Lflag,
-        echo: &mut dyn FnMut(u8),
-    ) -> Option<Action> {
+    fn receive_control(&mut self, byte: u8, iflag: Iflag, lflag: Lflag) -> Option<Action> {
         if iflag.contains(Iflag::IXON) {
             if self.is_cc(cc::VSTART, byte) {
                 return Some(Action::StartOutput);
@@ -220,17 +217,22 @@ impl Ldisc {
         if !lflag.contains(Lflag::ISIG) {
             return None;
         }
-        let signal = [(cc::VINTR, SIGINT), (cc::VQUIT, SIGQUIT), (cc::VSUSP, SIGTSTP)]
-            .into_iter()
-            .find(|(index, _)| self.is_cc(*index, byte))?
-            .1;
+        let signal = SIGNALS.into_iter().find(|(index, _)| self.is_cc(*index, byte))?.1;
         if !lflag.contains(Lflag::NOFLSH) {
             self.flush_input();
         }
-        if lflag.contains(Lflag::ECHO) {
+        Some(Action::Signal(signal))
+    }
+
+    /// Echoes the character of `signal`, which [`Self::receive`] told: not before output was flushed.
+    pub fn echo_signal(&mut self, signal: u32, echo: &mut dyn FnMut(u8)) {
+        let index = SIGNALS.into_iter().find(|(_, number)| *number == signal).map(|(index, _)| index);
+        let byte = index.and_then(|index| self.termios.c_cc.get(index).copied());
+        if let Some(byte) = byte
+            && self.lflag().contains(Lflag::ECHO)
+        {
             self.echo_byte(byte, echo);
         }
-        Some(Action::Signal(signal))
     }
 
     /// Editing characters and ends of line.
@@ -552,6 +554,9 @@ mod tests {
         let mut actions = Vec::new();
         for &byte in input {
             let action = ldisc.receive(byte, &mut |b| screen.push(b));
+            if let Action::Signal(signal) = action {
+                ldisc.echo_signal(signal, &mut |b| screen.push(b));
+            }
             if action != Action::None {
                 actions.push(action);
             }
@@ -646,6 +651,18 @@ mod tests {
         type_in(&mut ldisc, b"\n");
         assert_eq!(take(&mut ldisc, 10).unwrap(), b"\n");
         assert_eq!(type_in(&mut ldisc, b"\x1a\x1c").1, [Action::Signal(SIGTSTP), Action::Signal(SIGQUIT)]);
+    }
+
+    #[test]
+    fn a_signal_is_told_before_it_is_echoed() {
+        let mut ldisc = cooked();
+        let mut screen = Vec::new();
+        assert_eq!(ldisc.receive(3, &mut |b| screen.push(b)), Action::Signal(SIGINT));
+        assert!(screen.is_empty(), "a flush of the output would take it");
+        ldisc.echo_signal(SIGINT, &mut |b| screen.push(b));
+        assert_eq!(screen, b"^C");
+        let mut silent = with_lflag(|l| l.remove(Lflag::ECHO));
+        silent.echo_signal(SIGINT, &mut |_| panic!("no echo is wanted"));
     }
 
     #[test]

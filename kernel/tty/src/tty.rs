@@ -390,21 +390,17 @@ impl Tty {
         for &byte in bytes {
             done += 1;
             // The longest echo of one byte is an erased line: send it by itself.
-            let action = ldisc.receive(byte, &mut |b| {
-                if echo.is_full() {
-                    self.line.write(&echo);
-                    echo.clear();
-                }
-                echo.push(b);
-            });
-            match action {
+            match ldisc.receive(byte, &mut |b| self.echo(&mut echo, b)) {
                 Action::None => continue,
                 Action::StopOutput => self.stop_output(),
                 Action::StartOutput => self.start_output(),
                 Action::Signal(number) => {
+                    // What came before the signal goes, its own echo stays.
                     if ldisc.flushes_on_signal() {
+                        echo.clear();
                         self.line.flush_output();
                     }
+                    ldisc.echo_signal(number, &mut |b| self.echo(&mut echo, b));
                     signal = Some(number);
                     break;
                 }
@@ -412,6 +408,15 @@ impl Tty {
         }
         self.line.write(&echo);
         (done, signal)
+    }
+
+    /// Adds a byte to `pending` echo, which is sent when it is full.
+    fn echo(&self, pending: &mut ArrayVec<u8, CHUNK>, byte: u8) {
+        if pending.is_full() {
+            self.line.write(pending);
+            pending.clear();
+        }
+        pending.push(byte);
     }
 }
 
