@@ -8,7 +8,7 @@ tests!(
     setsid_rules, setpgid_rules, setpgid_after_exec_is_eacces, controlling_terminal,
     open_takes_a_controlling_terminal, another_session_cannot_take_it,
     interrupt_keys_reach_the_foreground_group, suspend_key_stops_and_shell_continues,
-    interrupt_flushes_typed_text, noflsh_and_no_isig, background_read_stops,
+    interrupt_flushes_typed_text, interrupt_key_is_echoed_whole, noflsh_and_no_isig, background_read_stops,
     background_write_stops_only_with_tostop, background_tcsetpgrp_stops, leader_exit_hangs_up_the_foreground,
     master_close_hangs_up_the_session, window_change_signals_the_foreground, notty_gives_the_terminal_up,
     newly_orphaned_stopped_group_gets_hup,
@@ -181,6 +181,13 @@ fn interrupt_flushes_typed_text() {
     c.ok();
 }
 
+fn interrupt_key_is_echoed_whole() {
+    // Before the key there is as much echo as makes its own go out in two pieces where a piece has a power of two.
+    let (m, _s) = openpty();
+    write(m, &[[b'a'; 255].as_slice(), b"\x03"].concat()).unwrap();
+    wait_for_text(m, "^C");
+}
+
 fn noflsh_and_no_isig() {
     let (c, m) = session(|s| {
         on_signal(SIGINT, SA_RESTART, count);
@@ -261,9 +268,11 @@ fn leader_exit_hangs_up_the_foreground() {
         let job = child(|| {
             on_signal(SIGHUP, 0, count);
             on_signal(SIGCONT, 0, count);
+            // Open only while it waits: none comes between the look and the wait.
+            sigmask(SIG_BLOCK, &[SIGHUP, SIGCONT]);
             write(w, b"ready").unwrap();
             while seen() == 0 {
-                let _ = sys!(SYS_pause);
+                assert_eq!(sys!(SYS_rt_sigsuspend, &[0u64], 8), Err(EINTR));
             }
             // A pseudo-terminal itself lives on; it is just nobody's terminal any more.
             while open(&cstr("/dev/tty"), O_RDWR) != Err(ENXIO) {

@@ -9,7 +9,7 @@ tests!(
     pid_init_is_safe_from_its_own, pid_proc_shows_the_namespace, pid_set_tid, pid_signals_from_above,
     user_map_rules, user_capabilities_stay_inside, time_offsets, ipc_and_mnt_numbers, unshare_refusals,
     setns_refusals, limits_hold, pid_max_of_each, pid_init_by_setns, net_has_its_own_abstract_names, cgroup_and_net_numbers,
-    memory_files_by_namespace, last_number_of_the_namespace,
+    memory_files_by_namespace, last_number_of_the_namespace, unshare_beside_readers_of_proc,
 );
 
 const NS_GET_USERNS: i32 = 0xb701;
@@ -324,6 +324,21 @@ fn ipc_and_mnt_numbers() {
     let after = ["ipc", "mnt", "uts", "user"].map(ns_number);
     assert!(before[0] != after[0] && before[1] != after[1]);
     assert!(before[2] == after[2] && before[3] == after[3]);
+}
+
+fn unshare_beside_readers_of_proc() {
+    let me = getpid();
+    let reader = child(|| {
+        while sys!(SYS_getppid) == Ok(me as usize) {
+            ignore((slurp(&format!("/proc/{me}/status")), slurp(&format!("/proc/{me}/stat"))));
+        }
+    });
+    settle();
+    for _ in 0..2000 {
+        assert_eq!(sys!(SYS_unshare, CLONE_SIGHAND), Ok(0), "who looks shares nothing");
+    }
+    reader.kill(SIGKILL);
+    reader.wait();
 }
 
 fn unshare_refusals() {
