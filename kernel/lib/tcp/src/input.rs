@@ -7,6 +7,9 @@ use crate::tcb::{Failure, FinState, QUICK_ACKS, State, Tcb};
 /// Acknowledgements that tell of a loss (RFC 5681).
 const DUPLICATES: u32 = 3;
 
+/// Between two answers to segments that are not acceptable (Linux: net.ipv4.tcp_invalid_ratelimit).
+const INVALID_INTERVAL_NS: u64 = 500_000_000;
+
 /// What to do with the rest of a segment.
 enum Next {
     Go,
@@ -78,7 +81,7 @@ impl<P: Payload> Tcb<P> {
             return None;
         }
         if segment.flags.has(Flags::RST) {
-            self.on_reset(segment.seq);
+            self.on_reset(&segment, now_ns);
             return None;
         }
         if segment.flags.has(Flags::SYN) {
@@ -88,7 +91,7 @@ impl<P: Payload> Tcb<P> {
                 if repeats {
                     self.snd.nxt = self.snd.iss;
                 } else {
-                    self.ack_now = true;
+                    self.answer_invalid(&segment, now_ns);
                 }
                 return None;
             }
@@ -107,7 +110,7 @@ impl<P: Payload> Tcb<P> {
         }
         self.heard(now_ns);
         if segment.ack.after(self.snd.nxt) {
-            self.ack_now = true;
+            self.answer_invalid(&segment, now_ns);
             return None;
         }
         self.on_acknowledgement(&segment, now_ns);
@@ -124,7 +127,7 @@ impl<P: Payload> Tcb<P> {
         {
             let age = value.wrapping_sub(self.rcv.ts_recent) as i32;
             if age < 0 && !segment.flags.has(Flags::RST) {
-                self.ack_now = true;
+                self.answer_invalid(segment, now_ns);
                 return Next::Drop;
             }
             if !segment.seq.after(self.rcv.acked) {
@@ -146,7 +149,7 @@ impl<P: Payload> Tcb<P> {
             return Next::Go;
         }
         if !segment.flags.has(Flags::RST) {
-            self.ack_now = true;
+            self.answer_invalid(segment, now_ns);
             // Our answer to a simultaneous SYN was lost, or theirs came twice.
             if self.state == State::SynReceived
                 && segment.flags.has(Flags::SYN)
@@ -169,9 +172,21 @@ impl<P: Payload> Tcb<P> {
         Next::Drop
     }
 
-    fn on_reset(&mut self, seq: Seq) {
-        if seq != self.rcv.nxt {
-            self.ack_now = true; // RFC 5961: whoever means it sends the exact number then
+    /// Answers a segment that is not acceptable with where the connection is (RFC 9293, 3.10.7.4; RFC 5961), but seldom when
+    /// it has no data: two ends that forged segments have set apart would answer each other for ever.
+    fn answer_invalid(&mut self, segment: &Segment<P>, now_ns: u64) {
+        if segment.seq_len() == 0 || segment.flags.has(Flags::SYN) {
+            if self.answered_invalid_ns.is_some_and(|at| now_ns < at.saturating_add(INVALID_INTERVAL_NS)) {
+                return;
+            }
+            self.answered_invalid_ns = Some(now_ns);
+        }
+        self.ack_now = true;
+    }
+
+    fn on_reset(&mut self, segment: &Segment<P>, now_ns: u64) {
+        if segment.seq != self.rcv.nxt {
+            self.answer_invalid(segment, now_ns); // RFC 5961: whoever means it sends the exact number then
             return;
         }
         match self.state {

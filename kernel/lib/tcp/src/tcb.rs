@@ -250,6 +250,8 @@ pub struct Tcb<P> {
     pub(crate) retries: u32,
     pub(crate) probes: u32,
     pub(crate) last_heard_ns: u64,
+    /// When a segment without data that was not acceptable was answered last.
+    pub(crate) answered_invalid_ns: Option<u64>,
     pub(crate) last_data_ns: u64,
     /// When the oldest unanswered segment went out first.
     pub(crate) unanswered_ns: Option<u64>,
@@ -313,6 +315,7 @@ impl<P: Payload> Tcb<P> {
             retries: 0,
             probes: 0,
             last_heard_ns: now_ns,
+            answered_invalid_ns: None,
             last_data_ns: now_ns,
             unanswered_ns: None,
             timed: None,

@@ -557,3 +557,68 @@ proptest! {
         }
     }
 }
+
+/// A segment of any bytes around where `net` is.
+fn hostile(net: &mut Net) -> Segment<Bytes> {
+    let near = |dice: &mut Dice, at: u32| match dice.roll(8) {
+        0 => dice.roll(1 << 32) as u32,
+        1 => at,
+        _ => at.wrapping_add(dice.roll(200_000) as u32).wrapping_sub(100_000),
+    };
+    let dice = &mut net.dice;
+    let base = net.iss[dice.roll(2) as usize];
+    let mut segment = Segment::bare(Seq(near(dice, base)), Seq(near(dice, base)), Flags(dice.roll(64) as u8));
+    segment.window = dice.roll(65536) as u16;
+    segment.urgent = dice.roll(65536) as u16;
+    segment.options = SegOptions {
+        mss: (dice.roll(2) == 0).then(|| dice.roll(65536) as u16),
+        window_scale: (dice.roll(2) == 0).then(|| dice.roll(15) as u8),
+        sack_permitted: dice.roll(2) == 0,
+        timestamps: (dice.roll(2) == 0).then(|| (dice.roll(1 << 32) as u32, dice.roll(1 << 32) as u32)),
+        sack: (0..dice.roll(5)).map(|_| (Seq(near(dice, base)), Seq(near(dice, base)))).collect(),
+    };
+    let len = [0, 1, dice.roll(3000), dice.roll(66_000)][dice.roll(4) as usize];
+    if len > 0 {
+        segment.data.push(Bytes::new(&pattern(len as usize, 3)));
+    }
+    segment
+}
+
+#[test]
+fn ends_that_were_set_apart_do_not_answer_each_other_for_ever() {
+    let mut net = Net::connected();
+    // Each end believes to have received what the other never sent.
+    for (to, from) in [(0, 1), (1, 0)] {
+        let at = Seq(net.iss[from]) + 1;
+        let mut segment = Segment::bare(at, Seq(net.iss[to]) + 1, Flags::ACK);
+        segment.window = 1000;
+        segment.data.push(Bytes::new(&[7; 100]));
+        net.deliver(to, segment);
+    }
+    let before = net.count;
+    net.run(5000);
+    assert!(net.count - before < 40, "{} segments", net.count - before);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn hostile_segments_do_no_harm(seed in any::<u64>(), config in configs(), rounds in 1usize..200) {
+        let mut net = Net::new(Weather::default(), seed);
+        net.configs = [config.clone(), config];
+        net.open(0);
+        net.run(100);
+        for round in 0..rounds {
+            let (to, segment) = (net.dice.roll(2) as usize, hostile(&mut net));
+            net.deliver(to, segment);
+            if let Some(tcb) = net.ends[to].as_mut().filter(|tcb| tcb.can_send() && tcb.has_room()) {
+                tcb.send(Bytes::new(&pattern(500, 4)));
+            }
+            if round % 3 == 0 {
+                net.run(50);
+                net.read(to, 10_000);
+            }
+        }
+    }
+}
