@@ -2,8 +2,18 @@
 
 use alloc::vec::Vec;
 
+use crate::packet::{ANCILLARY, Ancillary, Size};
 use crate::run::{Alu, Op, Operand, Test};
 use crate::{DATA_LEN, Instruction, Invalid, MAX_LEN, SCRATCH};
+
+/// What a program is for, which decides what it may read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum For {
+    /// The data of system calls.
+    SystemCalls,
+    /// Packets.
+    Packets,
+}
 
 // The fields of an instruction's code.
 const CLASS: u16 = 0x07;
@@ -15,7 +25,11 @@ const ALU: u16 = 0x04;
 const JMP: u16 = 0x05;
 const RET: u16 = 0x06;
 const MISC: u16 = 0x07;
+const HALF: u16 = 0x08;
+const BYTE: u16 = 0x10;
 const ABS: u16 = 0x20;
+const IND: u16 = 0x40;
+const MSH: u16 = 0xa0;
 const MEM: u16 = 0x60;
 const LEN: u16 = 0x80;
 const SOURCE_X: u16 = 0x08;
@@ -24,14 +38,14 @@ const NEG: u16 = 0x80;
 const TXA: u16 = 0x80;
 
 /// Checks and decodes a whole program. `None`: no memory.
-pub(crate) fn decode(source: &[Instruction]) -> Option<Result<Vec<Op>, Invalid>> {
+pub(crate) fn decode(source: &[Instruction], what: For) -> Option<Result<Vec<Op>, Invalid>> {
     if source.is_empty() || source.len() > MAX_LEN {
         return Some(Err(Invalid));
     }
     let mut ops = Vec::new();
     ops.try_reserve_exact(source.len()).ok()?;
     for (at, instruction) in source.iter().enumerate() {
-        match decode_one(instruction, at, source.len()) {
+        match decode_one(instruction, at, source.len(), what) {
             Some(op) => ops.push(op),
             None => return Some(Err(Invalid)),
         }
@@ -46,8 +60,13 @@ pub(crate) fn decode(source: &[Instruction]) -> Option<Result<Vec<Op>, Invalid>>
 }
 
 /// The instruction at place `at` of `len`; `None` when it is not allowed.
-fn decode_one(instruction: &Instruction, at: usize, len: usize) -> Option<Op> {
+fn decode_one(instruction: &Instruction, at: usize, len: usize, what: For) -> Option<Op> {
     let &Instruction { code, jt, jf, k } = instruction;
+    if what == For::Packets
+        && let Some(op) = decode_load(code, k)
+    {
+        return op;
+    }
     let scratch = || u8::try_from(k).ok().filter(|&idx| usize::from(idx) < SCRATCH);
     Some(match code & CLASS {
         LD | LDX if code & !CLASS == MEM => {
@@ -57,14 +76,16 @@ fn decode_one(instruction: &Instruction, at: usize, len: usize) -> Option<Op> {
                 Op::LoadScratchX(scratch()?)
             }
         }
-        LD if code == LD | ABS && k < DATA_LEN && k.is_multiple_of(4) => Op::Load(k / 4),
+        LD if what == For::SystemCalls && code == LD | ABS && k < DATA_LEN && k.is_multiple_of(4) => {
+            Op::Load(k / 4)
+        }
         LD if code == LD => Op::Imm(k),
         LD if code == LD | LEN => Op::Imm(DATA_LEN),
         LDX if code == LDX => Op::ImmX(k),
         LDX if code == LDX | LEN => Op::ImmX(DATA_LEN),
         ST if code == ST => Op::Store(scratch()?),
         STX if code == STX => Op::StoreX(scratch()?),
-        ALU => decode_alu(code, k)?,
+        ALU => decode_alu(code, k, what)?,
         JMP => decode_jump(code, jt, jf, k, at, len)?,
         RET if code == RET => Op::Return(k),
         RET if code == RET | RET_A => Op::ReturnA,
@@ -74,11 +95,31 @@ fn decode_one(instruction: &Instruction, at: usize, len: usize) -> Option<Op> {
     })
 }
 
+/// A load that only packets know: `None` if `code` is none, `Some(None)` if it is one that is not allowed.
+fn decode_load(code: u16, k: u32) -> Option<Option<Op>> {
+    const SIZES: u16 = HALF | BYTE;
+    let size = match code & SIZES {
+        0 => Size::Word,
+        HALF => Size::Half,
+        BYTE => Size::Byte,
+        _ => return None,
+    };
+    Some(match code & !SIZES {
+        code if code == LD | ABS && k >= ANCILLARY => Ancillary::at(k - ANCILLARY).map(Op::LoadAncillary),
+        code if code == LD | ABS => Some(Op::LoadAt(size, k)),
+        code if code == LD | IND => Some(Op::LoadFrom(size, k)),
+        _ if code == LD | LEN => Some(Op::LoadLen),
+        _ if code == LDX | LEN => Some(Op::LoadLenX),
+        _ if code == LDX | MSH | BYTE => Some(Op::LoadHeaderX(k)),
+        _ => return None,
+    })
+}
+
 fn operand(code: u16, k: u32) -> Operand {
     if code & SOURCE_X == 0 { Operand::K(k) } else { Operand::X }
 }
 
-fn decode_alu(code: u16, k: u32) -> Option<Op> {
+fn decode_alu(code: u16, k: u32, what: For) -> Option<Op> {
     if code == ALU | NEG {
         return Some(Op::Neg);
     }
@@ -91,12 +132,14 @@ fn decode_alu(code: u16, k: u32) -> Option<Op> {
         0x50 => Alu::And,
         0x60 => Alu::Lsh,
         0x70 => Alu::Rsh,
+        // seccomp knows it not.
+        0x90 if what == For::Packets => Alu::Mod,
         0xa0 => Alu::Xor,
         _ => return None,
     };
     let operand = operand(code, k);
     match (alu, operand) {
-        (Alu::Div, Operand::K(0)) | (Alu::Lsh | Alu::Rsh, Operand::K(32..)) => None,
+        (Alu::Div | Alu::Mod, Operand::K(0)) | (Alu::Lsh | Alu::Rsh, Operand::K(32..)) => None,
         _ => Some(Op::Alu(alu, operand)),
     }
 }

@@ -5,11 +5,16 @@
 extern crate alloc;
 
 mod check;
+mod packet;
 mod run;
 
 use alloc::vec::Vec;
 
+pub use packet::{Ancillary, Packet, Size};
 pub use run::Data;
+
+use crate::check::For;
+use crate::run::Words;
 
 /// Most instructions of a program (`BPF_MAXINSNS`).
 pub const MAX_LEN: usize = 4096;
@@ -35,7 +40,7 @@ pub struct Instruction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invalid;
 
-/// A program that was found to be safe.
+/// A program for system calls that was found to be safe.
 ///
 /// # Invariants
 ///
@@ -50,10 +55,7 @@ pub struct Program {
 impl Program {
     /// Checks `source`. `Err`: it may not run. Memory for a copy must be there; `None` if it is not.
     pub fn new(source: Vec<Instruction>) -> Option<Result<Program, Invalid>> {
-        match check::decode(&source)? {
-            Ok(ops) => Some(Ok(Program { ops, source })),
-            Err(invalid) => Some(Err(invalid)),
-        }
+        Some(check::decode(&source, For::SystemCalls)?.map(|ops| Program { ops, source }))
     }
 
     /// The instructions as they were given.
@@ -64,17 +66,41 @@ impl Program {
     /// What the program returns for `data`.
     #[inline]
     pub fn run(&self, data: &Data) -> u32 {
-        run::run(&self.ops, |word| Some(data.word(word))).unwrap_or(0)
+        run::run(&self.ops, &Words(|word| Some(data.word(word)))).unwrap_or(0)
     }
 
     /// What the program returns for every data with the system call `nr` of architecture `arch`; `None` when that
     /// depends on arguments or the place of the call.
     pub fn constant(&self, nr: u32, arch: u32) -> Option<u32> {
-        run::run(&self.ops, |word| match word {
-            0 => Some(nr),
-            1 => Some(arch),
-            _ => None,
-        })
+        run::run(
+            &self.ops,
+            &Words(|word| match word {
+                0 => Some(nr),
+                1 => Some(arch),
+                _ => None,
+            }),
+        )
+    }
+}
+
+/// A program for packets that was found to be safe (socket(7), `SO_ATTACH_FILTER`).
+#[derive(Debug)]
+pub struct Filter(Program);
+
+impl Filter {
+    /// Checks `source`. `Err`: it may not run. `None`: no memory.
+    pub fn new(source: Vec<Instruction>) -> Option<Result<Filter, Invalid>> {
+        Some(check::decode(&source, For::Packets)?.map(|ops| Filter(Program { ops, source })))
+    }
+
+    /// The instructions as they were given.
+    pub fn source(&self) -> &[Instruction] {
+        self.0.source()
+    }
+
+    /// What the program returns for `packet`: how many bytes of it are wanted. 0 also where it read what is not there.
+    pub fn run(&self, packet: &impl Packet) -> u32 {
+        run::run(&self.0.ops, &packet::Reader(packet)).unwrap_or(0)
     }
 }
 

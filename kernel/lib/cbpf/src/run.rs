@@ -1,6 +1,7 @@
 //! The machine.
 
 use crate::SCRATCH;
+use crate::packet::{Ancillary, Size};
 
 /// What a filter looks at: `struct seccomp_data`, as 32-bit words.
 ///
@@ -33,6 +34,43 @@ impl Data {
     }
 }
 
+/// What a program reads. What one kind of program cannot ask for has no answer by default.
+pub(crate) trait Source {
+    /// 32-bit word `idx` of a system call's data; `None` ends the program without an answer.
+    #[inline]
+    fn word(&self, _idx: u32) -> Option<u32> {
+        None
+    }
+
+    /// The number of `size` bytes at `offset` of a packet; `None`: it has no such bytes, which ends the program.
+    #[inline]
+    fn load(&self, _size: Size, _offset: u32) -> Option<u32> {
+        None
+    }
+
+    /// Length of the packet.
+    #[inline]
+    fn len(&self) -> u32 {
+        0
+    }
+
+    /// What is known about a packet besides its bytes, with both registers.
+    #[inline]
+    fn ancillary(&self, _which: Ancillary, _a: u32, _x: u32) -> Option<u32> {
+        None
+    }
+}
+
+/// The words of a system call's data, by a closure.
+pub(crate) struct Words<F>(pub(crate) F);
+
+impl<F: Fn(u32) -> Option<u32>> Source for Words<F> {
+    #[inline]
+    fn word(&self, idx: u32) -> Option<u32> {
+        self.0(idx)
+    }
+}
+
 /// The second operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operand {
@@ -47,6 +85,7 @@ pub(crate) enum Alu {
     Sub,
     Mul,
     Div,
+    Mod,
     Or,
     And,
     Lsh,
@@ -68,6 +107,18 @@ pub(crate) enum Test {
 pub(crate) enum Op {
     /// `A` = word of the data.
     Load(u32),
+    /// `A` = bytes of the packet at this offset.
+    LoadAt(Size, u32),
+    /// `A` = bytes of the packet at this offset from `X`.
+    LoadFrom(Size, u32),
+    /// `A` = what is known besides.
+    LoadAncillary(Ancillary),
+    /// `A` = length of the packet.
+    LoadLen,
+    /// `X` = length of the packet.
+    LoadLenX,
+    /// `X` = four times the low half of the packet's byte at this offset: a length of a header of IP.
+    LoadHeaderX(u32),
     /// `A` = constant.
     Imm(u32),
     /// `X` = constant.
@@ -98,9 +149,9 @@ pub(crate) enum Op {
     ReturnA,
 }
 
-/// Runs `ops` with `load` for the words of the data; `None` when it gives none.
+/// Runs `ops` on `source`; `None` when that has no answer to something.
 #[inline]
-pub(crate) fn run(ops: &[Op], load: impl Fn(u32) -> Option<u32>) -> Option<u32> {
+pub(crate) fn run(ops: &[Op], source: &impl Source) -> Option<u32> {
     let (mut a, mut x) = (0u32, 0u32);
     let mut scratch = [0u32; SCRATCH];
     let mut at = 0usize;
@@ -108,7 +159,13 @@ pub(crate) fn run(ops: &[Op], load: impl Fn(u32) -> Option<u32>) -> Option<u32> 
     while let Some(&op) = ops.get(at) {
         at += 1;
         match op {
-            Op::Load(word) => a = load(word)?,
+            Op::Load(word) => a = source.word(word)?,
+            Op::LoadAt(size, offset) => a = source.load(size, offset)?,
+            Op::LoadFrom(size, offset) => a = source.load(size, x.wrapping_add(offset))?,
+            Op::LoadAncillary(which) => a = source.ancillary(which, a, x)?,
+            Op::LoadLen => a = source.len(),
+            Op::LoadLenX => x = source.len(),
+            Op::LoadHeaderX(offset) => x = (source.load(Size::Byte, offset)? & 0xf) << 2,
             Op::Imm(k) => a = k,
             Op::ImmX(k) => x = k,
             Op::LoadScratch(idx) => a = scratch[usize::from(idx) % SCRATCH],
@@ -148,6 +205,7 @@ fn compute(alu: Alu, a: u32, b: u32) -> Option<u32> {
         Alu::Sub => a.wrapping_sub(b),
         Alu::Mul => a.wrapping_mul(b),
         Alu::Div => return a.checked_div(b),
+        Alu::Mod => return a.checked_rem(b),
         Alu::Or => a | b,
         Alu::And => a & b,
         Alu::Lsh => a.wrapping_shl(b),

@@ -189,3 +189,91 @@ proptest! {
         }
     }
 }
+
+/// A packet with a link header of two bytes.
+struct Bytes<'a>(&'a [u8]);
+
+impl Packet for Bytes<'_> {
+    fn bytes(&self) -> &[u8] {
+        self.0
+    }
+    fn network(&self) -> &[u8] {
+        self.0.get(2..).unwrap_or_default()
+    }
+    fn link(&self) -> &[u8] {
+        self.0
+    }
+    fn ancillary(&self, which: Ancillary) -> u32 {
+        if which == Ancillary::Protocol { 0x800 } else { 7 }
+    }
+}
+
+#[track_caller]
+fn filtered(source: &[Instruction], packet: &[u8]) -> u32 {
+    Filter::new(source.to_vec()).unwrap().unwrap().run(&Bytes(packet))
+}
+
+#[test]
+fn filters_read_packets() {
+    let ret_a = op(0x16, 0);
+    let packet = [0x45, 1, 2, 3, 4, 5, 6, 7];
+    for (load, wanted) in [
+        (op(0x20, 1), 0x0102_0304),
+        (op(0x28, 6), 0x0607),
+        (op(0x30, 7), 7),
+        (op(0x30, 8), 0),
+        (op(0x28, 7), 0),
+        (op(0x20, u32::MAX - 0x3f_ffff), 0),
+        (op(0x80, 0), 8),
+        (op(0x28, -0x10_0000_i32 as u32), 0x0203),
+        (op(0x28, -0x20_0000_i32 as u32), 0x4501),
+        (op(0x28, -0x1000_i32 as u32), 0x800),
+        (op(0x20, (-0x1000_i32 + 4) as u32), 7),
+    ] {
+        assert_eq!(filtered(&[load, ret_a], &packet), wanted, "{load:?}");
+    }
+    // X = 4 * (byte 0 & 15) = 20; X = 2, byte at X + 3.
+    assert_eq!(filtered(&[op(0xb1, 0), op(0x87, 0), ret_a], &packet), 20);
+    assert_eq!(filtered(&[op(0x01, 2), op(0x50, 3), ret_a], &packet), 5);
+    assert_eq!(filtered(&[op(0x00, 9), op(0x94, 4), ret_a], &packet), 1, "remainder");
+}
+
+#[test]
+fn filters_find_attributes() {
+    // Two attributes: type 1 with 2 bytes, type 2 with one of type 5 inside.
+    let packet = [6, 0, 1, 0, 9, 9, 0, 0, 12, 0, 2, 0, 8, 0, 5, 0, 1, 2, 3, 4];
+    let find = |a: u32, x: u32, which: i32| {
+        filtered(&[op(0x00, a), op(0x01, x), op(0x20, (-0x1000 + which) as u32), op(0x16, 0)], &packet)
+    };
+    assert_eq!((find(0, 2, 12), find(0, 3, 12), find(8, 5, 16)), (8, 0, 12));
+}
+
+#[test]
+fn each_kind_of_program_has_its_own_loads() {
+    let ret = ret(0);
+    for load in [op(0x28, 0), op(0x30, 0), op(0x40, 0), op(0xb1, 0), op(0x94, 3)] {
+        assert!(program(&[load, ret]).is_err());
+        assert!(Filter::new([load, ret].to_vec()).unwrap().is_ok());
+    }
+    for bad in [op(0x38, 0), op(0x20, (-0x1000_i32 + 2) as u32), op(0x94, 0), op(0xa1, 0)] {
+        assert!(Filter::new([bad, ret].to_vec()).unwrap().is_err(), "{bad:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn filters_end_on_any_packet(
+        source in prop::collection::vec((any::<u16>(), any::<u8>(), any::<u8>(), any::<u32>()), 1..30),
+        packet in prop::collection::vec(any::<u8>(), 0..80),
+    ) {
+        let mut source: Vec<_> = source
+            .into_iter()
+            .map(|(code, jt, jf, k)| Instruction { code: code & 0xff, jt: jt % 4, jf: jf % 4, k: k >> (k % 32) })
+            .filter(|&one| Filter::new([one, ret(1), ret(1), ret(1), ret(1), ret(1)].to_vec()).unwrap().is_ok())
+            .collect();
+        source.extend([ret(1); 5]);
+        if let Ok(filter) = Filter::new(source).unwrap() {
+            filter.run(&Bytes(&packet));
+        }
+    }
+}
