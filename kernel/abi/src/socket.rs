@@ -65,5 +65,7 @@ pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 /// Sockets of the kernel's services and of user space among itself (netlink(7)).
 pub const AF_NETLINK: u16 = 16;
+/// Packets of interfaces as they are (packet(7)).
+pub const AF_PACKET: u16 = 17;
 /// Length of `sun_path` (unix(7)).
 pub const UNIX_PATH_MAX: usize = 108;

@@ -75,6 +75,7 @@ fn set_up(params: Params) -> Result<()> {
     });
     net_control::register();
     procfs::provide(procfs::Extra::NetNetlink, net_netlink::show::rows);
+    procfs::provide(procfs::Extra::NetPacket, net_packet::show::rows);
     procfs::provide(procfs::Extra::NetUnix, net_unix::all::rows);
     procfs::provide(procfs::Extra::SysvSem, ipc::show::sem);
     procfs::provide(procfs::Extra::SysvMsg, ipc::show::msg);

@@ -1,11 +1,12 @@
-//! Sockets (socket(2), bind(2), send(2), recv(2), ...) of the families `AF_UNIX`, `AF_INET`, `AF_INET6` and `AF_NETLINK`.
+//! Sockets (socket(2), bind(2), send(2), recv(2), ...) of the families `AF_UNIX`, `AF_INET`, `AF_INET6`, `AF_NETLINK` and
+//! `AF_PACKET`.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::fs::OpenFlags;
 use abi::signal::{SIGPIPE, SigInfo};
-use abi::socket::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, IOV_MAX, Mmsghdr, Msghdr, Ucred};
+use abi::socket::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, IOV_MAX, Mmsghdr, Msghdr, Ucred};
 use abi::time::{Timespec, Timeval};
 use abi::{Errno, Result};
 use events::pidfd;
@@ -96,7 +97,7 @@ fn check_family(family: i32, kind: i32) -> Result<()> {
     if !(0..NR_TYPES).contains(&kind) {
         return Err(Errno::EINVAL);
     }
-    let known = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK].map(i32::from);
+    let known = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET].map(i32::from);
     if known.contains(&family) { Ok(()) } else { Err(Errno::EAFNOSUPPORT) }
 }
 
@@ -109,6 +110,8 @@ pub(crate) fn open_socket(family: i32, kind: i32, protocol: i32) -> Result<(Arc<
         net_unix::create(kind, protocol)?
     } else if family == i32::from(AF_NETLINK) {
         net_netlink::create(kind, protocol, &caller.cred)?
+    } else if family == i32::from(AF_PACKET) {
+        net_packet::create(kind, protocol, &caller.cred)?
     } else {
         net_inet::create(family as u16, kind, protocol, &caller.cred)?
     };
@@ -135,6 +138,8 @@ pub(crate) fn sys_socketpair(
         // The sockets of these families cannot be born connected.
         if family == i32::from(AF_NETLINK) {
             net_netlink::refuse_pair(kind, protocol)?;
+        } else if family == i32::from(AF_PACKET) {
+            net_packet::check(kind, &caller::Caller::new()?.cred)?;
         } else {
             net_inet::check(family as u16, kind, protocol)?;
         }
@@ -271,6 +276,11 @@ pub(crate) fn sys_setsockopt(
     if len < size_of::<i32>() {
         return Err(Errno::EINVAL);
     }
+    if let (options::SO_ATTACH_FILTER | options::SO_DETACH_FILTER | options::SO_LOCK_FILTER, Some(slot)) =
+        (name, socket.filter())
+    {
+        return slot.set(name, value, len).map(|()| 0);
+    }
     let int: i32 = user::read(value)?;
     let sized = |size: usize| if len < size { Err(Errno::EINVAL) } else { Ok(()) };
     let time = || sized(size_of::<Timeval>()).and_then(|()| Ok(user::read::<Timeval>(value)?));
@@ -298,7 +308,8 @@ pub(crate) fn sys_getsockopt(
     let room: i32 = user::read(len)?;
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
     if level != SOL_SOCKET {
-        let bytes = socket.get_option(level, name, room)?;
+        let asked = || if room < size_of::<i32>() { Err(Errno::EINVAL) } else { Ok(user::read(value)?) };
+        let bytes = socket.get_option_for(level, name, room, &asked)?;
         let room = room.min(bytes.len());
         user::write_bytes(value, &bytes[..room])?;
         let told = if socket.tells_whole_length(level, name) { bytes.len() } else { room };
@@ -307,6 +318,9 @@ pub(crate) fn sys_getsockopt(
     }
     if name == SO_PEERPIDFD {
         return get_peer_pidfd(&**socket, value, len, room);
+    }
+    if let (options::SO_ATTACH_FILTER | options::SO_LOCK_FILTER, Some(slot)) = (name, socket.filter()) {
+        return slot.get(name, value, len, room).map(|()| 0);
     }
     let found = options::get(&**socket, name)?;
     let bytes: &[u8] = match &found {

@@ -115,7 +115,7 @@ syscalls! {
     39 getpid() => task::sys_getpid, Support::Full;
     40 sendfile(out_fd: i32, in_fd: i32, offset: UserAddr, count: usize) => file::sys_sendfile, Support::Full;
     41 socket(family: i32, kind: i32, protocol: i32)
-        => net::sys_socket, Support::Partial("AF_UNIX, AF_INET, AF_INET6 (TCP, UDP) and AF_NETLINK only: EAFNOSUPPORT");
+        => net::sys_socket, Support::Partial("AF_UNIX, AF_INET, AF_INET6 (TCP, UDP), AF_NETLINK and AF_PACKET only: EAFNOSUPPORT");
     42 connect(fd: i32, addr: UserAddr, len: i32) => net::sys_connect, Support::Full;
     43 accept(fd: i32, addr: UserAddr, len: UserAddr) => net::sys_accept, Support::Full;
     44 sendto(fd: i32, buf: UserAddr, len: usize, flags: u32, addr: UserAddr, addr_len: i32)

@@ -47,6 +47,9 @@ mod mounts;
 mod mremap;
 mod netlink;
 mod ns;
+mod packet;
+mod packetfilter;
+mod packetring;
 mod perf;
 mod pidfd;
 mod physmem;
@@ -153,6 +156,9 @@ const AREAS: &[&[harness::Test]] = &[
     netlink::TESTS,
     rtnetlink::TESTS,
     sockdiag::TESTS,
+    packet::TESTS,
+    packetfilter::TESTS,
+    packetring::TESTS,
     tty::TESTS,
     jobs::TESTS,
     ksm::TESTS,

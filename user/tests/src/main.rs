@@ -10,7 +10,7 @@
 //!
 //! Tests run as root in a minimal root: /proc, /sys, /dev with devpts, and /tmp (another folder: `KEEL_TEST_DIR`). Each one
 //! pins errno values and their precedence as Linux has them. `sys` has all `unsafe` (raw calls come from `user-sys`); `kit`,
-//! `inetkit`, `mountkit`, `netlinkkit` and `uringkit` have the shared words, `harness` the runner; every other file is an area.
+//! `inetkit`, `mountkit`, `netlinkkit`, `packetkit` and `uringkit` have the shared words, `harness` the runner; every other file is an area.
 
 mod harness;
 mod helper;
@@ -18,6 +18,7 @@ mod inetkit;
 mod kit;
 mod mountkit;
 mod netlinkkit;
+mod packetkit;
 mod prelude;
 mod sys;
 mod uringkit;

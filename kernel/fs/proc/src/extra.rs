@@ -10,6 +10,8 @@ use vfs::text::Text;
 pub enum Extra {
     /// /proc/net/netlink.
     NetNetlink,
+    /// /proc/net/packet.
+    NetPacket,
     /// /proc/net/unix.
     NetUnix,
     /// /proc/sysvipc/msg.
@@ -26,7 +28,7 @@ pub enum Extra {
     DiskStats,
 }
 
-const COUNT: usize = 8;
+const COUNT: usize = 9;
 
 type Rows = fn(&mut Text) -> Result<()>;
 
@@ -45,6 +47,7 @@ fn headline(what: Extra) -> &'static str {
         Extra::NetNetlink => {
             "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n"
         }
+        Extra::NetPacket => "sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n",
         Extra::NetUnix => "Num       RefCount Protocol Flags    Type St Inode Path\n",
         Extra::SysvMsg => {
             "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      \

@@ -174,6 +174,7 @@ impl<P: Payload> Tcb<P> {
 
     /// Answers a segment that is not acceptable with where the connection is (RFC 9293, 3.10.7.4; RFC 5961), but seldom when
     /// it has no data: two ends that forged segments have set apart would answer each other for ever.
+    #[cold]
     fn answer_invalid(&mut self, segment: &Segment<P>, now_ns: u64) {
         if segment.seq_len() == 0 || segment.flags.has(Flags::SYN) {
             if self.answered_invalid_ns.is_some_and(|at| now_ns < at.saturating_add(INVALID_INTERVAL_NS)) {

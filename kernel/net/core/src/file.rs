@@ -8,6 +8,7 @@ use abi::poll::PollEvents;
 use abi::{Errno, Result};
 use hal::uio::{Dest, Src};
 use hal::{UserAddr, user};
+use mm::Backing;
 use sched::PollTable;
 use security::Cred;
 use vfs::{File, FileMode, FileOps, anon};
@@ -73,6 +74,10 @@ impl FileOps for SocketFile {
         }
         user::write(UserAddr(arg as u64), &(self.socket.unsent_bytes()? as i32))?;
         Ok(0)
+    }
+
+    fn mmap_at(&self, _file: &Arc<File>, offset: u64, len: u64) -> Result<Backing> {
+        self.socket.mmap(offset, len)
     }
 
     fn readable_bytes(&self, _file: &File) -> Result<usize> {

@@ -11,6 +11,7 @@
 extern crate alloc;
 
 mod file;
+pub mod filter;
 pub mod options;
 mod patience;
 mod xattr;
@@ -26,6 +27,7 @@ use bitflags::bitflags;
 use hal::UserAddr;
 use hal::sync::Once;
 use hal::uio::{Dest, Src};
+use mm::Backing;
 use sched::PollTable;
 use security::Cred;
 use vfs::{File, WalkContext};
@@ -246,6 +248,30 @@ pub trait Socket: Any + Send + Sync {
     fn get_option(&self, level: i32, name: i32, room: usize) -> Result<Vec<u8>> {
         let _ = (level, name, room);
         Err(Errno::EOPNOTSUPP)
+    }
+
+    /// As [`Socket::get_option`], of an option whose value depends on an `int` that the caller has put in its place, which
+    /// `asked` reads.
+    fn get_option_for(
+        &self,
+        level: i32,
+        name: i32,
+        room: usize,
+        asked: &dyn Fn() -> Result<i32>,
+    ) -> Result<Vec<u8>> {
+        let _ = asked;
+        self.get_option(level, name, room)
+    }
+
+    /// Where its filter is (`SO_ATTACH_FILTER`); `None`: it takes none.
+    fn filter(&self) -> Option<&filter::Slot> {
+        None
+    }
+
+    /// What mmap(2) of `len` bytes from `offset` on shows. `ENODEV`: there is nothing.
+    fn mmap(&self, offset: u64, len: u64) -> Result<Backing> {
+        let _ = (offset, len);
+        Err(Errno::ENODEV)
     }
 
     /// setsockopt(2) of level `SOL_SOCKET`, for what only some families have. `ENOPROTOOPT`, `EOPNOTSUPP`: this one has not.

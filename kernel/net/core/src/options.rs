@@ -55,6 +55,14 @@ const SO_RCVTIMEO: i32 = 20;
 const SO_SNDTIMEO: i32 = 21;
 /// An option of socket(7).
 pub const SO_TIMESTAMP: i32 = 29;
+/// An option of socket(7): as the one before, with nanoseconds.
+pub const SO_TIMESTAMPNS: i32 = 35;
+/// An option of socket(7); read back, it gives the filter.
+pub const SO_ATTACH_FILTER: i32 = 26;
+/// An option of socket(7).
+pub const SO_DETACH_FILTER: i32 = 27;
+/// An option of socket(7).
+pub const SO_LOCK_FILTER: i32 = 44;
 const SO_ACCEPTCONN: i32 = 30;
 /// An option of socket(7).
 pub const SO_SNDBUFFORCE: i32 = 32;
@@ -208,6 +216,11 @@ impl Options {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let new = NEXT.fetch_add(1, Relaxed);
         self.cookie.compare_exchange(0, new, Relaxed, Relaxed).map_or_else(|old| old, |_| new)
+    }
+
+    /// Its mark.
+    pub fn mark(&self) -> u32 {
+        self.mark.load(Relaxed)
     }
 
     /// Takes over what an accepted socket inherits.

@@ -227,6 +227,11 @@ impl Addresses {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn add_for_test(&self, ip: IpAddr, prefix: u8) {
+        self.add(Address::new(ip, prefix, 0).unwrap()).unwrap();
+    }
+
     fn remove(&self, is_it: impl Fn(&Address) -> bool) -> Result<Vec<Address>> {
         self.change(|all| {
             let gone = all.iter().copied().find(is_it).ok_or(Errno::EADDRNOTAVAIL)?;
@@ -279,6 +284,9 @@ pub fn set_up(net: &NetNs, is_up: bool) {
         return;
     }
     let (added, removed) = stack.addresses.switched(is_up);
+    if !is_up {
+        stack.taps.link_down();
+    }
     tell(net, Change::Link(true));
     removed.into_iter().for_each(|address| tell(net, Change::Removed(address)));
     added.into_iter().for_each(|address| tell(net, Change::Added(address)));

@@ -28,6 +28,13 @@ const SIOCSIFMTU: u32 = 0x8922;
 const SIOCGIFHWADDR: u32 = 0x8927;
 const SIOCGIFINDEX: u32 = 0x8933;
 const SIOCGIFTXQLEN: u32 = 0x8942;
+const SIOCETHTOOL: u32 = 0x8946;
+
+/// `ETHTOOL_GLINK`, `ETHTOOL_GET_TS_INFO`.
+const ETHTOOL_LINK: u32 = 0xa;
+const ETHTOOL_STAMPS: u32 = 0x41;
+/// `SOF_TIMESTAMPING_RX_SOFTWARE` and `SOF_TIMESTAMPING_SOFTWARE`.
+const SOFTWARE_STAMPS: u32 = 8 | 16;
 
 /// `IFF_UP`, `IFF_LOOPBACK`, `IFF_RUNNING`.
 const IFF_UP: u16 = 0x1;
@@ -119,11 +126,30 @@ fn answer(net: &NetNs, stack: &Stack, cmd: u32, arg: UserAddr, cred: &Cred) -> R
         SIOCGIFHWADDR => put(&ARPHRD_LOOPBACK.to_ne_bytes()),
         SIOCGIFINDEX => put(&LO_INDEX.to_ne_bytes()),
         SIOCGIFTXQLEN => put(&1000i32.to_ne_bytes()),
+        SIOCETHTOOL => return ethtool(stack, &request),
         SIOCSIFFLAGS | SIOCSIFMTU => return change(net, cmd, &request, cred),
         _ => return Err(Errno::ENOTTY),
     }
     request[NAME_LEN..].copy_from_slice(value);
     user::write(arg, &request)?;
+    Ok(0)
+}
+
+/// Requests about the hardware, of which `lo` has none. `EOPNOTSUPP`: unknown.
+fn ethtool(stack: &Stack, request: &[u8; REQUEST_LEN]) -> Result<usize> {
+    let at =
+        request.get(NAME_LEN..).and_then(|rest| rest.first_chunk()).map_or(0, |raw| u64::from_ne_bytes(*raw));
+    let at = UserAddr(at);
+    match user::read::<u32>(at)? {
+        ETHTOOL_LINK => user::write(at, &[ETHTOOL_LINK, u32::from(stack.lo.is_up())])?,
+        ETHTOOL_STAMPS => {
+            // struct ethtool_ts_info: what there is, the clock of the hardware, and what that could do.
+            let mut info = [0u32; 11];
+            (info[0], info[1], info[2]) = (ETHTOOL_STAMPS, SOFTWARE_STAMPS, u32::MAX);
+            user::write(at, &info)?;
+        }
+        _ => return Err(Errno::EOPNOTSUPP),
+    }
     Ok(0)
 }
 

@@ -6,6 +6,7 @@ extern crate alloc;
 
 mod buffer;
 pub mod diag;
+mod input;
 pub mod interface;
 mod ioctl;
 mod ip;
@@ -14,8 +15,10 @@ mod ports;
 pub mod show;
 mod stack;
 pub mod sysctl;
+pub mod tap;
 mod tcp;
 mod udp;
+mod wire;
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;

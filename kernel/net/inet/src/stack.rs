@@ -11,6 +11,7 @@ use ns::NetNs;
 use crate::interface::Addresses;
 use crate::ip::Ip;
 use crate::ports::Ports;
+use crate::tap::Taps;
 use crate::tcp::table::Connections;
 use crate::udp::Receivers;
 
@@ -69,6 +70,7 @@ pub(crate) struct Stack {
     pub(crate) udp_ports: Ports,
     pub(crate) connections: Connections,
     pub(crate) receivers: Receivers,
+    pub(crate) taps: Taps,
 }
 
 impl Stack {
@@ -86,7 +88,19 @@ impl Stack {
             udp_ports: Ports::new(),
             connections: Connections::new(),
             receivers: Receivers::new(),
+            taps: Taps::new(),
         })
+    }
+
+    /// One whose interface is on and has these addresses.
+    #[cfg(test)]
+    pub(crate) fn for_test(addresses: &[(&str, u8)]) -> Arc<Stack> {
+        let stack = Self::new();
+        stack.lo.set_up(true);
+        for (ip, prefix) in addresses {
+            stack.addresses.add_for_test(ip.parse().unwrap(), *prefix);
+        }
+        stack
     }
 
     /// That of `net`.

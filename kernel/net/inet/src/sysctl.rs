@@ -49,6 +49,22 @@ tunables! {
     BIND_V6_ONLY = 0;
 }
 
+/// A switch of net.ipv4.conf for all interfaces, for `lo`, and for interfaces to come.
+pub type Switch = [AtomicU32; 3];
+
+macro_rules! switches {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
+        $($(#[$doc])* pub static $name: Switch = [const { AtomicU32::new(0) }; 3];)*
+    };
+}
+
+switches! {
+    /// accept_local: packets come in that are from an address of this machine.
+    ACCEPT_LOCAL;
+    /// route_localnet: packets come in that are from or to 127.0.0.0/8.
+    ROUTE_LOCALNET;
+}
+
 /// The ports that are given out when nobody asks for one: first and last.
 pub fn port_range() -> (u16, u16) {
     let (first, last) = (PORT_FIRST.load(Relaxed) as u16, PORT_LAST.load(Relaxed) as u16);

@@ -27,6 +27,8 @@ use crate::ip::{self, Endpoint, Ip, Use};
 use crate::level::{IpOptions, LEVEL_IP, LEVEL_IPV6};
 use crate::ports::{Binding, Sharing};
 use crate::stack::{LO_INDEX, Stack};
+use crate::tap;
+use crate::wire::Head;
 
 /// `IPPROTO_UDP`.
 pub(crate) const IPPROTO_UDP: i32 = 17;
@@ -339,13 +341,16 @@ impl UdpSocket {
         }
         conn.stack.lo.count(HEADERS + len);
         let (ttl, tos) = conn.ip.ttl_and_tos(to.ip.is_v4());
-        match conn.stack.receivers.find(to, from) {
-            Some(receiver) => {
-                let time_ns = if receiver.options.has(SO_TIMESTAMP) { wall_ns() } else { 0 };
-                let (ttl, tos) = (aside.ttl.unwrap_or(ttl), aside.tos.unwrap_or(tos));
-                receiver.deliver(Datagram { data: chunk, from, to: to.ip, ttl, tos, time_ns });
+        let (ttl, tos) = (aside.ttl.unwrap_or(ttl), aside.tos.unwrap_or(tos));
+        let (head, stack) = (|| Head { from, to, ttl, tos }, &conn.stack);
+        if stack.taps.any() {
+            tap::datagram(stack, &head(), &chunk);
+        }
+        if let Err(chunk) = arrive(stack, from, to, ttl, tos, chunk) {
+            if stack.taps.any() {
+                tap::refusal(stack, &head(), &chunk);
             }
-            None => self.refused(to, chunk),
+            self.refused(to, chunk);
         }
         Ok(len)
     }
@@ -493,7 +498,23 @@ impl Aside {
     }
 }
 
-fn wall_ns() -> i64 {
+/// A datagram has come for `to`. Given back: nobody has the port.
+pub(crate) fn arrive(
+    stack: &Stack,
+    from: Endpoint,
+    to: Endpoint,
+    ttl: u8,
+    tos: u8,
+    data: Chunk,
+) -> core::result::Result<(), Chunk> {
+    let Some(receiver) = stack.receivers.find(to, from) else { return Err(data) };
+    let time_ns = if receiver.options.has(SO_TIMESTAMP) { wall_ns() } else { 0 };
+    receiver.deliver(Datagram { data, from, to: to.ip, ttl, tos, time_ns });
+    Ok(())
+}
+
+/// Nanoseconds of the wall clock.
+pub(crate) fn wall_ns() -> i64 {
     hal::time::wall_base_ns().saturating_add(hal::time::now_ns() as i64)
 }
 

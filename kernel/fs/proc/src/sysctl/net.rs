@@ -40,7 +40,23 @@ const PORT_RANGE: Entry = Entry {
     ),
 };
 
+/// A switch of an interface.
+const fn switch(name: &'static str, value: &'static AtomicU32) -> Entry {
+    number(name, value, 0..=i32::MAX as u32)
+}
+
+/// The folder of a kind of interface in net.ipv4.conf, which has part `at` of each switch.
+const fn conf(at: usize) -> [Entry; 2] {
+    [switch("accept_local", &sysctl::ACCEPT_LOCAL[at]), switch("route_localnet", &sysctl::ROUTE_LOCALNET[at])]
+}
+
+static CONF_ALL: [Entry; 2] = conf(0);
+static CONF_LO: [Entry; 2] = conf(1);
+static CONF_DEFAULT: [Entry; 2] = conf(2);
+static CONF: [Entry; 3] = [dir("all", &CONF_ALL), dir("default", &CONF_DEFAULT), dir("lo", &CONF_LO)];
+
 static IPV4: &[Entry] = &[
+    dir("conf", &CONF),
     number("ip_default_ttl", &sysctl::TTL, 1..=255),
     fixed("ip_forward", "0"),
     PORT_RANGE,

@@ -18,6 +18,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     }),
     text("if_inet6", net_inet::show::if_inet6),
     text("netlink", |out| extra::show(Extra::NetNetlink, out)),
+    text("packet", |out| extra::show(Extra::NetPacket, out)),
     text("route", |out| {
         // The table of ways to other machines, of which there are none; those to oneself are not shown.
         out.push(ROUTE_HEADLINE);

@@ -19,6 +19,8 @@ use crate::ip::Endpoint;
 use crate::level::IpOptions;
 use crate::ports::Binding;
 use crate::stack::Stack;
+use crate::wire::Head;
+use crate::{sysctl, tap};
 
 pub(crate) type Segment = tcp::Segment<Chunk>;
 
@@ -260,8 +262,32 @@ impl Conn {
                 };
                 (segment, inner.local, inner.remote)
             };
-            deliver(&self.stack, local, remote, segment);
+            self.deliver(local, remote, segment);
         }
+    }
+
+    /// Brings a segment to whom it is for.
+    #[inline]
+    fn deliver(&self, local: Endpoint, remote: Endpoint, segment: Segment) {
+        let stack = &self.stack;
+        if !stack.lo.is_up() {
+            return;
+        }
+        stack.lo.count(HEADERS + chain_len(&segment.data));
+        if stack.taps.any() {
+            // Here nothing refers to the segment, so that it need not be moved.
+            return self.deliver_seen(local, remote, segment);
+        }
+        arrive(stack, local, remote, segment);
+    }
+
+    /// As [`Conn::deliver`], behind its counters, where there are taps.
+    #[cold]
+    #[inline(never)]
+    fn deliver_seen(&self, local: Endpoint, remote: Endpoint, segment: Segment) {
+        let (ttl, tos) = self.ip.ttl_and_tos(remote.ip.is_v4());
+        tap::segment(&self.stack, &Head { from: local, to: remote, ttl, tos }, &segment);
+        arrive(&self.stack, local, remote, segment);
     }
 
     /// Takes in a segment that is for this connection.
@@ -457,12 +483,9 @@ pub(crate) fn initial_seq() -> u32 {
     (random::next_u64() as u32 >> 4).wrapping_add((now_ns() >> 6) as u32)
 }
 
-/// Brings a segment from `from` to whom it is for.
-fn deliver(stack: &Arc<Stack>, from: Endpoint, to: Endpoint, segment: Segment) {
-    if !stack.lo.is_up() {
-        return;
-    }
-    stack.lo.count(HEADERS + chain_len(&segment.data));
+/// A segment from `from` has come for `to`. Inlined into the path of each segment, as it was part of it before others used it.
+#[inline(always)]
+pub(crate) fn arrive(stack: &Arc<Stack>, from: Endpoint, to: Endpoint, segment: Segment) {
     let mut iss = None;
     if let Some(conn) = stack.connections.find(to, from) {
         if segment.flags.has(Flags::SYN) {
@@ -489,6 +512,10 @@ fn deliver(stack: &Arc<Stack>, from: Endpoint, to: Endpoint, segment: Segment) {
         && let Some(conn) = stack.connections.find(from, to)
     {
         stack.lo.count(HEADERS);
+        if stack.taps.any() {
+            let ttl = sysctl::TTL.load(Relaxed) as u8;
+            tap::segment(stack, &Head { from: to, to: from, ttl, tos: 0 }, &refusal);
+        }
         conn.receive(refusal);
     }
 }

@@ -1,0 +1,236 @@
+//! Who sees the packets of `lo`, and packets that others make (packet(7)).
+//!
+//! ```text
+//!   TCP, UDP ── typed segment ──────────────────────────▶ receiving socket
+//!                     │ only while there are taps
+//!                     ▼ wire: bytes
+//!                   Frame ──▶ each tap, as one that goes and as one that comes
+//!                     ▲
+//!   transmit ─────────┴──▶ input: parsed, checked ─────▶ receiving socket
+//! ```
+//!
+//! While there is no tap, a packet costs one relaxed load and a branch for it.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use hal::sync::SpinLock;
+use ns::NetNs;
+
+use crate::buffer::Chunk;
+use crate::input;
+use crate::stack::Stack;
+use crate::tcp::conn::Segment;
+use crate::wire::{self, ETHERNET, Head};
+
+pub use crate::wire::{ETH_P_IP, ETH_P_IPV6};
+
+/// `ETH_P_802_3` and `ETH_P_802_2`: frames that name no protocol.
+const ETH_P_802_3: u16 = 1;
+const ETH_P_802_2: u16 = 4;
+/// The least number that is a protocol and not a length.
+const LEAST_PROTOCOL: u16 = 0x600;
+
+/// How a frame passes (`PACKET_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It comes, and is for this machine.
+    Host = 0,
+    /// It comes, and is for some.
+    Multicast = 2,
+    /// It comes, and is for somebody else.
+    OtherHost = 3,
+    /// It goes.
+    Outgoing = 4,
+}
+
+/// What the headers of a packet tell about whom it belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// A number that all packets between two ends have in common, in both directions.
+    pub hash: u32,
+    /// Where the data begins, behind all headers that are known.
+    pub payload: u32,
+}
+
+/// A frame with its Ethernet header.
+#[derive(Debug)]
+pub struct Frame {
+    /// All its bytes: at least an Ethernet header.
+    pub bytes: Arc<Vec<u8>>,
+    /// Its protocol (`ETH_P_*`).
+    pub protocol: u16,
+    /// When it went, in nanoseconds of the wall clock.
+    pub time_ns: i64,
+    /// Number of the socket that sent it, which does not see it go; 0 for none.
+    pub sender: u64,
+    /// Its mark (`SO_MARK`).
+    pub mark: u32,
+}
+
+impl Frame {
+    /// A frame of this moment. Fewer bytes than an Ethernet header has are filled up with zeroes.
+    pub fn new(mut bytes: Vec<u8>, protocol: u16, sender: u64, mark: u32) -> Self {
+        if bytes.len() < ETHERNET {
+            bytes.resize(ETHERNET, 0);
+        }
+        Self { bytes: Arc::new(bytes), protocol, time_ns: crate::udp::wall_ns(), sender, mark }
+    }
+
+    /// The bytes behind the Ethernet header.
+    pub fn network(&self) -> &[u8] {
+        self.bytes.get(ETHERNET..).unwrap_or_default()
+    }
+
+    /// The protocol that its header names.
+    pub fn named_protocol(&self) -> u16 {
+        let half = |at: usize| self.bytes.get(at..).and_then(|rest| rest.first_chunk().copied());
+        let named = half(12).map_or(0, u16::from_be_bytes);
+        if named >= LEAST_PROTOCOL {
+            named
+        } else if half(ETHERNET) == Some([0xff; 2]) {
+            ETH_P_802_3
+        } else {
+            ETH_P_802_2
+        }
+    }
+
+    /// What a look at its headers tells.
+    pub fn flow(&self) -> Flow {
+        wire::flow(self.protocol, self.network())
+    }
+
+    /// How it comes in on `lo`, whose address is all zeroes, and so is the one that is for all.
+    fn arrival(&self) -> Way {
+        match self.bytes.first_chunk::<6>() {
+            Some([0, 0, 0, 0, 0, 0]) => Way::Host,
+            Some([first, ..]) if first & 1 != 0 => Way::Multicast,
+            _ => Way::OtherHost,
+        }
+    }
+}
+
+/// Sees frames.
+pub trait Tap: Send + Sync {
+    /// `frame` passes. Must not sleep: preemption is off, though no lock is held.
+    fn see(&self, frame: &Arc<Frame>, way: Way);
+
+    /// `lo` was switched off.
+    fn link_down(&self);
+}
+
+type All = Arc<Vec<Arc<dyn Tap>>>;
+
+/// The taps of a namespace.
+pub(crate) struct Taps {
+    count: AtomicUsize,
+    /// Replaced as a whole, so that nobody holds the lock while taps look.
+    all: SpinLock<All>,
+}
+
+impl Taps {
+    pub(crate) fn new() -> Self {
+        Self { count: AtomicUsize::new(0), all: SpinLock::new("inet.taps", Arc::default()) }
+    }
+
+    /// Whether there are any.
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.count.load(Relaxed) != 0
+    }
+
+    fn all(&self) -> All {
+        self.all.lock().clone()
+    }
+
+    fn change(&self, change: impl Fn(&mut Vec<Arc<dyn Tap>>)) {
+        loop {
+            let old = self.all();
+            let mut new = old.to_vec();
+            change(&mut new);
+            let (count, new) = (new.len(), Arc::new(new));
+            let mut all = self.all.lock();
+            if Arc::ptr_eq(&all, &old) {
+                let gone = core::mem::replace(&mut *all, new);
+                self.count.store(count, Relaxed);
+                drop(all);
+                drop(gone);
+                return;
+            }
+        }
+    }
+
+    fn pass(&self, frame: &Arc<Frame>, way: Way) {
+        if self.any() {
+            self.all().iter().for_each(|tap| tap.see(frame, way));
+        }
+    }
+
+    /// Tells that the interface is off.
+    pub(crate) fn link_down(&self) {
+        self.all().iter().for_each(|tap| tap.link_down());
+    }
+}
+
+/// Shows the frames of `lo` in `net` to `tap` from now on.
+pub fn add(net: &NetNs, tap: &Arc<dyn Tap>) {
+    Stack::of(net).taps.change(|all| all.push(tap.clone()));
+}
+
+/// Shows them to `tap` no more; what is under way it may still see.
+pub fn remove(net: &NetNs, tap: &Arc<dyn Tap>) {
+    Stack::of(net)
+        .taps
+        .change(|all| all.retain(|other| !core::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(tap))));
+}
+
+/// Sends `frame` over `lo`, which is on: taps see it, and then who it is for gets it. Does not sleep.
+pub fn transmit(net: &NetNs, frame: Frame) {
+    let stack = Stack::of(net);
+    let pinned = hal::preempt::disable();
+    stack.lo.count(frame.bytes.len());
+    let going = Arc::new(frame);
+    stack.taps.pass(&going, Way::Outgoing);
+    let (protocol, way) = (going.named_protocol(), going.arrival());
+    let coming = if protocol == going.protocol {
+        going
+    } else {
+        Arc::new(Frame { bytes: going.bytes.clone(), protocol, ..*going })
+    };
+    stack.taps.pass(&coming, way);
+    drop(pinned);
+    if way != Way::OtherHost {
+        input::receive(&stack, coming.protocol, coming.network());
+    }
+}
+
+fn show(stack: &Stack, protocol: u16, bytes: Vec<u8>) {
+    let frame = Arc::new(Frame::new(bytes, protocol, 0, 0));
+    stack.taps.pass(&frame, Way::Outgoing);
+    stack.taps.pass(&frame, Way::Host);
+}
+
+/// Shows a segment to the taps. Does not sleep.
+#[cold]
+#[inline(never)]
+pub(crate) fn segment(stack: &Stack, head: &Head, segment: &Segment) {
+    wire::tcp_frames(head, segment, |bytes| show(stack, head.protocol(), bytes));
+}
+
+/// Shows the taps that a datagram found nobody. Does not sleep.
+#[cold]
+pub(crate) fn refusal(stack: &Stack, head: &Head, data: &Chunk) {
+    if let Some(bytes) = wire::refusal_frame(head, data) {
+        show(stack, head.protocol(), bytes);
+    }
+}
+
+/// Shows a datagram to the taps. Does not sleep.
+#[cold]
+#[inline(never)]
+pub(crate) fn datagram(stack: &Stack, head: &Head, data: &Chunk) {
+    if let Some(bytes) = wire::udp_frame(head, data) {
+        show(stack, head.protocol(), bytes);
+    }
+}

@@ -1,0 +1,166 @@
+//! Rings of packets that go.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::{Errno, Result};
+
+use super::{ADDRESS, Memory, Shape, Version};
+use crate::send::{ETHERNET, Target};
+use crate::socket::PacketSocket;
+use crate::virtio::{self, Offload};
+
+/// The frame is free; it is to be sent; it is being sent; it cannot be (`TP_STATUS_*`).
+const AVAILABLE: u32 = 0;
+const SEND_REQUEST: u32 = 1;
+const SENDING: u32 = 2;
+const WRONG_FORMAT: u32 = 4;
+
+pub(crate) struct TxRing {
+    memory: Arc<Memory>,
+    shape: Shape,
+    version: Version,
+    /// The next frame that is looked at.
+    head: usize,
+}
+
+/// A frame that is to be sent.
+struct Wanted {
+    memory: Arc<Memory>,
+    at: usize,
+    status_at: usize,
+    shape: Shape,
+    version: Version,
+}
+
+impl TxRing {
+    pub(super) fn new(memory: Arc<Memory>, shape: Shape, version: Version) -> Self {
+        Self { memory, shape, version, head: 0 }
+    }
+
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    fn status_at(&self) -> usize {
+        self.shape.frame_at(self.head) + status_offset(self.version)
+    }
+
+    /// Whether the next frame is the process's to fill.
+    pub(crate) fn has_room(&self) -> bool {
+        self.memory.status(self.status_at()) == AVAILABLE
+    }
+
+    /// The next frame, if it is to be sent: then others do not get it.
+    fn take(&mut self) -> Option<Wanted> {
+        let (at, status_at) = (self.shape.frame_at(self.head), self.status_at());
+        if self.memory.status(status_at) != SEND_REQUEST {
+            return None;
+        }
+        self.memory.set_status(status_at, SENDING);
+        self.head = (self.head + 1) % self.shape.nr_frames.max(1);
+        Some(Wanted { memory: self.memory.clone(), at, status_at, shape: self.shape, version: self.version })
+    }
+
+    /// The next frame to look at is `wanted` again.
+    fn give_back(&mut self) {
+        self.head = self.head.checked_sub(1).unwrap_or(self.shape.nr_frames.saturating_sub(1));
+    }
+}
+
+/// Where the status of a frame is.
+fn status_offset(version: Version) -> usize {
+    if version == Version::V3 { 20 } else { 0 }
+}
+
+impl Wanted {
+    fn finish(&self, status: u32) {
+        self.memory.set_status(self.status_at, status);
+    }
+
+    /// Where the packet is in the frame, and how long it is.
+    ///
+    /// `EINVAL`: the place is not in the frame, or the frame names another one that follows. `EMSGSIZE`: too long.
+    fn part(&self, socket: &PacketSocket) -> Result<(usize, usize)> {
+        let word = |at: usize| self.memory.word(self.at + at);
+        let (len_at, ends_at) = match self.version {
+            Version::V1 => (8, 16),
+            Version::V2 => (4, 12),
+            Version::V3 => (16, 24),
+        };
+        if self.version == Version::V3 && word(0) != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let len = word(len_at) as usize;
+        let least = self.version.whole_header() - ADDRESS;
+        let mut at = least;
+        if socket.settings.has_offsets() {
+            let [link, network] = [word(ends_at) & 0xffff, word(ends_at) >> 16];
+            let is_raw = socket.kind == net_core::SockType::Raw;
+            at = if is_raw { link } else { network } as usize;
+            if at < least || at > self.shape.frame_size {
+                return Err(Errno::EINVAL);
+            }
+        }
+        if len > self.shape.frame_size - at { Err(Errno::EMSGSIZE) } else { Ok((at, len)) }
+    }
+
+    /// The packet, with what goes before it, and how many bytes the process has given.
+    fn packet(&self, socket: &PacketSocket, target: &Target) -> Result<(Vec<u8>, usize)> {
+        let (mut at, given) = self.part(socket)?;
+        let header = socket.settings.virtio_header();
+        let len = given.checked_sub(header).ok_or(Errno::EINVAL)?;
+        let mut offload = Offload::default();
+        if header > 0 {
+            let mut raw = [0; virtio::LEN_MERGED];
+            self.memory.read(self.at + at, &mut raw);
+            offload = Offload::parse(&raw, len)?;
+            at += header;
+        }
+        socket.check_len(target, len, offload.is_large)?;
+        let mut bytes = socket.begin(target, len)?;
+        let own = bytes.len();
+        bytes.resize(own + len, 0);
+        let packet = bytes.get_mut(own..).unwrap_or_default();
+        self.memory.read(self.at + at, packet);
+        offload.apply(packet)?;
+        bytes.resize(bytes.len().max(ETHERNET), 0);
+        Ok((bytes, given))
+    }
+}
+
+impl PacketSocket {
+    /// Sends all packets of the ring that are to be sent; gives their bytes. What is in the message itself does not count.
+    ///
+    /// A packet that is wrong ends it, `EINVAL` or `EMSGSIZE`, and keeps its place, unless `PACKET_LOSS` passes it over.
+    pub(crate) fn send_ring(&self, name: Option<&[u8]>) -> Result<usize> {
+        let target = self.target(name)?;
+        let mut sent = 0;
+        loop {
+            let taken = self.tx.lock().as_mut().and_then(TxRing::take);
+            let Some(wanted) = taken else { return Ok(sent) };
+            match wanted.packet(self, &target) {
+                Ok((bytes, len)) => {
+                    self.transmit(&target, bytes);
+                    wanted.finish(AVAILABLE);
+                    sent += len;
+                }
+                Err(Errno::ENOBUFS) => {
+                    wanted.finish(SEND_REQUEST);
+                    if let Some(ring) = self.tx.lock().as_mut() {
+                        ring.give_back();
+                    }
+                    return if sent > 0 { Ok(sent) } else { Err(Errno::ENOBUFS) };
+                }
+                Err(_) if self.settings.loses() => wanted.finish(AVAILABLE),
+                Err(error) => {
+                    wanted.finish(WRONG_FORMAT);
+                    if let Some(ring) = self.tx.lock().as_mut() {
+                        ring.give_back();
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
