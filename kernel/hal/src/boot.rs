@@ -94,6 +94,11 @@ pub fn symbolize(addr: usize) -> Option<(&'static str, usize)> {
     arch::boot::symbolize(addr)
 }
 
+/// Address and name of the kernel's function `idx`, in the order of addresses; `None` after the last one.
+pub fn symbol(idx: usize) -> Option<(usize, &'static str)> {
+    arch::boot::symbol(idx)
+}
+
 /// Makes `$main` (a `fn() -> !`) the kernel's entry: hal calls it on the boot CPU once memory, per-CPU data,
 /// traps, clocks and the heap work. Interrupts are off.
 #[cfg(target_os = "none")]

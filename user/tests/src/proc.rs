@@ -9,6 +9,7 @@ tests!(
     self_links, stat_line, status_fields, states_of_a_child, cmdline_environ_and_comm, maps_show_mappings,
     mem_reads_and_writes, writes_of_others_change_copies_only, fd_folder, reopening_through_proc, system_files,
     sysctl_files, proc_is_protected, limits_file, reads_in_small_pieces, sys_folders, oom_score_adj, maps_are_read_by_lines, mounts_hide_what_they_are_told,
+    names_of_the_kernel,
 );
 
 fn self_links() {
@@ -334,4 +335,18 @@ fn mounts_hide_what_they_are_told() {
     });
     assert!(stat_path(&cstr(format!("{at}/1/stat"))).is_ok());
     sys!(SYS_umount2, &cstr(at), 0).unwrap();
+}
+
+fn names_of_the_kernel() {
+    let first = || {
+        let text = slurp("/proc/kallsyms");
+        let fields: Vec<_> = text.lines().next().unwrap().split_whitespace().map(str::to_owned).collect();
+        assert!(fields.len() >= 3 && fields[0].len() == 16 && fields[1].len() == 1, "{fields:?}");
+        text.lines().any(|line| !line.starts_with("0000000000000000 "))
+    };
+    assert!(first(), "root sees addresses");
+    aside(|| {
+        drop_root();
+        assert!(!first(), "others do not");
+    });
 }

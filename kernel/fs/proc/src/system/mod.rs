@@ -44,6 +44,7 @@ pub(crate) static ENTRIES: &[Entry] = &[
     text("interrupts", cpu::interrupts),
     text("iomem", machine::iomem),
     empty("ioports"),
+    text("kallsyms", machine::kallsyms),
     Entry { name: "kmsg", kind: Kind::Private(kmsg::open) },
     Entry { name: "kpagecount", kind: Kind::Private(pages::open_count) },
     Entry { name: "kpageflags", kind: Kind::Private(pages::open_flags) },

@@ -38,6 +38,10 @@ pub fn symbolize(_addr: usize) -> Option<(&'static str, usize)> {
     None
 }
 
+pub fn symbol(_idx: usize) -> Option<(usize, &'static str)> {
+    None
+}
+
 pub fn early_console(time_ns: u64, text: &[u8]) {
     eprintln!("[{:5}.{:06}] {}", time_ns / 1_000_000_000, time_ns / 1000 % 1_000_000, text.escape_ascii());
 }

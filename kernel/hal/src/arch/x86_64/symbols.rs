@@ -41,17 +41,38 @@ fn word(table: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
-/// The function that holds `addr`, and how far into it that is.
-pub(crate) fn lookup(addr: usize) -> Option<(&'static str, usize)> {
+/// The table, if the build tool has filled it, and how many entries it has.
+fn table() -> Option<(&'static [u8], usize)> {
     // The compiler sees zeros; what counts is what the build tool put there.
     let table: &'static [u8] = core::hint::black_box(&TABLE.0);
     if table[..8] != MAGIC {
         return None;
     }
+    Some((table, word(table, 8)? as usize))
+}
+
+/// The name of entry `entry` of `count`.
+fn name(table: &'static [u8], count: usize, entry: usize) -> Option<&'static str> {
+    let at = HEADER + count * ENTRY + word(table, HEADER + entry * ENTRY + 4)? as usize;
+    CStr::from_bytes_until_nul(table.get(at..)?).ok()?.to_str().ok()
+}
+
+/// Address and name of function `idx`, in the order of addresses.
+pub(crate) fn nth(idx: usize) -> Option<(usize, &'static str)> {
+    let (table, count) = table()?;
+    if idx >= count {
+        return None;
+    }
+    let start = word(table, HEADER + idx * ENTRY)? as usize;
+    Some(((&raw const __image_start) as usize + start, name(table, count, idx)?))
+}
+
+/// The function that holds `addr`, and how far into it that is.
+pub(crate) fn lookup(addr: usize) -> Option<(&'static str, usize)> {
+    let (table, count) = table()?;
     if addr >= (&raw const __etext) as usize {
         return None;
     }
-    let count = word(table, 8)? as usize;
     let target = u32::try_from(image_offset(addr)).ok()?;
     let start_of = |entry: usize| word(table, HEADER + entry * ENTRY).unwrap_or(u32::MAX);
     let (mut low, mut high) = (0, count);
@@ -64,7 +85,5 @@ pub(crate) fn lookup(addr: usize) -> Option<(&'static str, usize)> {
         }
     }
     let found = low.checked_sub(1)?;
-    let name = HEADER + count * ENTRY + word(table, HEADER + found * ENTRY + 4)? as usize;
-    let name = CStr::from_bytes_until_nul(table.get(name..)?).ok()?.to_str().ok()?;
-    Some((name, (target - start_of(found)) as usize))
+    Some((name(table, count, found)?, (target - start_of(found)) as usize))
 }

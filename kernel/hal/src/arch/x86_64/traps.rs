@@ -5,7 +5,7 @@ use super::stack::KernelStack;
 use super::{fpu, gdt, idt, pku, thread, usercopy};
 use core::sync::atomic::Ordering;
 
-pub(crate) use super::symbols::lookup as symbolize;
+pub(crate) use super::symbols::{lookup as symbolize, nth as symbol};
 
 /// Gives this CPU its per-CPU area, segments and exception handlers. The boot CPU calls it as early as it can, so
 /// that faults are reported; it needs no memory.

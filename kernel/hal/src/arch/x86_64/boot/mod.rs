@@ -168,6 +168,11 @@ pub(crate) fn symbolize(addr: usize) -> Option<(&'static str, usize)> {
     super::traps::symbolize(addr)
 }
 
+/// Address and name of function `idx`.
+pub(crate) fn symbol(idx: usize) -> Option<(usize, &'static str)> {
+    super::traps::symbol(idx)
+}
+
 /// Shows a log record before any console is registered.
 pub(crate) fn early_console(time_ns: u64, text: &[u8]) {
     use core::fmt::Write;
