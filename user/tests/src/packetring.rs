@@ -1,6 +1,6 @@
 //! Rings of packet sockets, and groups of them (packet(7)).
 
-use crate::inetkit::{bring_up, name, recv, send_to, set, udp_bound};
+use crate::inetkit::{bring_up, name, pair, recv, send, send_to, set, udp_bound};
 use crate::netlinkkit::own_net;
 use crate::packetkit::{
     ALL, FANOUT, HDRLEN, IP, RX_RING, SOL, STATISTICS, TX_RING, VERSION, another, bind_to, half, next, option, raw,
@@ -10,7 +10,7 @@ use crate::sys::poke32;
 
 tests!(
     "packetring":
-    rings, ring_of_blocks, ring_to_send, ring_shapes, fanout,
+    rings, ring_of_blocks, ring_to_send, ring_shapes, fanout, comings_and_goings,
 );
 
 fn words(values: &[u32]) -> Vec<u8> {
@@ -172,4 +172,47 @@ fn fanout() {
     assert_eq!(found, [0, 0, 10], "a flow has one of them");
     let unique = open(0, 0x2000).unwrap();
     assert_ne!(option(unique, FANOUT, 4).unwrap()[..2], [7, 0]);
+}
+
+/// Sockets, rings and groups that come and go while others send.
+fn comings_and_goings() {
+    own_net();
+    bring_up(another(0));
+    let senders: Vec<Child> = (0..2)
+        .map(|_| {
+            child(|| {
+                let (a, b) = (udp_bound(), udp_bound());
+                let (client, server) = pair();
+                for round in 0..400 {
+                    send_to(a, &[1; 600], &name(b)).unwrap();
+                    assert_eq!(recv(b, 700, 0).unwrap().len(), 600);
+                    assert_eq!(send(client, &[2; 3000], 0), Ok(3000), "{round}");
+                    assert_eq!(recv(server, 3000, MSG_WAITALL).unwrap().len(), 3000);
+                }
+            })
+        })
+        .collect();
+    let rings = child(|| {
+        for version in (0..3).cycle().take(60) {
+            let fd = another(ALL);
+            let shape = [8192, 2, 2048, 8, 1, 0, 0];
+            let ring = make_ring(fd, RX_RING, version, &shape[..if version == 2 { 7 } else { 4 }]).unwrap();
+            poll1(fd, POLLIN, 2);
+            if version % 2 == 0 {
+                sys!(SYS_munmap, ring, 16384).unwrap();
+            }
+            close(fd);
+        }
+    });
+    let groups = child(|| {
+        for kind in (0..5).cycle().take(60) {
+            let fds = [another(IP), another(IP), another(IP)];
+            for fd in fds {
+                set(fd, SOL, FANOUT, 9 | kind << 16).unwrap();
+            }
+            while recv(fds[0], 100, MSG_DONTWAIT).is_ok() {}
+            fds.into_iter().for_each(close);
+        }
+    });
+    senders.into_iter().chain([rings, groups]).for_each(Child::ok);
 }
