@@ -9,7 +9,9 @@ pub(crate) const COMPLETION_BYTES: usize = 16;
 
 /// Commands of the admin queue.
 pub(crate) mod admin {
+    pub(crate) const DELETE_SUBMISSION: u8 = 0x00;
     pub(crate) const CREATE_SUBMISSION: u8 = 0x01;
+    pub(crate) const DELETE_COMPLETION: u8 = 0x04;
     pub(crate) const CREATE_COMPLETION: u8 = 0x05;
     pub(crate) const IDENTIFY: u8 = 0x06;
     pub(crate) const SET_FEATURES: u8 = 0x09;

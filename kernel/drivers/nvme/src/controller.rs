@@ -241,4 +241,11 @@ impl Controller {
         create(admin::CREATE_SUBMISSION, submission, u32::from(id) << 16 | CONTIGUOUS)?;
         Ok(())
     }
+
+    /// Takes the pair of queues `id` away again: what is under way there ends first. Sleeps.
+    pub(crate) fn delete_queues(&self, id: u16) -> Result<()> {
+        let delete = |opcode: u8| self.ask(Command::new(opcode, 0).with::<10>(id.into()));
+        delete(admin::DELETE_SUBMISSION)?;
+        delete(admin::DELETE_COMPLETION).map(drop)
+    }
 }

@@ -26,6 +26,8 @@ const BATCH: usize = 8;
 const WATCH_NS: u64 = 5_000_000_000;
 /// Silence of the controller after which it is given up (Linux: `nvme_core.io_timeout`).
 const SILENT_NS: u64 = 30_000_000_000;
+/// How long a controller that is taken away may take for what is under way.
+const SETTLE_NS: u64 = 5_000_000_000;
 
 /// What goes with a command.
 pub(crate) enum Token {
@@ -179,6 +181,15 @@ impl Shared {
             controller.begin_stop();
         }
         self.start_watch();
+    }
+
+    /// Waits until nothing is under way, for [`SETTLE_NS`] at most. Nothing new comes. Sleeps.
+    pub(crate) fn settle(&self) {
+        let deadline_ns = hal::time::now_ns().saturating_add(SETTLE_NS);
+        let is_used = |lock: &IrqLock<Queue<Token>>| !lock.lock().is_idle();
+        while self.queues.iter().any(is_used) && hal::time::now_ns() < deadline_ns {
+            let _ = sched::sleep_until(hal::time::now_ns() + 100_000, sched::Interruptible::No);
+        }
     }
 
     /// The controller was switched off for good: ends everything under way and forgets it.

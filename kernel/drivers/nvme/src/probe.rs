@@ -88,6 +88,12 @@ impl Hardware {
     /// Lets go of the controller: afterwards its registers are free, whoever has its disks open. Sleeps.
     fn release(self, device: &pci::Device) {
         self.shared.disks.remove_all();
+        self.shared.settle();
+        // A controller may take it ill to be stopped with commands under way (QEMU's does).
+        let nr_made = self.messages.len() as u16;
+        if let Err(errno) = (1..=nr_made).try_for_each(|id| self.controller.delete_queues(id)) {
+            log::warn!("nvme {}: the controller keeps its queues: {errno}", self.shared.name);
+        }
         self.controller.shut_down();
         if self.controller.stop().is_err() {
             log::error!("nvme {}: the controller does not stop", self.shared.name);
