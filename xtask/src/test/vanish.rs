@@ -94,8 +94,8 @@ pub fn run(tally: &Tally, platform: &Platform) -> Result<()> {
     Ok(())
 }
 
-/// Linux is asked for what is expected of both, up to [`TRIES`] times: on a busy machine it hangs now and then in the removal
-/// of an NVMe controller whose file system is written to.
+/// Linux is asked for what is expected of both, up to [`TRIES`] times: now and then the guest ends in the removal of an NVMe
+/// controller that is at work, as QEMU 7.2 crashes.
 fn try_linux(tally: &Tally, name: &str, case: &Case, platform: &Platform, path: &Path) {
     let name = format!("{name}, on Linux");
     let mut before = None;
