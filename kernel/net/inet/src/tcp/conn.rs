@@ -26,6 +26,12 @@ pub(crate) type Segment = tcp::Segment<Chunk>;
 
 /// Bytes before the data of a segment on `lo`, for its counters.
 const HEADERS: usize = 52;
+/// So many segments wait at most for whoever takes them out: beyond them answers are lost, and what the connection itself
+/// wants to send is asked for once they are gone.
+const MAX_WAITING: usize = 64;
+/// How long segments are taken out without a pause, and after how many of them the clock is looked at.
+const FLUSH_NS: u64 = 2_000_000;
+const FLUSH_STEP: u32 = 8;
 
 /// Connections that nobody has accepted yet.
 #[derive(Default)]
@@ -66,6 +72,8 @@ pub(crate) struct Inner {
     out: VecDeque<Segment>,
     /// Somebody is taking them out.
     is_flushing: bool,
+    /// The connection wanted to send while too many waited.
+    is_behind: bool,
     timer: Option<Timer>,
     /// When the timer fires; it may be early.
     armed_ns: u64,
@@ -149,6 +157,15 @@ impl Conn {
         // The flusher must not be preempted, or nobody sends meanwhile.
         let pinned = flushes.then(hal::preempt::disable);
         drop(inner);
+        self.follow(after);
+        if flushes {
+            self.flush();
+        }
+        drop(pinned);
+    }
+
+    /// Does what is to be done without the lock.
+    fn follow(&self, after: After) {
         if after.wakes != 0 {
             self.wait.wake_events(after.wakes);
         }
@@ -159,10 +176,6 @@ impl Conn {
             self.leave();
         }
         drop(after.gone);
-        if flushes {
-            self.flush();
-        }
-        drop(pinned);
     }
 
     /// Looks at what has changed.
@@ -244,17 +257,27 @@ impl Conn {
         if let Some(tcb) = tcb
             && tcb.deadline_ns().is_some_and(|at| at <= now)
         {
-            tcb.on_timer(now, &mut |segment| out.push_back(segment));
+            tcb.on_timer(now, &mut |segment| append(out, segment));
         }
         self.finish(inner);
     }
 
     /// Hands the waiting segments over, one after the other. One thread at a time does it, and none is preempted.
+    ///
+    /// Others may give it more all the while, as fast as it hands over what there is: after a while a worker goes on.
     fn flush(&self) {
-        loop {
+        let mut end_ns = None;
+        for nr in 1u32.. {
             let (segment, local, remote) = {
                 let mut inner = self.inner.lock();
                 let Some(segment) = inner.out.pop_front() else {
+                    if core::mem::take(&mut inner.is_behind) {
+                        inner.send(now_ns());
+                        let after = self.settle(&mut inner);
+                        drop(inner);
+                        self.follow(after);
+                        continue;
+                    }
                     inner.is_flushing = false;
                     // Only now: what was answered at once needs no timer.
                     self.arm(&mut inner);
@@ -263,7 +286,25 @@ impl Conn {
                 (segment, inner.local, inner.remote)
             };
             self.deliver(local, remote, segment);
+            if nr.is_multiple_of(FLUSH_STEP) {
+                let now = now_ns();
+                if now >= *end_ns.get_or_insert(now.saturating_add(FLUSH_NS)) {
+                    break;
+                }
+            }
         }
+        self.flush_later();
+    }
+
+    /// Has a worker take out the rest; until then nobody else does.
+    #[cold]
+    fn flush_later(&self) {
+        let Some(me) = self.me.upgrade() else { return };
+        sched::workqueue::queue(Box::new(move || {
+            let pinned = hal::preempt::disable();
+            me.flush();
+            drop(pinned);
+        }));
     }
 
     /// Brings a segment to whom it is for.
@@ -294,15 +335,13 @@ impl Conn {
     fn receive(&self, segment: Segment) {
         let mut inner = self.inner.lock();
         let now = now_ns();
-        let Inner { tcb, out, .. } = &mut *inner;
-        match tcb {
+        match &mut inner.tcb {
             Some(tcb) => {
-                if let Some(answer) = tcb.on_segment(segment, now) {
-                    out.push_back(answer);
-                }
-                tcb.output(now, &mut |segment| out.push_back(segment));
+                let answer = tcb.on_segment(segment, now);
+                inner.answer(answer);
+                inner.send(now);
             }
-            None => out.extend(segment.refusal()),
+            None => inner.answer(segment.refusal()),
         }
         self.finish(inner);
     }
@@ -398,7 +437,7 @@ impl Conn {
         self.with(|inner| {
             inner.is_closed = true;
             let answer = inner.tcb.as_mut().and_then(|tcb| tcb.abort());
-            inner.out.extend(answer);
+            inner.queue(answer);
         });
     }
 
@@ -442,6 +481,7 @@ impl Inner {
             is_entered: false,
             out: VecDeque::new(),
             is_flushing: false,
+            is_behind: false,
             timer: None,
             armed_ns: u64::MAX,
             parent: Weak::new(),
@@ -453,11 +493,29 @@ impl Inner {
         self.tcb.as_ref().map_or(State::Closed, |tcb| tcb.state())
     }
 
+    /// Whether whoever takes segments out has enough to do.
+    fn is_full(&self) -> bool {
+        self.is_flushing && self.out.len() >= MAX_WAITING
+    }
+
     /// Queues what the connection wants to send.
     fn send(&mut self, now: u64) {
-        let Inner { tcb, out, .. } = self;
+        if self.is_full() {
+            self.is_behind = true;
+            return;
+        }
+        let Self { tcb, out, .. } = self;
         if let Some(tcb) = tcb {
-            tcb.output(now, &mut |segment| out.push_back(segment));
+            tcb.output(now, &mut |segment| append(out, segment));
+        }
+    }
+
+    /// Queues an answer to a segment that came; it may get lost.
+    fn answer(&mut self, answer: Option<Segment>) {
+        if let Some(answer) = answer
+            && !self.is_full()
+        {
+            append(&mut self.out, answer);
         }
     }
 
@@ -474,7 +532,16 @@ impl Inner {
 
     /// Queues a segment that goes before what the connection itself sends.
     pub(crate) fn queue(&mut self, segment: Option<Segment>) {
-        self.out.extend(segment);
+        if let Some(segment) = segment {
+            append(&mut self.out, segment);
+        }
+    }
+}
+
+/// Appends to what waits to go; without memory the segment is lost, as on a wire.
+fn append(out: &mut VecDeque<Segment>, segment: Segment) {
+    if out.try_reserve(1).is_ok() {
+        out.push_back(segment);
     }
 }
 
@@ -532,5 +599,40 @@ impl Conn {
         let _ = tcb.abort();
         self.finish(inner);
         Some(iss)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcp::seq::Seq;
+
+    use super::*;
+    use crate::ip::Ip;
+
+    #[test]
+    fn answers_wait_in_bounded_number() {
+        let stack = Stack::for_test(&[("127.0.0.1", 8)]);
+        let config = tcp::Config::new(65483);
+        let conn = Conn::new(stack, 2, 0, config.clone());
+        let mut syn = Segment::bare(Seq(1), Seq(0), Flags::SYN);
+        syn.window = 1000;
+        {
+            let mut inner = conn.inner.lock();
+            let end = |port| Endpoint { ip: Ip::LOOPBACK_V4, port };
+            (inner.local, inner.remote) = (end(80), end(4000));
+            inner.tcb = Some(Box::new(Tcb::accept(config, 7, &syn, now_ns())));
+            inner.send(now_ns());
+            inner.is_flushing = true;
+        }
+        let forged = |seq: u32| {
+            let mut segment = Segment::bare(Seq(seq), Seq(8), Flags::ACK);
+            segment.data.push(Chunk::take(&mut hal::uio::Src::kernel(b"x"), 1).unwrap());
+            segment
+        };
+        (0..1000).for_each(|nr| conn.receive(forged(0x4000_0000 + nr)));
+        assert_eq!(conn.inner.lock().out.len(), MAX_WAITING);
+        conn.flush();
+        let inner = conn.inner.lock();
+        assert!(inner.out.is_empty() && !inner.is_flushing && !inner.is_behind);
     }
 }
