@@ -14,6 +14,8 @@ use crate::virtio::Offload;
 
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
+/// Most bytes of a packet that a wire would cut into several, behind the Ethernet header.
+const MAX_LARGE: usize = 65535;
 
 /// Where packets go: the protocol that they are said to have, and the hardware address.
 #[derive(Clone, Copy)]
@@ -50,11 +52,6 @@ impl PacketSocket {
         Ok(Target { protocol, to, mtu: link.mtu as usize })
     }
 
-    /// Bytes of a frame that the socket writes itself: those of the Ethernet header with `SOCK_RAW`.
-    fn own_header(&self) -> usize {
-        if self.kind == SockType::Raw { ETHERNET } else { 0 }
-    }
-
     /// Takes `len` bytes of a packet, before which a header is put for `SOCK_DGRAM`. `ENOBUFS`, `EFAULT`.
     fn take_bytes(&self, target: &Target, data: &mut Src<'_>, len: usize) -> Result<Vec<u8>> {
         let mut bytes = self.begin(target, len)?;
@@ -71,7 +68,7 @@ impl PacketSocket {
     pub(crate) fn begin(&self, target: &Target, len: usize) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(ETHERNET + len).map_err(|_| Errno::ENOBUFS)?;
-        if self.own_header() == 0 {
+        if own_header(self.kind) == 0 {
             bytes.extend_from_slice(&target.to);
             bytes.extend_from_slice(&[0; HARDWARE]);
             bytes.extend_from_slice(&target.protocol.to_be_bytes());
@@ -81,12 +78,7 @@ impl PacketSocket {
 
     /// Checks the `len` bytes that the user has written. `EMSGSIZE`: more than a packet may have. `EINVAL`: less than a header.
     pub(crate) fn check_len(&self, target: &Target, len: usize, is_large: bool) -> Result<()> {
-        let header = self.own_header();
-        if len < header {
-            return Err(Errno::EINVAL);
-        }
-        // An interface of Ethernet would have room for the tag of a virtual network besides.
-        if !is_large && len > target.mtu + header { Err(Errno::EMSGSIZE) } else { Ok(()) }
+        check_len(self.kind, target.mtu, len, is_large)
     }
 
     /// Sends a whole frame.
@@ -123,15 +115,44 @@ impl PacketSocket {
             }
             offload = Offload::parse(raw, len)?;
         }
-        let most = if offload.is_large { usize::from(u16::MAX) } else { target.mtu };
-        if len > most + self.own_header() {
-            return Err(Errno::EMSGSIZE);
-        }
         self.check_len(&target, len, offload.is_large)?;
         let mut bytes = self.take_bytes(&target, data, len)?;
         let own = bytes.len() - len;
         offload.apply(bytes.get_mut(own..).unwrap_or_default())?;
         self.transmit(&target, bytes);
         Ok(whole)
+    }
+}
+
+/// Bytes of a frame that a socket writes itself: those of the Ethernet header with `SOCK_RAW`.
+fn own_header(kind: SockType) -> usize {
+    if kind == SockType::Raw { ETHERNET } else { 0 }
+}
+
+/// See [`PacketSocket::check_len`].
+fn check_len(kind: SockType, mtu: usize, len: usize, is_large: bool) -> Result<()> {
+    let header = own_header(kind);
+    if len < header {
+        return Err(Errno::EINVAL);
+    }
+    // An interface of Ethernet would have room for the tag of a virtual network besides.
+    let most = if is_large { MAX_LARGE } else { mtu };
+    if len > most + header { Err(Errno::EMSGSIZE) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_have_a_length_that_can_be() {
+        let check = |len, is_large| check_len(SockType::Raw, 1500, len, is_large);
+        assert_eq!(
+            [check(13, true), check(14, false), check(1514, false)],
+            [Err(Errno::EINVAL), Ok(()), Ok(())]
+        );
+        assert_eq!([check(1515, false), check(1515, true)], [Err(Errno::EMSGSIZE), Ok(())]);
+        assert_eq!([check(65549, true), check(65550, true)], [Ok(()), Err(Errno::EMSGSIZE)]);
+        assert_eq!(check_len(SockType::Datagram, 1500, 65536, true), Err(Errno::EMSGSIZE));
     }
 }
