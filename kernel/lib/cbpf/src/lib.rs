@@ -100,7 +100,7 @@ impl Filter {
 
     /// What the program returns for `packet`: how many bytes of it are wanted. 0 also where it read what is not there.
     pub fn run(&self, packet: &impl Packet) -> u32 {
-        run::run(&self.0.ops, &packet::Reader(packet)).unwrap_or(0)
+        run::run(&self.0.ops, &packet::Reader::new(packet)).unwrap_or(0)
     }
 }
 

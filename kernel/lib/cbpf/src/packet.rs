@@ -1,5 +1,7 @@
 //! What programs for packets read (socket(7); the numbers are those of linux/filter.h).
 
+use core::cell::Cell;
+
 use crate::run::Source;
 
 /// Where offsets begin that mean no bytes of the packet (`SKF_AD_OFF`).
@@ -100,11 +102,18 @@ fn number(bytes: &[u8], size: Size, at: u32) -> Option<u32> {
     }
 }
 
-/// The attribute of netlink of type `kind` among those from `at` to `end`: where it begins.
-fn find_attribute(bytes: &[u8], mut at: usize, end: usize, kind: u16) -> Option<usize> {
+/// Attributes that one run of a program may look at.
+///
+/// LINUX: there is no such limit, and a program that has 4096 times looked for the last one of 16384 has taken a while.
+const MAX_ATTRIBUTES: u32 = 1 << 16;
+
+/// The attribute of netlink of type `kind` among those from `at` to `end`: where it begins. `None` too when `left`, which
+/// counts down, are not enough.
+fn find_attribute(bytes: &[u8], mut at: usize, end: usize, kind: u16, left: &Cell<u32>) -> Option<usize> {
     const HEADER: usize = 4;
     let bytes = bytes.get(..end)?;
     loop {
+        left.set(left.get().checked_sub(1)?);
         let head: [u8; HEADER] = *bytes.get(at..)?.first_chunk()?;
         let len = usize::from(u16::from_ne_bytes([head[0], head[1]]));
         if len < HEADER || len > bytes.len() - at {
@@ -118,31 +127,40 @@ fn find_attribute(bytes: &[u8], mut at: usize, end: usize, kind: u16) -> Option<
     }
 }
 
-pub(crate) struct Reader<'a, P>(pub(crate) &'a P);
+/// What one run of a program reads.
+pub(crate) struct Reader<'a, P> {
+    packet: &'a P,
+    /// How many attributes it may still look at.
+    left: Cell<u32>,
+}
 
-impl<P: Packet> Reader<'_, P> {
+impl<'a, P: Packet> Reader<'a, P> {
+    pub(crate) fn new(packet: &'a P) -> Self {
+        Self { packet, left: Cell::new(MAX_ATTRIBUTES) }
+    }
+
     fn attribute(&self, which: Ancillary, a: u32, x: u32) -> Option<usize> {
-        let bytes = self.0.bytes();
+        let bytes = self.packet.bytes();
         let (at, kind) = (usize::try_from(a).ok()?, u16::try_from(x).ok()?);
         if which == Ancillary::Attribute {
-            return find_attribute(bytes, at, bytes.len(), kind);
+            return find_attribute(bytes, at, bytes.len(), kind, &self.left);
         }
         let len = usize::from(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-        find_attribute(bytes, at.checked_add(4)?, at.checked_add(len)?, kind)
+        find_attribute(bytes, at.checked_add(4)?, at.checked_add(len)?, kind, &self.left)
     }
 }
 
 impl<P: Packet> Source for Reader<'_, P> {
     fn load(&self, size: Size, offset: u32) -> Option<u32> {
         match offset {
-            NETWORK.. => number(self.0.network(), size, offset - NETWORK),
-            LINK.. => number(self.0.link(), size, offset - LINK),
-            _ => number(self.0.bytes(), size, offset),
+            NETWORK.. => number(self.packet.network(), size, offset - NETWORK),
+            LINK.. => number(self.packet.link(), size, offset - LINK),
+            _ => number(self.packet.bytes(), size, offset),
         }
     }
 
     fn len(&self) -> u32 {
-        u32::try_from(self.0.bytes().len()).unwrap_or(u32::MAX)
+        u32::try_from(self.packet.bytes().len()).unwrap_or(u32::MAX)
     }
 
     fn ancillary(&self, which: Ancillary, a: u32, x: u32) -> Option<u32> {
@@ -151,7 +169,7 @@ impl<P: Packet> Source for Reader<'_, P> {
             Ancillary::Attribute | Ancillary::NestedAttribute => {
                 self.attribute(which, a, x).and_then(|at| u32::try_from(at).ok()).unwrap_or(0)
             }
-            other => self.0.ancillary(other),
+            other => self.packet.ancillary(other),
         })
     }
 }

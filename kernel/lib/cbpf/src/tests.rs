@@ -277,3 +277,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn one_run_looks_at_so_many_attributes() {
+    // 16384 attributes of type 1 without data.
+    let bytes: Vec<u8> = (0..16384).flat_map(|_| [4u16.to_ne_bytes(), 1u16.to_ne_bytes()].concat()).collect();
+    let load = -0x1000_i32 as u32 + 12;
+    // `times` times one of type 2 is looked for, of which there is none, and then the first one of type 1 from 4 on.
+    let found = |times: usize| {
+        let mut source = Vec::from([op(0x01, 2), op(0x00, 0)]);
+        source.extend((0..times).map(|_| op(0x20, load)));
+        source.extend([op(0x01, 1), op(0x00, 4), op(0x20, load), op(0x16, 0)]);
+        filtered(&source, &bytes)
+    };
+    assert_eq!([found(1), found(3), found(4), found(100)], [4, 4, 0, 0]);
+}

@@ -13,7 +13,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use hal::sync::SpinLock;
 use ns::NetNs;
@@ -67,6 +67,34 @@ pub struct Frame {
     pub sender: u64,
     /// Its mark (`SO_MARK`).
     pub mark: u32,
+    /// What [`Frame::flow`] tells.
+    pub known_flow: KnownFlow,
+}
+
+/// A [`Flow`] that is found out when somebody asks for it.
+#[derive(Debug)]
+pub struct KnownFlow(AtomicU64);
+
+impl KnownFlow {
+    /// No payload begins so far behind.
+    const UNKNOWN: u64 = u64::MAX;
+
+    fn get_or(&self, look: impl FnOnce() -> Flow) -> Flow {
+        match self.0.load(Relaxed) {
+            Self::UNKNOWN => {
+                let flow = look();
+                self.0.store(u64::from(flow.payload) << 32 | u64::from(flow.hash), Relaxed);
+                flow
+            }
+            known => Flow { hash: known as u32, payload: (known >> 32) as u32 },
+        }
+    }
+}
+
+impl Default for KnownFlow {
+    fn default() -> Self {
+        Self(AtomicU64::new(Self::UNKNOWN))
+    }
 }
 
 impl Frame {
@@ -75,7 +103,8 @@ impl Frame {
         if bytes.len() < ETHERNET {
             bytes.resize(ETHERNET, 0);
         }
-        Self { bytes: Arc::new(bytes), protocol, time_ns: crate::udp::wall_ns(), sender, mark }
+        let time_ns = crate::udp::wall_ns();
+        Self { bytes: Arc::new(bytes), protocol, time_ns, sender, mark, known_flow: KnownFlow::default() }
     }
 
     /// The bytes behind the Ethernet header.
@@ -96,9 +125,9 @@ impl Frame {
         }
     }
 
-    /// What a look at its headers tells.
+    /// What a look at its headers tells, which is taken once.
     pub fn flow(&self) -> Flow {
-        wire::flow(self.protocol, self.network())
+        self.known_flow.get_or(|| wire::flow(self.protocol, self.network()))
     }
 
     /// How it comes in on `lo`, whose address is all zeroes, and so is the one that is for all.
@@ -196,7 +225,8 @@ pub fn transmit(net: &NetNs, frame: Frame) {
     let coming = if protocol == going.protocol {
         going
     } else {
-        Arc::new(Frame { bytes: going.bytes.clone(), protocol, ..*going })
+        // The bytes are shared.
+        Arc::new(Frame { bytes: going.bytes.clone(), protocol, known_flow: KnownFlow::default(), ..*going })
     };
     stack.taps.pass(&coming, way);
     drop(pinned);

@@ -30,6 +30,8 @@ pub const ETH_P_IP: u16 = 0x0800;
 pub const ETH_P_IPV6: u16 = 0x86dd;
 /// Most bytes of a packet of version 4, and of one of version 6 after its header.
 const MAX_PACKET: usize = 65535;
+/// Headers of extensions that a packet of version 6 may have.
+const MAX_EXTENSIONS: usize = 15;
 
 /// Whom a packet is from and for, and what its header says besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,6 +279,27 @@ impl Parsed<'_> {
     }
 }
 
+/// Whether a packet of version 6 has few enough headers of extensions; what else may be wrong with them is left to others.
+///
+/// LINUX: there may be any number of them. Here each look at a packet goes through them all.
+fn has_few_extensions(packet: &[u8]) -> bool {
+    let Some(mut next) = packet.get(6).copied() else { return true };
+    let mut at = Ipv6Header::LEN;
+    for _ in 0..=MAX_EXTENSIONS {
+        let Some(&[following, len]) = packet.get(at..).and_then(|rest| rest.first_chunk()) else {
+            return true;
+        };
+        at += match IpNumber(next) {
+            ip_number::IPV6_FRAG => 8,
+            ip_number::AUTH => (usize::from(len) + 2) * 4,
+            number if number.is_ipv6_ext_header_value() => (usize::from(len) + 1) * 8,
+            _ => return true,
+        };
+        next = following;
+    }
+    false
+}
+
 /// Reads a packet of IP. `None`: it is broken, a fragment, or of a protocol that nobody here knows.
 pub(crate) fn parse(protocol: u16, packet: &[u8]) -> Option<Parsed<'_>> {
     let none = |ip: Ip| Endpoint { ip, port: 0 };
@@ -292,7 +315,7 @@ pub(crate) fn parse(protocol: u16, packet: &[u8]) -> Option<Parsed<'_>> {
             let (from, to) = (ip(header.source), ip(header.destination));
             (Head { from, to, ttl: header.time_to_live, tos }, slice.payload().clone())
         }
-        ETH_P_IPV6 => {
+        ETH_P_IPV6 if has_few_extensions(packet) => {
             let slice = Ipv6Slice::from_slice(packet).ok()?;
             let header = slice.header().to_header();
             let ip = |bytes: [u8; 16]| none(Ip(u128::from_be_bytes(bytes)));
@@ -364,6 +387,9 @@ fn parse_tcp(mut head: Head, bytes: &[u8]) -> Option<Parsed<'_>> {
 
 /// Looks at the headers of a packet, whether they are right or not; what is not understood counts for nothing.
 pub(crate) fn flow(protocol: u16, packet: &[u8]) -> Flow {
+    if protocol == ETH_P_IPV6 && !has_few_extensions(packet) {
+        return Flow::default();
+    }
     let Ok(sliced) = SlicedPacket::from_ether_type(EtherType(protocol), packet) else {
         return Flow::default();
     };

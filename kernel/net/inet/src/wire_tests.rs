@@ -127,6 +127,34 @@ fn refusals_quote_the_datagram() {
     }
 }
 
+/// `frame` with `nr` headers of destination options, each of which is only padding.
+fn with_extensions(frame: &[u8], nr: u8) -> Vec<u8> {
+    let mut packet = frame[ETHERNET..].to_vec();
+    let last = packet[6];
+    let all = (1..=nr).flat_map(|at| [if at == nr { last } else { 60 }, 0, 1, 4, 0, 0, 0, 0]);
+    packet.splice(Ipv6Header::LEN..Ipv6Header::LEN, all);
+    packet[6] = 60;
+    let len = (packet.len() - Ipv6Header::LEN) as u16;
+    packet[4..6].copy_from_slice(&len.to_be_bytes());
+    packet
+}
+
+#[test]
+fn headers_of_extensions_are_few() {
+    let (from, to) = PAIRS[1];
+    let frame = udp_frame(&head(from, to), &chunk(&[7; 30])).unwrap();
+    let plain = flow(ETH_P_IPV6, &frame[ETHERNET..]);
+    for nr in [1, 15] {
+        let packet = with_extensions(&frame, nr);
+        assert!(parse(ETH_P_IPV6, &packet).is_some(), "{nr}");
+        let found = flow(ETH_P_IPV6, &packet);
+        assert_eq!((found.hash, found.payload), (plain.hash, plain.payload + u32::from(nr) * 8));
+    }
+    let packet = with_extensions(&frame, 16);
+    assert!(parse(ETH_P_IPV6, &packet).is_none());
+    assert_eq!(flow(ETH_P_IPV6, &packet), Flow::default());
+}
+
 #[test]
 fn unknown_options_are_passed_over_and_broken_ones_end_the_list() {
     let options = read_options(&[34, 4, 1, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2], false);

@@ -12,7 +12,7 @@ fn shape(block_size: usize, nr_blocks: usize, frame_size: usize) -> Shape {
 
 fn frame(len: usize) -> Frame {
     let bytes: Vec<u8> = (0..len).map(|i| if i < 12 { 0 } else { i as u8 }).collect();
-    Frame { bytes: Arc::new(bytes), protocol: 0x800, time_ns: 5_000_000_007, sender: 0, mark: 0 }
+    Frame { time_ns: 5_000_000_007, ..Frame::new(bytes, 0x800, 0, 0) }
 }
 
 fn arrival(frame: &Frame) -> Arrival<'_> {
