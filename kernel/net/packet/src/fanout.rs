@@ -249,22 +249,26 @@ impl Group {
         drop(gone);
     }
 
-    /// Which of `members`, of which there are some, a packet goes to.
-    fn choose(&self, members: &[Arc<PacketSocket>], frame: &Arc<Frame>, way: Way) -> usize {
-        let nr = members.len().max(1);
-        let scaled = |number: u32| ((u64::from(number) * nr as u64) >> 32) as usize;
+    /// The number by which a packet's member is chosen. What takes long is done here, without a lock.
+    fn number(&self, frame: &Frame, way: Way) -> u32 {
         match self.choice {
-            Choice::Hash => scaled(frame.flow().hash),
-            Choice::RoundRobin => self.next.fetch_add(1, Relaxed).wrapping_add(1) % nr,
-            Choice::Cpu => hal::cpu::raw_current_id().0 as usize % nr,
-            Choice::Random => scaled(random::next_u64() as u32),
+            Choice::Hash => frame.flow().hash,
+            Choice::RoundRobin => (self.next.fetch_add(1, Relaxed) as u32).wrapping_add(1),
+            Choice::Cpu => hal::cpu::raw_current_id().0 as u32,
+            Choice::Random => random::next_u64() as u32,
             Choice::Queue | Choice::Rollover => 0,
             Choice::Program => {
                 let program = self.program.lock().clone();
-                let view = members.first().map(|first| View::new(first.kind, frame, way));
-                let chosen = program.zip(view).map_or(0, |(program, view)| program.run(&view));
-                chosen as usize % nr
+                program.map_or(0, |program| program.run(&View::of_group(frame, way)))
             }
+        }
+    }
+
+    /// Which of `nr` members the packet of a `number` goes to.
+    fn choose(&self, number: u32, nr: usize) -> usize {
+        match self.choice {
+            Choice::Hash | Choice::Random => ((u64::from(number) * nr as u64) >> 32) as usize,
+            _ => number as usize % nr.max(1),
         }
     }
 
@@ -293,12 +297,9 @@ impl Group {
         }
     }
 
-    fn wants(&self, frame: &Frame, way: Way, members: &[Arc<PacketSocket>]) -> bool {
-        let is_own = || members.iter().any(|member| member.id == frame.sender);
+    fn wants(&self, frame: &Frame, way: Way) -> bool {
         match way {
-            Way::Outgoing => {
-                self.protocol == ETH_P_ALL && self.flags & FLAG_IGNORE_OUTGOING == 0 && !is_own()
-            }
+            Way::Outgoing => self.protocol == ETH_P_ALL && self.flags & FLAG_IGNORE_OUTGOING == 0,
             _ => self.protocol == ETH_P_ALL || self.protocol == frame.protocol,
         }
     }
@@ -306,12 +307,17 @@ impl Group {
 
 impl Tap for Group {
     fn see(&self, frame: &Arc<Frame>, way: Way) {
+        if !self.wants(frame, way) {
+            return;
+        }
+        // What a member sends, none of them sees go.
+        if way == Way::Outgoing && self.members.lock().iter().any(|member| member.id == frame.sender) {
+            return;
+        }
+        let number = self.number(frame, way);
         let member = {
             let members = self.members.lock();
-            if members.is_empty() || !self.wants(frame, way, &members) {
-                return;
-            }
-            let mut idx = self.choose(&members, frame, way);
+            let mut idx = self.choose(number, members.len());
             if self.rolls() {
                 idx = self.roll(&members, idx, self.choice != Choice::Rollover);
             }

@@ -20,6 +20,13 @@ impl<'a> View<'a> {
         Self { kind, frame, way }
     }
 
+    /// What the program of a group is told, whatever sockets are in it: what comes is seen from the network header on, what
+    /// goes with the Ethernet header.
+    pub(crate) fn of_group(frame: &'a Frame, way: Way) -> Self {
+        let kind = if way == Way::Outgoing { SockType::Raw } else { SockType::Datagram };
+        Self::new(kind, frame, way)
+    }
+
     /// The bytes that it sees: without the Ethernet header for a socket of datagrams.
     pub(crate) fn seen(&self) -> &'a [u8] {
         if self.kind == SockType::Raw { &self.frame.bytes } else { self.frame.network() }
@@ -74,5 +81,17 @@ impl Packet for View<'_> {
             // One queue, no tags beside the bytes; the rest is not asked for.
             _ => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_of_groups_see_headers_of_what_goes() {
+        let frame = Frame::new((0..60).collect(), 0x800, 0, 0);
+        let first = |way| View::of_group(&frame, way).bytes()[0];
+        assert_eq!([first(Way::Outgoing), first(Way::Host), first(Way::OtherHost)], [0, 14, 14]);
     }
 }
