@@ -279,6 +279,12 @@ impl Parsed<'_> {
     }
 }
 
+/// Whether two sums are one number in ones' complement, in which there are two zeroes: who completes the sum of another writes
+/// either.
+fn is_same_sum(a: u16, b: u16) -> bool {
+    a % u16::MAX == b % u16::MAX
+}
+
 /// Whether a packet of version 6 has few enough headers of extensions; what else may be wrong with them is left to others.
 ///
 /// LINUX: there may be any number of them. Here each look at a packet goes through them all.
@@ -307,7 +313,7 @@ pub(crate) fn parse(protocol: u16, packet: &[u8]) -> Option<Parsed<'_>> {
         ETH_P_IP => {
             let slice = Ipv4Slice::from_slice(packet).ok()?;
             let header = slice.header().to_header();
-            if header.calc_header_checksum() != header.header_checksum {
+            if !is_same_sum(header.calc_header_checksum(), header.header_checksum) {
                 return None;
             }
             let ip = |bytes: [u8; 4]| none(Ip::v4(u32::from_be_bytes(bytes)));
@@ -365,7 +371,7 @@ fn parse_tcp(mut head: Head, bytes: &[u8]) -> Option<Parsed<'_>> {
         Addresses::V4(from, to) => slice.calc_checksum_ipv4(from, to).ok()?,
         Addresses::V6(from, to) => slice.calc_checksum_ipv6(from, to).ok()?,
     };
-    if sum != slice.checksum() {
+    if !is_same_sum(sum, slice.checksum()) {
         return None;
     }
     (head.from.port, head.to.port) = (slice.source_port(), slice.destination_port());

@@ -156,6 +156,30 @@ fn headers_of_extensions_are_few() {
 }
 
 #[test]
+fn sums_have_two_zeroes() {
+    for (from, to) in PAIRS {
+        // Some payload of two bytes makes the sum 0.
+        let with = |data: [u8; 2]| {
+            let mut frames = Vec::new();
+            tcp_frames(&head(from, to), &full_segment(&data), |frame| frames.push(frame));
+            frames.remove(0)
+        };
+        let at = ETHERNET + head(from, to).ip_len() + 16;
+        let sum = |frame: &[u8]| u16::from_be_bytes([frame[at], frame[at + 1]]);
+        let mut frame = with(sum(&with([0, 0])).to_be_bytes());
+        assert_eq!(sum(&frame), 0);
+        let (protocol, bytes) = packet(&frame);
+        assert!(parse(protocol, bytes).is_some());
+        frame[at..at + 2].fill(0xff);
+        let (protocol, bytes) = packet(&frame);
+        assert!(parse(protocol, bytes).is_some());
+        frame[at + 1] = 1;
+        let (protocol, bytes) = packet(&frame);
+        assert!(parse(protocol, bytes).is_none());
+    }
+}
+
+#[test]
 fn unknown_options_are_passed_over_and_broken_ones_end_the_list() {
     let options = read_options(&[34, 4, 1, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2], false);
     assert_eq!(options.timestamps, Some((1, 2)));
