@@ -113,11 +113,34 @@ impl<P: Payload> Tcb<P> {
             self.answer_invalid(&segment, now_ns);
             return None;
         }
+        self.note_timestamp(&segment);
         self.on_acknowledgement(&segment, now_ns);
         if self.state == State::Closed {
             return None;
         }
         self.on_data(segment, now_ns)
+    }
+
+    /// Keeps the timestamp of an acceptable segment to echo it and to tell old ones by (RFC 7323, 5.3, R3).
+    fn note_timestamp(&mut self, segment: &Segment<P>) {
+        if self.use_timestamps
+            && let Some((value, _)) = segment.options.timestamps
+            && !segment.seq.after(self.rcv.acked)
+        {
+            self.rcv.ts_recent = value;
+        }
+    }
+
+    /// Whether it came before, as the acknowledgement was lost: the answer to it tells how long this one took. With the time of
+    /// the first one, both ends would wait longer each time.
+    ///
+    /// Linux does so for the last one only; RFC 7323 for none. One from farther back is no repetition but forged, or very old.
+    fn is_repeat(&self, segment: &Segment<P>) -> bool {
+        let age = self.rcv.acked.since(segment.seq);
+        !segment.seq.after(self.rcv.acked)
+            && age as usize <= self.config.receive_buffer.max(1 << 16)
+            && segment.flags.has(Flags::ACK)
+            && !segment.ack.after(self.snd.nxt)
     }
 
     /// Is it in the window, and not an old one (RFC 7323, 5)?
@@ -129,9 +152,6 @@ impl<P: Payload> Tcb<P> {
             if age < 0 && !segment.flags.has(Flags::RST) {
                 self.answer_invalid(segment, now_ns);
                 return Next::Drop;
-            }
-            if !segment.seq.after(self.rcv.acked) {
-                self.rcv.ts_recent = value;
             }
         }
         let (len, window) = (segment.seq_len(), self.rcv.edge.since(self.rcv.nxt.min(self.rcv.edge)));
@@ -150,6 +170,9 @@ impl<P: Payload> Tcb<P> {
         }
         if !segment.flags.has(Flags::RST) {
             self.answer_invalid(segment, now_ns);
+            if self.is_repeat(segment) {
+                self.note_timestamp(segment);
+            }
             // Our answer to a simultaneous SYN was lost, or theirs came twice.
             if self.state == State::SynReceived
                 && segment.flags.has(Flags::SYN)

@@ -600,6 +600,26 @@ fn ends_that_were_set_apart_do_not_answer_each_other_for_ever() {
     assert!(net.count - before < 40, "{} segments", net.count - before);
 }
 
+#[test]
+fn a_forged_timestamp_outside_of_the_window_does_not_stall() {
+    let mut net = Net::connected();
+    let recent = net.ends[1].as_ref().unwrap().rcv.ts_recent;
+    let (at, ack) = (Seq(net.iss[0]) + 1, Seq(net.iss[1]) + 1);
+    let forge = |seq: Seq, ack: Seq| {
+        let mut segment = Segment::bare(seq, ack, Flags::ACK);
+        segment.options.timestamps = Some((recent.wrapping_add(i32::MAX as u32), 0));
+        segment
+    };
+    // Far before the window, and one in it that acknowledges what was never sent.
+    net.deliver(1, forge(Seq(at.0.wrapping_sub(1 << 30)), ack));
+    net.deliver(1, forge(at, ack + 1000));
+    assert_eq!(net.ends[1].as_ref().unwrap().rcv.ts_recent, recent);
+    net.with(0, |tcb| tcb.send(Bytes::new(&[5; 1000])));
+    net.run(1000);
+    net.read(1, 2000);
+    assert_eq!(net.got[1], [5; 1000]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
