@@ -9,7 +9,7 @@
 //!   transmit ─────────┴──▶ input: parsed, checked ─────▶ receiving socket
 //! ```
 //!
-//! While there is no tap, a packet costs one relaxed load and a branch for it.
+//! While there is no tap that wants packets of IP, one of them costs a relaxed load and a branch for it.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -26,6 +26,8 @@ use crate::wire::{self, ETHERNET, Head};
 
 pub use crate::wire::{ETH_P_IP, ETH_P_IPV6};
 
+/// `ETH_P_ALL`.
+const ETH_P_ALL: u16 = 3;
 /// `ETH_P_802_3` and `ETH_P_802_2`: frames that name no protocol.
 const ETH_P_802_3: u16 = 1;
 const ETH_P_802_2: u16 = 4;
@@ -145,6 +147,9 @@ pub trait Tap: Send + Sync {
     /// `frame` passes. Must not sleep: preemption is off, though no lock is held.
     fn see(&self, frame: &Arc<Frame>, way: Way);
 
+    /// The protocol (`ETH_P_*`) of the frames that it wants; 3 for all. Whoever changes it says so by [`changed`].
+    fn protocol(&self) -> u16;
+
     /// `lo` was switched off.
     fn link_down(&self);
 }
@@ -153,6 +158,7 @@ type All = Arc<Vec<Arc<dyn Tap>>>;
 
 /// The taps of a namespace.
 pub(crate) struct Taps {
+    /// How many want packets of IP; changes with `all` locked.
     count: AtomicUsize,
     /// Replaced as a whole, so that nobody holds the lock while taps look.
     all: SpinLock<All>,
@@ -163,7 +169,7 @@ impl Taps {
         Self { count: AtomicUsize::new(0), all: SpinLock::new("inet.taps", Arc::default()) }
     }
 
-    /// Whether there are any.
+    /// Whether there are any that want packets of IP.
     #[inline]
     pub(crate) fn any(&self) -> bool {
         self.count.load(Relaxed) != 0
@@ -178,11 +184,11 @@ impl Taps {
             let old = self.all();
             let mut new = old.to_vec();
             change(&mut new);
-            let (count, new) = (new.len(), Arc::new(new));
+            let new = Arc::new(new);
             let mut all = self.all.lock();
             if Arc::ptr_eq(&all, &old) {
                 let gone = core::mem::replace(&mut *all, new);
-                self.count.store(count, Relaxed);
+                self.count_of(&all);
                 drop(all);
                 drop(gone);
                 return;
@@ -190,10 +196,14 @@ impl Taps {
         }
     }
 
+    /// Counts those of `all`, which is locked, anew.
+    fn count_of(&self, all: &All) {
+        let wants = |tap: &&Arc<dyn Tap>| matches!(tap.protocol(), ETH_P_ALL | ETH_P_IP | ETH_P_IPV6);
+        self.count.store(all.iter().filter(wants).count(), Relaxed);
+    }
+
     fn pass(&self, frame: &Arc<Frame>, way: Way) {
-        if self.any() {
-            self.all().iter().for_each(|tap| tap.see(frame, way));
-        }
+        self.all().iter().for_each(|tap| tap.see(frame, way));
     }
 
     /// Tells that the interface is off.
@@ -212,6 +222,13 @@ pub fn remove(net: &NetNs, tap: &Arc<dyn Tap>) {
     Stack::of(net)
         .taps
         .change(|all| all.retain(|other| !core::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(tap))));
+}
+
+/// The protocol of a tap has changed.
+pub fn changed(net: &NetNs) {
+    let stack = Stack::of(net);
+    let all = stack.taps.all.lock();
+    stack.taps.count_of(&all);
 }
 
 /// Sends `frame` over `lo`, which is on: taps see it, and then who it is for gets it. Does not sleep.
@@ -262,5 +279,37 @@ pub(crate) fn refusal(stack: &Stack, head: &Head, data: &Chunk) {
 pub(crate) fn datagram(stack: &Stack, head: &Head, data: &Chunk) {
     if let Some(bytes) = wire::udp_frame(head, data) {
         show(stack, head.protocol(), bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicU16;
+
+    use super::*;
+
+    struct Wants(AtomicU16);
+
+    impl Tap for Wants {
+        fn see(&self, _frame: &Arc<Frame>, _way: Way) {}
+        fn protocol(&self) -> u16 {
+            self.0.load(Relaxed)
+        }
+        fn link_down(&self) {}
+    }
+
+    #[test]
+    fn only_taps_that_want_packets_of_ip_cost_them_anything() {
+        let taps = Taps::new();
+        let tap = Arc::new(Wants(AtomicU16::new(0x806)));
+        taps.change(|all| all.push(tap.clone()));
+        assert!(!taps.any());
+        for (protocol, wants) in [(ETH_P_ALL, true), (0x88cc, false), (ETH_P_IP, true), (ETH_P_IPV6, true)] {
+            tap.0.store(protocol, Relaxed);
+            taps.count_of(&taps.all());
+            assert_eq!(taps.any(), wants, "{protocol:#x}");
+        }
+        taps.change(Vec::clear);
+        assert!(!taps.any());
     }
 }

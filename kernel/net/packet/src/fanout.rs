@@ -328,6 +328,10 @@ impl Tap for Group {
         }
     }
 
+    fn protocol(&self) -> u16 {
+        self.protocol
+    }
+
     fn link_down(&self) {
         let members = self.members.lock().clone();
         members.iter().for_each(|member| member.link_down());

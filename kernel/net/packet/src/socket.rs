@@ -171,6 +171,7 @@ impl PacketSocket {
             }
         }
         self.rehook(&mut hook);
+        tap::changed(&self.net);
         drop(hook);
         if is_down {
             self.wait.wake_events(PollEvents::ERR.bits());
@@ -297,6 +298,10 @@ impl Tap for PacketSocket {
         if self.wants(frame, way) {
             self.take_in(frame, way);
         }
+    }
+
+    fn protocol(&self) -> u16 {
+        self.inner.lock().protocol
     }
 
     fn link_down(&self) {
