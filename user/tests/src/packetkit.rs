@@ -14,6 +14,7 @@ pub const AUXDATA: i32 = 8;
 pub const VERSION: i32 = 10;
 pub const HDRLEN: i32 = 11;
 pub const TX_RING: i32 = 13;
+pub const VNET_HDR: i32 = 15;
 pub const FANOUT: i32 = 18;
 
 pub fn packet_socket(kind: i32, protocol: u16) -> Result<i32, Errno> {

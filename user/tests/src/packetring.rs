@@ -3,14 +3,15 @@
 use crate::inetkit::{bring_up, name, pair, recv, send, send_to, set, udp_bound};
 use crate::netlinkkit::own_net;
 use crate::packetkit::{
-    ALL, FANOUT, HDRLEN, IP, RX_RING, SOL, STATISTICS, TX_RING, VERSION, another, bind_to, half, next, option, raw,
+    ALL, FANOUT, HDRLEN, IP, RX_RING, SOL, STATISTICS, TX_RING, VERSION, VNET_HDR, another, bind_to, half, next, option, raw,
 };
 use crate::prelude::*;
 use crate::sys::poke32;
 
 tests!(
     "packetring":
-    rings, ring_of_blocks, ring_to_send, ring_shapes, fanout, comings_and_goings,
+    rings, ring_of_blocks, ring_to_send, ring_to_send_keeps_what_waits, large_frames_of_a_ring, ring_shapes, fanout,
+    comings_and_goings,
 );
 
 fn words(values: &[u32]) -> Vec<u8> {
@@ -118,7 +119,35 @@ fn ring_to_send() {
         poke32(ring + status_at, 1);
         assert_eq!(sys!(SYS_sendto, fd, 0, 0, 0, 0, 0), Err(EMSGSIZE));
         assert_eq!(word_at(ring + status_at), 4, "the frame is wrong");
+        poke32(ring + len_at, 60);
+        for nr in 0..2 {
+            poke32(ring + nr * 2048 + status_at, 1);
+        }
+        assert_ne!(poll1(fd, POLLOUT, 0) & POLLOUT, 0, "there is room in the buffer of the socket");
+        assert_eq!(sys!(SYS_sendto, fd, 0, 0, 0, 0, 0), Ok(120), "the wrong one kept its place");
     }
+}
+
+fn ring_to_send_keeps_what_waits() {
+    let other = raw(IP);
+    let (a, b) = (udp_bound(), udp_bound());
+    send_to(a, b"x", &name(b)).unwrap();
+    make_ring(other, TX_RING, 1, &[4096, 1, 2048, 2]).unwrap();
+    assert!(next(other).is_some());
+}
+
+fn large_frames_of_a_ring() {
+    let fd = raw(0);
+    bind_to(fd, IP, 1).unwrap();
+    set(fd, SOL, VNET_HDR, 1).unwrap();
+    let ring = make_ring(fd, TX_RING, 1, &[1 << 17, 1, 1 << 17, 1]).unwrap();
+    // To be cut into UDP of 1000 bytes each.
+    for (at, byte) in [(32 + 1, 3), (32 + 4, 0xe8), (32 + 5, 3)] {
+        poke(ring + at, byte);
+    }
+    poke32(ring + 4, 100_000);
+    poke32(ring, 1);
+    assert!(sys!(SYS_sendto, fd, 0, 0, 0, 0, 0).is_err(), "no packet has so many bytes");
 }
 
 fn ring_shapes() {
@@ -170,8 +199,9 @@ fn fanout() {
     let mut found = spread(&hashed);
     found.sort_unstable();
     assert_eq!(found, [0, 0, 10], "a flow has one of them");
-    let unique = open(0, 0x2000).unwrap();
-    assert_ne!(option(unique, FANOUT, 4).unwrap()[..2], [7, 0]);
+    let unique: Vec<Vec<u8>> =
+        (0..2).map(|_| option(open(0, 0x2000).unwrap(), FANOUT, 4).unwrap()[..2].to_vec()).collect();
+    assert!(unique[0] != unique[1] && !unique.contains(&vec![7, 0]), "{unique:?}");
 }
 
 /// Sockets, rings and groups that come and go while others send.

@@ -95,9 +95,8 @@ impl Socket for PacketSocket {
             (!inner.queue.is_empty(), inner.error.is_some())
         };
         let in_ring = self.rx.lock().as_ref().is_some_and(|ring| ring.is_readable());
-        let may_send = self.tx.lock().as_ref().is_none_or(|ring| ring.has_room());
-        let mut events = PollEvents::WRBAND;
-        events.set(PollEvents::OUT | PollEvents::WRNORM, may_send);
+        // Whatever is in a ring to send.
+        let mut events = PollEvents::OUT | PollEvents::WRNORM | PollEvents::WRBAND;
         events.set(PollEvents::IN | PollEvents::RDNORM, has_packet || in_ring);
         events.set(PollEvents::ERR, has_error);
         events

@@ -96,6 +96,8 @@ pub(crate) struct PacketSocket {
     pub(crate) hook: Mutex<Hook>,
     pub(crate) rx: SpinLock<Option<RxRing>>,
     pub(crate) tx: SpinLock<Option<TxRing>>,
+    /// Held by who sends the frames of the ring, so that they go one by one and the ring stays.
+    pub(crate) sending: Mutex<()>,
     /// How many mappings of its rings there are.
     pub(crate) mapped: Arc<AtomicU64>,
     /// Closes blocks of a ring that wait too long to be full.
@@ -120,6 +122,7 @@ impl PacketSocket {
             hook: Mutex::new("packet.hook", Hook::default()),
             rx: SpinLock::new("packet.rx", None),
             tx: SpinLock::new("packet.tx", None),
+            sending: Mutex::new("packet.sending", ()),
             mapped: Arc::default(),
             timer: ring::timer(me.clone()),
             wait: WaitQueue::new(),

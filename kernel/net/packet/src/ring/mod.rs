@@ -7,7 +7,7 @@
 //! A status in each frame, or block, says whose turn it is. The process may write all of the memory at any time: the kernel
 //! keeps its own place in the ring and its own account of a block, and what it reads of a frame to send it reads once.
 //!
-//! Locks: `PacketSocket::rx` and `tx`, which spin, guard one ring each.
+//! Locks: `PacketSocket::rx` and `tx`, which spin, guard one ring each. Who sends a ring holds `PacketSocket::sending`.
 
 mod blocks;
 mod frames;
@@ -265,8 +265,9 @@ pub(crate) fn timer(socket: Weak<PacketSocket>) -> Timer {
 pub(crate) fn set(socket: &PacketSocket, side: Side, value: &[u8]) -> Result<()> {
     let version = socket.settings.version();
     let shape = Shape::parse(value, version)?;
-    // Nobody maps, binds or closes meanwhile.
+    // Nobody maps, binds or closes meanwhile, or sends what is in a ring that goes.
     let _hook = socket.hook.lock();
+    let _sending = (side == Side::Send).then(|| socket.sending.lock());
     if socket.mapped.load(SeqCst) != 0 {
         return Err(Errno::EBUSY);
     }
@@ -274,10 +275,12 @@ pub(crate) fn set(socket: &PacketSocket, side: Side, value: &[u8]) -> Result<()>
         if shape.nr_frames != 0 {
             return Err(Errno::EINVAL);
         }
-        match side {
-            Side::Receive => drop(core::mem::take(&mut *socket.rx.lock())),
-            Side::Send => drop(core::mem::take(&mut *socket.tx.lock())),
-        }
+        // Many pages may go: not under a lock that spins.
+        let gone = match side {
+            Side::Receive => (socket.rx.lock().take(), None),
+            Side::Send => (None, socket.tx.lock().take()),
+        };
+        drop(gone);
         return Ok(());
     }
     let is_there = match side {
@@ -298,9 +301,9 @@ pub(crate) fn set(socket: &PacketSocket, side: Side, value: &[u8]) -> Result<()>
                 _ => RxRing::Frames(frames::Frames::new(memory, shape, version, reserve)),
             };
             *socket.rx.lock() = Some(ring);
+            socket.purge();
         }
     }
-    socket.purge();
     Ok(())
 }
 

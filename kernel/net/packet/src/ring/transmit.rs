@@ -4,6 +4,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
+use net_inet::interface;
+use sched::Interruptible;
 
 use super::{ADDRESS, Memory, Shape, Version};
 use crate::send::{ETHERNET, Target};
@@ -46,25 +48,19 @@ impl TxRing {
         self.shape.frame_at(self.head) + status_offset(self.version)
     }
 
-    /// Whether the next frame is the process's to fill.
-    pub(crate) fn has_room(&self) -> bool {
-        self.memory.status(self.status_at()) == AVAILABLE
-    }
-
-    /// The next frame, if it is to be sent: then others do not get it.
-    fn take(&mut self) -> Option<Wanted> {
+    /// The next frame, if it is to be sent. It stays the next one until [`TxRing::advance`].
+    fn next(&self) -> Option<Wanted> {
         let (at, status_at) = (self.shape.frame_at(self.head), self.status_at());
         if self.memory.status(status_at) != SEND_REQUEST {
             return None;
         }
         self.memory.set_status(status_at, SENDING);
-        self.head = (self.head + 1) % self.shape.nr_frames.max(1);
         Some(Wanted { memory: self.memory.clone(), at, status_at, shape: self.shape, version: self.version })
     }
 
-    /// The next frame to look at is `wanted` again.
-    fn give_back(&mut self) {
-        self.head = self.head.checked_sub(1).unwrap_or(self.shape.nr_frames.saturating_sub(1));
+    /// Goes on to the frame behind it.
+    fn advance(&mut self) {
+        self.head = (self.head + 1) % self.shape.nr_frames.max(1);
     }
 }
 
@@ -132,35 +128,48 @@ impl Wanted {
 impl PacketSocket {
     /// Sends all packets of the ring that are to be sent; gives their bytes. What is in the message itself does not count.
     ///
-    /// A packet that is wrong ends it, `EINVAL` or `EMSGSIZE`, and keeps its place, unless `PACKET_LOSS` passes it over.
+    /// It takes each frame of the ring once at most. A packet that is wrong ends it, `EINVAL` or `EMSGSIZE`, and keeps its place, unless `PACKET_LOSS` passes it over.
     pub(crate) fn send_ring(&self, name: Option<&[u8]>) -> Result<usize> {
+        let _sending = self.sending.lock();
         let target = self.target(name)?;
+        let nr_frames = self.tx.lock().as_ref().map_or(0, |ring| ring.shape.nr_frames);
         let mut sent = 0;
-        loop {
-            let taken = self.tx.lock().as_mut().and_then(TxRing::take);
-            let Some(wanted) = taken else { return Ok(sent) };
-            match wanted.packet(self, &target) {
-                Ok((bytes, len)) => {
-                    self.transmit(&target, bytes);
+        // The process may ask for a frame again as soon as it was sent: that is for another call.
+        for _ in 0..nr_frames {
+            let Some(wanted) = self.tx.lock().as_ref().and_then(TxRing::next) else { break };
+            match self.send_wanted(&wanted, &target) {
+                Ok(len) => {
                     wanted.finish(AVAILABLE);
                     sent += len;
                 }
-                Err(Errno::ENOBUFS) => {
+                Err(error @ (Errno::ENOBUFS | Errno::ENETDOWN | Errno::EINTR)) => {
                     wanted.finish(SEND_REQUEST);
-                    if let Some(ring) = self.tx.lock().as_mut() {
-                        ring.give_back();
-                    }
-                    return if sent > 0 { Ok(sent) } else { Err(Errno::ENOBUFS) };
+                    return if sent > 0 { Ok(sent) } else { Err(error) };
                 }
                 Err(_) if self.settings.loses() => wanted.finish(AVAILABLE),
                 Err(error) => {
                     wanted.finish(WRONG_FORMAT);
-                    if let Some(ring) = self.tx.lock().as_mut() {
-                        ring.give_back();
-                    }
                     return Err(error);
                 }
             }
+            if let Some(ring) = self.tx.lock().as_mut() {
+                ring.advance();
+            }
         }
+        Ok(sent)
+    }
+
+    /// Sends one frame; gives how many bytes the process has given. `ENETDOWN`: the interface is off by now. `EINTR`: the
+    /// process is killed. Else as for `Wanted::packet`.
+    fn send_wanted(&self, wanted: &Wanted, target: &Target) -> Result<usize> {
+        if sched::current().is_interrupted(Interruptible::Killable) {
+            return Err(Errno::EINTR);
+        }
+        if !interface::link(&self.net).is_up {
+            return Err(Errno::ENETDOWN);
+        }
+        let (bytes, given) = wanted.packet(self, target)?;
+        self.transmit(target, bytes);
+        Ok(given)
     }
 }
