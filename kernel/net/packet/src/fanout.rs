@@ -124,6 +124,20 @@ impl Wanted {
     }
 }
 
+/// The least number that is not among `used`. `ENOMEM`: all are, or there is no memory to find it.
+fn unused_id(used: impl Iterator<Item = u16>) -> Result<u16> {
+    let mut words: Vec<u64> = Vec::new();
+    words.try_reserve_exact(1024).map_err(|_| Errno::ENOMEM)?;
+    words.resize(1024, 0);
+    for id in used {
+        if let Some(word) = words.get_mut(usize::from(id / 64)) {
+            *word |= 1 << (id % 64);
+        }
+    }
+    let free = words.iter().zip(0u16..).find(|(word, _)| **word != u64::MAX);
+    free.map(|(word, at)| at * 64 + word.trailing_ones() as u16).ok_or(Errno::ENOMEM)
+}
+
 /// `PACKET_FANOUT`: joins a group, which is made if there is none of this number.
 ///
 /// `EINVAL`: a group of another kind, or a socket without a protocol. `EALREADY`: it is in one. `ENOSPC`: the group is full.
@@ -140,7 +154,8 @@ pub(crate) fn join(socket: &PacketSocket, value: &[u8]) -> Result<()> {
         groups.iter().find(|group| group.net.id().id() == net && group.id == id).cloned()
     };
     if wanted.flags & FLAG_UNIQUE != 0 {
-        wanted.id = (0..=u16::MAX).find(|&id| find(&groups, id).is_none()).ok_or(Errno::ENOMEM)?;
+        let used = groups.iter().filter(|group| group.net.id().id() == net).map(|group| group.id);
+        wanted.id = unused_id(used)?;
         wanted.flags &= !FLAG_UNIQUE;
     }
     let (protocol, interface) = {
@@ -157,8 +172,16 @@ pub(crate) fn join(socket: &PacketSocket, value: &[u8]) -> Result<()> {
     if protocol == 0 || !fits || has_other_most {
         return Err(Errno::EINVAL);
     }
-    if group.members.lock().len() >= group.most as usize {
-        return Err(Errno::ENOSPC);
+    if is_new {
+        groups.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    }
+    {
+        let mut members = group.members.lock();
+        if members.len() >= group.most as usize {
+            return Err(Errno::ENOSPC);
+        }
+        // With GROUPS locked, nobody else joins.
+        members.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
     }
     hook.group = Some(group.clone());
     socket.rehook(&mut hook);
@@ -361,6 +384,14 @@ mod tests {
     fn parse(id: u16, kind: u8, flags: u8, most: u32) -> Result<(u16, u16, u32)> {
         let value = [&id.to_ne_bytes()[..], &[kind, flags], &most.to_ne_bytes()].concat();
         Wanted::parse(&value).map(|wanted| (wanted.kind, wanted.flags, wanted.most))
+    }
+
+    #[test]
+    fn unused_numbers_are_found() {
+        assert_eq!(unused_id([].into_iter()), Ok(0));
+        assert_eq!(unused_id((0..100).chain(101..=u16::MAX)), Ok(100));
+        assert_eq!(unused_id(0..u16::MAX), Ok(u16::MAX));
+        assert_eq!(unused_id(0..=u16::MAX), Err(Errno::ENOMEM));
     }
 
     #[test]
