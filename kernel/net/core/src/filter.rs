@@ -40,13 +40,16 @@ pub fn read_program(at: UserAddr, nr: usize) -> Result<Arc<Filter>> {
         jf: (word >> 24) as u8,
         k: (word >> 32) as u32,
     };
-    let source = words.into_iter().map(decode).collect();
+    let mut source = Vec::new();
+    source.try_reserve_exact(words.len()).map_err(|_| Errno::ENOMEM)?;
+    source.extend(words.into_iter().map(decode));
     Filter::new(source).ok_or(Errno::ENOMEM)?.map(Arc::new).map_err(|_| Errno::EINVAL)
 }
 
 /// The place of a socket's filter.
 pub struct Slot {
     filter: SpinLock<Option<Arc<Filter>>>,
+    /// Changes with `filter` locked.
     is_locked: AtomicBool,
 }
 
@@ -78,6 +81,7 @@ impl Slot {
     pub fn set(&self, name: i32, value: UserAddr, len: usize) -> Result<()> {
         if name == SO_LOCK_FILTER {
             let locks = user::read::<i32>(value)? != 0;
+            let _filter = self.filter.lock();
             if self.is_locked() && !locks {
                 return Err(Errno::EPERM);
             }
@@ -85,11 +89,14 @@ impl Slot {
             return Ok(());
         }
         let new = if name == SO_DETACH_FILTER { None } else { Some(read(value, len)?) };
-        if self.is_locked() {
-            return Err(Errno::EPERM);
-        }
         let detaches = new.is_none();
-        let old = core::mem::replace(&mut *self.filter.lock(), new);
+        let old = {
+            let mut filter = self.filter.lock();
+            if self.is_locked() {
+                return Err(Errno::EPERM);
+            }
+            core::mem::replace(&mut *filter, new)
+        };
         if detaches && old.is_none() { Err(Errno::ENOENT) } else { Ok(()) }
     }
 
