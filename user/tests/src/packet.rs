@@ -1,6 +1,6 @@
 //! Packet sockets (packet(7)) over loopback.
 
-use crate::inetkit::{LO, bring_up, connect, get, name, pair, port, recv, send, send_to, set, udp_bound};
+use crate::inetkit::{LO, bring_up, connect, control, get, name, pair, port, recv, send, send_to, set, udp_bound};
 use crate::netlinkkit::own_net;
 use crate::packetkit::{
     ALL, IP, OUTGOING, SOL, admit, another, bind_to, datagram, half, ll, next, option, packet_socket, raw, send_frame, sum, transport,
@@ -10,7 +10,7 @@ use crate::prelude::*;
 tests!(
     "packet":
     creation, binding, sees_datagrams, sees_segments, refusals, what_is_seen, truncates, loops_back, wrong_sends, cooked,
-    into_udp, into_tcp, memberships, stamps, link_down, without_rights, proc_file,
+    into_udp, into_tcp, memberships, lengths_of_options, stamps, link_down, without_rights, proc_file,
 );
 
 fn creation() {
@@ -260,6 +260,19 @@ fn memberships() {
     }
 }
 
+fn lengths_of_options() {
+    let fd = raw(IP);
+    let set = |name: i32, len: usize| sys!(SYS_setsockopt, fd, SOL, name, &[0u32; 8], len);
+    // COPY_THRESH, VERSION, RESERVE, LOSS, TIMESTAMP, TX_HAS_OFF, QDISC_BYPASS, IGNORE_OUTGOING want an int; others an int at least.
+    for name in [7, 10, 12, 14, 17, 19, 20, 23] {
+        assert_eq!([set(name, 3), set(name, 4), set(name, 8)], [Err(EINVAL), Ok(0), Err(EINVAL)], "{name}");
+    }
+    for name in [8, 9, 15] {
+        assert_eq!([set(name, 3), set(name, 4), set(name, 8)], [Err(EINVAL), Ok(0), Ok(0)], "{name}");
+    }
+    assert_eq!([set(18, 3), set(18, 5), set(18, 12)], [Err(EINVAL); 3], "FANOUT: 4 or 8");
+}
+
 fn stamps() {
     let fd = raw(IP);
     let mut time = [0i64; 2];
@@ -275,6 +288,11 @@ fn stamps() {
     assert!((0..10).contains(&(now.tv_sec - time[0])), "{time:?}");
     set(fd, SOL_SOCKET, 35, 1).unwrap();
     assert_eq!(get(fd, SOL_SOCKET, 35), Ok(1));
+    send_to(a, b"x", &name(b)).unwrap();
+    let (level, kind, data) = control(fd);
+    assert_eq!((level, kind, data.len()), (SOL_SOCKET, 35, 16));
+    let seconds = i64::from_ne_bytes(data[..8].try_into().unwrap());
+    assert!((0..10).contains(&(seconds - now.tv_sec)), "{data:?}");
 }
 
 fn link_down() {

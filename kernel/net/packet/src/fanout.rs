@@ -103,8 +103,11 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// `EINVAL`: too short, too many members, an unknown kind, or flags that do not go with it.
+    /// `EINVAL`: a wrong length, too many members, an unknown kind, or flags that do not go with it.
     fn parse(value: &[u8]) -> Result<Self> {
+        if value.len() != 4 && value.len() != 8 {
+            return Err(Errno::EINVAL);
+        }
         let &[i0, i1, kind, flags] = value.first_chunk().ok_or(Errno::EINVAL)?;
         let most =
             value.get(4..).and_then(|rest| rest.first_chunk()).map_or(0, |raw| u32::from_ne_bytes(*raw));
@@ -204,7 +207,7 @@ pub(crate) fn set_program(socket: &PacketSocket, value: &[u8]) -> Result<()> {
     if socket.filter.is_locked() {
         return Err(Errno::EPERM);
     }
-    let raw: &[u8; 16] = value.first_chunk().ok_or(Errno::EINVAL)?;
+    let raw: &[u8; 16] = value.try_into().map_err(|_| Errno::EINVAL)?;
     let [l0, l1, _, _, _, _, _, _, at @ ..] = *raw;
     let nr = usize::from(u16::from_ne_bytes([l0, l1]));
     let program = filter::read_program(UserAddr(u64::from_ne_bytes(at)), nr)?;
@@ -400,7 +403,7 @@ mod tests {
         for (id, kind, flags, most) in [(0, 3, 0x10, 0), (0, 8, 0, 0), (1, 0, 0x20, 0), (0, 0, 0, 65537)] {
             assert_eq!(parse(id, kind, flags, most), Err(Errno::EINVAL));
         }
-        assert!(Wanted::parse(&[0, 0, 0]).is_err());
+        assert!(Wanted::parse(&[0, 0, 0]).is_err() && Wanted::parse(&[0; 5]).is_err());
         assert!(Wanted::parse(&[0, 0, 0, 0]).is_ok_and(|wanted| wanted.most == 0));
     }
 }

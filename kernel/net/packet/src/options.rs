@@ -42,6 +42,10 @@ const PACKET_VNET_HDR_SZ: i32 = 24;
 const STAMP_SOFTWARE: u32 = 16;
 /// `TP_STATUS_TS_SOFTWARE`.
 const STATUS_STAMP_SOFTWARE: u32 = 1 << 29;
+/// Most different memberships of a socket.
+///
+/// LINUX: there may be any number of them, each of which is memory of the kernel that nothing is charged for.
+const MAX_MEMBERS: usize = 256;
 /// Bytes of `struct packet_mreq`.
 const MEMBER_LEN: usize = 16;
 
@@ -49,7 +53,9 @@ const MEMBER_LEN: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
     kind: u16,
-    address: Vec<u8>,
+    len: u16,
+    /// As many bytes as `len` says, and zeroes.
+    address: [u8; HARDWARE],
     count: u32,
 }
 
@@ -143,6 +149,11 @@ impl Settings {
     }
 }
 
+/// An `int` and nothing behind it. `EINVAL`.
+fn exact_int(value: &[u8]) -> Result<i32> {
+    if value.len() == size_of::<i32>() { int(value) } else { Err(Errno::EINVAL) }
+}
+
 /// An `int`. `EINVAL`: too short.
 fn int(value: &[u8]) -> Result<i32> {
     value.first_chunk().map(|raw| i32::from_ne_bytes(*raw)).ok_or(Errno::EINVAL)
@@ -155,11 +166,12 @@ impl PacketSocket {
 
     /// setsockopt(2).
     ///
-    /// `ENOPROTOOPT`: no such option. `EINVAL`: too short, or not a value of it. `EBUSY`: there is a ring.
+    /// `ENOPROTOOPT`: no such option. `EINVAL`: too short or for some too long, or not a value of it. `EBUSY`: there is a ring.
     pub(crate) fn set_packet_option(&self, name: i32, value: &[u8], _cred: &Cred) -> Result<()> {
         let settings = &self.settings;
         if let Some(switch) = settings.switch(name) {
-            let value = int(value)?;
+            let is_exact = matches!(name, PACKET_QDISC_BYPASS | PACKET_IGNORE_OUTGOING);
+            let value = if is_exact { exact_int(value)? } else { int(value)? };
             if name == PACKET_IGNORE_OUTGOING && !(0..=1).contains(&value) {
                 return Err(Errno::EINVAL);
             }
@@ -173,19 +185,20 @@ impl PacketSocket {
             PACKET_FANOUT => fanout::join(self, value),
             PACKET_FANOUT_DATA => fanout::set_program(self, value),
             PACKET_COPY_THRESH => {
-                settings.copy_threshold.store(int(value)? as u32, Relaxed);
+                settings.copy_threshold.store(exact_int(value)? as u32, Relaxed);
                 Ok(())
             }
             PACKET_TIMESTAMP => {
-                settings.stamp.store(int(value)? as u32, Relaxed);
+                settings.stamp.store(exact_int(value)? as u32, Relaxed);
                 Ok(())
             }
-            PACKET_VERSION | PACKET_RESERVE | PACKET_VNET_HDR | PACKET_VNET_HDR_SZ => {
-                self.set_early(name, int(value)?)
-            }
+            PACKET_VERSION | PACKET_RESERVE => self.set_early(name, exact_int(value)?),
+            PACKET_VNET_HDR | PACKET_VNET_HDR_SZ => self.set_early(name, int(value)?),
             _ => {
                 let switch = settings.early_switch(name).ok_or(Errno::ENOPROTOOPT)?;
-                let value = int(value)?;
+                let value = exact_int(value)?;
+                // A ring is made with this held.
+                let _hook = self.hook.lock();
                 if self.has_ring() {
                     return Err(Errno::EBUSY);
                 }
@@ -208,6 +221,8 @@ impl PacketSocket {
             _ if [0, virtio::LEN as u32, virtio::LEN_MERGED as u32].contains(&raw) => (&settings.virtio, raw),
             _ => return Err(Errno::EINVAL),
         };
+        // A ring is made with this held.
+        let _hook = self.hook.lock();
         if self.has_ring() {
             return Err(Errno::EBUSY);
         }
@@ -215,7 +230,7 @@ impl PacketSocket {
         Ok(())
     }
 
-    /// `EINVAL`: too short, or an address that is too long. `ENODEV`: no such interface. What was not asked for may be
+    /// `EINVAL`: too short, or an address that is too long. `ENODEV`: no such interface. `ENOBUFS`: too many. What was not asked for may be
     /// dropped all the same.
     fn change_members(&self, name: i32, value: &[u8]) -> Result<()> {
         let raw: &[u8; MEMBER_LEN] = value.first_chunk().ok_or(Errno::EINVAL)?;
@@ -228,14 +243,16 @@ impl PacketSocket {
         if name == PACKET_ADD_MEMBERSHIP && len > HARDWARE {
             return Err(Errno::EINVAL);
         }
-        let member = Member {
-            kind: u16::from_ne_bytes([k0, k1]),
-            address: address.iter().take(len).copied().collect(),
-            count: 1,
-        };
+        let len = len.min(address.len());
+        let mut member =
+            Member { kind: u16::from_ne_bytes([k0, k1]), len: len as u16, address: [0; HARDWARE], count: 1 };
+        for (to, from) in member.address.iter_mut().zip(address.iter().take(len)) {
+            *to = *from;
+        }
         let members = &mut self.inner.lock().members;
-        let found =
-            members.iter_mut().position(|old| (old.kind, &old.address) == (member.kind, &member.address));
+        let found = members
+            .iter_mut()
+            .position(|old| (old.kind, old.len, old.address) == (member.kind, member.len, member.address));
         match found.and_then(|at| members.get_mut(at)).filter(|_| is_lo) {
             Some(old) if name == PACKET_ADD_MEMBERSHIP => old.count = old.count.saturating_add(1),
             Some(old) => {
@@ -243,6 +260,9 @@ impl PacketSocket {
                 members.retain(|one| one.count > 0);
             }
             None if name == PACKET_ADD_MEMBERSHIP => {
+                if members.len() >= MAX_MEMBERS {
+                    return Err(Errno::ENOBUFS);
+                }
                 members.try_reserve(1).map_err(|_| Errno::ENOBUFS)?;
                 members.push(member);
             }
