@@ -89,16 +89,20 @@ impl Wanted {
         }
         let len = word(len_at) as usize;
         let least = self.version.whole_header() - ADDRESS;
+        let most = self.shape.frame_size.checked_sub(least).ok_or(Errno::EINVAL)?;
+        if len > most {
+            return Err(Errno::EMSGSIZE);
+        }
         let mut at = least;
         if socket.settings.has_offsets() {
             let [link, network] = [word(ends_at) & 0xffff, word(ends_at) >> 16];
             let is_raw = socket.kind == net_core::SockType::Raw;
             at = if is_raw { link } else { network } as usize;
-            if at < least || at > self.shape.frame_size {
+            if at < least || at > self.shape.frame_size - len {
                 return Err(Errno::EINVAL);
             }
         }
-        if len > self.shape.frame_size - at { Err(Errno::EMSGSIZE) } else { Ok((at, len)) }
+        Ok((at, len))
     }
 
     /// The packet, with what goes before it, and how many bytes the process has given.
