@@ -239,6 +239,11 @@ pub(crate) fn tcp_frames(head: &Head, segment: &Segment, mut each: impl FnMut(Ve
         let is_last = end == len;
         header.sequence_number = (segment.seq + start as u32).0;
         (header.fin, header.psh) = (is_last_fin && is_last, is_last_psh && is_last);
+        if start > 0 {
+            // It counts from where the frame begins.
+            header.urgent_pointer = usize::from(segment.urgent).saturating_sub(start) as u16;
+            header.urg &= header.urgent_pointer > 0;
+        }
         header.checksum = 0;
         let bytes = head.frame(ip_number::TCP, header_len, &segment.data, start, end);
         if let Some(bytes) = bytes.and_then(|bytes| with_tcp_header(head, &mut header, bytes)) {

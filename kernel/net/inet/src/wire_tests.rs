@@ -156,6 +156,25 @@ fn headers_of_extensions_are_few() {
 }
 
 #[test]
+fn urgent_data_counts_from_each_frame() {
+    let urgent = |at: u16| {
+        let mut segment = full_segment(&[7; 70_000]);
+        segment.urgent = at;
+        let mut found = Vec::new();
+        tcp_frames(&head(PAIRS[0].0, PAIRS[0].1), &segment, |frame| {
+            let (protocol, bytes) = packet(&frame);
+            let Some(Parsed::Tcp(_, part, data)) = parse(protocol, bytes) else { panic!() };
+            found.push((part.flags.has(Flags::URG), part.urgent, data.len()));
+        });
+        found
+    };
+    let (first, second) = (urgent(2)[0].2, urgent(2)[1].2);
+    assert_eq!(urgent(2), [(true, 2, first), (false, 0, second)]);
+    let behind = u16::MAX - first as u16;
+    assert_eq!(urgent(u16::MAX), [(true, u16::MAX, first), (true, behind, second)]);
+}
+
+#[test]
 fn sums_have_two_zeroes() {
     for (from, to) in PAIRS {
         // Some payload of two bytes makes the sum 0.
