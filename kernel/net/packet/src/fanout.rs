@@ -359,8 +359,14 @@ impl Tap for Group {
     }
 
     fn link_down(&self) {
-        let members = self.members.lock().clone();
-        members.iter().for_each(|member| member.link_down());
+        // From the end, as the last one takes the place of one that leaves meanwhile.
+        let nr = self.members.lock().len();
+        for at in (0..nr).rev() {
+            let member = self.members.lock().get(at).cloned();
+            if let Some(member) = member {
+                member.link_down();
+            }
+        }
     }
 }
 

@@ -44,11 +44,11 @@ fn type_of(kind: i32, net: &NetNs, cred: &Cred) -> Result<SockType> {
     }
 }
 
-/// socket(2) of `AF_PACKET`; the protocol is in network order. Errors as for [`check`].
+/// socket(2) of `AF_PACKET`; the protocol is in network order. `ENOBUFS`; else as for [`check`].
 pub fn create(kind: i32, protocol: i32, cred: &Cred) -> Result<Arc<dyn Socket>> {
     let net = NetNs::current();
     let kind = type_of(kind, &net, cred)?;
     // Timers hand their work over in interrupts, which cannot start the first worker.
     sched::workqueue::init();
-    Ok(PacketSocket::create(kind, u16::from_be(protocol as u16), net, cred))
+    Ok(PacketSocket::create(kind, u16::from_be(protocol as u16), net, cred)?)
 }

@@ -4,7 +4,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
-use abi::Result;
+use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use net_core::Socket;
 use net_inet::interface;
@@ -17,9 +17,12 @@ use crate::socket::PacketSocket;
 /// All sockets there are.
 static ALL: SpinLock<Vec<Weak<PacketSocket>>> = SpinLock::new("packet.all", Vec::new());
 
-/// A new socket.
-pub(crate) fn enter(socket: &PacketSocket) {
-    ALL.lock().push(socket.weak());
+/// A new socket. `ENOBUFS`: no memory.
+pub(crate) fn enter(socket: &PacketSocket) -> Result<()> {
+    let mut all = ALL.lock();
+    all.try_reserve(1).map_err(|_| Errno::ENOBUFS)?;
+    all.push(socket.weak());
+    Ok(())
 }
 
 /// A socket goes.
@@ -32,10 +35,15 @@ pub(crate) fn leave(socket: &PacketSocket) {
     drop(gone);
 }
 
-/// The rows for the reader's network namespace.
+/// The rows for the reader's network namespace. `ENOMEM`.
 pub fn rows(out: &mut Text) -> Result<()> {
     let net = NetNs::current();
-    let all: Vec<Arc<PacketSocket>> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+    let mut all: Vec<Arc<PacketSocket>> = Vec::new();
+    {
+        let sockets = ALL.lock();
+        all.try_reserve_exact(sockets.len()).map_err(|_| Errno::ENOMEM)?;
+        all.extend(sockets.iter().filter_map(Weak::upgrade));
+    }
     let is_up = interface::link(&net).is_up;
     for socket in all.iter().filter(|socket| socket.net.id().id() == net.id().id()) {
         let (protocol, interface, charged) = {

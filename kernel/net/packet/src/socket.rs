@@ -106,7 +106,8 @@ pub(crate) struct PacketSocket {
 }
 
 impl PacketSocket {
-    pub(crate) fn create(kind: SockType, protocol: u16, net: Arc<NetNs>, cred: &Cred) -> Arc<Self> {
+    /// A new one. `ENOBUFS`.
+    pub(crate) fn create(kind: SockType, protocol: u16, net: Arc<NetNs>, cred: &Cred) -> Result<Arc<Self>> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let socket = Arc::new_cyclic(|me: &Weak<Self>| Self {
             me: me.clone(),
@@ -127,9 +128,9 @@ impl PacketSocket {
             timer: ring::timer(me.clone()),
             wait: WaitQueue::new(),
         });
+        crate::show::enter(&socket)?;
         socket.rehook(&mut socket.hook.lock());
-        crate::show::enter(&socket);
-        socket
+        Ok(socket)
     }
 
     pub(crate) fn weak(&self) -> Weak<Self> {
@@ -152,7 +153,7 @@ impl PacketSocket {
         hook.is_tap = wants;
     }
 
-    /// bind(2). `EINVAL`: it is in a group. `ENODEV`: no such interface. With one that is off, `ENETDOWN` comes later.
+    /// bind(2). `EINVAL`: it is in a group. `ENODEV`: no such interface. With a new one that is off, `ENETDOWN` comes later.
     pub(crate) fn bind_to(&self, address: Address) -> Result<()> {
         let mut hook = self.hook.lock();
         if hook.group.is_some() {
@@ -162,17 +163,20 @@ impl PacketSocket {
             Ok(interface @ (0 | LO_INDEX)) => interface,
             _ => return Err(Errno::ENODEV),
         };
-        let is_down = interface != 0 && !interface::link(&self.net).is_up;
-        {
+        let is_off = interface != 0 && !interface::link(&self.net).is_up;
+        let is_down = {
             let mut inner = self.inner.lock();
+            let old = (inner.interface, inner.protocol);
             inner.interface = interface;
             if address.protocol != 0 {
                 inner.protocol = address.protocol;
             }
+            let is_down = is_off && inner.protocol != 0 && old != (inner.interface, inner.protocol);
             if is_down {
                 inner.error = Some(Errno::ENETDOWN);
             }
-        }
+            is_down
+        };
         self.rehook(&mut hook);
         tap::changed(&self.net);
         drop(hook);
