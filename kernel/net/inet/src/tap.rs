@@ -144,7 +144,7 @@ impl Frame {
 
 /// Sees frames.
 pub trait Tap: Send + Sync {
-    /// `frame` passes. Must not sleep: preemption is off, though no lock is held.
+    /// `frame` passes. Must not sleep: preemption may be off, though no lock is held.
     fn see(&self, frame: &Arc<Frame>, way: Way);
 
     /// The protocol (`ETH_P_*`) of the frames that it wants; 3 for all. Whoever changes it says so by [`changed`].
