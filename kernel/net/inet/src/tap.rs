@@ -15,6 +15,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use ns::NetNs;
 
@@ -179,10 +180,13 @@ impl Taps {
         self.all.lock().clone()
     }
 
-    fn change(&self, change: impl Fn(&mut Vec<Arc<dyn Tap>>)) {
+    /// `ENOBUFS`: no memory.
+    fn change(&self, change: impl Fn(&mut Vec<Arc<dyn Tap>>)) -> Result<()> {
         loop {
             let old = self.all();
-            let mut new = old.to_vec();
+            let mut new = Vec::new();
+            new.try_reserve_exact(old.len() + 1).map_err(|_| Errno::ENOBUFS)?;
+            new.extend(old.iter().cloned());
             change(&mut new);
             let new = Arc::new(new);
             let mut all = self.all.lock();
@@ -191,8 +195,33 @@ impl Taps {
                 self.count_of(&all);
                 drop(all);
                 drop(gone);
+                return Ok(());
+            }
+        }
+    }
+
+    fn add(&self, tap: &Arc<dyn Tap>) -> Result<()> {
+        self.change(|all| all.push(tap.clone()))
+    }
+
+    /// Needs no memory unless somebody goes through the taps meanwhile.
+    fn remove(&self, tap: &Arc<dyn Tap>) {
+        let is_it = |other: &Arc<dyn Tap>| core::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(tap));
+        loop {
+            {
+                let mut all = self.all.lock();
+                if let Some(list) = Arc::get_mut(&mut all) {
+                    let gone = list.iter().position(is_it).map(|at| list.remove(at));
+                    self.count_of(&all);
+                    drop(all);
+                    drop(gone);
+                    return;
+                }
+            }
+            if self.change(|all| all.retain(|other| !is_it(other))).is_ok() {
                 return;
             }
+            sched::yield_now();
         }
     }
 
@@ -212,16 +241,14 @@ impl Taps {
     }
 }
 
-/// Shows the frames of `lo` in `net` to `tap` from now on.
-pub fn add(net: &NetNs, tap: &Arc<dyn Tap>) {
-    Stack::of(net).taps.change(|all| all.push(tap.clone()));
+/// Shows the frames of `lo` in `net` to `tap` from now on. `ENOBUFS`: no memory.
+pub fn add(net: &NetNs, tap: &Arc<dyn Tap>) -> Result<()> {
+    Stack::of(net).taps.add(tap)
 }
 
 /// Shows them to `tap` no more; what is under way it may still see.
 pub fn remove(net: &NetNs, tap: &Arc<dyn Tap>) {
-    Stack::of(net)
-        .taps
-        .change(|all| all.retain(|other| !core::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(tap))));
+    Stack::of(net).taps.remove(tap);
 }
 
 /// The protocol of a tap has changed.
@@ -302,14 +329,22 @@ mod tests {
     fn only_taps_that_want_packets_of_ip_cost_them_anything() {
         let taps = Taps::new();
         let tap = Arc::new(Wants(AtomicU16::new(0x806)));
-        taps.change(|all| all.push(tap.clone()));
+        let shown: Arc<dyn Tap> = tap.clone();
+        taps.add(&shown).unwrap();
         assert!(!taps.any());
         for (protocol, wants) in [(ETH_P_ALL, true), (0x88cc, false), (ETH_P_IP, true), (ETH_P_IPV6, true)] {
             tap.0.store(protocol, Relaxed);
             taps.count_of(&taps.all());
             assert_eq!(taps.any(), wants, "{protocol:#x}");
         }
-        taps.change(Vec::clear);
-        assert!(!taps.any());
+        // While somebody goes through them, and while nobody does.
+        taps.add(&shown).unwrap();
+        let held = taps.all();
+        taps.remove(&shown);
+        assert_eq!((held.len(), taps.all().len()), (2, 0));
+        drop(held);
+        taps.add(&shown).unwrap();
+        taps.remove(&shown);
+        assert!(!taps.any() && taps.all().is_empty());
     }
 }

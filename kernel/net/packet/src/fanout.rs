@@ -144,7 +144,7 @@ fn unused_id(used: impl Iterator<Item = u16>) -> Result<u16> {
 /// `PACKET_FANOUT`: joins a group, which is made if there is none of this number.
 ///
 /// `EINVAL`: a group of another kind, or a socket without a protocol. `EALREADY`: it is in one. `ENOSPC`: the group is full.
-/// `ENOMEM`: no number is left.
+/// `ENOMEM`: no number is left. `ENOBUFS`.
 pub(crate) fn join(socket: &PacketSocket, value: &[u8]) -> Result<()> {
     let mut wanted = Wanted::parse(value)?;
     let mut hook = socket.hook.lock();
@@ -186,14 +186,15 @@ pub(crate) fn join(socket: &PacketSocket, value: &[u8]) -> Result<()> {
         // With GROUPS locked, nobody else joins.
         members.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
     }
-    hook.group = Some(group.clone());
-    socket.rehook(&mut hook);
-    group.members.lock().push(me);
     if is_new {
+        let tap: Arc<dyn Tap> = group.clone();
+        tap::add(&socket.net, &tap)?;
         groups.push(group.clone());
-        let tap: Arc<dyn Tap> = group;
-        tap::add(&socket.net, &tap);
     }
+    hook.group = Some(group.clone());
+    // It is no tap any more, which needs no memory.
+    let _ = socket.rehook(&mut hook);
+    group.members.lock().push(me);
     Ok(())
 }
 

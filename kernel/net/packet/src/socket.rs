@@ -129,7 +129,8 @@ impl PacketSocket {
             wait: WaitQueue::new(),
         });
         crate::show::enter(&socket)?;
-        socket.rehook(&mut socket.hook.lock());
+        let hooked = socket.rehook(&mut socket.hook.lock());
+        hooked.inspect_err(|_| crate::show::leave(&socket))?;
         Ok(socket)
     }
 
@@ -137,23 +138,24 @@ impl PacketSocket {
         self.me.clone()
     }
 
-    /// Sees frames from now on, or no more, by what it is bound to.
-    pub(crate) fn rehook(&self, hook: &mut Hook) {
+    /// Sees frames from now on, or no more, by what it is bound to. `ENOBUFS`: it is to see some, and there is no memory.
+    pub(crate) fn rehook(&self, hook: &mut Hook) -> Result<()> {
         let wants = !hook.is_dead && hook.group.is_none() && self.inner.lock().protocol != 0;
         if wants == hook.is_tap {
-            return;
+            return Ok(());
         }
-        let Some(me) = self.me.upgrade() else { return };
+        let Some(me) = self.me.upgrade() else { return Ok(()) };
         let me: Arc<dyn Tap> = me;
         if wants {
-            tap::add(&self.net, &me);
+            tap::add(&self.net, &me)?;
         } else {
             tap::remove(&self.net, &me);
         }
         hook.is_tap = wants;
+        Ok(())
     }
 
-    /// bind(2). `EINVAL`: it is in a group. `ENODEV`: no such interface. With a new one that is off, `ENETDOWN` comes later.
+    /// bind(2). `EINVAL`: it is in a group. `ENODEV`: no such interface. `ENOBUFS`. With a new one that is off, `ENETDOWN` comes later.
     pub(crate) fn bind_to(&self, address: Address) -> Result<()> {
         let mut hook = self.hook.lock();
         if hook.group.is_some() {
@@ -177,7 +179,7 @@ impl PacketSocket {
             }
             is_down
         };
-        self.rehook(&mut hook);
+        self.rehook(&mut hook)?;
         tap::changed(&self.net);
         drop(hook);
         if is_down {
@@ -285,7 +287,8 @@ impl PacketSocket {
         let group = {
             let mut hook = self.hook.lock();
             hook.is_dead = true;
-            self.rehook(&mut hook);
+            // It sees no more, which needs no memory.
+            let _ = self.rehook(&mut hook);
             hook.group.take()
         };
         if let Some(group) = group {
