@@ -159,6 +159,37 @@ fn int(value: &[u8]) -> Result<i32> {
     value.first_chunk().map(|raw| i32::from_ne_bytes(*raw)).ok_or(Errno::EINVAL)
 }
 
+impl Member {
+    fn is_like(&self, other: &Self) -> bool {
+        (self.kind, self.len, self.address) == (other.kind, other.len, other.address)
+    }
+}
+
+/// `ENOBUFS`: too many.
+fn add_member(members: &mut Vec<Member>, member: Member) -> Result<()> {
+    if let Some(old) = members.iter_mut().find(|old| old.is_like(&member)) {
+        old.count = old.count.saturating_add(1);
+        return Ok(());
+    }
+    if members.len() >= MAX_MEMBERS {
+        return Err(Errno::ENOBUFS);
+    }
+    members.try_reserve(1).map_err(|_| Errno::ENOBUFS)?;
+    members.push(member);
+    Ok(())
+}
+
+fn drop_member(members: &mut Vec<Member>, member: &Member) {
+    if let Some(at) = members.iter().position(|old| old.is_like(member))
+        && let Some(old) = members.get_mut(at)
+    {
+        old.count = old.count.saturating_sub(1);
+        if old.count == 0 {
+            members.remove(at);
+        }
+    }
+}
+
 impl PacketSocket {
     fn has_ring(&self) -> bool {
         self.rx.lock().is_some() || self.tx.lock().is_some()
@@ -250,23 +281,11 @@ impl PacketSocket {
             *to = *from;
         }
         let members = &mut self.inner.lock().members;
-        let found = members
-            .iter_mut()
-            .position(|old| (old.kind, old.len, old.address) == (member.kind, member.len, member.address));
-        match found.and_then(|at| members.get_mut(at)).filter(|_| is_lo) {
-            Some(old) if name == PACKET_ADD_MEMBERSHIP => old.count = old.count.saturating_add(1),
-            Some(old) => {
-                old.count -= 1;
-                members.retain(|one| one.count > 0);
-            }
-            None if name == PACKET_ADD_MEMBERSHIP => {
-                if members.len() >= MAX_MEMBERS {
-                    return Err(Errno::ENOBUFS);
-                }
-                members.try_reserve(1).map_err(|_| Errno::ENOBUFS)?;
-                members.push(member);
-            }
-            None => {}
+        if name == PACKET_ADD_MEMBERSHIP {
+            return add_member(members, member);
+        }
+        if is_lo {
+            drop_member(members, &member);
         }
         Ok(())
     }
@@ -307,5 +326,29 @@ impl PacketSocket {
         let all = [packets.wrapping_add(drops), drops, freezes];
         let nr = if self.settings.version() == Version::V3 { 3 } else { 2 };
         all.into_iter().take(nr).flat_map(u32::to_ne_bytes).take(room.max(4)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memberships_are_counted_and_bounded() {
+        let member = |kind| Member { kind, len: 0, address: [0; HARDWARE], count: 1 };
+        let mut members = Vec::new();
+        for _ in 0..2 {
+            add_member(&mut members, member(1)).unwrap();
+        }
+        drop_member(&mut members, &member(2));
+        drop_member(&mut members, &member(1));
+        assert_eq!(members, [member(1)]);
+        drop_member(&mut members, &member(1));
+        assert_eq!(members, []);
+        for kind in 0..MAX_MEMBERS as u16 {
+            add_member(&mut members, member(kind)).unwrap();
+        }
+        assert_eq!(add_member(&mut members, member(999)), Err(Errno::ENOBUFS));
+        assert_eq!(add_member(&mut members, member(0)), Ok(()));
     }
 }
