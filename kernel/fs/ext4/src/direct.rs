@@ -155,12 +155,16 @@ pub(crate) fn write(node: &Node, inode: &Arc<Inode>, src: &mut Src<'_>, pos: u64
         // Some of its blocks may be there by now, behind the end.
         if end > inode.size() {
             let _frozen = mapping(inode)?.freeze();
-            node.cut(inode)?;
+            if let Err(failed) = node.cut(inode) {
+                if at > pos {
+                    break;
+                }
+                return Err(failed);
+            }
         }
-        if errno == Errno::ENOSPC && !has_waited {
+        if errno == Errno::ENOSPC && !has_waited && node.fs.regain_all().is_ok() {
             has_waited = true;
             src.revert(left - src.remaining());
-            node.fs.regain_all()?;
         } else if at == pos {
             return Err(errno);
         } else {

@@ -273,7 +273,7 @@ impl Node {
         if self.fs.is_aborted.load(Acquire) {
             return;
         }
-        if !self.is_dirty.load(Acquire) && !self.is_dirty.swap(true, AcqRel) {
+        if !self.is_dirty.load(SeqCst) && !self.is_dirty.swap(true, SeqCst) {
             let mut dirty = self.fs.dirty.lock();
             // Asked again: nobody looks here any more when `Fs::forget_dirty` has.
             if !self.fs.is_aborted.load(Acquire) {
@@ -284,15 +284,21 @@ impl Node {
 
     /// As [`Node::mark_dirty`], from the page cache.
     pub(crate) fn pages_dirty(&self) {
-        if !self.is_dirty.load(Acquire)
+        if !self.is_dirty.load(SeqCst)
             && let Some(inode) = self.vfs.get().and_then(Weak::upgrade)
         {
             self.mark_dirty(&inode);
         }
     }
 
+    /// From here on [`Node::mark_dirty`] lists it again, if it is not listed still.
     pub(crate) fn mark_clean(&self) {
-        self.is_dirty.store(false, Release);
+        self.is_dirty.store(false, SeqCst);
+    }
+
+    /// Whether it was marked dirty since.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.is_dirty.load(SeqCst)
     }
 
     /// Writes the attributes in a transaction of their own.

@@ -485,7 +485,9 @@ impl Node {
     /// Writes pages from `first` on, to the inode or to blocks.
     fn put_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
         let bits = self.fs.layout.block_bits;
-        let size = self.vfs.get().and_then(alloc::sync::Weak::upgrade).map_or(0, |inode| inode.size());
+        // Kept until the size on the disk is told what was written.
+        let inode = self.vfs.get().and_then(alloc::sync::Weak::upgrade);
+        let size = inode.as_ref().map_or(0, |inode| inode.size());
         if let (0, [frame], false) = (first, frames, self.journals_data())
             && self.write_inline(size, frame)?
         {
@@ -725,6 +727,10 @@ impl PageSource for Node {
     fn write_pages(&self, first: u64, frames: &[Frame]) -> Result<()> {
         // Who calls has marked the pages clean: nothing redeems their promises any more.
         self.put_pages(first, frames).inspect_err(|_| self.release_idle(first..first + frames.len() as u64))
+    }
+
+    fn became_dirty(&self) {
+        self.pages_dirty();
     }
 
     fn prepare_write(&self, idx: u64) -> Result<()> {

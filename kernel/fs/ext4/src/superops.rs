@@ -7,10 +7,11 @@ use core::sync::atomic::Ordering::*;
 
 use abi::fs::Statfs;
 use abi::{Errno, Result};
+use arrayvec::ArrayVec;
 use ext4_image::Support;
 use sched::Interruptible;
 use vfs::handle::Export;
-use vfs::{SuperBlock, SuperOps};
+use vfs::{Inode, SuperBlock, SuperOps};
 
 use crate::fs::Fs;
 use crate::node::node;
@@ -91,6 +92,9 @@ impl Drop for Super {
     }
 }
 
+/// Inodes that are taken from the list under one hold of its lock.
+const AT_ONCE: usize = 32;
+
 impl Fs {
     /// Has inodes freed that lost their last name and their last user before: the cache of names lets go of an
     /// inode only after a grace period. Gives whether there was anything to wait for.
@@ -113,31 +117,57 @@ impl Fs {
     ///
     /// Until then they stay among the dirty ones: who syncs meanwhile must meet them.
     pub(crate) fn write_inodes(&self, pages: Pages) -> Result<()> {
-        let dirty = self.dirty.lock().clone();
-        let mut result = Ok(());
-        for (ino, inode) in dirty {
-            let Ok(node) = node(&inode) else { continue };
-            let mapping = inode.mapping();
-            if pages == Pages::Write
-                && let Some(mapping) = mapping
-            {
-                result = result.and(mapping.write_back(0..u64::MAX));
-            }
-            if mapping.is_none_or(|mapping| mapping.nr_dirty() == 0) {
-                let mut dirty = self.dirty.lock();
-                // A number may be another inode's by now.
-                if dirty.get(&ino).is_some_and(|now| Arc::ptr_eq(now, &inode)) {
-                    dirty.remove(&ino);
-                    node.mark_clean();
-                }
-            }
-            // Inodes without names go with their last user.
-            if inode.nlink() > 0 || Arc::strong_count(&inode) > 2 {
-                result = result.and(node.write_attributes(&inode));
+        let (mut next, mut result) = (0, Ok(()));
+        loop {
+            // Few at a time: the list is as long as there are dirty inodes, and locked.
+            let some: ArrayVec<(u32, Arc<Inode>), AT_ONCE> = {
+                let dirty = self.dirty.lock();
+                dirty.range(next..).take(AT_ONCE).map(|(ino, inode)| (*ino, inode.clone())).collect()
+            };
+            let Some((last, _)) = some.last() else { break };
+            next = last.saturating_add(1);
+            for (ino, inode) in some {
+                result = result.and(self.write_inode(ino, &inode, pages));
             }
         }
         if self.is_aborted.load(Acquire) {
             self.forget_dirty();
+        }
+        result
+    }
+
+    /// Writes one of the dirty inodes, and lets go of it unless it became dirty meanwhile.
+    ///
+    /// ```text
+    ///   here                                     who makes a page dirty
+    ///   (A) note it clean                        (C) count the page
+    ///   (B) look for dirty pages; let go         (D) look whether it is noted dirty, else note and list it
+    /// ```
+    /// If B does not find the page, B is before C, so D sees A.
+    fn write_inode(&self, ino: u32, inode: &Arc<Inode>, pages: Pages) -> Result<()> {
+        let Ok(node) = node(inode) else { return Ok(()) };
+        let mapping = inode.mapping();
+        let mut result = Ok(());
+        if pages == Pages::Write
+            && let Some(mapping) = mapping
+        {
+            result = mapping.write_back(0..u64::MAX);
+        }
+        node.mark_clean();
+        // Inodes without names go with their last user.
+        if inode.nlink() > 0 || Arc::strong_count(inode) > 2 {
+            result = result.and(node.write_attributes(inode));
+        }
+        let let_go = || {
+            let mut dirty = self.dirty.lock();
+            // A number may be another inode's by now.
+            if !node.is_dirty() && dirty.get(&ino).is_some_and(|now| Arc::ptr_eq(now, inode)) {
+                dirty.remove(&ino);
+            }
+        };
+        match mapping {
+            Some(mapping) => mapping.if_clean(pages == Pages::Write, let_go),
+            None => let_go(),
         }
         result
     }

@@ -108,7 +108,11 @@ pub(crate) fn set(
         node.changed(txn);
         Ok(())
     };
-    node.fs.with_space(|| node.fs.begin()?.run(put))?;
+    node.fs.with_space(|| node.fs.begin()?.run(put)).map_err(|errno| match errno {
+        // No space on the device would help.
+        Errno::EFBIG => Errno::ENOSPC,
+        errno => errno,
+    })?;
     vfs::acl::note(inode, name, value.is_some());
     Ok(())
 }

@@ -280,7 +280,7 @@ fn size(list: &[Attribute]) -> usize {
 
 /// Sets (`Some`) or removes (`None`) the attribute `name` with prefix `index`. The inode is stored.
 ///
-/// `NoSpace`: there is no room left for attributes, or no block. `NotFound`: nothing to remove.
+/// `TooBig`: there is no room left for attributes. `NoSpace`: no block. `NotFound`: nothing to remove.
 pub fn set(
     layout: &Layout,
     edit: &mut dyn Edit,
@@ -312,7 +312,7 @@ pub fn set(
                 outer.extend(inner.pop());
                 is_outer_changed = true;
                 if size(&outer) > layout.block_size - BLOCK_HEADER {
-                    return Err(Error::NoSpace);
+                    return Err(Error::TooBig);
                 }
             }
         }

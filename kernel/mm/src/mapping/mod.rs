@@ -143,6 +143,9 @@ pub trait PageSource: Send + Sync {
         result
     }
 
+    /// A page is dirty now and counted, the first of the file's. May sleep.
+    fn became_dirty(&self) {}
+
     /// Called before page `idx` is first written through a mapping or write(2): reserve space for it.
     ///
     /// More than one thread may be about to write to it, each of which calls this.
@@ -543,8 +546,9 @@ impl Mapping {
         let old = frame.meta().flags.fetch_or(page_flags::DIRTY, Ordering::AcqRel);
         if old & page_flags::DIRTY == 0 {
             counters::DIRTY.add(1);
-            if pages.nr_dirty.fetch_add(1, Ordering::Relaxed) == 0 {
+            if pages.nr_dirty.fetch_add(1, Ordering::SeqCst) == 0 {
                 pages.dirty_since.store(hal::time::now_ns().max(1), Ordering::Relaxed);
+                pages.source.became_dirty();
             }
         }
     }

@@ -197,6 +197,15 @@ impl Mapping {
         result
     }
 
+    /// Calls `f` if no page is dirty and none is just being written; with `wait` after those that are. `f` must not sleep.
+    pub fn if_clean(&self, wait: bool, f: impl FnOnce()) {
+        let Source::Pages(pages) = &self.source else { return f() };
+        let writing = if wait { Some(pages.writing.lock()) } else { pages.writing.try_lock() };
+        if writing.is_some() && pages.nr_dirty.load(Ordering::SeqCst) == 0 {
+            f();
+        }
+    }
+
     /// The number of the first page of the first run of dirty pages of `range`; `frames`, empty before, gets the run, marked
     /// clean.
     fn take_dirty(
