@@ -175,7 +175,7 @@ fn attributes_live_in_the_inode_and_in_a_block() {
                 Ok(()) if is_set => drop(model.insert(name, value)),
                 Ok(()) => assert!(model.remove(&name).is_some()),
                 Err(Error::NotFound) => assert!(!is_set && !model.contains_key(&name)),
-                Err(error) => assert_eq!((error, is_set), (Error::NoSpace, true)),
+                Err(error) => assert_eq!((error, is_set), (Error::TooBig, true)),
             }
             for (name, value) in &model {
                 let inode = image.inode(ino);
