@@ -564,6 +564,18 @@ fn disconnect() {
     assert_eq!(name_by(SYS_getpeername, c), Err(ENOTCONN));
     assert_eq!(recv(s, 1, 0), Err(ECONNRESET));
     assert_eq!(connect(c, &name(l)), Ok(0));
+    let s = accept(l);
+    // With all that fits on its way.
+    nonblocking(c);
+    while write(c, &[7; 16 << 10]).is_ok() {}
+    assert_eq!(connect(c, &[0; 16]), Ok(0));
+    let end = loop {
+        match recv(s, 1 << 20, 0) {
+            Ok(bytes) => assert!(!bytes.is_empty() && bytes.iter().all(|byte| *byte == 7)),
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(end, ECONNRESET);
 }
 
 fn concurrent_clients() {

@@ -124,10 +124,13 @@ impl Fs {
                 let dirty = self.dirty.lock();
                 dirty.range(next..).take(AT_ONCE).map(|(ino, inode)| (*ino, inode.clone())).collect()
             };
-            let Some((last, _)) = some.last() else { break };
-            next = last.saturating_add(1);
+            let last = some.last().map(|(ino, _)| *ino);
             for (ino, inode) in some {
                 result = result.and(self.write_inode(ino, &inode, pages));
+            }
+            match last.and_then(|last| last.checked_add(1)) {
+                Some(after) => next = after,
+                None => break,
             }
         }
         if self.is_aborted.load(Acquire) {

@@ -143,7 +143,7 @@ pub trait PageSource: Send + Sync {
         result
     }
 
-    /// A page is dirty now and counted, the first of the file's. May sleep.
+    /// A page became dirty, and is counted. May sleep.
     fn became_dirty(&self) {}
 
     /// Called before page `idx` is first written through a mapping or write(2): reserve space for it.
@@ -548,8 +548,8 @@ impl Mapping {
             counters::DIRTY.add(1);
             if pages.nr_dirty.fetch_add(1, Ordering::SeqCst) == 0 {
                 pages.dirty_since.store(hal::time::now_ns().max(1), Ordering::Relaxed);
-                pages.source.became_dirty();
             }
+            pages.source.became_dirty();
         }
     }
 

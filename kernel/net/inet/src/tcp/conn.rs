@@ -10,7 +10,7 @@ use abi::poll::PollEvents;
 use hal::sync::{SpinLock, SpinLockGuard};
 use hal::time::now_ns;
 use net_core::{Halves, Options};
-use sched::{Mutex, Timer, WaitQueue};
+use sched::{Interruptible, Mutex, Timer, WaitQueue};
 use tcp::segment::chain_len;
 use tcp::{Failure, Flags, State, Tcb};
 
@@ -32,6 +32,8 @@ const MAX_WAITING: usize = 64;
 /// How long segments are taken out without a pause, and after how many of them the clock is looked at.
 const FLUSH_NS: u64 = 2_000_000;
 const FLUSH_STEP: u32 = 8;
+/// How long somebody waits for the end of that.
+const AWAIT_NS: u64 = 1_000_000_000;
 
 /// Connections that nobody has accepted yet.
 #[derive(Default)]
@@ -305,6 +307,14 @@ impl Conn {
             me.flush();
             drop(pinned);
         }));
+    }
+
+    /// Waits until nobody hands segments over, for [`AWAIT_NS`] at most: others may give it more all the while. Sleeps.
+    pub(super) fn await_flushed(&self) {
+        let deadline_ns = now_ns().saturating_add(AWAIT_NS);
+        while self.inner.lock().is_flushing && now_ns() < deadline_ns {
+            let _ = sched::sleep_until(now_ns() + 50_000, Interruptible::No);
+        }
     }
 
     /// Brings a segment to whom it is for.

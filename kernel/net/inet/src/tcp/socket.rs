@@ -195,6 +195,8 @@ impl TcpSocket {
             let answer = inner.tcb.as_mut().and_then(|tcb| tcb.abort());
             inner.queue(answer);
         });
+        // Whoever hands its segments over takes the ends from it.
+        conn.await_flushed();
         let mut inner = conn.inner.lock();
         inner.is_connecting = false;
         inner.error = None;
