@@ -101,7 +101,7 @@ pub struct Limits {
 /// The read-ahead that a disk begins with, in KiB: what makes a request worth its interrupt.
 ///
 /// LINUX: 128, and twice the largest request for disks with moving parts, as most virtual ones seem to be: 8192.
-const FIRST_READ_AHEAD: u32 = 1024;
+const FIRST_READ_AHEAD: u32 = 2048;
 /// Most that comes of a setting.
 const MAX_READ_AHEAD: u32 = 64 * 1024;
 

@@ -386,10 +386,10 @@ fn the_cache_of_an_odd_sized_device_ends_with_it() {
 #[test]
 fn a_device_is_read_as_far_ahead_as_its_disk_says() {
     let image = pattern(1 << 20);
-    for (kib, requests) in [(1024, 3..=10), (4, 256..=256), (0, 256..=256)] {
+    for (kib, requests) in [(2048, 3..=10), (4, 256..=256), (0, 256..=256)] {
         let limits = Limits { max_sectors: 2048, ..Limits::default() };
         let (memory, device) = MemDisk::from_image(&image, limits).unwrap();
-        assert_eq!(device.disk().read_ahead_kb(), 1024);
+        assert_eq!(device.disk().read_ahead_kb(), 2048);
         device.disk().set_read_ahead_kb(kib);
         let seen = Arc::new(AtomicUsize::new(0));
         let count = seen.clone();
@@ -404,7 +404,7 @@ fn a_device_is_read_as_far_ahead_as_its_disk_says() {
         }
         assert!(bytes == image && requests.contains(&seen.load(SeqCst)), "{kib}: {}", seen.load(SeqCst));
     }
-    for (io_opt, kib) in [(1 << 20, 2048), (u32::MAX, 64 << 10)] {
+    for (io_opt, kib) in [(2 << 20, 4096), (u32::MAX, 64 << 10)] {
         let (_memory, device) = MemDisk::from_image(&image, Limits { io_opt, ..Limits::default() }).unwrap();
         assert_eq!(device.disk().read_ahead_kb(), kib);
     }
