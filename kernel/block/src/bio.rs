@@ -11,6 +11,7 @@ use hal::sync::IrqLock;
 use hal::{PAGE_SIZE, PhysAddr};
 use smallvec::SmallVec;
 
+use crate::outcome::FirstError;
 use crate::{SECTOR_SHIFT, SECTOR_SIZE};
 
 /// What to do.
@@ -385,8 +386,7 @@ impl core::fmt::Debug for Bio {
 struct Split {
     whole: IrqLock<Option<Bio>>,
     left: AtomicU32,
-    /// The first error, or 0.
-    error: AtomicU32,
+    error: FirstError,
 }
 
 impl Split {
@@ -394,7 +394,7 @@ impl Split {
         let split = Arc::new(Split {
             whole: IrqLock::new("block.split", Some(whole)),
             left: AtomicU32::new(pieces.len() as u32),
-            error: AtomicU32::new(0),
+            error: FirstError::new(),
         });
         for piece in pieces {
             let split = split.clone();
@@ -403,19 +403,12 @@ impl Split {
     }
 
     fn finished(&self, result: Result<()>) {
-        if let Err(errno) = result {
-            let raw = errno.number().unsigned_abs();
-            let _ = self.error.compare_exchange(0, raw, Ordering::AcqRel, Ordering::Relaxed);
-        }
+        self.error.note(result);
         // AcqRel: the last one sees the others' errors.
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1
             && let Some(whole) = self.whole.lock().take()
         {
-            let result = match self.error.load(Ordering::Acquire) {
-                0 => Ok(()),
-                raw => Err(Errno::new(raw as i32).unwrap_or(Errno::EIO)),
-            };
-            whole.complete(result);
+            whole.complete(self.error.outcome());
         }
     }
 }

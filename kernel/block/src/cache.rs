@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::{Errno, Result};
 use hal::frame::Frame;
@@ -13,6 +12,7 @@ use sched::Completion;
 use crate::SECTOR_SHIFT;
 use crate::bio::Bio;
 use crate::device::BlockDevice;
+use crate::outcome::FirstError;
 
 struct DevicePages {
     device: Weak<BlockDevice>,
@@ -52,18 +52,14 @@ struct Ahead(Arc<Outcome>);
 
 /// How it ends.
 struct Outcome {
-    /// An error's number, or 0.
-    error: AtomicU32,
+    error: FirstError,
     done: Completion,
 }
 
 impl Reading for Ahead {
     fn wait(self: Box<Self>) -> Result<()> {
         self.0.done.wait();
-        match self.0.error.load(Ordering::Acquire) {
-            0 => Ok(()),
-            raw => Err(Errno::new(raw as i32).unwrap_or(Errno::EIO)),
-        }
+        self.0.error.outcome()
     }
 }
 
@@ -83,12 +79,10 @@ impl PageSource for DevicePages {
 
     fn begin_read(&self, first: u64, frames: &[Frame]) -> Result<Option<Box<dyn Reading>>> {
         let (device, bio) = self.read(first, frames)?;
-        let outcome = Arc::new(Outcome { error: AtomicU32::new(0), done: Completion::new() });
+        let outcome = Arc::new(Outcome { error: FirstError::new(), done: Completion::new() });
         let reading = Ahead(outcome.clone());
         device.submit(bio.on_done(move |result, _| {
-            if let Err(errno) = result {
-                outcome.error.store(errno.number().unsigned_abs(), Ordering::Release);
-            }
+            outcome.error.note(result);
             outcome.done.complete();
         }));
         Ok(Some(Box::new(reading)))

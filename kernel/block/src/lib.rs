@@ -11,6 +11,7 @@ mod disk;
 pub mod elevator;
 mod flush;
 mod mem;
+mod outcome;
 mod plug;
 mod registry;
 mod request;
@@ -24,6 +25,7 @@ pub use bio::{Bio, BioFlags, Done, Op, Segment, Segments};
 pub use device::{BlockDevice, Claim};
 pub use disk::{Caller, Disk, DiskInfo, Driver, Limits, Partition};
 pub use mem::{Fault, MemDisk};
+pub use outcome::FirstError;
 pub use plug::Plug;
 pub use registry::{
     Change, add_disk, add_partition, all, by_name, by_number, by_path, disks, next_index, on_change,

@@ -71,13 +71,10 @@ fn read_program(addr: UserAddr) -> Result<Vec<Instruction>> {
         hal::CStrError::NoMemory => Errno::ENOMEM,
         _ => Errno::EFAULT,
     })?;
-    let decode = |word: u64| Instruction {
-        code: word as u16,
-        jt: (word >> 16) as u8,
-        jf: (word >> 24) as u8,
-        k: (word >> 32) as u32,
-    };
-    Ok(words.into_iter().map(decode).collect())
+    let mut source = Vec::new();
+    source.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+    source.extend(words.into_iter().map(Instruction::from_word));
+    Ok(source)
 }
 
 /// Adds the filter at `addr`. Gives 0, or with `NEW_LISTENER` a descriptor, or with `TSYNC` the id of a thread that is in

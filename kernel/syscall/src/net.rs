@@ -309,7 +309,7 @@ pub(crate) fn sys_getsockopt(
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
     if level != SOL_SOCKET {
         let asked = || if room < size_of::<i32>() { Err(Errno::EINVAL) } else { Ok(user::read(value)?) };
-        let bytes = socket.get_option_for(level, name, room, &asked)?;
+        let bytes = socket.get_option(level, name, &net_core::Place { room, asked: &asked })?;
         let room = room.min(bytes.len());
         user::write_bytes(value, &bytes[..room])?;
         let told = if socket.tells_whole_length(level, name) { bytes.len() } else { room };

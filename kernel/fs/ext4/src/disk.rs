@@ -2,10 +2,10 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
-use block::{Bio, BioFlags, BlockDevice, Plug};
+use block::{Bio, BioFlags, BlockDevice, FirstError, Plug};
 use ext4_image::{Block, BlockRef};
 use hal::PAGE_SIZE;
 use hal::frame::Frame;
@@ -22,15 +22,13 @@ pub(crate) struct Disk {
 /// Waits for several bios; the first error is kept.
 struct Pending {
     left: AtomicUsize,
-    error: AtomicU32,
+    error: FirstError,
     done: Completion,
 }
 
 impl Pending {
     fn finish(&self, result: Result<()>) {
-        if let Err(errno) = result {
-            self.error.store(errno.number().unsigned_abs(), Ordering::Relaxed);
-        }
+        self.error.note(result);
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.done.complete();
         }
@@ -38,10 +36,7 @@ impl Pending {
 
     /// The first error, once it is done.
     fn outcome(&self) -> Result<()> {
-        match self.error.load(Ordering::Acquire) {
-            0 => Ok(()),
-            raw => Err(Errno::new(raw as i32).unwrap_or(Errno::EIO)),
-        }
+        self.error.outcome()
     }
 }
 
@@ -145,7 +140,7 @@ impl Disk {
     fn start(&self, is_write: bool, flags: BioFlags) -> Transfer<'_> {
         // The starter holds one count, so that the last bio cannot finish before `wait`.
         let pending =
-            Pending { left: AtomicUsize::new(1), error: AtomicU32::new(0), done: Completion::new() };
+            Pending { left: AtomicUsize::new(1), error: FirstError::new(), done: Completion::new() };
         let (pending, plug) = (Arc::new(pending), Plug::new());
         Transfer { disk: self, pending, plug, current: None, is_write, flags, has_waited: false }
     }

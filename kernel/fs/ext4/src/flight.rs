@@ -39,8 +39,8 @@ use alloc::sync::{Arc, Weak};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
-use abi::{Errno, Result};
-use block::{Bio, BioFlags, SECTOR_SHIFT, SECTOR_SIZE};
+use abi::Result;
+use block::{Bio, BioFlags, FirstError, SECTOR_SHIFT, SECTOR_SIZE};
 use ext4_image::Error;
 use ext4_image::extent::Mapping as Found;
 use ext4_image::inode::flags;
@@ -202,17 +202,14 @@ struct Flight {
     nr_comings: u64,
     /// A write's place with the worker.
     slot: Option<Box<Slot>>,
-    /// The first error, or 0.
-    error: AtomicU32,
+    error: FirstError,
     job: Box<dyn DirectJob>,
 }
 
 impl Flight {
     /// One of its bios is over, or its beginning.
     fn part_done(self: Arc<Self>, result: Result<()>) {
-        if let Err(errno) = result {
-            let _ = self.error.compare_exchange(0, errno.number().unsigned_abs(), Relaxed, Relaxed);
-        }
+        self.error.note(result);
         if let Some(all) = Arc::into_inner(self) {
             all.end();
         }
@@ -247,10 +244,7 @@ impl Flight {
         let Self { node, range, error, job, .. } = self;
         // The job holds the file and with it the node, until it is done.
         drop(node);
-        job.done(match error.into_inner() {
-            0 => Ok((range.end - range.start) as usize),
-            raw => Err(Errno::new(raw as i32).unwrap_or(Errno::EIO)),
-        });
+        job.done(error.outcome().map(|()| (range.end - range.start) as usize));
     }
 }
 
@@ -286,7 +280,7 @@ pub(crate) fn begin(node: &Arc<Node>, inode: &Arc<Inode>, direct: Direct) -> Beg
             None => return Err(direct),
         },
     };
-    let (job, error) = (direct.job, AtomicU32::new(0));
+    let (job, error) = (direct.job, FirstError::new());
     let flight = Arc::new(Flight { node: counted, range, nr_comings, slot, error, job });
     for bio in bios {
         let part = flight.clone();

@@ -36,6 +36,18 @@ pub struct Instruction {
     pub k: u32,
 }
 
+impl Instruction {
+    /// The instruction that user space keeps in the eight bytes `word`.
+    pub fn from_word(word: u64) -> Instruction {
+        Instruction {
+            code: word as u16,
+            jt: (word >> 16) as u8,
+            jf: (word >> 24) as u8,
+            k: (word >> 32) as u32,
+        }
+    }
+}
+
 /// The program is not one that may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invalid;

@@ -34,15 +34,9 @@ pub fn read_program(at: UserAddr, nr: usize) -> Result<Arc<Filter>> {
         hal::CStrError::NoMemory => Errno::ENOMEM,
         _ => Errno::EFAULT,
     })?;
-    let decode = |word: u64| Instruction {
-        code: word as u16,
-        jt: (word >> 16) as u8,
-        jf: (word >> 24) as u8,
-        k: (word >> 32) as u32,
-    };
     let mut source = Vec::new();
     source.try_reserve_exact(words.len()).map_err(|_| Errno::ENOMEM)?;
-    source.extend(words.into_iter().map(decode));
+    source.extend(words.into_iter().map(Instruction::from_word));
     Filter::new(source).ok_or(Errno::ENOMEM)?.map(Arc::new).map_err(|_| Errno::EINVAL)
 }
 

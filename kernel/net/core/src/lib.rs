@@ -169,6 +169,14 @@ pub struct Received {
     pub control: Vec<Control>,
 }
 
+/// Where the value of an option goes.
+pub struct Place<'a> {
+    /// Bytes that there is room for.
+    pub room: usize,
+    /// Reads the `int` that the caller has put there, for options whose value depends on it. `EINVAL`: less room. `EFAULT`.
+    pub asked: &'a dyn Fn() -> Result<i32>,
+}
+
 /// A socket of some family. Unless said otherwise, operations may sleep.
 pub trait Socket: Any + Send + Sync {
     /// Address family.
@@ -189,11 +197,17 @@ pub trait Socket: Any + Send + Sync {
     /// connect(2).
     fn connect(&self, walk: &WalkContext<'_>, address: &[u8], flags: MsgFlags) -> Result<()>;
 
-    /// listen(2).
-    fn listen(&self, backlog: i32) -> Result<()>;
+    /// listen(2). `EOPNOTSUPP`: not this kind.
+    fn listen(&self, backlog: i32) -> Result<()> {
+        let _ = backlog;
+        Err(Errno::EOPNOTSUPP)
+    }
 
-    /// accept(2).
-    fn accept(&self, flags: MsgFlags) -> Result<Arc<dyn Socket>>;
+    /// accept(2). `EOPNOTSUPP`: not this kind.
+    fn accept(&self, flags: MsgFlags) -> Result<Arc<dyn Socket>> {
+        let _ = flags;
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// send(2) and its siblings. `walk` interprets a receiver's name.
     fn send(&self, walk: Option<&WalkContext<'_>>, message: Outgoing<'_, '_>) -> Result<usize>;
@@ -201,8 +215,11 @@ pub trait Socket: Any + Send + Sync {
     /// recv(2) and its siblings.
     fn receive(&self, dst: &mut Dest<'_>, flags: MsgFlags) -> Result<Received>;
 
-    /// shutdown(2).
-    fn shutdown(&self, halves: Halves) -> Result<()>;
+    /// shutdown(2). `EOPNOTSUPP`: not this kind.
+    fn shutdown(&self, halves: Halves) -> Result<()> {
+        let _ = halves;
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// getsockname(2), getpeername(2): a socket address.
     fn address(&self, end: End) -> Result<Vec<u8>>;
@@ -244,23 +261,10 @@ pub trait Socket: Any + Send + Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// getsockopt(2) of another level than `SOL_SOCKET`; the caller has room for `room` bytes. `EOPNOTSUPP`.
-    fn get_option(&self, level: i32, name: i32, room: usize) -> Result<Vec<u8>> {
-        let _ = (level, name, room);
+    /// getsockopt(2) of another level than `SOL_SOCKET`, into the caller's `place`. `EOPNOTSUPP`.
+    fn get_option(&self, level: i32, name: i32, place: &Place<'_>) -> Result<Vec<u8>> {
+        let _ = (level, name, place);
         Err(Errno::EOPNOTSUPP)
-    }
-
-    /// As [`Socket::get_option`], of an option whose value depends on an `int` that the caller has put in its place, which
-    /// `asked` reads.
-    fn get_option_for(
-        &self,
-        level: i32,
-        name: i32,
-        room: usize,
-        asked: &dyn Fn() -> Result<i32>,
-    ) -> Result<Vec<u8>> {
-        let _ = asked;
-        self.get_option(level, name, room)
     }
 
     /// Where its filter is (`SO_ATTACH_FILTER`); `None`: it takes none.

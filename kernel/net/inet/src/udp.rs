@@ -15,7 +15,9 @@ use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use hal::uio::Dest;
 use net_core::options::{SO_REUSEADDR, SO_REUSEPORT, SO_TIMESTAMP};
-use net_core::{Control, End, Halves, MsgFlags, Options, Outgoing, Patience, Received, SockType, Socket};
+use net_core::{
+    Control, End, Halves, MsgFlags, Options, Outgoing, Patience, Place, Received, SockType, Socket,
+};
 use ns::NetNs;
 use sched::{PollTable, WaitQueue};
 use security::Cred;
@@ -580,14 +582,6 @@ impl Socket for UdpSocket {
         Ok(())
     }
 
-    fn listen(&self, _backlog: i32) -> Result<()> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
-    fn accept(&self, _flags: MsgFlags) -> Result<Arc<dyn Socket>> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
     fn send(&self, _walk: Option<&WalkContext<'_>>, message: Outgoing<'_, '_>) -> Result<usize> {
         self.send_datagram(message)
     }
@@ -654,7 +648,7 @@ impl Socket for UdpSocket {
         self.conn.ip.set(self.conn.family, level, name, value)
     }
 
-    fn get_option(&self, level: i32, name: i32, _room: usize) -> Result<Vec<u8>> {
+    fn get_option(&self, level: i32, name: i32, _place: &Place<'_>) -> Result<Vec<u8>> {
         let is_connected = self.conn.inner.lock().remote.is_some();
         self.conn.ip.get(self.conn.family, level, name, is_connected)
     }

@@ -14,8 +14,7 @@ use abi::{Errno, Result};
 use hal::sync::SpinLock;
 use hal::uio::Dest;
 use net_core::{
-    Control, End, Halves, MsgFlags, Options, Outgoing, Patience, Received, SockType, Socket,
-    options as common,
+    Control, End, MsgFlags, Options, Outgoing, Patience, Place, Received, SockType, Socket, options as common,
 };
 use ns::NetNs;
 use sched::{Mutex, PollTable, WaitQueue};
@@ -458,14 +457,6 @@ impl Socket for NetlinkSocket {
         Ok(())
     }
 
-    fn listen(&self, _backlog: i32) -> Result<()> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
-    fn accept(&self, _flags: MsgFlags) -> Result<Arc<dyn Socket>> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
     /// `ENODATA`: no bytes. `EPERM`: to somebody other than the kernel, for who may not send. `EMSGSIZE`: more than the
     /// send buffer. `ECONNREFUSED`: nobody has the port.
     fn send(&self, walk: Option<&WalkContext<'_>>, mut message: Outgoing<'_, '_>) -> Result<usize> {
@@ -539,10 +530,6 @@ impl Socket for NetlinkSocket {
         })
     }
 
-    fn shutdown(&self, _halves: Halves) -> Result<()> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
     fn address(&self, end: End) -> Result<Vec<u8>> {
         let inner = self.inner.lock();
         let address = match end {
@@ -593,8 +580,8 @@ impl Socket for NetlinkSocket {
         options::set(self, level, name, value, cred)
     }
 
-    fn get_option(&self, level: i32, name: i32, room: usize) -> Result<Vec<u8>> {
-        options::get(self, level, name, room)
+    fn get_option(&self, level: i32, name: i32, place: &Place<'_>) -> Result<Vec<u8>> {
+        options::get(self, level, name, place.room)
     }
 
     fn tells_whole_length(&self, level: i32, name: i32) -> bool {

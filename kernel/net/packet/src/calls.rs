@@ -12,7 +12,7 @@ use hal::uio::Dest;
 use hal::{UserAddr, user};
 use mm::Backing;
 use net_core::options::{SO_TIMESTAMP, SO_TIMESTAMPNS};
-use net_core::{End, Halves, MsgFlags, Options, Outgoing, Received, SockType, Socket, filter};
+use net_core::{End, MsgFlags, Options, Outgoing, Place, Received, SockType, Socket, filter};
 use net_inet::interface::LO_INDEX;
 use sched::PollTable;
 use security::Cred;
@@ -56,24 +56,12 @@ impl Socket for PacketSocket {
         Err(Errno::EOPNOTSUPP)
     }
 
-    fn listen(&self, _backlog: i32) -> Result<()> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
-    fn accept(&self, _flags: MsgFlags) -> Result<Arc<dyn Socket>> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
     fn send(&self, _walk: Option<&WalkContext<'_>>, message: Outgoing<'_, '_>) -> Result<usize> {
         self.send_packet(message)
     }
 
     fn receive(&self, dst: &mut Dest<'_>, flags: MsgFlags) -> Result<Received> {
         self.receive_packet(dst, flags)
-    }
-
-    fn shutdown(&self, _halves: Halves) -> Result<()> {
-        Err(Errno::EOPNOTSUPP)
     }
 
     fn address(&self, end: End) -> Result<Vec<u8>> {
@@ -133,17 +121,11 @@ impl Socket for PacketSocket {
         self.set_packet_option(name, value, cred)
     }
 
-    fn get_option_for(
-        &self,
-        level: i32,
-        name: i32,
-        room: usize,
-        asked: &dyn Fn() -> Result<i32>,
-    ) -> Result<Vec<u8>> {
+    fn get_option(&self, level: i32, name: i32, place: &Place<'_>) -> Result<Vec<u8>> {
         if level != SOL_PACKET {
             return Err(Errno::ENOPROTOOPT);
         }
-        self.packet_option(name, room, asked)
+        self.packet_option(name, place)
     }
 
     fn set_own_option(&self, name: i32, value: i32) -> Result<()> {

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use abi::{Errno, Result};
+use net_core::Place;
 use net_inet::interface::LO_INDEX;
 use security::Cred;
 
@@ -291,12 +292,8 @@ impl PacketSocket {
     }
 
     /// getsockopt(2), with what the caller has put in the value's place. `ENOPROTOOPT`, `EINVAL`, `EFAULT`.
-    pub(crate) fn packet_option(
-        &self,
-        name: i32,
-        room: usize,
-        asked: &dyn Fn() -> Result<i32>,
-    ) -> Result<Vec<u8>> {
+    pub(crate) fn packet_option(&self, name: i32, place: &Place<'_>) -> Result<Vec<u8>> {
+        let room = place.room;
         let settings = &self.settings;
         let switch = settings.switch(name).or_else(|| settings.early_switch(name));
         let value = match name {
@@ -305,7 +302,7 @@ impl PacketSocket {
             PACKET_VERSION => settings.version() as i32,
             PACKET_HDRLEN => {
                 let version =
-                    u32::try_from(asked()?).ok().and_then(Version::from_raw).ok_or(Errno::EINVAL)?;
+                    u32::try_from((place.asked)()?).ok().and_then(Version::from_raw).ok_or(Errno::EINVAL)?;
                 version.header_len() as i32
             }
             PACKET_RESERVE => settings.reserve.load(Relaxed) as i32,

@@ -15,7 +15,7 @@ use hal::{UserAddr, user};
 use net_core::options::{
     SO_KEEPALIVE, SO_RCVBUF, SO_RCVBUFFORCE, SO_REUSEADDR, SO_REUSEPORT, SO_SNDBUF, SO_SNDBUFFORCE,
 };
-use net_core::{End, Halves, MsgFlags, Options, Outgoing, Patience, Received, SockType, Socket};
+use net_core::{End, Halves, MsgFlags, Options, Outgoing, Patience, Place, Received, SockType, Socket};
 use ns::NetNs;
 use sched::PollTable;
 use security::Cred;
@@ -440,9 +440,9 @@ impl Socket for TcpSocket {
         self.conn.ip.set(self.conn.family, level, name, value)
     }
 
-    fn get_option(&self, level: i32, name: i32, room: usize) -> Result<Vec<u8>> {
+    fn get_option(&self, level: i32, name: i32, place: &Place<'_>) -> Result<Vec<u8>> {
         if level == IPPROTO_TCP {
-            return self.tcp_option(name, room);
+            return self.tcp_option(name, place.room);
         }
         let is_connected = self.conn.inner.lock().state() != State::Closed;
         self.conn.ip.get(self.conn.family, level, name, is_connected)
